@@ -1,0 +1,1 @@
+"""The service: Label Studio, HTTP, jobs and storage. Nothing here knows science."""
