@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from label_studio_sdk.converter import brush
+from numpy.typing import NDArray
+
+from model import masks
+
+few = settings(deadline=None, max_examples=60)
+any_mask = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=23))
+
+
+def sdk_encode(values: NDArray[Any]) -> list[int]:
+    rle: list[int] = brush.encode_rle(values.ravel())  # type: ignore[no-untyped-call]
+    return rle
+
+
+def sdk_mask2rle(mask: NDArray[np.bool_]) -> list[int]:
+    rle: list[int] = brush.mask2rle(mask.astype(np.uint8) * 255)  # type: ignore[no-untyped-call]
+    return rle
+
+
+def pack(fields: list[tuple[int, int]]) -> list[int]:
+    """Bytes of a stream written field by field: (value, bits)."""
+    text = "".join(f"{value:0{bits}b}" for value, bits in fields)
+    text += "0" * (-len(text) % 8)
+    return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
+
+
+def header(values: int, word: int = 8) -> list[tuple[int, int]]:
+    return [(values, 32), (word - 1, 5), (2, 4), (3, 4), (7, 4), (15, 4)]
+
+
+def disc(size: int) -> NDArray[np.bool_]:
+    y, x = np.ogrid[:size, :size]
+    inside: NDArray[np.bool_] = np.hypot(y - size / 2, x - size / 2) < size / 3
+    return inside
+
+
+def speckle(size: int, share: float) -> NDArray[np.bool_]:
+    return np.random.default_rng(0).random((size, size)) < share
+
+
+@given(any_mask)
+@few
+def test_encoding_is_byte_identical_to_the_converter_of_label_studio(
+    mask: NDArray[np.bool_],
+) -> None:
+    assert masks.encode(mask) == sdk_mask2rle(mask)
+
+
+@given(any_mask)
+@few
+def test_decoding_what_the_converter_wrote_gives_the_mask(mask: NDArray[np.bool_]) -> None:
+    assert np.array_equal(masks.decode(sdk_mask2rle(mask), *mask.shape), mask)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.zeros((1, 1), bool),
+        np.ones((1, 1), bool),
+        np.zeros((301, 417), bool),
+        np.ones((301, 417), bool),
+        np.eye(1, 20_000, 19_999, dtype=bool),
+        np.eye(123, 181, dtype=bool),
+        disc(257),
+        speckle(129, 0.05),
+        speckle(97, 0.5),
+    ],
+    ids=["dot-off", "dot-on", "empty", "full", "last-pixel", "line", "disc", "speckle", "noise"],
+)
+def test_shapes_that_cross_every_run_size_agree_with_the_converter(mask: NDArray[np.bool_]) -> None:
+    rle = masks.encode(mask)
+    assert rle == sdk_mask2rle(mask)
+    assert np.array_equal(masks.decode(rle, *mask.shape), mask)
+    assert np.array_equal(brush.decode_rle(rle).reshape(*mask.shape, 4)[..., 3] > 127, mask)
+
+
+@given(st.integers(16_380, 16_390), st.integers(0, 3), st.booleans())
+@example(16_384, 0, True)
+@example(16_384, 1, True)
+@few
+def test_a_run_around_the_longest_token_is_cut_as_the_converter_cuts_it(
+    pixels: int, times: int, foreground: bool
+) -> None:
+    mask = np.full((1, pixels * max(times, 1) + times), foreground)
+    assert masks.encode(mask) == sdk_mask2rle(mask)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(4))))
+@few
+def test_any_rgba_picture_decodes_to_alpha_above_127(picture: NDArray[np.uint8]) -> None:
+    decoded = masks.decode(sdk_encode(picture), *picture.shape[:2])
+    assert np.array_equal(decoded, picture[..., 3] > 127)
+
+
+@given(arrays(np.uint8, (7, 5, 4), elements=st.sampled_from([0, 126, 127, 128, 255])), st.data())
+@few
+def test_literal_runs_of_the_browser_decode(
+    picture: NDArray[np.uint8], data: st.DataObject
+) -> None:
+    values, fields, i = picture.ravel().tolist(), header(picture.size), 0
+    while i < len(values):
+        count = data.draw(st.integers(1, min(len(values) - i, 16)))
+        repeats = len(set(values[i : i + count])) == 1 and data.draw(st.booleans())
+        words = values[i : i + 1] if repeats else values[i : i + count]
+        fields += [(repeats, 1), (1, 2), (count - 1, 4), *((word, 8) for word in words)]
+        i += count
+    assert np.array_equal(masks.decode(pack(fields), 7, 5), picture[..., 3] > 127)
+
+
+def test_run_sizes_are_read_from_the_header() -> None:
+    fields = [(8, 32), (7, 5), (0, 4), (1, 4), (2, 4), (3, 4)]
+    fields += [(1, 1), (2, 2), (3, 3), (255, 8)]  # four values with a count of 3 bits
+    fields += [(0, 1), (0, 2), (1, 1), (0, 8), (0, 8)]  # two literals with a count of 1 bit
+    fields += [(1, 1), (3, 2), (1, 4), (200, 8)]  # two values with a count of 4 bits
+    assert masks.decode(pack(fields), 1, 2).tolist() == [[True, True]]
+
+
+MASK = disc(20)
+RLE = masks.encode(MASK)
+
+
+@pytest.mark.parametrize(
+    ("rle", "said"),
+    [
+        ([], "header"),
+        (RLE[:6], "header"),
+        (RLE[:-4], "truncated"),
+        (RLE[:7], "truncated"),
+        ([*RLE[:-1], 256], "0 to 255"),
+        ([*RLE[:-1], -1], "0 to 255"),
+        ([*RLE[:-1], 1.5], "integers"),
+        ([*RLE[:-1], "1"], "integers"),
+        ([*RLE[:-1], None], "integers"),
+        ([RLE], "integers"),
+        ("abc", "list"),
+        (None, "list"),
+        (10**12, "list"),
+        (masks.encode(disc(21)), "original_height"),
+        (pack(header(1600, word=16)), "words of 16 bits"),
+        (pack([*header(1600), (1, 1), (3, 2), (65_535, 16), (255, 8)]), "beyond"),
+        (pack([*header(1600), (0, 1), (3, 2), (65_535, 16), (255, 8)]), "truncated"),
+    ],
+)
+def test_a_malformed_stream_is_refused_with_the_reason(rle: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        masks.decode(rle, 20, 20)
+
+
+def test_every_truncation_of_a_stream_is_refused() -> None:
+    needed = len(RLE) - 1 if RLE[-1] == 0 else len(RLE)
+    for length in range(needed - 1):
+        with pytest.raises(ValueError, match="brush RLE"):
+            masks.decode(RLE[:length], 20, 20)
+
+
+@given(st.lists(st.integers(0, 255), max_size=40), st.booleans())
+@few
+def test_no_noise_does_more_than_raise_a_value_error(noise: list[int], headed: bool) -> None:
+    rle = RLE[:7] + noise if headed else noise
+    try:
+        mask = masks.decode(rle, 20, 20)
+    except ValueError:
+        return
+    assert mask.shape == (20, 20)
+
+
+def test_a_stream_that_claims_a_huge_size_allocates_nothing_of_it() -> None:
+    tokens = [(1, 1), (3, 2), (65_535, 16), (255, 8)] * 2_000
+    rle = pack([*header(2**32 - 4), *tokens])
+    matching = pack([*header(1600), *tokens])
+    tracemalloc.start()
+    for stream in (rle, matching):
+        with pytest.raises(ValueError, match="brush RLE"):
+            masks.decode(stream, 20, 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000  # the streams claim 4 GB and 131 MB
+
+
+def test_a_long_tail_behind_the_image_costs_no_memory() -> None:
+    rle = RLE + [255] * 2_000_000
+    tracemalloc.start()
+    assert np.array_equal(masks.decode(rle, 20, 20), MASK)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000  # the stream itself and little more
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 20), (20, 0), (-1, 20)])
+def test_an_image_without_pixels_is_refused(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        masks.decode(RLE, height, width)
+
+
+@pytest.mark.parametrize(
+    "mask", [np.zeros((0, 3), bool), np.zeros((3, 3), np.uint8), np.zeros((3, 3, 1), bool)]
+)
+def test_only_a_flat_bool_mask_is_encoded(mask: Any) -> None:
+    with pytest.raises(ValueError, match="bool array"):
+        masks.encode(mask)
