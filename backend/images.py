@@ -1,0 +1,427 @@
+"""A task's image: fetched only from where it may come from, decoded within limits.
+
+Label Studio's token goes to LABEL_STUDIO_URL alone. Messages name the task and the host, never a
+path or a query: file names can be patient data, queries carry signatures.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, unquote_to_bytes
+
+import httpx
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from backend.errors import ImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.float32]
+
+_DAMAGED = (  # what Pillow's readers raise on bytes they cannot make sense of
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_UPRIGHT = {  # EXIF orientation -> what turns the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, *, max_pixels: int) -> Pixels:
+    """Return a PNG or JPEG as float32 in [0, 1], (h, w) if grey, else (h, w, 3), turned upright.
+
+    Eight bits are divided by 255. Grey of 16 bits is stretched from its own lowest to its own
+    highest value; colour of 16 bits keeps its upper 8. What is transparent becomes black.
+    Colour whose channels are all equal counts as grey.
+
+    Raises:
+        ImageError: If it is another format, damaged, or larger than `max_pixels`.
+    """
+    try:
+        with _opened(data) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"The image has {width} x {height} pixels, more than the {max_pixels} allowed.",
+                    "Shrink it, or raise MAX_IMAGE_PIXELS.",
+                )
+            image.load()
+            return _pixels(_upright(image))
+    except _DAMAGED:
+        raise ImageError("The image is damaged or cut short.", "Upload it again.") from None
+
+
+def _opened(data: bytes) -> Image.Image:
+    # The readers are called by name: no other format is tried, and the size is known from the
+    # header, under our limit in place of Pillow's process-wide one.
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile(BytesIO(data))
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile(BytesIO(data))
+    what = "is neither PNG nor JPEG" if data else "is empty"
+    raise ImageError(f"The image {what}.", "Put a PNG or a JPEG in the task.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # EXIF alone, as in the browser the mask is drawn in; Pillow's getexif would follow XMP too.
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+    except _DAMAGED:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I"):
+        return _stretched(np.asarray(image))
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    if image.mode != "L":
+        image = image.convert("RGB")
+    pixels = np.asarray(image)  # (h, w) or (h, w, 3) uint8
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def _stretched(values: NDArray[np.integer]) -> Pixels:
+    low, high = int(values.min()), int(values.max())
+    return (values.astype(np.float32) - low) / np.float32(max(high - low, 1))
+
+
+def shrink(image: Pixels, longest: int) -> Pixels:
+    """Return the image with no side above `longest`, averaged down; a smaller one as it is."""
+    if longest < 1:
+        raise ValueError(f"longest is {longest}, expected at least 1 pixel")
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    channels = [
+        np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BILINEAR))
+        for channel in np.atleast_3d(image).transpose(2, 0, 1)  # each (h, w)
+    ]
+    small = channels[0] if image.ndim == 2 else np.stack(channels, axis=-1)
+    return np.clip(small, np.float32(0), np.float32(1))
+
+
+_SERVED = ("/data/", "/storage-data/", "/tasks/")
+_BUCKETS = ("s3", "gs", "azure-blob")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 2
+_LONGEST_URL = 5000  # characters; percent-encoded they still fit in what httpx takes
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LATER = "It will be tried again."
+_ELSEWHERE = "Serve the image from Label Studio, or list its host in IMAGE_HOSTS."
+
+
+def resolve(host: str) -> list[str]:
+    """Return the IP addresses of a host name."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One GET and how many redirects it may lead to.
+
+    `own` marks those to Label Studio, which alone carry the token. `address` is what the host was
+    resolved to when it was checked: connecting there leaves DNS no second answer.
+    """
+
+    url: httpx.URL
+    redirects: int = 0
+    own: bool = False
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Turns the image URL of a task into bytes.
+
+    Args:
+        label_studio_url: Where Label Studio is called, with its sub-path if it has one.
+        authorise: Returns the headers with the token; called for Label Studio's requests alone.
+        image_hosts: Other hosts that images may come from, as `host` or `host:port`.
+        max_bytes: The most bytes an image may have.
+        client: Brings timeouts and certificates, but no credentials and no proxy.
+        aliases: Other URLs by which tasks name this Label Studio.
+        resolve: Host name to IP addresses.
+        max_seconds: The most time one body may take.
+        clock: Seconds, monotonic.
+    """
+
+    label_studio_url: str
+    authorise: Callable[[], dict[str, str]]
+    image_hosts: Collection[str]
+    max_bytes: int
+    client: httpx.Client
+    aliases: Sequence[str] = ()
+    resolve: Callable[[str], list[str]] = resolve
+    max_seconds: float = 120.0
+    clock: Callable[[], float] = time.monotonic
+
+    def fetch(self, url: object, task_id: int) -> bytes:
+        """Return the bytes behind the image URL of a task.
+
+        Raises:
+            ImageError: If the URL may not be fetched, or its image did not arrive whole.
+            LabelStudioError: Whatever `authorise` raises.
+        """
+        try:
+            return self._fetched(url, task_id)
+        except ImageError as error:
+            raise ImageError(f"Task {task_id}: {error.what}", error.mend) from None
+
+    def _fetched(self, url: object, task_id: int) -> bytes:
+        if not isinstance(url, str) or not url.strip():
+            raise ImageError("it has no image URL.", "Fill the data key that the Image tag names.")
+        url = url.strip()
+        if url[:5].lower() == "data:":
+            return self._inline(url)
+        answer: bytes | _Request = self._first(_clean(url), task_id)
+        while isinstance(answer, _Request):
+            answer = self._get(answer)
+        return answer
+
+    def _inline(self, url: str) -> bytes:
+        head, _, payload = url.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise ImageError("its data: URL is not base64.", "Write data:image/png;base64,...")
+        try:
+            body = base64.b64decode(unquote_to_bytes(payload), validate=True)
+        except ValueError:
+            raise ImageError("its data: URL is not valid base64.", "Import it again.") from None
+        if len(body) > self.max_bytes:
+            raise self._too_large()
+        return body
+
+    def _first(self, text: str, task_id: int) -> _Request:
+        if text.partition("://")[0].lower() in _BUCKETS:
+            uri = base64.urlsafe_b64encode(text.encode()).decode()
+            return self._own(f"/tasks/{task_id}/resolve/?fileuri={uri}")
+        url = _parsed(text)
+        path = self._served(url)
+        if path is not None:
+            return self._own(path)
+        if self._listed(url):
+            return _Request(url)
+        raise _forbidden(url)
+
+    def _own(self, path: str) -> _Request:
+        url = httpx.URL(str(self._root).rstrip("/") + path)
+        return _Request(url, redirects=_MOST_REDIRECTS, own=True)
+
+    @cached_property
+    def _root(self) -> httpx.URL:
+        return httpx.URL(self.label_studio_url)
+
+    @cached_property
+    def _roots(self) -> list[httpx.URL]:
+        roots = [self._root]
+        for alias in self.aliases:
+            with suppress(httpx.InvalidURL):  # nothing can be named by an alias that is no URL
+                roots.append(httpx.URL(alias))
+        return roots
+
+    @cached_property
+    def _hosts(self) -> frozenset[str]:
+        return frozenset(host.lower() for host in self.image_hosts)
+
+    def _served(self, url: httpx.URL) -> str | None:
+        """Return path and query below Label Studio's root, if that is where the URL leads."""
+        whole = url.raw_path.decode("ascii")
+        for root in self._roots:
+            if not _is_bare(url) and _origin(url) != _origin(root):
+                continue
+            for path in (whole.removeprefix(root.path.rstrip("/")), whole):
+                rooted = path if path.startswith("/") else f"/{path}"
+                if rooted.startswith(_SERVED):
+                    return rooted
+        return None
+
+    def _listed(self, url: httpx.URL) -> bool:
+        names = {url.host, url.netloc.decode("ascii")}
+        return url.scheme in ("http", "https") and not names.isdisjoint(self._hosts)
+
+    def _get(self, request: _Request) -> bytes | _Request:
+        url, headers, extensions = request.url, {"Accept-Encoding": "identity"}, {}
+        if request.own:
+            headers |= self.authorise()
+        if request.address is not None:
+            headers["Host"] = url.netloc.decode("ascii")
+            extensions["sni_hostname"] = url.raw_host.decode("ascii")
+            url = url.copy_with(host=request.address)
+        try:
+            with self.client.stream(
+                "GET", url, headers=headers, extensions=extensions, follow_redirects=False
+            ) as response:
+                return self._read(response, request)
+        except httpx.HTTPError as error:  # its own text can quote headers and the whole URL
+            what = f"{_name(request)} gave no answer ({type(error).__name__})."
+            raise ImageError(what, _LATER) from None
+
+    def _read(self, response: httpx.Response, request: _Request) -> bytes | _Request:
+        if response.status_code in _REDIRECTS:
+            return self._redirected(response.headers.get("location", ""), request)
+        if response.status_code != 200:
+            raise _bad_status(response.status_code, request)
+        # Nothing is unpacked here, so that a small body cannot grow past max_bytes in one step.
+        if response.headers.get("content-encoding", "identity") != "identity":
+            what = f"{_name(request)} sends the image compressed once more."
+            raise ImageError(what, "Store it without a Content-Encoding.")
+        return self._body(response, request)
+
+    def _body(self, response: httpx.Response, request: _Request) -> bytes:
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self.max_bytes:
+            raise self._too_large()
+        body, end = bytearray(), self.clock() + self.max_seconds
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise self._too_large()
+            if self.clock() > end:
+                what = f"{_name(request)} took more than {self.max_seconds:.0f} s."
+                raise ImageError(what, _LATER)
+        return bytes(body)
+
+    def _too_large(self) -> ImageError:
+        what = f"its image has more than the {self.max_bytes} bytes allowed."
+        return ImageError(what, "Shrink it, or raise MAX_IMAGE_BYTES.")
+
+    def _redirected(self, location: str, request: _Request) -> _Request:
+        if not request.redirects:
+            what = f"{_name(request)} redirects, which is not followed from there."
+            raise ImageError(what, "Put the final address in the task. " + _ELSEWHERE)
+        url = request.url.join(_parsed(_clean(location)))
+        left = request.redirects - 1
+        if self._listed(url):
+            return _Request(url, redirects=left)
+        if url.host == self._root.host and url.port in (self._root.port, None):
+            raise ImageError(
+                "Label Studio redirects to itself, as it does when it wants a login.",
+                "Check LABEL_STUDIO_API_KEY, and that LABEL_STUDIO_URL is its final address.",
+            )
+        if url.scheme != "https":
+            raise _forbidden(url)
+        return _Request(url, redirects=left, address=self._public_address(url))
+
+    def _public_address(self, url: httpx.URL) -> str:
+        try:
+            addresses = self.resolve(url.raw_host.decode("ascii"))
+        except (OSError, UnicodeError):
+            raise ImageError(f"host {url.host} was not found.", _LATER) from None
+        if not addresses or not all(map(_is_public, addresses)):
+            raise _forbidden(url)
+        return addresses[0]
+
+
+def _clean(text: str) -> str:
+    if len(text) > _LONGEST_URL:
+        raise ImageError(f"its image URL has {len(text)} characters.", "Correct it in the task.")
+    if re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", text):
+        raise ImageError("its image URL has characters that no URL may have.", "Encode them.")
+    # Twice, because a proxy and the server behind it may each decode once.
+    if ".." in re.split(r"[/\\?&=;#]", unquote(unquote(text))):
+        raise ImageError("its image URL climbs with '..'.", "Write the path without '..'.")
+    return text
+
+
+def _parsed(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, UnicodeError):
+        raise ImageError("its image URL cannot be read.", "Correct it in the task.") from None
+    if url.userinfo:
+        raise ImageError("its image URL holds a user name or password.", "Remove them.")
+    return url
+
+
+def _forbidden(url: httpx.URL) -> ImageError:
+    if _is_bare(url):
+        return ImageError(
+            "its image URL is relative, but no file of Label Studio.",
+            f"Start it with one of {', '.join(_SERVED)}.",
+        )
+    if url.scheme not in ("http", "https"):
+        return ImageError(f"its image URL has the scheme {url.scheme[:20]!r}.", _ELSEWHERE)
+    return ImageError(f"its image lies on {url.scheme}://{url.host}, not allowed.", _ELSEWHERE)
+
+
+def _bad_status(status: int, request: _Request) -> ImageError:
+    if status >= 500 or status in (408, 429):
+        mend = _LATER
+    elif not request.own:
+        mend = "Check that this machine may read there, and the storage's credentials."
+    elif status in (401, 403):
+        mend = "Check LABEL_STUDIO_API_KEY, and that its owner may see the project."
+    elif status == 404:
+        mend = "The file is missing in Label Studio: upload it again, or check its storage."
+    else:
+        mend = "Open the task in Label Studio to see whether the image shows there."
+    return ImageError(f"{_name(request)} answered {status}.", mend)
+
+
+def _name(request: _Request) -> str:
+    return f"Label Studio ({request.url.host})" if request.own else f"host {request.url.host}"
+
+
+def _is_bare(url: httpx.URL) -> bool:
+    # httpx calls file:/data/x and //host/data/x relative as well.
+    return not url.scheme and not url.host
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _is_public(address: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is None:
+            return ip.is_global and ip in _GLOBAL_IPV6
+        ip = inner
+    return ip.is_global and not ip.is_multicast
