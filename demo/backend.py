@@ -1,0 +1,211 @@
+"""The backend of this repository, run as a user would run it, and watched over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from demo.errors import DemoError
+from demo.process import Process, free_port
+from demo.studio import ROOT
+
+# Set for another installation, these would lead this one away from its own directory and address.
+_FOREIGN = (
+    "ARTIFACTS_URL",
+    "BACKEND_URL",
+    "BASIC_AUTH_PASS",
+    "BASIC_AUTH_USER",
+    "DATABASE_URL",
+    "WEBHOOK_SECRET",
+)
+_PROBLEM_SECONDS = 60  # a problem that lasts this long does not heal itself
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the backend says about a project, as far as a demo shows it."""
+
+    step: str | None
+    live_version: str | None
+    validation_dice: float | None
+    prequential_dice: float | None
+    wanted: int
+    done: int
+    next_tasks: tuple[int, ...]
+    labels_in_live: int
+    problem: str | None
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self:
+        """The status in an answer of /projects/<id>?format=json."""
+        return cls(
+            step=answer["step"],
+            live_version=answer["live_version"],
+            validation_dice=answer["validation_dice"],
+            prequential_dice=answer["prequential_dice"],
+            wanted=answer["wanted"],
+            done=answer["done"],
+            next_tasks=tuple(scan["task"] for scan in answer["next"]),
+            labels_in_live=answer["labels_in_live"],
+            problem=answer["problem"],
+        )
+
+    def settled(self, labels: int) -> bool:
+        """Whether nothing is under way and the queue knows at least so many labels."""
+        idle = self.step is None and self.wanted == self.done
+        return idle and self.live_version is not None and self.labels_in_live >= labels
+
+
+class Backend:
+    """`python -m backend start` on a port and a data directory of its own; a context manager.
+
+    Args:
+        studio_url: Address of Label Studio.
+        token: An API token of it.
+        data: DATA_DIR; made when missing.
+        env: Further variables for the backend.
+    """
+
+    def __init__(
+        self, studio_url: str, token: str, data: Path, *, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._data = data.resolve()
+        self._data.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
+        self._env = own | {
+            "LABEL_STUDIO_URL": studio_url,
+            "LABEL_STUDIO_API_KEY": token,
+            "DATA_DIR": str(self._data),
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            **(env or {}),
+        }
+        self._process: Process | None = None
+
+    def start(self, seconds: float = 120) -> Self:
+        """Come back when /health answers.
+
+        Raises:
+            DemoError: If it ends early or does not answer in that time.
+        """
+        command = [sys.executable, "-m", "backend", "start"]
+        log = self._data / "backend.log"
+        self._process = Process(command, log=log, env=self._env, cwd=ROOT)
+        deadline = time.monotonic() + seconds
+        while not self._healthy():
+            self.check()
+            if time.monotonic() > deadline:
+                raise DemoError(f"The backend does not answer at {self.url}; see {log}.")
+            time.sleep(0.2)
+        return self
+
+    def connect(self, project: int, options: Mapping[str, Any] | None = None) -> None:
+        """Register it for a project of Label Studio, with options as extra_params."""
+        command = [sys.executable, "-m", "backend", "connect", str(project)]
+        if options:
+            command += ["--extra-params", json.dumps(options)]
+        try:
+            done = subprocess.run(
+                command,
+                env=self._env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DemoError("connect did not end within two minutes.") from None
+        if done.returncode:
+            raise DemoError(f"connect failed: {done.stdout.strip()[-300:]}")
+
+    def page(self, project: int) -> str:
+        """Address of the page that shows the project."""
+        return f"{self.url}/projects/{project}"
+
+    def status(self, project: int) -> Status:
+        """What it says about the project now."""
+        address = f"{self.page(project)}?format=json"
+        try:
+            answer = httpx.get(address, timeout=30, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise DemoError(f"The backend did not tell the project's status: {error}") from error
+        return Status.read(answer.json())
+
+    def wait_for_queue(self, project: int, *, labels: int, seconds: float = 1200) -> Status:
+        """The status once the queue is published that takes so many labels into account.
+
+        Raises:
+            DemoError: If that time passes, the backend ends, or a problem stays for a minute.
+        """
+        return wait_until_settled(lambda: self._checked_status(project), labels, seconds)
+
+    def check(self) -> None:
+        """Raise DemoError, with the end of its log, if it has ended."""
+        if self._process:
+            self._process.check("The backend")
+
+    def stop(self) -> None:
+        """End it and everything it started, within about six seconds."""
+        if self._process:
+            self._process.stop(seconds=6)
+            self._process = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _healthy(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    def _checked_status(self, project: int) -> Status:
+        self.check()
+        return self.status(project)
+
+
+def wait_until_settled(
+    status: Callable[[], Status],
+    labels: int,
+    seconds: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Status:
+    """The first settled status that knows so many labels; DemoError says why none came."""
+    started = healthy = clock()
+    while not (now := status()).settled(labels):
+        healthy = healthy if now.problem else clock()
+        if clock() - healthy > _PROBLEM_SECONDS:
+            raise DemoError(f"The backend cannot go on: {now.problem}")
+        if clock() - started > seconds:
+            raise DemoError(f"No new queue after {seconds:.0f} s; the backend says {now}.")
+        sleep(0.5)
+    return now

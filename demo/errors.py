@@ -1,0 +1,7 @@
+"""The one error of the demo."""
+
+from __future__ import annotations
+
+
+class DemoError(Exception):
+    """What went wrong and how to mend it, in one line fit for a terminal."""

@@ -1,0 +1,113 @@
+"""A server that runs beside us and never outlives us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from demo.errors import DemoError
+
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+class Process:
+    """One command in a process group of its own, writing to a log file.
+
+    Where util-linux is installed, the kernel also ends it when the thread that started it dies,
+    so that not even a killed parent leaves a server behind.
+
+    Args:
+        command: Program and arguments.
+        log: File that standard output and error are appended to.
+        env: The whole environment of the program.
+        cwd: Its working directory.
+    """
+
+    def __init__(
+        self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd: Path
+    ) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [*_tied_to_parent(), *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether the program has not ended."""
+        return self._popen.poll() is None
+
+    def check(self, name: str) -> None:
+        """Raise DemoError, with the end of the log, if the program has ended."""
+        if not self.running:
+            raise DemoError(
+                f"{name} ended with code {self._popen.returncode}: {last_line(self.log)} "
+                f"(all of it: {self.log})"
+            )
+
+    def wait(self, seconds: float) -> int:
+        """The exit code, once the program has ended by itself.
+
+        Raises:
+            subprocess.TimeoutExpired: If it still runs after that time.
+        """
+        return self._popen.wait(seconds)
+
+    def stop(self, seconds: float) -> None:
+        """Ask the program to end, then end its whole group after that time at the latest."""
+        if self.running:
+            self._popen.terminate()
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self._kill_group()
+            self._popen.wait()
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def taken(port: int) -> bool:
+    """Whether something listens on that port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def bare_environment() -> dict[str, str]:
+    """What any program needs to run, and nothing that would configure it by accident."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something; "the log is empty" when none does."""
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "the log is empty")
+
+
+def _tied_to_parent() -> list[str]:
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import chain, count, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from demo import rounds, scans
+from demo.__main__ import state_folder
+from demo.annotator import drawn
+from demo.backend import Status, wait_until_settled
+from demo.errors import DemoError
+from demo.process import Process, bare_environment, free_port, taken
+from demo.studio import ROOT, LabelStudio
+from model import masks
+
+
+def _status(
+    *, step: str | None = None, labels: int = 0, wanted: int = 1, problem: str | None = None
+) -> Status:
+    return Status.read(
+        {
+            "step": step,
+            "live_version": "attention-unet r0001 9f3c1a",
+            "validation_dice": None,
+            "prequential_dice": 0.5,
+            "wanted": wanted,
+            "done": 1,
+            "next": [{"task": 7, "position": 1, "reason": "uncertain"}],
+            "labels_in_live": labels,
+            "problem": problem,
+        }
+    )
+
+
+def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _square(size: int = 8, value: int = 255) -> NDArray[np.uint8]:
+    pixels = np.zeros((size, size + 2), np.uint8)
+    pixels[2:5, 3:6] = value
+    return pixels
+
+
+def _region(mask: NDArray[np.bool_]) -> dict[str, object]:
+    return {
+        "type": "brushlabels",
+        "original_height": mask.shape[0],
+        "original_width": mask.shape[1],
+        "value": {"format": "rle", "rle": masks.encode(mask), "brushlabels": ["Object"]},
+    }
+
+
+def test_a_plain_folder_gives_its_images_by_name_and_no_truth(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpeg"):
+        _write(tmp_path / name, _square())
+    (tmp_path / "notes.txt").write_text("not an image")
+    pool = scans.from_folder(tmp_path)
+    assert [(scan.name, scan.mask) for scan in pool] == [("a.jpeg", None), ("b.PNG", None)]
+
+
+@pytest.mark.parametrize("given", [".", "images"])
+def test_a_masks_folder_beside_images_is_the_truth_of_what_it_names(
+    tmp_path: Path, given: str
+) -> None:
+    for name in ("a.png", "b.jpg", "c.png"):
+        _write(tmp_path / "images" / name, _square())
+    for name in ("a.png", "b.png"):
+        _write(tmp_path / "masks" / name, _square())
+    first, second, third = scans.from_folder(tmp_path / given)
+    assert first.mask is not None
+    assert second.mask is not None
+    np.testing.assert_array_equal(first.mask, _square() > 0)
+    np.testing.assert_array_equal(second.mask, _square() > 0)
+    assert third.mask is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [(_square(9), "large"), (_square(value=1), "made of 0 and 255")],
+)
+def test_a_mask_that_does_not_fit_is_refused_by_name(
+    tmp_path: Path, mask: NDArray[np.uint8], message: str
+) -> None:
+    _write(tmp_path / "images" / "a.png", _square())
+    _write(tmp_path / "masks" / "a.png", mask)
+    with pytest.raises(DemoError, match=rf"masks/a.png.*{message}"):
+        scans.from_folder(tmp_path)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match="No PNG or JPEG"):
+        scans.from_folder(tmp_path)
+
+
+def test_phantoms_are_files_with_their_truth_and_the_same_for_a_seed(tmp_path: Path) -> None:
+    pool = scans.phantoms(3, tmp_path / "one", seed=4)
+    again = scans.phantoms(3, tmp_path / "two", seed=4)
+    assert len({scan.name for scan in pool}) == 3
+    for scan, same in zip(pool, again, strict=True):
+        assert scan.mask is not None
+        assert scan.mask.any()
+        with Image.open(scan.image_path) as picture:
+            assert picture.size == scan.mask.shape[::-1]
+        assert scan.image_path.read_bytes() == same.image_path.read_bytes()
+
+
+def test_regions_of_a_result_are_united() -> None:
+    left, right = np.zeros((2, 4, 6), bool)
+    left[:, :2], right[:, 4:] = True, True
+    union = drawn([_region(left), _region(right)])
+    assert union is not None
+    np.testing.assert_array_equal(union, left | right)
+    assert drawn([]) is None
+
+
+def test_dice_is_the_mean_over_the_asked_scans_that_have_a_draft_and_a_truth() -> None:
+    half = np.zeros((4, 4), bool)
+    half[:2] = True
+    pool = {
+        number: scans.Scan(str(number), Path(), mask)
+        for number, mask in enumerate([half, half, None, half])
+    }
+    drafts = {0: [_region(half)], 1: [_region(~half)], 2: [_region(half)], 9: [_region(half)]}
+    assert rounds.mean_dice(drafts, pool) == 0.5
+
+
+def test_an_empty_draft_beside_others_counts_but_no_drafts_at_all_have_no_dice() -> None:
+    full = np.ones((4, 4), bool)
+    pool = {number: scans.Scan(str(number), Path(), full) for number in range(2)}
+    assert rounds.mean_dice({0: [], 1: [_region(full)]}, pool) == 0.5
+    assert rounds.mean_dice({0: [], 1: []}, pool) is None
+
+
+def test_the_cells_of_a_row_stand_below_their_headings() -> None:
+    row = rounds.Row(1, 5, "x" * 99, "v" * 99, "0.912 prequential", 0.87654, 12.345)
+    heading, line = rounds.header(), rounds.line(row)
+    for name, cell in [("labels", "5"), ("model version", "vvv"), ("Dice unlabelled", "0.877")]:
+        assert line[heading.index(name) :].startswith(cell)
+    assert line.endswith("  12.3")
+
+
+@pytest.mark.parametrize(
+    ("status", "settled"),
+    [
+        (_status(labels=5), True),
+        (_status(labels=6), True),
+        (_status(labels=4), False),
+        (_status(labels=5, step="train"), False),
+        (_status(labels=5, wanted=2), False),
+    ],
+)
+def test_a_queue_is_settled_when_idle_and_aware_of_the_labels(
+    status: Status, settled: bool
+) -> None:
+    assert status.settled(5) is settled
+
+
+def _waited(statuses: Iterator[Status], seconds: float = 1000) -> Status:
+    ticks = count()
+    return wait_until_settled(
+        lambda: next(statuses),
+        5,
+        seconds,
+        clock=lambda: float(next(ticks)),
+        sleep=lambda _: None,
+    )
+
+
+def test_waiting_ends_with_the_first_settled_status_despite_a_passing_problem() -> None:
+    troubled = _status(problem="Label Studio does not answer")
+    statuses = chain(repeat(troubled, 20), repeat(_status(), 9), [_status(labels=5)])
+    assert _waited(statuses).labels_in_live == 5
+
+
+def test_waiting_ends_with_the_problem_that_stays() -> None:
+    with pytest.raises(DemoError, match="no brush in the labelling interface"):
+        _waited(repeat(_status(problem="no brush in the labelling interface")))
+
+
+def test_waiting_ends_at_the_deadline() -> None:
+    with pytest.raises(DemoError, match="No new queue after 100 s"):
+        _waited(repeat(_status(step="train")), seconds=100)
+
+
+def test_a_named_state_folder_must_be_new_and_serves_one_demo(tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("precious")
+    with pytest.raises(DemoError, match="holds something"), state_folder(tmp_path / "used"):
+        pass
+    assert (tmp_path / "used" / "thesis.txt").exists()
+    with state_folder(tmp_path / "new") as folder:
+        assert folder == (tmp_path / "new").resolve()
+
+
+def test_the_default_state_folder_is_emptied_and_serves_one_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.__main__.ROOT", tmp_path)
+    (tmp_path / ".demo" / "backend").mkdir(parents=True)
+    with state_folder(None) as folder:
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+        with pytest.raises(DemoError, match="Another demo"), state_folder(None):
+            pass
+
+
+def test_stopping_a_process_ends_what_it_started_too(tmp_path: Path) -> None:
+    # Both hold the FIFO open for writing, and the child ignores SIGTERM: the end of the file can
+    # only be read once both are gone.
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    child = "import signal; signal.signal(15, 1); print('up', flush=True); signal.pause()"
+    parent = f"""
+import subprocess, sys
+held = open({str(fifo)!r}, "w")
+subprocess.Popen([sys.executable, "-c", {child!r}], stdout=held).wait()
+"""
+    command = [sys.executable, "-c", parent]
+    process = Process(command, log=tmp_path / "log", env=bare_environment(), cwd=tmp_path)
+    with fifo.open() as reader:
+        assert reader.readline() == "up\n"
+        process.stop(seconds=5)
+        assert reader.read() == ""
+    assert not process.running
+
+
+def test_a_process_that_ended_early_is_told_with_its_last_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('disk full\\n'); raise SystemExit(3)"]
+    process = Process(command, log=tmp_path / "log", env=bare_environment(), cwd=tmp_path)
+    assert process.wait(20) == 3
+    with pytest.raises(DemoError, match="The worker ended with code 3: disk full"):
+        process.check("The worker")
+    process.stop(seconds=1)
+
+
+def test_a_free_port_is_not_taken() -> None:
+    assert not taken(free_port())
+
+
+def test_a_label_studio_keeps_its_secrets_to_its_owner(tmp_path: Path) -> None:
+    first, again = LabelStudio(tmp_path / "one"), LabelStudio(tmp_path / "one")
+    other = LabelStudio(tmp_path / "two")
+    assert (tmp_path / "one" / "account.json").stat().st_mode & 0o777 == 0o600
+    assert (first.token, first.password) == (again.token, again.password)
+    assert first.token != other.token
+    assert first.password != other.password
+
+
+def test_a_label_studio_that_is_not_installed_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match="run scripts/setup"):
+        LabelStudio(tmp_path / "data", venv=tmp_path / "missing").start()
+
+
+def _setup(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [root / "scripts" / "setup", *arguments],
+        env=bare_environment() | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository whose two environments look as if they had been installed from its files."""
+    root = tmp_path / "a checkout"
+    (root / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "setup", root / "scripts")
+    for venv, file in [
+        (".venv", "requirements.txt"),
+        (".venv", "requirements-dev.txt"),
+        (".venv-label-studio", "requirements-label-studio.txt"),
+    ]:
+        (root / file).write_text("x==1\n")
+        (root / venv / "bin").mkdir(parents=True, exist_ok=True)
+        (root / venv / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+        (root / venv / "bin" / "python").chmod(0o755)
+        shutil.copy(root / file, root / venv / f".installed-{file}")
+    return root
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dev",)])
+def test_setup_does_nothing_for_what_is_up_to_date(
+    checkout: Path, arguments: tuple[str, ...]
+) -> None:
+    done = _setup(checkout, *arguments, PYTHON="/nowhere/python3.11")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-label-studio.txt"])
+def test_setup_without_a_python_311_says_how_to_name_one(checkout: Path, file: str) -> None:
+    (checkout / file).write_text("x==2\n")
+    done = _setup(checkout, PYTHON="/nowhere/python3.11")
+    assert done.returncode == 1
+    assert "Python 3.11 is needed" in done.stderr
+    assert "PYTHON=/path/to/python3.11 scripts/setup" in done.stderr
+
+
+def test_setup_refuses_an_unknown_argument(checkout: Path) -> None:
+    done = _setup(checkout, "--prod")
+    assert (done.returncode, done.stderr) == (2, "usage: scripts/setup [--dev]\n")
