@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sklearn.manifold import trustworthiness
+
+from model import projection
+
+Array = npt.NDArray[Any]
+
+
+def clusters(n: int = 90, d: int = 20, seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    centres = 6 * rng.normal(size=(3, d))
+    rows: Array = centres[np.arange(n) % 3] + rng.normal(size=(n, d))
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
+def test_a_tiny_pool_has_a_finite_map(n: int, method: str) -> None:
+    embeddings = clusters(n)
+
+    fitted = projection.fit(embeddings, method=method)
+
+    assert fitted.coordinates.shape == (n, 2)
+    assert fitted.coordinates.dtype == np.float32
+    assert np.isfinite(fitted.coordinates).all()
+    assert fitted.transform(clusters(6, seed=1)).shape == (6, 2)
+
+
+@pytest.mark.parametrize("n", [5, 6, 12])
+def test_a_small_pool_has_a_finite_tsne_map(n: int) -> None:
+    assert np.isfinite(projection.fit(clusters(n)).coordinates).all()
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+def test_one_feature_is_enough(method: str) -> None:
+    embeddings = np.arange(8.0)[:, None]
+
+    coordinates = projection.fit(embeddings, method=method).coordinates
+
+    assert np.abs(np.diff(coordinates[:, 0])) == pytest.approx(1)
+    assert (coordinates[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 5, 8])
+def test_duplicate_rows_do_not_break_the_map(distinct: int) -> None:
+    embeddings = np.repeat(clusters(distinct), 6, axis=0)
+
+    coordinates = projection.fit(embeddings).coordinates
+
+    assert np.isfinite(coordinates).all()
+    if distinct < projection.FEWEST:
+        assert np.ptp(coordinates.reshape(distinct, 6, 2), axis=1).max() < 1e-4
+
+
+def test_equal_embeddings_lie_on_one_place() -> None:
+    fitted = projection.fit(np.full((40, 7), 0.1, np.float32))
+
+    assert not fitted.coordinates.any()
+    assert not fitted.transform(np.zeros((2, 7))).any()
+
+
+def test_tsne_keeps_neighbours_where_a_random_map_does_not() -> None:
+    embeddings = clusters()
+
+    fitted = projection.fit(embeddings)
+
+    noise = np.random.default_rng(0).normal(size=(90, 2))
+    assert trustworthiness(embeddings, fitted.coordinates, n_neighbors=10) > 0.9
+    assert trustworthiness(embeddings, noise, n_neighbors=10) < 0.6
+
+
+def test_a_seed_gives_one_map_and_the_embeddings_stay_as_they_were() -> None:
+    embeddings = clusters()
+    before = embeddings.copy()
+
+    first, second = projection.fit(embeddings, seed=3), projection.fit(embeddings, seed=3)
+
+    assert np.array_equal(first.coordinates, second.coordinates)
+    assert np.array_equal(embeddings, before)
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+def test_scans_of_the_pool_are_placed_where_they_lie(method: str) -> None:
+    embeddings = clusters()
+
+    fitted = projection.fit(embeddings, method=method)
+
+    assert fitted.transform(embeddings[::-1]) == pytest.approx(fitted.coordinates[::-1], abs=1e-5)
+
+
+def test_new_scans_join_their_neighbours() -> None:
+    fitted = projection.fit(clusters(90))
+    centres = np.array([fitted.coordinates[i::3].mean(axis=0) for i in range(3)])
+
+    placed = fitted.transform(clusters(120)[90:])  # the same clusters, other scans
+
+    nearest = np.linalg.norm(placed[:, None] - centres, axis=2).argmin(axis=1)  # (30, 3) -> (30,)
+    assert nearest.tolist() == [0, 1, 2] * 10
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) -> None:
+    fitted = projection.fit(clusters(), method=method)
+    fitted.save(tmp_path / "map")
+
+    loaded = projection.Projection.load(tmp_path / "map")
+
+    new = clusters(12, seed=5)
+    assert np.array_equal(loaded.coordinates, fitted.coordinates)
+    assert np.array_equal(loaded.transform(new), fitted.transform(new))
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+def test_a_large_pool_is_mapped_through_landmarks(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(projection, "LARGE", 60)
+    monkeypatch.setattr(projection, "COMPONENTS", 10)
+    monkeypatch.setattr(projection, "CHUNK", 32)
+    embeddings = clusters(150)
+
+    fitted = projection.fit(embeddings, method=method)
+
+    assert len(fitted.anchors) == (60 if method == "tsne" else 0)
+    assert trustworthiness(embeddings, fitted.coordinates, n_neighbors=10) > 0.85
+    assert fitted.transform(embeddings) == pytest.approx(fitted.coordinates, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_umap_keeps_neighbours_and_follows_the_seed() -> None:
+    embeddings = np.concatenate([clusters(60), np.repeat(clusters(2), 10, axis=0)])
+
+    first = projection.fit(embeddings, method="umap", seed=1)
+    second = projection.fit(embeddings, method="umap", seed=1)
+
+    assert np.array_equal(first.coordinates, second.coordinates)
+    assert trustworthiness(embeddings, first.coordinates, n_neighbors=10) > 0.85
+    assert np.isfinite(projection.fit(clusters(5), method="umap").coordinates).all()
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'som': use one of pca, tsne, umap"):
+        projection.fit(clusters(6), method="som")
+
+
+def test_embeddings_that_are_not_numbers_are_refused_by_row() -> None:
+    embeddings = clusters(6)
+    embeddings[[2, 4], 1] = np.inf, np.nan
+
+    with pytest.raises(ValueError, match="2 rows are NaN or infinite, first row 2"):
+        projection.fit(embeddings)
+
+
+def test_a_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(6,\): expected \(n, d\)"):
+        projection.fit(np.zeros(6))
+    with pytest.raises(ValueError, match="3 features, the map was fitted on 20"):
+        projection.fit(clusters(6)).transform(np.zeros((2, 3)))
