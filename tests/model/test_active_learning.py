@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import acquisition, cold_start
+from model.active_learning import Decision, SelectionOptions, decide, reasons
+
+Array = npt.NDArray[Any]
+
+FEW = settings(deadline=None, max_examples=40)
+
+
+def pool(n: int = 40, seed: int = 0) -> tuple[Array, Array]:
+    """Embeddings, and a map of two clusters, 3 : 1."""
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, 2)) + 12 * (np.arange(n) % 4 == 0)[:, None]
+    return rng.normal(size=(n, 8)).astype(np.float32), points.astype(np.float32)
+
+
+def mask(n: int, *rows: int) -> Array:
+    return np.isin(np.arange(n), rows)
+
+
+@FEW
+@given(st.integers(0, 12), st.integers(0, 999), st.booleans(), st.integers(0, 6), st.booleans())
+def test_a_decision_orders_the_unlabelled_pool_and_touches_no_input(
+    n: int, seed: int, scored: bool, budget: int, grouped: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    inputs: dict[str, Any] = {
+        "embeddings": rng.normal(size=(n, 3)),
+        "labelled": rng.random(n) < rng.choice([0, 0.5, 1]),
+        "uncertainty": rng.integers(0, 3, n) / 2 if scored else None,
+        "coordinates": rng.integers(0, 3, (n, 2)).astype(np.float32),
+        "groups": rng.integers(0, 3, n) if grouped else None,
+    }
+    before = {key: np.copy(value) for key, value in inputs.items() if value is not None}
+    options = SelectionOptions(cold_start_budget=budget, batch_size=3)
+
+    decision, again = (decide(options=options, **inputs) for _ in range(2))
+
+    assert sorted(decision.order) == np.flatnonzero(~inputs["labelled"]).tolist()
+    assert np.array_equal(decision.order, again.order)
+    for term in (decision.utility, decision.uncertainty, decision.diversity):
+        assert term.shape == decision.order.shape
+    assert decision.clusters.shape == (n,)
+    assert decision.medoids.shape == (decision.k,)
+    assert len(reasons(decision)) == len(decision.order)
+    assert all(np.array_equal(value, inputs[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("labels", "scored", "phase"),
+    [(0, True, "cold-start"), (3, True, "cold-start"), (4, True, "acquisition"),
+     (4, False, "cold-start"), (40, True, "acquisition")],
+)  # fmt: skip
+def test_the_cold_start_lasts_until_its_budget_is_labelled_and_a_model_speaks(
+    labels: int, scored: bool, phase: str
+) -> None:
+    embeddings, points = pool()
+    uncertainty = np.linspace(0, 1, 40) if scored else None
+    options = SelectionOptions(cold_start_budget=4)
+
+    decision = decide(
+        embeddings, np.arange(40) < labels, options, uncertainty=uncertainty, coordinates=points
+    )
+
+    assert decision.phase == phase
+    assert np.isnan(decision.utility).all() == (phase == "cold-start" or labels == 40)
+
+
+def test_a_cold_start_is_that_of_cold_start_on_a_fitted_map() -> None:
+    embeddings, _ = pool(12)
+    options = SelectionOptions(cold_start_budget=5, projection="pca", seed=2)
+
+    decision = decide(embeddings, mask(12, 3), options)
+
+    start = cold_start.select(embeddings, 5, projection="pca", labelled=mask(12, 3), seed=2)
+    assert decision.order.tolist() == start.order.tolist()
+    assert np.array_equal(decision.map, start.map)
+    assert (decision.k, decision.warnings) == (start.k, start.warnings)
+
+
+def test_an_acquisition_is_that_of_rank_with_the_clusters_it_was_given() -> None:
+    embeddings, points = pool()
+    uncertainty = np.random.default_rng(1).random(40)
+    labelled, clusters = mask(40, 1, 2, 3, 4), np.arange(40) % 2
+    options = SelectionOptions(cold_start_budget=4, alpha=0.8, batch_size=5, random_fraction=0.4)
+    known: dict[str, Any] = {"uncertainty": uncertainty, "coordinates": points}
+
+    decision = decide(embeddings, labelled, options, clusters=clusters, **known)
+    bare = decide(embeddings, labelled, options, **known)
+
+    ranking = acquisition.rank(
+        uncertainty, points, labelled, alpha=0.8, batch=5, random_fraction=0.4
+    )
+    assert decision.order.tolist() == ranking.order.tolist() == bare.order.tolist()
+    assert decision.utility.tolist() == ranking.utility.tolist()
+    assert decision.clusters.tolist() == clusters.tolist()
+    assert bare.k == 2
+    assert bare.clusters.tolist() == (np.arange(40) % 4 == 0).astype(int).tolist()
+
+
+def test_a_budget_of_zero_still_begins_somewhere() -> None:
+    embeddings, points = pool(6)
+
+    decision = decide(
+        embeddings, mask(6), SelectionOptions(cold_start_budget=0), coordinates=points
+    )
+
+    assert decision.phase == "cold-start"
+    assert decision.order[0] == decision.medoids[0]
+
+
+def test_the_loop_labels_every_scan_once() -> None:
+    embeddings, points = pool(30)
+    labelled, options = mask(30), SelectionOptions(cold_start_budget=6, batch_size=4)
+    phases = []
+
+    while not labelled.all():
+        decision = decide(
+            embeddings, labelled, options, uncertainty=1.0 - labelled, coordinates=points
+        )
+        phases.append(decision.phase)
+        labelled[decision.order[:4]] = True
+
+    assert phases == ["cold-start"] * 2 + ["acquisition"] * 6
+
+
+def test_a_cold_start_says_which_scans_are_medoids_and_which_lie_far() -> None:
+    embeddings, points = pool(8)
+    options = SelectionOptions(cold_start_budget=3)
+    clusters = np.array([1, 0, 0, 0, 1, 0, 0, 0])
+
+    start = decide(embeddings, mask(8), options, coordinates=points)
+    later = decide(embeddings, mask(8, start.order[0]), options, coordinates=points)
+    one_group = decide(
+        embeddings, mask(8), options, coordinates=points,
+        groups=np.where(np.isin(np.arange(8), start.medoids), -1, np.arange(8)),
+    )  # fmt: skip
+
+    assert start.clusters.tolist() == clusters.tolist()
+    assert reasons(start)[:3] == [
+        "medoid of cluster 0 (6 scans)",
+        "medoid of cluster 1 (2 scans)",
+        "farthest from the scans chosen in cluster 0",
+    ]
+    assert reasons(later)[:2] == reasons(start)[1:3]
+    assert reasons(one_group)[1] == "nearest to the medoid of cluster 1 in an untouched group"
+
+
+def test_an_acquisition_says_the_two_terms_and_their_sum() -> None:
+    none = np.empty(0)
+    decision = Decision(
+        "acquisition", np.array([7]), np.array([0.757]), np.array([0.91]), np.array([0.4]),
+        none, none, 0, np.nan, none, (),
+    )  # fmt: skip
+
+    assert reasons(decision) == ["entropy 0.91, distance 0.40: score 0.76"]
