@@ -1,0 +1,58 @@
+"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import StorageError
+
+
+def digest(*parts: object) -> str:
+    """Return a name that follows from content: 40 hex digits of the parts' JSON."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def write(path: Path, save: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that nobody ever sees half of it, not even after a power cut.
+
+    Raises:
+        StorageError: When the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"A file below DATA_DIR could not be written ({error.strerror}).",
+            "Free disk space or make DATA_DIR writable; the round starts again by itself.",
+        ) from None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON document."""
+    write(path, lambda file: file.write(json.dumps(value).encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON document, or None when there is none."""
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write one array as .npy."""
+    write(path, lambda file: np.save(file, array, allow_pickle=False))

@@ -1,0 +1,214 @@
+"""Settings of the service and options of a project: the only reader of the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.errors import ConfigError, OptionsError, StorageError
+
+Secret = SecretStr | None
+
+
+class Settings(BaseSettings):
+    """How this installation runs. Read once, at start; never changed."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    label_studio_url: str = "http://127.0.0.1:8080"
+    label_studio_api_key: SecretStr = SecretStr("")
+    host: str = "127.0.0.1"
+    port: int = Field(default=9090, ge=1, le=65535)
+    backend_url: str = ""
+    data_dir: Path = Path("data")
+    database_url: str = ""
+    basic_auth_user: str = ""
+    basic_auth_pass: SecretStr = SecretStr("")
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    max_image_bytes: int = Field(default=200_000_000, ge=1)
+    max_image_pixels: int = Field(default=100_000_000, ge=1)
+    reconcile_seconds: float = Field(default=60.0, gt=0)
+    encoder: str = "auto"
+    encoder_weights: Path | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return [host.strip() for host in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("label_studio_url", "backend_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in {"http", "https"} or not parts.hostname):
+            raise ValueError("expected an address such as http://127.0.0.1:8080")
+        return value.rstrip("/")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if bool(self.basic_auth_user) != bool(self.basic_auth_pass.get_secret_value()):
+            raise ValueError(
+                "BASIC_AUTH_USER and BASIC_AUTH_PASS belong together: set both or neither"
+            )
+        return self
+
+    @property
+    def public_url(self) -> str:
+        """The address that `connect` registers in Label Studio."""
+        return self.backend_url or f"http://{self.host}:{self.port}"
+
+    @property
+    def database(self) -> str:
+        """Where the project's memory lives; SQLite in DATA_DIR unless told otherwise."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'firstlight.sqlite'}"
+
+    @property
+    def jobs_database(self) -> str:
+        """The worker's own database; beside the first one so that neither waits for the other."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'dbos.sqlite'}"
+
+    @property
+    def api_key(self) -> str:
+        """The token for Label Studio, legacy or personal."""
+        return self.label_studio_api_key.get_secret_value()
+
+
+def load_settings() -> Settings:
+    """Read the environment once.
+
+    Raises:
+        ConfigError: Naming every variable that is wrong.
+    """
+    problems = []
+    try:
+        ProjectOptions()
+    except ValidationError as error:
+        problems += [f"FIRSTLIGHT_{line}" for line in _lines(error, name=str.upper)]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems += _lines(error, name=str.upper)
+    if problems:
+        raise ConfigError(
+            f"The environment is wrong. {'; '.join(problems)}.",
+            "Correct it, and start again.",
+        )
+    return settings
+
+
+def tame_threads() -> None:
+    """Let idle maths threads sleep: spinning ones slow everything else on a small machine.
+
+    Has to come before the first import of torch or onnxruntime.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def require_api_key(settings: Settings) -> None:
+    """Refuse to start a process that will have to speak to Label Studio without a token."""
+    if not settings.api_key:
+        raise ConfigError(
+            "LABEL_STUDIO_API_KEY is not set.",
+            "Copy a token from Label Studio (Account & Settings > Personal Access Token).",
+        )
+
+
+def prepare_data_dir(settings: Settings) -> None:
+    """Make DATA_DIR, and find out now rather than mid-round whether it can be written."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"DATA_DIR {settings.data_dir} cannot be written ({error.strerror}).",
+            "Point DATA_DIR at a folder that this user may write.",
+        ) from None
+
+
+class ProjectOptions(BaseSettings):
+    """What an admin may choose for one project.
+
+    A value in the backend's extra_params wins over the environment's FIRSTLIGHT_<NAME>, which wins
+    over the default.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="FIRSTLIGHT_", env_ignore_empty=True
+    )
+
+    cold_start_budget: int = Field(default=10, ge=1)
+    cold_start: Literal["medoids"] = "medoids"
+    acquisition: Literal["entropy-diversity"] = "entropy-diversity"
+    alpha: float = Field(default=0.3, ge=0, le=1)
+    projection: Literal["tsne", "umap", "pca"] = "tsne"
+    encoder: str = ""
+    batch_size: int = Field(default=10, ge=1)
+    horizon: int = Field(default=1000, ge=1)
+    group_by: str = ""
+    retrain_after: int = Field(default=1, ge=1)
+    min_seconds_between_rounds: float | None = Field(default=None, ge=0)
+    max_train_seconds: float = Field(default=300.0, gt=0)
+    image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
+    prelabels: bool = True
+    prelabel_after: int = Field(default=5, ge=1)
+    prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)
+    paused: bool = False
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+
+
+def parse_options(extra_params: object) -> ProjectOptions:
+    """Read a backend's extra_params: an object, a JSON string, or nothing.
+
+    Raises:
+        OptionsError: Naming each key that is unknown or out of range, and the known ones.
+    """
+    given = _as_object(extra_params)
+    try:
+        return ProjectOptions(**given)
+    except ValidationError as error:
+        known = ", ".join(sorted(ProjectOptions.model_fields))
+        raise OptionsError(
+            f"extra_params: {'; '.join(_lines(error))}.",
+            f"Correct them in the project's Settings > Model. Known options: {known}.",
+        ) from None
+
+
+def _as_object(extra_params: object) -> Mapping[str, Any]:
+    if isinstance(extra_params, str):
+        try:
+            extra_params = json.loads(extra_params.strip() or "{}")
+        except ValueError:
+            raise OptionsError(
+                "extra_params is not valid JSON.", 'Write an object such as {"alpha": 0.3}.'
+            ) from None
+    if not extra_params:
+        return {}
+    if not isinstance(extra_params, dict):
+        raise OptionsError(
+            f"extra_params is a {type(extra_params).__name__}, not an object.",
+            'Write an object such as {"alpha": 0.3}.',
+        )
+    return {str(key): value for key, value in extra_params.items()}
+
+
+def _lines(error: ValidationError, name: Callable[[str], str] = str) -> Iterator[str]:
+    for problem in error.errors(include_input=False, include_url=False):
+        where = name(".".join(str(part) for part in problem["loc"]))
+        text = "unknown option" if problem["type"] == "extra_forbidden" else problem["msg"]
+        yield f"{where}: {text}" if where else text

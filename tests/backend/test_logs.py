@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from backend import logs
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Leave the handlers and levels of the whole test run as they were."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("backend", "model", "gunicorn")}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def record(message: str, *args: object, error: bool = False) -> logging.LogRecord:
+    caught = sys.exc_info() if error else None
+    return logging.LogRecord("backend.test", logging.WARNING, "", 0, message, args, caught)
+
+
+def formatted(found: logging.LogRecord) -> dict[str, object]:
+    line = logs.JsonFormatter().format(found)
+    assert "\n" not in line
+    parsed: dict[str, object] = json.loads(line)
+    return parsed
+
+
+def test_a_record_is_one_line_of_json() -> None:
+    line = formatted(record("%d scans\nof %s", 3, "Größe"))
+    assert line["message"] == "3 scans\nof Größe"
+    assert (line["level"], line["logger"]) == ("warning", "backend.test")
+    assert str(line["time"]).endswith("+00:00")
+
+
+def test_context_is_added_inside_and_gone_outside() -> None:
+    with logs.context(project=3):
+        with logs.context(round=7):
+            inside = formatted(record("x"))
+        between = formatted(record("x"))
+    assert (inside["project"], inside["round"]) == (3, 7)
+    assert "round" not in between
+    assert "project" not in formatted(record("x"))
+
+
+def test_context_ends_when_an_error_leaves_it() -> None:
+    with pytest.raises(ValueError, match="no"), logs.context(project=3):
+        raise ValueError("no")
+    assert "project" not in formatted(record("x"))
+
+
+def test_an_exception_brings_its_traceback_in_the_same_line() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        line = formatted(record("failed", error=True))
+    assert "Traceback" in str(line["exception"])
+
+
+def test_own_loggers_speak_and_libraries_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO")
+    logging.getLogger("backend.rounds").info("a round began")
+    logging.getLogger("httpx").info("GET http://label-studio/?token=hunter2")
+    logging.getLogger("httpx").warning("slow")
+    messages = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+    assert messages == ["a round began", "slow"]

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend.errors import ConfigError, OptionsError, StorageError
+from backend.settings import (
+    ProjectOptions,
+    Settings,
+    load_settings,
+    parse_options,
+    prepare_data_dir,
+    require_api_key,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ProjectOptions.model_fields:
+        monkeypatch.delenv(f"FIRSTLIGHT_{name.upper()}", raising=False)
+
+
+def test_without_an_environment_everything_has_a_default() -> None:
+    settings = load_settings()
+    assert settings.public_url == "http://127.0.0.1:9090"
+    assert settings.database == "sqlite:///data/firstlight.sqlite"
+    assert settings.jobs_database == "sqlite:///data/dbos.sqlite"
+    assert settings.api_key == ""
+
+
+def test_the_environment_is_read_by_the_names_of_the_manual(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "LABEL_STUDIO_URL": "https://studio.example/label/",
+        "LABEL_STUDIO_API_KEY": "secret",
+        "BACKEND_URL": "http://backend:9090/",
+        "DATABASE_URL": "postgresql://db/firstlight",
+        "IMAGE_HOSTS": "images.example, pacs.example:8443",
+        "LOG_LEVEL": "warning",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.label_studio_url == "https://studio.example/label"
+    assert settings.public_url == "http://backend:9090"
+    assert settings.database == settings.jobs_database == "postgresql://db/firstlight"
+    assert settings.image_hosts == ("images.example", "pacs.example:8443")
+    assert settings.log_level == "WARNING"
+    assert settings.api_key == "secret"
+
+
+def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "")
+    monkeypatch.setenv("FIRSTLIGHT_ALPHA", "")
+    assert load_settings().port == 9090
+    assert parse_options(None).alpha == 0.3
+
+
+def test_every_wrong_variable_is_named_in_one_line_without_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PORT", "70000")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "studio.example")
+    monkeypatch.setenv("FIRSTLIGHT_ALPHA", "hunter2")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    text = str(caught.value)
+    assert all(name in text for name in ("PORT", "LABEL_STUDIO_URL", "FIRSTLIGHT_ALPHA"))
+    assert "\n" not in text
+    assert "hunter2" not in text
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("given", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
+def test_half_of_the_basic_authentication_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv(given, "hunter2")
+    with pytest.raises(ConfigError, match="BASIC_AUTH_USER and BASIC_AUTH_PASS") as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_do_not_show_in_the_settings_text() -> None:
+    settings = Settings(
+        label_studio_api_key="hunter2", basic_auth_user="us", basic_auth_pass="hunter3"
+    )
+    assert "hunter" not in repr(settings) + str(settings) + str(settings.model_dump())
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().port = 1
+
+
+def test_a_missing_token_is_said_with_the_place_to_get_one() -> None:
+    with pytest.raises(ConfigError, match="Personal Access Token"):
+        require_api_key(Settings())
+
+
+def test_the_data_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    prepare_data_dir(Settings(data_dir=folder))
+    assert list(folder.iterdir()) == []
+
+
+def test_a_data_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="DATA_DIR") as caught:
+        prepare_data_dir(Settings(data_dir=tmp_path / "file"))
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "extra_params",
+    [{"alpha": 0.5, "paused": True}, json.dumps({"alpha": 0.5, "paused": True})],
+    ids=["object", "text"],
+)
+def test_options_come_as_an_object_or_as_its_text(extra_params: object) -> None:
+    options = parse_options(extra_params)
+    assert (options.alpha, options.paused, options.horizon) == (0.5, True, 1000)
+
+
+@pytest.mark.parametrize("extra_params", [None, "", "  ", {}, "{}", "null"])
+def test_no_options_are_the_defaults(extra_params: object) -> None:
+    assert parse_options(extra_params) == ProjectOptions()
+
+
+def test_an_option_wins_over_the_environment_which_wins_over_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FIRSTLIGHT_ALPHA", "0.6")
+    monkeypatch.setenv("FIRSTLIGHT_SEED", "7")
+    options = parse_options({"alpha": 0.9})
+    assert (options.alpha, options.seed, options.batch_size) == (0.9, 7, 10)
+
+
+@pytest.mark.parametrize(
+    ("extra_params", "named"),
+    [
+        ({"alhpa": 0.5}, "alhpa: unknown option"),
+        ({"alpha": 2}, "alpha"),
+        ({"cold_start_budget": 0}, "cold_start_budget"),
+        ({"projection": "mds"}, "projection"),
+        ({"image_size": 100}, "image_size"),
+        ('{"alpha": }', "not valid JSON"),
+        ("[1]", "is a list"),
+        (3, "is a int"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_mend(extra_params: object, named: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        parse_options(extra_params)
+    assert named in caught.value.what
+    assert caught.value.mend
+
+
+def test_a_message_about_options_lists_the_known_ones_and_not_the_value() -> None:
+    with pytest.raises(OptionsError) as caught:
+        parse_options({"alpha": "Mrs Smith"})
+    assert "cold_start_budget" in caught.value.mend
+    assert "Smith" not in str(caught.value)
