@@ -1,0 +1,536 @@
+"""What a project knows: its tasks and annotations, embeddings, splits, versions and rounds.
+
+One small database, shared by the web process and the worker. Transactions are short and never
+held across a call to Label Studio, a download or a training.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from backend.errors import StorageError
+
+SCHEMA_VERSION = "1"
+WEB_BUSY_MS = 500
+WORKER_BUSY_MS = 10_000
+SETTLE_SECONDS = 2.0
+
+
+class Base(DeclarativeBase):
+    """Tables; their rows are handed out detached, as plain records."""
+
+    type_annotation_map: ClassVar = {dict[str, Any]: sa.JSON, list[str]: sa.JSON}
+
+
+class Meta(Base):
+    """Facts of the installation: its id and the schema version."""
+
+    __tablename__ = "meta"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Project(Base):
+    """One Label Studio project: what it wants, what it shows, what is wrong with it."""
+
+    __tablename__ = "projects"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    wanted: Mapped[int] = mapped_column(default=0)
+    done: Mapped[int] = mapped_column(default=0)
+    full_sync: Mapped[bool] = mapped_column(default=True)
+    gone: Mapped[bool] = mapped_column(default=False)
+    title: Mapped[str] = mapped_column(default="")
+    label_config: Mapped[str] = mapped_column(sa.Text, default="")
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    # What the last sync saw, for the timer to compare with.
+    seen: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    full_synced_at: Mapped[float] = mapped_column(default=0.0)
+    fingerprint: Mapped[str] = mapped_column(default="")
+    live_version: Mapped[str] = mapped_column(default="")
+    # What is going on, for the page.
+    step: Mapped[str] = mapped_column(default="")
+    step_at: Mapped[float] = mapped_column(default=0.0)
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    warnings: Mapped[list[str]] = mapped_column(default=list)
+    options_problem: Mapped[str] = mapped_column(default="")
+    problem: Mapped[str] = mapped_column(default="")
+    mend: Mapped[str] = mapped_column(default="")
+    problem_at: Mapped[float] = mapped_column(default=0.0)
+    # When the next refresh may start.
+    failures: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    started_at: Mapped[float] = mapped_column(default=0.0)
+    publish_seconds: Mapped[float] = mapped_column(default=0.0)
+
+
+class Task(Base):
+    """A scan of the project as Label Studio lists it, and what we learnt from its pixels."""
+
+    __tablename__ = "tasks"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    url: Mapped[str] = mapped_column(sa.Text, default="")
+    group: Mapped[str] = mapped_column(default="")
+    updated_at: Mapped[str] = mapped_column(default="")
+    is_labeled: Mapped[bool] = mapped_column(default=False)
+    height: Mapped[int] = mapped_column(default=0)
+    width: Mapped[int] = mapped_column(default=0)
+    pixels: Mapped[str] = mapped_column(default="")  # a digest: equal scans share a group
+    problem: Mapped[str] = mapped_column(sa.Text, default="")
+    retry_at: Mapped[float] = mapped_column(default=0.0)
+
+
+class Annotation(Base):
+    """A submitted annotation, kept as Label Studio gave it."""
+
+    __tablename__ = "annotations"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(index=True)
+    updated_at: Mapped[str]
+    created_at: Mapped[str]
+    cancelled: Mapped[bool]
+    ground_truth: Mapped[bool]
+    result: Mapped[str] = mapped_column(sa.Text)  # JSON; brush masks are long
+    problem: Mapped[str] = mapped_column(sa.Text, default="")
+
+
+class Embedding(Base):
+    """Where a scan's embedding lies: a row of a chunk file."""
+
+    __tablename__ = "embeddings"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    encoder: Mapped[str] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(primary_key=True)
+    chunk: Mapped[str]
+    row: Mapped[int]
+
+
+class Split(Base):
+    """Which side a labelled scan is on; validation membership only grows."""
+
+    __tablename__ = "splits"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(primary_key=True)
+    validation: Mapped[bool]
+
+
+class DraftScore(Base):
+    """How good a draft was: its Dice against what the person then submitted."""
+
+    __tablename__ = "draft_scores"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[str]
+    created_at: Mapped[str]  # of the annotation
+    dice: Mapped[float]
+
+
+class Model(Base):
+    """A trained network, under a key that follows from what it was trained on."""
+
+    __tablename__ = "models"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    labels: Mapped[int]
+    created_at: Mapped[float]
+    accepted: Mapped[bool] = mapped_column(default=True)
+    quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Version(Base):
+    """One attempt to publish a queue. Its name is never used twice."""
+
+    __tablename__ = "versions"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    round: Mapped[int]
+    attempt: Mapped[int]
+    model_key: Mapped[str] = mapped_column(default="")
+    labels: Mapped[int] = mapped_column(default=0)
+    # publishing -> ready -> live -> previous; publishing -> abandoned; then removed
+    state: Mapped[str] = mapped_column(default="publishing")
+    published: Mapped[list[int]] = mapped_column(sa.JSON, default=list)  # task ids, first to last
+    drafts: Mapped[str] = mapped_column(default="")  # file with the masks, shown or not
+    created_at: Mapped[float] = mapped_column(default=0.0)
+    live_at: Mapped[float] = mapped_column(default=0.0)
+
+
+class Round(Base):
+    """The record of one round, enough to repeat its decision."""
+
+    __tablename__ = "rounds"
+    project_id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    workflow: Mapped[str] = mapped_column(unique=True)
+    started_at: Mapped[float]
+    ended_at: Mapped[float] = mapped_column(default=0.0)
+    record: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Store:
+    """The database, as the questions that the service asks of it."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
+        self.engine = engine
+        self.clock = clock
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One short transaction; errors of the database come out as StorageError."""
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except sa.exc.SQLAlchemyError as error:
+            raise StorageError(
+                f"The database did not answer ({type(error).__name__}).",
+                "Check DATA_DIR (free space, rights) or DATABASE_URL; the work is tried again.",
+            ) from error
+
+    # -- the installation -----------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the tables, and the id by which this installation is told from others.
+
+        Raises:
+            StorageError: When the database was written by another schema.
+        """
+        try:
+            Base.metadata.create_all(self.engine)
+        except sa.exc.OperationalError as error:
+            # Two processes starting at once both see no tables; the loser finds them made.
+            if "already exists" not in str(error.orig):
+                raise StorageError(
+                    "The database cannot be opened.", "Check DATA_DIR or DATABASE_URL."
+                ) from error
+            Base.metadata.create_all(self.engine)
+        self._once("installation", secrets.token_hex(4))
+        found = self._once("schema", SCHEMA_VERSION)
+        if found != SCHEMA_VERSION:
+            raise StorageError(
+                f"The database has schema {found}, this release reads {SCHEMA_VERSION}.",
+                "Use the release that wrote it, or start with an empty DATA_DIR.",
+            )
+
+    @property
+    def installation(self) -> str:
+        """Eight hex digits, the same for as long as the database lives."""
+        return self._once("installation", secrets.token_hex(4))
+
+    def _once(self, key: str, value: str) -> str:
+        with self.session() as session:
+            found = session.get(Meta, key)
+            if found is not None:
+                return found.value
+        try:
+            with self.session() as session:
+                session.add(Meta(key=key, value=value))
+            return value
+        except StorageError:
+            with self.session() as session:
+                other = session.get(Meta, key)
+                if other is None:
+                    raise
+                return other.value
+
+    # -- counters -------------------------------------------------------------------------------
+
+    def want(self, project_id: int, *, full: bool = False) -> None:
+        """Ask for a refresh: `wanted += 1`, and a full sync if told so.
+
+        News may have mended what failed, so a project that waits after a failure waits no longer.
+        A project heard of for the first time waits: Label Studio saves its entry after the call.
+        """
+        soon = self.clock() + SETTLE_SECONDS
+        waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
+        values: dict[str, Any] = {
+            "wanted": Project.wanted + 1,
+            "gone": False,
+            "not_before": sa.case((waits_longer, soon), else_=Project.not_before),
+        }
+        if full:
+            values["full_sync"] = True
+        with self.session() as session:
+            statement = sa.update(Project).where(Project.id == project_id).values(values)
+            if session.execute(statement).rowcount == 0:  # type: ignore[attr-defined]
+                session.add(Project(id=project_id, wanted=1, not_before=soon))
+
+    def due(self) -> list[int]:
+        """Return projects whose refresh may start now, longest waiting first."""
+        query = (
+            sa.select(Project.id)
+            .where(Project.wanted > Project.done, Project.not_before <= self.clock())
+            .where(~Project.gone)
+            .order_by(Project.started_at)
+        )
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def project(self, project_id: int) -> Project | None:
+        """Return one project, or None when nobody has connected it."""
+        with self.session() as session:
+            return session.get(Project, project_id)
+
+    def projects(self) -> list[Project]:
+        """Return every project, by id."""
+        with self.session() as session:
+            return list(session.scalars(sa.select(Project).order_by(Project.id)))
+
+    def update(self, project_id: int, **values: Any) -> None:
+        """Set columns of a project."""
+        with self.session() as session:
+            session.execute(sa.update(Project).where(Project.id == project_id).values(**values))
+
+    def enter(self, project_id: int, step: str, **progress: Any) -> None:
+        """Say what the project is doing now; an empty step means idle."""
+        self.update(project_id, step=step, step_at=self.clock(), progress=progress)
+
+    # -- the ledger of tasks and annotations ----------------------------------------------------
+
+    def tasks(self, project_id: int) -> list[Task]:
+        """Return all scans of a project by id."""
+        return self._of(Task, project_id, Task.id)
+
+    def save_tasks(self, project_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert or update tasks by id; a changed address forgets what its pixels said."""
+        with self.session() as session:
+            wanted = [row["id"] for row in rows]
+            known = {task.id: task for task in session.scalars(_among(Task, project_id, wanted))}
+            for row in rows:
+                task = known.get(row["id"])
+                if task is None:
+                    session.add(Task(project_id=project_id, **row))
+                    continue
+                if task.url != row["url"]:
+                    _forget_pixels(session, task)
+                for name, value in row.items():
+                    setattr(task, name, value)
+
+    def keep_only(self, project_id: int, task_ids: Collection[int]) -> None:
+        """Forget tasks that Label Studio no longer has, with everything known of them."""
+        kept = set(task_ids)
+        gone = [task.id for task in self.tasks(project_id) if task.id not in kept]
+        with self.session() as session:
+            for part in _parts(gone):
+                for table, column in (
+                    (Task, Task.id),
+                    (Annotation, Annotation.task_id),
+                    (Embedding, Embedding.task_id),
+                    (Split, Split.task_id),
+                ):
+                    session.execute(
+                        sa.delete(table).where(table.project_id == project_id, column.in_(part))
+                    )
+
+    def update_task(self, project_id: int, task_id: int, **values: Any) -> None:
+        """Set columns of one task."""
+        with self.session() as session:
+            session.execute(
+                sa.update(Task)
+                .where(Task.project_id == project_id, Task.id == task_id)
+                .values(**values)
+            )
+
+    def annotations(self, project_id: int) -> list[Annotation]:
+        """Return all annotations of a project, oldest first."""
+        return self._of(Annotation, project_id, Annotation.id)
+
+    def replace_annotations(
+        self, project_id: int, task_ids: Sequence[int], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Make `rows` the only annotations of these tasks."""
+        with self.session() as session:
+            for part in _parts(task_ids):
+                session.execute(
+                    sa.delete(Annotation).where(
+                        Annotation.project_id == project_id, Annotation.task_id.in_(part)
+                    )
+                )
+            session.add_all(Annotation(project_id=project_id, **row) for row in rows)
+
+    def annotation_problem(self, project_id: int, annotation_id: int, problem: str) -> None:
+        """Note why an annotation cannot be used."""
+        with self.session() as session:
+            session.execute(
+                sa.update(Annotation)
+                .where(Annotation.project_id == project_id, Annotation.id == annotation_id)
+                .values(problem=problem)
+            )
+
+    # -- embeddings, splits, draft scores -------------------------------------------------------
+
+    def embeddings(self, project_id: int, encoder: str) -> dict[int, Embedding]:
+        """Return where each scan's embedding lies, by task id."""
+        query = sa.select(Embedding).where(
+            Embedding.project_id == project_id, Embedding.encoder == encoder
+        )
+        with self.session() as session:
+            return {found.task_id: found for found in session.scalars(query)}
+
+    def save_embeddings(
+        self, project_id: int, encoder: str, chunk: str, task_ids: Sequence[int]
+    ) -> None:
+        """Note that row i of `chunk` is the embedding of task_ids[i]."""
+        with self.session() as session:
+            for row, task_id in enumerate(task_ids):
+                session.merge(
+                    Embedding(
+                        project_id=project_id,
+                        encoder=encoder,
+                        task_id=task_id,
+                        chunk=chunk,
+                        row=row,
+                    )
+                )
+
+    def splits(self, project_id: int) -> dict[int, bool]:
+        """Return the side of every scan that ever counted as labelled: True is validation."""
+        return {row.task_id: row.validation for row in self._of(Split, project_id, Split.task_id)}
+
+    def save_splits(self, project_id: int, sides: Mapping[int, bool]) -> None:
+        """Store the sides of scans."""
+        with self.session() as session:
+            for task_id, validation in sides.items():
+                session.merge(Split(project_id=project_id, task_id=task_id, validation=validation))
+
+    def draft_scores(self, project_id: int) -> list[DraftScore]:
+        """Return the Dice of every draft that a person's mask was compared with, oldest first."""
+        return self._of(DraftScore, project_id, DraftScore.created_at)
+
+    def save_draft_score(self, score: DraftScore) -> None:
+        """Store one comparison of a draft with what was submitted."""
+        with self.session() as session:
+            session.merge(score)
+
+    # -- models, versions, rounds ---------------------------------------------------------------
+
+    def model(self, project_id: int, key: str) -> Model | None:
+        """Return a trained model by its key."""
+        with self.session() as session:
+            return session.get(Model, (project_id, key))
+
+    def save_model(self, model: Model) -> None:
+        """Store what is known of a trained model."""
+        with self.session() as session:
+            session.merge(model)
+
+    def versions(self, project_id: int) -> list[Version]:
+        """Return every published version, oldest first."""
+        return self._of(Version, project_id, Version.created_at)
+
+    def version(self, project_id: int, name: str) -> Version | None:
+        """Return one version by its name."""
+        with self.session() as session:
+            return session.get(Version, (project_id, name))
+
+    def save_version(self, version: Version) -> None:
+        """Store a version."""
+        with self.session() as session:
+            session.merge(version)
+
+    def go_live(self, project_id: int, name: str, **project: Any) -> None:
+        """Make one version the live one, in the same moment for everybody who asks."""
+        with self.session() as session:
+            mine = sa.update(Version).where(Version.project_id == project_id)
+            session.execute(
+                mine.where(Version.state == "live", Version.name != name).values(state="previous")
+            )
+            session.execute(
+                mine.where(Version.name == name).values(state="live", live_at=self.clock())
+            )
+            session.execute(
+                sa.update(Project)
+                .where(Project.id == project_id)
+                .values(live_version=name, **project)
+            )
+
+    def round_of(self, project_id: int, workflow: str) -> Round:
+        """Return the round of a workflow, opening it with the next number if it is new."""
+        with self.session() as session:
+            query = sa.select(Round).where(Round.workflow == workflow)
+            found = session.scalars(query).one_or_none()
+            if found is None:
+                last = session.scalar(
+                    sa.select(sa.func.max(Round.number)).where(Round.project_id == project_id)
+                )
+                found = Round(
+                    project_id=project_id,
+                    number=(last or 0) + 1,
+                    workflow=workflow,
+                    started_at=self.clock(),
+                )
+                session.add(found)
+            return found
+
+    def add_seconds(self, project_id: int, number: int, step: str, seconds: float) -> None:
+        """Note how long a step of a round took."""
+        with self.session() as session:
+            found = session.get_one(Round, (project_id, number))
+            times = {**found.record.get("seconds", {}), step: round(seconds, 2)}
+            found.record = {**found.record, "seconds": times}
+
+    def close_round(self, project_id: int, number: int, record: Mapping[str, Any]) -> None:
+        """Add what is known to a round's record and give it an end."""
+        with self.session() as session:
+            found = session.get_one(Round, (project_id, number))
+            found.record = {**found.record, **record}
+            found.ended_at = self.clock()
+
+    def rounds(self, project_id: int) -> list[Round]:
+        """Return every round, first to last."""
+        return self._of(Round, project_id, Round.number)
+
+    def _of(self, table: Any, project_id: int, order: Any) -> list[Any]:
+        query = sa.select(table).where(table.project_id == project_id).order_by(order)
+        with self.session() as session:
+            return list(session.scalars(query))
+
+
+def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
+    """Open the database; on SQLite with write-ahead logging and a bounded wait for locks."""
+    # Parameters are addresses of scans and masks: no business of an error message.
+    engine = sa.create_engine(url, hide_parameters=True)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", lambda connection, _: _tune(connection, busy_ms))
+    return Store(engine)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file behind a SQLite address, or None for another database."""
+    parsed = sa.make_url(url)
+    return Path(parsed.database) if parsed.drivername == "sqlite" and parsed.database else None
+
+
+def _tune(connection: Any, busy_ms: int) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {busy_ms:d}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def _among(table: Any, project_id: int, ids: Sequence[int]) -> sa.Select[Any]:
+    return sa.select(table).where(table.project_id == project_id, table.id.in_(ids))
+
+
+def _forget_pixels(session: Session, task: Task) -> None:
+    task.pixels, task.problem, task.retry_at, task.height, task.width = "", "", 0.0, 0, 0
+    session.execute(
+        sa.delete(Embedding).where(
+            Embedding.project_id == task.project_id, Embedding.task_id == task.id
+        )
+    )
+
+
+def _parts(ids: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+    """Yield slices that fit into one IN (...) of every database."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]

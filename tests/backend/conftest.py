@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend import labels
+from backend.gateway import LabelStudio
+from backend.images import ImageSource
+from backend.ledger import initial_answer
+from backend.services import Services
+from backend.settings import Settings
+from backend.store import Project, Store, open_store
+from tests.backend.fake_label_studio import CONFIG, TOKEN, URL, FakeLabelStudio
+
+Region = dict[str, Any]
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        label_studio_url=URL,
+        label_studio_api_key=TOKEN,
+        data_dir=tmp_path,
+        encoder="pixels",
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def store(settings: Settings, clock: Clock) -> Iterator[Store]:
+    store = open_store(settings.database, busy_ms=200)
+    store.clock = clock
+    store.create()
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def fake(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
+    # Retries of the HTTP layer stay, their seconds of waiting go.
+    monkeypatch.setattr("label_studio_sdk.core.http_client.INITIAL_RETRY_DELAY_SECONDS", 0.0)
+    return FakeLabelStudio(clock)
+
+
+@pytest.fixture
+def services(settings: Settings, store: Store, fake: FakeLabelStudio) -> Iterator[Services]:
+    fake.setup = answering(store)
+    with fake.client() as client:
+        studio = LabelStudio(settings, client)
+        source = ImageSource(
+            label_studio_url=settings.label_studio_url,
+            authorise=studio.authorisation,
+            image_hosts=(),
+            max_bytes=settings.max_image_bytes,
+            client=client,
+        )
+        yield Services(settings=settings, store=store, studio=studio, source=source)
+
+
+@pytest.fixture
+def studio(services: Services) -> LabelStudio:
+    return services.studio
+
+
+@pytest.fixture
+def project_id(fake: FakeLabelStudio, store: Store) -> int:
+    """A project that is connected, without tasks."""
+    project_id = fake.add_project()
+    fake.connect(project_id)
+    store.want(project_id)
+    return project_id
+
+
+def answering(store: Store) -> Callable[[int], str]:
+    """Return what stands for our /setup."""
+
+    def setup(project_id: int) -> str:
+        project = store.project(project_id)
+        return (project and project.live_version) or initial_answer(store)
+
+    return setup
+
+
+def the(store: Store, project_id: int) -> Project:
+    project = store.project(project_id)
+    assert project is not None
+    return project
+
+
+def drawn(rows: slice = slice(0, 8), *, size: int = 16, label: str = "Lung") -> list[Region]:
+    """Return the result of an annotation that covers some rows of the image."""
+    mask = np.zeros((1, size, size), bool)
+    mask[0, rows] = True
+    found = labels.regions(mask, labels.parse(CONFIG), scores=[1.0])
+    for region in found:
+        region["value"]["brushlabels"] = [label]
+    return found

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from backend.errors import StorageError
+from backend.store import (
+    SETTLE_SECONDS,
+    DraftScore,
+    Meta,
+    Model,
+    Store,
+    Version,
+    open_store,
+    sqlite_path,
+)
+from tests.backend.conftest import Clock, the
+
+
+def task(number: int, url: str = "a", **values: object) -> dict[str, object]:
+    return {"id": number, "url": url, "group": "", "updated_at": "1", "is_labeled": False} | values
+
+
+def annotation(number: int, task_id: int) -> dict[str, object]:
+    return {
+        "id": number,
+        "task_id": task_id,
+        "updated_at": "1",
+        "created_at": "1",
+        "cancelled": False,
+        "ground_truth": False,
+        "result": "[]",
+        "problem": "",
+    }
+
+
+def version(name: str, number: int = 1, **values: object) -> Version:
+    return Version(
+        **{"project_id": 1, "name": name, "round": number, "attempt": 1, "created_at": number}
+        | values
+    )
+
+
+# -- the installation -----------------------------------------------------------------------------
+
+
+def test_the_installation_keeps_its_name_for_as_long_as_its_database(
+    store: Store, tmp_path: Path
+) -> None:
+    again = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
+    again.create()
+    assert again.installation == store.installation
+    assert len(store.installation) == 8
+    again.engine.dispose()
+
+
+def test_two_processes_that_start_at_once_agree_on_one_installation(tmp_path: Path) -> None:
+    stores = [open_store(f"sqlite:///{tmp_path / 'new.sqlite'}", busy_ms=5_000) for _ in range(4)]
+    threads = [threading.Thread(target=each.create) for each in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({each.installation for each in stores}) == 1
+    for each in stores:
+        each.engine.dispose()
+
+
+def test_a_database_of_another_schema_is_refused(store: Store) -> None:
+    with store.session() as session:
+        session.get_one(Meta, "schema").value = "0"
+    with pytest.raises(StorageError, match="schema 0") as caught:
+        store.create()
+    assert caught.value.mend
+
+
+def test_an_error_of_the_database_says_nothing_of_its_content(store: Store) -> None:
+    with pytest.raises(StorageError) as caught, store.session() as session:
+        session.execute(sa.text("insert into tasks values (:url)"), {"url": "mrs-smith.png"})
+    assert "smith" not in str(caught.value)
+    assert "smith" not in str(caught.value.__cause__)
+
+
+def test_only_sqlite_has_a_path() -> None:
+    assert sqlite_path("sqlite:///data/firstlight.sqlite") == Path("data/firstlight.sqlite")
+    assert sqlite_path("postgresql://db/firstlight") is None
+
+
+# -- counters -------------------------------------------------------------------------------------
+
+
+def test_a_hint_makes_a_project_due_until_it_is_done(store: Store, clock: Clock) -> None:
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    assert store.due() == [1]
+    store.update(1, done=1)
+    assert store.due() == []
+
+
+def test_a_project_heard_of_for_the_first_time_waits_a_moment(store: Store, clock: Clock) -> None:
+    store.want(1)
+    assert store.due() == []
+    clock.advance(SETTLE_SECONDS)
+    assert store.due() == [1]
+
+
+def test_a_hint_during_a_refresh_makes_another_one(store: Store, clock: Clock) -> None:
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    wanted = the(store, 1).wanted  # as a refresh reads it when it begins
+    store.want(1)
+    store.update(1, done=wanted)
+    assert store.due() == [1]
+
+
+def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings_database: str) -> None:
+    stores = [open_store(settings_database, busy_ms=5_000) for _ in range(4)]
+    store.want(1)
+
+    def hint(own: Store) -> None:
+        for _ in range(10):
+            own.want(1)
+
+    threads = [threading.Thread(target=hint, args=(each,)) for each in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert the(store, 1).wanted == 41
+    for each in stores:
+        each.engine.dispose()
+
+
+@pytest.fixture
+def settings_database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'firstlight.sqlite'}"
+
+
+def test_a_hint_ends_a_long_wait_after_a_failure(store: Store, clock: Clock) -> None:
+    store.want(1)
+    store.update(1, failures=5, not_before=clock() + 300)
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    assert store.due() == [1]
+
+
+def test_a_hint_does_not_cut_the_time_between_rounds_short(store: Store, clock: Clock) -> None:
+    store.want(1)
+    store.update(1, failures=0, not_before=clock() + 300)
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    assert store.due() == []
+
+
+def test_a_full_hint_is_remembered_by_later_ones(store: Store) -> None:
+    store.want(1)
+    store.update(1, full_sync=False)
+    store.want(1, full=True)
+    store.want(1)
+    assert the(store, 1).full_sync
+
+
+def test_a_project_that_is_gone_is_not_due_until_it_is_heard_of(store: Store, clock: Clock) -> None:
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    store.update(1, gone=True)
+    assert store.due() == []
+    store.want(1)
+    assert store.due() == [1]
+
+
+def test_who_has_waited_longest_comes_first(store: Store, clock: Clock) -> None:
+    for project_id, started in ((1, 30.0), (2, 10.0), (3, 20.0)):
+        store.want(project_id)
+        store.update(project_id, started_at=started)
+    clock.advance(SETTLE_SECONDS)
+    assert store.due() == [2, 3, 1]
+
+
+# -- tasks and annotations ------------------------------------------------------------------------
+
+
+def test_a_changed_address_forgets_the_embedding_and_the_problem(store: Store) -> None:
+    store.save_tasks(1, [task(5), task(6)])
+    store.save_embeddings(1, "pixels", "a.npy", [5, 6])
+    store.update_task(1, 5, height=8, width=8, pixels="x", problem="broken", retry_at=9.0)
+    store.save_tasks(1, [task(5, "b"), task(6, updated_at="2")])
+    changed = store.tasks(1)[0]
+    assert (changed.url, changed.height, changed.pixels, changed.problem) == ("b", 0, "", "")
+    assert changed.retry_at == 0
+    assert set(store.embeddings(1, "pixels")) == {6}
+
+
+def test_forgotten_tasks_take_all_that_is_known_of_them_along(store: Store) -> None:
+    for project_id in (1, 2):
+        store.save_tasks(project_id, [task(5), task(6)])
+        store.replace_annotations(project_id, [5, 6], [annotation(9, 5)])
+        store.save_embeddings(project_id, "pixels", "a.npy", [5, 6])
+        store.save_splits(project_id, {5: True})
+    store.keep_only(1, [6])
+    assert [found.id for found in store.tasks(1)] == [6]
+    assert store.annotations(1) == []
+    assert set(store.embeddings(1, "pixels")) == {6}
+    assert store.splits(1) == {}
+    assert [found.id for found in store.tasks(2)] == [5, 6]
+    assert len(store.annotations(2)) == 1
+
+
+def test_more_tasks_are_forgotten_than_fit_into_one_statement(store: Store) -> None:
+    store.save_tasks(1, [task(number) for number in range(1_200)])
+    store.keep_only(1, [0])
+    assert [found.id for found in store.tasks(1)] == [0]
+
+
+def test_annotations_of_other_tasks_stay_when_some_are_replaced(store: Store) -> None:
+    store.replace_annotations(1, [5, 6], [annotation(9, 5), annotation(10, 6)])
+    store.replace_annotations(1, [5], [annotation(11, 5)])
+    assert [found.id for found in store.annotations(1)] == [10, 11]
+    store.replace_annotations(1, [5, 6], [])
+    assert store.annotations(1) == []
+
+
+# -- embeddings, splits, scores, models -----------------------------------------------------------
+
+
+def test_embeddings_of_two_encoders_lie_side_by_side(store: Store) -> None:
+    store.save_embeddings(1, "pixels", "a.npy", [5, 6])
+    store.save_embeddings(1, "other", "b.npy", [6])
+    found = store.embeddings(1, "pixels")
+    assert {number: (each.chunk, each.row) for number, each in found.items()} == {
+        5: ("a.npy", 0),
+        6: ("a.npy", 1),
+    }
+
+
+def test_draft_scores_come_in_the_order_of_labelling(store: Store) -> None:
+    for task_id, created in ((5, "2027-01-02"), (6, "2027-01-01")):
+        store.save_draft_score(
+            DraftScore(project_id=1, task_id=task_id, version="v", created_at=created, dice=0.5)
+        )
+    assert [score.task_id for score in store.draft_scores(1)] == [6, 5]
+
+
+def test_a_model_saved_again_replaces_what_was_known(store: Store) -> None:
+    store.save_model(Model(project_id=1, key="k", labels=2, created_at=1.0))
+    store.save_model(Model(project_id=1, key="k", labels=2, created_at=1.0, accepted=False))
+    found = store.model(1, "k")
+    assert found is not None
+    assert not found.accepted
+
+
+# -- versions and rounds --------------------------------------------------------------------------
+
+
+def test_one_version_is_live_and_the_one_before_is_previous(store: Store, clock: Clock) -> None:
+    store.want(1)
+    for number, name in enumerate(("a", "b"), start=1):
+        store.save_version(version(name, number))
+        clock.advance(1)
+        store.go_live(1, name, fingerprint=f"of {name}")
+    states = {found.name: found.state for found in store.versions(1)}
+    assert states == {"a": "previous", "b": "live"}
+    assert (the(store, 1).live_version, the(store, 1).fingerprint) == ("b", "of b")
+    found = store.version(1, "b")
+    assert found is not None
+    assert found.live_at == clock()
+
+
+def test_an_abandoned_version_stays_abandoned_when_another_goes_live(store: Store) -> None:
+    store.want(1)
+    store.save_version(version("a", state="abandoned"))
+    store.save_version(version("a.2", attempt=2))
+    store.go_live(1, "a.2")
+    assert {v.name: v.state for v in store.versions(1)} == {"a": "abandoned", "a.2": "live"}
+
+
+def test_a_repeated_workflow_finds_its_own_round(store: Store) -> None:
+    first = store.round_of(1, "workflow-a")
+    assert store.round_of(1, "workflow-a").number == first.number == 1
+    assert store.round_of(1, "workflow-b").number == 2
+    assert store.round_of(2, "workflow-c").number == 1
+
+
+def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None:
+    store.round_of(1, "workflow-a")
+    store.add_seconds(1, 1, "train", 3.14159)
+    store.add_seconds(1, 1, "publish", 1)
+    clock.advance(5)
+    store.close_round(1, 1, {"version": "v"})
+    [found] = store.rounds(1)
+    assert found.record == {"seconds": {"train": 3.14, "publish": 1}, "version": "v"}
+    assert found.ended_at == clock()
