@@ -1,0 +1,427 @@
+"""A small Label Studio that lives in memory, as the handler of an httpx.MockTransport.
+
+It answers as Label Studio 1.23.2 does, with what this service asks for, and fails when told to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+URL = "http://label-studio"
+TOKEN = "0123456789abcdef"
+CONFIG = (
+    '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
+    '<Label value="Lung"/></BrushLabels></View>'
+)
+Json = dict[str, Any]
+Answer = httpx.Response
+
+
+@dataclass
+class Failure:
+    """What the next calls of a path get instead of their answer."""
+
+    method: str
+    path: str
+    after: int  # calls that still pass
+    times: int
+    answer: int | type[httpx.TransportError]
+    detail: str
+
+
+@dataclass
+class FakeProject:
+    title: str = "Lungs"
+    label_config: str = CONFIG
+    model_version: str = ""
+    sampling: str = "Sequential sampling"
+    tasks: dict[int, Json] = field(default_factory=dict)
+    annotations: dict[int, Json] = field(default_factory=dict)
+    predictions: list[Json] = field(default_factory=list)
+
+
+class FakeLabelStudio:
+    """Projects, tasks, annotations, predictions, backend entries and webhooks.
+
+    Attributes:
+        setup: Stands for our /setup: project id to the version it answers.
+        requests: Method and path of every call, in order.
+        files: Path to the bytes that are served there.
+        cut_import_after: The next import stores this many rows, then the connection breaks.
+        restore_title: The next PATCH of an entry is undone by a save that came in between.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.setup: Callable[[int], str] = lambda project_id: "unknown"
+        self.projects: dict[int, FakeProject] = {}
+        self.entries: dict[int, Json] = {}
+        self.webhooks: dict[int, Json] = {}
+        self.files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.imports: list[list[Json]] = []
+        self.cut_import_after: int | None = None
+        self.restore_title = False
+        self.page_size_limit = 10_000
+        self._failures: list[Failure] = []
+        self._last = 0.0
+        self._number = 0
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(transport=httpx.MockTransport(self))
+
+    # -- what people do -------------------------------------------------------------------------
+
+    def add_project(self, label_config: str = CONFIG) -> int:
+        number = len(self.projects) + 1
+        self.projects[number] = FakeProject(label_config=label_config)
+        return number
+
+    def connect(self, project_id: int, extra_params: object = None, url: str = "http://us") -> Json:
+        entry = {
+            "id": self._next(),
+            "project": project_id,
+            "url": url,
+            "title": "Firstlight",
+            "extra_params": extra_params,
+            "auth_method": "NONE",
+            "model_version": "",
+        }
+        self.entries[entry["id"]] = entry
+        return entry
+
+    def add_task(
+        self, project_id: int, image: NDArray[Any] | bytes | None = None, **data: Any
+    ) -> int:
+        number = self._next()
+        path = f"/data/upload/{project_id}/{number}.png"
+        if image is not None:
+            self.files[path] = image if isinstance(image, bytes) else png(image)
+        self.projects[project_id].tasks[number] = {
+            "id": number,
+            "data": {"image": path, **data},
+            "updated_at": self._moment(),
+            "overlap": 1,
+        }
+        return number
+
+    def change_data(self, task_id: int, **data: Any) -> None:
+        task = self._task(task_id)
+        task["data"] |= data
+        task["updated_at"] = self._moment()
+
+    def delete_task(self, task_id: int) -> None:
+        project = self._project_of(task_id)
+        del project.tasks[task_id]
+        kept = {n: a for n, a in project.annotations.items() if a["task"] != task_id}
+        project.annotations = kept
+        project.predictions = [p for p in project.predictions if p["task"] != task_id]
+
+    def annotate(
+        self, task_id: int, result: object = (), *, skip: bool = False, ground_truth: bool = False
+    ) -> int:
+        project, number, now = self._project_of(task_id), self._next(), self._moment()
+        project.annotations[number] = {
+            "id": number,
+            "task": task_id,
+            "result": list(result) if isinstance(result, tuple) else result,
+            "was_cancelled": skip,
+            "ground_truth": ground_truth,
+            "created_at": now,
+            "updated_at": now,
+        }
+        project.tasks[task_id]["updated_at"] = self._moment()
+        return number
+
+    def change_annotation(self, annotation_id: int, **values: Any) -> None:
+        annotation = self._annotation(annotation_id)
+        annotation |= {**values, "updated_at": self._moment()}
+        self._task(annotation["task"])["updated_at"] = self._moment()
+
+    def delete_annotation(self, annotation_id: int) -> None:
+        task_id = self._annotation(annotation_id)["task"]
+        del self._project_of(task_id).annotations[annotation_id]
+        self._task(task_id)["updated_at"] = self._moment()
+
+    def fail(
+        self,
+        method: str,
+        path: str,
+        answer: int | type[httpx.TransportError] = 503,
+        *,
+        after: int = 0,
+        times: int = 1,
+        detail: str = "no",
+    ) -> None:
+        """Let calls fail whose path matches, after so many of them passed."""
+        self._failures.append(Failure(method, path, after, times, answer, detail))
+
+    def mend(self) -> None:
+        self._failures.clear()
+
+    # -- what an annotator sees -----------------------------------------------------------------
+
+    def is_labeled(self, task_id: int) -> bool:
+        found = self._project_of(task_id).annotations.values()
+        own = [a for a in found if a["task"] == task_id and not a["was_cancelled"]]
+        return len(own) >= int(self._task(task_id)["overlap"])
+
+    def served(self, project_id: int) -> list[int]:
+        """Return the open tasks of the live version, in the order in which they are served."""
+        project = self.projects[project_id]
+        scores: dict[int, float] = {}
+        for row in project.predictions:
+            if row["model_version"] == project.model_version and not self.is_labeled(row["task"]):
+                scores[row["task"]] = min(row["score"], scores.get(row["task"], 1.0))
+        return sorted(scores, key=lambda task: scores[task])
+
+    def prelabel(self, project_id: int, task_id: int) -> Any:
+        project = self.projects[project_id]
+        return next(
+            row["result"]
+            for row in project.predictions
+            if row["task"] == task_id and row["model_version"] == project.model_version
+        )
+
+    def versions(self, project_id: int) -> Counter[str]:
+        return Counter(row["model_version"] for row in self.projects[project_id].predictions)
+
+    def calls(self, method: str, path: str) -> int:
+        return sum(m == method and bool(re.search(path, p)) for m, p in self.requests)
+
+    # -- HTTP -----------------------------------------------------------------------------------
+
+    def __call__(self, request: httpx.Request) -> Answer:
+        method, path = request.method, request.url.path
+        self.requests.append((method, path))
+        if request.headers.get("authorization") != f"Token {TOKEN}":
+            return error(401, "Invalid token.")
+        failed = self._failed(method, path, request)
+        if failed is not None:
+            return failed
+        if path in self.files:
+            return Answer(200, content=self.files[path])
+        for pattern, handle in self._routes().items():
+            match = re.fullmatch(pattern, f"{method} {path.rstrip('/')}")
+            if match:
+                return handle(request, *(int(part) for part in match.groups()))
+        return error(404, "Not found.")
+
+    def _routes(self) -> dict[str, Callable[..., Answer]]:
+        return {
+            r"GET /api/projects/(\d+)": self._get_project,
+            r"PATCH /api/projects/(\d+)": self._patch_project,
+            r"GET /api/tasks": self._get_tasks,
+            r"GET /api/projects/(\d+)/export": self._export,
+            r"POST /api/projects/(\d+)/import/predictions": self._import,
+            r"GET /api/projects/(\d+)/model-versions": self._get_versions,
+            r"DELETE /api/projects/(\d+)/model-versions": self._delete_version,
+            r"GET /api/ml": self._get_entries,
+            r"POST /api/ml": self._post_entry,
+            r"PATCH /api/ml/(\d+)": self._patch_entry,
+            r"GET /api/webhooks": self._get_webhooks,
+            r"POST /api/webhooks": self._post_webhook,
+            r"PATCH /api/webhooks/(\d+)": self._patch_webhook,
+        }
+
+    def _failed(self, method: str, path: str, request: httpx.Request) -> Answer | None:
+        for failure in self._failures:
+            if failure.method != method or not re.search(failure.path, path) or not failure.times:
+                continue
+            if failure.after:
+                failure.after -= 1
+                continue
+            failure.times -= 1
+            if isinstance(failure.answer, int):
+                return error(failure.answer, failure.detail)
+            raise failure.answer(failure.detail, request=request)
+        return None
+
+    def _get_project(self, request: httpx.Request, project_id: int) -> Answer:
+        project = self.projects.get(project_id)
+        if project is None:
+            return error(404, "No Project matches the given query.")
+        annotations = project.annotations.values()
+        whole = {
+            "title": project.title,
+            "label_config": project.label_config,
+            "model_version": project.model_version,
+            "sampling": project.sampling,
+            "task_number": len(project.tasks),
+            "total_annotations_number": sum(not a["was_cancelled"] for a in annotations),
+            "skipped_annotations_number": sum(a["was_cancelled"] for a in annotations),
+            "ground_truth_number": sum(a["ground_truth"] for a in annotations),
+        }
+        wanted = request.url.params["include"].split(",")
+        return Answer(200, json={name: whole[name] for name in wanted})
+
+    def _patch_project(self, request: httpx.Request, project_id: int) -> Answer:
+        project, body = self.projects[project_id], json.loads(request.content)
+        titles = {e["title"] for e in self.entries.values() if e["project"] == project_id}
+        if body["model_version"] not in titles | self.versions(project_id).keys():
+            return error(400, "Model version doesn't exist")
+        project.model_version, project.sampling = body["model_version"], body["sampling"]
+        return Answer(200, json={})
+
+    def _get_tasks(self, request: httpx.Request) -> Answer:
+        params = request.url.params
+        project = self.projects.get(int(params["project"]))
+        if project is None:
+            return error(404, "No Project matches the given query.")
+        query = json.loads(params["query"])
+        [order] = query["ordering"]
+        tasks = sorted(
+            project.tasks.values(),
+            key=lambda task: task[order.removeprefix("-").removeprefix("tasks:")],
+            reverse=order.startswith("-"),
+        )
+        for item in query.get("filters", {}).get("items", []):
+            tasks = [task for task in tasks if passes(task, item)]
+        size = min(int(params["page_size"]), self.page_size_limit)
+        start = (int(params["page"]) - 1) * size
+        if start and start >= len(tasks):
+            return error(404, "Invalid page.")
+        shown = [self._listed(task) for task in tasks[start : start + size]]
+        wanted = params["include"].split(",")
+        page = [{name: task[name] for name in wanted} for task in shown]
+        return Answer(200, json={"total": len(tasks), "tasks": page})
+
+    def _listed(self, task: Json) -> Json:
+        found = self._project_of(task["id"]).annotations.values()
+        skipped = [a["was_cancelled"] for a in found if a["task"] == task["id"]]
+        return {
+            **task,
+            "is_labeled": self.is_labeled(task["id"]),
+            "total_annotations": skipped.count(False),
+            "cancelled_annotations": skipped.count(True),
+        }
+
+    def _export(self, request: httpx.Request, project_id: int) -> Answer:
+        wanted = [int(part) for part in request.url.params.get_list("ids[]")]
+        found = self.projects[project_id].annotations.values()
+        tasks = {i: [a for a in found if a["task"] == i] for i in wanted}
+        rows = [{"id": i, "annotations": own} for i, own in tasks.items() if own]
+        return Answer(200, json=rows)
+
+    def _import(self, request: httpx.Request, project_id: int) -> Answer:
+        project, rows = self.projects[project_id], json.loads(request.content)
+        self.imports.append(rows)
+        if any(row["task"] not in project.tasks for row in rows):
+            return error(400, "task ID not found in project")
+        cut, self.cut_import_after = self.cut_import_after, None
+        project.predictions += rows[:cut]
+        if cut is not None:
+            raise httpx.ReadTimeout("cut off", request=request)
+        return Answer(201, json={"created": len(rows)})
+
+    def _get_versions(self, request: httpx.Request, project_id: int) -> Answer:
+        counts = self.versions(project_id).items()
+        static = [{"model_version": name, "count": count} for name, count in counts]
+        return Answer(200, json={"static": static, "live": None})
+
+    def _delete_version(self, request: httpx.Request, project_id: int) -> Answer:
+        project, gone = self.projects[project_id], json.loads(request.content)["model_version"]
+        kept = [row for row in project.predictions if row["model_version"] != gone]
+        number = len(project.predictions) - len(kept)
+        project.predictions = kept
+        if project.model_version == gone:
+            project.model_version = ""
+        return Answer(200, json={"deleted_predictions": number})
+
+    def _get_entries(self, request: httpx.Request) -> Answer:
+        project_id = int(request.url.params["project"])
+        if project_id not in self.projects:
+            return error(404, "No Project matches the given query.")
+        found = [e for e in self.entries.values() if e["project"] == project_id]
+        for entry in found:
+            entry["model_version"] = self.setup(project_id)
+        return Answer(200, json=found)
+
+    def _post_entry(self, request: httpx.Request) -> Answer:
+        body = json.loads(request.content)
+        entry = self.connect(body["project"], body.get("extra_params"), body["url"])
+        entry |= body
+        project = self.projects[body["project"]]
+        project.model_version = project.model_version or entry["title"]
+        return Answer(201, json=entry)
+
+    def _patch_entry(self, request: httpx.Request, entry_id: int) -> Answer:
+        entry, body = self.entries[entry_id], json.loads(request.content)
+        if "url" not in body:
+            return error(500, "no url")
+        project, old = self.projects[entry["project"]], entry["title"]
+        entry |= body
+        if project.model_version == old:
+            project.model_version = body["title"]
+        if self.restore_title:
+            self.restore_title, entry["title"] = False, old
+        return Answer(200, json=entry)
+
+    def _get_webhooks(self, request: httpx.Request) -> Answer:
+        project_id = int(request.url.params["project"])
+        found = [hook for hook in self.webhooks.values() if hook["project"] == project_id]
+        return Answer(200, json=found)
+
+    def _post_webhook(self, request: httpx.Request) -> Answer:
+        hook = {"id": self._next(), **json.loads(request.content)}
+        self.webhooks[hook["id"]] = hook
+        return Answer(201, json=hook)
+
+    def _patch_webhook(self, request: httpx.Request, hook_id: int) -> Answer:
+        self.webhooks[hook_id] |= json.loads(request.content)
+        return Answer(200, json=self.webhooks[hook_id])
+
+    # -- small things ---------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _moment(self) -> str:
+        self._last = max(self._last + 1e-5, self.clock())
+        moment = datetime.fromtimestamp(self._last, UTC)
+        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+    def _project_of(self, task_id: int) -> FakeProject:
+        return next(p for p in self.projects.values() if task_id in p.tasks)
+
+    def _task(self, task_id: int) -> Json:
+        return self._project_of(task_id).tasks[task_id]
+
+    def _annotation(self, annotation_id: int) -> Json:
+        return next(
+            p.annotations[annotation_id]
+            for p in self.projects.values()
+            if annotation_id in p.annotations
+        )
+
+
+def error(status: int, detail: str) -> Answer:
+    return Answer(status, json={"status_code": status, "detail": detail})
+
+
+def passes(task: Json, item: Json) -> bool:
+    value = task[item["filter"].removeprefix("filter:tasks:")]
+    if item["operator"] == "greater_or_equal":
+        return bool(value >= item["value"])
+    return bool(value > item["value"])
+
+
+def png(image: NDArray[Any]) -> bytes:
+    """Return an image in [0, 1] as a grey PNG."""
+    file = BytesIO()
+    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
