@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from backend import ledger
+from backend.errors import LabelStudioError, NotFound, Unreachable, UnsupportedLabelConfig
+from backend.gateway import LabelStudio
+from backend.settings import ProjectOptions
+from backend.store import Store
+from tests.backend.conftest import Clock, drawn, the
+from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
+
+
+class Side:
+    """One project on both sides: what Label Studio holds, and our copy."""
+
+    def __init__(self, studio: LabelStudio, store: Store, fake: FakeLabelStudio, number: int):
+        self.studio, self.store, self.fake, self.number = studio, store, fake, number
+
+    def sync(self) -> ProjectOptions:
+        return ledger.sync(self.studio, self.store, the(self.store, self.number))
+
+    def read(self) -> ledger.Ledger:
+        return ledger.read(self.store, self.number)
+
+    def look(self) -> dict[str, Any]:
+        return ledger.look(self.studio, self.store, the(self.store, self.number))
+
+    def tasks(self, count: int) -> list[int]:
+        return [self.fake.add_task(self.number) for _ in range(count)]
+
+    def whole(self) -> tuple[Any, ...]:
+        """Return the whole copy, as plain values."""
+        tasks = [(t.id, t.url, t.group, t.is_labeled) for t in self.store.tasks(self.number)]
+        found = self.store.annotations(self.number)
+        return tasks, [
+            (a.id, a.task_id, a.updated_at, a.cancelled, a.ground_truth, a.result) for a in found
+        ]
+
+
+@pytest.fixture
+def side(studio: LabelStudio, store: Store, fake: FakeLabelStudio, project_id: int) -> Side:
+    return Side(studio, store, fake, project_id)
+
+
+# -- what is copied -------------------------------------------------------------------------------
+
+
+def test_the_first_sync_copies_tasks_and_labels_older_than_the_connection(side: Side) -> None:
+    first, second, third = side.tasks(3)
+    side.fake.annotate(second, drawn())
+    side.sync()
+    now = side.read()
+    assert [task.id for task in now.tasks] == [first, second, third]
+    assert list(now.usable) == [second]
+    assert now.open == {first, third}
+    assert the(side.store, side.number).title == "Lungs"
+
+
+def test_an_incremental_sync_agrees_with_a_full_one(side: Side) -> None:
+    tasks = side.tasks(6)
+    annotations = [side.fake.annotate(task, drawn()) for task in tasks[:4]]
+    side.sync()
+    side.fake.change_annotation(annotations[0], result=drawn(slice(2, 3)))
+    side.fake.delete_annotation(annotations[1])
+    side.fake.annotate(tasks[4], skip=True)
+    side.fake.annotate(tasks[5], drawn(), ground_truth=True)
+    side.fake.delete_task(tasks[2])
+    side.fake.change_data(tasks[3], image="/data/upload/9/other.png")
+    side.fake.add_task(side.number)
+    side.sync()
+    incremental = side.whole()
+    side.store.update(side.number, full_sync=True)
+    side.sync()
+    assert incremental == side.whole()
+    assert len(incremental[0]) == 6
+    assert len(incremental[1]) == 4
+
+
+def test_a_quiet_sync_asks_only_for_what_may_have_changed(side: Side) -> None:
+    tasks = side.tasks(5)
+    for task in tasks:
+        side.fake.annotate(task, drawn())
+    side.sync()
+    exported = side.fake.calls("GET", "export")
+    side.sync()
+    assert side.fake.calls("GET", "export") == exported
+    side.fake.annotate(tasks[0], drawn())
+    side.sync()
+    assert side.fake.calls("GET", "export") == exported + 1
+
+
+def test_a_deleted_task_vanishes_though_nothing_else_changed(side: Side) -> None:
+    first, second = side.tasks(2)
+    side.fake.annotate(first, drawn())
+    side.sync()
+    side.fake.delete_task(first)
+    side.sync()
+    assert [task.id for task in side.read().tasks] == [second]
+    assert side.read().usable == {}
+
+
+def test_a_deleted_annotation_gives_the_scan_back_to_the_pool(side: Side) -> None:
+    [task] = side.tasks(1)
+    annotation = side.fake.annotate(task, drawn())
+    side.sync()
+    side.fake.delete_annotation(annotation)
+    side.sync()
+    assert side.read().usable == {}
+    assert side.read().open == {task}
+
+
+def test_counts_that_differ_lead_to_a_full_read(
+    side: Side, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = side.tasks(2)
+    side.fake.annotate(first, drawn())
+    side.sync()
+    # As if a change had been lost: Label Studio will not list this task as changed.
+    side.store.replace_annotations(side.number, [first], [])
+    with caplog.at_level(logging.INFO):
+        side.sync()
+    assert list(side.read().usable) == [first]
+    assert "counts differ" in caplog.text
+    assert side.read().open == {second}
+
+
+def test_everything_is_read_again_after_six_hours(side: Side, clock: Clock) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, drawn())
+    side.sync()
+    row = side.store.annotations(side.number)[0]
+    side.store.annotation_problem(side.number, row.id, "spoilt by something unforeseen")
+    clock.advance(ledger.FULL_SYNC_SECONDS - 1)
+    side.sync()
+    assert side.read().usable == {}
+    clock.advance(1)
+    side.sync()
+    assert list(side.read().usable) == [task]
+
+
+def test_a_changed_address_forgets_the_embedding(side: Side) -> None:
+    first, second = side.tasks(2)
+    side.sync()
+    side.store.save_embeddings(side.number, "pixels", "a.npy", [first, second])
+    side.fake.change_data(first, image="/data/upload/9/other.png")
+    side.sync()
+    assert set(side.store.embeddings(side.number, "pixels")) == {second}
+
+
+@pytest.mark.parametrize("broken", ["export", r"/api/tasks", r"/api/projects/\d+$", "/api/ml"])
+def test_a_sync_cut_short_loses_no_change(side: Side, broken: str) -> None:
+    first, second = side.tasks(2)
+    annotation = side.fake.annotate(first, drawn())
+    side.sync()
+    side.fake.change_annotation(annotation, result=drawn(slice(0, 2)))
+    side.fake.annotate(second, drawn())
+    side.fake.fail("GET", broken, httpx.ReadTimeout, times=9)
+    with pytest.raises(Unreachable):
+        side.sync()
+    side.fake.mend()
+    side.sync()
+    incremental = side.whole()
+    side.store.update(side.number, full_sync=True)
+    side.sync()
+    assert incremental == side.whole()
+
+
+def test_a_redrawn_label_is_read_again_after_a_sync_that_was_cut_short(side: Side) -> None:
+    [task] = side.tasks(1)
+    annotation = side.fake.annotate(task, drawn())
+    side.sync()
+    before = side.read().label_keys
+    side.fake.change_annotation(annotation, result=drawn(slice(0, 2)))
+    side.fake.fail("GET", "export", 503, times=9)
+    with pytest.raises(Unreachable):
+        side.sync()
+    side.fake.mend()
+    side.sync()
+    assert side.read().label_keys != before
+
+
+# -- what counts ----------------------------------------------------------------------------------
+
+
+def test_a_skip_never_counts_whatever_it_holds(side: Side) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, drawn(), skip=True)
+    side.sync()
+    now = side.read()
+    assert (now.usable, now.skipped, now.open) == ({}, {task}, {task})
+
+
+def test_a_scan_that_one_skipped_and_another_drew_counts_as_drawn(side: Side) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, skip=True)
+    side.fake.annotate(task, drawn())
+    side.sync()
+    assert list(side.read().usable) == [task]
+    assert side.read().skipped == frozenset()
+
+
+def test_submitted_without_regions_is_a_label(side: Side) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, [])
+    side.sync()
+    assert list(side.read().usable) == [task]
+
+
+def test_a_result_of_null_is_an_empty_label(side: Side) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, None)
+    side.sync()
+    assert side.read().usable[task][0].result == "[]"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [drawn(label="Heart"), [{**drawn()[0], "value": {"format": "rle", "rle": [1, 2, 3]}}], ["x"]],
+    ids=["an unknown label", "a broken mask", "no object"],
+)
+def test_an_annotation_that_cannot_be_decoded_is_named_and_left_out(
+    side: Side, result: list[Any]
+) -> None:
+    first, second = side.tasks(2)
+    side.fake.annotate(first, result)
+    side.fake.annotate(second, drawn())
+    side.sync()
+    assert list(side.read().usable) == [second]
+    assert [bool(found.problem) for found in side.store.annotations(side.number)] == [True, False]
+
+
+def test_a_label_on_a_scan_that_cannot_be_read_does_not_count(side: Side) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, drawn())
+    side.sync()
+    side.store.update_task(side.number, task, problem="broken")
+    assert side.read().usable == {}
+
+
+def test_scans_count_in_the_order_of_their_first_label(side: Side) -> None:
+    first, second, third = side.tasks(3)
+    for task in (third, first, second, third):
+        side.fake.annotate(task, drawn())
+    side.sync()
+    assert list(side.read().usable) == [third, first, second]
+    assert len(side.read().usable[third]) == 2
+
+
+def test_the_group_is_the_named_part_of_the_data(side: Side) -> None:
+    [entry] = side.fake.entries.values()
+    entry["extra_params"] = {"group_by": "patient"}
+    side.fake.add_task(side.number, patient="P1")
+    side.fake.add_task(side.number)
+    side.sync()
+    assert [task.group for task in side.read().tasks] == ["P1", ""]
+
+
+# -- label config and options ---------------------------------------------------------------------
+
+
+def test_a_changed_label_config_is_read_against_every_label_again(side: Side) -> None:
+    [task] = side.tasks(1)
+    side.fake.annotate(task, drawn())
+    side.sync()
+    side.fake.projects[side.number].label_config = CONFIG.replace("Lung", "Heart")
+    side.sync()
+    assert side.read().usable == {}
+    side.fake.projects[side.number].label_config = CONFIG
+    side.sync()
+    assert list(side.read().usable) == [task]
+
+
+def test_a_label_config_that_cannot_be_served_is_said(side: Side) -> None:
+    side.fake.projects[side.number].label_config = "<View><Text name='t' value='$t'/></View>"
+    with pytest.raises(UnsupportedLabelConfig):
+        side.sync()
+
+
+def test_bad_options_keep_the_last_valid_ones_and_are_said(side: Side) -> None:
+    [entry] = side.fake.entries.values()
+    entry["extra_params"] = {"alpha": 0.9}
+    assert side.sync().alpha == 0.9
+    entry["extra_params"] = {"alpha": 7}
+    assert side.sync().alpha == 0.9
+    assert "alpha" in the(side.store, side.number).options_problem
+    entry["extra_params"] = '{"alpha": 0.1}'
+    assert side.sync().alpha == 0.1
+    assert the(side.store, side.number).options_problem == ""
+
+
+def test_paused_is_an_option_like_others(side: Side) -> None:
+    [entry] = side.fake.entries.values()
+    entry["extra_params"] = {"paused": True}
+    assert side.sync().paused
+    entry["extra_params"] = None
+    assert not side.sync().paused
+
+
+def test_without_an_entry_of_ours_nothing_is_touched(side: Side) -> None:
+    side.tasks(1)
+    side.fake.entries.clear()
+    with pytest.raises(NotFound):
+        side.sync()
+    assert side.read().tasks == []
+    assert the(side.store, side.number).full_sync
+
+
+# -- what the timer compares ----------------------------------------------------------------------
+
+
+def test_after_a_sync_a_look_sees_nothing_new(side: Side) -> None:
+    side.fake.annotate(side.tasks(2)[0], drawn())
+    side.sync()
+    assert side.look() == the(side.store, side.number).seen
+
+
+def test_a_look_reads_no_task_but_the_newest(side: Side) -> None:
+    side.tasks(3)
+    side.sync()
+    before = len(side.fake.requests)
+    side.look()
+    paths = [path for _, path in side.fake.requests[before:]]
+    assert paths == ["/api/projects/1", "/api/ml", "/api/tasks"]
+
+
+def test_a_look_sees_every_kind_of_change(side: Side) -> None:
+    tasks = side.tasks(4)
+    annotation = side.fake.annotate(tasks[0], drawn())
+    side.sync()
+    fake, [entry] = side.fake, side.fake.entries.values()
+    changes = [
+        lambda: fake.add_task(side.number),
+        lambda: fake.annotate(tasks[1], drawn()),
+        lambda: fake.annotate(tasks[2], skip=True),
+        lambda: fake.change_annotation(annotation, result=[]),
+        lambda: fake.delete_annotation(annotation),
+        lambda: fake.change_data(tasks[3], image="/data/other.png"),
+        lambda: fake.delete_task(tasks[3]),
+        lambda: entry.update(extra_params={"alpha": 0.5}),
+        lambda: setattr(fake.projects[side.number], "label_config", CONFIG.replace("Lu", "Tu")),
+    ]
+    seen = [side.look()]
+    for change in changes:
+        change()
+        seen.append(side.look())
+    assert all(before != after for before, after in itertools.pairwise(seen))
+
+
+def test_what_changes_during_a_sync_shows_up_as_a_difference(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = side.tasks(2)
+    real = side.studio.annotations
+
+    def late(project_id: int, tasks: Any) -> Any:
+        yield from real(project_id, tasks)
+        if not side.fake.projects[project_id].annotations:
+            side.fake.annotate(first, drawn())
+
+    monkeypatch.setattr(side.studio, "annotations", late)
+    side.sync()
+    assert side.read().usable == {}
+    assert side.look() != the(side.store, side.number).seen
+    side.sync()
+    assert list(side.read().usable) == [first]
+
+
+def test_an_error_of_label_studio_leaves_the_sync(side: Side) -> None:
+    side.fake.fail("GET", "/api/ml", 400)
+    with pytest.raises(LabelStudioError):
+        side.sync()
