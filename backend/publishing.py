@@ -1,0 +1,185 @@
+"""A queue goes out to Label Studio: whole, verified, and never under a name used before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from backend.errors import LabelStudioError, PublishError
+from backend.gateway import QUEUE, LabelStudio, QueueItem
+from backend.settings import Settings
+from backend.store import Project, Store, Version
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+READ_BACKS = 5
+QUIET_SECONDS = 300.0
+
+
+def name(kind: str, number: int, attempt: int, key: str) -> str:
+    """Return a readable version name: `attention-unet r0007.2 9f3c1a`."""
+    turn = f".{attempt}" if attempt > 1 else ""
+    return f"{kind} r{number:04d}{turn} {key[:6]}"
+
+
+class Publisher:
+    """Publishes the queues of one project; every call may be repeated after a kill."""
+
+    def __init__(self, settings: Settings, store: Store, studio: LabelStudio, project_id: int):
+        self._settings = settings
+        self._store = store
+        self._studio = studio
+        self._project_id = project_id
+
+    def publish(
+        self, version: Version, kind: str, queue: Sequence[int], drafts: Mapping[str, Any]
+    ) -> str:
+        """Write the queue under a name of its own and verify it; return that name.
+
+        Args:
+            version: Round, model key and labels of the new version; the name is filled in here.
+            kind: First word of the name.
+            queue: Task ids, first to be served first; those labelled meanwhile are left out.
+            drafts: Task id (as text) to regions; empty while no drafts are shown.
+
+        Returns "" when all of them are labelled by now: there is nothing left to serve.
+
+        Raises:
+            PublishError: When the queue did not arrive whole, several times over.
+        """
+        self._abandon()
+        for _ in range(ATTEMPTS):
+            items = [
+                QueueItem(task, drafts.get(str(task), [])) for task in self._without_labelled(queue)
+            ]
+            if not items:
+                return ""
+            attempt = self._open(version, kind)
+            if self._arrived(attempt, items):
+                attempt.state, attempt.published = "ready", [item.task for item in items]
+                self._store.save_version(attempt)
+                return attempt.name
+            attempt.state = "abandoned"
+            self._store.save_version(attempt)
+        raise PublishError(
+            f"The queue did not arrive whole in Label Studio in {ATTEMPTS} attempts.",
+            "See Label Studio's log; the next round tries again.",
+        )
+
+    def switch(self, version: str) -> None:
+        """Make Label Studio serve this version, and read back until it does.
+
+        Raises:
+            PublishError: When Label Studio keeps showing another version.
+        """
+        for _ in range(READ_BACKS):
+            entry = self._studio.entry(self._project_id, version)
+            if self._switched(entry, version):
+                return
+            self._studio.switch(self._project_id, version)
+            self._studio.rename(entry, version, credentials(self._settings))
+        if not self._switched(self._studio.entry(self._project_id, version), version):
+            raise PublishError(
+                "Label Studio does not keep the live version.",
+                "Is another service changing the project's model version? The next round retries.",
+            )
+
+    def clean(self, project: Project) -> bool:
+        """Delete one version nobody needs; only while nobody labels. Return whether one went."""
+        if project.live_version == "" or not self._quiet():
+            return False
+        kept = {project.live_version, self._before(project.live_version)}
+        held = self._studio.version_counts(self._project_id)
+        for version in self._store.versions(self._project_id):
+            if version.name in kept or version.state not in {"previous", "abandoned"}:
+                continue
+            if version.name in held:
+                self._studio.delete_version(self._project_id, version.name)
+            version.state = "removed"
+            self._store.save_version(version)
+            return True
+        return False
+
+    def _open(self, version: Version, kind: str) -> Version:
+        """Take the next unused name of this round."""
+        taken = [v for v in self._store.versions(self._project_id) if v.round == version.round]
+        attempt = max((v.attempt for v in taken), default=0) + 1
+        opened = Version(
+            project_id=self._project_id,
+            name=name(kind, version.round, attempt, version.model_key or self._store.installation),
+            round=version.round,
+            attempt=attempt,
+            model_key=version.model_key,
+            labels=version.labels,
+            drafts=version.drafts,
+            state="publishing",
+            published=[],
+            created_at=self._store.clock(),
+        )
+        self._store.save_version(opened)
+        return opened
+
+    def _abandon(self) -> None:
+        """An attempt that never went live may be half there: it is never used again."""
+        for version in self._store.versions(self._project_id):
+            if version.state in {"publishing", "ready"}:
+                version.state = "abandoned"
+                self._store.save_version(version)
+
+    def _arrived(self, attempt: Version, items: Sequence[QueueItem]) -> bool:
+        try:
+            self._studio.import_queue(self._project_id, attempt.name, items)
+        except LabelStudioError as error:
+            log.warning("publishing was cut off: %s", error)
+        found = self._studio.version_count(self._project_id, attempt.name)
+        if found != len(items):
+            log.warning("%d of %d scans arrived", found, len(items))
+        return found == len(items)
+
+    def _without_labelled(self, queue: Sequence[int]) -> list[int]:
+        project = self._store.project(self._project_id)
+        since = project.seen.get("newest_update", "") if project else ""
+        pages = self._studio.tasks(self._project_id, since=since)
+        labelled = {task["id"] for page in pages for task in page if task["is_labeled"]}
+        return [task for task in queue if task not in labelled]
+
+    def _switched(self, entry: Mapping[str, Any], version: str) -> bool:
+        info = self._studio.project(self._project_id)
+        return (
+            info.model_version == version
+            and info.sampling == QUEUE
+            and entry.get("title") == version
+        )
+
+    def _before(self, live: str) -> str:
+        """Return the version that was live before this one."""
+        shown = [v for v in self._store.versions(self._project_id) if v.live_at and v.name != live]
+        return max(shown, key=_live_at).name if shown else ""
+
+    def _quiet(self) -> bool:
+        """Return whether nobody submitted anything for five minutes."""
+        newest = self._studio.newest_update(self._project_id)
+        return self._store.clock() - moment(newest) >= QUIET_SECONDS if newest else True
+
+
+def credentials(settings: Settings) -> dict[str, str]:
+    """Return the fields of a backend entry that let Label Studio sign its requests to us."""
+    if not settings.basic_auth_user:
+        return {"auth_method": "NONE"}
+    return {
+        "auth_method": "BASIC_AUTH",
+        "basic_auth_user": settings.basic_auth_user,
+        "basic_auth_pass": settings.basic_auth_pass.get_secret_value(),
+    }
+
+
+def moment(text: str) -> float:
+    """Return a timestamp of Label Studio's in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _live_at(version: Version) -> float:
+    return version.live_at
