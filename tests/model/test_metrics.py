@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from model.metrics import Masks, dice, hd95
+
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
+pairs = shapes.flatmap(
+    lambda shape: st.tuples(hnp.arrays(np.bool_, shape), hnp.arrays(np.bool_, shape))
+)
+few = settings(deadline=None, max_examples=60)
+
+
+def mask(*rows: str) -> Masks:
+    return np.array([[cell == "#" for cell in row] for row in rows])
+
+
+EMPTY = mask("....", "....", "....")
+LEFT = mask("##..", "##..", "....")
+SHIFTED = mask(".##.", ".##.", "....")
+FAR = mask("...#", "....", "....")
+DOT = mask("#...", "....", "....")
+
+
+@pytest.mark.parametrize(
+    ("pred", "true", "expected"),
+    [
+        (EMPTY, EMPTY, 1.0),
+        (EMPTY, LEFT, 0.0),
+        (LEFT, EMPTY, 0.0),
+        (LEFT, LEFT, 1.0),
+        (LEFT, SHIFTED, 0.5),
+        (DOT, LEFT, 0.4),
+        (DOT, FAR, 0.0),
+    ],
+)
+def test_dice_of_known_masks(pred: Masks, true: Masks, expected: float) -> None:
+    assert dice(pred, true) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize(
+    ("pred", "true", "spacing", "expected"),
+    [
+        (EMPTY, EMPTY, None, 0.0),
+        (EMPTY, LEFT, None, 5.0),
+        (LEFT, EMPTY, (2.0, 1.0), np.hypot(6, 4)),
+        (LEFT, LEFT, None, 0.0),
+        (LEFT, SHIFTED, None, 1.0),
+        (LEFT, SHIFTED, (1.0, 3.0), 3.0),
+        (DOT, FAR, None, 3.0),
+        (DOT, FAR, (9.0, 0.5), 1.5),
+    ],
+)
+def test_hd95_of_known_masks(
+    pred: Masks, true: Masks, spacing: tuple[float, float] | None, expected: float
+) -> None:
+    assert hd95(pred, true, spacing) == pytest.approx([expected])
+
+
+def test_each_class_is_measured_by_itself() -> None:
+    pred, true = np.stack([LEFT, EMPTY, DOT]), np.stack([LEFT, EMPTY, FAR])
+
+    assert dice(pred, true) == pytest.approx([1.0, 1.0, 0.0])
+    assert hd95(pred, true) == pytest.approx([0.0, 0.0, 3.0])
+
+
+def test_hd95_forgives_a_few_stray_pixels() -> None:
+    true = np.zeros((60, 60), dtype=np.bool_)
+    true[10:50, 10:50] = True
+    pred = true.copy()
+    pred[0, 0] = True
+
+    assert hd95(pred, true) == pytest.approx([0.0])
+
+
+@few
+@given(pairs)
+def test_both_measures_are_symmetric_and_bounded(pair: tuple[Masks, Masks]) -> None:
+    pred, true = pair
+    diagonal = np.linalg.norm(pred.shape[1:])
+
+    assert dice(pred, true) == pytest.approx(dice(true, pred))
+    assert hd95(pred, true) == pytest.approx(hd95(true, pred))
+    assert np.all((dice(pred, true) >= 0) & (dice(pred, true) <= 1))
+    assert np.all((hd95(pred, true) >= 0) & (hd95(pred, true) <= diagonal))
+
+
+@few
+@given(pairs)
+def test_a_mask_agrees_fully_with_itself(pair: tuple[Masks, Masks]) -> None:
+    masks, _ = pair
+
+    assert np.all(dice(masks, masks) == 1)
+    assert np.all(hd95(masks, masks) == 0)
+
+
+@few
+@given(pairs, st.tuples(st.floats(0.2, 5), st.floats(0.2, 5)))
+def test_both_measures_agree_with_counting_by_hand(
+    pair: tuple[Masks, Masks], spacing: tuple[float, float]
+) -> None:
+    pred, true = pair
+
+    assert dice(pred, true) == pytest.approx([naive_dice(p, t) for p, t in zip(*pair, strict=True)])
+    assert hd95(pred, true, spacing) == pytest.approx(
+        [naive_hd95(p, t, spacing) for p, t in zip(*pair, strict=True)]
+    )
+
+
+def naive_dice(pred: Masks, true: Masks) -> float:
+    ours, theirs = set(zip(*pred.nonzero(), strict=True)), set(zip(*true.nonzero(), strict=True))
+    return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours | theirs else 1.0
+
+
+def naive_hd95(pred: Masks, true: Masks, spacing: tuple[float, float]) -> float:
+    ours, theirs = naive_outline(pred), naive_outline(true)
+    if not ours or not theirs:
+        return float(np.hypot(*np.multiply(pred.shape, spacing))) if ours or theirs else 0.0
+    return max(naive_directed(ours, theirs, spacing), naive_directed(theirs, ours, spacing))
+
+
+def naive_outline(plane: Masks) -> list[tuple[int, int]]:
+    padded = np.pad(plane, 1)
+    return [
+        (row, column)
+        for row, column in np.argwhere(plane)
+        if not all(
+            padded[row + 1 + down, column + 1 + right]
+            for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0))
+        )
+    ]
+
+
+def naive_directed(
+    start: list[tuple[int, int]], goal: list[tuple[int, int]], spacing: tuple[float, float]
+) -> float:
+    nearest = [
+        min(np.hypot((a - c) * spacing[0], (b - d) * spacing[1]) for c, d in goal) for a, b in start
+    ]
+    return float(np.percentile(nearest, 95))
+
+
+@pytest.mark.parametrize("measure", [dice, hd95])
+@pytest.mark.parametrize(
+    ("pred", "true", "message"),
+    [
+        (LEFT, LEFT[:2], "same shape"),
+        (LEFT[0], LEFT[0], "same shape"),
+        (LEFT.astype(np.float32), LEFT, "expected bool"),
+    ],
+)
+def test_masks_that_cannot_be_compared_are_refused(
+    measure: object, pred: Masks, true: Masks, message: str
+) -> None:
+    assert callable(measure)
+    with pytest.raises(ValueError, match=message):
+        measure(pred, true)
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0), (1.0,), (1.0, float("nan")), (1.0, -2.0)])
+def test_a_spacing_that_is_no_pixel_is_refused(spacing: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="spacing"):
+        hd95(LEFT, LEFT, spacing)
