@@ -1,0 +1,137 @@
+"""How good a network gets from a few labels, and at what cost.
+
+    python -m bench.training DIR --labels 10 --seeds 0 1 --steps 100
+
+DIR holds images/ and masks/ with the same file names, masks above 127 being foreground. For each
+seed (weights and batches) and draw (which scans are labelled) one network is trained; all other
+scans are the test. Wall time is an upper bound when anything else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Files
+
+from model.inference import Image, predict
+from model.metrics import Masks, dice, hd95
+from model.training import Fitted, TrainConfig, default_config, fit
+
+
+@dataclass(frozen=True)
+class Result:
+    """One training, measured on all scans it has not seen."""
+
+    dice: list[float]
+    hd95: list[float]
+    wall: float
+    cpu: float
+
+
+def read(directory: Path) -> tuple[list[Image], list[Masks]]:
+    """Return grey images in [0, 1] and their masks (1, h, w)."""
+    images: list[Image] = []
+    masks: list[Masks] = []
+    for path in sorted((directory / "images").iterdir()):
+        images.append(_pixels(path).astype(np.float32) / np.float32(255))
+        masks.append(_pixels(directory / "masks" / path.name)[None] > 127)
+    return images, masks
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    with Files.open(path) as file:
+        return np.asarray(file.convert("L"))
+
+
+def measure(
+    images: list[Image], masks: list[Masks], config: TrainConfig, chosen: list[int], stop_at: int
+) -> Result:
+    """Train on the chosen rows and test on the others."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    fitted = fit(
+        [images[row] for row in chosen],
+        [masks[row] for row in chosen],
+        config,
+        stop=_after(stop_at),
+    )
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Result(*test(fitted, images, masks, set(range(len(images))) - set(chosen)), wall, cpu)
+
+
+def _after(batches: int) -> Callable[[], bool]:
+    asked = iter(range(batches))
+    return lambda: next(asked, None) is None
+
+
+def test(
+    fitted: Fitted, images: list[Image], masks: list[Masks], rows: set[int]
+) -> tuple[list[float], list[float]]:
+    """Return Dice and HD95 in pixels of every row."""
+    order = sorted(rows)
+    overlap, distance = [], []
+    for row, found in zip(order, predict(fitted, (images[r] for r in order)), strict=True):
+        overlap.append(float(dice(found > 0.5, masks[row])[0]))
+        distance.append(float(hd95(found > 0.5, masks[row])[0]))
+    return overlap, distance
+
+
+def arguments() -> argparse.Namespace:
+    """Return what was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--labels", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--encoder")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--stop-at", type=int, default=1_000_000, help="cut training short")
+    return parser.parse_args()
+
+
+def configured(asked: argparse.Namespace) -> TrainConfig:
+    """Return the default settings with what the command line changes."""
+    changes = {
+        "encoder_name": asked.encoder,
+        "image_size": asked.image_size,
+        "steps": asked.steps,
+        "batch_size": asked.batch_size,
+        "learning_rate": asked.learning_rate,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(default_config("cpu", classes=1), **given)
+
+
+def main() -> None:
+    """Print one row a training and their mean."""
+    asked = arguments()
+    images, masks = read(asked.directory)
+    config = configured(asked)
+    print(config)
+    print("| draw | seed | Dice mean | Dice worst | HD95 mean | wall s | cpu s |")
+    print("|---|---|---|---|---|---|---|")
+    means = []
+    for draw in asked.draws:
+        order = np.random.default_rng(draw).permutation(len(images)).tolist()
+        for seed in asked.seeds:
+            seeded = replace(config, seed=seed)
+            result = measure(images, masks, seeded, order[: asked.labels], asked.stop_at)
+            means.append(np.mean(result.dice))
+            print(
+                f"| {draw} | {seed} | {means[-1]:.4f} | {min(result.dice):.3f} "
+                f"| {np.mean(result.hd95):.2f} | {result.wall:.1f} | {result.cpu:.1f} |",
+                flush=True,
+            )
+    print(f"Dice {np.mean(means):.4f} over {len(means)} trainings")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What a trained network says of a scan: probabilities at the scan's own size, and their entropy.
+
+`prepare` and `restore` are the one way into and out of the network, for training as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import entr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from model.training import Fitted
+
+Image = NDArray[np.float32]
+Probabilities = NDArray[np.float32]
+
+CHANNELS = 3  # grey scans are repeated, so that one network reads grey and colour alike
+
+
+def entropy(probabilities: Probabilities) -> NDArray[np.float64]:
+    """Return how undecided the network is about each scan, from 0 (sure) to 1, shape (n,).
+
+    Binary entropy over ln 2 of each class by itself, mean over classes and pixels.
+
+    Args:
+        probabilities: Of independent classes, shape (n, c, h, w), without padding.
+
+    Raises:
+        ValueError: If the shape has other than four axes, or a value lies outside [0, 1].
+    """
+    if probabilities.ndim != 4:
+        raise ValueError(
+            f"probabilities of shape {probabilities.shape}: expected (n, classes, height, width); "
+            "add an axis to the probabilities of a single scan"
+        )
+    if not np.all((probabilities >= 0) & (probabilities <= 1)):
+        raise ValueError("probabilities must lie in [0, 1]; apply the sigmoid to logits first")
+    bits = (entr(probabilities) + entr(1 - probabilities)) / np.log(2)
+    means: NDArray[np.float64] = bits.mean(axis=(1, 2, 3), dtype=np.float64)
+    return np.minimum(means, 1.0)  # float32 rounding near 0.5
+
+
+def predict(
+    fitted: Fitted, images: Iterable[Image], *, batch_size: int = 8
+) -> Iterator[Probabilities]:
+    """Yield each scan's probabilities in turn, shape (c, h, w) at the scan's own size.
+
+    Scans are taken from `images` a batch at a time, so a pool may be larger than memory.
+
+    Args:
+        fitted: The trained network.
+        images: Scans of shape (h, w) or (h, w, 3), values in [0, 1], each of any size.
+        batch_size: Scans given to the network at once, at least 1.
+
+    Raises:
+        ValueError: If an image cannot be prepared, or batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: expected at least 1")
+    pool = iter(images)
+    while batch := list(islice(pool, batch_size)):
+        prepared = torch.stack([prepare(image, fitted.config.image_size) for image in batch])
+        squares = probabilities_of(fitted.network, prepared)
+        for image, square in zip(batch, squares, strict=True):
+            yield restore(square, image.shape[:2]).numpy()
+
+
+@torch.inference_mode()
+def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
+    """Return the probabilities of prepared scans on the CPU, shape (n, classes, size, size)."""
+    network.eval()
+    device = next(network.parameters()).device
+    return torch.sigmoid(network(prepared.to(device)).float()).cpu()
+
+
+def prepare(image: Image, size: int) -> Tensor:
+    """Return an image as the network sees it, shape (3, size, size).
+
+    Intensities have mean 0 and standard deviation 1 over the scan. The longer side becomes `size`,
+    the aspect stays, and the scan's darkest value pads below and to the right.
+
+    Args:
+        image: Shape (h, w) or (h, w, 3), values in [0, 1].
+        size: Side of the square, in pixels.
+
+    Raises:
+        ValueError: If the shape is another one, or a pixel is missing or not finite.
+    """
+    if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (CHANNELS,)):
+        raise ValueError(
+            f"an image of shape {image.shape}: expected (height, width) for grey or "
+            "(height, width, 3) for colour, with at least one pixel"
+        )
+    if not np.isfinite(image).all():
+        raise ValueError("an image holds NaN or infinite values; replace them before")
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
+    planes = pixels.permute(2, 0, 1) if image.ndim == 3 else pixels.expand(CHANNELS, -1, -1)
+    deviation = planes.std(correction=0).clamp_min(1e-6)  # a blank scan stays finite
+    black = planes.min()
+    return letterbox((planes - black) / deviation, size) + (black - planes.mean()) / deviation
+
+
+def letterbox(planes: Tensor, size: int) -> Tensor:
+    """Return planes (c, h, w) resized to fit a square, zeros below and right: (c, size, size)."""
+    height, width = fitting(tuple(planes.shape[1:]), size)
+    fitted = F.interpolate(
+        planes[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    return F.pad(fitted[0], (0, size - width, 0, size - height))
+
+
+def restore(square: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the part of a square (c, size, size) that is not padding, resized to (c, *shape)."""
+    height, width = fitting(shape, square.shape[-1])
+    part = square[None, :, :height, :width]
+    planes = F.interpolate(part, size=shape, mode="bilinear", antialias=True, align_corners=False)
+    return planes[0].clamp(0.0, 1.0)  # interpolation may overshoot by a rounding error
+
+
+def fitting(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Return the height and width of an image once its longer side is `size`, at least 1."""
+    height, width = shape
+    scale = size / max(height, width)
+    return max(round(height * scale), 1), max(round(width * scale), 1)

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_erosion
+
+from model.attention_unet import AttentionUnet
+from model.inference import CHANNELS, Image, predict
+from model.metrics import Masks, dice
+from model.training import (
+    Fitted,
+    Progress,
+    TrainConfig,
+    default_config,
+    fit,
+    resolve_device,
+    segmentation_loss,
+)
+
+CONFIG = TrainConfig(
+    "tu-test_resnet", 32, classes=1, steps=3, batch_size=4, learning_rate=6e-3, seed=3
+)
+
+
+def disc(height: int, width: int, seed: int) -> tuple[Image, Masks]:
+    """A noisy scan with one bright disc, and the disc's mask (1, h, w)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    centre = rng.uniform(0.35, 0.65, size=2) * (height, width)
+    inside = np.hypot(rows - centre[0], columns - centre[1]) < 0.3 * min(height, width)
+    image = 0.3 + 0.4 * inside + 0.1 * rng.random((height, width))
+    return image.astype(np.float32), inside[None]
+
+
+def discs(number: int, height: int = 32, width: int = 32) -> tuple[list[Image], list[Masks]]:
+    images, masks = zip(*(disc(height, width, seed) for seed in range(number)), strict=True)
+    return list(images), list(masks)
+
+
+def mean_dice(fitted: Fitted, images: list[Image], masks: list[Masks]) -> float:
+    found = predict(fitted, images)
+    return float(np.mean([dice(p > 0.5, m) for p, m in zip(found, masks, strict=True)]))
+
+
+def same(first: Fitted, second: Fitted) -> bool:
+    pairs = zip(
+        first.network.state_dict().values(), second.network.state_dict().values(), strict=True
+    )
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_four_scans_are_learnt_which_an_untrained_network_cannot_segment() -> None:
+    images, masks = discs(4)
+    config = replace(CONFIG, steps=50)
+
+    trained = fit(images, masks, config)
+    untrained = fit(images, masks, config, stop=lambda: True)
+
+    assert mean_dice(untrained, images, masks) < 0.6
+    assert mean_dice(trained, images, masks) > 0.95
+    assert np.mean(trained.history[-10:]) < 0.5 * np.mean(trained.history[:10])
+
+
+def test_several_classes_are_learnt_and_one_that_never_occurs_stays_empty() -> None:
+    images, masks = discs(4)
+    for image, mask in zip(images, masks, strict=True):
+        image[binary_erosion(mask[0], iterations=4)] = 1.0
+    several = [
+        np.stack([mask[0], image == 1.0, np.zeros_like(mask[0])])
+        for image, mask in zip(images, masks, strict=True)
+    ]
+
+    trained = fit(images, several, replace(CONFIG, classes=3, steps=50))
+
+    scores = [dice(p > 0.5, m) for p, m in zip(predict(trained, images), several, strict=True)]
+    disc_dice, core_dice, absent_dice = np.mean(scores, axis=0)
+    assert disc_dice > 0.9
+    assert core_dice > 0.75
+    assert absent_dice == 1.0
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
+    images, masks = discs(3)
+
+    first, again, other = (fit(images, masks, replace(CONFIG, seed=seed)) for seed in (3, 3, 4))
+
+    assert same(first, again)
+    assert first.history == again.history
+    assert not same(first, other)
+
+
+def test_training_leaves_the_caller_s_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+
+    fit(*discs(2), CONFIG)
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_training_leaves_the_scans_as_they_were() -> None:
+    images, masks = discs(2)
+    copies = [image.copy() for image in images], [mask.copy() for mask in masks]
+
+    fit(images, masks, CONFIG)
+
+    np.testing.assert_array_equal(images, copies[0])
+    np.testing.assert_array_equal(masks, copies[1])
+
+
+def test_scans_of_any_size_in_grey_and_colour_are_trained_together() -> None:
+    grey, colour = disc(37, 53, seed=0), disc(64, 20, seed=1)
+    images = [grey[0], np.stack([colour[0]] * 3, axis=2)]
+
+    fitted = fit(images, [grey[1], colour[1]], CONFIG)
+
+    assert [found.shape for found in predict(fitted, images)] == [(1, 37, 53), (1, 64, 20)]
+
+
+def test_scans_and_masks_may_be_read_only_or_mirrored_views() -> None:
+    image, mask = disc(20, 30, seed=0)
+    image.flags.writeable = mask.flags.writeable = False
+
+    fitted = fit([image, image[:, ::-1]], [mask, mask[:, :, ::-1]], CONFIG)
+
+    assert len(list(predict(fitted, [image, image[::-1]]))) == 2
+
+
+def test_one_scan_is_enough_to_train() -> None:
+    assert len(fit(*discs(1), CONFIG).history) == CONFIG.steps
+
+
+def test_stop_is_asked_before_every_batch_and_ends_the_training() -> None:
+    answers = iter([False, False, True])
+    told: list[Progress] = []
+
+    fitted = fit(
+        *discs(2), replace(CONFIG, steps=50), stop=lambda: next(answers), on_epoch=told.append
+    )
+
+    assert next(answers, None) is None
+    assert [progress.step for progress in told] == [1, 2]
+    assert fitted.history == tuple(progress.loss for progress in told)
+    assert {progress.steps for progress in told} == {50}
+
+
+def test_a_training_that_is_cut_short_already_segments() -> None:
+    images, masks = discs(4)
+    asked = iter(range(30))
+
+    fitted = fit(images, masks, replace(CONFIG, steps=60), stop=lambda: next(asked, None) is None)
+
+    assert len(fitted.history) == 30
+    assert mean_dice(fitted, images, masks) > 0.85
+
+
+def test_held_out_scans_are_measured_and_change_nothing_in_the_network() -> None:
+    images, masks = discs(4, height=30, width=41)
+
+    alone = fit(images[:2], masks[:2], CONFIG)
+    watched = fit(images[:2], masks[:2], CONFIG, validation=(images[2:], masks[2:]))
+
+    assert alone.validation == ()
+    assert same(alone, watched)
+    assert np.mean(watched.validation) == pytest.approx(mean_dice(alone, images[2:], masks[2:]))
+    assert np.shape(watched.validation) == (2, 1)
+
+
+def test_a_loaded_network_predicts_what_the_saved_one_did(tmp_path: Path) -> None:
+    images, masks = discs(3, height=20, width=27)
+    fitted = fit(images, masks, CONFIG, validation=(images[:1], masks[:1]))
+    fitted.save(tmp_path / "network.safetensors")
+
+    loaded = Fitted.load(tmp_path / "network.safetensors")
+
+    assert replace(loaded, network=fitted.network) == fitted
+    np.testing.assert_array_equal(list(predict(loaded, images)), list(predict(fitted, images)))
+    assert [path.name for path in tmp_path.iterdir()] == ["network.safetensors"]
+
+
+def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    first, second = (fit(*discs(2), replace(CONFIG, seed=seed)) for seed in (0, 1))
+
+    first.save(path)
+    second.save(path)
+
+    assert same(Fitted.load(path), second)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 1000, -1])
+def test_half_a_file_is_never_taken_for_a_network(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "network.safetensors"
+    fit(*discs(1), CONFIG, stop=lambda: True).save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+
+    with pytest.raises(ValueError, match="damaged"):
+        Fitted.load(path)
+
+
+def test_a_save_that_breaks_off_leaves_the_old_network_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "network.safetensors"
+    fitted = fit(*discs(1), CONFIG, stop=lambda: True)
+    fitted.save(path)
+    whole = path.read_bytes()
+
+    def power_cut(_: int) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr("model.training.os.fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        replace(fitted, history=(1.0,)).save(path)
+
+    assert path.read_bytes() == whole
+
+
+def test_the_file_tells_its_story_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    fit(*discs(1), CONFIG).save(path)
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+    assert json.loads(header["__metadata__"]["fitted"])["config"]["seed"] == CONFIG.seed
+
+
+def test_the_loss_is_near_0_for_the_truth_and_grows_with_the_error() -> None:
+    targets = torch.zeros(1, 1, 8, 8)
+    targets[..., :4] = 1
+    sure = 40 * (targets - 0.5)
+
+    right, undecided, wrong = (
+        segmentation_loss(logits, targets).item() for logits in (sure, 0 * sure, -sure)
+    )
+
+    assert right == pytest.approx(0.0, abs=1e-3)
+    assert undecided == pytest.approx(np.log(2) + 1 - 33 / 65, abs=1e-3)
+    assert wrong > 20
+
+
+def test_an_empty_mask_still_teaches_emptiness() -> None:
+    logits = torch.zeros(1, 1, 16, 16, requires_grad=True)
+
+    loss = segmentation_loss(logits, torch.zeros(1, 1, 16, 16))
+    (slope,) = torch.autograd.grad(loss, logits)
+
+    assert torch.all(slope > 1e-3)
+
+
+def test_every_device_has_sensible_defaults() -> None:
+    cpu, cuda = default_config("cpu", 2, seed=7), default_config("cuda", 2, image_size=512)
+
+    assert (cpu.device, cpu.classes, cpu.seed) == ("cpu", 2, 7)
+    assert (cuda.device, cuda.image_size) == ("cuda", 512)
+    assert cuda.steps > cpu.steps
+    for config in (cpu, cuda):
+        AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+
+
+def test_the_device_is_the_best_one_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    for there, expected in ((True, "cuda"), (False, "mps")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert resolve_device("auto") == expected
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+
+    assert resolve_device("auto") == "cpu"
+    assert resolve_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:one", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not present"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init": "warm"},
+        {"classes": 0},
+        {"steps": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"image_size": 0},
+        {"image_size": 50},
+    ],
+)
+def test_settings_that_cannot_be_trained_with_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(CONFIG, **change)  # type: ignore[arg-type]
+
+
+IMAGE, MASK = disc(8, 9, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        ([], [], "at least one image"),
+        ([IMAGE], [], "1 images and 0 masks"),
+        ([IMAGE], [MASK[0]], r"expected \(1, 8, 9\)"),
+        ([IMAGE], [MASK[:, :, :8]], "as large as their image"),
+        ([IMAGE], [np.concatenate([MASK, MASK])], r"expected \(1, 8, 9\)"),
+        ([IMAGE], [MASK.astype(np.float32)], "bool"),
+        ([IMAGE[None]], [MASK], r"as large as their image"),
+    ],
+)
+def test_scans_and_masks_that_do_not_fit_are_refused(
+    images: list[Image], masks: list[Masks], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(images, masks, CONFIG)
+
+
+def test_held_out_masks_that_do_not_fit_are_refused_before_training() -> None:
+    def never() -> bool:
+        raise AssertionError("training has begun")
+
+    with pytest.raises(ValueError, match="as large as their image"):
+        fit([IMAGE], [MASK], CONFIG, validation=([IMAGE], [MASK[:, :4]]), stop=never)
