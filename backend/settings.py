@@ -165,6 +165,7 @@ class ProjectOptions(BaseSettings):
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)
     max_train_seconds: float = Field(default=300.0, gt=0)
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
+    random_fraction: float = Field(default=0.0, ge=0, le=1)
     prelabels: bool = True
     prelabel_after: int = Field(default=5, ge=1)
     prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
+from filelock import FileLock
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from backend.errors import StorageError
@@ -204,14 +205,12 @@ class Store:
             StorageError: When the database was written by another schema.
         """
         try:
-            Base.metadata.create_all(self.engine)
-        except sa.exc.OperationalError as error:
-            # Two processes starting at once both see no tables; the loser finds them made.
-            if "already exists" not in str(error.orig):
-                raise StorageError(
-                    "The database cannot be opened.", "Check DATA_DIR or DATABASE_URL."
-                ) from error
-            Base.metadata.create_all(self.engine)
+            with self._alone():
+                Base.metadata.create_all(self.engine)
+        except (OSError, sa.exc.OperationalError) as error:
+            raise StorageError(
+                "The database cannot be opened.", "Check DATA_DIR or DATABASE_URL."
+            ) from error
         self._once("installation", secrets.token_hex(4))
         found = self._once("schema", SCHEMA_VERSION)
         if found != SCHEMA_VERSION:
@@ -224,6 +223,11 @@ class Store:
     def installation(self) -> str:
         """Eight hex digits, the same for as long as the database lives."""
         return self._once("installation", secrets.token_hex(4))
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Two processes starting at once would both see no tables, and lock each other out."""
+        path = sqlite_path(self.engine.url.render_as_string(hide_password=False))
+        return FileLock(f"{path}.lock") if path else nullcontext()
 
     def _once(self, key: str, value: str) -> str:
         with self.session() as session:

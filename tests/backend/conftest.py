@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from backend import labels
 from backend.gateway import LabelStudio
@@ -41,7 +42,7 @@ def clock() -> Clock:
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         label_studio_url=URL,
-        label_studio_api_key=TOKEN,
+        label_studio_api_key=SecretStr(TOKEN),
         data_dir=tmp_path,
         encoder="pixels",
         device="cpu",

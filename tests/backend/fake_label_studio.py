@@ -91,7 +91,7 @@ class FakeLabelStudio:
         return number
 
     def connect(self, project_id: int, extra_params: object = None, url: str = "http://us") -> Json:
-        entry = {
+        entry: Json = {
             "id": self._next(),
             "project": project_id,
             "url": url,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from backend.connecting import connect
 from backend.errors import (
@@ -70,7 +71,9 @@ def test_options_of_the_environment_are_not_written_into_label_studio(
 def test_webhooks_carry_the_credentials_that_label_studio_leaves_out(
     settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
 ) -> None:
-    guarded = Settings(data_dir=settings.data_dir, basic_auth_user="us", basic_auth_pass="hunter2")
+    guarded = Settings(
+        data_dir=settings.data_dir, basic_auth_user="us", basic_auth_pass=SecretStr("hunter2")
+    )
     connect(guarded, studio, fresh, "")
     [entry], [hook] = fake.entries.values(), fake.webhooks.values()
     assert (entry["auth_method"], entry["basic_auth_user"]) == ("BASIC_AUTH", "us")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from pydantic import SecretStr
 
 from backend import gateway
 from backend.errors import LabelStudioError, NotFound, Unauthorized, Unreachable
@@ -18,7 +19,7 @@ from tests.backend.fake_label_studio import TOKEN, URL, FakeLabelStudio
 
 
 def opened(key: str, handler: Any) -> LabelStudio:
-    settings = Settings(label_studio_url=URL, label_studio_api_key=key)
+    settings = Settings(label_studio_url=URL, label_studio_api_key=SecretStr(key))
     return LabelStudio(settings, httpx.Client(transport=httpx.MockTransport(handler)))
 
 
@@ -307,7 +308,7 @@ def test_a_label_studio_behind_a_sub_path_is_called_there() -> None:
         called.append(str(request.url))
         return httpx.Response(200, json=[])
 
-    settings = Settings(label_studio_url=f"{URL}/label/", label_studio_api_key=TOKEN)
+    settings = Settings(label_studio_url=f"{URL}/label/", label_studio_api_key=SecretStr(TOKEN))
     client = httpx.Client(transport=httpx.MockTransport(handler))
     LabelStudio(settings, client).entries(1)
     assert called == [f"{URL}/label/api/ml?project=1"]

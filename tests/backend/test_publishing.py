@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from backend.errors import NotFound, PublishError, Unreachable
 from backend.gateway import QUEUE
@@ -308,7 +309,7 @@ def test_an_interrupted_delete_is_repeated(desk: Desk, clock: Clock) -> None:
 
 def test_credentials_are_those_that_label_studio_signs_with() -> None:
     assert credentials(Settings()) == {"auth_method": "NONE"}
-    assert credentials(Settings(basic_auth_user="us", basic_auth_pass="hunter2")) == {
+    assert credentials(Settings(basic_auth_user="us", basic_auth_pass=SecretStr("hunter2"))) == {
         "auth_method": "BASIC_AUTH",
         "basic_auth_user": "us",
         "basic_auth_pass": "hunter2",

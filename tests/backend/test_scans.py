@@ -129,8 +129,8 @@ def test_the_folder_is_trimmed_to_what_was_read_last(
     for number in range(4):
         scans.get(number, source.add(str(number)))
     files = {path.name.partition("-")[0]: path for path in tmp_path.rglob("*.npz")}
-    for age, number in enumerate("2031"):
-        os.utime(files[number], (age, age))
+    for age, name in enumerate("2031"):
+        os.utime(files[name], (age, age))
     size = files["0"].stat().st_size
     open_scans(max_bytes=2 * size).trim()
     assert {path.name[0] for path in tmp_path.rglob("*.npz")} == {"3", "1"}

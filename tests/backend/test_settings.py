@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from backend.errors import ConfigError, OptionsError, StorageError
 from backend.settings import (
@@ -87,7 +88,9 @@ def test_half_of_the_basic_authentication_is_refused(
 
 def test_secrets_do_not_show_in_the_settings_text() -> None:
     settings = Settings(
-        label_studio_api_key="hunter2", basic_auth_user="us", basic_auth_pass="hunter3"
+        label_studio_api_key=SecretStr("hunter2"),
+        basic_auth_user="us",
+        basic_auth_pass=SecretStr("hunter3"),
     )
     assert "hunter" not in repr(settings) + str(settings) + str(settings.model_dump())
 

@@ -57,9 +57,18 @@ def test_the_installation_keeps_its_name_for_as_long_as_its_database(
     again.engine.dispose()
 
 
-def test_two_processes_that_start_at_once_agree_on_one_installation(tmp_path: Path) -> None:
-    stores = [open_store(f"sqlite:///{tmp_path / 'new.sqlite'}", busy_ms=5_000) for _ in range(4)]
-    threads = [threading.Thread(target=each.create) for each in stores]
+@pytest.mark.parametrize("attempt", range(5))
+def test_processes_that_start_at_once_agree_on_one_installation(
+    tmp_path: Path, attempt: int
+) -> None:
+    url, gate = f"sqlite:///{tmp_path / f'{attempt}.sqlite'}", threading.Barrier(4)
+    stores = [open_store(url, busy_ms=5_000) for _ in range(4)]
+
+    def create(own: Store) -> None:
+        gate.wait()
+        own.create()
+
+    threads = [threading.Thread(target=create, args=(each,)) for each in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
