@@ -1,0 +1,114 @@
+"""A scan and a model become a draft: regions that a person corrects instead of drawing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from backend import labels
+from backend.learning import Learner, train_config
+from backend.ledger import stored_options
+from backend.services import Services, build
+from backend.settings import Settings
+from backend.store import Project, Store
+from model import inference, training
+
+KEPT_MODELS = 2
+
+
+def regions(
+    probabilities: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
+) -> list[dict[str, Any]]:
+    """Return brush regions at the image's own size.
+
+    Args:
+        probabilities: Of each label at working size, shape (c, h, w).
+        size: Height and width of the original image.
+        config: The labelling interface; its labels are the classes.
+    """
+    height, width = size
+    full = np.stack(
+        [
+            np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR))
+            for p in probabilities
+        ]
+    )
+    mask = full > 0.5
+    scores = [float(p[m].mean()) if m.any() else 0.0 for p, m in zip(full, mask, strict=True)]
+    return labels.regions(mask, config, scores=scores)
+
+
+def wanted(project: Project, usable: int, dice: list[float]) -> bool:
+    """Return whether drafts are shown: enough labels, and people found the last ones useful.
+
+    Args:
+        project: Its options say from when on and how good.
+        usable: Number of labelled scans.
+        dice: Of every draft against what was then submitted, oldest first.
+    """
+    options = stored_options(project)
+    if not options.prelabels or usable < options.prelabel_after:
+        return False
+    last = dice[-5:]
+    return len(last) < 5 or sum(last) / 5 >= options.prelabel_min_dice
+
+
+def learner_for(services: Services, project: Project) -> Learner:
+    """Return the models of a project, with its label config and options as last synced."""
+    options = stored_options(project)
+    config = labels.parse(project.label_config)
+    training_config = train_config(services.settings, options, config)
+    return Learner(
+        store=services.store,
+        project_id=project.id,
+        folder=services.folder(project.id),
+        scans=services.scans(project.id, training_config.image_size),
+        config=config,
+        options=options,
+        train_config=training_config,
+    )
+
+
+class LiveDrafts:
+    """Drafts on demand, for scans beyond the published horizon; used by the web process.
+
+    One thread computes at a time; the caller sees to that, and to the deadline.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._services = build(settings, store)
+        self._models: OrderedDict[tuple[int, str], training.Fitted] = OrderedDict()
+
+    def regions(
+        self, project_id: int, task_id: int, data: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the live model's draft for one task, [] while no drafts are shown.
+
+        Raises:
+            FirstlightError: When the scan cannot be read.
+        """
+        project = self._services.store.project(project_id)
+        version = project and self._services.store.version(project_id, project.live_version)
+        if project is None or not version or not version.model_key:
+            return []
+        scores = [score.dice for score in self._services.store.draft_scores(project_id)]
+        if not wanted(project, version.labels, scores):
+            return []
+        learner = learner_for(self._services, project)
+        scan = learner.scans.get(task_id, str(data.get(learner.config.image_key) or ""))
+        [found] = inference.predict(self._model(learner, version.model_key), [scan.image])
+        return regions(found, scan.size, learner.config)
+
+    def _model(self, learner: Learner, key: str) -> training.Fitted:
+        name = (learner.project_id, key)
+        if name not in self._models:
+            self._models[name] = learner.load(key)
+        self._models.move_to_end(name)
+        while len(self._models) > KEPT_MODELS:
+            self._models.popitem(last=False)
+        return self._models[name]

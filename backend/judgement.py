@@ -1,0 +1,71 @@
+"""How good the drafts were: each against what a person then submitted on the same scan."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from backend import artifacts, labels, ledger
+from backend.publishing import moment
+from backend.services import Services
+from backend.store import Annotation, DraftScore, Project, Version
+from model import metrics
+
+
+def judge_drafts(services: Services, project: Project) -> None:
+    """Score the drafts of scans that were labelled since the last time (prequential quality).
+
+    A draft was stored before it could be shown, so it never saw the label it is judged by.
+    """
+    store = services.store
+    known = {score.task_id for score in store.draft_scores(project.id)}
+    config = labels.parse(project.label_config)
+    shown = [version for version in store.versions(project.id) if version.live_at]
+    now = ledger.read(store, project.id)
+    sizes = {task.id: (task.height, task.width) for task in now.tasks}
+    drafts_of = cache(partial(_drafts, services.folder(project.id)))
+    for task_id, found in now.usable.items():
+        if task_id in known:
+            continue
+        version = _shown_at(shown, moment(found[0].created_at))
+        draft = drafts_of(version.drafts).get(str(task_id)) if version else None
+        if version is None or draft is None or not all(sizes[task_id]):
+            continue
+        try:
+            dice = _dice(draft, found[0], config, sizes[task_id])
+        except ValueError:
+            continue  # a draft of a former label config says nothing about today's labels
+        store.save_draft_score(
+            DraftScore(
+                project_id=project.id,
+                task_id=task_id,
+                version=version.name,
+                created_at=found[0].created_at,
+                dice=dice,
+            )
+        )
+
+
+def _shown_at(versions: list[Version], when: float) -> Version | None:
+    """Return the version that was live at that moment."""
+    before = [version for version in versions if version.live_at <= when]
+    return max(before, key=lambda version: version.live_at, default=None)
+
+
+def _drafts(folder: Path, name: str) -> dict[str, list[Any]]:
+    """Return the drafts of a version by task id, none where it had none."""
+    found: dict[str, list[Any]] = artifacts.read_json(folder / "drafts" / name) if name else {}
+    return found or {}
+
+
+def _dice(
+    draft: list[Any],
+    annotation: Annotation,
+    config: labels.LabelConfig,
+    size: tuple[int, int],
+) -> float:
+    submitted = labels.masks(json.loads(annotation.result), config, size=size)
+    predicted = labels.masks(draft, config, size=size)
+    return float(metrics.dice(predicted, submitted).mean())

@@ -1,0 +1,224 @@
+"""From labels to a model, and from a model to a judgement of every scan."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend import artifacts, labels
+from backend.errors import ImageError, StorageError
+from backend.ledger import Ledger
+from backend.scans import Scan, Scans
+from backend.settings import ProjectOptions, Settings
+from backend.store import Annotation, Model, Store
+from model import inference, metrics, training, validation
+
+log = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A labelled scan at working size."""
+
+    task: int
+    image: Pixels  # (h, w) or (h, w, 3)
+    mask: Mask  # (c, h, w)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The models of one project: trains them, keeps them, judges with them."""
+
+    store: Store
+    project_id: int
+    folder: Path
+    scans: Scans
+    config: labels.LabelConfig
+    options: ProjectOptions
+    train_config: training.TrainConfig
+
+    def split(self, ledger: Ledger, clusters: dict[int, int]) -> tuple[list[int], list[int]]:
+        """Return the task ids to train on and those to validate on; the sides are stored."""
+        task_of = {task.id: task for task in ledger.tasks}
+        ids = list(ledger.usable)
+        stored = self.store.splits(self.project_id)
+        unknown = validation.UNKNOWN
+        sides = validation.split(
+            validation.group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids]),
+            np.array([int(stored[i]) if i in stored else unknown for i in ids], np.int64),
+            np.array([clusters.get(i, -1) for i in ids], np.int64),
+            np.array([any(a.ground_truth for a in ledger.usable[i]) for i in ids], bool),
+        )
+        held = {i: bool(side == validation.VALIDATION) for i, side in zip(ids, sides, strict=True)}
+        self.store.save_splits(self.project_id, held)
+        return [i for i in ids if not held[i]], [i for i in ids if held[i]]
+
+    def key(self, ledger: Ledger, task_ids: Sequence[int]) -> str:
+        """Return the name of the model that these labels make: same labels, same name."""
+        marks = [[i, *(f"{a.id}@{a.updated_at}" for a in ledger.usable[i])] for i in task_ids]
+        return artifacts.digest(
+            marks,
+            self.config.labels,
+            repr(self.train_config),
+            self.options.max_train_seconds,
+        )
+
+    def path(self, key: str) -> Path:
+        """Where a model's weights lie."""
+        return self.folder / "models" / key
+
+    def fit(self, ledger: Ledger, task_ids: Sequence[int], on_epoch: Callable[[Any], None]) -> str:
+        """Train on these scans unless that was done before; return the model's key."""
+        key = self.key(ledger, task_ids)
+        if self.store.model(self.project_id, key) and self.path(key).exists():
+            return key
+        examples = list(self.examples(ledger, task_ids))
+        if not examples:
+            raise ImageError("None of the labelled scans can be read.", "See the scans' reasons.")
+        deadline = time.monotonic() + self.options.max_train_seconds
+        started = time.monotonic()
+        fitted = training.fit(
+            [example.image for example in examples],
+            [example.mask for example in examples],
+            self.train_config,
+            on_epoch=on_epoch,
+            stop=lambda: time.monotonic() >= deadline,
+        )
+        seconds = round(time.monotonic() - started, 1)
+        self._save(fitted, key)
+        self.store.save_model(
+            Model(
+                project_id=self.project_id,
+                key=key,
+                labels=len(examples),
+                created_at=self.store.clock(),
+                quality={"train_seconds": seconds},
+            )
+        )
+        log.info("trained on %d scans in %.1f s", len(examples), seconds)
+        return key
+
+    def _save(self, fitted: training.Fitted, key: str) -> None:
+        try:
+            self.path(key).parent.mkdir(parents=True, exist_ok=True)
+            fitted.save(self.path(key))
+        except OSError as error:
+            raise StorageError(
+                f"The trained model could not be written ({error.strerror}).",
+                "Free disk space or make DATA_DIR writable; the round starts again by itself.",
+            ) from None
+
+    def examples(self, ledger: Ledger, task_ids: Sequence[int]) -> Iterator[Example]:
+        """Yield labelled scans; one whose image has become unreadable is left out."""
+        urls = {task.id: task.url for task in ledger.tasks}
+        for task_id, scan in self.scans.many((i, urls[i]) for i in task_ids):
+            if isinstance(scan, ImageError):
+                log.warning("a labelled scan cannot be read: %s", scan)
+                continue
+            mask = self.mask(ledger.usable[task_id], scan.image.shape[:2])
+            yield Example(task=task_id, image=scan.image, mask=mask)
+
+    def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
+        """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
+        height, width = size
+        drawn = [
+            labels.masks(json.loads(a.result), self.config, size=(height, width))
+            for a in annotations
+        ]
+        return labels.merge(drawn)
+
+    def load(self, key: str) -> training.Fitted:
+        """Return a trained network, ready to predict."""
+        return training.Fitted.load(self.path(key), device=self.train_config.device)
+
+    def gate(self, ledger: Ledger, key: str, live: str, held: Sequence[int]) -> str:
+        """Return the model to work with: the new one, unless validation refuses it.
+
+        Both models are scored on today's validation scans. The verdict and the new model's
+        quality are stored.
+        """
+        model = self.store.model(self.project_id, key)
+        if model is None or not held:
+            return key
+        new = self._validate(ledger, key, held)
+        refused = (
+            live not in {"", key}
+            and self.path(live).exists()
+            and validation.refuses(self._validate(ledger, live, held), new, seed=self.options.seed)
+        )
+        model.quality = {
+            **model.quality,
+            "validation_dice": float(new.mean()) if new.size else None,
+            "validation_scans": len(new),
+        }
+        model.accepted = not refused
+        self.store.save_model(model)
+        if refused:
+            log.warning("the new model is worse on validation and is not used")
+        return live if refused else key
+
+    def _validate(
+        self, ledger: Ledger, key: str, task_ids: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
+        fitted = self.load(key)
+        scores = []
+        for example in self.examples(ledger, task_ids):
+            [found] = inference.predict(fitted, [example.image])
+            scores.append(float(metrics.dice(found > 0.5, example.mask).mean()))
+        return np.array(scores)
+
+    def entropies(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
+        """Return the model's entropy on each scan that can be read, by task id."""
+        found: dict[int, float] = {}
+        for task_id, _, probabilities in self.predict(key, wanted):
+            found[task_id] = float(inference.entropy(probabilities[None])[0])
+        return found
+
+    def predict(
+        self, key: str, wanted: Sequence[tuple[int, str]]
+    ) -> Iterator[tuple[int, Scan, Pixels]]:
+        """Yield (task id, scan, probabilities (c, h, w)) batch by batch; the pool never stacks."""
+        fitted = self.load(key)
+        batch: list[tuple[int, Scan]] = []
+        for task_id, scan in self.scans.many(wanted):
+            if not isinstance(scan, ImageError):
+                batch.append((task_id, scan))
+            if len(batch) == BATCH:
+                yield from _predicted(fitted, batch)
+                batch = []
+        yield from _predicted(fitted, batch)
+
+
+BATCH = 16
+
+
+def _predicted(
+    fitted: training.Fitted, batch: Sequence[tuple[int, Scan]]
+) -> Iterator[tuple[int, Scan, Pixels]]:
+    images = [scan.image for _, scan in batch]
+    predictions = inference.predict(fitted, images, batch_size=BATCH)
+    for (task_id, scan), probabilities in zip(batch, predictions, strict=True):
+        yield task_id, scan, probabilities
+
+
+def train_config(
+    settings: Settings, options: ProjectOptions, config: labels.LabelConfig
+) -> training.TrainConfig:
+    """Return how this project's networks are trained on this machine."""
+    return training.default_config(
+        training.resolve_device(settings.device),
+        len(config.labels),
+        seed=options.seed,
+        image_size=options.image_size,
+    )

@@ -1,0 +1,216 @@
+"""One project's selection: which scans are due, in which order, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend import artifacts
+from backend.ledger import Ledger, stored_options
+from backend.store import Project, Store
+from model import active_learning, cold_start, encoders, projection
+from model.validation import group
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Map:
+    """The scans of a project as points, one row each."""
+
+    ids: list[int]
+    embeddings: Floats  # (n, d)
+    coordinates: Floats  # (n, 2)
+    clusters: npt.NDArray[np.int64]  # (n,)
+
+
+class Selector:
+    """Decides for one project, from what the store and the embeddings say."""
+
+    def __init__(
+        self, store: Store, project: Project, folder: Path, encoder: encoders.Encoder
+    ) -> None:
+        self._store = store
+        self._project = project
+        self._folder = folder
+        self._options = stored_options(project)
+        self.encoder = encoder.name
+        self.warnings = [encoder.substitution] if encoder.substituted else []
+
+    def plan(self, now: Ledger) -> dict[str, Any]:
+        """Return whether a round is due, whether it trains, and the fingerprint of its input."""
+        base = artifacts.digest(
+            [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
+            sorted(now.skipped),
+            self._project.label_config,
+            {k: v for k, v in self._options.model_dump().items() if k != "paused"},
+            self.encoder,
+        )
+        fingerprint = f"{base}:{artifacts.digest(now.label_keys)}"
+        waiting = [task for task in self.readable(now) if task in now.open - now.usable.keys()]
+        due = bool(now.open) and (
+            not self._project.live_version
+            or not self._project.fingerprint.startswith(base)
+            or self._enough_changed(now)
+            or self._running_low(now)
+        )
+        train = len(now.usable) >= 2 and bool(waiting)
+        return {"due": due and bool(waiting), "train": train, "fingerprint": fingerprint}
+
+    def readable(self, now: Ledger) -> list[int]:
+        """Return the tasks that have an embedding, by id."""
+        known = self._store.embeddings(self._project.id, self.encoder)
+        return [task.id for task in now.tasks if task.id in known]
+
+    def pool(self, now: Ledger) -> list[tuple[int, str]]:
+        """Return (task id, address) of the scans that a model has to judge."""
+        urls = {task.id: task.url for task in now.tasks}
+        chosen = now.usable.keys()
+        return [(i, urls[i]) for i in self.readable(now) if i in now.open and i not in chosen]
+
+    def clusters(self) -> dict[int, int]:
+        """Return the cluster of every embedded scan, by task id."""
+        points = self._map()
+        return dict(zip(points.ids, points.clusters.tolist(), strict=True))
+
+    def rank(self, now: Ledger, entropies: Mapping[int, float]) -> dict[str, Any]:
+        """Return the queue of all open scans, first to be drawn first, as a round records it.
+
+        Behind the ranked pool come scans that need another annotator, those that were skipped,
+        and those that cannot be read.
+        """
+        points = self._map()
+        rows = {task_id: row for row, task_id in enumerate(points.ids)}
+        closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
+        # A scan that became unreadable since it was embedded has no entropy: it counts as certain.
+        uncertainty = np.array([entropies.get(i, 0.0) for i in points.ids])
+        decision = active_learning.decide(
+            points.embeddings,
+            closed,
+            self._selection_options(),
+            uncertainty=uncertainty if entropies else None,
+            coordinates=points.coordinates,
+            clusters=points.clusters,
+            groups=self._groups(now, points.ids),
+        )
+        ranked = [points.ids[row] for row in decision.order]
+        why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
+        last = self._at_the_end(now, rows)
+        front = [task for task in ranked if task not in last]
+        order = [*front, *last]
+        return {
+            "order": order,
+            "reasons": [last.get(task) or why[task] for task in order],
+            "labels": now.label_keys,
+            "phase": decision.phase,
+            "options": self._options.model_dump(),
+            "encoder": self.encoder,
+            "k": decision.k,
+            "silhouette": _number(decision.silhouette),
+            "medoids": [points.ids[row] for row in decision.medoids],
+            "warnings": list(decision.warnings),
+            "scans": {
+                task: {"cluster": int(decision.clusters[rows[task]]), **terms}
+                for task, terms in zip(ranked, _terms(decision), strict=True)
+            },
+        }
+
+    def _at_the_end(self, now: Ledger, rows: Mapping[int, int]) -> dict[int, str]:
+        """Return open scans that come after the pool, in order, with the reason."""
+        unread = {task.id: task.problem for task in now.tasks if task.id not in rows}
+        reasons = {i: "has a label, needs another annotator" for i in now.usable}
+        reasons |= {i: "skipped: kept for the end" for i in sorted(now.skipped) if i in rows}
+        reasons |= {i: f"cannot be read: {why}" for i, why in unread.items()}
+        return {task: why for task, why in reasons.items() if task in now.open}
+
+    def _selection_options(self) -> active_learning.SelectionOptions:
+        chosen = self._options
+        return active_learning.SelectionOptions(
+            cold_start_budget=chosen.cold_start_budget,
+            cold_start=chosen.cold_start,
+            acquisition=chosen.acquisition,
+            alpha=chosen.alpha,
+            projection=chosen.projection,
+            batch_size=chosen.batch_size,
+            random_fraction=chosen.random_fraction,
+            seed=chosen.seed,
+        )
+
+    def _groups(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
+        if not self._options.group_by:
+            return None
+        task_of = {task.id: task for task in now.tasks}
+        return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
+
+    def _map(self) -> Map:
+        """Return the map of all embedded scans, fitted once for the same scans and options."""
+        found = self._store.embeddings(self._project.id, self.encoder)
+        ids = sorted(found)
+        chunks = {name: self._chunk(name) for name in {found[i].chunk for i in ids}}
+        embeddings = np.stack([chunks[found[i].chunk][found[i].row] for i in ids])
+        chosen = self._options
+        key = artifacts.digest(
+            [(i, found[i].chunk, found[i].row) for i in ids],
+            chosen.projection,
+            chosen.seed,
+            chosen.cold_start_budget,
+        )
+        path = self._folder / "maps" / f"{key}.npy"
+        if not path.exists():
+            artifacts.write_array(path, self._fit(embeddings))
+        stored = np.load(path, allow_pickle=False)  # (n, 3): x, y, cluster
+        return Map(
+            ids=ids,
+            embeddings=embeddings,
+            coordinates=stored[:, :2].astype(np.float32),
+            clusters=stored[:, 2].astype(np.int64),
+        )
+
+    def _fit(self, embeddings: Floats) -> npt.NDArray[np.float64]:
+        chosen = self._options
+        coordinates = projection.fit(
+            embeddings, method=chosen.projection, seed=chosen.seed
+        ).coordinates
+        found = cold_start.cluster(
+            coordinates.astype(np.float64), chosen.cold_start_budget, seed=chosen.seed
+        )
+        return np.column_stack([coordinates, found.clusters]).astype(np.float64)
+
+    def _chunk(self, name: str) -> Floats:
+        array: Floats = np.load(self._folder / "embeddings" / name, mmap_mode="r")
+        return array
+
+    def _enough_changed(self, now: Ledger) -> bool:
+        """Return whether as many labels came, went or changed as `retrain_after` asks for."""
+        live = self._store.version(self._project.id, self._project.live_version)
+        record = live and artifacts.read_json(self._folder / "rounds" / f"{live.round:04d}.json")
+        if not record:
+            return True
+        changed = set(record["labels"]) ^ set(now.label_keys)
+        return len(changed) >= self._options.retrain_after
+
+    def _running_low(self, now: Ledger) -> bool:
+        """Return whether fewer than a quarter of the published scans are still open."""
+        live = self._store.version(self._project.id, self._project.live_version)
+        if live is None:
+            return True
+        return 4 * len(now.open.intersection(live.published)) < len(live.published)
+
+
+def _terms(decision: active_learning.Decision) -> list[dict[str, float | None]]:
+    rows = zip(decision.uncertainty, decision.diversity, decision.utility, strict=True)
+    return [
+        {"uncertainty": _number(u), "diversity": _number(d), "utility": _number(s)}
+        for u, d, s in rows
+    ]
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a term that does not exist is null."""
+    return None if math.isnan(value) else round(float(value), 6)

@@ -1,0 +1,58 @@
+"""What the steps of a round work with, put together once and handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from backend.gateway import LabelStudio
+from backend.images import ImageSource
+from backend.scans import Scans
+from backend.settings import Settings
+from backend.store import Store
+
+# Encoders look at 224 pixels, the small networks at fewer.
+WORKING_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Services:
+    """Settings, memory, Label Studio and images: everything outside of the science."""
+
+    settings: Settings
+    store: Store
+    studio: LabelStudio
+    source: ImageSource
+
+    def folder(self, project_id: int) -> Path:
+        """Where a project's files lie."""
+        return project_folder(self.settings, project_id)
+
+    def scans(self, project_id: int, image_size: int) -> Scans:
+        """Return the project's scans at working size, fine enough for a network of this size."""
+        return Scans(
+            self.source.fetch,
+            self.folder(project_id),
+            longest=max(WORKING_SIZE, image_size),
+            max_pixels=self.settings.max_image_pixels,
+        )
+
+
+def project_folder(settings: Settings, project_id: int) -> Path:
+    """Where a project's files lie below DATA_DIR."""
+    return settings.data_dir / "projects" / str(project_id)
+
+
+def build(settings: Settings, store: Store) -> Services:
+    """Put the services of one process together."""
+    studio = LabelStudio(settings)
+    source = ImageSource(
+        label_studio_url=settings.label_studio_url,
+        authorise=studio.authorisation,
+        image_hosts=settings.image_hosts,
+        max_bytes=settings.max_image_bytes,
+        client=httpx.Client(timeout=httpx.Timeout(30.0, connect=5.0), trust_env=False),
+    )
+    return Services(settings=settings, store=store, studio=studio, source=source)

@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backend import artifacts, drafts, labels, ledger
+from backend.drafts import LiveDrafts
+from backend.errors import ImageError
+from backend.judgement import judge_drafts
+from backend.learning import Learner, train_config
+from backend.services import Services
+from backend.settings import ProjectOptions
+from backend.store import Model, Store, Version
+from model import phantoms
+from model.training import Progress, TrainConfig
+from tests.backend.conftest import Clock, Region, drawn, the
+from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
+
+PARSED = labels.parse(CONFIG)
+SIZE = 32
+TINY = TrainConfig("tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3)
+
+
+def ignore(progress: Progress) -> None:
+    pass
+
+
+class Lab:
+    """A project with readable phantoms, synced, and its models."""
+
+    def __init__(self, services: Services, fake: FakeLabelStudio, number: int) -> None:
+        self.services, self.store, self.fake, self.number = services, services.store, fake, number
+        self.phantoms = phantoms.generate(6, size=SIZE)
+        self.tasks = [fake.add_task(number, phantom.image) for phantom in self.phantoms]
+
+    def label(self, *rows: int, ground_truth: bool = False) -> list[int]:
+        return [
+            self.fake.annotate(
+                self.tasks[row],
+                labels.regions(self.phantoms[row].mask, PARSED, scores=[1.0]),
+                ground_truth=ground_truth,
+            )
+            for row in rows
+        ]
+
+    def sync(self) -> ledger.Ledger:
+        ledger.sync(self.services.studio, self.store, the(self.store, self.number))
+        for task in self.store.tasks(self.number):
+            self.store.update_task(self.number, task.id, height=SIZE, width=SIZE)
+        return ledger.read(self.store, self.number)
+
+    @property
+    def learner(self) -> Learner:
+        learner = drafts.learner_for(self.services, the(self.store, self.number))
+        return replace(learner, train_config=TINY)
+
+    def fit(self) -> str:
+        now = self.sync()
+        return self.learner.fit(now, list(now.usable), ignore)
+
+
+@pytest.fixture
+def lab(services: Services, fake: FakeLabelStudio, project_id: int) -> Lab:
+    return Lab(services, fake, project_id)
+
+
+# -- keys and training ----------------------------------------------------------------------------
+
+
+def test_the_same_labels_are_the_same_model_and_are_not_trained_twice(lab: Lab) -> None:
+    lab.label(0, 1)
+    key = lab.fit()
+    written = lab.learner.path(key).stat().st_mtime_ns
+    assert lab.fit() == key
+    assert lab.learner.path(key).stat().st_mtime_ns == written
+    found = lab.store.model(lab.number, key)
+    assert found is not None
+    assert found.labels == 2
+    assert found.quality["train_seconds"] >= 0
+
+
+def test_a_model_whose_file_is_gone_is_trained_again(lab: Lab) -> None:
+    lab.label(0, 1)
+    key = lab.fit()
+    lab.learner.path(key).unlink()
+    assert lab.fit() == key
+    assert lab.learner.path(key).exists()
+
+
+def test_a_deleted_a_new_and_a_redrawn_label_each_make_another_model(lab: Lab) -> None:
+    first, *_ = lab.label(0, 1)
+
+    def key() -> str:
+        now = lab.sync()
+        return lab.learner.key(now, list(now.usable))
+
+    keys = [key()]
+    lab.fake.change_annotation(first, result=drawn(size=SIZE))
+    keys.append(key())
+    lab.label(2)
+    keys.append(key())
+    lab.fake.delete_annotation(first)
+    keys.append(key())
+    assert len(set(keys)) == 4
+
+
+def test_another_way_of_training_or_set_of_labels_makes_another_model(lab: Lab) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    learner, ids = lab.learner, list(now.usable)
+    keys = {
+        learner.key(now, ids),
+        replace(learner, train_config=replace(TINY, steps=3)).key(now, ids),
+        replace(learner, options=ProjectOptions(max_train_seconds=7)).key(now, ids),
+        replace(learner, config=replace(PARSED, labels=("Heart",))).key(now, ids),
+        learner.key(now, ids[:1]),
+    }
+    assert len(keys) == 5
+
+
+def test_the_box_of_time_ends_a_training_with_a_model(lab: Lab) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    learner = replace(
+        lab.learner,
+        options=ProjectOptions(max_train_seconds=1e-9),
+        train_config=replace(TINY, steps=10_000),
+    )
+    key = learner.fit(now, list(now.usable), ignore)
+    assert len(learner.load(key).history) == 0
+
+
+def test_progress_is_told_after_every_batch(lab: Lab) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    told: list[Progress] = []
+    lab.learner.fit(now, list(now.usable), told.append)
+    assert [(progress.step, progress.steps) for progress in told] == [(1, 2), (2, 2)]
+
+
+def test_a_labelled_scan_that_became_unreadable_is_left_out(lab: Lab) -> None:
+    lab.label(0, 1, 2)
+    now = lab.sync()
+    lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[1]}.png")
+    found = list(lab.learner.examples(now, list(now.usable)))
+    assert [example.task for example in found] == [lab.tasks[0], lab.tasks[2]]
+    np.testing.assert_array_equal(found[0].mask, lab.phantoms[0].mask)
+
+
+def test_a_training_without_a_readable_scan_is_said(lab: Lab) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    lab.fake.files.clear()
+    with pytest.raises(ImageError, match="None of the labelled scans"):
+        lab.learner.fit(now, list(now.usable), ignore)
+
+
+def test_what_several_people_drew_is_merged_by_majority(lab: Lab) -> None:
+    for rows in (slice(0, 8), slice(4, 12), slice(6, 16)):
+        lab.fake.annotate(lab.tasks[0], drawn(rows, size=SIZE))
+    [found] = lab.sync().usable.values()
+    mask = lab.learner.mask(found, (SIZE, SIZE))
+    assert np.flatnonzero(mask[0].all(axis=1)).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_the_machine_and_the_project_decide_how_is_trained(services: Services) -> None:
+    config = train_config(services.settings, ProjectOptions(image_size=64, seed=3), PARSED)
+    assert (config.image_size, config.seed, config.classes, config.device) == (64, 3, 1, "cpu")
+
+
+# -- the split ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_held_out_of_few_labels(lab: Lab) -> None:
+    lab.label(0, 1, 2)
+    now = lab.sync()
+    assert lab.learner.split(now, {}) == (lab.tasks[:3], [])
+
+
+def test_ground_truth_is_for_validation_and_stays_there(lab: Lab) -> None:
+    lab.label(0, 1)
+    [annotation] = lab.label(2, ground_truth=True)
+    for ground_truth in (True, False):
+        lab.fake.change_annotation(annotation, ground_truth=ground_truth)
+        now = lab.sync()
+        assert lab.learner.split(now, {}) == (lab.tasks[:2], [lab.tasks[2]])
+
+
+def test_equal_pixels_are_never_on_both_sides(lab: Lab) -> None:
+    lab.label(0)
+    lab.label(1, ground_truth=True)
+    lab.sync()
+    for task in lab.tasks[:2]:
+        lab.store.update_task(lab.number, task, pixels="the same")
+    now = ledger.read(lab.store, lab.number)
+    assert lab.learner.split(now, {}) == ([], lab.tasks[:2])
+
+
+# -- the gate -------------------------------------------------------------------------------------
+
+
+def gated(lab: Lab, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, list[float]]) -> str:
+    """Return what the gate lets through when the models "live" and the new one score like this."""
+    now = lab.sync()
+    lab.store.save_model(Model(project_id=lab.number, key="new", labels=2, created_at=0.0))
+    lab.learner.path("live").parent.mkdir(parents=True)
+    lab.learner.path("live").touch()
+
+    def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> NDArray[np.float64]:
+        return np.array(scores[key])
+
+    monkeypatch.setattr(Learner, "_validate", scored)
+    return lab.learner.gate(now, "new", "live", lab.tasks)
+
+
+def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = {"live": [0.9, 0.8, 0.9, 0.8], "new": [0.5, 0.4, 0.5, 0.4]}
+    assert gated(lab, monkeypatch, new) == "live"
+    model = lab.store.model(lab.number, "new")
+    assert model is not None
+    assert not model.accepted
+    assert model.quality["validation_dice"] == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize("new", [[0.9, 0.8, 0.9, 0.8], [0.95, 0.7, 0.95, 0.7]])
+def test_a_model_that_is_as_good_or_in_doubt_goes_live(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, new: list[float]
+) -> None:
+    assert gated(lab, monkeypatch, {"live": [0.9, 0.8, 0.9, 0.8], "new": new}) == "new"
+
+
+def test_without_validation_scans_every_model_goes_live(lab: Lab) -> None:
+    now = lab.sync()
+    assert lab.learner.gate(now, "new", "live", []) == "new"
+
+
+def test_a_live_model_whose_file_is_gone_cannot_hold_a_new_one_back(lab: Lab) -> None:
+    lab.label(0, 1)
+    lab.label(2, ground_truth=True)
+    key = lab.fit()
+    assert lab.learner.gate(lab.sync(), key, "gone", [lab.tasks[2]]) == key
+    model = lab.store.model(lab.number, key)
+    assert model is not None
+    assert 0 <= model.quality["validation_dice"] <= 1
+    assert model.quality["validation_scans"] == 1
+
+
+# -- judging the pool -----------------------------------------------------------------------------
+
+
+def test_every_readable_scan_has_an_entropy_within_its_bounds(lab: Lab) -> None:
+    lab.label(0, 1)
+    key = lab.fit()
+    lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[4]}.png")
+    wanted = [(task.id, task.url) for task in lab.store.tasks(lab.number)]
+    found = lab.learner.entropies(key, wanted)
+    assert list(found) == [task for row, task in enumerate(lab.tasks) if row != 4]
+    assert all(0 <= entropy <= 1 for entropy in found.values())
+
+
+def test_a_draft_is_drawn_at_the_images_own_size() -> None:
+    probabilities = np.zeros((1, 4, 4), np.float32)
+    probabilities[0, :2] = 0.9
+    [region] = drafts.regions(probabilities, (8, 12), PARSED)
+    assert (region["original_height"], region["original_width"]) == (8, 12)
+    mask = labels.masks([region], PARSED, size=(8, 12))
+    assert mask[0, :3].all()
+    assert not mask[0, 5:].any()
+    assert 0.5 < region["score"] <= 0.9
+
+
+def test_a_draft_of_nothing_has_no_region() -> None:
+    assert drafts.regions(np.zeros((1, 4, 4), np.float32), (8, 8), PARSED) == []
+
+
+# -- when drafts are shown ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("usable", "dice", "expected"),
+    [
+        (4, [], False),
+        (5, [], True),
+        (9, [0.0] * 4, True),  # too few to tell
+        (9, [0.0] * 5, False),
+        (9, [0.5] * 5, True),
+        (9, [0.49] * 5, False),
+        (9, [0.0] * 9 + [0.9] * 5, True),  # they got better
+        (9, [0.9] * 9 + [0.1] * 5, False),  # they got worse
+    ],
+)
+def test_drafts_begin_with_enough_labels_and_end_while_the_last_five_are_poor(
+    store: Store, project_id: int, usable: int, dice: list[float], expected: bool
+) -> None:
+    assert drafts.wanted(the(store, project_id), usable, dice) is expected
+
+
+def test_drafts_can_be_switched_off_and_their_limits_moved(store: Store, project_id: int) -> None:
+    def wanted(usable: int, dice: list[float], **options: Any) -> bool:
+        store.update(project_id, options=ProjectOptions(**options).model_dump())
+        return drafts.wanted(the(store, project_id), usable, dice)
+
+    assert not wanted(99, [], prelabels=False)
+    assert wanted(1, [], prelabel_after=1)
+    assert wanted(9, [0.3] * 5, prelabel_min_dice=0.2)
+
+
+# -- how good drafts were -------------------------------------------------------------------------
+
+
+def shown(lab: Lab, number: int, rows: slice, *tasks: int, live_at: float) -> None:
+    """Let a version go live that carries this draft for these tasks."""
+    name = f"{number:04d}.json"
+    found: dict[str, list[Region]] = {str(task): drawn(rows, size=SIZE) for task in tasks}
+    artifacts.write_json(lab.services.folder(lab.number) / "drafts" / name, found)
+    lab.store.save_version(
+        Version(
+            project_id=lab.number,
+            name=f"r{number}",
+            round=number,
+            attempt=1,
+            drafts=name,
+            created_at=live_at,
+            live_at=live_at,
+        )
+    )
+
+
+def judged(lab: Lab) -> dict[int, tuple[str, float]]:
+    judge_drafts(lab.services, the(lab.store, lab.number))
+    return {
+        score.task_id: (score.version, round(score.dice, 3))
+        for score in lab.store.draft_scores(lab.number)
+    }
+
+
+def test_a_label_is_compared_with_the_draft_that_was_live_when_it_was_made(
+    lab: Lab, clock: Clock
+) -> None:
+    shown(lab, 1, slice(0, 8), *lab.tasks, live_at=clock() + 10)
+    shown(lab, 2, slice(8, 16), *lab.tasks, live_at=clock() + 30)
+    for task in lab.tasks[:3]:
+        lab.fake.annotate(task, drawn(slice(0, 8), size=SIZE))
+        clock.advance(20)
+    lab.sync()
+    assert judged(lab) == {lab.tasks[1]: ("r1", 1.0), lab.tasks[2]: ("r2", 0.0)}
+
+
+def test_the_first_label_of_a_scan_is_judged_and_none_twice(lab: Lab, clock: Clock) -> None:
+    shown(lab, 1, slice(0, 8), *lab.tasks, live_at=clock())
+    clock.advance(1)
+    first = lab.fake.annotate(lab.tasks[0], drawn(slice(0, 8), size=SIZE))
+    lab.sync()
+    before = judged(lab)
+    lab.fake.annotate(lab.tasks[0], drawn(slice(8, 16), size=SIZE))
+    lab.fake.change_annotation(first, result=[])
+    lab.sync()
+    assert judged(lab) == before == {lab.tasks[0]: ("r1", 1.0)}
+
+
+def test_an_empty_draft_of_an_empty_scan_is_perfect(lab: Lab, clock: Clock) -> None:
+    shown(lab, 1, slice(0, 0), *lab.tasks, live_at=clock())
+    clock.advance(1)
+    lab.fake.annotate(lab.tasks[0], [])
+    lab.sync()
+    assert judged(lab) == {lab.tasks[0]: ("r1", 1.0)}
+
+
+def test_a_skip_and_a_scan_without_a_draft_are_not_judged(lab: Lab, clock: Clock) -> None:
+    shown(lab, 1, slice(0, 8), lab.tasks[0], live_at=clock())
+    clock.advance(1)
+    lab.fake.annotate(lab.tasks[0], drawn(size=SIZE), skip=True)
+    lab.fake.annotate(lab.tasks[1], drawn(size=SIZE))
+    lab.sync()
+    assert judged(lab) == {}
+
+
+def test_a_draft_of_a_former_label_config_is_not_judged(lab: Lab, clock: Clock) -> None:
+    shown(lab, 1, slice(0, 8), *lab.tasks, live_at=clock())
+    clock.advance(1)
+    lab.fake.projects[lab.number].label_config = CONFIG.replace("Lung", "Heart")
+    lab.fake.annotate(lab.tasks[0], drawn(size=SIZE, label="Heart"))
+    now = lab.sync()
+    assert list(now.usable) == [lab.tasks[0]]
+    assert judged(lab) == {}
+
+
+def test_a_draft_of_an_image_that_was_replaced_is_not_judged(lab: Lab, clock: Clock) -> None:
+    shown(lab, 1, slice(0, 8), *lab.tasks, live_at=clock())
+    clock.advance(1)
+    lab.fake.annotate(lab.tasks[0], drawn(size=SIZE))
+    lab.sync()
+    lab.store.update_task(lab.number, lab.tasks[0], height=0, width=0)
+    assert judged(lab) == {}
+
+
+# -- drafts on demand -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LiveDrafts:
+    """Drafts of a model that is live, with five labels behind it."""
+    lab.label(*range(5))
+    key = lab.fit()
+    lab.store.save_version(
+        Version(project_id=lab.number, name="r1", round=1, attempt=1, model_key=key, labels=5)
+    )
+    lab.store.go_live(lab.number, "r1")
+    monkeypatch.setattr(drafts, "build", lambda settings, store: lab.services)
+    return LiveDrafts(lab.services.settings, lab.store)
+
+
+def asked(lab: Lab, live: LiveDrafts) -> list[Region]:
+    task = lab.tasks[5]
+    return live.regions(lab.number, task, {"image": f"/data/upload/{lab.number}/{task}.png"})
+
+
+def test_a_live_draft_is_the_models_own(lab: Lab, live: LiveDrafts) -> None:
+    found = asked(lab, live)
+    json.dumps(found)
+    assert all(region["original_width"] == SIZE for region in found)
+    version = lab.store.version(lab.number, "r1")
+    assert version is not None
+    url = f"/data/upload/{lab.number}/{lab.tasks[5]}.png"
+    [(_, scan, probabilities)] = lab.learner.predict(version.model_key, [(lab.tasks[5], url)])
+    assert found == drafts.regions(probabilities, scan.size, PARSED)
+
+
+def test_no_live_draft_is_drawn_while_drafts_are_off(lab: Lab, live: LiveDrafts) -> None:
+    lab.store.update(lab.number, options=ProjectOptions(prelabels=False).model_dump())
+    before = len(lab.fake.requests)
+    assert asked(lab, live) == []
+    assert live.regions(99, 1, {}) == []
+    assert len(lab.fake.requests) == before
+
+
+def test_a_live_draft_of_an_unreadable_scan_is_an_image_error(lab: Lab, live: LiveDrafts) -> None:
+    lab.fake.files.clear()
+    with pytest.raises(ImageError):
+        asked(lab, live)
