@@ -1,0 +1,384 @@
+"""The story of one round: sync, embed, select or train and score, publish. Durable.
+
+Each step may be repeated after a kill: files have names that follow from their content, rows are
+written under keys, and a publication takes a new name. Steps take and give ids and small dicts;
+clock, randomness and settings are read in steps only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOS, DBOSConfiguredInstance
+
+from backend import artifacts, drafts, ledger, logs
+from backend.errors import ConfigError, FirstlightError, ImageError, StorageError, Unreachable
+from backend.judgement import judge_drafts
+from backend.publishing import Publisher
+from backend.selection import Selector
+from backend.services import Services
+from backend.store import Project, Version
+from model import encoders, training
+
+log = logging.getLogger(__name__)
+
+REFRESH_QUEUE = "refresh"
+EMBED_QUEUE = "embed"
+CHUNK = 64
+RETRY_IMAGE_SECONDS = 600.0
+MOST_BACKOFF_SECONDS = 300.0
+LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
+
+
+@DBOS.dbos_class()
+class Rounds(DBOSConfiguredInstance):
+    """The refresh workflow and its steps, bound to the services of one worker."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.store = services.store
+        self._encoders: dict[str, encoders.Encoder] = {}
+        super().__init__("rounds")
+
+    # -- the story ------------------------------------------------------------------------------
+
+    @DBOS.workflow()
+    def refresh(self, project_id: int) -> None:
+        """Bring one project's queue up to what was wanted when this began."""
+        with logs.context(project=project_id):
+            wanted = self.begin(project_id)
+            try:
+                self._round(project_id)
+            except FirstlightError as error:
+                self.fail(project_id, str(error.what), error.mend)
+            except Exception:
+                # The one place in the worker where a defect of ours ends: told in the log with its
+                # traceback, on the page without it, and tried again like everything else.
+                log.exception("a round failed unexpectedly")
+                self.fail(project_id, "A round failed unexpectedly.", "See the worker's log.")
+            else:
+                self.finish(project_id, wanted)
+
+    def _round(self, project_id: int) -> None:
+        if self.sync(project_id) == "paused":
+            return
+        chunks = self.unseen(project_id)
+        for handle in [
+            DBOS.enqueue_workflow(EMBED_QUEUE, self.embed, project_id, chunk) for chunk in chunks
+        ]:
+            handle.get_result(polling_interval_sec=0.2)
+        plan = self.plan(project_id)
+        if not plan["due"]:
+            return
+        number, key = plan["round"], ""
+        with logs.context(round=number):
+            if plan["train"]:
+                key = self.train(project_id, number)
+            self.select(project_id, number, key)
+            if key:
+                self.draft(project_id, number, key)
+            version = self.publish(project_id, number, key)
+            if version:
+                self.switch(project_id, number, version, plan["fingerprint"])
+
+    @DBOS.workflow()
+    def embed(self, project_id: int, task_ids: list[int]) -> None:
+        """Embed one chunk of scans, on whichever worker is free."""
+        with logs.context(project=project_id):
+            self.embed_chunk(project_id, task_ids)
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    @DBOS.step()
+    def begin(self, project_id: int) -> int:
+        """Return what is wanted now; what is wanted later makes another refresh."""
+        project = self._project(project_id)
+        self.store.update(project_id, started_at=self.store.clock())
+        return project.wanted
+
+    @DBOS.step()
+    def sync(self, project_id: int) -> str:
+        """Copy what changed in Label Studio; say whether the project is paused."""
+        with self._at(project_id, "sync"):
+            options = ledger.sync(self.services.studio, self.store, self._project(project_id))
+            judge_drafts(self.services, self._project(project_id))
+        return "paused" if options.paused else "synced"
+
+    @DBOS.step()
+    def unseen(self, project_id: int) -> list[list[int]]:
+        """Return chunks of tasks that have no embedding and may be read now."""
+        selector = self._selector(project_id)
+        known = self.store.embeddings(project_id, selector.encoder)
+        now = self.store.clock()
+        ids = [
+            task.id
+            for task in self.store.tasks(project_id)
+            if task.id not in known and (not task.problem or task.retry_at <= now)
+        ]
+        self.store.enter(project_id, "embed", done=0, total=len(ids))
+        return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+
+    @DBOS.step()
+    def embed_chunk(self, project_id: int, task_ids: list[int]) -> None:
+        """Fetch, decode and embed scans; one that cannot be read is named and retried later."""
+        encoder = self._encoder(self._project(project_id))
+        wanted = [t for t in self.store.tasks(project_id) if t.id in set(task_ids)]
+        learner = drafts.learner_for(self.services, self._project(project_id))
+        images, seen = [], []
+        for task_id, scan in learner.scans.many((task.id, task.url) for task in wanted):
+            if isinstance(scan, ImageError):
+                self._unreadable(project_id, task_id, scan)
+                continue
+            height, width = scan.size
+            self.store.update_task(
+                project_id, task_id, height=height, width=width, pixels=scan.digest, problem=""
+            )
+            images.append(scan.image)
+            seen.append(task_id)
+        if seen:
+            urls = [task.url for task in wanted if task.id in set(seen)]
+            name = artifacts.digest(encoder.name, seen, urls) + ".npy"
+            path = self.services.folder(project_id) / "embeddings" / name
+            if not path.exists():
+                artifacts.write_array(path, encoder.encode(images))
+            self.store.save_embeddings(project_id, encoder.name, name, seen)
+        self._count_embedded(project_id, len(task_ids))
+
+    @DBOS.step()
+    def plan(self, project_id: int) -> dict[str, Any]:
+        """Return whether anything has to be done, and open the round if so."""
+        with self._at(project_id, "plan"):
+            selector = self._selector(project_id)
+            now = ledger.read(self.store, project_id)
+            plan = selector.plan(now)
+            if not plan["due"]:
+                self._verify_live(project_id)
+                return plan
+            opened = self.store.round_of(project_id, str(DBOS.workflow_id))
+            return {**plan, "round": opened.number}
+
+    @DBOS.step()
+    def train(self, project_id: int, number: int) -> str:
+        """Train on all labels and return the key of the model to work with."""
+        with self._at(project_id, "train", number):
+            project = self._project(project_id)
+            learner = drafts.learner_for(self.services, project)
+            now = ledger.read(self.store, project_id)
+            clusters = self._selector(project_id).clusters()
+            to_train, held = learner.split(now, clusters)
+            if not to_train:
+                return ""  # all labels are ground truth, and that only validates
+            key = learner.fit(now, to_train, self._reporter(project_id))
+            live = self.store.version(project_id, project.live_version)
+            return learner.gate(now, key, live.model_key if live else "", held)
+
+    @DBOS.step()
+    def select(self, project_id: int, number: int, key: str) -> None:
+        """Rank the pool and write the queue with its reasons down."""
+        with self._at(project_id, "select", number):
+            selector = self._selector(project_id)
+            now = ledger.read(self.store, project_id)
+            entropies = {}
+            if key:
+                learner = drafts.learner_for(self.services, self._project(project_id))
+                entropies = learner.entropies(key, selector.pool(now))
+            queue = selector.rank(now, entropies)
+            artifacts.write_json(self._record(project_id, number), queue)
+            self.store.update(project_id, warnings=[*selector.warnings, *queue["warnings"]])
+
+    @DBOS.step()
+    def draft(self, project_id: int, number: int, key: str) -> None:
+        """Write the model's masks for the head of the queue down, shown or not."""
+        with self._at(project_id, "draft", number):
+            project = self._project(project_id)
+            learner = drafts.learner_for(self.services, project)
+            head = self._queue(project_id, number)[: learner.options.horizon]
+            urls = {task.id: task.url for task in self.store.tasks(project_id)}
+            found = {
+                task_id: drafts.regions(probabilities, scan.size, learner.config)
+                for task_id, scan, probabilities in learner.predict(
+                    key, [(task_id, urls[task_id]) for task_id in head]
+                )
+            }
+            artifacts.write_json(self._drafts(project_id, number), found)
+
+    @DBOS.step()
+    def publish(self, project_id: int, number: int, key: str) -> str:
+        """Write the queue to Label Studio under a new name; return the name."""
+        with self._at(project_id, "publish", number):
+            project = self._project(project_id)
+            now = ledger.read(self.store, project_id)
+            started = self.store.clock()
+            horizon = ledger.stored_options(project).horizon
+            version = Version(
+                round=number,
+                model_key=key,
+                labels=len(now.usable),
+                drafts=self._drafts(project_id, number).name if key else "",
+            )
+            dice = [score.dice for score in self.store.draft_scores(project_id)]
+            shown = bool(key) and drafts.wanted(project, len(now.usable), dice)
+            masks = artifacts.read_json(self._drafts(project_id, number)) if shown else {}
+            name = self._publisher(project_id).publish(
+                version,
+                "attention-unet" if key else "cold-start",
+                self._queue(project_id, number)[:horizon],
+                masks or {},
+            )
+            self.store.update(project_id, publish_seconds=self.store.clock() - started)
+            return name
+
+    @DBOS.step()
+    def switch(self, project_id: int, number: int, version: str, fingerprint: str) -> None:
+        """Make the version live, here and in Label Studio."""
+        with self._at(project_id, "switch", number):
+            self.store.go_live(project_id, version, fingerprint=fingerprint)
+            self._publisher(project_id).switch(version)
+            log.info("live: %s", version)
+            self.store.close_round(project_id, number, {"version": version})
+            drafts.learner_for(self.services, self._project(project_id)).scans.trim()
+
+    @DBOS.step()
+    def finish(self, project_id: int, wanted: int) -> None:
+        """Note what was done, and when the next round may start."""
+        project = self._project(project_id)
+        options = ledger.stored_options(project)
+        spacing = options.min_seconds_between_rounds
+        if spacing is None:
+            spacing = max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
+        self.store.update(
+            project_id,
+            done=wanted,
+            step="",
+            progress={},
+            problem="",
+            mend="",
+            failures=0,
+            not_before=project.started_at + spacing,
+        )
+
+    @DBOS.step()
+    def fail(self, project_id: int, what: str, mend: str) -> None:
+        """Say what went wrong, once, and try again later, later each time."""
+        project = self._project(project_id)
+        if project.problem != what:
+            log.warning("%s %s", what, mend)
+        wait = min(MOST_BACKOFF_SECONDS, 2.0**project.failures)
+        self.store.update(
+            project_id,
+            step="",
+            progress={},
+            problem=what,
+            mend=mend,
+            problem_at=self.store.clock(),
+            failures=min(project.failures + 1, 10),
+            not_before=self.store.clock() + wait,
+        )
+
+    # -- what the steps share -------------------------------------------------------------------
+
+    @contextmanager
+    def _at(self, project_id: int, step: str, number: int = 0) -> Iterator[None]:
+        """Show the step on the page, and put its seconds into the round's record."""
+        started = self.store.clock()
+        self.store.enter(project_id, step)
+        yield
+        if number:
+            self.store.add_seconds(project_id, number, step, self.store.clock() - started)
+
+    def _project(self, project_id: int) -> Project:
+        project = self.store.project(project_id)
+        if project is None:
+            raise StorageError(f"Project {project_id} is not in the database.", "Connect it again.")
+        return project
+
+    def _encoder(self, project: Project) -> encoders.Encoder:
+        settings = self.services.settings
+        name = ledger.stored_options(project).encoder or settings.encoder
+        if name not in self._encoders:
+            try:
+                found = encoders.load(
+                    name,
+                    weights=settings.encoder_weights,
+                    device=training.resolve_device(settings.device),
+                    cache_dir=settings.data_dir / "encoders",
+                )
+            except (FileNotFoundError, ValueError) as error:
+                raise ConfigError(
+                    f"There is no such encoder: {error}.",
+                    "Correct the option `encoder`, or ENCODER, ENCODER_WEIGHTS and DEVICE.",
+                ) from None
+            if found.substituted:
+                log.warning(found.substitution)
+            self._encoders[name] = _named_by_weights(found, settings.encoder_weights)
+        return self._encoders[name]
+
+    def _selector(self, project_id: int) -> Selector:
+        project = self._project(project_id)
+        return Selector(
+            self.store, project, self.services.folder(project_id), self._encoder(project)
+        )
+
+    def _publisher(self, project_id: int) -> Publisher:
+        return Publisher(self.services.settings, self.store, self.services.studio, project_id)
+
+    def _verify_live(self, project_id: int) -> None:
+        live = self._project(project_id).live_version
+        if live:
+            self._publisher(project_id).switch(live)
+
+    def _unreadable(self, project_id: int, task_id: int, error: ImageError) -> None:
+        # A Label Studio that is down is no fault of the scan: this raises, and the round waits.
+        self.services.studio.project(project_id)
+        log.warning("%s", error)
+        self.store.update_task(
+            project_id,
+            task_id,
+            problem=str(error),
+            retry_at=self.store.clock() + RETRY_IMAGE_SECONDS,
+        )
+
+    def _count_embedded(self, project_id: int, number: int) -> None:
+        progress = self._project(project_id).progress
+        done = int(progress.get("done", 0)) + number
+        self.store.update(project_id, progress={**progress, "done": done})
+
+    def _reporter(self, project_id: int) -> Any:
+        """Return what training calls after every batch; it writes once a second."""
+        last = [0.0]
+
+        def report(progress: training.Progress) -> None:
+            now = self.store.clock()
+            if now - last[0] >= 1:
+                last[0] = now
+                fields = {"batch": progress.step, "of": progress.steps, "loss": progress.loss}
+                self.store.update(project_id, progress=fields)
+
+        return report
+
+    def _record(self, project_id: int, number: int) -> Path:
+        return self.services.folder(project_id) / "rounds" / f"{number:04d}.json"
+
+    def _drafts(self, project_id: int, number: int) -> Path:
+        return self.services.folder(project_id) / "drafts" / f"{number:04d}.json"
+
+    def _queue(self, project_id: int, number: int) -> list[int]:
+        record = artifacts.read_json(self._record(project_id, number))
+        if record is None:
+            raise Unreachable("The queue of this round is gone.", "The round starts again.")
+        return [int(task) for task in record["order"]]
+
+
+def _named_by_weights(encoder: encoders.Encoder, weights: Path | None) -> encoders.Encoder:
+    """Tell embeddings of different weights apart: the name carries a digest of the file."""
+    if weights is None or not encoder.name.startswith("radimagenet"):
+        return encoder
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return replace(encoder, name=f"{encoder.name}-{digest}")

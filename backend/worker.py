@@ -1,0 +1,188 @@
+"""The worker: runs refreshes where they are wanted, and looks for changes nobody told it of.
+
+It is crash-only. SIGTERM ends it as SIGKILL would, since every step of a round may be repeated;
+what was under way goes on after the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dbos import DBOS, SetEnqueueOptions
+from dbos import error as dbos_error
+from filelock import FileLock, Timeout
+
+from backend import ledger, logs
+from backend.errors import FirstlightError, NotFound, StorageError
+from backend.publishing import Publisher
+from backend.rounds import EMBED_QUEUE, REFRESH_QUEUE, Rounds
+from backend.services import Services, build
+from backend.settings import Settings
+from backend.store import SCHEMA_VERSION, WORKER_BUSY_MS, Project, open_store, sqlite_path
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+FINISHED_DAYS = 7
+NICE = 10
+OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+UNDER_WAY = ["PENDING", "ENQUEUED"]
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; never returns.
+
+    Raises:
+        FirstlightError: When the database cannot be opened, or another worker has it.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with ExitStack() as stack:
+        _only_one(settings, stack)
+        os.nice(NICE)
+        store = open_store(settings.database, busy_ms=WORKER_BUSY_MS)
+        store.create()
+        services = build(settings, store)
+        rounds = launch(services)
+        threading.Thread(target=_reconcile, args=(services, stop), daemon=True).start()
+        log.info("worker started")
+        while not stop.wait(LOOK_SECONDS):
+            enqueue_due(rounds)
+    log.info("worker stops")
+    logging.shutdown()
+    # A training cannot be asked to end in time, and need not be.
+    os._exit(0)
+
+
+def launch(services: Services) -> Rounds:
+    """Start the durable queues; what an earlier worker left under way goes on."""
+    DBOS(
+        config={
+            "name": "firstlight",
+            "system_database_url": services.settings.jobs_database,
+            "application_version": SCHEMA_VERSION,
+            "executor_id": "worker",
+            "log_level": "WARNING",
+        }
+    )
+    rounds = Rounds(services)
+    DBOS.launch()
+    DBOS.register_queue(REFRESH_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
+    DBOS.register_queue(EMBED_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
+    _drop_other_releases(services)
+    return rounds
+
+
+def enqueue_due(rounds: Rounds) -> None:
+    """Start a refresh wherever one is wanted; a project has at most one."""
+    try:
+        due = rounds.store.due()
+    except StorageError as error:
+        log.warning("%s", error)
+        return
+    for project_id in due:
+        with SetEnqueueOptions(deduplication_id=str(project_id)):
+            try:
+                DBOS.enqueue_workflow(REFRESH_QUEUE, rounds.refresh, project_id)
+            except dbos_error.DBOSQueueDeduplicatedError:
+                continue  # it is running; what is wanted meanwhile makes it start once more
+
+
+def reconcile(services: Services, project: Project) -> None:
+    """Compare Label Studio's counters with what the last sync saw; ask for a refresh on any change.
+
+    Heals lost webhooks and sees what has none: tasks from a storage sync, changed options.
+    """
+    store = services.store
+    try:
+        seen = ledger.look(services.studio, store, project)
+    except FirstlightError as error:
+        _note(services, project, error)
+        return
+    if project.problem and not project.failures:
+        store.update(project.id, problem="", mend="")
+    if seen != project.seen or _retry_due(services, project):
+        store.want(project.id)
+        return
+    Publisher(services.settings, store, services.studio, project.id).clean(project)
+
+
+def _reconcile(services: Services, stop: threading.Event) -> None:
+    while not stop.wait(services.settings.reconcile_seconds):
+        try:
+            for project in services.store.projects():
+                if project.wanted == project.done and not project.gone:
+                    with logs.context(project=project.id):
+                        reconcile(services, project)
+            _forget_finished()
+        except FirstlightError as error:
+            log.warning("the timer was cut short: %s", error)
+        except Exception:
+            # Nothing else would notice that this thread is gone, and with it every lost webhook.
+            log.exception("the timer failed unexpectedly")
+
+
+def _note(services: Services, project: Project, error: FirstlightError) -> None:
+    """Show a problem that the timer met, and say it in the log once."""
+    if isinstance(error, NotFound) and not _exists(services, project):
+        log.info("project is gone from Label Studio")
+        services.store.update(project.id, gone=True, problem="", mend="")
+        return
+    if project.problem != error.what:
+        log.warning("%s", error)
+        services.store.update(
+            project.id, problem=error.what, mend=error.mend, problem_at=services.store.clock()
+        )
+
+
+def _exists(services: Services, project: Project) -> bool:
+    try:
+        services.studio.project(project.id)
+    except NotFound:
+        return False
+    return True
+
+
+def _retry_due(services: Services, project: Project) -> bool:
+    now = services.store.clock()
+    return any(task.problem and task.retry_at <= now for task in services.store.tasks(project.id))
+
+
+def _only_one(settings: Settings, stack: ExitStack) -> None:
+    """On SQLite one worker is all there may be; hold a lock for as long as the process lives."""
+    if sqlite_path(settings.database) is None:
+        return
+    try:
+        stack.enter_context(FileLock(settings.data_dir / "worker.lock", timeout=0))
+    except Timeout:
+        raise StorageError(
+            f"Another worker already uses {settings.data_dir}.",
+            "Stop it first, or give this one a DATA_DIR of its own.",
+        ) from None
+
+
+def _drop_other_releases(services: Services) -> None:
+    """Cancel refreshes that another schema began, and want them anew."""
+    left: list[Any] = DBOS.list_workflows(status=UNDER_WAY, load_input=False)
+    foreign = [found for found in left if found.app_version != SCHEMA_VERSION]
+    for found in foreign:
+        DBOS.cancel_workflow(found.workflow_id)
+    if foreign:
+        for project in services.store.projects():
+            services.store.want(project.id)
+
+
+def _forget_finished() -> None:
+    before = (datetime.now(UTC) - timedelta(days=FINISHED_DAYS)).isoformat()
+    old = DBOS.list_workflows(
+        status=OVER, end_time=before, limit=500, load_input=False, load_output=False
+    )
+    if old:
+        DBOS.delete_workflows([found.workflow_id for found in old])

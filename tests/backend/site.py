@@ -1,0 +1,86 @@
+"""A worker with real durable queues, beside a Label Studio that lives in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dbos import DBOS
+from dbos import _dbos as dbos_internals
+
+from backend import labels, worker
+from backend.rounds import Rounds
+from backend.services import Services
+from backend.store import Project
+from model import phantoms
+from model.training import TrainConfig
+from tests.backend.conftest import Clock, the
+from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
+
+SIZE = 32
+TINY = TrainConfig("tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3)
+OPTIONS = {
+    "cold_start_budget": 2,
+    "image_size": SIZE,
+    "projection": "pca",
+    "prelabel_after": 2,
+    "min_seconds_between_rounds": 0,
+}
+
+
+class Site:
+    """A worker with its durable queues, beside a Label Studio with six phantoms."""
+
+    def __init__(self, services: Services, fake: FakeLabelStudio, clock: Clock, number: int):
+        self.services, self.store, self.fake = services, services.store, fake
+        self.clock, self.number = clock, number
+        [self.entry] = fake.entries.values()
+        self.entry["extra_params"] = dict(OPTIONS)
+        self.phantoms = phantoms.generate(6, size=SIZE)
+        self.tasks = [fake.add_task(number, phantom.image) for phantom in self.phantoms]
+        self.rounds: Rounds
+
+    def start(self) -> None:
+        # A process has one worker; a second start in this one has to forget the first.
+        registry = dbos_internals._get_or_create_dbos_registry()
+        registry.instance_info_map.clear()
+        self.rounds = worker.launch(self.services)
+
+    def stop(self) -> None:
+        DBOS.destroy()
+
+    def refresh(self) -> Project:
+        """Make one pass and return what it left."""
+        self.clock.advance(1)
+        DBOS.start_workflow(self.rounds.refresh, self.number).get_result()
+        self.clock.advance(1)
+        return self.project
+
+    def label(self, *rows: int, **values: Any) -> None:
+        parsed = labels.parse(CONFIG)
+        for row in rows:
+            result = labels.regions(self.phantoms[row].mask, parsed, scores=[1.0])
+            self.fake.annotate(self.tasks[row], result, **values)
+        self.store.want(self.number)
+
+    @property
+    def project(self) -> Project:
+        return the(self.store, self.number)
+
+    @property
+    def queue(self) -> list[int]:
+        return self.fake.served(self.number)
+
+    @property
+    def versions(self) -> list[str]:
+        return [found.name.rpartition(" ")[0] for found in self.store.versions(self.number)]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not so within {seconds:.0f} s")
+        time.sleep(0.05)

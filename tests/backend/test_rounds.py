@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from dbos import DBOS
+
+from backend import ledger
+from backend.rounds import MOST_BACKOFF_SECONDS, RETRY_IMAGE_SECONDS, Rounds
+from backend.services import Services
+from tests.backend.conftest import Clock
+from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.site import OPTIONS, TINY, Site, wait_for
+
+
+class Killed(BaseException):
+    """The process ends here: no handler of ours may see it."""
+
+
+@pytest.fixture
+def site(
+    services: Services,
+    fake: FakeLabelStudio,
+    clock: Clock,
+    project_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
+    site = Site(services, fake, clock, project_id)
+    site.start()
+    yield site
+    site.stop()
+
+
+# -- the story ------------------------------------------------------------------------------------
+
+
+def test_from_the_first_day_to_the_first_model(site: Site) -> None:
+    project = site.refresh()
+    assert project.problem == ""
+    assert site.versions == ["cold-start r0001"]
+    assert sorted(site.queue) == site.tasks
+    assert all(site.fake.prelabel(site.number, task) == [] for task in site.tasks)
+    first, second = site.queue[:2]
+    site.label(site.tasks.index(first), site.tasks.index(second))
+    project = site.refresh()
+    assert project.problem == ""
+    assert site.versions == ["cold-start r0001", "attention-unet r0002"]
+    assert sorted(site.queue) == sorted(set(site.tasks) - {first, second})
+    assert (project.done, project.step, project.failures) == (project.wanted, "", 0)
+    assert site.fake.projects[site.number].model_version == project.live_version
+    assert site.entry["title"] == project.live_version
+
+
+def test_every_round_leaves_its_record(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1)
+    site.refresh()
+    first, second = site.store.rounds(site.number)
+    assert set(first.record["seconds"]) == {"select", "publish", "switch"}
+    assert set(second.record["seconds"]) == {"train", "select", "draft", "publish", "switch"}
+    assert second.record["version"] == site.project.live_version
+    assert second.ended_at >= second.started_at
+    folder = site.services.folder(site.number)
+    assert sorted(path.name for path in (folder / "rounds").iterdir()) == ["0001.json", "0002.json"]
+    assert [path.name for path in (folder / "drafts").iterdir()] == ["0002.json"]
+
+
+def test_a_refresh_without_news_publishes_nothing(site: Site) -> None:
+    site.refresh()
+    before = site.fake.calls("POST", ""), site.fake.calls("PATCH", "")
+    site.store.want(site.number)
+    project = site.refresh()
+    assert (site.fake.calls("POST", ""), site.fake.calls("PATCH", "")) == before
+    assert len(site.store.rounds(site.number)) == 1
+    assert project.done == project.wanted
+
+
+def test_a_refresh_without_news_still_mends_the_switch(site: Site) -> None:
+    live = site.refresh().live_version
+    site.fake.projects[site.number].model_version = ""
+    site.entry["title"] = "Firstlight"
+    site.refresh()
+    assert site.fake.projects[site.number].model_version == site.entry["title"] == live
+
+
+def test_a_hint_during_a_refresh_makes_another_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ledger.sync
+
+    def late(*given: Any) -> Any:
+        options = real(*given)
+        site.store.want(site.number)
+        return options
+
+    monkeypatch.setattr("backend.rounds.ledger.sync", late)
+    project = site.refresh()
+    assert project.wanted == project.done + 1
+    assert site.store.due() == [site.number]
+
+
+def test_a_paused_project_is_watched_and_left_alone(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "paused": True}
+    project = site.refresh()
+    assert (project.done, project.live_version) == (project.wanted, "")
+    assert len(site.store.tasks(site.number)) == 6
+    assert site.fake.imports == []
+    site.entry["extra_params"] = OPTIONS
+    assert site.refresh().live_version
+
+
+def test_with_every_scan_labelled_the_project_rests(site: Site) -> None:
+    site.refresh()
+    site.label(*range(6))
+    project = site.refresh()
+    assert (project.done, project.problem) == (project.wanted, "")
+    assert site.versions == ["cold-start r0001"]
+    assert site.store.model(site.number, "") is None
+
+
+def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = site.refresh().live_version
+    site.label(*range(5))
+    real = Rounds.select
+
+    def select(self: Rounds, *given: Any) -> None:
+        real(self, *given)
+        site.label(5)
+
+    monkeypatch.setattr(Rounds, "select", select)
+    project = site.refresh()
+    assert (project.problem, project.live_version) == ("", live)
+    assert site.refresh().done == site.project.wanted
+
+
+def test_a_deleted_label_gives_its_scan_back_and_trains_without_it(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1, 2)
+    before = site.store.version(site.number, site.refresh().live_version)
+    [annotation] = [
+        number
+        for number, found in site.fake.projects[site.number].annotations.items()
+        if found["task"] == site.tasks[0]
+    ]
+    site.fake.delete_annotation(annotation)
+    after = site.store.version(site.number, site.refresh().live_version)
+    assert before is not None
+    assert after is not None
+    assert (before.labels, after.labels) == (3, 2)
+    assert before.model_key != after.model_key
+    assert site.tasks[0] in site.queue
+
+
+def test_ground_truth_alone_trains_nothing_and_the_queue_goes_on(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1, ground_truth=True)
+    project = site.refresh()
+    assert project.problem == ""
+    assert site.versions == ["cold-start r0001", "cold-start r0002"]
+    assert sorted(site.queue) == site.tasks[2:]
+
+
+def test_no_more_than_the_horizon_is_published(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "horizon": 4}
+    site.refresh()
+    assert len(site.queue) == 4
+
+
+def test_the_time_between_rounds_is_kept(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "min_seconds_between_rounds": 50}
+    project = site.refresh()
+    assert project.not_before == project.started_at + 50
+
+
+# -- trouble --------------------------------------------------------------------------------------
+
+
+def test_an_unreachable_label_studio_is_said_once_backs_off_and_heals(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.fake.fail("GET", "", httpx.ConnectError, times=99)
+    waits = []
+    with caplog.at_level(logging.WARNING, logger="backend"):
+        for _ in range(12):
+            project = site.refresh()
+            waits.append(project.not_before - project.problem_at)
+    assert waits[:4] == [1, 2, 4, 8]
+    assert max(waits) == MOST_BACKOFF_SECONDS
+    assert len([r for r in caplog.records if r.name == "backend.rounds"]) == 1
+    assert "did not answer" in project.problem
+    assert project.mend
+    assert (project.done, project.step) == (0, "")
+    site.fake.mend()
+    project = site.refresh()
+    assert (project.problem, project.mend, project.failures) == ("", "", 0)
+    assert project.live_version
+
+
+def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("patient Smith")
+
+    monkeypatch.setattr("backend.rounds.judge_drafts", broken)
+    project = site.refresh()
+    assert project.problem == "A round failed unexpectedly."
+    assert "Smith" not in project.mend
+    assert "Traceback" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
+    assert site.refresh().problem == ""
+
+
+def test_an_unknown_encoder_is_named_with_the_mend(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "encoder": "resnet-9000"}
+    project = site.refresh()
+    assert "resnet-9000" in project.problem
+    assert "encoder" in project.mend
+
+
+def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> None:
+    path = f"/data/upload/{site.number}/{site.tasks[2]}.png"
+    whole, site.fake.files[path] = site.fake.files[path], b"no image"
+    site.refresh()
+    assert site.queue[-1] == site.tasks[2]
+    task = site.store.tasks(site.number)[2]
+    assert "neither PNG nor JPEG" in task.problem
+    site.fake.files[path] = whole
+    asked = site.fake.calls("GET", path)
+    site.refresh()
+    assert site.fake.calls("GET", path) == asked
+    site.clock.advance(RETRY_IMAGE_SECONDS)
+    site.refresh()
+    assert site.store.tasks(site.number)[2].problem == ""
+    assert len(site.store.embeddings(site.number, "pixels")) == 6
+    assert site.versions == ["cold-start r0001", "cold-start r0002"]
+
+
+def test_an_image_that_is_missing_because_label_studio_is_down_is_no_broken_image(
+    site: Site,
+) -> None:
+    site.fake.fail("GET", "/data/upload", httpx.ConnectError, times=99)
+    site.fake.fail("GET", r"/api/projects/\d+$", httpx.ConnectError, after=1, times=99)
+    assert "did not answer" in site.refresh().problem
+    assert all(not task.problem for task in site.store.tasks(site.number))
+
+
+def test_a_queue_that_does_not_arrive_is_said_and_goes_out_in_the_next_round(site: Site) -> None:
+    site.fake.fail("POST", "import/predictions", 500, times=3)
+    project = site.refresh()
+    assert "did not arrive whole" in project.problem
+    assert project.live_version == ""
+    assert site.refresh().problem == ""
+    assert site.versions[-1] == "cold-start r0002"
+    assert sorted(site.queue) == site.tasks
+
+
+def test_a_switch_that_fails_is_made_good_by_the_next_refresh(site: Site) -> None:
+    site.fake.fail("PATCH", "/api/ml", 500, times=3)
+    project = site.refresh()
+    assert "500" in project.problem
+    project = site.refresh()
+    assert project.problem == ""
+    assert site.entry["title"] == project.live_version
+    assert site.versions == ["cold-start r0001"]
+
+
+# -- kills ----------------------------------------------------------------------------------------
+
+STEPS = ("sync", "plan", "train", "select", "draft", "publish", "switch")
+QUICK = {("publish", "after")}
+KILLS = [
+    pytest.param(step, when, marks=[] if (step, when) in QUICK else [pytest.mark.slow])
+    for step in STEPS
+    for when in ("before", "after")
+]
+
+
+def killing(step: str, when: str) -> Callable[..., Any]:
+    """Return what stands in for `Rounds._at`: it ends the process once, around this step."""
+    real, left = Rounds._at, [1]
+
+    @contextmanager
+    def at(self: Rounds, project_id: int, name: str, number: int = 0) -> Iterator[None]:
+        with real(self, project_id, name, number):
+            kill = name == step and left and left.pop()
+            if kill and when == "before":
+                raise Killed
+            yield
+        if kill:
+            raise Killed
+
+    return at
+
+
+def outcome(site: Site) -> dict[str, Any]:
+    """Return what a person or a later round could tell apart, without names of attempts."""
+    live = site.store.version(site.number, site.project.live_version)
+    assert live is not None
+    return {
+        "served": site.queue,
+        "model": live.model_key,
+        "labels": live.labels,
+        "published": live.published,
+        "fingerprint": site.project.fingerprint,
+        "counters": (site.project.wanted, site.project.done),
+        "problem": site.project.problem,
+        "splits": site.store.splits(site.number),
+        "rounds": [found.number for found in site.store.rounds(site.number)],
+        "title": site.entry["title"] == site.project.live_version,
+    }
+
+
+@pytest.mark.parametrize(("step", "when"), KILLS)
+def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    site.refresh()
+    site.label(0, 1)
+    monkeypatch.setattr(Rounds, "_at", killing(step, when))
+    handle = DBOS.start_workflow(site.rounds.refresh, site.number)
+    with pytest.raises(Killed):
+        handle.get_result()
+    site.stop()
+    site.start()
+    wait_for(lambda: site.project.done == site.project.wanted)
+    disturbed = outcome(site)
+    assert_each_task_once(site)
+    # The same labels once more, undisturbed: forget that they were published.
+    site.store.update(site.number, fingerprint="")
+    site.refresh()
+    again = outcome(site)
+    assert disturbed | {"rounds": None} == again | {"rounds": None}
+    assert disturbed["rounds"] == [1, 2]
+
+
+def assert_each_task_once(site: Site) -> None:
+    rows = site.fake.projects[site.number].predictions
+    pairs = [(row["task"], row["model_version"]) for row in rows]
+    assert len(pairs) == len(set(pairs))

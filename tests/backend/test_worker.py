@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dbos import DBOS, SetEnqueueOptions
+
+from backend import ledger, worker
+from backend.errors import StorageError
+from backend.publishing import QUIET_SECONDS
+from backend.rounds import REFRESH_QUEUE, RETRY_IMAGE_SECONDS
+from backend.services import Services
+from backend.settings import Settings
+from backend.store import SETTLE_SECONDS
+from tests.backend.conftest import Clock, the
+from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.site import TINY, Site, wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def site(
+    services: Services,
+    fake: FakeLabelStudio,
+    clock: Clock,
+    project_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
+    site = Site(services, fake, clock, project_id)
+    site.start()
+    yield site
+    site.stop()
+
+
+def refreshes() -> list[Any]:
+    return [found for found in DBOS.list_workflows() if found.name.endswith("refresh")]
+
+
+# -- the loop -------------------------------------------------------------------------------------
+
+
+def test_a_wanted_project_is_refreshed_and_then_left_alone(site: Site) -> None:
+    worker.enqueue_due(site.rounds)
+    assert refreshes() == []  # it settles first
+    site.clock.advance(SETTLE_SECONDS)
+    worker.enqueue_due(site.rounds)
+    wait_for(lambda: site.project.done == site.project.wanted)
+    assert sorted(site.queue) == site.tasks
+    site.clock.advance(60)
+    worker.enqueue_due(site.rounds)
+    assert len(refreshes()) == 1
+
+
+def test_a_project_has_one_refresh_and_a_hint_meanwhile_makes_one_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on, real = threading.Event(), threading.Event(), ledger.sync
+
+    def slow(*given: Any) -> Any:
+        began.set()
+        go_on.wait(30)
+        return real(*given)
+
+    monkeypatch.setattr("backend.rounds.ledger.sync", slow)
+    site.clock.advance(SETTLE_SECONDS)
+    worker.enqueue_due(site.rounds)
+    assert began.wait(30)
+    site.store.want(site.number)
+    for _ in range(3):
+        worker.enqueue_due(site.rounds)
+    assert len(refreshes()) == 1
+    go_on.set()
+    wait_for(lambda: site.project.done == 1)
+    wait_for(lambda: refreshes()[0].status == "SUCCESS")
+    worker.enqueue_due(site.rounds)
+    wait_for(lambda: site.project.done == 2)
+    assert len(refreshes()) == 2
+
+
+def test_a_database_that_does_not_answer_is_no_end_of_the_worker(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def locked() -> list[int]:
+        raise StorageError("The database did not answer.")
+
+    monkeypatch.setattr(site.store, "due", locked)
+    worker.enqueue_due(site.rounds)
+    assert "did not answer" in caplog.text
+
+
+def test_refreshes_of_another_schema_are_cancelled_and_wanted_anew(site: Site) -> None:
+    with SetEnqueueOptions(app_version="0"):
+        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    wanted = site.project.wanted
+    worker._drop_other_releases(site.services)
+    assert [found.status for found in refreshes()] == ["CANCELLED"]
+    assert site.project.wanted == wanted + 1
+    worker._drop_other_releases(site.services)
+    assert site.project.wanted == wanted + 1
+
+
+def test_finished_refreshes_are_forgotten_after_a_week(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.refresh()
+    worker._forget_finished()
+    kept = len(DBOS.list_workflows())
+    assert kept >= 1
+    monkeypatch.setattr(worker, "FINISHED_DAYS", -1)
+    worker._forget_finished()
+    assert DBOS.list_workflows() == []
+
+
+# -- the timer ------------------------------------------------------------------------------------
+
+
+class Timer:
+    """A project that was synced and is at rest, and the timer's look at it."""
+
+    def __init__(self, services: Services, fake: FakeLabelStudio, number: int) -> None:
+        self.services, self.store, self.fake, self.number = services, services.store, fake, number
+        self.tasks = [fake.add_task(number) for _ in range(3)]
+        ledger.sync(services.studio, self.store, the(self.store, number))
+        self.store.update(number, done=the(self.store, number).wanted)
+
+    def tick(self) -> bool:
+        """Return whether the timer asks for a refresh."""
+        before = the(self.store, self.number)
+        worker.reconcile(self.services, before)
+        return the(self.store, self.number).wanted > before.wanted
+
+
+@pytest.fixture
+def timer(services: Services, fake: FakeLabelStudio, project_id: int) -> Timer:
+    return Timer(services, fake, project_id)
+
+
+def test_the_timer_asks_for_nothing_while_nothing_changes(timer: Timer) -> None:
+    assert not timer.tick()
+    assert not timer.tick()
+
+
+def test_the_timer_sees_what_no_webhook_told(timer: Timer) -> None:
+    timer.fake.annotate(timer.tasks[0])
+    assert timer.tick()
+
+
+def test_the_timer_sees_changed_options(timer: Timer) -> None:
+    [entry] = timer.fake.entries.values()
+    entry["extra_params"] = {"alpha": 0.5}
+    assert timer.tick()
+
+
+def test_an_unreadable_scan_is_tried_again_when_it_is_time(timer: Timer, clock: Clock) -> None:
+    retry_at = clock() + RETRY_IMAGE_SECONDS
+    timer.store.update_task(timer.number, timer.tasks[0], problem="broken", retry_at=retry_at)
+    assert not timer.tick()
+    clock.advance(RETRY_IMAGE_SECONDS)
+    assert timer.tick()
+
+
+def test_a_label_studio_that_is_down_is_said_once_and_the_word_is_taken_back(
+    timer: Timer, caplog: pytest.LogCaptureFixture
+) -> None:
+    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
+    with caplog.at_level(logging.WARNING, logger="backend.worker"):
+        assert not any(timer.tick() for _ in range(3))
+    assert len(caplog.records) == 1
+    assert "did not answer" in the(timer.store, timer.number).problem
+    timer.fake.mend()
+    timer.tick()
+    assert the(timer.store, timer.number).problem == ""
+
+
+def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> None:
+    timer.fake.entries.clear()
+    assert not timer.tick()
+    project = the(timer.store, timer.number)
+    assert not project.gone
+    assert f"connect {timer.number}" in project.mend
+
+
+def test_a_project_deleted_in_label_studio_is_let_go(timer: Timer) -> None:
+    del timer.fake.projects[timer.number]
+    assert not timer.tick()
+    project = the(timer.store, timer.number)
+    assert (project.gone, project.problem) == (True, "")
+
+
+def test_old_versions_go_while_everything_rests(site: Site, clock: Clock) -> None:
+    for alpha in (0.1, 0.2, 0.3, 0.4):
+        site.entry["extra_params"] = {**site.entry["extra_params"], "alpha": alpha}
+        site.store.want(site.number)
+        site.refresh()
+    assert len(site.fake.versions(site.number)) == 4
+    clock.advance(QUIET_SECONDS)
+    for _ in range(4):
+        worker.reconcile(site.services, site.project)
+    kept = {found.name for found in site.store.versions(site.number)[-2:]}
+    assert set(site.fake.versions(site.number)) == kept
+
+
+def test_the_timer_outlives_a_defect_of_ours(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks, stop = [0], threading.Event()
+
+    def broken() -> list[Any]:
+        ticks[0] += 1
+        if ticks[0] == 2:
+            stop.set()
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(services.store, "projects", broken)
+    quick = Services(
+        settings=services.settings.model_copy(update={"reconcile_seconds": 0.001}),
+        store=services.store,
+        studio=services.studio,
+        source=services.source,
+    )
+    worker._reconcile(quick, stop)
+    assert ticks == [2]
+    assert "the timer failed unexpectedly" in caplog.text
+
+
+# -- one worker -----------------------------------------------------------------------------------
+
+
+def test_on_sqlite_a_second_worker_is_refused_until_the_first_is_gone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with ExitStack() as first:
+        worker._only_one(settings, first)
+        with ExitStack() as second, pytest.raises(StorageError, match="Another worker") as caught:
+            worker._only_one(settings, second)
+        assert str(tmp_path) in caught.value.what
+        assert caught.value.mend
+    with ExitStack() as third:
+        worker._only_one(settings, third)
+
+
+def test_on_another_database_workers_may_be_many(settings: Settings, tmp_path: Path) -> None:
+    shared = settings.model_copy(update={"database_url": "postgresql://db/firstlight"})
+    with ExitStack() as first, ExitStack() as second:
+        worker._only_one(shared, first)
+        worker._only_one(shared, second)
+    assert not (tmp_path / "worker.lock").exists()
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "DATA_DIR": str(folder),
+        "LABEL_STUDIO_URL": "http://127.0.0.1:1",
+        "LABEL_STUDIO_API_KEY": "hunter2",
+    }
+    command = [sys.executable, "-m", "backend", "worker"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            return
+    pytest.fail("".join(lines))
+
+
+@pytest.mark.slow
+def test_a_worker_holds_its_folder_and_ends_at_once_when_told_to(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    try:
+        read_until(first, "worker started")
+        second = start(tmp_path)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert "Another worker already uses" in said.splitlines()[-1]
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(5) == 0
+    finally:
+        first.kill()
+        first.communicate()
