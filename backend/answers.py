@@ -1,0 +1,225 @@
+"""What each request of Label Studio is answered with; no HTTP, so that an adapter can share it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from backend import labels
+from backend.errors import FirstlightError, StorageError
+from backend.hints import Hints
+from backend.protocol import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
+from backend.settings import Settings, parse_options
+from backend.store import Project, Store
+
+log = logging.getLogger(__name__)
+
+DraftsOf = Callable[[int, TaskIn], list[dict[str, Any]]]
+DEADLINE_SECONDS = 10.0
+MOST_WAITING = 4
+
+
+def live_drafts(settings: Settings, store: Store) -> DraftsOf:
+    """Return a callable that imports the network's libraries when it is first called."""
+    made: list[Any] = []
+
+    def regions(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+        if not made:
+            from backend.drafts import LiveDrafts
+
+            made.append(LiveDrafts(settings, store))
+        found: list[dict[str, Any]] = made[0].regions(project_id, task.id, task.data)
+        return found
+
+    return regions
+
+
+class OneAtATime:
+    """Live drafts on a single thread, within a deadline for each request."""
+
+    def __init__(
+        self,
+        drafts: DraftsOf,
+        *,
+        seconds: float = DEADLINE_SECONDS,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self._drafts = drafts
+        self._seconds = seconds
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drafts")
+        # Those who wait hold a thread of the server, which webhooks need too.
+        self._places = threading.BoundedSemaphore(most_waiting)
+
+    def __call__(self, project_id: int, tasks: Sequence[TaskIn | None]) -> list[list[Any]]:
+        """Return the regions of each task; [] for no task, an unreadable one, or one too late."""
+        if not self._places.acquire(blocking=False):
+            return [[] for _ in tasks]
+        try:
+            end = time.monotonic() + self._seconds
+            return [self._one(project_id, task, end) if task else [] for task in tasks]
+        finally:
+            self._places.release()
+
+    def _one(self, project_id: int, task: TaskIn, end: float) -> list[Any]:
+        left = end - time.monotonic()
+        if left <= 0:
+            return []
+        future = self._thread.submit(self._drafts, project_id, task)
+        try:
+            return future.result(timeout=left)
+        except FirstlightError as error:
+            log.warning("no draft for task %d of project %d: %s", task.id, project_id, error)
+        except TimeoutError:
+            future.cancel()
+            log.warning("no draft for task %d of project %d in time", task.id, project_id)
+        return []
+
+    def close(self) -> None:
+        """Let go of the thread; a draft under way is finished and dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Answers:
+    """The answers to Label Studio's requests, from the store alone (and drafts for /predict)."""
+
+    def __init__(self, store: Store, hints: Hints, drafts: OneAtATime) -> None:
+        self._store = store
+        self._hints = hints
+        self._drafts = drafts
+
+    def health(self) -> dict[str, Any]:
+        """Return that this process is up, and what is wrong with which project."""
+        try:
+            projects = self._store.projects()
+        except StorageError as error:
+            problems = [str(error)]
+        else:
+            problems = [f"project {p.id}: {_problem(p)}" for p in projects if p.problem]
+        return {"status": "UP", "model_class": "Firstlight", "problems": problems}
+
+    def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the live version and every problem; a new project is asked to be looked at."""
+        request = SetupIn.model_validate(body)
+        project = self._project(request.project)
+        if request.project is not None:
+            self._notice(request.project, project, request.extra_params)
+        return {
+            "model_version": self._version(project),
+            "problems": list(_setup_problems(request, project)),
+        }
+
+    def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return exactly one result a task, in their order."""
+        request = PredictIn.model_validate(body)
+        project = self._project(request.project)
+        results: list[list[Any]] = [[] for _ in request.tasks]
+        if project is not None and project.live_version:
+            results = self._drafts(project.id, request.tasks)
+        version = self._version(project)
+        return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
+
+    def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave a hint if the event can change the queue, and say what was done."""
+        event = WebhookIn.read(body)
+        project = self._project(event.project)
+        reason = _why_ignored(event, project)
+        if reason or project is None:
+            return {"status": "ignored", "reason": reason}
+        stored = self._hints.want(project.id, full=event.changes_tasks)
+        if event.action != "START_TRAINING":
+            return {"status": "ok"}
+        now = self._project(project.id) if stored else None
+        return {"status": "ok", "job": job(project.id, now.wanted if now else project.wanted + 1)}
+
+    def versions(self) -> dict[str, Any]:
+        """Return the names of queues that are or were shown, newest first."""
+        shown = [
+            version
+            for project in self._store.projects()
+            for version in self._store.versions(project.id)
+            if version.state in {"live", "previous", "ready"}
+        ]
+        shown.sort(key=lambda version: version.created_at, reverse=True)
+        return {"versions": list(dict.fromkeys(version.name for version in shown))}
+
+    def job_status(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return how far a refresh has come; None when nobody asked for it."""
+        parts = JobIn.model_validate(body).parts
+        project = self._project(parts[0]) if parts else None
+        # One more than is stored: the hint may still wait in memory.
+        if parts is None or project is None or parts[1] > project.wanted + 1:
+            return None
+        answer = {"job_status": _job_status(project, parts[1])}
+        if answer["job_status"] == "failed":
+            return {**answer, "error": _problem(project)}
+        return {**answer, "step": project.step or None, "progress": project.progress}
+
+    def version(self, project: object) -> str:
+        """Return the live version of a project, however it is named; else this installation."""
+        return self._version(self._project(identifier(project)))
+
+    def _version(self, project: Project | None) -> str:
+        if project is not None and project.live_version:
+            return project.live_version
+        return f"firstlight-{self._store.installation}"
+
+    def _project(self, project_id: int | None) -> Project | None:
+        return None if project_id is None else self._store.project(project_id)
+
+    def _notice(self, project_id: int, project: Project | None, extra_params: object) -> None:
+        if project is None or project.gone:
+            self._hints.want(project_id, full=True)
+        elif _options_changed(project, extra_params):
+            self._hints.want(project_id)
+
+
+def _options_changed(project: Project, extra_params: object) -> bool:
+    # Label Studio sends null where a partial PATCH left the options out: that says nothing.
+    if extra_params is None or "extra_params" not in project.seen:
+        return False
+    return (extra_params or None) != (project.seen["extra_params"] or None)
+
+
+def _setup_problems(request: SetupIn, project: Project | None) -> Iterator[str]:
+    if request.project is None:
+        yield "The request names no project. Connect the backend in a project's Settings > Model."
+    try:
+        labels.parse(request.label_config)
+    except FirstlightError as error:
+        yield str(error)
+    try:
+        parse_options(request.extra_params)
+    except FirstlightError as error:
+        yield str(error)
+    if project is not None:
+        yield from filter(None, (_problem(project), project.options_problem))
+
+
+def _problem(project: Project) -> str:
+    return f"{project.problem} {project.mend}".strip() if project.problem else ""
+
+
+def _why_ignored(event: WebhookIn, project: Project | None) -> str:
+    if event.project is None:
+        return "the event names no project"
+    if project is None:
+        return f"project {event.project} is not connected"
+    if event.action == "PROJECT_UPDATED":
+        # Our own changes of the project come back as this event too.
+        same = event.label_config in {"", project.label_config}
+        return "the label config is the same" if same else ""
+    if event.changes_labels or event.changes_tasks or event.action == "START_TRAINING":
+        return ""
+    return "this event does not change the queue"
+
+
+def _job_status(project: Project, number: int) -> str:
+    if project.done >= number:
+        return "finished"
+    if project.step:
+        return "started"
+    return "failed" if project.problem else "queued"

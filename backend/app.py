@@ -1,0 +1,143 @@
+"""The HTTP app: routes, access and errors. What is answered stands in backend.answers."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import logging
+import secrets
+from typing import Any
+
+from flask import Flask, Response, abort, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized
+from werkzeug.wrappers import Response as AnyResponse
+
+from backend import logs, pages
+from backend.answers import Answers, DraftsOf, OneAtATime
+from backend.errors import FirstlightError, NotFound
+from backend.hints import Hints
+from backend.metrics import Metrics
+from backend.settings import Settings
+from backend.store import Store
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 50_000_000
+
+
+def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
+    """Return the app.
+
+    Args:
+        settings: For access and for the folder of the rounds.
+        store: The project's memory.
+        drafts: Returns the live model's regions for one task; may be slow, may raise
+            FirstlightError. Called on one thread only, and only by /predict.
+    """
+    app = Flask("firstlight", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
+    metrics, hints = Metrics(store), Hints(store)
+    app.extensions["hints"] = hints  # whoever ends the process closes it
+    _add_protocol(app, Answers(store, hints, OneAtATime(drafts)), metrics)
+    app.register_blueprint(pages.routes(store, settings))
+    app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.text(), mimetype="text/plain"))
+    add_errors(app)
+    protect(app, settings)
+    return app
+
+
+def _add_protocol(app: Flask, answers: Answers, metrics: Metrics) -> None:
+    @app.get("/")
+    @app.get("/health")
+    def health() -> Response:
+        return jsonify(answers.health())
+
+    @app.post("/setup")
+    def setup() -> Response:
+        return jsonify(answers.setup(json_body()))
+
+    @app.post("/predict")
+    def predict() -> Response:
+        return jsonify(answers.predict(json_body()))
+
+    @app.post("/webhook")
+    def webhook() -> Response:
+        metrics.webhooks.inc()
+        return jsonify(answers.webhook(json_body()))
+
+    @app.get("/versions")
+    def versions() -> Response:
+        return jsonify(answers.versions())
+
+    @app.post("/job_status")
+    def job_status() -> Response:
+        answer = answers.job_status(json_body())
+        return jsonify(answer) if answer else abort(410, "No such job was given out here.")
+
+
+def json_body() -> dict[str, Any]:
+    """Return the request's JSON object, whatever content type it came with; else answer 400."""
+    # A body without a length is cut at the limit instead of refused.
+    if len(request.get_data()) > MOST_BYTES:
+        raise RequestEntityTooLarge
+    try:
+        body = request.get_json(force=True)
+    except RecursionError:
+        abort(400, "The body is nested too deeply.")
+    if not isinstance(body, dict):
+        abort(400, f"The body is a JSON {type(body).__name__}, expected an object.")
+    return body
+
+
+def add_errors(app: Flask) -> None:
+    """Answer every error with JSON, and none with a traceback."""
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> AnyResponse:
+        response = error.get_response()
+        response.set_data(app.json.dumps({"error": error.description or error.name}))
+        response.content_type = "application/json"
+        return response
+
+    @app.errorhandler(FirstlightError)
+    def failed(error: FirstlightError) -> tuple[Response, int]:
+        code = 404 if isinstance(error, NotFound) else 503
+        if code == 503:
+            log.error("%s %s: %s", request.method, request.path, error)
+        return jsonify({"error": error.what, "mend": error.mend}), code
+
+    @app.errorhandler(Exception)
+    def broken(error: Exception) -> tuple[Response, int]:
+        number = secrets.token_hex(4)
+        with logs.context(request=number):
+            log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return jsonify({"error": "internal error", "id": number}), 500
+
+
+def protect(app: Flask, settings: Settings) -> None:
+    """Ask for basic auth on every route but /health, if the settings have it."""
+    if not settings.basic_auth_user:
+        return
+    user, word = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
+    expected = f"{user}:{word}".encode()
+
+    @app.before_request
+    def check() -> None:
+        if request.endpoint != "health" and not hmac.compare_digest(_credentials(), expected):
+            raise Unauthorized("Send the user and password that this backend was started with.")
+
+    @app.after_request
+    def challenge(response: Response) -> Response:
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = 'Basic realm="Firstlight", charset="UTF-8"'
+        return response
+
+
+def _credentials() -> bytes:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(token.strip())
+    except ValueError:
+        return b""

@@ -1,0 +1,76 @@
+"""Hints that a project has changed: written at once, or remembered until they can be."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from backend.errors import StorageError
+from backend.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Hints:
+    """The web process's only writes. Label Studio never repeats an event, so none may be lost."""
+
+    def __init__(self, store: Store, *, retry_seconds: float = 1.0) -> None:
+        self._store = store
+        self._retry_seconds = retry_seconds
+        self._lock = threading.Lock()
+        self._pending: dict[int, bool] = {}  # project -> whether everything must be read again
+        self._retrying: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def want(self, project_id: int, *, full: bool = False) -> bool:
+        """Ask for a refresh; return whether that is stored yet. Never raises."""
+        with self._lock:
+            waiting = project_id in self._pending
+        # A database that just refused is not waited for again within the same request.
+        if not waiting and self._write(project_id, full):
+            return True
+        self._remember(project_id, full)
+        return False
+
+    def close(self) -> None:
+        """Try once more to store what is pending, and end the thread."""
+        self._closed.set()
+        if self._retrying is not None:
+            self._retrying.join()
+
+    def _write(self, project_id: int, full: bool) -> bool:
+        try:
+            self._store.want(project_id, full=full)
+        except StorageError as error:
+            log.warning("a hint for project %d waits in memory: %s", project_id, error)
+            return False
+        return True
+
+    def _remember(self, project_id: int, full: bool) -> None:
+        with self._lock:
+            self._pending[project_id] = full or self._pending.get(project_id, False)
+            if self._retrying is None and not self._closed.is_set():
+                self._retrying = threading.Thread(target=self._retry, name="hints", daemon=True)
+                self._retrying.start()
+
+    def _retry(self) -> None:
+        while not self._idle():
+            self._closed.wait(self._retry_seconds)
+            last = self._closed.is_set()
+            self._flush()
+            if last:
+                return
+
+    def _idle(self) -> bool:
+        with self._lock:
+            if not self._pending:
+                self._retrying = None
+            return not self._pending
+
+    def _flush(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+        for project_id, full in pending.items():
+            if not self._write(project_id, full):
+                with self._lock:
+                    self._pending[project_id] = full or self._pending.get(project_id, False)

@@ -1,0 +1,328 @@
+"""What a project is doing, what it used and what it asks next: for people, and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from flask import Blueprint, Response, jsonify, request
+
+from backend import artifacts
+from backend.errors import NotFound
+from backend.settings import Settings
+from backend.store import Annotation, Project, Round, Store, Task, Version
+
+RECENT_DRAFTS = 5
+NEXT_SHOWN = 10
+LISTED = 5  # lines of one list on the page; the JSON has all
+
+_STEPS = {
+    "sync": "reading the project from Label Studio",
+    "embed": "looking at scans that are new",
+    "plan": "deciding what has to be done",
+    "train": "training the network",
+    "select": "choosing the next scans",
+    "draft": "drawing drafts",
+    "publish": "handing the queue to Label Studio",
+    "switch": "making the new queue live",
+}
+
+
+class Mark(NamedTuple):
+    """An annotation without its masks, which are long."""
+
+    id: int
+    task_id: int
+    cancelled: bool
+    problem: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The scans of a project and what became of their annotations."""
+
+    tasks: list[Task]
+    marks: list[Mark]
+
+    @cached_property
+    def unreadable(self) -> dict[int, str]:
+        """Why a scan cannot be read, by task id."""
+        return {task.id: task.problem for task in self.tasks if task.problem}
+
+    @cached_property
+    def labelled(self) -> set[int]:
+        """Task ids with at least one annotation that counts."""
+        return {mark.task_id for mark in self.marks if not self.why_ignored(mark)}
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every scan that can be read is labelled."""
+        readable = {task.id for task in self.tasks} - self.unreadable.keys()
+        return bool(readable) and readable <= self.labelled
+
+    @cached_property
+    def closed(self) -> set[int]:
+        """Task ids that Label Studio will not serve again."""
+        return self.labelled | {task.id for task in self.tasks if task.is_labeled}
+
+    @cached_property
+    def _known(self) -> set[int]:
+        return {task.id for task in self.tasks}
+
+    def why_ignored(self, mark: Mark) -> str:
+        """Return why an annotation does not count, or "" if it does."""
+        if mark.cancelled:
+            return "skipped"
+        if mark.problem:
+            return mark.problem
+        if mark.task_id not in self._known:
+            return "its scan is not in the project"
+        problem = self.unreadable.get(mark.task_id)
+        return f"its scan cannot be read: {problem}" if problem else ""
+
+
+def read_ledger(store: Store, project_id: int) -> Ledger:
+    """Return the ledger as it stands, without the masks."""
+    columns = (Annotation.id, Annotation.task_id, Annotation.cancelled, Annotation.problem)
+    query = sa.select(*columns).where(Annotation.project_id == project_id).order_by(Annotation.id)
+    with store.session() as session:
+        marks = [Mark(*row) for row in session.execute(query)]
+    return Ledger(tasks=store.tasks(project_id), marks=marks)
+
+
+def last_round(store: Store, project_id: int) -> int:
+    """Return the number of the newest round, 0 before the first."""
+    query = sa.select(sa.func.max(Round.number)).where(Round.project_id == project_id)
+    with store.session() as session:
+        return session.scalar(query) or 0
+
+
+def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
+    """Return what `GET /projects/<id>?format=json` answers.
+
+    Raises:
+        NotFound: If the project is not known here.
+    """
+    project = store.project(project_id)
+    if project is None:
+        raise NotFound(
+            f"Project {project_id} is not known here.",
+            f"Connect it: python -m backend connect {project_id}",
+        )
+    ledger = read_ledger(store, project_id)
+    live = store.version(project_id, project.live_version) if project.live_version else None
+    return {
+        "project": project.id,
+        "title": project.title,
+        **_activity(project, store.clock()),
+        **_labels(ledger, live),
+        **_quality(store, project_id, live),
+        "next": _next(settings, project_id, live, ledger),
+        "unreadable": [{"task": t, "problem": why} for t, why in ledger.unreadable.items()],
+        "warnings": project.warnings,
+        "problem": project.problem,
+        "mend": project.mend,
+        "options_problem": project.options_problem,
+        "round": last_round(store, project_id),
+    }
+
+
+def _activity(project: Project, now: float) -> dict[str, Any]:
+    return {
+        "step": project.step or None,
+        "step_seconds": round(now - project.step_at, 1) if project.step else None,
+        "progress": project.progress,
+        "wanted": project.wanted,
+        "done": project.done,
+        "synced_at": project.full_synced_at or None,
+    }
+
+
+def _labels(ledger: Ledger, live: Version | None) -> dict[str, Any]:
+    reasons = ((mark, ledger.why_ignored(mark)) for mark in ledger.marks)
+    return {
+        "live_version": live.name if live else None,
+        "labels_in_live": live.labels if live else 0,
+        "labels_used": len(ledger.labelled),
+        "labels_ignored": [
+            {"annotation": mark.id, "task": mark.task_id, "reason": why}
+            for mark, why in reasons
+            if why
+        ],
+        "scans": len(ledger.tasks),
+        "labelled": len(ledger.labelled),
+        "complete": ledger.complete,
+    }
+
+
+def _quality(store: Store, project_id: int, live: Version | None) -> dict[str, Any]:
+    recent = [score.dice for score in store.draft_scores(project_id)[-RECENT_DRAFTS:]]
+    model = store.model(project_id, live.model_key) if live and live.model_key else None
+    return {
+        "prequential_dice": statistics.fmean(recent) if recent else None,
+        "validation_dice": model.quality.get("validation_dice") if model else None,
+    }
+
+
+def _next(
+    settings: Settings, project_id: int, live: Version | None, ledger: Ledger
+) -> list[dict[str, Any]]:
+    if live is None:
+        return []
+    reasons = _reasons(settings, project_id, live.round)
+    waiting = [task for task in live.published if task not in ledger.closed]
+    return [
+        {"task": task, "position": position, "reason": reasons.get(task, "")}
+        for position, task in enumerate(waiting[:NEXT_SHOWN], start=1)
+    ]
+
+
+def _reasons(settings: Settings, project_id: int, number: int) -> Mapping[int, str]:
+    folder = settings.data_dir / "projects" / str(project_id) / "rounds"
+    found = artifacts.read_json(folder / f"{number:04d}.json") or {}
+    return dict(zip(found.get("order", []), found.get("reasons", []), strict=False))
+
+
+# -- as text ------------------------------------------------------------------------------------
+
+
+def text(state: Mapping[str, Any], now: float) -> str:
+    """Return a project's status as one screen of sentences."""
+    parts = (
+        [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
+        _troubles(state),
+        [f"Now: {_now(state)}", _queue(state)],
+        _label_lines(state),
+        [_quality_line(state)],
+        _bullets(
+            "Next to label:",
+            [
+                f"task {one['task']}" + (f": {one['reason']}" if one["reason"] else "")
+                for one in state["next"]
+            ],
+            NEXT_SHOWN,
+        ),
+        _bullets(
+            "Scans that cannot be read; they are tried again later:",
+            [f"task {one['task']}: {one['problem']}" for one in state["unreadable"]],
+        ),
+        _bullets("Please note:", state["warnings"]),
+        ["", _freshness(state, now)],
+    )
+    return "\n".join(line for part in parts for line in part) + "\n"
+
+
+def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
+    if state["problem"]:
+        yield f"Problem: {_line(state['problem'])} {_line(state['mend'])}".rstrip()
+    if state["options_problem"]:
+        yield (
+            f"Options: {_line(state['options_problem'])} Until then the last good ones stay in use."
+        )
+
+
+def _now(state: Mapping[str, Any]) -> str:
+    if state["step"] is None:
+        return "idle."
+    doing = _STEPS.get(state["step"], state["step"])
+    details = [f"{key} {value}" for key, value in state["progress"].items()]
+    return f"{', '.join([doing, *details])}, for {_span(state['step_seconds'])}."
+
+
+def _queue(state: Mapping[str, Any]) -> str:
+    if state["live_version"] is None:
+        return "Queue: none has been published yet."
+    labels = _count(state["labels_in_live"], "labelled scan")
+    return f"Queue: {state['live_version']} is live; it was made from {labels}."
+
+
+def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Labels: {state['labelled']} of {_count(state['scans'], 'scan')} labelled and used."
+    if state["complete"]:
+        yield "Every scan is labelled: nothing is left to draw, training has stopped."
+    ignored = [
+        f"annotation {one['annotation']} on task {one['task']}: {one['reason']}"
+        for one in state["labels_ignored"]
+    ]
+    yield from _bullets("Annotations that are not used:", ignored)
+
+
+def _quality_line(state: Mapping[str, Any]) -> str:
+    drafts, held_out = state["prequential_dice"], state["validation_dice"]
+    known = [
+        f"the last drafts matched what people then drew with Dice {drafts:.2f}"
+        if drafts is not None
+        else "",
+        f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
+    ]
+    said = "; ".join(filter(None, known))
+    return f"Quality: {said or 'not known yet'}."
+
+
+def _freshness(state: Mapping[str, Any], now: float) -> str:
+    waiting = state["wanted"] - state["done"]
+    news = (
+        f"{_count(waiting, 'change')} in Label Studio still to be looked at"
+        if waiting > 0
+        else "every change that Label Studio reported has been looked at"
+    )
+    synced = state["synced_at"]
+    read = f"{_span(now - synced)} ago" if synced else "not yet"
+    when = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"As of {when}: {news}. All scans were last listed: {read}."
+
+
+def overview(projects: Iterable[Project]) -> str:
+    """Return one line for each known project."""
+    lines = [
+        f"{project.id}  {_line(project.title) or 'Untitled'}  "
+        f"{_line(project.problem) or project.live_version or 'no queue yet'}"
+        for project in projects
+    ]
+    return "\n".join(lines or ["No project is connected yet."]) + "\n"
+
+
+def _bullets(head: str, lines: Sequence[str], most: int = LISTED) -> Iterator[str]:
+    if lines:
+        yield head
+    for line in lines[:most]:
+        yield f"  - {_line(line)}"
+    if len(lines) > most:
+        yield f"  and {len(lines) - most} more (?format=json lists them)"
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def routes(store: Store, settings: Settings) -> Blueprint:
+    """Return GET /projects and GET /projects/<id>."""
+    blueprint = Blueprint("pages", __name__)
+
+    @blueprint.get("/projects")
+    def projects() -> Response:
+        return Response(overview(store.projects()), mimetype="text/plain")
+
+    @blueprint.get("/projects/<int:project_id>")
+    def project(project_id: int) -> Response:
+        state = status(store, settings, project_id)
+        if request.args.get("format") == "json":
+            return jsonify(state)
+        return Response(text(state, store.clock()), mimetype="text/plain")
+
+    return blueprint

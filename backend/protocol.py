@@ -1,0 +1,125 @@
+"""What Label Studio sends, read tolerantly: a wrong part is an absent part, never an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+# "1" or "1.1795391735": Label Studio appends the project's time of creation.
+_ID = re.compile(r"([0-9]{1,10})(?:\.[0-9]*)?")
+_MOST = 2**31 - 1  # of an INTEGER column on PostgreSQL
+
+
+def identifier(value: object) -> int | None:
+    """Return the id in a number, a string, or an object that has one; None when there is none."""
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    found = _ID.fullmatch(str(value).strip())
+    number = int(found[1]) if found else 0
+    return number if 0 < number <= _MOST else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _tasks(value: object) -> list[TaskIn | None]:
+    given = [value] if isinstance(value, dict) else value
+    return [TaskIn.read(task) for task in given] if isinstance(given, list) else []
+
+
+Id = Annotated[int | None, BeforeValidator(identifier)]
+Text = Annotated[str, BeforeValidator(_text)]
+Object = Annotated[dict[str, Any], BeforeValidator(_object)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TaskIn(_Message):
+    """A scan as /predict names it."""
+
+    id: int
+    data: Object = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, value: object) -> Self | None:
+        """Return the task, or None when it is not an object with an id."""
+        number = identifier(value) if isinstance(value, dict) else None
+        return None if number is None else cls(id=number, data=_object(_object(value).get("data")))
+
+
+class SetupIn(_Message):
+    """POST /setup. Its hostname and access_token are not even read."""
+
+    project: Id = None
+    label_config: Text = Field(default="", alias="schema")
+    extra_params: Any = None
+
+
+class PredictIn(_Message):
+    """POST /predict: one entry a task, None for what is no task."""
+
+    project: Id = None
+    tasks: Annotated[list[TaskIn | None], BeforeValidator(_tasks)] = Field(default_factory=list)
+
+
+class WebhookIn(_Message):
+    """POST /webhook: what happened, where, and the project's labelling interface if it came."""
+
+    action: Text = ""
+    project: Id = None
+    label_config: Text = ""
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Return the event; the project is looked for wherever releases have put it."""
+        places = (
+            body.get("project"),
+            body.get("project_id"),
+            _object(body.get("task")).get("project"),
+            _object(body.get("annotation")).get("project"),
+        )
+        return cls(
+            action=_text(body.get("action")),
+            project=next(filter(None, map(identifier, places)), None),
+            label_config=_text(_object(body.get("project")).get("label_config")),
+        )
+
+    @property
+    def changes_tasks(self) -> bool:
+        """Whether scans came or went, so that only a full sync tells what is left."""
+        return self.action.startswith(("TASK_", "TASKS_"))
+
+    @property
+    def changes_labels(self) -> bool:
+        """Whether annotations came, changed or went."""
+        return self.action.startswith(("ANNOTATION_", "ANNOTATIONS_"))
+
+
+class JobIn(_Message):
+    """POST /job_status: the job that START_TRAINING was answered with."""
+
+    job: Text = ""
+
+    @property
+    def parts(self) -> tuple[int, int] | None:
+        """The project's id and the refresh that was asked for; None when this is no job of ours."""
+        project, _, number = self.job.partition(".")
+        found = identifier(project), identifier(number)
+        return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def job(project_id: int, wanted: int) -> str:
+    """Return the name of a job: the project, and which of its refreshes."""
+    return f"{project_id}.{wanted}"

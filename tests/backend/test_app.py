@@ -1,0 +1,668 @@
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from backend.answers import OneAtATime
+from backend.app import create_app
+from backend.errors import ImageError
+from backend.logs import JsonFormatter
+from backend.protocol import TaskIn, identifier
+from backend.settings import Settings
+from backend.store import Store, Version, open_store
+
+WIRE = Path(__file__).parent.parent / "wire"
+CONFIG = json.loads((WIRE / "setup.json").read_text())["body"]["schema"]
+REGION = {"id": "a", "type": "brushlabels"}
+POSTS = ("/setup", "/predict", "/webhook", "/job_status")
+
+
+def one_region(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+    return [REGION]
+
+
+def forbidden(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+    raise AssertionError("nothing here may compute a draft")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}", busy_ms=10)
+    store.create()
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def client(tmp_path: Path, store: Store) -> FlaskClient:
+    return create_app(Settings(data_dir=tmp_path), store, one_region).test_client()
+
+
+def recorded(name: str, project_id: int = 1) -> dict[str, Any]:
+    """A request of Label Studio 1.23.2."""
+    body: dict[str, Any] = json.loads((WIRE / f"{name}.json").read_text())["body"]
+    if isinstance(body["project"], dict):
+        body["project"]["id"] = project_id
+    else:
+        body["project"] = f"{project_id}.1795391735"
+    return body
+
+
+def ask(client: FlaskClient, path: str, body: Any, code: int = 200) -> dict[str, Any]:
+    response = client.post(path, json=body)
+    assert response.status_code == code, response.text
+    answer: dict[str, Any] = response.get_json()
+    return answer
+
+
+def known(store: Store, project_id: int = 1, **values: Any) -> None:
+    """Make a project that the worker has seen and is done with."""
+    store.want(project_id)
+    settled: dict[str, Any] = {"seen": {"extra_params": {}}, "label_config": CONFIG}
+    store.update(project_id, **{"done": 1, "full_sync": False} | settled | values)
+
+
+def live(store: Store, project_id: int = 1, name: str = "unet r0001") -> None:
+    store.save_version(
+        Version(project_id=project_id, name=name, round=1, attempt=1, created_at=store.clock())
+    )
+    store.go_live(project_id, name)
+
+
+def counters(store: Store, project_id: int = 1) -> tuple[int, bool]:
+    project = store.project(project_id)
+    assert project is not None
+    return project.wanted, project.full_sync
+
+
+# -- health ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_health_says_that_the_service_is_up_and_what_is_wrong(
+    client: FlaskClient, store: Store, path: str
+) -> None:
+    known(store, 3, title="Mrs Smith", problem="The token was refused.", mend="Set a new one.")
+    known(store, 4)
+    assert client.get(path).get_json() == {
+        "status": "UP",
+        "model_class": "Firstlight",
+        "problems": ["project 3: The token was refused. Set a new one."],
+    }
+
+
+def test_health_is_up_and_says_so_when_the_database_does_not_answer(
+    client: FlaskClient, tmp_path: Path, store: Store
+) -> None:
+    store.engine.dispose()
+    (tmp_path / "memory.sqlite").write_bytes(b"not a database" * 100)
+    answer = client.get("/health").get_json()
+    assert answer["status"] == "UP"
+    assert "database" in answer["problems"][0]
+    assert client.post("/setup", json={"project": 1}).status_code == 503
+
+
+# -- setup ----------------------------------------------------------------------------------------
+
+
+def test_setup_of_a_new_project_asks_for_a_full_look_and_names_the_installation(
+    client: FlaskClient, store: Store
+) -> None:
+    answer = ask(client, "/setup", recorded("setup"))
+    assert answer == {"model_version": f"firstlight-{store.installation}", "problems": []}
+    assert counters(store) == (1, True)
+
+
+def test_setup_answers_with_the_live_version_and_leaves_a_settled_project_alone(
+    client: FlaskClient, store: Store
+) -> None:
+    known(store, seen={"extra_params": {"alpha": 0.3}})
+    live(store)
+    for _ in range(3):
+        assert ask(client, "/setup", recorded("setup"))["model_version"] == "unet r0001"
+    assert counters(store) == (1, False)
+
+
+@pytest.mark.parametrize("project", [1, "1", "1.1795391735", 1.1795391735, {"id": 1}])
+def test_setup_knows_a_project_by_every_shape_of_its_id(
+    client: FlaskClient, store: Store, project: Any
+) -> None:
+    known(store)
+    live(store)
+    answer = ask(client, "/setup", {"project": project, "schema": CONFIG})
+    assert answer == {"model_version": "unet r0001", "problems": []}
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"project": None}, {"project": "x"}, {"project": -1}, {"project": True}]
+)
+def test_setup_without_a_usable_project_is_answered_with_the_problem(
+    client: FlaskClient, store: Store, body: dict[str, Any]
+) -> None:
+    answer = ask(client, "/setup", body)
+    assert "names no project" in answer["problems"][0]
+    assert not store.projects()
+
+
+@pytest.mark.parametrize(
+    ("seen", "sent", "counts"),
+    [
+        ({"extra_params": {"alpha": 0.3}}, None, False),
+        ({"extra_params": {"alpha": 0.3}}, {"alpha": 0.3}, False),
+        ({"extra_params": {"alpha": 0.3}}, {"alpha": 0.4}, True),
+        ({"extra_params": {"alpha": 0.3}}, {}, True),
+        ({"extra_params": None}, {}, False),
+        ({"extra_params": {}}, "", False),
+        ({}, {"alpha": 0.4}, False),
+    ],
+)
+def test_setup_asks_for_a_refresh_only_when_the_options_differ_from_those_last_read(
+    client: FlaskClient, store: Store, seen: dict[str, Any], sent: object, counts: bool
+) -> None:
+    known(store, seen=seen, options={"alpha": 0.3})
+    ask(client, "/setup", {"project": 1, "schema": CONFIG, "extra_params": sent})
+    assert counters(store)[0] == 1 + counts
+    project = store.project(1)
+    assert project is not None
+    assert project.options == {"alpha": 0.3}
+
+
+def test_setup_of_a_project_that_was_gone_asks_for_a_full_look(
+    client: FlaskClient, store: Store
+) -> None:
+    known(store, gone=True)
+    ask(client, "/setup", {"project": 1, "schema": CONFIG})
+    assert counters(store) == (2, True)
+
+
+def test_setup_tells_everything_that_is_wrong(client: FlaskClient, store: Store) -> None:
+    known(store, problem="No entry.", mend="Connect.", options_problem="alpha: no.")
+    body = {"project": 1, "schema": "<View/>", "extra_params": '{"alfa": 1}'}
+    problems = ask(client, "/setup", body)["problems"]
+    assert len(problems) == 4
+    assert "Image" in problems[0]
+    assert "alfa: unknown option" in problems[1]
+    assert problems[2:] == ["No entry. Connect.", "alpha: no."]
+
+
+def test_nothing_of_a_setup_body_is_stored_or_logged(
+    client: FlaskClient, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    ask(client, "/setup", recorded("setup"))
+    assert "a-token-that-nobody-may-log" not in caplog.text
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"a-token-that-nobody-may-log" not in kept
+    assert b"8090" not in kept
+
+
+# -- predict --------------------------------------------------------------------------------------
+
+
+def test_predict_answers_one_result_a_task_with_the_live_version(
+    client: FlaskClient, store: Store
+) -> None:
+    known(store)
+    live(store)
+    answer = ask(client, "/predict", recorded("predict"))
+    expected = {"result": [REGION], "score": 1.0, "model_version": "unet r0001"}
+    assert answer == {"results": [expected, expected]}
+
+
+def test_predict_without_a_live_version_answers_nothing_drawn_and_asks_no_model(
+    tmp_path: Path, store: Store
+) -> None:
+    client = create_app(Settings(data_dir=tmp_path), store, forbidden).test_client()
+    version = f"firstlight-{store.installation}"
+    expected = {"result": [], "score": 1.0, "model_version": version}
+    assert ask(client, "/predict", recorded("predict")) == {"results": [expected, expected]}
+    known(store)
+    assert ask(client, "/predict", recorded("predict")) == {"results": [expected, expected]}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "drawn"),
+    [
+        ({"id": 1, "data": {}}, [True]),
+        ([{"id": 1}, None, {"id": 2, "data": "x"}], [True, False, True]),
+        (["x", 7, [], {}, {"id": None}, {"id": "3"}], [False, False, False, False, False, True]),
+        ([], []),
+        (None, []),
+        ("tasks", []),
+    ],
+)
+def test_odd_tasks_get_one_result_each_in_their_order(
+    client: FlaskClient, store: Store, tasks: object, drawn: list[bool]
+) -> None:
+    known(store)
+    live(store)
+    results = ask(client, "/predict", {"project": 1, "tasks": tasks})["results"]
+    assert [bool(one["result"]) for one in results] == drawn
+
+
+def test_a_draft_that_fails_is_empty_and_said_in_one_line(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    def first_unreadable(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+        if task.id == 1:
+            raise ImageError("The scan is no picture.", "Send another.")
+        return [REGION]
+
+    known(store)
+    live(store)
+    client = create_app(Settings(data_dir=tmp_path), store, first_unreadable).test_client()
+    results = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}, {"id": 2}]})["results"]
+    assert [one["result"] for one in results] == [[], [REGION]]
+    [record] = [r for r in caplog.records if r.name == "backend.answers"]
+    assert "task 1 of project 1: The scan is no picture." in record.getMessage()
+
+
+def test_tasks_after_the_deadline_get_nothing_and_a_late_draft_is_dropped() -> None:
+    release, asked = threading.Event(), []
+
+    def slow(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+        asked.append(task.id)
+        release.wait(30)
+        return [REGION]
+
+    tasks = [TaskIn(id=number) for number in (1, 2, 3)]
+    before = set(threading.enumerate())
+    drafts = OneAtATime(slow, seconds=0.05)
+    assert drafts(1, tasks) == [[], [], []]
+    assert drafts(1, tasks) == [[], [], []]
+    assert asked == [1]
+    assert len(set(threading.enumerate()) - before) == 1
+    release.set()
+    while drafts(1, [TaskIn(id=9)]) == [[]]:
+        pass  # the thread is still busy with what came too late
+    assert asked.count(1) == 1
+    drafts.close()
+    asked.clear()
+    quick = OneAtATime(slow, seconds=30)
+    assert quick(1, tasks) == [[REGION]] * 3
+    assert asked == [1, 2, 3]
+    quick.close()
+
+
+def test_few_requests_wait_for_drafts_and_the_others_are_answered_at_once() -> None:
+    release, started = threading.Event(), threading.Semaphore(0)
+
+    def slow(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+        started.release()
+        release.wait(30)
+        return [REGION]
+
+    drafts = OneAtATime(slow, seconds=30, most_waiting=1)
+    first = threading.Thread(target=drafts, args=(1, [TaskIn(id=1)]))
+    first.start()
+    started.acquire(timeout=30)
+    assert drafts(1, [TaskIn(id=2), None]) == [[], []]
+    release.set()
+    first.join(30)
+    assert drafts(1, [TaskIn(id=3)]) == [[REGION]]
+    drafts.close()
+
+
+# -- webhook --------------------------------------------------------------------------------------
+
+EVENTS = (
+    ("annotation_created", False),
+    ("annotation_created_skip", False),
+    ("annotation_updated", False),
+    ("annotations_deleted", False),
+    ("tasks_created", True),
+    ("tasks_deleted", True),
+)
+
+
+@pytest.mark.parametrize(("name", "full"), EVENTS)
+def test_every_event_that_changes_the_queue_leaves_a_hint(
+    client: FlaskClient, store: Store, name: str, full: bool
+) -> None:
+    known(store)
+    assert ask(client, "/webhook", recorded(name)) == {"status": "ok"}
+    assert counters(store) == (2, full)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "ANNOTATIONS_CREATED",
+        "ANNOTATION_DELETED",
+        "ANNOTATIONS_UPDATED",
+        "TASK_CREATED",
+        "TASK_DELETED",
+    ],
+)
+def test_singular_and_plural_events_count_alike(
+    client: FlaskClient, store: Store, action: str
+) -> None:
+    known(store)
+    assert ask(client, "/webhook", {"action": action, "project": {"id": 1}})["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"project": 1},
+        {"project": "1"},
+        {"project": {"id": "1"}},
+        {"project_id": 1},
+        {"task": {"project": 1}},
+        {"project": {"title": "x"}, "annotation": {"project": 1}},
+    ],
+)
+def test_the_project_is_found_wherever_an_event_names_it(
+    client: FlaskClient, store: Store, place: dict[str, Any]
+) -> None:
+    known(store)
+    assert ask(client, "/webhook", {"action": "ANNOTATION_CREATED", **place})["status"] == "ok"
+
+
+def test_a_project_update_counts_only_with_another_label_config(
+    client: FlaskClient, store: Store
+) -> None:
+    known(store)
+    body = recorded("project_updated")
+    assert ask(client, "/webhook", body)["status"] == "ignored"
+    del body["project"]["label_config"]
+    assert ask(client, "/webhook", body)["status"] == "ignored"
+    assert counters(store) == (1, False)
+    body["project"]["label_config"] = "<View/>"
+    assert ask(client, "/webhook", body)["status"] == "ok"
+    assert counters(store) == (2, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"action": "ANNOTATION_CREATED"},
+        {"action": "ANNOTATION_CREATED", "project": {"id": 99}},
+        {"action": "LABEL_LINK_CREATED", "project": {"id": 1}},
+        {"action": ["ANNOTATION_CREATED"], "project": {"id": 1}},
+        {"action": None, "project": {"id": 1}},
+    ],
+)
+def test_events_that_mean_nothing_here_are_ignored_with_a_reason(
+    client: FlaskClient, store: Store, body: dict[str, Any]
+) -> None:
+    known(store)
+    answer = ask(client, "/webhook", body)
+    assert answer["status"] == "ignored"
+    assert answer["reason"]
+    assert [project.id for project in store.projects()] == [1]
+    assert counters(store) == (1, False)
+
+
+def test_start_training_answers_with_a_job_that_can_be_followed(
+    client: FlaskClient, store: Store
+) -> None:
+    known(store)
+    job = ask(client, "/webhook", recorded("start_training"))["job"]
+    assert job == "1.2"
+    assert ask(client, "/job_status", {"job": job})["job_status"] == "queued"
+    store.enter(1, "train", epoch=3)
+    answer = ask(client, "/job_status", {"job": job})
+    assert answer == {"job_status": "started", "step": "train", "progress": {"epoch": 3}}
+    store.enter(1, "")
+    store.update(1, problem="No space left.", mend="Free some.")
+    answer = ask(client, "/job_status", {"job": job})
+    assert answer == {"job_status": "failed", "error": "No space left. Free some."}
+    store.update(1, done=2)
+    assert ask(client, "/job_status", {"job": job})["job_status"] == "finished"
+
+
+@pytest.mark.parametrize("job", ["", "1", "1.", ".1", "x.1", "9.1", "1.9", 7, None, ["1.1"]])
+def test_a_job_that_nobody_was_given_is_gone(client: FlaskClient, store: Store, job: Any) -> None:
+    known(store)
+    assert ask(client, "/job_status", {"job": job}, 410)["error"]
+
+
+def test_versions_are_those_shown_or_ready_newest_first_and_once(
+    client: FlaskClient, store: Store
+) -> None:
+    states = ["previous", "live", "abandoned", "ready", "publishing"]
+    for number, state in enumerate(states):
+        for project in (1, 2):
+            store.save_version(
+                Version(
+                    project_id=project,
+                    name=f"v{number}",
+                    round=number,
+                    attempt=1,
+                    state=state,
+                    created_at=number,
+                )
+            )
+    assert client.get("/versions").get_json() == {"versions": []}
+    known(store, 1)
+    known(store, 2)
+    assert client.get("/versions").get_json() == {"versions": ["v3", "v1", "v0"]}
+
+
+# -- errors and access ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "code"),
+    [
+        ("GET", "/nowhere", b"", 404),
+        ("POST", "/projects/x", b"{}", 404),
+        ("GET", "/projects/77", b"", 404),
+        ("GET", "/predict", b"", 405),
+        ("DELETE", "/health", b"", 405),
+        ("POST", "/setup", b"{", 400),
+        ("POST", "/setup", b"", 400),
+        ("POST", "/setup", b"\xff\xfe\xff", 400),
+        ("POST", "/webhook", b"[]", 400),
+        ("POST", "/predict", b'"x"', 400),
+        ("POST", "/job_status", b"null", 400),
+        ("POST", "/predict", b'{"tasks": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+        ("POST", "/setup", b'{"a":' * 100_000 + b"1" + b"}" * 100_000, 400),
+        ("POST", "/webhook", b" " * 50_000_001, 413),
+    ],
+)
+def test_every_refusal_is_json_with_a_message(
+    client: FlaskClient, method: str, path: str, data: bytes, code: int
+) -> None:
+    response = client.open(path, method=method, data=data)
+    assert response.status_code == code
+    assert response.content_type == "application/json"
+    assert response.get_json()["error"]
+
+
+def test_a_wrong_method_still_tells_the_right_ones(client: FlaskClient) -> None:
+    assert "POST" in client.get("/predict").headers["Allow"]
+
+
+def test_a_body_is_read_as_json_whatever_type_it_claims(client: FlaskClient) -> None:
+    response = client.post("/webhook", data=b'{"action": "X"}', content_type="text/plain")
+    assert response.get_json()["status"] == "ignored"
+
+
+def test_an_unexpected_error_is_logged_under_the_id_that_the_caller_gets(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(store)
+    live(store)
+    client = create_app(Settings(data_dir=tmp_path), store, forbidden).test_client()
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.setFormatter(JsonFormatter())
+    handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
+    logging.getLogger("backend.app").addHandler(handler)
+    answer = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}]}, 500)
+    logging.getLogger("backend.app").removeHandler(handler)
+    assert answer.keys() == {"error", "id"}
+    assert answer["error"] == "internal error"
+    [line] = lines
+    assert json.loads(line)["request"] == answer["id"]
+    assert "nothing here may compute" in json.loads(line)["exception"]
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, store: Store) -> FlaskClient:
+    known = Settings(
+        data_dir=tmp_path, basic_auth_user="studio", basic_auth_pass=SecretStr("gehäim")
+    )
+    return create_app(known, store, forbidden).test_client()
+
+
+def basic(pair: bytes) -> str:
+    return "Basic " + base64.b64encode(pair).decode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic é",
+        "Bearer abc",
+        "Bearer é",
+        basic(b"studio"),
+        basic(b"studio:wrong"),
+        basic("stüdio:gehäim".encode()),
+        basic("studio:gehäim".encode("latin-1")),
+        basic("studio:gehäimx".encode()),
+    ],
+)
+def test_without_the_password_every_route_but_health_answers_401(
+    guarded: FlaskClient, header: str | None
+) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    for path in ("/versions", "/metrics", "/projects", "/projects/1", "/nowhere"):
+        response = guarded.get(path, headers=headers)
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith("Basic")
+        assert response.get_json()["error"]
+    for path in POSTS:
+        assert guarded.post(path, json={}, headers=headers).status_code == 401
+    assert guarded.get("/health", headers=headers).status_code == 200
+    assert guarded.get("/", headers=headers).status_code == 200
+
+
+def test_the_right_password_opens_every_route(guarded: FlaskClient) -> None:
+    headers = {"Authorization": basic("studio:gehäim".encode())}
+    assert guarded.get("/versions", headers=headers).status_code == 200
+    assert guarded.post("/webhook", json={}, headers=headers).status_code == 200
+
+
+# -- robustness -----------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()), max_size=12)
+    | st.sampled_from(["1", "1.5", CONFIG, "ANNOTATION_CREATED", "START_TRAINING", "1.1"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=8)
+            | st.sampled_from(["id", "project", "tasks", "data", "label_config", "alpha"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+BODIES = JSON | st.fixed_dictionaries(
+    {},
+    optional={
+        key: JSON
+        for key in ("project", "schema", "extra_params", "tasks", "action", "job", "annotation")
+    },
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@given(path=st.sampled_from(POSTS), body=BODIES)
+def test_no_json_makes_the_service_fail(
+    client: FlaskClient, store: Store, path: str, body: object
+) -> None:
+    if store.project(1) is None:
+        known(store)
+        live(store)
+    response = client.post(path, data=json.dumps(body))
+    assert response.status_code < 500, response.text
+    assert response.get_json()
+    if response.status_code == 200 and path == "/predict" and isinstance(body, dict):
+        tasks = body.get("tasks")
+        many = len(tasks) if isinstance(tasks, list) else int(isinstance(tasks, dict))
+        assert len(response.get_json()["results"]) == many
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@given(path=st.sampled_from(POSTS), data=st.binary(max_size=60))
+def test_no_bytes_make_the_service_fail(client: FlaskClient, path: str, data: bytes) -> None:
+    response = client.post(path, data=data)
+    assert response.status_code < 500
+    assert response.get_json()
+
+
+@given(value=JSON)
+def test_an_id_is_a_positive_number_that_a_database_can_hold_or_nothing(value: object) -> None:
+    found = identifier(value)
+    assert found is None or 0 < found < 2**31
+
+
+HEAVY = {"torch", "sklearn", "label_studio_sdk", "timm", "umap", "openTSNE", "dbos", "PIL"}
+LIGHT = """
+import json, sys, time
+from pathlib import Path
+from backend.app import create_app
+from backend.answers import live_drafts
+from backend.settings import Settings
+from backend.store import open_store
+settings = Settings(data_dir=Path(sys.argv[1]))
+store = open_store(settings.database)
+store.create()
+client = create_app(settings, store, live_drafts(settings, store)).test_client()
+setup, event = (json.loads(Path(name).read_text())["body"] for name in sys.argv[2:])
+calls = (
+    lambda: client.get("/health"),
+    lambda: client.post("/setup", json=setup),
+    lambda: client.post("/webhook", json=event),
+)
+times = []
+for _ in range(20):
+    for call in calls:
+        start = time.perf_counter()
+        assert call().status_code == 200
+        times.append(time.perf_counter() - start)
+print(json.dumps({"modules": list(sys.modules), "median": sorted(times)[len(times) // 2]}))
+"""
+
+
+def test_health_setup_and_webhook_answer_quickly_without_the_network_in_memory(
+    tmp_path: Path,
+) -> None:
+    files = [str(WIRE / "setup.json"), str(WIRE / "annotation_created.json")]
+    run = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(tmp_path), *files],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    found = json.loads(run.stdout)
+    assert not HEAVY & {name.partition(".")[0] for name in found["modules"]}
+    assert found["median"] < 0.02

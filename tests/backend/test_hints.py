@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.hints import Hints
+from backend.store import Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}", busy_ms=10)
+    store.create()
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def writer(tmp_path: Path, store: Store) -> Iterator[sqlite3.Connection]:
+    """Another process that holds the database's only write lock until it rolls back."""
+    connection = sqlite3.connect(tmp_path / "memory.sqlite")
+    connection.execute("BEGIN IMMEDIATE")
+    yield connection
+    connection.close()
+
+
+def wanted(store: Store, project_id: int) -> int:
+    project = store.project(project_id)
+    return project.wanted if project else 0
+
+
+def retrying() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "hints"]
+
+
+def test_a_hint_is_written_at_once_and_starts_no_thread(store: Store) -> None:
+    hints = Hints(store)
+    assert hints.want(3)
+    assert hints.want(3)
+    assert wanted(store, 3) == 2
+    assert not retrying()
+
+
+def test_a_hint_for_a_locked_database_is_remembered_and_written_when_closed(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    assert not hints.want(3)
+    assert wanted(store, 3) == 0
+    writer.rollback()
+    hints.close()
+    assert wanted(store, 3) == 1
+    assert not retrying()
+
+
+def test_the_thread_tries_until_the_database_takes_the_hint_and_then_ends(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=0.01)
+    hints.want(3)
+    [thread] = retrying()
+    writer.rollback()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert wanted(store, 3) == 1
+    assert hints.want(3)
+
+
+def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_sync(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    writer.rollback()
+    store.want(3)
+    store.update(3, full_sync=False)
+    writer.execute("BEGIN IMMEDIATE")
+    hints = Hints(store, retry_seconds=3600)
+    for full in (False, True, False):
+        assert not hints.want(3, full=full)
+    hints.want(4)
+    writer.rollback()
+    hints.close()
+    project = store.project(3)
+    assert project is not None
+    assert (project.wanted, project.full_sync) == (2, True)
+    assert wanted(store, 4) == 1
+
+
+def test_a_hint_that_waits_makes_the_next_one_answer_without_asking_the_database(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    hints.want(3)
+    store.engine.dispose()
+    before = store.engine.pool.status()
+    assert not hints.want(3)
+    assert store.engine.pool.status() == before
+    writer.rollback()
+    hints.close()
+
+
+def test_closing_twice_or_with_a_database_that_stays_locked_ends_all_the_same(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    hints.want(3)
+    hints.close()
+    hints.close()
+    assert not retrying()
+    writer.rollback()
+    assert wanted(store, 3) == 0

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backend.errors import ConfigError
+from backend.store import open_store
+from backend.web import listen
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+import sys
+from pathlib import Path
+from backend.errors import FirstlightError
+from backend.settings import Settings
+from backend.web import serve
+try:
+    serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])))
+except FirstlightError as error:
+    sys.exit(str(error))
+"""
+
+
+def start(port: int, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SERVE, str(port), str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    with listen("127.0.0.1", 0) as found:
+        return int(found.getsockname()[1])
+
+
+def wait_for(url: str) -> None:
+    with httpx.Client(transport=httpx.HTTPTransport(retries=7), timeout=60) as client:
+        client.get(f"{url}/health")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("data")
+    port = free_port()
+    process = start(port, folder)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url)
+        yield url
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+        lines = [json.loads(line) for line in log.splitlines()]
+        assert not [line for line in lines if line["level"] not in {"info", "warning"}]
+        assert not any("/webhook" in line["message"] for line in lines)
+    finally:
+        process.kill()
+
+
+def test_the_served_backend_registers_a_project_and_takes_its_events(served: str) -> None:
+    assert httpx.get(f"{served}/health").json()["status"] == "UP"
+    version = httpx.post(f"{served}/setup", json={"project": "1.2"}).json()["model_version"]
+    assert version.startswith("firstlight-")
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}}
+    assert httpx.post(f"{served}/webhook", json=event).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook", "/job_status"])
+def test_a_body_over_the_limit_is_refused_on_every_post(served: str, path: str) -> None:
+    response = httpx.post(served + path, content=b" " * 50_000_001)
+    assert response.status_code == 413
+    assert response.json()["error"]
+
+
+def test_a_body_of_unknown_length_over_the_limit_is_refused_too(served: str) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(51):
+            yield b" " * 1_000_000
+
+    assert httpx.post(f"{served}/webhook", content=parts()).status_code == 413
+
+
+def test_a_port_in_use_ends_the_start_with_one_line(served: str, tmp_path: Path) -> None:
+    process = start(int(served.rpartition(":")[2]), tmp_path)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    [line] = log.splitlines()
+    assert line.startswith("Cannot listen on 127.0.0.1, port ")
+    assert "Address already in use" in line
+    assert line.endswith("set HOST and PORT.")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "not a host"])
+def test_a_host_that_is_not_of_this_machine_is_refused_with_the_mend(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"Cannot listen on .* set HOST and PORT\."):
+        listen(host, 0)
+
+
+def test_a_socket_can_listen_on_the_newer_protocol_too() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with listen("::1", 0) as found:
+        assert found.family == socket.AF_INET6
+
+
+def test_a_hint_that_waits_for_the_database_is_stored_when_the_server_stops(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    process = start(port, tmp_path)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url)
+        httpx.post(f"{url}/setup", json={"project": 1})
+        writer = sqlite3.connect(tmp_path / "firstlight.sqlite")
+        writer.execute("BEGIN IMMEDIATE")
+        event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}}
+        assert httpx.post(f"{url}/webhook", json=event).json() == {"status": "ok"}
+        writer.rollback()
+        process.terminate()
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert writer.execute("SELECT wanted FROM projects").fetchone() == (2,)
+    writer.close()
+
+
+def test_a_database_of_another_schema_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
+    store.create()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = '0' WHERE key = 'schema'")
+    store.engine.dispose()
+    process = start(free_port(), tmp_path)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(log.splitlines()) == 1
+    assert "schema 0" in log
