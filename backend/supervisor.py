@@ -1,0 +1,75 @@
+"""Web and worker as two processes of one command."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+ROLES = ("web", "worker")
+MISCONFIGURED = 2  # the exit code of a process that a person has to mend
+STOP_SECONDS = 8.0
+MOST_WAIT_SECONDS = 60.0
+
+
+@dataclass
+class Child:
+    """One process, and how patiently it is started again."""
+
+    role: str
+    process: subprocess.Popen[bytes]
+    failures: int = 0
+    restart_at: float = 0.0
+
+
+def run() -> int:
+    """Run both until SIGTERM or SIGINT; start one that dies again. Return the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    children = [Child(role, _spawn(role)) for role in ROLES]
+    code = 0
+    while not stop.wait(0.2) and code == 0:
+        code = max(_tend(child, time.monotonic()) for child in children)
+    _end(children)
+    return code
+
+
+def _tend(child: Child, now: float) -> int:
+    """Start a child again if it died; return a code other than 0 when that is no use."""
+    status = child.process.poll()
+    if status is None:
+        return 0
+    if status == MISCONFIGURED:
+        return MISCONFIGURED
+    if not child.restart_at:
+        wait = min(MOST_WAIT_SECONDS, 2.0**child.failures)
+        log.error("%s ended with status %s; starts again in %.0f s", child.role, status, wait)
+        child.failures, child.restart_at = child.failures + 1, now + wait
+    elif now >= child.restart_at:
+        child.process, child.restart_at = _spawn(child.role), 0.0
+    return 0
+
+
+def _spawn(role: str) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C reaches this process alone, which then ends both in order.
+    return subprocess.Popen([sys.executable, "-m", "backend", role], start_new_session=True)
+
+
+def _end(children: list[Child]) -> None:
+    for child in children:
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in children:
+        try:
+            child.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()

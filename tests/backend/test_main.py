@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import click
+import pytest
+
+from backend import __main__ as main
+from backend.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A Label Studio that knows no token."""
+
+    def do_GET(self) -> None:
+        body = b'{"status_code": 401, "detail": "Invalid token."}'
+        self.send_response(401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{found.getsockname()[1]}"
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """Return what the command says when it refuses."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    result = subprocess.run(
+        [sys.executable, "-m", "backend", *arguments],
+        cwd=ROOT,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize("command", ["start", "web", "worker"])
+def test_a_service_without_a_token_says_where_to_get_one(command: str, tmp_path: Path) -> None:
+    line = refused(command, DATA_DIR=str(tmp_path))
+    assert "LABEL_STUDIO_API_KEY is not set. Copy a token from" in line
+
+
+@pytest.mark.parametrize("command", ["start", "web", "worker"])
+def test_a_data_folder_that_cannot_be_written_is_said_at_once(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused(command, DATA_DIR=str(tmp_path / "file"), LABEL_STUDIO_API_KEY="hunter2")
+    assert "cannot be written" in line
+    assert "Point DATA_DIR at" in line
+    assert "hunter2" not in line
+
+
+def test_a_wrong_environment_names_every_variable(tmp_path: Path) -> None:
+    line = refused("worker", DATA_DIR=str(tmp_path), PORT="http", FIRSTLIGHT_ALPHA="3")
+    assert "PORT" in line
+    assert "FIRSTLIGHT_ALPHA" in line
+
+
+def test_a_wrong_token_is_said_with_the_mend(refusing: str) -> None:
+    line = refused("connect", "1", LABEL_STUDIO_URL=refusing, LABEL_STUDIO_API_KEY="hunter2")
+    assert "refused the request (401): Invalid token." in line
+    assert "Check LABEL_STUDIO_API_KEY" in line
+    assert "hunter2" not in line
+
+
+def test_an_unreachable_label_studio_is_said_with_the_mend(nobody: str) -> None:
+    line = refused("connect", "1", LABEL_STUDIO_URL=nobody, LABEL_STUDIO_API_KEY="hunter2")
+    assert f"{nobody} did not answer" in line
+    assert "is LABEL_STUDIO_URL right?" in line
+
+
+def test_bad_options_are_said_with_the_known_ones(nobody: str) -> None:
+    line = refused(
+        "connect",
+        "1",
+        "--extra-params",
+        '{"alhpa": 0.5}',
+        LABEL_STUDIO_URL=nobody,
+        LABEL_STUDIO_API_KEY="hunter2",
+    )
+    assert "alhpa: unknown option" in line
+    assert "cold_start_budget" in line
+
+
+def test_a_mistake_inside_a_command_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cli() -> None:
+        raise ConfigError("It is wrong.", "Mend it.")
+
+    monkeypatch.setattr(main, "cli", cli)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "It is wrong. Mend it.\n"
+
+
+def test_every_command_has_a_line_of_help() -> None:
+    context = click.Context(main.cli)
+    commands = [main.cli.get_command(context, name) for name in main.cli.list_commands(context)]
+    assert {command.name for command in commands if command} >= {
+        "start",
+        "web",
+        "worker",
+        "connect",
+    }
+    assert all(command and command.help for command in commands)
