@@ -1,0 +1,78 @@
+"""The same backend under the `label-studio-ml` package: release 1.0.9 and the 2.x contract.
+
+    from backend.adapter import create_app    # for a WSGI server, instead of backend.web
+
+`python -m backend worker` runs beside it, as beside the web process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from flask import Flask, Response, jsonify
+from label_studio_ml.api import init_app
+from label_studio_ml.model import LabelStudioMLBase
+
+from backend.answers import Answers, OneAtATime, live_drafts
+from backend.app import add_errors, json_body, protect
+from backend.hints import Hints
+from backend.settings import load_settings, prepare_data_dir
+from backend.store import open_store
+
+
+class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
+    """Holds nothing itself: the package makes and drops objects of it as it likes."""
+
+    @classmethod
+    @cache
+    def answers(cls) -> Answers:
+        """Return what this process answers with, from the environment's settings."""
+        settings = load_settings()
+        prepare_data_dir(settings)
+        store = open_store(settings.database)
+        store.create()
+        return Answers(store, Hints(store), OneAtATime(live_drafts(settings, store)))
+
+    def setup(self) -> None:
+        """Tell the 2.x base class which version is live; it is made anew for each request."""
+        project = getattr(self, "project_id", None)
+        self.set("model_version", self.answers().version(project))
+
+    def predict(self, tasks: Sequence[Any], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return one result a task. 1.0.9 does not say whose tasks they are; they do."""
+        named = (task.get("project") for task in tasks if isinstance(task, dict))
+        project = getattr(self, "project_id", None) or next(filter(None, named), None)
+        answer = self.answers().predict({"project": project, "tasks": tasks})
+        return list(answer["results"])
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Leave a hint for the worker. 2.x passes (event, data), 1.0.9 passes them by name."""
+        event, data = kwargs.get("event") or args[0], kwargs.get("data") or args[1]
+        self.answers().webhook({**data, "action": event})
+
+
+def create_app() -> Flask:
+    """Return the package's server, with the answers that it cannot give itself.
+
+    1.0.9 answers /setup with its own job numbers and starts a process for each event; both
+    contracts drop ANNOTATIONS_DELETED.
+    """
+    # At DEBUG the package writes whole requests, access tokens included.
+    logging.getLogger("label_studio_ml").setLevel(logging.INFO)
+    server: Flask = init_app(Firstlight)
+    theirs = server.view_functions["_setup"]
+
+    def setup() -> Response:
+        theirs()  # 1.0.9 predicts only with the model that this makes
+        return jsonify(Firstlight.answers().setup(json_body()))
+
+    def webhook() -> Response:
+        return jsonify(Firstlight.answers().webhook(json_body()))
+
+    server.view_functions |= {"_setup": setup, "webhook": webhook}
+    add_errors(server)
+    protect(server, load_settings())
+    return server

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from flask import Flask, jsonify, request
+
+from backend.store import Store, Version, open_store
+
+ROOT = Path(__file__).parents[2]
+WIRE = ROOT / "tests" / "wire"
+
+
+class OldBase:
+    """The contract of 1.0.9: made with a label config, told events by name."""
+
+    def __init__(self, label_config: Any = None, train_output: Any = None, **kwargs: Any) -> None:
+        self.label_config = label_config
+
+    def predict(self, tasks: Any, **kwargs: Any) -> Any: ...
+
+    def fit(self, tasks: Any, workdir: Any = None, **kwargs: Any) -> Any: ...
+
+
+class NewBase:
+    """The 2.x contract: made for each request, with a cache of strings and a setup hook."""
+
+    def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
+        self.project_id = project_id or ""
+        self.cache: dict[str, str] = {}
+        self.setup()
+
+    def set(self, key: str, value: str) -> None:
+        self.cache[key] = value
+
+    def setup(self) -> None: ...
+
+    def predict(self, tasks: Any, context: Any = None, **kwargs: Any) -> Any: ...
+
+    def fit(self, event: Any, data: Any, **kwargs: Any) -> Any: ...
+
+
+def server_of(model_class: Any) -> Flask:
+    """A server with the package's names of views and none of its answers."""
+    server = Flask("stand-in")
+
+    @server.post("/predict")
+    def _predict() -> Any:
+        body = request.get_json()
+        return jsonify({"results": model_class(label_config="").predict(body["tasks"])})
+
+    @server.post("/setup")
+    def _setup() -> Any:
+        return jsonify({"model_version": "INITIAL"})
+
+    @server.post("/webhook")
+    def webhook() -> Any:
+        return jsonify({"status": "Unknown event"})
+
+    @server.get("/health")
+    def health() -> Any:
+        return jsonify({"status": "UP"})
+
+    return server
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    store = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
+    store.create()
+    store.want(1)
+    store.update(1, done=1, full_sync=False)
+    return store
+
+
+@pytest.fixture
+def adapter(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[Callable[[type], Any]]:
+    """Import the adapter over a stand-in of the package with the given base class."""
+
+    def over(base: type) -> Any:
+        for name, values in (
+            ("label_studio_ml", {}),
+            ("label_studio_ml.api", {"init_app": server_of}),
+            ("label_studio_ml.model", {"LabelStudioMLBase": base}),
+        ):
+            module = ModuleType(name)
+            vars(module).update(values)
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.delitem(sys.modules, "backend.adapter", raising=False)
+        return importlib.import_module("backend.adapter")
+
+    yield over
+    sys.modules.pop("backend.adapter", None)
+
+
+def body(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((WIRE / f"{name}.json").read_text())["body"]
+    return found
+
+
+def wanted(store: Store) -> int:
+    project = store.project(1)
+    assert project is not None
+    return project.wanted
+
+
+def go_live(store: Store) -> None:
+    store.save_version(Version(project_id=1, name="unet r0001", round=1, attempt=1))
+    store.go_live(1, "unet r0001")
+
+
+def test_the_class_tells_the_2_x_base_the_live_version(
+    adapter: Callable[[type], Any], store: Store
+) -> None:
+    firstlight = adapter(NewBase).Firstlight
+    assert firstlight("1", "<View/>").cache == {"model_version": f"firstlight-{store.installation}"}
+    go_live(store)
+    assert firstlight("1", "<View/>").cache == {"model_version": "unet r0001"}
+
+
+@pytest.mark.parametrize("base", [OldBase, NewBase])
+def test_predict_answers_one_result_a_task_under_both_contracts(
+    adapter: Callable[[type], Any], store: Store, base: type
+) -> None:
+    model = adapter(base).Firstlight(label_config="<View/>")
+    version = f"firstlight-{store.installation}"
+    empty = {"result": [], "score": 1.0, "model_version": version}
+    assert model.predict([{"id": 1, "project": 1}, None], context=None) == [empty, empty]
+    assert model.predict([]) == []
+
+
+def test_predict_under_1_0_9_learns_the_project_from_the_tasks(
+    adapter: Callable[[type], Any], store: Store
+) -> None:
+    go_live(store)
+    model = adapter(OldBase).Firstlight(label_config="<View/>")
+    [found] = model.predict([{"project": 1}])
+    assert found["model_version"] == "unet r0001"
+
+
+def test_fit_leaves_a_hint_and_nothing_else_under_both_contracts(
+    adapter: Callable[[type], Any], store: Store
+) -> None:
+    event = body("annotation_created")
+    old = adapter(OldBase).Firstlight(label_config="<View/>")
+    assert old.fit((), event="ANNOTATION_CREATED", data=event, job_id="1", workdir="x") is None
+    assert wanted(store) == 2
+    new = adapter(NewBase).Firstlight("1", "<View/>")
+    assert new.fit("START_TRAINING", event) is None
+    assert wanted(store) == 3
+
+
+def test_the_server_answers_setup_and_every_event_as_the_own_one_does(
+    adapter: Callable[[type], Any], store: Store
+) -> None:
+    go_live(store)
+    client = adapter(OldBase).create_app().test_client()
+    answer = client.post("/setup", json=body("setup")).get_json()
+    assert answer == {"model_version": "unet r0001", "problems": []}
+    event = body("annotations_deleted")
+    assert client.post("/webhook", json=event).get_json() == {"status": "ok"}
+    assert wanted(store) == 2
+    assert client.post("/webhook", data=b"{").status_code == 400
+
+
+def test_the_server_asks_for_the_password_as_the_own_one_does(
+    adapter: Callable[[type], Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASIC_AUTH_USER", "studio")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "secret")
+    client = adapter(OldBase).create_app().test_client()
+    assert client.post("/setup", json={}).status_code == 401
+    assert client.post("/setup", json={}, auth=("studio", "secret")).status_code == 200
+    assert client.get("/health").status_code == 200
+
+
+REAL = """
+import json, sys
+from label_studio_ml.api import init_app
+from backend.adapter import Firstlight, create_app
+
+plain = sys.argv[1] == "plain"
+client = (init_app(Firstlight, model_dir=sys.argv[2]) if plain else create_app()).test_client()
+
+def ask(name):
+    request = json.load(open(f"tests/wire/{name}.json"))
+    response = client.post(request["path"], json=request["body"])
+    return [response.status_code, response.get_json()]
+
+found = {"health": client.get("/health").get_json(), "setup": ask("setup")}
+found["predict"] = ask("predict")
+if not plain:  # the package would start a process for it
+    found["webhook"] = ask("annotations_deleted")
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("packages")
+    wanted = ["-r", str(ROOT / "requirements-label-studio-ml.txt")]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
+    subprocess.run(pip + wanted, check=True)
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", ["plain", "whole"])
+def test_the_adapter_runs_under_the_released_package(
+    packages: Path, store: Store, tmp_path: Path, how: str
+) -> None:
+    path = os.pathsep.join([str(ROOT), str(packages)])
+    run = subprocess.run(
+        [sys.executable, "-c", REAL, how, str(tmp_path / "jobs")],
+        env={**os.environ, "PYTHONPATH": path, "DATA_DIR": str(tmp_path)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = json.loads(run.stdout.splitlines()[-1])
+    version = f"firstlight-{store.installation}"
+    results = [{"result": [], "score": 1.0, "model_version": version}] * 2
+    assert found["health"]["status"] == "UP"
+    assert found["predict"][0] == found["setup"][0] == 200
+    assert found["predict"][1]["results"] == results
+    if how == "whole":
+        assert found["setup"][1] == {"model_version": version, "problems": []}
+        assert found["webhook"] == [200, {"status": "ok"}]
+        assert wanted(store) == 2
