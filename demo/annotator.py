@@ -45,7 +45,7 @@ class Annotator:
 
     def create_project(self, title: str, labels: Sequence[str]) -> int:
         """The id of a new project whose labels are painted with a brush on `$image`."""
-        answer = self._call(
+        answer = self.call(
             "POST", "/api/projects/", json={"title": title, "label_config": _interface(labels)}
         )
         return int(answer["id"])
@@ -61,7 +61,7 @@ class Annotator:
     def next_task(self, project: int) -> Task | None:
         """What the button "Label All Tasks" opens; None when nothing is left."""
         self._opened = datetime.now(UTC)
-        task: Task | None = self._call(
+        task: Task | None = self.call(
             "POST",
             "/api/dm/actions",
             params={"id": "next_task", "tabID": self._tab(project), "project": project},
@@ -85,16 +85,16 @@ class Annotator:
 
     def delete_annotation(self, annotation: int) -> None:
         """Delete it; its scan goes back to the unlabelled ones."""
-        self._call("DELETE", f"/api/annotations/{annotation}/")
+        self.call("DELETE", f"/api/annotations/{annotation}/")
 
     def predictions(self, project: int, version: str) -> list[dict[str, Any]]:
         """Everything stored under that model version: `task`, `score`, `result` and more."""
-        stored = self._call("GET", "/api/predictions/", params={"project": project})
+        stored = self.call("GET", "/api/predictions/", params={"project": project})
         return [one for one in stored if one["model_version"] == version]
 
     def project(self, project: int) -> dict[str, Any]:
         """The project's settings and counters."""
-        return dict(self._call("GET", f"/api/projects/{project}/"))
+        return dict(self.call("GET", f"/api/projects/{project}/"))
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +110,7 @@ class Annotator:
     def _upload(self, project: int, scans: Sequence[Scan], first: int) -> list[int]:
         # Label Studio alters names but keeps digits: a number in front leads back to the scan.
         names = [f"{first + row:06d}-{scan.name}" for row, scan in enumerate(scans)]
-        answer = self._call(
+        answer = self.call(
             "POST",
             f"/api/projects/{project}/import",
             params={"return_task_ids": "true"},
@@ -122,7 +122,7 @@ class Annotator:
         return list(answer["task_ids"])
 
     def _upload_numbers(self, project: int) -> dict[int, int]:
-        listing = self._call(
+        listing = self.call(
             "GET",
             "/api/tasks",
             params={"project": project, "page_size": 1_000_000, "include": "id,data"},
@@ -133,13 +133,13 @@ class Annotator:
 
     def _tab(self, project: int) -> int:
         if project not in self._tabs:
-            tabs = self._call("GET", "/api/dm/views/", params={"project": project})
+            tabs = self.call("GET", "/api/dm/views/", params={"project": project})
             self._tabs[project] = int(tabs[0]["id"]) if tabs else self._new_tab(project)
         return self._tabs[project]
 
     def _new_tab(self, project: int) -> int:
         body = {"project": project, "data": {"title": "Default"}}
-        answer = self._call("POST", "/api/dm/views/", params={"project": project}, json=body)
+        answer = self.call("POST", "/api/dm/views/", params={"project": project}, json=body)
         return int(answer["id"])
 
     def _annotate(self, task: Task, content: dict[str, Any]) -> int:
@@ -152,10 +152,11 @@ class Annotator:
             "project": str(task["project"]),
         }
         path = f"/api/tasks/{task['id']}/annotations/"
-        answer = self._call("POST", path, params={"project": task["project"]}, json=body | content)
+        answer = self.call("POST", path, params={"project": task["project"]}, json=body | content)
         return int(answer["id"])
 
-    def _call(self, method: str, path: str, nothing: int | None = None, **request: Any) -> Any:
+    def call(self, method: str, path: str, nothing: int | None = None, **request: Any) -> Any:
+        """The JSON of any other request; None for an empty answer or the code `nothing`."""
         answer = self._send(method, path, **request)
         if answer.status_code == nothing:
             return None

@@ -79,15 +79,15 @@ class Backend:
     def __init__(
         self, studio_url: str, token: str, data: Path, *, env: Mapping[str, str] | None = None
     ) -> None:
-        self._data = data.resolve()
-        self._data.mkdir(parents=True, exist_ok=True)
+        self.data = data.resolve()
+        self.data.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
         self._env = own | {
             "LABEL_STUDIO_URL": studio_url,
             "LABEL_STUDIO_API_KEY": token,
-            "DATA_DIR": str(self._data),
+            "DATA_DIR": str(self.data),
             "HOST": "127.0.0.1",
             "PORT": str(port),
             **(env or {}),
@@ -101,7 +101,7 @@ class Backend:
             DemoError: If it ends early or does not answer in that time.
         """
         command = [sys.executable, "-m", "backend", "start"]
-        log = self._data / "backend.log"
+        log = self.data / "backend.log"
         self._process = Process(command, log=log, env=self._env, cwd=ROOT)
         deadline = time.monotonic() + seconds
         while not self._healthy():

@@ -1,0 +1,220 @@
+"""What an admin meets: other kinds of project, access, broken scans, and a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from demo import scans
+from demo.annotator import Annotator
+from demo.backend import Backend
+from demo.errors import DemoError
+from demo.scans import Scan
+from demo.studio import LabelStudio
+from tests.label_studio.conftest import OPTIONS, Lab
+
+pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
+
+ENV = {"RECONCILE_SECONDS": "5", "ENCODER": "pixels"}
+
+
+def until(condition: Callable[[], bool], told: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen: {told()}"
+        time.sleep(0.3)
+
+
+def connected(
+    annotator: Annotator, backend: Backend, pool: list[Scan], labels: list[str], title: str
+) -> Lab:
+    project = annotator.create_project(title, labels)
+    found = annotator.import_scans(project, pool)
+    backend.connect(project, OPTIONS)
+    return Lab(annotator, backend, project, dict(found))
+
+
+def test_a_broken_scan_is_named_and_comes_last_and_the_rest_is_served(
+    annotator: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nthis is no image")
+    pool = [*scans.phantoms(6, tmp_path), Scan("broken.png", broken, None)]
+    lab = connected(annotator, backend, pool, ["Object"], "one is broken")
+    [unreadable] = lab.settle(labels=0)["unreadable"]
+    assert lab.scans[unreadable["task"]].name == "broken.png"
+    assert lab.queue()[-1] == unreadable["task"]
+    assert len(lab.queue()) == 7
+
+
+def test_with_two_labels_the_one_that_nobody_drew_is_not_invented(
+    annotator: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    lab = connected(annotator, backend, scans.phantoms(8, tmp_path), ["A", "B"], "two labels")
+    lab.settle(labels=0)
+    for _ in range(4):
+        task = annotator.next_task(lab.project)
+        assert task is not None
+        mask = lab.scans[task["id"]].mask
+        assert mask is not None
+        annotator.submit(task, mask, label="A")
+    page = lab.settle(labels=4)
+    predictions = annotator.predictions(lab.project, page["live_version"])
+    assert {r["value"]["brushlabels"][0] for p in predictions for r in p["result"]} == {"A"}
+
+
+def test_an_interface_that_cannot_be_served_is_explained_where_a_person_looks(
+    annotator: Annotator, backend: Backend
+) -> None:
+    project = annotator.create_project("text", ["Object"])
+    xml = '<View><Text name="t" value="$text"/></View>'
+    annotator.call("PATCH", f"/api/projects/{project}/", json={"label_config": xml})
+    with pytest.raises(DemoError, match="Image"):
+        backend.connect(project)
+    body = {"project": f"{project}.1", "schema": xml, "extra_params": None}
+    answer = httpx.post(f"{backend.url}/setup", json=body, timeout=10)
+    assert answer.status_code == 200
+    assert "Image" in " ".join(answer.json()["problems"])
+
+
+def test_when_every_scan_is_labelled_it_says_so_and_training_ends(
+    annotator: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    lab = connected(annotator, backend, scans.phantoms(3, tmp_path), ["Object"], "small")
+    lab.settle(labels=0)
+    for _ in range(3):
+        lab.label_next()
+    assert annotator.next_task(lab.project) is None
+    until(lambda: bool(lab.page()["complete"]), lab.page)
+    until(lambda: lab.page()["wanted"] == lab.page()["done"], lab.page)
+    assert "Every scan is labelled" in httpx.get(backend.page(lab.project), timeout=10).text
+    assert lab.page()["step"] is None
+
+
+def test_new_scans_join_the_queue_without_any_webhook(
+    annotator: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    lab = connected(annotator, backend, scans.phantoms(4, tmp_path), ["Object"], "grows")
+    lab.settle(labels=0)
+    for hook in annotator.call("GET", "/api/webhooks/", params={"project": lab.project}):
+        annotator.call("DELETE", f"/api/webhooks/{hook['id']}/")
+    more = annotator.import_scans(lab.project, scans.phantoms(2, tmp_path / "more", seed=9))
+    until(lambda: set(more) <= set(lab.queue()), lab.page)
+
+
+def test_a_worker_killed_in_mid_training_ends_its_round_after_the_restart(
+    annotator: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    lab = connected(annotator, backend, scans.phantoms(10, tmp_path), ["Object"], "killed")
+    lab.settle(labels=0)
+    for _ in range(4):
+        lab.label_next()
+    until(lambda: lab.page()["step"] == "train", lab.page)
+    os.kill(worker_of(backend), signal.SIGKILL)
+    assert lab.settle(labels=4)["labels_used"] == 4
+    found = annotator.call("GET", "/api/predictions/", params={"project": lab.project})
+    copies = Counter((one["task"], one["model_version"]) for one in found)
+    assert set(copies.values()) == {1}, "no version has two predictions on one task"
+    assert len(lab.queue()) == 6
+
+
+def test_basic_auth_holds_for_every_call_of_label_studio(
+    studio: LabelStudio, annotator: Annotator, tmp_path: Path
+) -> None:
+    # The timer is off: what is noticed was told by a webhook.
+    env = {"BASIC_AUTH_USER": "studio", "BASIC_AUTH_PASS": "secret-9", "RECONCILE_SECONDS": "600"}
+    with Backend(studio.url, studio.token, tmp_path / "data", env=ENV | env) as guarded:
+        assert httpx.get(f"{guarded.url}/projects", timeout=10).status_code == 401
+        project = annotator.create_project("guarded", ["Object"])
+        annotator.import_scans(project, scans.phantoms(4, tmp_path / "scans"))
+        guarded.connect(project, OPTIONS)
+
+        def page() -> dict[str, object]:
+            address = f"{guarded.page(project)}?format=json"
+            return dict(httpx.get(address, auth=("studio", "secret-9"), timeout=10).json())
+
+        until(lambda: bool(page()["live_version"]) and page()["wanted"] == page()["done"], page)
+        before = page()["wanted"]
+        task = annotator.next_task(project)
+        assert task is not None
+        annotator.skip(task)
+        until(lambda: page()["wanted"] != before, page, seconds=10)
+
+
+def test_a_personal_access_token_works_as_well_as_a_legacy_one(
+    studio: LabelStudio, annotator: Annotator, tmp_path: Path
+) -> None:
+    token = personal_access_token(studio)
+    pool = scans.phantoms(4, tmp_path / "scans")
+    with Backend(studio.url, token, tmp_path / "data", env=ENV) as other:
+        lab = connected(annotator, other, pool, ["Object"], "personal token")
+        assert len(lab.settle(labels=0)["next"]) == 4
+
+
+def test_local_files_are_read_through_label_studio(tmp_path: Path) -> None:
+    folder = tmp_path / "files" / "scans"
+    folder.mkdir(parents=True)
+    for number, scan in enumerate(scans.phantoms(4, tmp_path / "phantoms")):
+        Image.open(scan.image_path).save(folder / f"{number}.png")
+    env = {
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(tmp_path / "files"),
+    }
+    with (
+        LabelStudio(tmp_path / "studio", env=env) as studio,
+        Annotator(studio.url, studio.token) as person,
+        Backend(studio.url, studio.token, tmp_path / "data", env=ENV) as backend,
+    ):
+        project = person.create_project("local files", ["Object"])
+        body = {"project": project, "path": str(folder), "use_blob_urls": True}
+        storage = person.call("POST", "/api/storages/localfiles/", json=body)
+        person.call("POST", f"/api/storages/localfiles/{storage['id']}/sync")
+        backend.connect(project, OPTIONS)
+        page = Lab(person, backend, project, {}).settle(labels=0)
+        assert page["unreadable"] == []
+        assert len(page["next"]) == 4
+
+
+def test_a_label_studio_that_blocks_private_addresses_is_explained(tmp_path: Path) -> None:
+    env = {"ML_BLOCK_LOCAL_IP": "true", "SSRF_PROTECTION_ENABLED": "true"}
+    with (
+        LabelStudio(tmp_path / "studio", env=env) as studio,
+        Annotator(studio.url, studio.token) as person,
+        Backend(studio.url, studio.token, tmp_path / "data", env=ENV) as backend,
+    ):
+        project = person.create_project("blocked", ["Object"])
+        with pytest.raises(DemoError, match="SSRF_PROTECTION_ENABLED=false"):
+            backend.connect(project)
+
+
+def worker_of(backend: Backend) -> int:
+    """The process id of the worker that serves this backend's data directory."""
+    command = ["pgrep", "-f", "backend worker"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    mine = f"DATA_DIR={backend.data}".encode()
+    [worker] = [p for p in found if mine in Path(f"/proc/{p}/environ").read_bytes().split(b"\0")]
+    return int(worker)
+
+
+def personal_access_token(studio: LabelStudio) -> str:
+    """Log in as the page does, and make a token."""
+    with httpx.Client(base_url=studio.url, timeout=30) as browser:
+        browser.get("/user/login/")
+        form = {
+            "email": studio.email,
+            "password": studio.password,
+            "csrfmiddlewaretoken": browser.cookies["csrftoken"],
+        }
+        browser.post("/user/login/", data=form, headers={"Referer": studio.url})
+        headers = {"X-CSRFToken": browser.cookies["csrftoken"], "Referer": studio.url}
+        answer = browser.post("/api/token/", json={}, headers=headers).raise_for_status()
+        return str(answer.json()["token"])
