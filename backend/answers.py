@@ -105,10 +105,9 @@ class Answers:
         """Return the live version and every problem; a new project is asked to be looked at."""
         request = SetupIn.model_validate(body)
         project = self._project(request.project)
-        if request.project is not None:
-            self._notice(request.project, project, request.extra_params)
+        self._notice(request, project)
         return {
-            "model_version": self._version(project),
+            "model_version": self._store.answer(project),
             "problems": list(_setup_problems(request, project)),
         }
 
@@ -119,7 +118,7 @@ class Answers:
         results: list[list[Any]] = [[] for _ in request.tasks]
         if project is not None and project.live_version:
             results = self._drafts(project.id, request.tasks)
-        version = self._version(project)
+        version = self._store.answer(project)
         return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
 
     def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,21 +159,21 @@ class Answers:
 
     def version(self, project: object) -> str:
         """Return the live version of a project, however it is named; else this installation."""
-        return self._version(self._project(identifier(project)))
-
-    def _version(self, project: Project | None) -> str:
-        if project is not None and project.live_version:
-            return project.live_version
-        return f"firstlight-{self._store.installation}"
+        return self._store.answer(self._project(identifier(project)))
 
     def _project(self, project_id: int | None) -> Project | None:
         return None if project_id is None else self._store.project(project_id)
 
-    def _notice(self, project_id: int, project: Project | None, extra_params: object) -> None:
+    def _notice(self, request: SetupIn, project: Project | None) -> None:
+        """See what is new: the project itself, its options, the name Label Studio goes by."""
+        if request.project is None:
+            return
         if project is None or project.gone:
-            self._hints.want(project_id, full=True)
-        elif _options_changed(project, extra_params):
-            self._hints.want(project_id)
+            self._hints.want(request.project, full=True)
+        elif _options_changed(project, request.extra_params):
+            self._hints.want(request.project)
+        if project is not None and request.hostname not in {"", project.hostname}:
+            self._store.update(project.id, hostname=request.hostname)
 
 
 def _options_changed(project: Project, extra_params: object) -> bool:

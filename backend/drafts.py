@@ -67,7 +67,7 @@ def learner_for(services: Services, project: Project) -> Learner:
         store=services.store,
         project_id=project.id,
         folder=services.folder(project.id),
-        scans=services.scans(project.id, training_config.image_size),
+        scans=services.scans(project, training_config.image_size),
         config=config,
         options=options,
         train_config=training_config,

@@ -86,7 +86,7 @@ class LabelStudio:
         return str(page["tasks"][0]["updated_at"]) if page["tasks"] else ""
 
     def tasks(self, project_id: int, *, since: str = "") -> Iterator[list[dict[str, Any]]]:
-        """Yield pages of tasks (id, data, updated_at, is_labeled); only those changed `since`.
+        """Yield pages of tasks with data and counts; only those changed `since`.
 
         A page starts behind the last id of the one before: by number, a task that is deleted
         meanwhile would push another one out of sight.
@@ -245,7 +245,7 @@ class LabelStudio:
         *,
         filters: Sequence[Mapping[str, Any]] = (),
         size: int = PAGE,
-        fields: str = "id,data,updated_at,is_labeled",
+        fields: str = "id,data,updated_at,is_labeled,total_annotations,cancelled_annotations",
     ) -> dict[str, Any]:
         query: dict[str, Any] = {"ordering": ordering}
         if filters:
@@ -281,7 +281,9 @@ class LabelStudio:
                 request_options={"max_retries": retries},
             )
             if response.status_code >= 400:
-                raise ApiError(status_code=response.status_code, body=_detail(response))
+                # A refused queue would be quoted back with what is drawn on it.
+                detail = response.reason_phrase if isinstance(body, list) else _detail(response)
+                raise ApiError(status_code=response.status_code, body=detail)
             return response.json() if response.content else None
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from backend import artifacts, labels, ledger
 from backend.publishing import moment
 from backend.services import Services
-from backend.store import Annotation, DraftScore, Project, Version
+from backend.store import DraftScore, Project, Version
 from model import metrics
 
 
@@ -34,7 +33,8 @@ def judge_drafts(services: Services, project: Project) -> None:
         if version is None or draft is None or not all(sizes[task_id]):
             continue
         try:
-            dice = _dice(draft, found[0], config, sizes[task_id])
+            [submitted] = store.results(project.id, [found[0].id])
+            dice = _dice(draft, submitted, config, sizes[task_id])
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
         store.save_draft_score(
@@ -61,11 +61,7 @@ def _drafts(folder: Path, name: str) -> dict[str, list[Any]]:
 
 
 def _dice(
-    draft: list[Any],
-    annotation: Annotation,
-    config: labels.LabelConfig,
-    size: tuple[int, int],
+    draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
 ) -> float:
-    submitted = labels.masks(json.loads(annotation.result), config, size=size)
-    predicted = labels.masks(draft, config, size=size)
-    return float(metrics.dice(predicted, submitted).mean())
+    masks = [labels.masks(result, config, size=size) for result in (draft, submitted)]
+    return float(metrics.dice(*masks).mean())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, labels
-from backend.errors import ImageError, StorageError
+from backend.errors import ImageError, StorageError, Unreachable
 from backend.ledger import Ledger
 from backend.scans import Scan, Scans
 from backend.settings import ProjectOptions, Settings
@@ -84,8 +83,6 @@ class Learner:
         if self.store.model(self.project_id, key) and self.path(key).exists():
             return key
         examples = list(self.examples(ledger, task_ids))
-        if not examples:
-            raise ImageError("None of the labelled scans can be read.", "See the scans' reasons.")
         deadline = time.monotonic() + self.options.max_train_seconds
         started = time.monotonic()
         fitted = training.fit(
@@ -120,27 +117,39 @@ class Learner:
             ) from None
 
     def examples(self, ledger: Ledger, task_ids: Sequence[int]) -> Iterator[Example]:
-        """Yield labelled scans; one whose image has become unreadable is left out."""
+        """Yield labelled scans.
+
+        Raises:
+            Unreachable: When one cannot be read any more; it is noted, so that the next round
+                goes without it.
+        """
         urls = {task.id: task.url for task in ledger.tasks}
         for task_id, scan in self.scans.many((i, urls[i]) for i in task_ids):
             if isinstance(scan, ImageError):
-                log.warning("a labelled scan cannot be read: %s", scan)
-                continue
+                self.store.unreadable(self.project_id, task_id, str(scan))
+                raise Unreachable(
+                    "A labelled scan can no longer be read.", "The round starts again without it."
+                )
             mask = self.mask(ledger.usable[task_id], scan.image.shape[:2])
             yield Example(task=task_id, image=scan.image, mask=mask)
 
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
         """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
         height, width = size
-        drawn = [
-            labels.masks(json.loads(a.result), self.config, size=(height, width))
-            for a in annotations
-        ]
+        results = self.store.results(self.project_id, [found.id for found in annotations])
+        drawn = [labels.masks(result, self.config, size=(height, width)) for result in results]
         return labels.merge(drawn)
 
     def load(self, key: str) -> training.Fitted:
         """Return a trained network, ready to predict."""
-        return training.Fitted.load(self.path(key), device=self.train_config.device)
+        try:
+            return training.Fitted.load(self.path(key), device=self.train_config.device)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError):
+                self.path(key).unlink(missing_ok=True)  # damaged: only training anew helps
+            raise StorageError(
+                "A trained model cannot be read.", "The next round trains it again."
+            ) from error
 
     def gate(self, ledger: Ledger, key: str, live: str, held: Sequence[int]) -> str:
         """Return the model to work with: the new one, unless validation refuses it.

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from backend import pages
+from backend import ledger
 from backend.store import Project, Store
 
 
@@ -65,8 +65,8 @@ def _per_project(store: Store, projects: Iterable[Project]) -> Iterator[GaugeMet
         )
     ]
     for project in projects:
-        ledger = pages.read_ledger(store, project.id)
-        values = (len(ledger.labelled), len(ledger.tasks), pages.last_round(store, project.id))
+        now = ledger.read(store, project.id)
+        values = (len(now.usable), len(now.tasks), store.last_round(project.id))
         for family, value in zip(families, values, strict=True):
             family.add_metric([str(project.id)], value)
     yield from families

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import sqlalchemy as sa
 from flask import Blueprint, Response, jsonify, request
 
-from backend import artifacts
+from backend import artifacts, ledger
 from backend.errors import NotFound
+from backend.ledger import Ledger
 from backend.settings import Settings
-from backend.store import Annotation, Project, Round, Store, Task, Version
+from backend.store import Project, Store, Version
 
 RECENT_DRAFTS = 5
 NEXT_SHOWN = 10
@@ -33,75 +31,6 @@ _STEPS = {
 }
 
 
-class Mark(NamedTuple):
-    """An annotation without its masks, which are long."""
-
-    id: int
-    task_id: int
-    cancelled: bool
-    problem: str
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """The scans of a project and what became of their annotations."""
-
-    tasks: list[Task]
-    marks: list[Mark]
-
-    @cached_property
-    def unreadable(self) -> dict[int, str]:
-        """Why a scan cannot be read, by task id."""
-        return {task.id: task.problem for task in self.tasks if task.problem}
-
-    @cached_property
-    def labelled(self) -> set[int]:
-        """Task ids with at least one annotation that counts."""
-        return {mark.task_id for mark in self.marks if not self.why_ignored(mark)}
-
-    @cached_property
-    def complete(self) -> bool:
-        """Whether every scan that can be read is labelled."""
-        readable = {task.id for task in self.tasks} - self.unreadable.keys()
-        return bool(readable) and readable <= self.labelled
-
-    @cached_property
-    def closed(self) -> set[int]:
-        """Task ids that Label Studio will not serve again."""
-        return self.labelled | {task.id for task in self.tasks if task.is_labeled}
-
-    @cached_property
-    def _known(self) -> set[int]:
-        return {task.id for task in self.tasks}
-
-    def why_ignored(self, mark: Mark) -> str:
-        """Return why an annotation does not count, or "" if it does."""
-        if mark.cancelled:
-            return "skipped"
-        if mark.problem:
-            return mark.problem
-        if mark.task_id not in self._known:
-            return "its scan is not in the project"
-        problem = self.unreadable.get(mark.task_id)
-        return f"its scan cannot be read: {problem}" if problem else ""
-
-
-def read_ledger(store: Store, project_id: int) -> Ledger:
-    """Return the ledger as it stands, without the masks."""
-    columns = (Annotation.id, Annotation.task_id, Annotation.cancelled, Annotation.problem)
-    query = sa.select(*columns).where(Annotation.project_id == project_id).order_by(Annotation.id)
-    with store.session() as session:
-        marks = [Mark(*row) for row in session.execute(query)]
-    return Ledger(tasks=store.tasks(project_id), marks=marks)
-
-
-def last_round(store: Store, project_id: int) -> int:
-    """Return the number of the newest round, 0 before the first."""
-    query = sa.select(sa.func.max(Round.number)).where(Round.project_id == project_id)
-    with store.session() as session:
-        return session.scalar(query) or 0
-
-
 def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
     """Return what `GET /projects/<id>?format=json` answers.
 
@@ -114,21 +43,21 @@ def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
             f"Project {project_id} is not known here.",
             f"Connect it: python -m backend connect {project_id}",
         )
-    ledger = read_ledger(store, project_id)
+    now = ledger.read(store, project_id)
     live = store.version(project_id, project.live_version) if project.live_version else None
     return {
         "project": project.id,
         "title": project.title,
         **_activity(project, store.clock()),
-        **_labels(ledger, live),
+        **_labels(now, live),
         **_quality(store, project_id, live),
-        "next": _next(settings, project_id, live, ledger),
-        "unreadable": [{"task": t, "problem": why} for t, why in ledger.unreadable.items()],
+        "next": _next(settings, project_id, live, now),
+        "unreadable": [{"task": t, "problem": why} for t, why in now.unreadable.items()],
         "warnings": project.warnings,
         "problem": project.problem,
         "mend": project.mend,
         "options_problem": project.options_problem,
-        "round": last_round(store, project_id),
+        "round": store.last_round(project_id),
     }
 
 
@@ -143,20 +72,19 @@ def _activity(project: Project, now: float) -> dict[str, Any]:
     }
 
 
-def _labels(ledger: Ledger, live: Version | None) -> dict[str, Any]:
-    reasons = ((mark, ledger.why_ignored(mark)) for mark in ledger.marks)
+def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
     return {
         "live_version": live.name if live else None,
         "labels_in_live": live.labels if live else 0,
-        "labels_used": len(ledger.labelled),
+        "labels_used": len(now.usable),
         "labels_ignored": [
-            {"annotation": mark.id, "task": mark.task_id, "reason": why}
-            for mark, why in reasons
-            if why
+            {"annotation": found.id, "task": found.task_id, "reason": now.ignored[found.id]}
+            for found in now.annotations
+            if found.id in now.ignored
         ],
-        "scans": len(ledger.tasks),
-        "labelled": len(ledger.labelled),
-        "complete": ledger.complete,
+        "scans": len(now.tasks),
+        "labelled": len(now.usable),
+        "complete": now.complete,
     }
 
 
@@ -170,12 +98,12 @@ def _quality(store: Store, project_id: int, live: Version | None) -> dict[str, A
 
 
 def _next(
-    settings: Settings, project_id: int, live: Version | None, ledger: Ledger
+    settings: Settings, project_id: int, live: Version | None, now: Ledger
 ) -> list[dict[str, Any]]:
     if live is None:
         return []
     reasons = _reasons(settings, project_id, live.round)
-    waiting = [task for task in live.published if task not in ledger.closed]
+    waiting = [task for task in live.published if task in now.open and task not in now.usable]
     return [
         {"task": task, "position": position, "reason": reasons.get(task, "")}
         for position, task in enumerate(waiting[:NEXT_SHOWN], start=1)

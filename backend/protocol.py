@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 # "1" or "1.1795391735": Label Studio appends the project's time of creation.
 _ID = re.compile(r"([0-9]{1,10})(?:\.[0-9]*)?")
+_LONGEST_ADDRESS = 255
 _MOST = 2**31 - 1  # of an INTEGER column on PostgreSQL
 
 
@@ -28,6 +30,17 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _address(value: object) -> str:
+    """Return a web address without its path's end, "" for anything else."""
+    text = _text(value).strip().rstrip("/")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return ""
+    fine = parts.scheme in {"http", "https"} and parts.hostname and len(text) <= _LONGEST_ADDRESS
+    return text if fine else ""
+
+
 def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -40,6 +53,7 @@ def _tasks(value: object) -> list[TaskIn | None]:
 Id = Annotated[int | None, BeforeValidator(identifier)]
 Text = Annotated[str, BeforeValidator(_text)]
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
+Address = Annotated[str, BeforeValidator(_address)]
 
 
 class _Message(BaseModel):
@@ -60,10 +74,11 @@ class TaskIn(_Message):
 
 
 class SetupIn(_Message):
-    """POST /setup. Its hostname and access_token are not even read."""
+    """POST /setup. Its access_token is not even read."""
 
     project: Id = None
     label_config: Text = Field(default="", alias="schema")
+    hostname: Address = ""
     extra_params: Any = None
 
 

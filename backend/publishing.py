@@ -10,7 +10,7 @@ from typing import Any
 from backend.errors import LabelStudioError, PublishError
 from backend.gateway import QUEUE, LabelStudio, QueueItem
 from backend.settings import Settings
-from backend.store import Project, Store, Version
+from backend.store import Store, Version
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,10 @@ class Publisher:
                 "Is another service changing the project's model version? The next round retries.",
             )
 
-    def clean(self, project: Project) -> bool:
+    def clean(self) -> bool:
         """Delete one version nobody needs; only while nobody labels. Return whether one went."""
-        if project.live_version == "" or not self._quiet():
+        project = self._store.project(self._project_id)
+        if project is None or project.live_version == "" or not self._quiet():
             return False
         kept = {project.live_version, self._before(project.live_version)}
         held = self._studio.version_counts(self._project_id)

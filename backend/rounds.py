@@ -17,7 +17,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance
 
-from backend import artifacts, drafts, ledger, logs
+from backend import artifacts, drafts, ledger, logs, sync
 from backend.errors import ConfigError, FirstlightError, ImageError, StorageError, Unreachable
 from backend.judgement import judge_drafts
 from backend.publishing import Publisher
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 REFRESH_QUEUE = "refresh"
 EMBED_QUEUE = "embed"
 CHUNK = 64
-RETRY_IMAGE_SECONDS = 600.0
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 
@@ -106,7 +105,7 @@ class Rounds(DBOSConfiguredInstance):
     def sync(self, project_id: int) -> str:
         """Copy what changed in Label Studio; say whether the project is paused."""
         with self._at(project_id, "sync"):
-            options = ledger.sync(self.services.studio, self.store, self._project(project_id))
+            options = sync.sync(self.services.studio, self.store, self._project(project_id))
             judge_drafts(self.services, self._project(project_id))
         return "paused" if options.paused else "synced"
 
@@ -119,7 +118,8 @@ class Rounds(DBOSConfiguredInstance):
         ids = [
             task.id
             for task in self.store.tasks(project_id)
-            if task.id not in known and (not task.problem or task.retry_at <= now)
+            if (task.problem and task.retry_at <= now)
+            or (task.id not in known and not task.problem)
         ]
         self.store.enter(project_id, "embed", done=0, total=len(ids))
         return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
@@ -269,6 +269,7 @@ class Rounds(DBOSConfiguredInstance):
         project = self._project(project_id)
         if project.problem != what:
             log.warning("%s %s", what, mend)
+        self.store.abort_rounds(project_id, what)
         wait = min(MOST_BACKOFF_SECONDS, 2.0**project.failures)
         self.store.update(
             project_id,
@@ -337,12 +338,7 @@ class Rounds(DBOSConfiguredInstance):
         # A Label Studio that is down is no fault of the scan: this raises, and the round waits.
         self.services.studio.project(project_id)
         log.warning("%s", error)
-        self.store.update_task(
-            project_id,
-            task_id,
-            problem=str(error),
-            retry_at=self.store.clock() + RETRY_IMAGE_SECONDS,
-        )
+        self.store.unreadable(project_id, task_id, str(error))
 
     def _count_embedded(self, project_id: int, number: int) -> None:
         progress = self._project(project_id).progress

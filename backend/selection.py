@@ -116,7 +116,11 @@ class Selector:
             "medoids": [points.ids[row] for row in decision.medoids],
             "warnings": list(decision.warnings),
             "scans": {
-                task: {"cluster": int(decision.clusters[rows[task]]), **terms}
+                task: {
+                    "cluster": int(decision.clusters[rows[task]]),
+                    "entropy": entropies.get(task),
+                    **terms,
+                }
                 for task, terms in zip(ranked, _terms(decision), strict=True)
             },
         }

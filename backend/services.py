@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -11,7 +11,7 @@ from backend.gateway import LabelStudio
 from backend.images import ImageSource
 from backend.scans import Scans
 from backend.settings import Settings
-from backend.store import Store
+from backend.store import Project, Store
 
 # Encoders look at 224 pixels, the small networks at fewer.
 WORKING_SIZE = 256
@@ -30,11 +30,12 @@ class Services:
         """Where a project's files lie."""
         return project_folder(self.settings, project_id)
 
-    def scans(self, project_id: int, image_size: int) -> Scans:
+    def scans(self, project: Project, image_size: int) -> Scans:
         """Return the project's scans at working size, fine enough for a network of this size."""
+        aliases = (project.hostname,) if project.hostname else ()
         return Scans(
-            self.source.fetch,
-            self.folder(project_id),
+            replace(self.source, aliases=aliases).fetch,
+            self.folder(project.id),
             longest=max(WORKING_SIZE, image_size),
             max_pixels=self.settings.max_image_pixels,
         )

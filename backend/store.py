@@ -6,6 +6,7 @@ held across a call to Label Studio, a download or a training.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,12 +18,13 @@ import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from backend.errors import StorageError
+from backend.errors import ConfigError, StorageError
 
 SCHEMA_VERSION = "1"
 WEB_BUSY_MS = 500
 WORKER_BUSY_MS = 10_000
 SETTLE_SECONDS = 2.0
+RETRY_SCAN_SECONDS = 600.0
 
 
 class Base(DeclarativeBase):
@@ -49,6 +51,8 @@ class Project(Base):
     full_sync: Mapped[bool] = mapped_column(default=True)
     gone: Mapped[bool] = mapped_column(default=False)
     title: Mapped[str] = mapped_column(default="")
+    # By which Label Studio's own addresses may go in task data; never called.
+    hostname: Mapped[str] = mapped_column(default="")
     label_config: Mapped[str] = mapped_column(sa.Text, default="")
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
     # What the last sync saw, for the timer to compare with.
@@ -100,7 +104,8 @@ class Annotation(Base):
     created_at: Mapped[str]
     cancelled: Mapped[bool]
     ground_truth: Mapped[bool]
-    result: Mapped[str] = mapped_column(sa.Text)  # JSON; brush masks are long
+    # JSON. Brush masks are long: only `Store.results` reads them.
+    result: Mapped[str] = mapped_column(sa.Text, deferred=True, deferred_raiseload=True)
     problem: Mapped[str] = mapped_column(sa.Text, default="")
 
 
@@ -214,10 +219,19 @@ class Store:
         self._once("installation", secrets.token_hex(4))
         found = self._once("schema", SCHEMA_VERSION)
         if found != SCHEMA_VERSION:
-            raise StorageError(
+            raise ConfigError(
                 f"The database has schema {found}, this release reads {SCHEMA_VERSION}.",
                 "Use the release that wrote it, or start with an empty DATA_DIR.",
             )
+
+    def answer(self, project: Project | None) -> str:
+        """Return the version that /setup answers: the live one, else this installation's name.
+
+        Label Studio keeps the answer in the project's backend entry, and by it we know our own.
+        """
+        if project is not None and project.live_version:
+            return project.live_version
+        return f"firstlight-{self.installation}"
 
     @property
     def installation(self) -> str:
@@ -343,6 +357,11 @@ class Store:
                 .values(**values)
             )
 
+    def unreadable(self, project_id: int, task_id: int, problem: str) -> None:
+        """Note that a scan cannot be read; it is tried again in a while."""
+        retry_at = self.clock() + RETRY_SCAN_SECONDS
+        self.update_task(project_id, task_id, problem=problem, retry_at=retry_at)
+
     def annotations(self, project_id: int) -> list[Annotation]:
         """Return all annotations of a project, oldest first."""
         return self._of(Annotation, project_id, Annotation.id)
@@ -360,14 +379,14 @@ class Store:
                 )
             session.add_all(Annotation(project_id=project_id, **row) for row in rows)
 
-    def annotation_problem(self, project_id: int, annotation_id: int, problem: str) -> None:
-        """Note why an annotation cannot be used."""
+    def results(self, project_id: int, annotation_ids: Sequence[int]) -> list[list[Any]]:
+        """Return what was drawn in each of these annotations, as Label Studio gave it."""
+        query = sa.select(Annotation.id, Annotation.result).where(
+            Annotation.project_id == project_id, Annotation.id.in_(annotation_ids)
+        )
         with self.session() as session:
-            session.execute(
-                sa.update(Annotation)
-                .where(Annotation.project_id == project_id, Annotation.id == annotation_id)
-                .values(problem=problem)
-            )
+            found = {row.id: json.loads(row.result) for row in session.execute(query)}
+        return [found[annotation_id] for annotation_id in annotation_ids]
 
     # -- embeddings, splits, draft scores -------------------------------------------------------
 
@@ -474,6 +493,14 @@ class Store:
                 session.add(found)
             return found
 
+    def abort_rounds(self, project_id: int, error: str) -> None:
+        """Give rounds that were cut off an end, and the reason."""
+        open_rounds = sa.select(Round).where(Round.project_id == project_id, Round.ended_at == 0)
+        with self.session() as session:
+            for found in session.scalars(open_rounds):
+                found.record = {**found.record, "error": error}
+                found.ended_at = self.clock()
+
     def add_seconds(self, project_id: int, number: int, step: str, seconds: float) -> None:
         """Note how long a step of a round took."""
         with self.session() as session:
@@ -488,6 +515,12 @@ class Store:
             found.record = {**found.record, **record}
             found.ended_at = self.clock()
 
+    def last_round(self, project_id: int) -> int:
+        """Return the number of the newest round, 0 before the first."""
+        query = sa.select(sa.func.max(Round.number)).where(Round.project_id == project_id)
+        with self.session() as session:
+            return session.scalar(query) or 0
+
     def rounds(self, project_id: int) -> list[Round]:
         """Return every round, first to last."""
         return self._of(Round, project_id, Round.number)
@@ -499,9 +532,19 @@ class Store:
 
 
 def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
-    """Open the database; on SQLite with write-ahead logging and a bounded wait for locks."""
-    # Parameters are addresses of scans and masks: no business of an error message.
-    engine = sa.create_engine(url, hide_parameters=True)
+    """Open the database; on SQLite with write-ahead logging and a bounded wait for locks.
+
+    Raises:
+        ConfigError: When DATABASE_URL is no address, or its driver is not installed.
+    """
+    try:
+        # Parameters are addresses of scans and masks: no business of an error message.
+        engine = sa.create_engine(url, hide_parameters=True)
+    except (sa.exc.ArgumentError, ImportError) as error:
+        raise ConfigError(
+            f"DATABASE_URL cannot be used ({type(error).__name__}).",
+            "Write sqlite:///file or postgresql+psycopg://user:password@host/database.",
+        ) from None
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", lambda connection, _: _tune(connection, busy_ms))
     return Store(engine)

@@ -11,7 +11,6 @@ from pydantic import SecretStr
 from backend import labels
 from backend.gateway import LabelStudio
 from backend.images import ImageSource
-from backend.ledger import initial_answer
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import Project, Store, open_store
@@ -99,7 +98,7 @@ def answering(store: Store) -> Callable[[int], str]:
 
     def setup(project_id: int) -> str:
         project = store.project(project_id)
-        return (project and project.live_version) or initial_answer(store)
+        return store.answer(project)
 
     return setup
 

@@ -180,6 +180,26 @@ def test_setup_asks_for_a_refresh_only_when_the_options_differ_from_those_last_r
     assert project.options == {"alpha": 0.3}
 
 
+@pytest.mark.parametrize(
+    ("hostname", "kept"),
+    [
+        ("http://localhost:8080/", "http://localhost:8080"),
+        ("file:///etc", ""),
+        ("http://[", ""),
+        ("https://" + "a" * 300, ""),
+        (7, ""),
+    ],
+)
+def test_setup_remembers_by_which_name_label_studio_goes(
+    client: FlaskClient, store: Store, hostname: object, kept: str
+) -> None:
+    store.want(1)
+    assert client.post("/setup", json={"project": 1, "hostname": hostname}).status_code == 200
+    project = store.project(1)
+    assert project is not None
+    assert project.hostname == kept
+
+
 def test_setup_of_a_project_that_was_gone_asks_for_a_full_look(
     client: FlaskClient, store: Store
 ) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend import artifacts, drafts, labels, ledger
+from backend import artifacts, drafts, labels, ledger, sync
 from backend.drafts import LiveDrafts
-from backend.errors import ImageError
+from backend.errors import ImageError, StorageError, Unreachable
 from backend.judgement import judge_drafts
 from backend.learning import Learner, train_config
 from backend.services import Services
@@ -50,7 +50,7 @@ class Lab:
         ]
 
     def sync(self) -> ledger.Ledger:
-        ledger.sync(self.services.studio, self.store, the(self.store, self.number))
+        sync.sync(self.services.studio, self.store, the(self.store, self.number))
         for task in self.store.tasks(self.number):
             self.store.update_task(self.number, task.id, height=SIZE, width=SIZE)
         return ledger.read(self.store, self.number)
@@ -144,21 +144,30 @@ def test_progress_is_told_after_every_batch(lab: Lab) -> None:
     assert [(progress.step, progress.steps) for progress in told] == [(1, 2), (2, 2)]
 
 
-def test_a_labelled_scan_that_became_unreadable_is_left_out(lab: Lab) -> None:
+def test_a_labelled_scan_that_became_unreadable_is_said_and_left_out_of_the_next_round(
+    lab: Lab,
+) -> None:
     lab.label(0, 1, 2)
     now = lab.sync()
     lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[1]}.png")
+    with pytest.raises(Unreachable, match="can no longer be read"):
+        lab.learner.fit(now, list(now.usable), ignore)
+    now = ledger.read(lab.store, lab.number)
+    assert list(now.usable) == [lab.tasks[0], lab.tasks[2]]
     found = list(lab.learner.examples(now, list(now.usable)))
     assert [example.task for example in found] == [lab.tasks[0], lab.tasks[2]]
     np.testing.assert_array_equal(found[0].mask, lab.phantoms[0].mask)
 
 
-def test_a_training_without_a_readable_scan_is_said(lab: Lab) -> None:
+def test_a_damaged_model_is_said_and_trained_again(lab: Lab) -> None:
     lab.label(0, 1)
     now = lab.sync()
-    lab.fake.files.clear()
-    with pytest.raises(ImageError, match="None of the labelled scans"):
-        lab.learner.fit(now, list(now.usable), ignore)
+    key = lab.learner.fit(now, list(now.usable), ignore)
+    lab.learner.path(key).write_bytes(b"not a model")
+    with pytest.raises(StorageError, match="cannot be read"):
+        lab.learner.load(key)
+    assert lab.learner.fit(now, list(now.usable), ignore) == key
+    lab.learner.load(key)
 
 
 def test_what_several_people_drew_is_merged_by_majority(lab: Lab) -> None:

@@ -12,7 +12,7 @@ from backend.publishing import QUIET_SECONDS, Publisher, credentials, moment, na
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import Store, Version
-from tests.backend.conftest import Clock, drawn, the
+from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import FakeLabelStudio
 
 
@@ -38,7 +38,7 @@ class Desk:
         return {found.name: found.state for found in self.store.versions(self.number)}
 
     def clean(self) -> bool:
-        return self.publisher.clean(the(self.store, self.number))
+        return self.publisher.clean()
 
 
 @pytest.fixture
@@ -264,11 +264,10 @@ def test_a_version_that_goes_live_meanwhile_is_never_deleted(desk: Desk, clock: 
     desk.go_live(1)
     clock.advance(1)
     desk.go_live(2)
-    before = the(desk.store, desk.number)  # as the timer read it
     clock.advance(1)
     live = desk.go_live(3)
     quiet(desk, clock)
-    while desk.publisher.clean(before):
+    while desk.publisher.clean():
         pass
     assert live in desk.fake.versions(desk.number)
 

@@ -9,9 +9,10 @@ import httpx
 import pytest
 from dbos import DBOS
 
-from backend import ledger
-from backend.rounds import MOST_BACKOFF_SECONDS, RETRY_IMAGE_SECONDS, Rounds
+from backend import sync
+from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.services import Services
+from backend.store import RETRY_SCAN_SECONDS
 from tests.backend.conftest import Clock
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import OPTIONS, TINY, Site, wait_for
@@ -91,14 +92,14 @@ def test_a_refresh_without_news_still_mends_the_switch(site: Site) -> None:
 def test_a_hint_during_a_refresh_makes_another_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ledger.sync
+    real = sync.sync
 
     def late(*given: Any) -> Any:
         options = real(*given)
         site.store.want(site.number)
         return options
 
-    monkeypatch.setattr("backend.rounds.ledger.sync", late)
+    monkeypatch.setattr("backend.rounds.sync.sync", late)
     project = site.refresh()
     assert project.wanted == project.done + 1
     assert site.store.due() == [site.number]
@@ -203,6 +204,14 @@ def test_an_unreachable_label_studio_is_said_once_backs_off_and_heals(
     assert project.live_version
 
 
+def test_a_round_that_fails_ends_with_the_reason_in_its_record(site: Site) -> None:
+    site.fake.fail("POST", r"import/predictions", 500, times=99)
+    project = site.refresh()
+    [opened] = site.store.rounds(project.id)
+    assert opened.ended_at
+    assert opened.record["error"] == project.problem
+
+
 def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,7 +246,7 @@ def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> Non
     asked = site.fake.calls("GET", path)
     site.refresh()
     assert site.fake.calls("GET", path) == asked
-    site.clock.advance(RETRY_IMAGE_SECONDS)
+    site.clock.advance(RETRY_SCAN_SECONDS)
     site.refresh()
     assert site.store.tasks(site.number)[2].problem == ""
     assert len(site.store.embeddings(site.number, "pixels")) == 6

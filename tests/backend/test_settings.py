@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from backend.errors import ConfigError, OptionsError, StorageError
+from backend.errors import ConfigError, OptionsError
 from backend.settings import (
     ProjectOptions,
     Settings,
@@ -113,7 +113,7 @@ def test_the_data_folder_is_made_and_left_empty(tmp_path: Path) -> None:
 
 def test_a_data_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="DATA_DIR") as caught:
+    with pytest.raises(ConfigError, match="DATA_DIR") as caught:
         prepare_data_dir(Settings(data_dir=tmp_path / "file"))
     assert caught.value.mend
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from backend.errors import StorageError
+from backend.errors import ConfigError, StorageError
 from backend.store import (
     SETTLE_SECONDS,
     DraftScore,
@@ -81,9 +81,16 @@ def test_processes_that_start_at_once_agree_on_one_installation(
 def test_a_database_of_another_schema_is_refused(store: Store) -> None:
     with store.session() as session:
         session.get_one(Meta, "schema").value = "0"
-    with pytest.raises(StorageError, match="schema 0") as caught:
+    with pytest.raises(ConfigError, match="schema 0") as caught:
         store.create()
     assert caught.value.mend
+
+
+@pytest.mark.parametrize("url", ["no address", "nodatabase://host/name"])
+def test_a_database_url_that_cannot_be_used_is_said_without_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
+        open_store(url)
+    assert url not in str(caught.value)
 
 
 def test_an_error_of_the_database_says_nothing_of_its_content(store: Store) -> None:

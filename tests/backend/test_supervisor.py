@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backend import supervisor
-from backend.supervisor import MOST_WAIT_SECONDS, Child
+from backend.supervisor import MOST_WAIT_SECONDS, STEADY_SECONDS, Child
 
 ROOT = Path(__file__).parents[2]
 # The supervisor itself, with two small programs in place of web and worker. Each notes its start.
@@ -135,7 +135,7 @@ def test_every_failure_is_waited_for_longer_up_to_a_minute(
 ) -> None:
     ended: Any = Ended(1)
     monkeypatch.setattr(supervisor, "_spawn", lambda role: ended)
-    child, now, waits = Child("worker", ended), 1000.0, []
+    child, now, waits = Child("worker", ended, 0.0), 1000.0, []
     for _ in range(9):
         assert supervisor._tend(child, now) == 0
         waits.append(child.restart_at - now)
@@ -148,8 +148,26 @@ def test_every_failure_is_waited_for_longer_up_to_a_minute(
     assert max(waits) == MOST_WAIT_SECONDS
 
 
+def test_a_child_ends_in_order_when_its_parent_is_gone() -> None:
+    program = (
+        "import signal, sys, threading\n"
+        "from backend.supervisor import end_with_parent\n"
+        "ended = threading.Event()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: ended.set())\n"
+        "end_with_parent()\n"
+        "sys.exit(7 if ended.wait(60) else 1)\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        child.stdin.close()  # what the kernel does when the parent dies, however it dies
+        assert child.wait(30) == 7
+
+
 def test_a_child_that_runs_is_left_alone() -> None:
     running: Any = Ended(None)
-    child = Child("web", running)
+    child = Child("web", running, started_at=0.0, failures=3)
     assert supervisor._tend(child, 1.0) == 0
-    assert child.failures == 0
+    assert child.failures == 3
+    assert supervisor._tend(child, STEADY_SECONDS) == 0
+    assert child.failures == 0, "it has run steadily, so that the next failure is a first one"

@@ -15,13 +15,13 @@ import httpx
 import pytest
 from dbos import DBOS, SetEnqueueOptions
 
-from backend import ledger, worker
-from backend.errors import StorageError
+from backend import sync, worker
+from backend.errors import ConfigError, StorageError
 from backend.publishing import QUIET_SECONDS
-from backend.rounds import REFRESH_QUEUE, RETRY_IMAGE_SECONDS
+from backend.rounds import REFRESH_QUEUE
 from backend.services import Services
 from backend.settings import Settings
-from backend.store import SETTLE_SECONDS
+from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import TINY, Site, wait_for
@@ -66,14 +66,14 @@ def test_a_wanted_project_is_refreshed_and_then_left_alone(site: Site) -> None:
 def test_a_project_has_one_refresh_and_a_hint_meanwhile_makes_one_more(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, go_on, real = threading.Event(), threading.Event(), ledger.sync
+    began, go_on, real = threading.Event(), threading.Event(), sync.sync
 
     def slow(*given: Any) -> Any:
         began.set()
         go_on.wait(30)
         return real(*given)
 
-    monkeypatch.setattr("backend.rounds.ledger.sync", slow)
+    monkeypatch.setattr("backend.rounds.sync.sync", slow)
     site.clock.advance(SETTLE_SECONDS)
     worker.enqueue_due(site.rounds)
     assert began.wait(30)
@@ -132,7 +132,7 @@ class Timer:
     def __init__(self, services: Services, fake: FakeLabelStudio, number: int) -> None:
         self.services, self.store, self.fake, self.number = services, services.store, fake, number
         self.tasks = [fake.add_task(number) for _ in range(3)]
-        ledger.sync(services.studio, self.store, the(self.store, number))
+        sync.sync(services.studio, self.store, the(self.store, number))
         self.store.update(number, done=the(self.store, number).wanted)
 
     def tick(self) -> bool:
@@ -164,10 +164,10 @@ def test_the_timer_sees_changed_options(timer: Timer) -> None:
 
 
 def test_an_unreadable_scan_is_tried_again_when_it_is_time(timer: Timer, clock: Clock) -> None:
-    retry_at = clock() + RETRY_IMAGE_SECONDS
+    retry_at = clock() + RETRY_SCAN_SECONDS
     timer.store.update_task(timer.number, timer.tasks[0], problem="broken", retry_at=retry_at)
     assert not timer.tick()
-    clock.advance(RETRY_IMAGE_SECONDS)
+    clock.advance(RETRY_SCAN_SECONDS)
     assert timer.tick()
 
 
@@ -243,7 +243,7 @@ def test_on_sqlite_a_second_worker_is_refused_until_the_first_is_gone(
 ) -> None:
     with ExitStack() as first:
         worker._only_one(settings, first)
-        with ExitStack() as second, pytest.raises(StorageError, match="Another worker") as caught:
+        with ExitStack() as second, pytest.raises(ConfigError, match="Another worker") as caught:
             worker._only_one(settings, second)
         assert str(tmp_path) in caught.value.what
         assert caught.value.mend

@@ -7,12 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
-from backend import ledger
+from backend import ledger, sync
 from backend.errors import LabelStudioError, NotFound, Unreachable, UnsupportedLabelConfig
 from backend.gateway import LabelStudio
 from backend.settings import ProjectOptions
-from backend.store import Store
+from backend.store import Annotation, Store
 from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
@@ -24,13 +25,13 @@ class Side:
         self.studio, self.store, self.fake, self.number = studio, store, fake, number
 
     def sync(self) -> ProjectOptions:
-        return ledger.sync(self.studio, self.store, the(self.store, self.number))
+        return sync.sync(self.studio, self.store, the(self.store, self.number))
 
     def read(self) -> ledger.Ledger:
         return ledger.read(self.store, self.number)
 
     def look(self) -> dict[str, Any]:
-        return ledger.look(self.studio, self.store, the(self.store, self.number))
+        return sync.look(self.studio, self.store, the(self.store, self.number))
 
     def tasks(self, count: int) -> list[int]:
         return [self.fake.add_task(self.number) for _ in range(count)]
@@ -39,8 +40,10 @@ class Side:
         """Return the whole copy, as plain values."""
         tasks = [(t.id, t.url, t.group, t.is_labeled) for t in self.store.tasks(self.number)]
         found = self.store.annotations(self.number)
+        drawn_in = self.store.results(self.number, [a.id for a in found])
         return tasks, [
-            (a.id, a.task_id, a.updated_at, a.cancelled, a.ground_truth, a.result) for a in found
+            (a.id, a.task_id, a.updated_at, a.cancelled, a.ground_truth, result)
+            for a, result in zip(found, drawn_in, strict=True)
         ]
 
 
@@ -135,9 +138,9 @@ def test_everything_is_read_again_after_six_hours(side: Side, clock: Clock) -> N
     [task] = side.tasks(1)
     side.fake.annotate(task, drawn())
     side.sync()
-    row = side.store.annotations(side.number)[0]
-    side.store.annotation_problem(side.number, row.id, "spoilt by something unforeseen")
-    clock.advance(ledger.FULL_SYNC_SECONDS - 1)
+    with side.store.session() as session:
+        session.execute(sa.update(Annotation).values(problem="spoilt by something unforeseen"))
+    clock.advance(sync.FULL_SYNC_SECONDS - 1)
     side.sync()
     assert side.read().usable == {}
     clock.advance(1)
@@ -218,7 +221,8 @@ def test_a_result_of_null_is_an_empty_label(side: Side) -> None:
     [task] = side.tasks(1)
     side.fake.annotate(task, None)
     side.sync()
-    assert side.read().usable[task][0].result == "[]"
+    [annotation] = side.read().usable[task]
+    assert side.store.results(side.number, [annotation.id]) == [[]]
 
 
 @pytest.mark.parametrize(
