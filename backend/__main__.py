@@ -7,7 +7,7 @@ import sys
 import click
 
 from backend import logs
-from backend.errors import FirstlightError
+from backend.errors import FirstlightError, StorageError
 from backend.settings import (
     Settings,
     load_settings,
@@ -15,6 +15,8 @@ from backend.settings import (
     require_api_key,
     tame_threads,
 )
+from backend.supervisor import MISCONFIGURED, end_with_parent
+from backend.supervisor import run as supervise
 
 
 @click.group(help=__doc__)
@@ -26,24 +28,25 @@ def cli() -> None:
 @cli.command()
 def start() -> None:
     """Run the web process and the worker until Ctrl-C."""
-    from backend import supervisor
-
     _service()
-    sys.exit(supervisor.run())
+    sys.exit(supervise())
 
 
 @cli.command()
-def web() -> None:
+@click.option("--with-parent", is_flag=True, hidden=True)
+def web(with_parent: bool) -> None:
     """Run the web process alone."""
     from backend.web import serve
 
-    serve(_service())
+    settings = _service(with_parent)
+    serve(settings)
 
 
 @cli.command()
-def worker() -> None:
+@click.option("--with-parent", is_flag=True, hidden=True)
+def worker(with_parent: bool) -> None:
     """Run the worker alone."""
-    settings = _service()
+    settings = _service(with_parent)
     from backend.worker import run  # after the environment is known to be good
 
     run(settings)
@@ -62,8 +65,10 @@ def connect(project: int, extra_params: str) -> None:
     click.echo(run(settings, LabelStudio(settings), project, extra_params))
 
 
-def _service() -> Settings:
+def _service(with_parent: bool = False) -> Settings:
     """Read the settings of a process that serves, and find out at once what will not work."""
+    if with_parent:
+        end_with_parent()
     settings = load_settings()
     logs.configure(settings.log_level)
     require_api_key(settings)
@@ -77,7 +82,8 @@ def main() -> None:
         cli()
     except FirstlightError as error:
         click.echo(str(error), err=True)
-        sys.exit(2)
+        # What may heal by itself is worth another start; a wrong setting is not.
+        sys.exit(1 if isinstance(error, StorageError) else MISCONFIGURED)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from backend.errors import ConfigError, OptionsError, StorageError
+from backend.errors import ConfigError, OptionsError
 
 Secret = SecretStr | None
 
@@ -135,7 +135,7 @@ def prepare_data_dir(settings: Settings) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise StorageError(
+        raise ConfigError(
             f"DATA_DIR {settings.data_dir} cannot be written ({error.strerror}).",
             "Point DATA_DIR at a folder that this user may write.",
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ ROLES = ("web", "worker")
 MISCONFIGURED = 2  # the exit code of a process that a person has to mend
 STOP_SECONDS = 8.0
 MOST_WAIT_SECONDS = 60.0
+STEADY_SECONDS = 60.0
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Child:
 
     role: str
     process: subprocess.Popen[bytes]
+    started_at: float
     failures: int = 0
     restart_at: float = 0.0
 
@@ -33,7 +36,7 @@ def run() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    children = [Child(role, _spawn(role)) for role in ROLES]
+    children = [Child(role, _spawn(role), time.monotonic()) for role in ROLES]
     code = 0
     while not stop.wait(0.2) and code == 0:
         code = max(_tend(child, time.monotonic()) for child in children)
@@ -45,6 +48,8 @@ def _tend(child: Child, now: float) -> int:
     """Start a child again if it died; return a code other than 0 when that is no use."""
     status = child.process.poll()
     if status is None:
+        if now - child.started_at >= STEADY_SECONDS:
+            child.failures = 0
         return 0
     if status == MISCONFIGURED:
         return MISCONFIGURED
@@ -53,13 +58,28 @@ def _tend(child: Child, now: float) -> int:
         log.error("%s ended with status %s; starts again in %.0f s", child.role, status, wait)
         child.failures, child.restart_at = child.failures + 1, now + wait
     elif now >= child.restart_at:
-        child.process, child.restart_at = _spawn(child.role), 0.0
+        child.process, child.started_at, child.restart_at = _spawn(child.role), now, 0.0
     return 0
 
 
 def _spawn(role: str) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches this process alone, which then ends both in order.
-    return subprocess.Popen([sys.executable, "-m", "backend", role], start_new_session=True)
+    # The pipe ends with this process, however it ends, and a child that watches it ends too.
+    return subprocess.Popen(
+        [sys.executable, "-m", "backend", role, "--with-parent"],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def end_with_parent() -> None:
+    """End this process in order when the one that started it is gone."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end(children: list[Child]) -> None:

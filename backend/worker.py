@@ -18,8 +18,8 @@ from dbos import DBOS, SetEnqueueOptions
 from dbos import error as dbos_error
 from filelock import FileLock, Timeout
 
-from backend import ledger, logs
-from backend.errors import FirstlightError, NotFound, StorageError
+from backend import logs, sync
+from backend.errors import ConfigError, FirstlightError, NotFound, StorageError
 from backend.publishing import Publisher
 from backend.rounds import EMBED_QUEUE, REFRESH_QUEUE, Rounds
 from backend.services import Services, build
@@ -102,7 +102,7 @@ def reconcile(services: Services, project: Project) -> None:
     """
     store = services.store
     try:
-        seen = ledger.look(services.studio, store, project)
+        seen = sync.look(services.studio, store, project)
     except FirstlightError as error:
         _note(services, project, error)
         return
@@ -111,7 +111,7 @@ def reconcile(services: Services, project: Project) -> None:
     if seen != project.seen or _retry_due(services, project):
         store.want(project.id)
         return
-    Publisher(services.settings, store, services.studio, project.id).clean(project)
+    Publisher(services.settings, store, services.studio, project.id).clean()
 
 
 def _reconcile(services: Services, stop: threading.Event) -> None:
@@ -162,7 +162,7 @@ def _only_one(settings: Settings, stack: ExitStack) -> None:
     try:
         stack.enter_context(FileLock(settings.data_dir / "worker.lock", timeout=0))
     except Timeout:
-        raise StorageError(
+        raise ConfigError(
             f"Another worker already uses {settings.data_dir}.",
             "Stop it first, or give this one a DATA_DIR of its own.",
         ) from None
