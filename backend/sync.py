@@ -157,7 +157,9 @@ def _shortly_before(moment: str) -> str:
     """A change stamped earlier may have become visible later, by a few seconds."""
     if not moment:
         return ""
-    return (datetime.fromisoformat(moment) - timedelta(seconds=OVERLAP_SECONDS)).isoformat()
+    earlier = datetime.fromisoformat(moment) - timedelta(seconds=OVERLAP_SECONDS)
+    # Label Studio's filter reads its own notation alone; to any other it answers 500.
+    return earlier.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _task_row(

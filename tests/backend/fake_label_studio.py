@@ -26,6 +26,7 @@ CONFIG = (
     '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
     '<Label value="Lung"/></BrushLabels></View>'
 )
+MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 Json = dict[str, Any]
 Answer = httpx.Response
 
@@ -392,8 +393,7 @@ class FakeLabelStudio:
 
     def _moment(self) -> str:
         self._last = max(self._last + 1e-5, self.clock())
-        moment = datetime.fromtimestamp(self._last, UTC)
-        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return datetime.fromtimestamp(self._last, UTC).strftime(MOMENT)
 
     def _project_of(self, task_id: int) -> FakeProject:
         return next(p for p in self.projects.values() if task_id in p.tasks)
@@ -415,6 +415,8 @@ def error(status: int, detail: str) -> Answer:
 
 def passes(task: Json, item: Json) -> bool:
     value = task[item["filter"].removeprefix("filter:tasks:")]
+    if item["type"] == "Datetime":
+        datetime.strptime(item["value"], MOMENT)  # Label Studio answers 500 to any other notation
     if item["operator"] == "greater_or_equal":
         return bool(value >= item["value"])
     return bool(value > item["value"])
