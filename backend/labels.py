@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 # A few kilobytes of RLE can announce any size; 16,384 x 16,384 is beyond what a browser draws.
 _MOST_PIXELS = 2**28
+_OTHER_TOOLS = frozenset(
+    f"{shape}{labels}"
+    for shape in ("rectangle", "polygon", "ellipse", "keypoint", "brush")
+    for labels in ("", "labels")
+) - {"brushlabels"}
 _DATA_KEY = re.compile(r"\$([\w-]+)")
 
 
@@ -157,6 +162,7 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
     Raises:
         ValueError: If a brush region cannot be read; it says which and why.
     """
+    _check_tools(result, config)
     out = np.zeros((len(config.labels), *size), dtype=bool)
     for index, region in enumerate(result):
         if not isinstance(region, dict):
@@ -169,6 +175,14 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
         except ValueError as error:
             raise ValueError(f"brush region {index}: {error}") from error
     return out
+
+
+def _check_tools(result: Sequence[Any], config: LabelConfig) -> None:
+    """Refuse what was drawn with other tools only: as an empty mask it would teach the wrong."""
+    regions = [region for region in result if isinstance(region, dict)]
+    others = {str(r.get("type")) for r in regions} & _OTHER_TOOLS
+    if others and not any(_is_brush(region, config) for region in regions):
+        raise ValueError(f"drawn with {', '.join(sorted(others))} only; the brush is what trains")
 
 
 def _is_brush(region: dict[str, Any], config: LabelConfig) -> bool:

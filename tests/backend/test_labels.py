@@ -396,3 +396,11 @@ def test_masks_or_scores_that_do_not_fit_the_labels_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="scores"):
         labels.regions(np.ones((classes, 2, 2), dtype=bool), CONFIG, scores=scores)
+
+
+def test_what_was_drawn_with_other_tools_only_is_refused_and_not_taken_for_empty() -> None:
+    polygon = {"type": "polygonlabels", "from_name": "poly", "to_name": "image", "value": {}}
+    choice = {"type": "choices", "from_name": "quality", "to_name": "image", "value": {}}
+    with pytest.raises(ValueError, match="polygonlabels"):
+        labels.masks([polygon], CONFIG, size=(4, 4))
+    assert not labels.masks([choice], CONFIG, size=(4, 4)).any()
