@@ -6,6 +6,7 @@ import contextvars
 import json
 import logging
 import logging.config
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -37,8 +38,10 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **(_context.get() or {}),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[0]:
+            # Where and of what kind, not the message: it may quote a name, an address or a mask.
+            frames = traceback.format_tb(record.exc_info[2])
+            line["exception"] = "".join([*frames, record.exc_info[0].__name__])
         return json.dumps(line, default=str)
 
 
