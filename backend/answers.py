@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from backend import labels
@@ -76,6 +77,8 @@ class OneAtATime:
         except TimeoutError:
             future.cancel()
             log.warning("no draft for task %d of project %d in time", task.id, project_id)
+        except Exception:  # a defect in one draft must not cost a batch its answers
+            log.exception("the draft for task %d of project %d failed", task.id, project_id)
         return []
 
     def close(self) -> None:
@@ -173,7 +176,8 @@ class Answers:
         elif _options_changed(project, request.extra_params):
             self._hints.want(request.project)
         if project is not None and request.hostname not in {"", project.hostname}:
-            self._store.update(project.id, hostname=request.hostname)
+            with suppress(StorageError):  # the next request brings it again
+                self._store.update(project.id, hostname=request.hostname)
 
 
 def _options_changed(project: Project, extra_params: object) -> bool:

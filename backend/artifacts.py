@@ -53,6 +53,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes()) if path.exists() else None
 
 
+def round_file(folder: Path, number: int) -> Path:
+    """Return where the queue of a round and its reasons are written down."""
+    return folder / "rounds" / f"{number:04d}.json"
+
+
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write one array as .npy."""
     write(path, lambda file: np.save(file, array, allow_pickle=False))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from backend import labels
@@ -81,6 +82,8 @@ class LiveDrafts:
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
+        # Webhooks are answered beside it, on the same cores.
+        torch.set_num_threads(1)
         self._services = build(settings, store)
         self._models: OrderedDict[tuple[int, str], training.Fitted] = OrderedDict()
 
@@ -100,6 +103,8 @@ class LiveDrafts:
         if not wanted(project, version.labels, scores):
             return []
         learner = learner_for(self._services, project)
+        if not learner.knows(version.model_key):
+            return []  # the labels have changed since; the next round draws them
         scan = learner.scans.get(task_id, str(data.get(learner.config.image_key) or ""))
         [found] = inference.predict(self._model(learner, version.model_key), [scan.image])
         return regions(found, scan.size, learner.config)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -22,7 +23,8 @@ from backend.settings import Settings
 
 PAGE = 1_000
 IMPORT_CHUNK = 500
-IDS_IN_ADDRESS = 200
+IDS_IN_ADDRESS = 100
+OVERLAP_SECONDS = 5
 QUEUE = "Uncertainty sampling"
 # Importing 500 large masks takes Label Studio seconds, on a busy machine a minute.
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
@@ -80,6 +82,16 @@ class LabelStudio:
             counters={name: int(found.get(name) or 0) for name in counters},
         )
 
+    def exists(self, project_id: int) -> bool:
+        """Return whether there is such a project; True as long as Label Studio cannot be asked."""
+        try:
+            self.project(project_id)
+        except NotFound:
+            return False
+        except LabelStudioError:
+            return True
+        return True
+
     def newest_update(self, project_id: int) -> str:
         """Return when a task of the project last changed, "" when it has none."""
         page = self._tasks_page(project_id, ["-tasks:updated_at"], size=1, fields="id,updated_at")
@@ -91,7 +103,10 @@ class LabelStudio:
         A page starts behind the last id of the one before: by number, a task that is deleted
         meanwhile would push another one out of sight.
         """
-        changed = [_filter("updated_at", "greater_or_equal", "Datetime", since)] if since else []
+        changed = []
+        if since:
+            moment = _shortly_before(since)
+            changed = [_filter("updated_at", "greater_or_equal", "Datetime", moment)]
         last, left = 0, 1
         while left:
             behind = _filter("id", "greater", "Number", last)
@@ -104,13 +119,19 @@ class LabelStudio:
     def annotations(self, project_id: int, task_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Yield every submitted annotation of these tasks, skips among them, drafts not."""
         for start in range(0, len(task_ids), IDS_IN_ADDRESS):
-            part = task_ids[start : start + IDS_IN_ADDRESS]
-            tasks = self._call(
+            part = list(task_ids[start : start + IDS_IN_ADDRESS])
+            # Not by export: of each one Label Studio keeps a copy on its disk for good.
+            page = self._call(
                 "GET",
-                f"api/projects/{project_id}/export",
-                params={"exportType": "JSON", "ids[]": list(part)},
+                "api/tasks",
+                params={
+                    "project": project_id,
+                    "page_size": len(part),
+                    "fields": "all",
+                    "query": json.dumps({"selectedItems": {"all": False, "included": part}}),
+                },
             )
-            for task in tasks:
+            for task in page["tasks"]:
                 yield from ({**found, "task": task["id"]} for found in task["annotations"])
 
     def entries(self, project_id: int) -> list[dict[str, Any]]:
@@ -347,3 +368,12 @@ def _detail(response: httpx.Response) -> str:
     found = body.get("detail") if isinstance(body, dict) else body
     problems = body.get("validation_errors") if isinstance(body, dict) else None
     return str(problems or found or response.reason_phrase)[:300]
+
+
+def _shortly_before(moment: str) -> str:
+    """Return a time some seconds earlier, in the one notation that Label Studio's filter reads.
+
+    A change stamped earlier may become visible later; to any other notation it answers 500.
+    """
+    earlier = datetime.fromisoformat(moment).astimezone(UTC) - timedelta(seconds=OVERLAP_SECONDS)
+    return earlier.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

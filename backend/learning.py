@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, labels
-from backend.errors import ImageError, StorageError, Unreachable
+from backend.errors import ImageError, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scan, Scans
 from backend.settings import ProjectOptions, Settings
@@ -65,7 +65,7 @@ class Learner:
 
     def key(self, ledger: Ledger, task_ids: Sequence[int]) -> str:
         """Return the name of the model that these labels make: same labels, same name."""
-        marks = [[i, *(f"{a.id}@{a.updated_at}" for a in ledger.usable[i])] for i in task_ids]
+        marks = [[task_id, *ledger.keys_of(task_id)] for task_id in task_ids]
         return artifacts.digest(
             marks,
             self.config.labels,
@@ -99,6 +99,8 @@ class Learner:
                 project_id=self.project_id,
                 key=key,
                 labels=len(examples),
+                classes=list(self.config.labels),
+                trained_on=list(task_ids),
                 created_at=self.store.clock(),
                 quality={"train_seconds": seconds},
             )
@@ -120,14 +122,14 @@ class Learner:
         """Yield labelled scans.
 
         Raises:
-            Unreachable: When one cannot be read any more; it is noted, so that the next round
+            ImageError: When one cannot be read any more; it is noted, so that the next round
                 goes without it.
         """
         urls = {task.id: task.url for task in ledger.tasks}
         for task_id, scan in self.scans.many((i, urls[i]) for i in task_ids):
             if isinstance(scan, ImageError):
                 self.store.unreadable(self.project_id, task_id, str(scan))
-                raise Unreachable(
+                raise ImageError(
                     "A labelled scan can no longer be read.", "The round starts again without it."
                 )
             mask = self.mask(ledger.usable[task_id], scan.image.shape[:2])
@@ -154,38 +156,51 @@ class Learner:
     def gate(self, ledger: Ledger, key: str, live: str, held: Sequence[int]) -> str:
         """Return the model to work with: the new one, unless validation refuses it.
 
-        Both models are scored on today's validation scans. The verdict and the new model's
-        quality are stored.
+        Both models are scored on today's validation scans, but for those that the live one was
+        trained on before they were held out. The verdict and the new model's quality are stored.
         """
         model = self.store.model(self.project_id, key)
         if model is None or not held:
             return key
         new = self._validate(ledger, key, held)
-        refused = (
-            live not in {"", key}
-            and self.path(live).exists()
-            and validation.refuses(self._validate(ledger, live, held), new, seed=self.options.seed)
-        )
         model.quality = {
             **model.quality,
-            "validation_dice": float(new.mean()) if new.size else None,
+            "validation_dice": float(np.mean(list(new.values()))),
             "validation_scans": len(new),
         }
+        refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
         model.accepted = not refused
         self.store.save_model(model)
         if refused:
             log.warning("the new model is worse on validation and is not used")
         return live if refused else key
 
-    def _validate(
-        self, ledger: Ledger, key: str, task_ids: Sequence[int]
-    ) -> npt.NDArray[np.float64]:
+    def knows(self, key: str) -> bool:
+        """Return whether a model is there and was trained for today's labels."""
+        model = self.store.model(self.project_id, key)
+        known = model is not None and model.classes == list(self.config.labels)
+        return known and self.path(key).exists()
+
+    def _worse_than(self, live: str, new: dict[int, float], ledger: Ledger) -> bool:
+        model = self.store.model(self.project_id, live)
+        if model is None or not self.knows(live):
+            return False
+        fair = [task_id for task_id in new if task_id not in set(model.trained_on)]
+        old = self._validate(ledger, live, fair)
+        return validation.refuses(
+            np.array([old[i] for i in fair]),
+            np.array([new[i] for i in fair]),
+            seed=self.options.seed,
+        )
+
+    def _validate(self, ledger: Ledger, key: str, task_ids: Sequence[int]) -> dict[int, float]:
+        """Return the mean Dice over the classes on each of these scans, by task id."""
         fitted = self.load(key)
-        scores = []
+        scores = {}
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
-            scores.append(float(metrics.dice(found > 0.5, example.mask).mean()))
-        return np.array(scores)
+            scores[example.task] = float(metrics.dice(found > 0.5, example.mask).mean())
+        return scores
 
     def entropies(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Return the model's entropy on each scan that can be read, by task id."""

@@ -56,7 +56,11 @@ class Ledger:
     @property
     def label_keys(self) -> list[str]:
         """What the labels are, so that a changed label is a new key."""
-        return [f"{a.id}@{a.updated_at}" for found in self.usable.values() for a in found]
+        return [key for task_id in self.usable for key in self.keys_of(task_id)]
+
+    def keys_of(self, task_id: int) -> list[str]:
+        """The keys of one task's labels."""
+        return [f"{found.id}@{found.updated_at}" for found in self.usable[task_id]]
 
     @cached_property
     def _known(self) -> frozenset[int]:

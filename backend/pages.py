@@ -111,8 +111,8 @@ def _next(
 
 
 def _reasons(settings: Settings, project_id: int, number: int) -> Mapping[int, str]:
-    folder = settings.data_dir / "projects" / str(project_id) / "rounds"
-    found = artifacts.read_json(folder / f"{number:04d}.json") or {}
+    path = artifacts.round_file(settings.project_folder(project_id), number)
+    found = artifacts.read_json(path) or {}
     return dict(zip(found.get("order", []), found.get("reasons", []), strict=False))
 
 

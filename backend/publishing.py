@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -51,13 +51,15 @@ class Publisher:
             PublishError: When the queue did not arrive whole, several times over.
         """
         self._abandon()
+        # After a lost or restored DATA_DIR, names that are new to us may be old to Label Studio.
+        held = self._studio.version_counts(self._project_id)
         for _ in range(ATTEMPTS):
             items = [
                 QueueItem(task, drafts.get(str(task), [])) for task in self._without_labelled(queue)
             ]
             if not items:
                 return ""
-            attempt = self._open(version, kind)
+            attempt = self._open(version, kind, held)
             if self._arrived(attempt, items):
                 attempt.state, attempt.published = "ready", [item.task for item in items]
                 self._store.save_version(attempt)
@@ -104,13 +106,16 @@ class Publisher:
             return True
         return False
 
-    def _open(self, version: Version, kind: str) -> Version:
-        """Take the next unused name of this round."""
+    def _open(self, version: Version, kind: str, held: Collection[str]) -> Version:
+        """Take the next name of this round that nobody ever used."""
         taken = [v for v in self._store.versions(self._project_id) if v.round == version.round]
         attempt = max((v.attempt for v in taken), default=0) + 1
+        key = version.model_key or self._store.installation
+        while name(kind, version.round, attempt, key) in held:
+            attempt += 1
         opened = Version(
             project_id=self._project_id,
-            name=name(kind, version.round, attempt, version.model_key or self._store.installation),
+            name=name(kind, version.round, attempt, key),
             round=version.round,
             attempt=attempt,
             model_key=version.model_key,

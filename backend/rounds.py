@@ -18,7 +18,7 @@ from typing import Any
 from dbos import DBOS, DBOSConfiguredInstance
 
 from backend import artifacts, drafts, ledger, logs, sync
-from backend.errors import ConfigError, FirstlightError, ImageError, StorageError, Unreachable
+from backend.errors import ConfigError, FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
 from backend.publishing import Publisher
 from backend.selection import Selector
@@ -33,6 +33,8 @@ EMBED_QUEUE = "embed"
 CHUNK = 64
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
+KEPT_DRAFTS = 20
+_WEIGHTED = ("auto", encoders.RADIMAGENET)
 
 
 @DBOS.dbos_class()
@@ -51,22 +53,25 @@ class Rounds(DBOSConfiguredInstance):
     def refresh(self, project_id: int) -> None:
         """Bring one project's queue up to what was wanted when this began."""
         with logs.context(project=project_id):
-            wanted = self.begin(project_id)
             try:
-                self._round(project_id)
+                wanted = self.begin(project_id)
+                published = self._round(project_id)
             except FirstlightError as error:
-                self.fail(project_id, str(error.what), error.mend)
+                self.fail(project_id, error.what, error.mend, isinstance(error, NotFound))
             except Exception:
                 # The one place in the worker where a defect of ours ends: told in the log with its
                 # traceback, on the page without it, and tried again like everything else.
                 log.exception("a round failed unexpectedly")
-                self.fail(project_id, "A round failed unexpectedly.", "See the worker's log.")
+                self.fail(
+                    project_id, "A round failed unexpectedly.", "See the worker's log.", False
+                )
             else:
-                self.finish(project_id, wanted)
+                self.finish(project_id, wanted, published)
 
-    def _round(self, project_id: int) -> None:
+    def _round(self, project_id: int) -> bool:
+        """Return whether a queue was published."""
         if self.sync(project_id) == "paused":
-            return
+            return False
         chunks = self.unseen(project_id)
         for handle in [
             DBOS.enqueue_workflow(EMBED_QUEUE, self.embed, project_id, chunk) for chunk in chunks
@@ -74,7 +79,7 @@ class Rounds(DBOSConfiguredInstance):
             handle.get_result(polling_interval_sec=0.2)
         plan = self.plan(project_id)
         if not plan["due"]:
-            return
+            return False
         number, key = plan["round"], ""
         with logs.context(round=number):
             if plan["train"]:
@@ -85,6 +90,7 @@ class Rounds(DBOSConfiguredInstance):
             version = self.publish(project_id, number, key)
             if version:
                 self.switch(project_id, number, version, plan["fingerprint"])
+            return bool(version)
 
     @DBOS.workflow()
     def embed(self, project_id: int, task_ids: list[int]) -> None:
@@ -130,10 +136,10 @@ class Rounds(DBOSConfiguredInstance):
         encoder = self._encoder(self._project(project_id))
         wanted = [t for t in self.store.tasks(project_id) if t.id in set(task_ids)]
         learner = drafts.learner_for(self.services, self._project(project_id))
-        images, seen = [], []
+        images, seen, broken = [], [], {}
         for task_id, scan in learner.scans.many((task.id, task.url) for task in wanted):
             if isinstance(scan, ImageError):
-                self._unreadable(project_id, task_id, scan)
+                broken[task_id] = scan
                 continue
             height, width = scan.size
             self.store.update_task(
@@ -148,6 +154,7 @@ class Rounds(DBOSConfiguredInstance):
             if not path.exists():
                 artifacts.write_array(path, encoder.encode(images))
             self.store.save_embeddings(project_id, encoder.name, name, seen)
+        self._note_unreadable(project_id, broken)
         self._count_embedded(project_id, len(task_ids))
 
     @DBOS.step()
@@ -243,15 +250,13 @@ class Rounds(DBOSConfiguredInstance):
             log.info("live: %s", version)
             self.store.close_round(project_id, number, {"version": version})
             drafts.learner_for(self.services, self._project(project_id)).scans.trim()
+            self._forget_drafts(project_id)
 
     @DBOS.step()
-    def finish(self, project_id: int, wanted: int) -> None:
+    def finish(self, project_id: int, wanted: int, published: bool) -> None:
         """Note what was done, and when the next round may start."""
         project = self._project(project_id)
-        options = ledger.stored_options(project)
-        spacing = options.min_seconds_between_rounds
-        if spacing is None:
-            spacing = max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
+        spacing = _spacing(project) if published else 0.0
         self.store.update(
             project_id,
             done=wanted,
@@ -264,9 +269,13 @@ class Rounds(DBOSConfiguredInstance):
         )
 
     @DBOS.step()
-    def fail(self, project_id: int, what: str, mend: str) -> None:
+    def fail(self, project_id: int, what: str, mend: str, missing: bool) -> None:
         """Say what went wrong, once, and try again later, later each time."""
         project = self._project(project_id)
+        if missing and not self.services.studio.exists(project_id):
+            log.info("the project is gone from Label Studio")
+            self.store.update(project_id, gone=True, step="", problem="", mend="")
+            return
         if project.problem != what:
             log.warning("%s %s", what, mend)
         self.store.abort_rounds(project_id, what)
@@ -306,7 +315,7 @@ class Rounds(DBOSConfiguredInstance):
             try:
                 found = encoders.load(
                     name,
-                    weights=settings.encoder_weights,
+                    weights=settings.encoder_weights if name in _WEIGHTED else None,
                     device=training.resolve_device(settings.device),
                     cache_dir=settings.data_dir / "encoders",
                 )
@@ -334,11 +343,13 @@ class Rounds(DBOSConfiguredInstance):
         if live:
             self._publisher(project_id).switch(live)
 
-    def _unreadable(self, project_id: int, task_id: int, error: ImageError) -> None:
-        # A Label Studio that is down is no fault of the scan: this raises, and the round waits.
-        self.services.studio.project(project_id)
-        log.warning("%s", error)
-        self.store.unreadable(project_id, task_id, str(error))
+    def _note_unreadable(self, project_id: int, broken: dict[int, ImageError]) -> None:
+        if broken:
+            # A Label Studio that is down is no fault of a scan: this raises, and the round waits.
+            self.services.studio.project(project_id)
+        for task_id, error in broken.items():
+            log.warning("%s", error)
+            self.store.unreadable(project_id, task_id, str(error))
 
     def _count_embedded(self, project_id: int, number: int) -> None:
         progress = self._project(project_id).progress
@@ -358,8 +369,14 @@ class Rounds(DBOSConfiguredInstance):
 
         return report
 
+    def _forget_drafts(self, project_id: int) -> None:
+        """Drop the drafts of versions that nobody can have open any more."""
+        files = sorted((self.services.folder(project_id) / "drafts").glob("*.json"))
+        for path in files[:-KEPT_DRAFTS]:
+            path.unlink(missing_ok=True)
+
     def _record(self, project_id: int, number: int) -> Path:
-        return self.services.folder(project_id) / "rounds" / f"{number:04d}.json"
+        return artifacts.round_file(self.services.folder(project_id), number)
 
     def _drafts(self, project_id: int, number: int) -> Path:
         return self.services.folder(project_id) / "drafts" / f"{number:04d}.json"
@@ -367,8 +384,16 @@ class Rounds(DBOSConfiguredInstance):
     def _queue(self, project_id: int, number: int) -> list[int]:
         record = artifacts.read_json(self._record(project_id, number))
         if record is None:
-            raise Unreachable("The queue of this round is gone.", "The round starts again.")
+            raise StorageError("The queue of this round is gone.", "The round starts again.")
         return [int(task) for task in record["order"]]
+
+
+def _spacing(project: Project) -> float:
+    """Return the seconds between the starts of two rounds that publish."""
+    chosen = ledger.stored_options(project).min_seconds_between_rounds
+    if chosen is not None:
+        return chosen
+    return max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
 
 
 def _named_by_weights(encoder: encoders.Encoder, weights: Path | None) -> encoders.Encoder:

@@ -193,7 +193,7 @@ class Selector:
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
         live = self._store.version(self._project.id, self._project.live_version)
-        record = live and artifacts.read_json(self._folder / "rounds" / f"{live.round:04d}.json")
+        record = live and artifacts.read_json(artifacts.round_file(self._folder, live.round))
         if not record:
             return True
         changed = set(record["labels"]) ^ set(now.label_keys)

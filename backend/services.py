@@ -28,7 +28,7 @@ class Services:
 
     def folder(self, project_id: int) -> Path:
         """Where a project's files lie."""
-        return project_folder(self.settings, project_id)
+        return self.settings.project_folder(project_id)
 
     def scans(self, project: Project, image_size: int) -> Scans:
         """Return the project's scans at working size, fine enough for a network of this size."""
@@ -39,11 +39,6 @@ class Services:
             longest=max(WORKING_SIZE, image_size),
             max_pixels=self.settings.max_image_pixels,
         )
-
-
-def project_folder(settings: Settings, project_id: int) -> Path:
-    """Where a project's files lie below DATA_DIR."""
-    return settings.data_dir / "projects" / str(project_id)
 
 
 def build(settings: Settings, store: Store) -> Services:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import ConfigError, OptionsError
 
-Secret = SecretStr | None
+Encoder = Literal["auto", "radimagenet-resnet50", "efficientnet-lite0", "resnet50-random", "pixels"]
 
 
 class Settings(BaseSettings):
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=200_000_000, ge=1)
     max_image_pixels: int = Field(default=100_000_000, ge=1)
     reconcile_seconds: float = Field(default=60.0, gt=0)
-    encoder: str = "auto"
+    encoder: Encoder = "auto"
     encoder_weights: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -78,8 +78,14 @@ class Settings(BaseSettings):
 
     @property
     def jobs_database(self) -> str:
-        """The worker's own database; beside the first one so that neither waits for the other."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'dbos.sqlite'}"
+        """The worker's own database: on SQLite a file of its own, so that neither waits."""
+        if self.database_url and not self.database_url.startswith("sqlite"):
+            return self.database_url
+        return f"sqlite:///{self.data_dir / 'dbos.sqlite'}"
+
+    def project_folder(self, project_id: int) -> Path:
+        """Where a project's files lie."""
+        return self.data_dir / "projects" / str(project_id)
 
     @property
     def api_key(self) -> str:
@@ -157,7 +163,7 @@ class ProjectOptions(BaseSettings):
     acquisition: Literal["entropy-diversity"] = "entropy-diversity"
     alpha: float = Field(default=0.3, ge=0, le=1)
     projection: Literal["tsne", "umap", "pca"] = "tsne"
-    encoder: str = ""
+    encoder: Encoder | None = None
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)
     group_by: str = ""

@@ -148,6 +148,8 @@ class Model(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     labels: Mapped[int]
     created_at: Mapped[float]
+    classes: Mapped[list[str]] = mapped_column(default=list)
+    trained_on: Mapped[list[int]] = mapped_column(sa.JSON, default=list)  # task ids
     accepted: Mapped[bool] = mapped_column(default=True)
     quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
@@ -306,6 +308,12 @@ class Store:
         """Set columns of a project."""
         with self.session() as session:
             session.execute(sa.update(Project).where(Project.id == project_id).values(**values))
+
+    def synced(self, project: Project, seen: dict[str, Any]) -> None:
+        """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
+        same = Project.wanted == project.wanted
+        full = sa.case((same, sa.false()), else_=Project.full_sync)
+        self.update(project.id, seen=seen, full_sync=full)
 
     def enter(self, project_id: int, step: str, **progress: Any) -> None:
         """Say what the project is doing now; an empty step means idle."""
@@ -553,7 +561,8 @@ def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
 def sqlite_path(url: str) -> Path | None:
     """Return the file behind a SQLite address, or None for another database."""
     parsed = sa.make_url(url)
-    return Path(parsed.database) if parsed.drivername == "sqlite" and parsed.database else None
+    on_disk = parsed.get_backend_name() == "sqlite" and parsed.database
+    return Path(parsed.database) if on_disk and parsed.database else None
 
 
 def _tune(connection: Any, busy_ms: int) -> None:

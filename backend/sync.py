@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from backend import labels
@@ -20,7 +19,6 @@ from backend.store import Project, Store
 log = logging.getLogger(__name__)
 
 FULL_SYNC_SECONDS = 6 * 3600
-OVERLAP_SECONDS = 5
 
 
 def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     if full or not copy.changes():
         copy.everything()
         store.update(project.id, full_synced_at=store.clock())
-    store.update(project.id, seen=seen, full_sync=False)
+    store.synced(project, seen)
     return options
 
 
@@ -115,7 +113,7 @@ class _Copy:
         """
         for _ in range(2):
             known = {task.id: task.updated_at for task in self.store.tasks(self.project_id)}
-            self._pull(_shortly_before(max(known.values(), default="")), known)
+            self._pull(max(known.values(), default=""), known)
             if self._counts() == self.studio.project(self.project_id).counters:
                 return True
         log.info("counts differ from Label Studio's: reading everything")
@@ -151,15 +149,6 @@ class _Copy:
 
 def _annotated(task: dict[str, Any]) -> bool:
     return bool(task["total_annotations"] or task["cancelled_annotations"])
-
-
-def _shortly_before(moment: str) -> str:
-    """A change stamped earlier may have become visible later, by a few seconds."""
-    if not moment:
-        return ""
-    earlier = datetime.fromisoformat(moment) - timedelta(seconds=OVERLAP_SECONDS)
-    # Label Studio's filter reads its own notation alone; to any other it answers 500.
-    return earlier.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _task_row(

@@ -17,6 +17,7 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions
 from dbos import error as dbos_error
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs, sync
 from backend.errors import ConfigError, FirstlightError, NotFound, StorageError
@@ -52,6 +53,9 @@ def run(settings: Settings) -> None:
         services = build(settings, store)
         rounds = launch(services)
         threading.Thread(target=_reconcile, args=(services, stop), daemon=True).start()
+        for project in store.projects():
+            # Settings may have changed, and events gone past, while no worker ran.
+            store.want(project.id, full=True)
         log.info("worker started")
         while not stop.wait(LOOK_SECONDS):
             enqueue_due(rounds)
@@ -93,6 +97,8 @@ def enqueue_due(rounds: Rounds) -> None:
                 DBOS.enqueue_workflow(REFRESH_QUEUE, rounds.refresh, project_id)
             except dbos_error.DBOSQueueDeduplicatedError:
                 continue  # it is running; what is wanted meanwhile makes it start once more
+            except SQLAlchemyError as error:
+                log.warning("a refresh could not be queued (%s)", type(error).__name__)
 
 
 def reconcile(services: Services, project: Project) -> None:
@@ -108,8 +114,9 @@ def reconcile(services: Services, project: Project) -> None:
         return
     if project.problem and not project.failures:
         store.update(project.id, problem="", mend="")
-    if seen != project.seen or _retry_due(services, project):
-        store.want(project.id)
+    stale = store.clock() - project.full_synced_at >= sync.FULL_SYNC_SECONDS
+    if stale or seen != project.seen or _retry_due(services, project):
+        store.want(project.id, full=stale)
         return
     Publisher(services.settings, store, services.studio, project.id).clean()
 
@@ -119,8 +126,7 @@ def _reconcile(services: Services, stop: threading.Event) -> None:
         try:
             for project in services.store.projects():
                 if project.wanted == project.done and not project.gone:
-                    with logs.context(project=project.id):
-                        reconcile(services, project)
+                    _reconcile_one(services, project)
             _forget_finished()
         except FirstlightError as error:
             log.warning("the timer was cut short: %s", error)
@@ -129,9 +135,18 @@ def _reconcile(services: Services, stop: threading.Event) -> None:
             log.exception("the timer failed unexpectedly")
 
 
+def _reconcile_one(services: Services, project: Project) -> None:
+    """One project that fails must not cost the others their turn."""
+    with logs.context(project=project.id):
+        try:
+            reconcile(services, project)
+        except FirstlightError as error:
+            log.warning("%s", error)
+
+
 def _note(services: Services, project: Project, error: FirstlightError) -> None:
     """Show a problem that the timer met, and say it in the log once."""
-    if isinstance(error, NotFound) and not _exists(services, project):
+    if isinstance(error, NotFound) and not services.studio.exists(project.id):
         log.info("project is gone from Label Studio")
         services.store.update(project.id, gone=True, problem="", mend="")
         return
@@ -140,14 +155,6 @@ def _note(services: Services, project: Project, error: FirstlightError) -> None:
         services.store.update(
             project.id, problem=error.what, mend=error.mend, problem_at=services.store.clock()
         )
-
-
-def _exists(services: Services, project: Project) -> bool:
-    try:
-        services.studio.project(project.id)
-    except NotFound:
-        return False
-    return True
 
 
 def _retry_due(services: Services, project: Project) -> bool:

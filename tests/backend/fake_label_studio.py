@@ -207,6 +207,8 @@ class FakeLabelStudio:
 
     def __call__(self, request: httpx.Request) -> Answer:
         method, path = request.method, request.url.path
+        if request.url.params.get("fields") == "all":
+            path = "/api/tasks/whole"  # told apart here: with annotations and all they hold
         self.requests.append((method, path))
         if request.headers.get("authorization") != f"Token {TOKEN}":
             return error(401, "Invalid token.")
@@ -226,7 +228,7 @@ class FakeLabelStudio:
             r"GET /api/projects/(\d+)": self._get_project,
             r"PATCH /api/projects/(\d+)": self._patch_project,
             r"GET /api/tasks": self._get_tasks,
-            r"GET /api/projects/(\d+)/export": self._export,
+            r"GET /api/tasks/whole": self._get_whole_tasks,
             r"POST /api/projects/(\d+)/import/predictions": self._import,
             r"GET /api/projects/(\d+)/model-versions": self._get_versions,
             r"DELETE /api/projects/(\d+)/model-versions": self._delete_version,
@@ -310,12 +312,18 @@ class FakeLabelStudio:
             "cancelled_annotations": skipped.count(True),
         }
 
-    def _export(self, request: httpx.Request, project_id: int) -> Answer:
-        wanted = [int(part) for part in request.url.params.get_list("ids[]")]
-        found = self.projects[project_id].annotations.values()
-        tasks = {i: [a for a in found if a["task"] == i] for i in wanted}
-        rows = [{"id": i, "annotations": own} for i, own in tasks.items() if own]
-        return Answer(200, json=rows)
+    def _get_whole_tasks(self, request: httpx.Request) -> Answer:
+        query = json.loads(request.url.params["query"])
+        wanted = query["selectedItems"]["included"]
+        assert len(wanted) <= int(request.url.params["page_size"])
+        project = self.projects[int(request.url.params["project"])]
+        found = project.annotations.values()
+        tasks = [
+            {"id": i, "annotations": [a for a in found if a["task"] == i]}
+            for i in wanted
+            if i in project.tasks
+        ]
+        return Answer(200, json={"total": len(tasks), "tasks": tasks})
 
     def _import(self, request: httpx.Request, project_id: int) -> Answer:
         project, rows = self.projects[project_id], json.loads(request.content)

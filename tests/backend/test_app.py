@@ -514,24 +514,38 @@ def test_a_body_is_read_as_json_whatever_type_it_claims(client: FlaskClient) -> 
     assert response.get_json()["status"] == "ignored"
 
 
-def test_an_unexpected_error_is_logged_under_the_id_that_the_caller_gets(
-    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_defect_in_one_draft_costs_that_draft_alone(tmp_path: Path, store: Store) -> None:
     known(store)
     live(store)
     client = create_app(Settings(data_dir=tmp_path), store, forbidden).test_client()
+    answer = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}, {"id": 2}]})
+    assert [one["result"] for one in answer["results"]] == [[], []]
+
+
+def test_an_unexpected_error_is_logged_under_the_id_that_the_caller_gets(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = "Smith"
+
+    def broken() -> list[Any]:
+        raise RuntimeError(patient)
+
+    monkeypatch.setattr(store, "projects", broken)
     lines: list[str] = []
     handler = logging.Handler()
     handler.setFormatter(JsonFormatter())
     handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
     logging.getLogger("backend.app").addHandler(handler)
-    answer = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}]}, 500)
+    response = client.get("/versions")
     logging.getLogger("backend.app").removeHandler(handler)
+    answer = response.get_json()
+    assert response.status_code == 500
     assert answer.keys() == {"error", "id"}
     assert answer["error"] == "internal error"
     [line] = lines
     assert json.loads(line)["request"] == answer["id"]
-    assert "nothing here may compute" in json.loads(line)["exception"]
+    assert "RuntimeError" in json.loads(line)["exception"]
+    assert patient not in line
 
 
 @pytest.fixture
@@ -662,13 +676,15 @@ calls = (
     lambda: client.post("/setup", json=setup),
     lambda: client.post("/webhook", json=event),
 )
-times = []
-for _ in range(20):
-    for call in calls:
+def median(call):
+    times = []
+    for _ in range(21):
         start = time.perf_counter()
         assert call().status_code == 200
         times.append(time.perf_counter() - start)
-print(json.dumps({"modules": list(sys.modules), "median": sorted(times)[len(times) // 2]}))
+    return sorted(times)[10]
+medians = [median(call) for call in calls]
+print(json.dumps({"modules": list(sys.modules), "medians": medians}))
 """
 
 
@@ -685,4 +701,4 @@ def test_health_setup_and_webhook_answer_quickly_without_the_network_in_memory(
     )
     found = json.loads(run.stdout)
     assert not HEAVY & {name.partition(".")[0] for name in found["modules"]}
-    assert found["median"] < 0.02
+    assert max(found["medians"]) < 0.02

@@ -14,7 +14,7 @@ from backend import gateway
 from backend.errors import LabelStudioError, NotFound, Unauthorized, Unreachable
 from backend.gateway import QUEUE, LabelStudio, QueueItem
 from backend.settings import Settings
-from tests.backend.conftest import drawn
+from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import TOKEN, URL, FakeLabelStudio
 
 
@@ -82,14 +82,27 @@ def test_a_project_without_tasks_has_no_page_and_no_newest_change(
     assert studio.newest_update(project_id) == ""
 
 
-def test_only_what_changed_since_then_is_listed(
-    studio: LabelStudio, fake: FakeLabelStudio, project_id: int
+def test_only_what_changed_since_shortly_before_then_is_listed(
+    studio: LabelStudio, fake: FakeLabelStudio, project_id: int, clock: Clock
 ) -> None:
-    tasks = [fake.add_task(project_id) for _ in range(4)]
+    old, other = fake.add_task(project_id), fake.add_task(project_id)
+    clock.advance(gateway.OVERLAP_SECONDS + 1)
+    late = fake.add_task(project_id)
+    clock.advance(gateway.OVERLAP_SECONDS - 1)
+    new = fake.add_task(project_id)
     since = studio.newest_update(project_id)
-    fake.annotate(tasks[1])
+    fake.annotate(other)
     [page] = studio.tasks(project_id, since=since)
-    assert [task["id"] for task in page] == [tasks[1], tasks[3]]  # that very moment included
+    assert [task["id"] for task in page] == [other, late, new]
+    assert old not in [task["id"] for task in page]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["2026-11-23T10:00:05.000000Z", "2026-11-23T12:00:05+02:00", "2026-11-23T10:00:05.000Z"],
+)
+def test_a_moment_is_asked_for_in_label_studios_own_notation(moment: str) -> None:
+    assert gateway._shortly_before(moment) == "2026-11-23T10:00:00.000000Z"
 
 
 def test_a_single_task_is_never_asked_for(
@@ -111,7 +124,7 @@ def test_annotations_of_many_tasks_are_read_in_parts(
         fake.annotate(task, drawn())
     found = list(studio.annotations(project_id, tasks))
     assert [annotation["task"] for annotation in found] == tasks[1:]
-    assert fake.calls("GET", "export") == 3
+    assert fake.calls("GET", "tasks/whole") == 3
 
 
 def test_our_entry_is_the_one_that_holds_what_we_answered(

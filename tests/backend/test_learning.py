@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from backend import artifacts, drafts, labels, ledger, sync
 from backend.drafts import LiveDrafts
-from backend.errors import ImageError, StorageError, Unreachable
+from backend.errors import ImageError, StorageError
 from backend.judgement import judge_drafts
 from backend.learning import Learner, train_config
 from backend.services import Services
@@ -150,7 +149,7 @@ def test_a_labelled_scan_that_became_unreadable_is_said_and_left_out_of_the_next
     lab.label(0, 1, 2)
     now = lab.sync()
     lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[1]}.png")
-    with pytest.raises(Unreachable, match="can no longer be read"):
+    with pytest.raises(ImageError, match="can no longer be read"):
         lab.learner.fit(now, list(now.usable), ignore)
     now = ledger.read(lab.store, lab.number)
     assert list(now.usable) == [lab.tasks[0], lab.tasks[2]]
@@ -214,25 +213,50 @@ def test_equal_pixels_are_never_on_both_sides(lab: Lab) -> None:
 # -- the gate -------------------------------------------------------------------------------------
 
 
-def gated(lab: Lab, monkeypatch: pytest.MonkeyPatch, scores: Mapping[str, list[float]]) -> str:
+def gated(
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: Mapping[str, list[float]],
+    *,
+    classes: Sequence[str] = ("Lung",),
+    trained_on: Sequence[int] = (),
+) -> str:
     """Return what the gate lets through when the models "live" and the new one score like this."""
     now = lab.sync()
-    lab.store.save_model(Model(project_id=lab.number, key="new", labels=2, created_at=0.0))
+    common = {"project_id": lab.number, "labels": 2, "created_at": 0.0}
+    lab.store.save_model(Model(key="new", classes=["Lung"], **common))
+    live = Model(key="live", classes=list(classes), trained_on=list(trained_on), **common)
+    lab.store.save_model(live)
     lab.learner.path("live").parent.mkdir(parents=True)
     lab.learner.path("live").touch()
 
-    def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> NDArray[np.float64]:
-        return np.array(scores[key])
+    def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> dict[int, float]:
+        found = dict(zip(lab.tasks, scores[key], strict=False))
+        return {task_id: found[task_id] for task_id in held}
 
     monkeypatch.setattr(Learner, "_validate", scored)
-    return lab.learner.gate(now, "new", "live", lab.tasks)
+    return lab.learner.gate(now, "new", "live", lab.tasks[:4])
+
+
+WORSE = {"live": [0.9, 0.8, 0.9, 0.8], "new": [0.5, 0.4, 0.5, 0.4]}
+
+
+def test_a_live_model_of_other_labels_cannot_hold_a_new_one_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gated(lab, monkeypatch, WORSE, classes=("Heart",)) == "new"
+
+
+def test_a_live_model_is_not_judged_on_scans_that_it_was_trained_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gated(lab, monkeypatch, WORSE, trained_on=lab.tasks) == "new"
 
 
 def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = {"live": [0.9, 0.8, 0.9, 0.8], "new": [0.5, 0.4, 0.5, 0.4]}
-    assert gated(lab, monkeypatch, new) == "live"
+    assert gated(lab, monkeypatch, WORSE) == "live"
     model = lab.store.model(lab.number, "new")
     assert model is not None
     assert not model.accepted

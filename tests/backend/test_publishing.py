@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from pydantic import SecretStr
 
 from backend.errors import NotFound, PublishError, Unreachable
@@ -153,10 +154,19 @@ def test_an_attempt_that_a_kill_left_behind_is_abandoned_and_its_name_never_used
     assert desk.states() == {killed: "abandoned", again: "ready"}
 
 
+def test_a_name_that_label_studio_still_holds_is_not_used_after_a_lost_data_folder(
+    desk: Desk,
+) -> None:
+    old = desk.publish()
+    with desk.store.session() as session:
+        session.execute(sa.delete(Version))
+    assert desk.publish() == old.replace("r0001", "r0001.2")
+
+
 def test_a_label_studio_that_goes_away_before_the_count_leaves_the_attempt_open(
     desk: Desk,
 ) -> None:
-    desk.fake.fail("GET", "model-versions", httpx.ConnectError, times=9)
+    desk.fake.fail("GET", "model-versions", httpx.ConnectError, after=1, times=9)
     with pytest.raises(Unreachable):
         desk.publish()
     assert list(desk.states().values()) == ["publishing"]

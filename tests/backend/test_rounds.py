@@ -228,11 +228,20 @@ def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
     assert site.refresh().problem == ""
 
 
-def test_an_unknown_encoder_is_named_with_the_mend(site: Site) -> None:
+def test_an_unknown_encoder_is_said_and_the_last_good_options_stay(site: Site) -> None:
     site.entry["extra_params"] = {**OPTIONS, "encoder": "resnet-9000"}
     project = site.refresh()
-    assert "resnet-9000" in project.problem
-    assert "encoder" in project.mend
+    assert "encoder" in project.options_problem
+    assert project.live_version
+
+
+def test_a_project_deleted_in_label_studio_is_left_alone(site: Site) -> None:
+    site.refresh()
+    del site.fake.projects[site.number]
+    site.store.want(site.number)
+    project = site.refresh()
+    assert project.gone
+    assert site.store.due() == []
 
 
 def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> None:

@@ -91,12 +91,12 @@ def test_a_quiet_sync_asks_only_for_what_may_have_changed(side: Side) -> None:
     for task in tasks:
         side.fake.annotate(task, drawn())
     side.sync()
-    exported = side.fake.calls("GET", "export")
+    read = side.fake.calls("GET", "tasks/whole")
     side.sync()
-    assert side.fake.calls("GET", "export") == exported
+    assert side.fake.calls("GET", "tasks/whole") == read
     side.fake.annotate(tasks[0], drawn())
     side.sync()
-    assert side.fake.calls("GET", "export") == exported + 1
+    assert side.fake.calls("GET", "tasks/whole") == read + 1
 
 
 def test_a_deleted_task_vanishes_though_nothing_else_changed(side: Side) -> None:
@@ -157,7 +157,9 @@ def test_a_changed_address_forgets_the_embedding(side: Side) -> None:
     assert set(side.store.embeddings(side.number, "pixels")) == {second}
 
 
-@pytest.mark.parametrize("broken", ["export", r"/api/tasks", r"/api/projects/\d+$", "/api/ml"])
+@pytest.mark.parametrize(
+    "broken", ["tasks/whole", r"/api/tasks/?$", r"/api/projects/\d+$", "/api/ml"]
+)
 def test_a_sync_cut_short_loses_no_change(side: Side, broken: str) -> None:
     first, second = side.tasks(2)
     annotation = side.fake.annotate(first, drawn())
@@ -181,7 +183,7 @@ def test_a_redrawn_label_is_read_again_after_a_sync_that_was_cut_short(side: Sid
     side.sync()
     before = side.read().label_keys
     side.fake.change_annotation(annotation, result=drawn(slice(0, 2)))
-    side.fake.fail("GET", "export", 503, times=9)
+    side.fake.fail("GET", "tasks/whole", 503, times=9)
     with pytest.raises(Unreachable):
         side.sync()
     side.fake.mend()
