@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
 from demo.errors import DemoError
-from demo.process import Process, free_port
+from demo.process import Process, Server, free_port
 from demo.studio import ROOT
 
 # Set for another installation, these would lead this one away from its own directory and address.
@@ -66,7 +65,7 @@ class Status:
         return idle and self.live_version is not None and self.labels_in_live >= labels
 
 
-class Backend:
+class Backend(Server):
     """`python -m backend start` on a port and a data directory of its own; a context manager.
 
     Args:
@@ -75,6 +74,9 @@ class Backend:
         data: DATA_DIR; made when missing.
         env: Further variables for the backend.
     """
+
+    title = "The backend"
+    grace = 6.0
 
     def __init__(
         self, studio_url: str, token: str, data: Path, *, env: Mapping[str, str] | None = None
@@ -92,7 +94,6 @@ class Backend:
             "PORT": str(port),
             **(env or {}),
         }
-        self._process: Process | None = None
 
     def start(self, seconds: float = 120) -> Self:
         """Come back when /health answers.
@@ -153,32 +154,6 @@ class Backend:
             DemoError: If that time passes, the backend ends, or a problem stays for a minute.
         """
         return wait_until_settled(lambda: self._checked_status(project), labels, seconds)
-
-    def check(self) -> None:
-        """Raise DemoError, with the end of its log, if it has ended."""
-        if self._process:
-            self._process.check("The backend")
-
-    def stop(self) -> None:
-        """End it and everything it started, within about six seconds."""
-        if self._process:
-            self._process.stop(seconds=6)
-            self._process = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _healthy(self) -> bool:
         try:

@@ -7,8 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
 
 from demo.errors import DemoError
 
@@ -81,6 +84,49 @@ class Process:
             os.killpg(self._popen.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+
+class Server(ABC):
+    """A server as a context manager: whatever was started is stopped.
+
+    Attributes:
+        title: What an error message calls it.
+        grace: Seconds it gets to end by itself.
+    """
+
+    title: ClassVar[str]
+    grace: ClassVar[float]
+    _process: Process | None = None
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Come back when it answers."""
+
+    def check(self) -> None:
+        """Raise DemoError, with the end of its log, if it has ended."""
+        if self._process:
+            self._process.check(self.title)
+
+    def stop(self) -> None:
+        """End it and everything it started."""
+        if self._process:
+            self._process.stop(seconds=self.grace)
+            self._process = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
 
 def free_port() -> int:

@@ -12,14 +12,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import httpx
 from filelock import FileLock
 
 from demo.errors import DemoError
-from demo.process import Process, bare_environment, free_port, taken
+from demo.process import Process, Server, bare_environment, free_port, taken
 
 ROOT = Path(__file__).resolve().parents[1]
 DATABASE = "label_studio.sqlite3"
@@ -49,7 +48,7 @@ class Account:
     token: str
 
 
-class LabelStudio:
+class LabelStudio(Server):
     """The pinned Label Studio on one data directory; a context manager.
 
     Started again on the same directory, it keeps its projects, account and port.
@@ -60,6 +59,9 @@ class LabelStudio:
         env: Further variables for Label Studio.
         venv: Where it is installed.
     """
+
+    title = "Label Studio"
+    grace = 2.0
 
     def __init__(
         self,
@@ -74,7 +76,6 @@ class LabelStudio:
         self._env = dict(env or {})
         self._venv = venv
         self._account = _account(self._data)
-        self._process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -117,32 +118,6 @@ class LabelStudio:
         )
         self._wait_until_it_answers(self._process, time.monotonic() + seconds)
         return self
-
-    def check(self) -> None:
-        """Raise DemoError, with the end of its log, if it has ended."""
-        if self._process:
-            self._process.check("Label Studio")
-
-    def stop(self) -> None:
-        """End it and everything it started, within about two seconds."""
-        if self._process:
-            self._process.stop(seconds=2)
-            self._process = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _login(self) -> dict[str, str]:
         # By environment, not by flag: every user of the machine can read a command line.
