@@ -80,7 +80,7 @@ class Learner:
     def fit(self, ledger: Ledger, task_ids: Sequence[int], on_epoch: Callable[[Any], None]) -> str:
         """Train on these scans unless that was done before; return the model's key."""
         key = self.key(ledger, task_ids)
-        if self.store.model(self.project_id, key) and self.path(key).exists():
+        if self.knows(key):
             return key
         examples = list(self.examples(ledger, task_ids))
         deadline = time.monotonic() + self.options.max_train_seconds
@@ -185,7 +185,8 @@ class Learner:
         model = self.store.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
-        fair = [task_id for task_id in new if task_id not in set(model.trained_on)]
+        trained_on = set(model.trained_on)
+        fair = [task_id for task_id in new if task_id not in trained_on]
         old = self._validate(ledger, live, fair)
         return validation.refuses(
             np.array([old[i] for i in fair]),

@@ -133,9 +133,10 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.step()
     def embed_chunk(self, project_id: int, task_ids: list[int]) -> None:
         """Fetch, decode and embed scans; one that cannot be read is named and retried later."""
-        encoder = self._encoder(self._project(project_id))
-        wanted = [t for t in self.store.tasks(project_id) if t.id in set(task_ids)]
-        learner = drafts.learner_for(self.services, self._project(project_id))
+        project = self._project(project_id)
+        encoder = self._encoder(project)
+        wanted = self.store.some_tasks(project_id, task_ids)
+        learner = drafts.learner_for(self.services, project)
         images, seen, broken = [], [], {}
         for task_id, scan in learner.scans.many((task.id, task.url) for task in wanted):
             if isinstance(scan, ImageError):
@@ -148,7 +149,7 @@ class Rounds(DBOSConfiguredInstance):
             images.append(scan.image)
             seen.append(task_id)
         if seen:
-            urls = [task.url for task in wanted if task.id in set(seen)]
+            urls = [task.url for task in wanted if task.id not in broken]
             name = artifacts.digest(encoder.name, seen, urls) + ".npy"
             path = self.services.folder(project_id) / "embeddings" / name
             if not path.exists():

@@ -44,24 +44,24 @@ class Selector:
         self.warnings = [encoder.substitution] if encoder.substituted else []
 
     def plan(self, now: Ledger) -> dict[str, Any]:
-        """Return whether a round is due, whether it trains, and the fingerprint of its input."""
-        base = artifacts.digest(
+        """Return whether a round is due, whether it trains, and what of its input is not labels."""
+        # Labels are not in it: how many of them have to change is for `retrain_after` to say.
+        fingerprint = artifacts.digest(
             [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
             sorted(now.skipped),
             self._project.label_config,
             {k: v for k, v in self._options.model_dump().items() if k != "paused"},
             self.encoder,
         )
-        fingerprint = f"{base}:{artifacts.digest(now.label_keys)}"
-        waiting = [task for task in self.readable(now) if task in now.open - now.usable.keys()]
-        due = bool(now.open) and (
+        waiting = bool(self.pool(now))
+        due = waiting and (
             not self._project.live_version
-            or not self._project.fingerprint.startswith(base)
+            or self._project.fingerprint != fingerprint
             or self._enough_changed(now)
             or self._running_low(now)
         )
-        train = len(now.usable) >= 2 and bool(waiting)
-        return {"due": due and bool(waiting), "train": train, "fingerprint": fingerprint}
+        train = waiting and len(now.usable) >= 2
+        return {"due": due, "train": train, "fingerprint": fingerprint}
 
     def readable(self, now: Ledger) -> list[int]:
         """Return the tasks that have an embedding, by id."""

@@ -325,6 +325,11 @@ class Store:
         """Return all scans of a project by id."""
         return self._of(Task, project_id, Task.id)
 
+    def some_tasks(self, project_id: int, task_ids: Sequence[int]) -> list[Task]:
+        """Return these scans of a project by id; those it does not have are left out."""
+        with self.session() as session:
+            return list(session.scalars(_among(Task, project_id, task_ids).order_by(Task.id)))
+
     def save_tasks(self, project_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert or update tasks by id; a changed address forgets what its pixels said."""
         with self.session() as session:

@@ -56,6 +56,11 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     return options
 
 
+def full_overdue(store: Store, project: Project) -> bool:
+    """Return whether everything was read too long ago, so that the next sync will read it again."""
+    return store.clock() - project.full_synced_at >= FULL_SYNC_SECONDS
+
+
 def _seen(
     studio: LabelStudio, project_id: int, info: ProjectInfo, entry: dict[str, Any]
 ) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def _everything_due(
     """Return whether what is known of unchanged tasks may be wrong too."""
     return (
         project.full_sync
-        or store.clock() - project.full_synced_at >= FULL_SYNC_SECONDS
+        or full_overdue(store, project)
         or project.label_config != info.label_config
         or stored_options(project).group_by != options.group_by
     )

@@ -114,9 +114,9 @@ def reconcile(services: Services, project: Project) -> None:
         return
     if project.problem and not project.failures:
         store.update(project.id, problem="", mend="")
-    stale = store.clock() - project.full_synced_at >= sync.FULL_SYNC_SECONDS
-    if stale or seen != project.seen or _retry_due(services, project):
-        store.want(project.id, full=stale)
+    overdue = sync.full_overdue(store, project)
+    if overdue or seen != project.seen or _retry_due(services, project):
+        store.want(project.id)
         return
     Publisher(services.settings, store, services.studio, project.id).clean()
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr
 
 from backend.errors import ConfigError, OptionsError
 from backend.settings import (
+    Encoder,
     ProjectOptions,
     Settings,
     load_settings,
@@ -15,6 +17,7 @@ from backend.settings import (
     prepare_data_dir,
     require_api_key,
 )
+from model import encoders
 
 
 @pytest.fixture(autouse=True)
@@ -167,3 +170,7 @@ def test_a_message_about_options_lists_the_known_ones_and_not_the_value() -> Non
         parse_options({"alpha": "Mrs Smith"})
     assert "cold_start_budget" in caught.value.mend
     assert "Smith" not in str(caught.value)
+
+
+def test_every_encoder_that_there_is_can_be_chosen_and_no_other() -> None:
+    assert set(get_args(Encoder)) == {"auto", *encoders.DIMS}

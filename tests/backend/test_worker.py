@@ -157,6 +157,13 @@ def test_the_timer_sees_what_no_webhook_told(timer: Timer) -> None:
     assert timer.tick()
 
 
+def test_the_timer_has_everything_read_again_after_six_hours(timer: Timer, clock: Clock) -> None:
+    clock.advance(sync.FULL_SYNC_SECONDS - 1)
+    assert not timer.tick()
+    clock.advance(1)
+    assert timer.tick()
+
+
 def test_the_timer_sees_changed_options(timer: Timer) -> None:
     [entry] = timer.fake.entries.values()
     entry["extra_params"] = {"alpha": 0.5}
