@@ -9,13 +9,14 @@ from collections.abc import Callable
 import numpy as np
 
 from model import encoders
+from model.encoders import running
 
 BATCHES = 6
 
 
 def images_per_second(forward: Callable[[encoders.Floats], encoders.Floats]) -> str:
     """Return images a second of wall time and of processor time, batches of encoders.BATCH."""
-    shape = (encoders.BATCH, 3, encoders.SIZE, encoders.SIZE)
+    shape = (encoders.BATCH, 3, 224, 224)
     pictures = np.random.default_rng(0).random(shape, dtype=np.float32)
     forward(pictures)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -42,7 +43,7 @@ def main() -> None:
             timed_load(name, cache_dir)
             encoder = timed_load(name, cache_dir)
             print(f"{name:20} onnxruntime {images_per_second(encoder.forward)}")
-            eager = encoders._in_torch(encoders.network(name), "cpu")
+            eager = running.in_torch(encoders.network(name), "cpu")
             print(f"{name:20} torch       {images_per_second(eager)}")
 
 

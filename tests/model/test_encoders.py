@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -10,22 +11,42 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
-from torchvision.models import resnet50
+from torchvision.models import densenet121, resnet50
 
 from model import encoders, phantoms
-from model.encoders import Encoder
+from model.encoders import Encoder, running
+from model.encoders.registry import recipe_of
 
 State = dict[str, torch.Tensor]
 RADIMAGENET = "radimagenet-resnet50"
+DENSENET = "radimagenet-densenet121"
+
+
+class Hub:
+    """Stands for Hugging Face, and remembers what it was asked for."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def __call__(self, repository: str, files: tuple[str, ...]) -> Path | None:
+        self.asked.append((repository, files))
+        return self.file
+
+
+def named(name: str, file: Path) -> str:
+    return f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
 def scans(count: int, shape: tuple[int, ...] = (224, 224)) -> list[NDArray[np.float32]]:
@@ -85,13 +106,33 @@ def keras_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def densenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("densenet") / "DenseNet121.pt"
+    torch.save(trained_densenet().features.state_dict(prefix="backbone.0."), path)
+    return path
+
+
+@functools.cache
+def trained_densenet() -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = densenet121(weights=None)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.bias, std=0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+    network.classifier = nn.Identity()
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("encoders") / "not" / "there" / "yet"
 
 
 @pytest.fixture(scope="module")
 def lite0(cache: Path) -> Encoder:
-    return encoders.load("auto", cache_dir=cache)
+    return encoders.load("auto", cache_dir=cache, fetch=Hub())
 
 
 def test_the_official_release_gives_the_features_it_was_trained_for(official_file: Path) -> None:
@@ -133,6 +174,24 @@ def test_half_precision_safetensors_under_a_module_prefix_load_too(tmp_path: Pat
     assert found.dtype == torch.float32
     expected = trained_like(keras=False)(x * 2 - 1)
     assert float((found - expected).norm() / expected.norm()) < 0.01
+
+
+def test_densenet_gives_the_rectified_mean_of_its_features(densenet_file: Path) -> None:
+    x = pictures(2)
+    expected = trained_densenet()((x * 255 - 127.5) * 2 / 255)
+    assert not torch.equal(expected, trained_densenet().features(x * 2 - 1).mean(dim=(2, 3)))
+    found = encoders.network(DENSENET, densenet_file)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_weights_of_one_radimagenet_network_are_refused_by_the_other(
+    official_file: Path, densenet_file: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"expected RadImageNet ResNet-50 .* \(318 tensors"):
+        encoders.load(RADIMAGENET, weights=densenet_file)
+    assert len(torch.load(densenet_file, weights_only=True)) == 725
+    with pytest.raises(ValueError, match=r"expected RadImageNet DenseNet-121.* \(725 tensors"):
+        encoders.load(DENSENET, weights=official_file)
 
 
 def without(state: State, key: str) -> State:
@@ -179,6 +238,7 @@ def test_a_file_that_holds_no_tensors_is_refused(name: str, content: bytes, tmp_
 
 
 @given(st.binary(max_size=200))
+@example(b"\x80\x00")  # a pickle of protocol 0
 @settings(deadline=None, max_examples=100)
 def test_no_noise_does_more_than_raise_a_value_error(noise: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -210,15 +270,47 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "said"),
     [
-        ("vgg", None, "unknown; choose auto or one of radimagenet-resnet50, efficientnet-lite0"),
-        (RADIMAGENET, None, "needs the file"),
+        ("vgg", None, "unknown; choose auto, one of radimagenet-resnet50, radimagenet-densenet121"),
+        ("timm/../vgg", None, "unknown; choose auto, .*, or timm/<model name>"),
+        ("timm/resnet51", None, "no model 'resnet51'; choose one like .*resnet50"),
+        ("timm/resnet50.nope", None, "no model 'resnet50.nope'; choose one like .*resnet50"),
+        ("timm/zzz", None, r"no model 'zzz'; choose one of timm.list_models\(\)"),
         ("efficientnet-lite0", "x.pt", "takes no weights"),
         ("pixels", "x.pt", "takes no weights"),
     ],
 )
 def test_a_name_that_cannot_be_loaded_says_why(name: str, weights: str | None, said: str) -> None:
+    hugging_face = Hub()
     with pytest.raises(ValueError, match=said):
-        encoders.load(name, weights=weights)
+        encoders.load(name, weights=weights, fetch=hugging_face)
+    assert hugging_face.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "files"),
+    [
+        (RADIMAGENET, "Lab-Rasool/RadImageNet", ("ResNet50.pt",)),
+        (DENSENET, "Lab-Rasool/RadImageNet", ("DenseNet121.pt",)),
+        ("timm/test_vit", "timm/test_vit.r160_in1k", ("model.safetensors", "pytorch_model.bin")),
+    ],
+)
+def test_weights_that_cannot_be_had_are_asked_for_once_and_said_with_their_source(
+    name: str, repository: str, files: tuple[str, ...]
+) -> None:
+    hugging_face = Hub()
+    with pytest.raises(ValueError, match="neither given nor cached, and could not") as refusal:
+        encoders.load(name, fetch=hugging_face)
+    assert hugging_face.asked == [(repository, files)]
+    said = str(refusal.value)
+    assert f"download {' or '.join(files)} of https://huggingface.co/{repository}" in said
+    assert "ENCODER_WEIGHTS" in said
+
+
+def test_a_model_that_nobody_publishes_there_is_not_asked_for() -> None:
+    hugging_face = Hub()
+    with pytest.raises(ValueError, match="nobody publishes it on Hugging Face"):
+        encoders.load("timm/gcvit_tiny", fetch=hugging_face)
+    assert hugging_face.asked == []
 
 
 def test_an_absent_device_is_refused() -> None:
@@ -228,7 +320,7 @@ def test_an_absent_device_is_refused() -> None:
 
 def test_auto_without_weights_is_a_substitute_that_says_so(lite0: Encoder) -> None:
     assert (lite0.name, lite0.dim, lite0.substituted) == ("efficientnet-lite0", 1280, True)
-    assert "no RadImageNet weights were given" in lite0.substitution
+    assert "neither given nor cached, and could not be fetched" in lite0.substitution
 
 
 def test_onnxruntime_computes_what_torch_computes(lite0: Encoder) -> None:
@@ -238,8 +330,11 @@ def test_onnxruntime_computes_what_torch_computes(lite0: Encoder) -> None:
 
 
 def test_auto_with_weights_is_radimagenet_in_onnxruntime(keras_file: Path) -> None:
-    encoder = encoders.load("auto", weights=keras_file)
-    assert (encoder.name, encoder.dim, encoder.substituted) == (RADIMAGENET, 2048, False)
+    hugging_face = Hub()
+    encoder = encoders.load("auto", weights=keras_file, fetch=hugging_face)
+    assert hugging_face.asked == []
+    assert encoder.name == named(RADIMAGENET, keras_file)
+    assert (encoder.dim, encoder.substituted) == (2048, False)
     x = pictures(2, 224)
     expected = encoders.network(RADIMAGENET, keras_file)(x).numpy()
     np.testing.assert_allclose(encoder.forward(x.numpy()), expected, rtol=1e-3, atol=1e-3)
@@ -266,14 +361,221 @@ def test_a_kept_network_loads_without_torch_and_is_no_substitute_when_asked_for(
 def test_kept_networks_of_different_weights_have_different_names(
     keras_file: Path, official_file: Path
 ) -> None:
-    names = {encoders._cache_name(RADIMAGENET, path) for path in (keras_file, official_file)}
+    names = {running.file_name(RADIMAGENET, encoders._mark(p)) for p in (keras_file, official_file)}
     assert len(names) == 2
 
 
 def test_torch_runs_an_encoder_on_the_device_it_is_given(lite0: Encoder) -> None:
-    forward = encoders._in_torch(encoders.network("efficientnet-lite0"), "cpu")
+    forward = running.in_torch(encoders.network("efficientnet-lite0"), "cpu")
     x = pictures(1, 224).numpy()
     np.testing.assert_allclose(forward(x), lite0.forward(x), rtol=1e-3, atol=1e-4)
+
+
+def test_auto_takes_radimagenet_from_the_hub_when_it_can_be_had(
+    densenet_file: Path, official_file: Path, tmp_path: Path
+) -> None:
+    hugging_face = Hub(official_file)
+    encoder = encoders.load("auto", cache_dir=tmp_path, fetch=hugging_face)
+    assert hugging_face.asked == [("Lab-Rasool/RadImageNet", ("ResNet50.pt",))]
+    assert encoder.name == named(RADIMAGENET, official_file)
+    assert not encoder.substituted
+    fetched = encoders.load(DENSENET, fetch=Hub(densenet_file))
+    assert (fetched.name, fetched.dim) == (named(DENSENET, densenet_file), 1024)
+    x = pictures(2, 224)
+    expected = encoders.network(DENSENET, densenet_file)(x).numpy()
+    np.testing.assert_allclose(fetched.forward(x.numpy()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "theirs"),
+    [
+        ("auto", "auto", True),
+        (RADIMAGENET, "auto", True),
+        ("auto", RADIMAGENET, True),
+        (DENSENET, "auto", False),
+        ("timm/resnet50", "auto", False),
+        ("timm/resnet50", "timm/resnet50", True),
+        ("pixels", "auto", False),
+        ("resnet50-random", "timm/resnet50", False),
+        (RADIMAGENET, "pixels", True),
+        ("pixels", "pixels", False),
+    ],
+)
+def test_weights_go_to_the_encoder_they_were_given_for_and_no_other(
+    name: str, owner: str, theirs: bool
+) -> None:
+    file = Path("weights.pt")
+    assert encoders.weights_for(name, file, owner=owner) == (file if theirs else None)
+    assert encoders.weights_for(name, None, owner=owner) is None
+
+
+def test_a_network_without_an_onnx_form_runs_in_torch_and_says_so(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+    forward, note = running.on_cpu(lambda: Branching().eval(), tmp_path / "kept.onnx")
+    x = pictures(2, 224)
+    assert np.array_equal(forward(x.numpy()), x.flatten(1).numpy())
+    assert "runs in torch, slower: no ONNX form of it could be made" in note
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_too_large_for_onnx_runs_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx.checker.MAXIMUM_PROTOBUF", 10)
+    forward, note = running.on_cpu(lambda: nn.Flatten().eval(), None)
+    assert forward(pictures(1, 224).numpy()).shape == (1, 3 * 224 * 224)
+    assert "its ONNX form would exceed 10 bytes" in note
+
+
+# --- timm -------------------------------------------------------------------------------------
+
+
+def timm_state(model: str, **how: Any) -> State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        network: nn.Module = timm.create_model(model, **how)
+    return network.state_dict()
+
+
+@pytest.fixture(scope="module")
+def vit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vit") / "model.safetensors"
+    save_file(timm_state("test_vit"), path)
+    return path
+
+
+def test_a_transformer_of_timm_runs_in_onnxruntime_as_in_torch(vit_file: Path) -> None:
+    hugging_face = Hub(vit_file)
+    encoder = encoders.load("timm/test_vit.r160_in1k", fetch=hugging_face)
+    assert encoder.name == named("timm/test_vit.r160_in1k", vit_file)
+    assert (encoder.dim, encoder.substituted, encoder.note) == (64, False, "")
+    x = pictures(3, 224)
+    expected = encoders.network("timm/test_vit", vit_file)(x).numpy()
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(encoder.forward(x.numpy()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kept_model_of_timm_is_the_same_encoder(vit_file: Path, tmp_path: Path) -> None:
+    first, again = (
+        encoders.load("timm/test_vit", weights=vit_file, cache_dir=tmp_path) for _ in range(2)
+    )
+    assert len(list(tmp_path.iterdir())) == 1
+    images = scans(2, (90, 120))
+    assert (again.name, again.dim, again.resampling) == (first.name, first.dim, first.resampling)
+    assert np.array_equal(again.encode(images), first.encode(images))
+
+
+@pytest.mark.parametrize("classes", [0, 3, 1000])
+def test_a_model_of_timm_loses_its_classifier_whatever_its_size(
+    classes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pt"
+    state = timm_state("test_resnet", num_classes=classes)
+    torch.save(state, path)
+    headless = timm.create_model("test_resnet", num_classes=0).eval()
+    headless.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    x = pictures(2)
+    config: Any = timm.get_pretrained_cfg("test_resnet")
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (config.mean, config.std))
+    with torch.inference_mode():
+        expected = headless((x - mean) / std)
+    found = encoders.network("timm/test_resnet", path)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dinov2_runs_at_224_pixels_with_its_positions_interpolated(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    state = timm_state("vit_small_patch14_dinov2")
+    assert state["pos_embed"].shape == (1, 1 + 37 * 37, 384)  # at 518 pixels
+    save_file(state, path)
+    network: Any = encoders.network("timm/vit_small_patch14_dinov2.lvd142m", path)
+    assert network[1].pos_embed.shape == (1, 1 + 16 * 16, 384)
+    assert network(pictures(1, 224)).shape == (1, 384)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        dict,
+        lambda: {"head.weight": torch.zeros(1000, 64)},
+        lambda: without(timm_state("test_vit"), "blocks.0.norm1.weight"),
+        lambda: timm_state("test_vit") | {"more": torch.zeros(1)},
+        lambda: timm_state("test_resnet"),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_timm_too(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(content(), path)
+    with pytest.raises(ValueError, match=r"tensors that are not this network .* timm's test_vit"):
+        encoders.load("timm/test_vit", weights=path)
+
+
+def test_a_pickle_that_would_run_code_is_refused_for_timm_too(tmp_path: Path) -> None:
+    path = tmp_path / "network.pt"
+    torch.save(nn.Linear(1, 1), path)
+    with pytest.raises(ValueError, match="cannot be read as tensors"):
+        encoders.load("timm/test_vit", weights=path)
+
+
+# --- input ------------------------------------------------------------------------------------
+
+IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "expected"),
+    [
+        (RADIMAGENET, "official_file", lambda x: x * 2 - 1),
+        (RADIMAGENET, "keras_file", lambda x: x - IMAGENET[0]),
+        (DENSENET, "densenet_file", lambda x: x * 2 - 1),
+        ("efficientnet-lite0", None, lambda x: (x * 255 - 127) / 128),
+        ("resnet50-random", None, lambda x: x * 2 - 1),
+        ("timm/test_vit", "vit_file", lambda x: (x - 0.5) / 0.5),
+    ],
+)
+@pytest.mark.parametrize("colour", [(0, 0, 0), (0.5, 0.5, 0.5), (1, 1, 1), (1, 0.5, 0)])
+def test_each_network_receives_the_input_it_was_trained_on(
+    name: str,
+    file: str | None,
+    expected: Any,
+    colour: tuple[float, ...],
+    request: pytest.FixtureRequest,
+) -> None:
+    path = None if file is None else request.getfixturevalue(file)
+    normalise = next(encoders.network(name, path).children())
+    picture = torch.tensor(colour, dtype=torch.float32).reshape(1, 3, 1, 1)
+    received = normalise(picture).reshape(3).numpy()
+    np.testing.assert_allclose(received, expected(np.array(colour)), atol=1e-6)
+
+
+def test_the_configuration_of_a_timm_model_gives_its_input(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(timm_state("resnet18"), path)
+    normalise = next(encoders.network("timm/resnet18.tv_in1k", path).children())
+    received = normalise(torch.full((1, 3, 1, 1), 0.5)).reshape(3).numpy()
+    np.testing.assert_allclose(received, (0.5 - IMAGENET[0]) / IMAGENET[1], atol=1e-6)
+    assert recipe_of("timm/resnet18.tv_in1k").resampling == Image.Resampling.BILINEAR
+    assert recipe_of("timm/resnet18.a1_in1k").resampling == Image.Resampling.BICUBIC
+
+
+@pytest.mark.parametrize("resampling", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_a_network_is_given_whole_scans_squeezed_to_rgb_squares(
+    resampling: Image.Resampling,
+) -> None:
+    seen: list[NDArray[np.float32]] = []
+
+    def forward(given: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(given)
+        return np.zeros((len(given), 1), np.float32)
+
+    image = np.zeros((60, 100, 3), np.float32)
+    image[:, :50, 0], image[:, 50:, 2] = 1, 1  # red on the left, blue on the right
+    Encoder("spy", 1, forward, resampling=resampling).encode([image])
+    ((picture,),) = seen
+    assert picture.shape == (3, 224, 224)
+    assert (picture[:, 0, 0].tolist(), picture[:, -1, -1].tolist()) == ([1, 0, 0], [0, 0, 1])
+    assert (picture.min(), picture.max()) == (0, 1)
 
 
 def test_the_input_of_lite0_fits_the_statistics_of_its_first_layers() -> None:
@@ -370,6 +672,8 @@ def test_an_image_that_was_not_scaled_is_refused(image: Any, said: str) -> None:
 
 
 def test_pixels_are_the_small_grey_picture_itself() -> None:
+    with pytest.raises(ValueError, match="pixels is no network"):
+        encoders.network("pixels")
     ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
     encoder = encoders.load("pixels")
     small = encoder.encode([ramp]).reshape(16, 16)

@@ -1,0 +1,108 @@
+"""Time encoding from image files, decoding included: python -m bench.encoding DIR [--count N].
+
+Ours is the production path: files are read, decoded, shrunk and kept by backend.scans, some ahead,
+then embedded as a round does it. The baseline is a plain loop over the same files: Pillow to RGB at
+224 pixels, torch, batches of 8. Both run a ResNet-50 with the same random weights, warmed up. They
+take turns, 16 files each, so that whatever else the machine does hits both. Asked for is a ratio of
+at least 1.8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from backend.errors import ImageError
+from backend.scans import Scans
+from backend.services import WORKING_SIZE
+from backend.settings import tame_threads
+from model import encoders
+
+Embed = Callable[[Sequence[Path]], encoders.Floats]
+NAME = "resnet50-random"
+TURN = 16
+MOST_PIXELS = 100_000_000
+
+
+def ours(encoder: encoders.Encoder, folder: Path) -> Embed:
+    """Return what embeds files as production does, keeping decoded scans in `folder`."""
+    scans = Scans(
+        lambda url, _: Path(url).read_bytes(), folder, longest=WORKING_SIZE, max_pixels=MOST_PIXELS
+    )
+
+    def embed(files: Sequence[Path]) -> encoders.Floats:
+        found = [scan for _, scan in scans.many((i, str(file)) for i, file in enumerate(files))]
+        return encoder.encode([scan.image for scan in found if not isinstance(scan, ImageError)])
+
+    return embed
+
+
+def baseline() -> Embed:
+    """Return a plain torch loop over files."""
+    import torch
+
+    network = encoders.network(NAME)
+
+    def embed(files: Sequence[Path]) -> encoders.Floats:
+        with torch.inference_mode():
+            batches = [
+                network(torch.from_numpy(np.stack([picture(file) for file in part])))
+                for part in parts(files, encoders.BATCH)
+            ]
+            return torch.cat(batches).numpy()
+
+    return embed
+
+
+def picture(file: Path) -> encoders.Floats:
+    """Return a file as RGB in [0, 1], shape (3, 224, 224)."""
+    with Image.open(file) as image:
+        small = image.convert("RGB").resize((224, 224))
+    return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
+
+
+def parts(files: Sequence[Path], size: int) -> list[Sequence[Path]]:
+    """Return the files in groups of `size`, the last one perhaps smaller."""
+    return [files[start : start + size] for start in range(0, len(files), size)]
+
+
+def seconds(embed: Embed, files: Sequence[Path]) -> float:
+    """Return the wall time of embedding files, all of which have to come out."""
+    start = time.perf_counter()
+    if len(embed(files)) != len(files):
+        raise SystemExit("some of the files are no images that can be read")
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the images a second of both, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--count", type=int, default=64)
+    arguments = parser.parse_args()
+    files = sorted(arguments.directory.glob("*.png"))[: arguments.count]
+    if not files:
+        raise SystemExit(f"{arguments.directory} holds no PNG files")
+    tame_threads()
+    encoder, plain = encoders.load(NAME), baseline()
+    spent = {"ours": 0.0, "plain": 0.0}
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {"ours": ours(encoder, Path(folder, "kept")), "plain": plain}
+        for embed in (ours(encoder, Path(folder, "warm")), plain):
+            embed(files[:TURN])
+        for part in parts(files, TURN):
+            for name, embed in ways.items():
+                spent[name] += seconds(embed, part)
+    for name, wall in spent.items():
+        print(f"{name:6} {len(files) / wall:6.1f} images a second")
+    print(f"ratio  {spent['plain'] / spent['ours']:6.2f}")
+
+
+if __name__ == "__main__":
+    main()

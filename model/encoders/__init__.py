@@ -1,0 +1,160 @@
+"""Frozen image encoders: scans in, embeddings out.
+
+`registry` lists them, `networks` builds them with the input each was trained on, `running` runs
+them. Weights are files that the caller has or fetches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.encoders import running
+from model.encoders.encoder import BATCH, Encoder, Floats, Scan
+from model.encoders.registry import (
+    AUTO,
+    KNOWN,
+    NAMES,
+    RADIMAGENET,
+    STAND_IN,
+    Recipe,
+    is_known,
+    recipe_of,
+    weights_for,
+)
+from model.encoders.weights import digest
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does without
+    from torch import nn
+
+__all__ = [
+    "AUTO",
+    "BATCH",
+    "KNOWN",
+    "NAMES",
+    "RADIMAGENET",
+    "STAND_IN",
+    "Encoder",
+    "Floats",
+    "Scan",
+    "is_known",
+    "load",
+    "network",
+    "weights_for",
+]
+
+SUBSTITUTION = (
+    "RadImageNet's weights were neither given nor cached, and could not be fetched: "
+    "EfficientNet-Lite0, trained on ImageNet photographs, stands in for them"
+)
+Fetch = Callable[[str, tuple[str, ...]], Path | None]
+
+
+def load(
+    name: str = AUTO,
+    *,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    cache_dir: str | Path | None = None,
+    fetch: Fetch | None = None,
+) -> Encoder:
+    """Return a frozen encoder, run by onnxruntime on a CPU and by torch on other devices.
+
+    Its name ends in twelve digits of the SHA-256 of its weights, if it has a file of them, which
+    tells embeddings of different weights apart.
+
+    Args:
+        name: One of NAMES or "timm/<model>". "auto" is RadImageNet's ResNet-50 if its weights can
+            be had, else EfficientNet-Lite0.
+        weights: The file of its weights, .pt or .safetensors, instead of the published one.
+        device: "cpu", "cuda" or "mps".
+        cache_dir: Keeps converted networks, which saves a later load on a CPU some seconds.
+        fetch: Called once at most, with a repository of Hugging Face and file names, when weights
+            are not given; returns a file, or None.
+    Raises:
+        FileNotFoundError: If there is no file at `weights`.
+        ValueError: If the name or device is unknown, or the weights are missing or do not fit.
+    """
+    given = None if weights is None else Path(weights)
+    known, path, substitution = _choose(name, given, fetch)
+    recipe, mark = recipe_of(known), _mark(path)
+    forward, note = _start(known, path, mark, device, cache_dir)
+    black = np.zeros((1, 3, recipe.size, recipe.size), np.float32)
+    return Encoder(
+        name=f"{known}-{mark}" if mark else known,
+        dim=recipe.dim or forward(black).shape[1],
+        forward=forward,
+        size=recipe.size,
+        substitution=substitution,
+        resampling=recipe.resampling,
+        note=note,
+    )
+
+
+def network(name: str, weights: Path | None = None) -> nn.Module:
+    """Return the torch network of an encoder, in evaluation mode, its normalisation included.
+
+    It maps RGB pictures in [0, 1], shape (n, 3, 224, 224), to embeddings (n, dim).
+
+    Raises:
+        ValueError: If there is no such encoder, or it is no network.
+    """
+    from torch import nn
+
+    build = recipe_of(name).build
+    if build is None:
+        raise ValueError(f"encoder {name} is no network; load it instead")
+    layers = build() if weights is None else build(weights)
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def _choose(name: str, given: Path | None, fetch: Fetch | None) -> tuple[str, Path | None, str]:
+    """Return the encoder that a name stands for, its weights, and why it is a substitute."""
+    if name == AUTO:
+        path = given or _published(recipe_of(RADIMAGENET), fetch)
+        return (STAND_IN, None, SUBSTITUTION) if path is None else (RADIMAGENET, path, "")
+    recipe = recipe_of(name)
+    if recipe.weighted:
+        return name, given or _required(name, recipe, fetch), ""
+    if given is not None:
+        raise ValueError(f"encoder {name} takes no weights; leave them out or choose another")
+    return name, None, ""
+
+
+def _published(recipe: Recipe, fetch: Fetch | None) -> Path | None:
+    return fetch(recipe.repository, recipe.files) if fetch and recipe.repository else None
+
+
+def _required(name: str, recipe: Recipe, fetch: Fetch | None) -> Path:
+    path = _published(recipe, fetch)
+    if path is None:
+        source = (
+            f"download {' or '.join(recipe.files)} of https://huggingface.co/{recipe.repository}"
+            if recipe.repository
+            else "nobody publishes it on Hugging Face: get it from its authors"
+        )
+        raise ValueError(
+            f"encoder {name} needs the file of its weights, which was neither given nor cached, "
+            f"and could not be fetched; {source}, and set ENCODER_WEIGHTS to its path"
+        )
+    return path
+
+
+def _mark(path: Path | None) -> str:
+    """Return what tells a file of weights from others; empty if there is none."""
+    return digest(path) if path is not None and path.is_file() else ""
+
+
+def _start(
+    name: str, path: Path | None, mark: str, device: str, cache_dir: str | Path | None
+) -> tuple[running.Forward, str]:
+    """Return what computes embeddings, and a note if it is not what it should be."""
+    if recipe_of(name).build is None:
+        return running.grey_values, ""
+    if device != "cpu":
+        return running.in_torch(network(name, path), device), ""
+    kept = None if cache_dir is None else Path(cache_dir) / running.file_name(name, mark)
+    return running.on_cpu(lambda: network(name, path), kept)

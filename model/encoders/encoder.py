@@ -1,0 +1,82 @@
+"""What every encoder is: pictures of one size in, vectors of one length out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Scan = NDArray[np.floating[Any]]
+Floats = NDArray[np.float32]
+
+SIZE = 224
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder.
+
+    Attributes:
+        name: Which one it is, and with which weights.
+        dim: Length of an embedding.
+        forward: Maps RGB pictures in [0, 1], shape (n, 3, size, size), to embeddings (n, dim).
+        size: Side of the square that every image is resized to, in pixels. Images are squeezed,
+            not cropped: a scan may matter up to its rim.
+        substitution: Why this one stands in for the preferred encoder; empty when it does not.
+        resampling: How images are resized.
+        note: What else a reader of the log should know.
+    """
+
+    name: str
+    dim: int
+    forward: Callable[[Floats], Floats]
+    size: int = SIZE
+    substitution: str = ""
+    resampling: Image.Resampling = Image.Resampling.BILINEAR
+    note: str = ""
+
+    @property
+    def substituted(self) -> bool:
+        """Whether this one stands in for the preferred encoder."""
+        return bool(self.substitution)
+
+    def encode(self, images: Sequence[Scan]) -> Floats:
+        """Return one embedding per image, shape (n, dim).
+
+        Args:
+            images: Arrays of shape (h, w) or (h, w, 3), any size, floats in [0, 1].
+        Raises:
+            ValueError: If an image has another shape or type, or values outside [0, 1].
+        """
+        embeddings = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), BATCH):
+            batch = [self._square(image) for image in images[start : start + BATCH]]
+            embeddings[start : start + BATCH] = self.forward(np.stack(batch))
+        return embeddings
+
+    def _square(self, image: Scan) -> Floats:
+        """Return an image as an RGB picture of equal sides, shape (3, size, size)."""
+        _check(image)
+        channels: Floats = np.moveaxis(np.atleast_3d(image), 2, 0).astype(np.float32, order="C")
+        resized = [
+            np.asarray(Image.fromarray(channel).resize((self.size, self.size), self.resampling))
+            for channel in channels
+        ]
+        # A bicubic curve swings beyond black and white at sharp edges.
+        inside = np.clip(np.stack(resized), np.float32(0), np.float32(1))
+        return np.broadcast_to(inside, (3, self.size, self.size))
+
+
+def _check(image: Scan) -> None:
+    if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] not in ((), (3,)):
+        raise ValueError(f"image has shape {image.shape}; give (h, w) or (h, w, 3)")
+    if not (np.issubdtype(image.dtype, np.floating) and image.min() >= 0 and image.max() <= 1):
+        raise ValueError(
+            f"image has type {image.dtype} and values from {image.min()} to {image.max()}; scale "
+            "it to floats in [0, 1]"
+        )
