@@ -203,12 +203,13 @@ class Learner:
             scores[example.task] = float(metrics.dice(found > 0.5, example.mask).mean())
         return scores
 
-    def entropies(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
-        """Return the model's entropy on each scan that can be read, by task id."""
-        found: dict[int, float] = {}
-        for task_id, _, probabilities in self.predict(key, wanted):
-            found[task_id] = float(inference.entropy(probabilities[None])[0])
-        return found
+    def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
+        """Return the model's uncertainty on each scan that can be read, by task id."""
+        measure = inference.UNCERTAINTIES[self.options.uncertainty]
+        return {
+            task_id: float(measure(probabilities[None])[0])
+            for task_id, _, probabilities in self.predict(key, wanted)
+        }
 
     def predict(
         self, key: str, wanted: Sequence[tuple[int, str]]

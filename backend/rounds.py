@@ -7,18 +7,16 @@ clock, randomness and settings are read in steps only.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance
 
-from backend import artifacts, drafts, ledger, logs, sync
-from backend.errors import ConfigError, FirstlightError, ImageError, NotFound, StorageError
+from backend import artifacts, drafts, encoding, ledger, logs, sync
+from backend.errors import FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
 from backend.publishing import Publisher
 from backend.selection import Selector
@@ -34,7 +32,6 @@ CHUNK = 64
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 KEPT_DRAFTS = 20
-_WEIGHTED = ("auto", encoders.RADIMAGENET)
 
 
 @DBOS.dbos_class()
@@ -192,13 +189,13 @@ class Rounds(DBOSConfiguredInstance):
         with self._at(project_id, "select", number):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
-            entropies = {}
+            uncertainties = {}
             if key:
                 learner = drafts.learner_for(self.services, self._project(project_id))
-                entropies = learner.entropies(key, selector.pool(now))
-            queue = selector.rank(now, entropies)
+                uncertainties = learner.uncertainties(key, selector.pool(now))
+            queue = selector.rank(now, uncertainties)
             artifacts.write_json(self._record(project_id, number), queue)
-            self.store.update(project_id, warnings=[*selector.warnings, *queue["warnings"]])
+            self._warn(project_id, [*selector.warnings, *queue["warnings"]])
 
     @DBOS.step()
     def draft(self, project_id: int, number: int, key: str) -> None:
@@ -313,21 +310,7 @@ class Rounds(DBOSConfiguredInstance):
         settings = self.services.settings
         name = ledger.stored_options(project).encoder or settings.encoder
         if name not in self._encoders:
-            try:
-                found = encoders.load(
-                    name,
-                    weights=settings.encoder_weights if name in _WEIGHTED else None,
-                    device=training.resolve_device(settings.device),
-                    cache_dir=settings.data_dir / "encoders",
-                )
-            except (FileNotFoundError, ValueError) as error:
-                raise ConfigError(
-                    f"There is no such encoder: {error}.",
-                    "Correct the option `encoder`, or ENCODER, ENCODER_WEIGHTS and DEVICE.",
-                ) from None
-            if found.substituted:
-                log.warning(found.substitution)
-            self._encoders[name] = _named_by_weights(found, settings.encoder_weights)
+            self._encoders[name] = encoding.load(settings, name)
         return self._encoders[name]
 
     def _selector(self, project_id: int) -> Selector:
@@ -351,6 +334,13 @@ class Rounds(DBOSConfiguredInstance):
         for task_id, error in broken.items():
             log.warning("%s", error)
             self.store.unreadable(project_id, task_id, str(error))
+
+    def _warn(self, project_id: int, warnings: list[str]) -> None:
+        """Show warnings on the page, and log those that were not shown before."""
+        for line in warnings:
+            if line not in self._project(project_id).warnings:
+                log.warning("%s", line)
+        self.store.update(project_id, warnings=warnings)
 
     def _count_embedded(self, project_id: int, number: int) -> None:
         progress = self._project(project_id).progress
@@ -395,12 +385,3 @@ def _spacing(project: Project) -> float:
     if chosen is not None:
         return chosen
     return max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
-
-
-def _named_by_weights(encoder: encoders.Encoder, weights: Path | None) -> encoders.Encoder:
-    """Tell embeddings of different weights apart: the name carries a digest of the file."""
-    if weights is None or not encoder.name.startswith("radimagenet"):
-        return encoder
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    return replace(encoder, name=f"{encoder.name}-{digest}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,10 @@ import numpy.typing as npt
 
 from backend import artifacts
 from backend.ledger import Ledger, stored_options
+from backend.maps import Map, Maps, Space
 from backend.store import Project, Store
-from model import active_learning, cold_start, encoders, projection
+from model import active_learning, encoders
 from model.validation import group
-
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Map:
-    """The scans of a project as points, one row each."""
-
-    ids: list[int]
-    embeddings: Floats  # (n, d)
-    coordinates: Floats  # (n, 2)
-    clusters: npt.NDArray[np.int64]  # (n,)
 
 
 class Selector:
@@ -77,9 +65,9 @@ class Selector:
     def clusters(self) -> dict[int, int]:
         """Return the cluster of every embedded scan, by task id."""
         points = self._map()
-        return dict(zip(points.ids, points.clusters.tolist(), strict=True))
+        return dict(zip(points.ids, points.clustering.clusters.tolist(), strict=True))
 
-    def rank(self, now: Ledger, entropies: Mapping[int, float]) -> dict[str, Any]:
+    def rank(self, now: Ledger, uncertainties: Mapping[int, float]) -> dict[str, Any]:
         """Return the queue of all open scans, first to be drawn first, as a round records it.
 
         Behind the ranked pool come scans that need another annotator, those that were skipped,
@@ -88,15 +76,15 @@ class Selector:
         points = self._map()
         rows = {task_id: row for row, task_id in enumerate(points.ids)}
         closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
-        # A scan that became unreadable since it was embedded has no entropy: it counts as certain.
-        uncertainty = np.array([entropies.get(i, 0.0) for i in points.ids])
+        # A scan that became unreadable since it was embedded counts as certain.
+        uncertainty = np.array([uncertainties.get(i, 0.0) for i in points.ids])
         decision = active_learning.decide(
-            points.embeddings,
+            points.coordinates,  # the map is known: only how many there are counts
             closed,
             self._selection_options(),
-            uncertainty=uncertainty if entropies else None,
+            uncertainty=uncertainty if uncertainties else None,
             coordinates=points.coordinates,
-            clusters=points.clusters,
+            clusters=points.clustering,
             groups=self._groups(now, points.ids),
         )
         ranked = [points.ids[row] for row in decision.order]
@@ -109,16 +97,18 @@ class Selector:
             "reasons": [last.get(task) or why[task] for task in order],
             "labels": now.label_keys,
             "phase": decision.phase,
+            "strategy": decision.strategy,
+            "alpha": _number(decision.alpha),
             "options": self._options.model_dump(),
             "encoder": self.encoder,
             "k": decision.k,
             "silhouette": _number(decision.silhouette),
             "medoids": [points.ids[row] for row in decision.medoids],
-            "warnings": list(decision.warnings),
+            "warnings": [*points.warnings, *decision.warnings],
             "scans": {
                 task: {
                     "cluster": int(decision.clusters[rows[task]]),
-                    "entropy": entropies.get(task),
+                    "entropy": uncertainties.get(task),
                     **terms,
                 }
                 for task, terms in zip(ranked, _terms(decision), strict=True)
@@ -153,42 +143,10 @@ class Selector:
         return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
 
     def _map(self) -> Map:
-        """Return the map of all embedded scans, fitted once for the same scans and options."""
-        found = self._store.embeddings(self._project.id, self.encoder)
-        ids = sorted(found)
-        chunks = {name: self._chunk(name) for name in {found[i].chunk for i in ids}}
-        embeddings = np.stack([chunks[found[i].chunk][found[i].row] for i in ids])
         chosen = self._options
-        key = artifacts.digest(
-            [(i, found[i].chunk, found[i].row) for i in ids],
-            chosen.projection,
-            chosen.seed,
-            chosen.cold_start_budget,
-        )
-        path = self._folder / "maps" / f"{key}.npy"
-        if not path.exists():
-            artifacts.write_array(path, self._fit(embeddings))
-        stored = np.load(path, allow_pickle=False)  # (n, 3): x, y, cluster
-        return Map(
-            ids=ids,
-            embeddings=embeddings,
-            coordinates=stored[:, :2].astype(np.float32),
-            clusters=stored[:, 2].astype(np.int64),
-        )
-
-    def _fit(self, embeddings: Floats) -> npt.NDArray[np.float64]:
-        chosen = self._options
-        coordinates = projection.fit(
-            embeddings, method=chosen.projection, seed=chosen.seed
-        ).coordinates
-        found = cold_start.cluster(
-            coordinates.astype(np.float64), chosen.cold_start_budget, seed=chosen.seed
-        )
-        return np.column_stack([coordinates, found.clusters]).astype(np.float64)
-
-    def _chunk(self, name: str) -> Floats:
-        array: Floats = np.load(self._folder / "embeddings" / name, mmap_mode="r")
-        return array
+        maps = Maps(self._folder, self._store.embeddings(self._project.id, self.encoder))
+        space = Space(self.encoder, chosen.projection, chosen.seed)
+        return maps.current(space, chosen.cold_start_budget)
 
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
@@ -207,11 +165,18 @@ class Selector:
         return 4 * len(now.open.intersection(live.published)) < len(live.published)
 
 
-def _terms(decision: active_learning.Decision) -> list[dict[str, float | None]]:
-    rows = zip(decision.uncertainty, decision.diversity, decision.utility, strict=True)
+def _terms(decision: active_learning.Decision) -> list[dict[str, float | bool | None]]:
+    rows = zip(
+        decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
+    )
     return [
-        {"uncertainty": _number(u), "diversity": _number(d), "utility": _number(s)}
-        for u, d, s in rows
+        {
+            "uncertainty": _number(u),
+            "diversity": _number(d),
+            "utility": _number(s),
+            "control": bool(c),
+        }
+        for u, d, s, c in rows
     ]
 
 

@@ -9,12 +9,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import ConfigError, OptionsError
+from model import encoders
 
-Encoder = Literal["auto", "radimagenet-resnet50", "efficientnet-lite0", "resnet50-random", "pixels"]
+
+def _known_encoder(name: str) -> str:
+    if not encoders.is_known(name):
+        raise ValueError(encoders.KNOWN)
+    return name
+
+
+Encoder = Annotated[str, AfterValidator(_known_encoder)]
+
+
+# The registries of `model`, written out: reading them would load the maths into the web process.
+ColdStart = Literal["medoids", "kmeans", "coverage", "typical", "random", "stratified-random"]
+Acquisition = Literal[
+    "entropy-diversity", "entropy", "entropy-then-diversity", "power-noise", "coverage", "random"
+]
 
 
 class Settings(BaseSettings):
@@ -159,10 +181,11 @@ class ProjectOptions(BaseSettings):
     )
 
     cold_start_budget: int = Field(default=10, ge=1)
-    cold_start: Literal["medoids"] = "medoids"
-    acquisition: Literal["entropy-diversity"] = "entropy-diversity"
-    alpha: float = Field(default=0.3, ge=0, le=1)
-    projection: Literal["tsne", "umap", "pca"] = "tsne"
+    cold_start: ColdStart = "medoids"
+    acquisition: Acquisition = "entropy-diversity"
+    alpha: float | Literal["auto"] = 0.3
+    uncertainty: Literal["entropy", "boundary-entropy"] = "entropy"
+    projection: Literal["tsne", "umap", "pca", "none"] = "tsne"
     encoder: Encoder | None = None
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)
@@ -177,6 +200,13 @@ class ProjectOptions(BaseSettings):
     prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)
     paused: bool = False
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
+
+    @field_validator("alpha")
+    @classmethod
+    def _share_or_auto(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value <= 1:
+            raise ValueError('expected a number from 0 to 1, or "auto"')
+        return value
 
 
 def parse_options(extra_params: object) -> ProjectOptions:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from model import acquisition, cold_start, projection
+from model import acquisition, clustering, cold_start, projection
+from model.clustering import Clustering
 
 Array = npt.NDArray[Any]
 
@@ -19,7 +21,10 @@ class SelectionOptions:
 
     Attributes:
         cold_start_budget: Labelled scans below which the cold start decides.
-        alpha: Weight of diversity against uncertainty, in [0, 1].
+        cold_start: A key of `cold_start.STRATEGIES`.
+        acquisition: A key of `acquisition.STRATEGIES`.
+        alpha: Weight of diversity against uncertainty, in [0, 1], or "auto".
+        projection: One of `projection.METHODS`: where distances are measured.
         batch_size: Scans picked one by one by the acquisition; the rest follows in one go.
         random_fraction: Share of such a batch that is drawn at random.
         seed: Of everything random.
@@ -28,7 +33,7 @@ class SelectionOptions:
     cold_start_budget: int = 10
     cold_start: str = "medoids"
     acquisition: str = "entropy-diversity"
-    alpha: float = 0.3
+    alpha: float | str = 0.3
     projection: str = "tsne"
     batch_size: int = 10
     random_fraction: float = 0.0
@@ -40,20 +45,25 @@ class Decision:
     """The queue, and everything it rests on.
 
     Attributes:
-        phase: Which rule decided.
+        phase: Which kind of rule decided.
+        strategy: Which rule.
         order: The whole unlabelled pool as rows, sooner is better, shape (u,).
-        utility, uncertainty, diversity: As in `acquisition.Ranking`, shape (u,), following
-            `order`; NaN in a cold start.
+        utility, uncertainty, diversity, control: As in `acquisition.Ranking`, shape (u,), following
+            `order`; NaN and false in a cold start.
+        alpha: As in `acquisition.Ranking`; NaN in a cold start.
         map: Where distances were measured, shape (n, 2), or the coordinates that were given.
-        clusters, k, silhouette, medoids: As in `cold_start.Clustering`.
+        clusters, k, silhouette, medoids: As in `clustering.Clustering`.
         warnings: What a person should know before trusting the order.
     """
 
     phase: Literal["cold-start", "acquisition"]
+    strategy: str
     order: Array
     utility: Array
     uncertainty: Array
     diversity: Array
+    control: Array
+    alpha: float
     map: Array
     clusters: Array
     k: int
@@ -69,7 +79,7 @@ def decide(  # noqa: PLR0913  # what a round knows
     *,
     uncertainty: Array | None = None,
     coordinates: Array | None = None,
-    clusters: Array | None = None,
+    clusters: Clustering | None = None,
     groups: Array | None = None,
 ) -> Decision:
     """Return which unlabelled scans to label, in order, and why.
@@ -78,99 +88,127 @@ def decide(  # noqa: PLR0913  # what a round knows
     known about uncertainty; the acquisition decides afterwards.
 
     Args:
-        embeddings: Shape (n, d).
+        embeddings: Shape (n, d); of their number only n is used when `coordinates` are given.
         labelled: Shape (n,) bool.
         uncertainty: The model's, shape (n,); labelled rows are not read.
         coordinates: The map, shape (n, m), when it is known; otherwise it is fitted.
-        clusters: Number of each row's cluster, shape (n,), kept by the acquisition when known.
+        clusters: What `clustering.cluster` finds on the map, when it is known.
         groups: Group of each scan, shape (n,): untouched groups come first.
 
     Raises:
         ValueError: If an option or an array is not as described.
     """
+    notes: tuple[str, ...] = ()
     if coordinates is None:
         fitted = projection.fit(embeddings, method=options.projection, seed=options.seed)
-        coordinates = fitted.coordinates
+        coordinates, notes = fitted.coordinates, fitted.warnings
+    if clusters is None:
+        points = np.asarray(coordinates, np.float64)
+        clusters = clustering.cluster(points, max(1, options.cold_start_budget), seed=options.seed)
+    known = _Known(labelled, options, coordinates, clusters, groups, notes)
     if uncertainty is None or np.sum(labelled) < options.cold_start_budget:
-        return _cold_start(embeddings, labelled, options, coordinates, groups)
-    return _acquisition(labelled, options, uncertainty, coordinates, clusters, groups)
+        return _cold_start(embeddings, known)
+    return _acquisition(uncertainty, known)
 
 
 def reasons(decision: Decision) -> list[str]:
     """Return one short sentence for each row of the order, saying why it stands there."""
     if decision.phase == "cold-start":
         return _cold_start_reasons(decision)
-    scores = zip(decision.uncertainty, decision.diversity, decision.utility, strict=True)
-    return [f"entropy {h:.2f}, distance {d:.2f}: score {s:.2f}" for h, d, s in scores]
+    scores = zip(
+        decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
+    )
+    return [
+        "drawn at random, as a control"
+        if control
+        else f"uncertainty {h:.2f}, distance {d:.2f}: score {s:.2f}"
+        for h, d, s, control in scores
+    ]
 
 
-def _cold_start(
-    embeddings: Array,
-    labelled: Array,
-    options: SelectionOptions,
-    coordinates: Array,
-    groups: Array | None,
-) -> Decision:
+@dataclass(frozen=True, eq=False)
+class _Known:
+    labelled: Array
+    options: SelectionOptions
+    coordinates: Array
+    clusters: Clustering
+    groups: Array | None
+    warnings: tuple[str, ...]
+
+
+def _cold_start(embeddings: Array, known: _Known) -> Decision:
+    options = known.options
     start = cold_start.select(
         embeddings,
         max(1, options.cold_start_budget),  # with no model yet, a budget of 0 has to begin too
         strategy=options.cold_start,
-        coordinates=coordinates,
-        labelled=labelled,
-        groups=groups,
+        coordinates=known.coordinates,
+        clustering=known.clusters,
+        labelled=known.labelled,
+        groups=known.groups,
         seed=options.seed,
     )
-    unknown = np.full(len(start.order), np.nan)
+    unknown = np.full(len(start.order), math.nan)
     return Decision(
-        "cold-start", start.order, unknown, unknown, unknown, start.map, start.clusters,
-        start.k, start.silhouette, start.medoids, start.warnings,
-    )  # fmt: skip
+        phase="cold-start",
+        strategy=options.cold_start,
+        order=start.order,
+        utility=unknown,
+        uncertainty=unknown,
+        diversity=unknown,
+        control=np.zeros(len(start.order), bool),
+        alpha=math.nan,
+        map=start.map,
+        clusters=start.clusters,
+        k=start.k,
+        silhouette=start.silhouette,
+        medoids=start.medoids,
+        warnings=known.warnings + start.warnings,
+    )
 
 
-def _acquisition(
-    labelled: Array,
-    options: SelectionOptions,
-    uncertainty: Array,
-    coordinates: Array,
-    clusters: Array | None,
-    groups: Array | None,
-) -> Decision:
+def _acquisition(uncertainty: Array, known: _Known) -> Decision:
+    options, found = known.options, known.clusters
     ranking = acquisition.rank(
         uncertainty,
-        coordinates,
-        labelled,
+        known.coordinates,
+        known.labelled,
         strategy=options.acquisition,
         alpha=options.alpha,
         batch=options.batch_size,
-        groups=groups,
+        groups=known.groups,
         random_fraction=options.random_fraction,
         seed=options.seed,
     )
-    points = np.asarray(coordinates, np.float64)
-    found = (
-        cold_start.cluster(points, options.cold_start_budget, seed=options.seed)
-        if clusters is None
-        else cold_start.describe(points, np.asarray(clusters), seed=options.seed)
-    )
     return Decision(
-        "acquisition", ranking.order, ranking.utility, ranking.uncertainty, ranking.diversity,
-        coordinates, found.clusters, found.k, found.silhouette, found.medoids, (),
-    )  # fmt: skip
+        phase="acquisition",
+        strategy=options.acquisition,
+        order=ranking.order,
+        utility=ranking.utility,
+        uncertainty=ranking.uncertainty,
+        diversity=ranking.diversity,
+        control=ranking.control,
+        alpha=ranking.alpha,
+        map=known.coordinates,
+        clusters=found.clusters,
+        k=found.k,
+        silhouette=found.silhouette,
+        medoids=found.medoids,
+        warnings=known.warnings + ranking.warnings,
+    )
 
 
 def _cold_start_reasons(decision: Decision) -> list[str]:
+    words = cold_start.STRATEGIES[decision.strategy].words
     labelled = np.ones(len(decision.clusters), bool)
     labelled[decision.order] = False
     entered = set(decision.clusters[labelled].tolist())
+    sizes = np.bincount(decision.clusters, minlength=decision.k).tolist()
+    medoids = set(decision.medoids.tolist())
     sentences = []
-    for row in decision.order:
-        c = int(decision.clusters[row])
-        if c in entered:
-            sentences.append(f"farthest from the scans chosen in cluster {c}")
-        elif row in decision.medoids:
-            size = int(np.sum(decision.clusters == c))
-            sentences.append(f"medoid of cluster {c} ({size} scans)")
-        else:
-            sentences.append(f"nearest to the medoid of cluster {c} in an untouched group")
-        entered.add(c)
+    for row in decision.order.tolist():
+        number = int(decision.clusters[row])
+        said = words.later if number in entered else words.first(row in medoids)
+        sentences.append(said.format(cluster=number, size=sizes[number]))
+        entered.add(number)
     return sentences

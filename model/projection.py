@@ -1,14 +1,15 @@
-"""The map: scan embeddings laid out in the plane, where clusters and distances are measured.
+"""The map: scan embeddings laid out where clusters and distances are measured.
 
 Source: arXiv 2601.18532, section 3.1 (t-SNE of frozen embeddings). docs/method.md says what the
-paper leaves open.
+paper leaves open. The method "none" stays in the embedding itself.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ import openTSNE
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from model import diagnostics, pool
+
 Array = npt.NDArray[Any]
 
 LARGE = 5_000  # from here on landmarks are laid out, and the rest is placed among them
 COMPONENTS = 50
+METHODS = ("tsne", "umap", "pca", "none")
 FEWEST = 5  # distinct rows that a neighbour method needs
 NEIGHBOURS = 5
+PERPLEXITY = 30.0
 CHUNK = 1_000
 
 
@@ -32,12 +37,15 @@ class Projection:
     """A fitted map: where the pool lies, and what is needed to place new scans on it.
 
     Attributes:
-        coordinates: The pool on the map, shape (n, 2), float32.
+        coordinates: The pool on the map, shape (n, 2), or (n, m <= 50) for "none"; float32.
         mean: Subtracted from embeddings before `directions`, shape (d,).
         directions: Principal directions, shape (p, d); none (p = 0) leaves embeddings as they are.
         anchors: Embeddings (after `directions`) of the scans laid out, shape (a, p or d); none
             (a = 0) makes the map linear.
         places: Where the anchors lie, shape (a, 2).
+        unit: Whether places are scaled to length 1, shape ().
+        trust: Trustworthiness of the map for 10 neighbours, in a sample if large, shape ().
+        cosine: Median cosine between two embeddings, in a sample if large, shape ().
     """
 
     coordinates: Array
@@ -45,9 +53,17 @@ class Projection:
     directions: Array
     anchors: Array
     places: Array
+    unit: Array = field(default_factory=lambda: np.array(False))
+    trust: Array = field(default_factory=lambda: np.array(np.nan))
+    cosine: Array = field(default_factory=lambda: np.array(np.nan))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before trusting distances on this map."""
+        return diagnostics.domain(float(self.trust), float(self.cosine))
 
     def transform(self, new: Array) -> Array:
-        """Return where new scans lie on the map, shape (k, 2), float32.
+        """Return where new scans lie on the map, shape (k, m), float32.
 
         A linear map projects them. On a t-SNE or UMAP map a scan goes to the median place of its
         five nearest anchors, so that it joins a neighbourhood rather than the gap between two; a
@@ -62,8 +78,12 @@ class Projection:
                 f"embeddings have {rows.shape[1]} features, the map was fitted on"
                 f" {len(self.mean)}: use the encoder that it was fitted with"
             )
-        chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-        return np.concatenate([np.empty((0, 2), np.float32), *map(self._place, chunks)])
+        place = self._linearly if not len(self.anchors) else self._beside_anchors()
+        found = np.empty((len(rows), self.places.shape[1]), np.float32)
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            found[part] = place(_reduce(rows[part], self.mean, self.directions))
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write the projection to `path` as an npz archive, without pickle."""
@@ -74,22 +94,32 @@ class Projection:
     def load(cls, path: str | Path) -> Projection:
         """Return the projection that `save` wrote."""
         with np.load(path, allow_pickle=False) as archive:
-            return cls(**{field.name: archive[field.name] for field in fields(cls)})
+            return cls(**{known.name: archive[known.name] for known in fields(cls)})
 
-    def _place(self, rows: Array) -> Array:
-        reduced = _reduce(rows, self.mean, self.directions)
-        if not len(self.anchors):
-            return reduced.astype(np.float32)
+    def _linearly(self, reduced: Array) -> Array:
+        if not self.unit:
+            return reduced
+        lengths = np.linalg.norm(reduced, axis=1, keepdims=True)
+        unit: Array = np.divide(reduced, lengths, out=np.zeros_like(reduced), where=lengths > 0)
+        return unit
+
+    def _beside_anchors(self) -> Callable[[Array], Array]:
         nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(self.anchors)
-        distances, neighbours = nearest.kneighbors(reduced)
-        places = np.median(self.places[neighbours], axis=1)  # (k, 5, 2) -> (k, 2)
-        # Rounding leaves equal rows a hair apart, so "equal" means far below the usual distance.
-        known = distances[:, 0] <= 1e-3 * distances[:, -1]
-        places[known] = self.places[neighbours[known, 0]]
-        return np.asarray(places, np.float32)
+
+        def place(reduced: Array) -> Array:
+            distances, neighbours = nearest.kneighbors(reduced)
+            places: Array = np.median(self.places[neighbours], axis=1)  # (k, 5, 2) -> (k, 2)
+            # Rounding leaves equal rows a hair apart: "equal" is far below the usual distance.
+            known = distances[:, 0] <= 1e-3 * distances[:, -1]
+            places[known] = self.places[neighbours[known, 0]]
+            return places
+
+        return place
 
 
-def fit(embeddings: Array, *, method: str = "tsne", seed: int = 0) -> Projection:
+def fit(
+    embeddings: Array, *, method: str = "tsne", seed: int = 0, perplexity: float = PERPLEXITY
+) -> Projection:
     """Return the map of a pool.
 
     From 5,000 scans on, PCA to 50 dimensions comes first, 5,000 seeded landmarks are laid out, and
@@ -98,55 +128,73 @@ def fit(embeddings: Array, *, method: str = "tsne", seed: int = 0) -> Projection
 
     Args:
         embeddings: Shape (n, d), n >= 0; may be memory-mapped, never copied whole.
-        method: "tsne", "umap" or "pca".
+        method: "tsne", "umap", "pca" in two dimensions, or "none": the embedding itself, reduced
+            to at most 50 principal components and scaled to length 1.
         seed: Of the layout and of the landmarks.
+        perplexity: Of t-SNE, above 1; at most a third of the other scans is used.
 
     Raises:
         ValueError: If the method is unknown, or an embedding is not finite.
     """
-    if method not in ("pca", *LAYOUTS):
-        raise ValueError(f"unknown projection {method!r}: use one of pca, {', '.join(LAYOUTS)}")
-    pool = _checked(embeddings)
-    rows = _landmarks(len(pool), seed)
-    sample = np.asarray(pool[rows], np.float64)
-    flat = pool.shape[1] < 2 or len(np.unique(sample, axis=0)) < FEWEST
-    if method == "pca" or flat:
-        return _linear_map(pool, sample, seed)
-    return _neighbour_map(pool, rows, sample, LAYOUTS[method], seed)
+    if method not in METHODS:
+        raise ValueError(f"unknown projection {method!r}: use one of {', '.join(METHODS)}")
+    if not perplexity > 1:
+        raise ValueError(f"perplexity is {perplexity}: expected a number above 1, such as 30")
+    rows = _checked(embeddings)
+    chosen = _landmarks(len(rows), seed)
+    landmarks = np.asarray(rows[chosen], np.float64)
+    flat = rows.shape[1] < 2 or len(np.unique(landmarks, axis=0)) < FEWEST
+    if method == "none":
+        fitted = _linear_map(rows, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
+    elif method == "pca" or flat:
+        fitted = _linear_map(rows, _axes(landmarks, 2, 2, seed), unit=False)
+    else:
+        layout = _umap if method == "umap" else partial(_tsne, perplexity=perplexity)
+        fitted = _neighbour_map(rows, chosen, landmarks, layout, seed)
+    return _judged(fitted, rows, seed)
 
 
-def _linear_map(pool: Array, sample: Array, seed: int) -> Projection:
-    mean, found = _principal(sample, 2, seed)
-    directions = np.zeros((2, pool.shape[1]))
-    directions[: len(found)] = found
-    none: Array = np.empty((0, 2))
-    unplaced = Projection(none, mean, directions, none, none)
-    return replace(unplaced, coordinates=unplaced.transform(pool))
+def _linear_map(rows: Array, axes: tuple[Array, Array], *, unit: bool) -> Projection:
+    mean, directions = axes
+    none: Array = np.empty((0, len(directions)))
+    unplaced = Projection(none, mean, directions, none, none, np.array(unit))
+    return replace(unplaced, coordinates=unplaced.transform(rows))
 
 
 def _neighbour_map(
-    pool: Array, rows: Array, sample: Array, layout: Callable[[Array, int], Array], seed: int
+    rows: Array, chosen: Array, sample: Array, layout: Callable[[Array, int], Array], seed: int
 ) -> Projection:
-    mean: Array = np.zeros(pool.shape[1])
-    directions: Array = np.empty((0, pool.shape[1]))
-    if len(pool) >= LARGE:
+    mean: Array = np.zeros(rows.shape[1])
+    directions: Array = np.empty((0, rows.shape[1]))
+    if len(rows) >= LARGE:
         mean, directions = _principal(sample, COMPONENTS, seed)
     anchors = _reduce(sample, mean, directions)
     places = layout(anchors, seed).astype(np.float32)
     anchors = anchors.astype(np.float32)
-    projection = Projection(places, mean, directions, anchors, places)
-    if len(rows) == len(pool):
-        return projection
-    coordinates = projection.transform(pool)
-    coordinates[rows] = places
-    return replace(projection, coordinates=coordinates)
+    fitted = Projection(places, mean, directions, anchors, places)
+    if len(chosen) == len(rows):
+        return fitted
+    coordinates = fitted.transform(rows)
+    coordinates[chosen] = places
+    return replace(fitted, coordinates=coordinates)
 
 
-def _tsne(anchors: Array, seed: int) -> Array:
+def _judged(fitted: Projection, rows: Array, seed: int) -> Projection:
+    """Measure on a sample how far the map and the embeddings can be trusted."""
+    judged = pool.sample(np.arange(len(rows)), seed)
+    embeddings = np.asarray(rows[judged])
+    return replace(
+        fitted,
+        trust=np.array(diagnostics.trust(embeddings, fitted.coordinates[judged])),
+        cosine=np.array(diagnostics.cosine(embeddings)),
+    )
+
+
+def _tsne(anchors: Array, seed: int, *, perplexity: float) -> Array:
     others = len(anchors) - 1
     return np.asarray(
         openTSNE.TSNE(
-            perplexity=min(30, others / 3),  # a third is the most that n scans allow
+            perplexity=min(perplexity, others / 3),  # a third is the most that n scans allow
             initialization="pca",
             # Exact search, Barnes-Hut, one thread: the same map whatever the machine's cores.
             neighbors="exact",
@@ -167,7 +215,12 @@ def _umap(anchors: Array, seed: int) -> Array:
     return np.asarray(layout.fit_transform(anchors))
 
 
-LAYOUTS: Mapping[str, Callable[[Array, int], Array]] = {"tsne": _tsne, "umap": _umap}
+def _axes(sample: Array, least: int, most: int, seed: int) -> tuple[Array, Array]:
+    """Return the mean and the principal directions, zeros added where they are too few."""
+    mean, found = _principal(sample, most, seed)
+    directions = np.zeros((max(least, len(found)), sample.shape[1]))
+    directions[: len(found)] = found
+    return mean, directions
 
 
 def _principal(sample: Array, components: int, seed: int) -> tuple[Array, Array]:

@@ -294,7 +294,7 @@ def test_every_readable_scan_has_an_entropy_within_its_bounds(lab: Lab) -> None:
     key = lab.fit()
     lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[4]}.png")
     wanted = [(task.id, task.url) for task in lab.store.tasks(lab.number)]
-    found = lab.learner.entropies(key, wanted)
+    found = lab.learner.uncertainties(key, wanted)
     assert list(found) == [task for row, task in enumerate(lab.tasks) if row != 4]
     assert all(0 <= entropy <= 1 for entropy in found.values())
 

@@ -77,8 +77,8 @@ class Pool:
     def plan(self) -> dict[str, Any]:
         return self.selector.plan(self.now)
 
-    def rank(self, entropies: dict[int, float] | None = None) -> dict[str, Any]:
-        return self.selector.rank(self.now, entropies or {})
+    def rank(self, uncertainties: dict[int, float] | None = None) -> dict[str, Any]:
+        return self.selector.rank(self.now, uncertainties or {})
 
     def go_live(self, number: int = 1) -> None:
         """Publish what a round would publish now."""
@@ -248,12 +248,12 @@ def test_behind_the_pool_come_second_opinions_then_skips_then_unreadable_scans(
 
 
 def test_a_cold_start_decides_until_its_budget_is_labelled(pool: Pool) -> None:
-    entropies = {task: task / 12 for task in range(1, 13)}
+    uncertainties = {task: task / 12 for task in range(1, 13)}
     pool.label(1)
     pool.label(2)
-    assert pool.rank(entropies)["phase"] == "cold-start"
+    assert pool.rank(uncertainties)["phase"] == "cold-start"
     pool.label(3)
-    assert pool.rank(entropies)["phase"] == "acquisition"
+    assert pool.rank(uncertainties)["phase"] == "acquisition"
     assert pool.rank()["phase"] == "cold-start"  # without a model
 
 
@@ -261,9 +261,9 @@ def test_without_diversity_the_most_uncertain_scan_comes_first(pool: Pool) -> No
     pool.options(alpha=0.0)
     for task in (1, 2, 3):
         pool.label(task)
-    entropies = {task: (task * 5 % 12) / 12 for task in range(4, 13)}
-    queue = pool.rank(entropies)
-    assert queue["order"] == sorted(entropies, key=lambda task: -entropies[task])
+    uncertainties = {task: (task * 5 % 12) / 12 for task in range(4, 13)}
+    queue = pool.rank(uncertainties)
+    assert queue["order"] == sorted(uncertainties, key=lambda task: -uncertainties[task])
 
 
 def test_a_scan_without_an_entropy_counts_as_certain(pool: Pool) -> None:
@@ -286,9 +286,31 @@ def test_a_record_holds_what_its_decision_rests_on(pool: Pool) -> None:
     record = pool.rank()
     assert record["labels"] == ["1@at 1"]
     assert record["options"]["seed"] == 0
+    assert (record["strategy"], record["alpha"]) == ("medoids", None)
     assert record["encoder"] == "pixels"
     assert set(record["scans"]) == set(range(2, 13))
     assert set(record["medoids"]) <= set(range(1, 13))
+
+
+def test_the_options_of_a_strategy_reach_the_decision(pool: Pool) -> None:
+    pool.options(cold_start="kmeans")
+    assert pool.rank()["strategy"] == "kmeans"
+    pool.options(acquisition="entropy-diversity", alpha="auto", random_fraction=0.5, batch_size=4)
+    for task in (1, 2, 3):
+        pool.label(task)
+    record = pool.rank({task: task / 12 for task in range(1, 13)})
+    assert record["strategy"] == "entropy-diversity"
+    assert 0 < record["alpha"] < 1
+    drawn = [task for task in record["order"] if record["scans"][task]["control"]]
+    assert len(drawn) == 2
+    assert record["reasons"][record["order"].index(drawn[0])] == "drawn at random, as a control"
+
+
+def test_what_is_wrong_with_the_map_is_in_the_record(pool: Pool) -> None:
+    alike = np.ones((1, ENCODER.dim), np.float32)
+    for number in range(1, 13):
+        artifacts.write_array(pool.folder / "embeddings" / f"{number}.npy", alike)
+    assert pool.rank()["warnings"][0].startswith("domain: the median cosine")
 
 
 def test_untouched_groups_come_first(pool: Pool) -> None:
@@ -298,18 +320,6 @@ def test_untouched_groups_come_first(pool: Pool) -> None:
     pool.label(1)
     first = pool.rank()["order"][:2]
     assert all(number > 6 for number in first)
-
-
-def test_the_map_is_fitted_once_for_the_same_scans(pool: Pool) -> None:
-    pool.rank()
-    [path] = (pool.folder / "maps").iterdir()
-    before = path.stat().st_mtime_ns
-    pool.label(1)
-    pool.rank()
-    assert path.stat().st_mtime_ns == before
-    pool.add(13)
-    pool.rank()
-    assert len(list((pool.folder / "maps").iterdir())) == 2
 
 
 def test_every_embedded_scan_has_a_cluster(pool: Pool) -> None:

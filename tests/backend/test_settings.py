@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from pydantic import SecretStr
 
 from backend.errors import ConfigError, OptionsError
 from backend.settings import (
-    Encoder,
     ProjectOptions,
     Settings,
     load_settings,
@@ -17,7 +18,7 @@ from backend.settings import (
     prepare_data_dir,
     require_api_key,
 )
-from model import encoders
+from model import acquisition, cold_start, encoders, inference, projection
 
 
 @pytest.fixture(autouse=True)
@@ -172,5 +173,52 @@ def test_a_message_about_options_lists_the_known_ones_and_not_the_value() -> Non
     assert "Smith" not in str(caught.value)
 
 
-def test_every_encoder_that_there_is_can_be_chosen_and_no_other() -> None:
-    assert set(get_args(Encoder)) == {"auto", *encoders.DIMS}
+@pytest.mark.parametrize("name", ["auto", *encoders.NAMES, "timm/vit_small_patch14_dinov2.lvd142m"])
+def test_every_encoder_that_there_is_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("ENCODER", name)
+    assert load_settings().encoder == name
+    assert parse_options({"encoder": name}).encoder == name
+
+
+@pytest.mark.parametrize("name", ["", "vgg", "timm/", "timm/../vit", "timm/a.b.c", "dinov2"])
+def test_an_encoder_that_there_is_not_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        parse_options({"encoder": name})
+    for known in ("auto", *encoders.NAMES, "timm/<model name>"):
+        assert known in caught.value.what
+
+
+def test_settings_are_read_without_torch_or_timm() -> None:
+    script = "import sys, backend.settings; sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("cold_start", cold_start.STRATEGIES),
+        ("acquisition", acquisition.STRATEGIES),
+        ("projection", projection.METHODS),
+        ("uncertainty", inference.UNCERTAINTIES),
+    ],
+)
+def test_every_strategy_that_there_is_can_be_chosen_and_no_other(
+    option: str, names: Iterable[str]
+) -> None:
+    for name in names:
+        assert getattr(parse_options({option: name}), option) == name
+    with pytest.raises(OptionsError, match=option):
+        parse_options({option: "luck"})
+
+
+@pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), (0.5, 0.5), ("0.5", 0.5)])
+def test_alpha_is_a_share_or_automatic(
+    monkeypatch: pytest.MonkeyPatch, given: object, kept: object
+) -> None:
+    assert parse_options({"alpha": given}).alpha == kept
+    monkeypatch.setenv("FIRSTLIGHT_ALPHA", str(given))
+    assert ProjectOptions().alpha == kept
+    with pytest.raises(OptionsError, match="alpha"):
+        parse_options({"alpha": 1.5})

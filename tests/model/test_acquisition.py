@@ -1,3 +1,8 @@
+"""The paper's acquisition against naive oracles, and what is special to each rival.
+
+What holds for all of them is in test_strategies.py.
+"""
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import acquisition
+from model.kernels import width
+from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
 
@@ -17,18 +24,14 @@ FEW = settings(deadline=None, max_examples=60)
 
 @st.composite
 def pools(draw: st.DrawFn) -> dict[str, Any]:
-    """A small pool with few distinct values, hence full of ties and duplicates."""
-    n = draw(st.integers(0, 12))
+    pool = draw(coarse_pools(12))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     return {
-        "uncertainty": rng.integers(0, draw(st.integers(1, 6)), n) / 5,
-        "coordinates": rng.integers(0, draw(st.integers(1, 5)), (n, 2)).astype(np.float32),
-        "labelled": rng.random(n) < draw(st.sampled_from([0.0, 0.3, 1.0])),
+        "uncertainty": rng.integers(0, draw(st.integers(1, 6)), len(pool["labelled"])) / 5,
         "alpha": draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
         "batch": draw(st.sampled_from([None, 1, 3, 20])),
-        "groups": draw(st.sampled_from([None, rng.integers(0, 4, n)])),
-        "random_fraction": draw(st.sampled_from([0.0, 0.0, 0.4, 1.0])),
-        "seed": draw(st.integers(0, 3)),
+        "random_fraction": draw(st.sampled_from([0.0, 0.4])),
+        **pool,
     }
 
 
@@ -66,19 +69,6 @@ def naive_rank(pool: dict[str, Any]) -> tuple[list[int], list[float]]:
 
 @FEW
 @given(pools())
-def test_the_order_is_every_unlabelled_row_once_the_same_each_time(pool: dict[str, Any]) -> None:
-    before = {key: np.copy(value) for key, value in pool.items() if isinstance(value, np.ndarray)}
-
-    first, second = acquisition.rank(**pool), acquisition.rank(**pool)
-
-    assert sorted(first.order) == np.flatnonzero(~pool["labelled"]).tolist()
-    assert np.array_equal(first.order, second.order)
-    assert np.array_equal(first.utility, second.utility)
-    assert all(np.array_equal(value, pool[key]) for key, value in before.items())
-
-
-@FEW
-@given(pools())
 def test_the_order_and_utilities_equal_those_of_a_naive_greedy_search(pool: dict[str, Any]) -> None:
     pool.update(groups=None, random_fraction=0.0)
 
@@ -99,17 +89,6 @@ def test_utility_is_the_weighted_sum_of_two_terms_between_0_and_1(pool: dict[str
     assert ranking.utility == pytest.approx(sums)
     for term in (ranking.diversity, ranking.uncertainty):
         assert ((term >= 0) & (term <= 1)).all()
-
-
-@FEW
-@given(pools())
-def test_an_untouched_group_comes_before_a_touched_one(pool: dict[str, Any]) -> None:
-    groups = np.arange(len(pool["labelled"])) % 4
-    left = set(groups[~pool["labelled"]]) - set(groups[pool["labelled"]])
-
-    for row in acquisition.rank(**{**pool, "groups": groups}).order:
-        assert not left or groups[row] in left
-        left.discard(groups[row])
 
 
 def test_a_hand_computed_batch() -> None:
@@ -163,36 +142,127 @@ def test_ties_go_to_the_lowest_row() -> None:
     assert order.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_random_share_is_spread_over_the_batch_and_follows_the_seed() -> None:
-    uncertainty = np.linspace(1, 0, 200)
-    pool: tuple[Array, ...] = (uncertainty, np.zeros((200, 2)), np.zeros(200, bool))
-
-    def drawn(seed: int) -> list[int]:
-        options: dict[str, Any] = {"batch": 10, "random_fraction": 0.3, "seed": seed}
-        order = acquisition.rank(*pool, **options).order[:10]
-        return [position for position, row in enumerate(order) if row > 10]
-
-    assert drawn(0) == [1, 4, 8]
-    one, other = (acquisition.rank(*pool, random_fraction=1.0, seed=seed) for seed in (0, 1))
-    assert not np.array_equal(one.order, other.order)
+def auto(labelled: Array, points: Array | None = None) -> float:
+    places = blobs(4, 25) if points is None else points
+    return acquisition.rank(np.ones(len(places)), places, labelled, alpha="auto").alpha
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_candidate_without_a_number_is_refused_and_a_labelled_one_is_not_read(bad: float) -> None:
-    uncertainty = np.array([0.5, bad, 0.2])
-    coordinates = np.arange(6.0).reshape(3, 2)
+def test_an_automatic_alpha_falls_from_exploring_to_exploiting_as_the_pool_is_covered() -> None:
+    rows = np.random.default_rng(0).permutation(100)
 
-    kept = acquisition.rank(uncertainty, coordinates, np.array([False, True, False]))
-    assert kept.order.tolist() == [0, 2]
-    with pytest.raises(ValueError, match="1 candidates is NaN or infinite, first row 1"):
-        acquisition.rank(uncertainty, coordinates, np.zeros(3, bool))
+    alphas = [auto(np.isin(np.arange(100), rows[:count])) for count in (0, 4, 10, 30, 99, 100)]
+
+    assert alphas == sorted(alphas, reverse=True)
+    assert alphas[0] == pytest.approx(1, abs=0.01)
+    assert alphas[-2] < 0.05
+
+
+def test_an_automatic_alpha_is_higher_where_the_same_number_of_labels_covers_less() -> None:
+    one_place, four_places = np.arange(100) < 8, np.arange(100) % 25 < 2
+
+    assert auto(one_place) > auto(four_places) + 0.1
+
+
+def test_an_automatic_alpha_is_the_weight_that_is_used() -> None:
+    rng = np.random.default_rng(0)
+    pool: tuple[Array, ...] = (rng.random(60), blobs(3, 20), np.arange(60) % 15 == 0)
+
+    free = acquisition.rank(*pool, alpha="auto", batch=5)
+    fixed = acquisition.rank(*pool, alpha=free.alpha, batch=5)
+
+    assert 0 < free.alpha < 1
+    assert free.order.tolist() == fixed.order.tolist()
+    assert np.isnan(acquisition.rank(*pool, strategy="entropy").alpha)
+
+
+def test_a_shortlist_is_spread_and_then_the_rest_follows_by_uncertainty() -> None:
+    uncertainty = np.concatenate([[0.9, 0.8, 0.7, 0.6] * 2, np.linspace(0.5, 0, 12)])
+    points = np.array([[x, 0.0] for x in [0, 1, 2, 3, 90, 91, 92, 93, *range(200, 212)]])
+    labelled = np.zeros(20, bool)
+
+    order = acquisition.rank(
+        uncertainty, points, labelled, strategy="entropy-then-diversity", batch=2
+    ).order
+
+    # Shortlisted: the first eight. The most uncertain one, then the farthest from it among them.
+    assert order[:2].tolist() == [0, 7]
+    rest = [row for row in np.argsort(-uncertainty, kind="stable") if row not in (0, 7)]
+    assert order[2:].tolist() == rest
+
+
+def test_power_noise_fades_with_the_batches_that_are_labelled() -> None:
+    rng = np.random.default_rng(0)
+    uncertainty = rng.uniform(0.3, 0.7, 400)
+
+    def certain(labels: int) -> float:
+        """Mean rank of a batch by uncertainty: 4.5 when it is the foremost ten."""
+        labelled = np.arange(400) < labels
+        ranks = np.argsort(np.argsort(-np.where(labelled, 0, uncertainty)))
+        batches = [
+            acquisition.rank(
+                uncertainty, rng.random((400, 2)), labelled,
+                strategy="power-noise", batch=10, seed=seed,
+            ).order[:10]
+            for seed in range(10)
+        ]  # fmt: skip
+        return float(np.mean(ranks[np.concatenate(batches)]))
+
+    assert certain(0) > 100
+    assert certain(100) < 20
+
+
+@pytest.mark.parametrize("rule", ["power-noise", "coverage"])
+def test_a_rule_that_takes_ratios_refuses_negative_uncertainty(rule: str) -> None:
+    with pytest.raises(ValueError, match=r"goes down to -0\.5: this strategy takes ratios"):
+        acquisition.rank(np.array([1, -0.5]), np.eye(2), np.zeros(2, bool), strategy=rule)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_coverage_equals_a_naive_greedy_cover_of_uncertainty(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, uncertainty = rng.normal(size=(45, 2)), rng.random(45)
+    labelled = np.arange(45) < 5
+    left = np.arange(5, 45)
+    scale = 2 * width(points[left], 15, seed=seed) ** 2
+    squares = ((points[:, None] - points[left]) ** 2).sum(axis=2)
+    near = np.exp(-squares / scale)  # (45, 40)
+    covered, naive = near[labelled].max(axis=0), list[int]()
+    for _ in range(10):
+        gains = (np.maximum(near[left] - covered, 0) * uncertainty[left]).sum(axis=1)
+        gains[naive] = -np.inf
+        naive.append(int(np.argmax(gains)))
+        covered = np.maximum(covered, near[left[naive[-1]]])
+
+    order = acquisition.rank(
+        uncertainty, points, labelled, strategy="coverage", batch=10, seed=seed
+    ).order
+
+    assert order[:10].tolist() == left[naive].tolist()
+
+
+def test_a_bunched_batch_is_said_with_its_value_its_threshold_and_a_remedy() -> None:
+    points = blobs(5, 20)
+    uncertainty = np.where(np.arange(100) < 20, 1.0, 0.0)
+    labelled = np.arange(100) == 99
+
+    bunched = acquisition.rank(uncertainty, points, labelled, strategy="entropy", batch=8)
+    spread = acquisition.rank(uncertainty, points, labelled, alpha=1.0, batch=8)
+
+    [said] = bunched.warnings
+    assert said.startswith("bunching: the scans of a batch lie ")
+    assert "the 5th percentile of 200 random batches" in said
+    assert "raise alpha" in said
+    assert spread.warnings == ()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategy": "luck"}, "unknown acquisition 'luck': use one of entropy-diversity"),
-        ({"alpha": "auto"}, "alpha is 'auto': expected a number from 0 to 1"),
+        (
+            {"strategy": "luck"},
+            "unknown acquisition 'luck': use one of entropy-diversity, entropy,",
+        ),
+        ({"alpha": "much"}, "alpha is 'much': expected a number from 0 to 1 or \"auto\""),
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"alpha": 1.1}, "alpha is 1.1"),
         ({"random_fraction": -0.1}, "random_fraction is -0.1"),

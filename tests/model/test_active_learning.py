@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import acquisition, cold_start
+from model import acquisition, clustering, cold_start
 from model.active_learning import Decision, SelectionOptions, decide, reasons
 
 Array = npt.NDArray[Any]
@@ -33,6 +33,12 @@ def test_a_decision_orders_the_unlabelled_pool_and_touches_no_input(
     n: int, seed: int, scored: bool, budget: int, grouped: bool
 ) -> None:
     rng = np.random.default_rng(seed)
+    options = SelectionOptions(
+        cold_start_budget=budget,
+        batch_size=3,
+        cold_start=str(rng.choice(list(cold_start.STRATEGIES))),
+        acquisition=str(rng.choice(list(acquisition.STRATEGIES))),
+    )
     inputs: dict[str, Any] = {
         "embeddings": rng.normal(size=(n, 3)),
         "labelled": rng.random(n) < rng.choice([0, 0.5, 1]),
@@ -41,13 +47,12 @@ def test_a_decision_orders_the_unlabelled_pool_and_touches_no_input(
         "groups": rng.integers(0, 3, n) if grouped else None,
     }
     before = {key: np.copy(value) for key, value in inputs.items() if value is not None}
-    options = SelectionOptions(cold_start_budget=budget, batch_size=3)
 
     decision, again = (decide(options=options, **inputs) for _ in range(2))
 
     assert sorted(decision.order) == np.flatnonzero(~inputs["labelled"]).tolist()
     assert np.array_equal(decision.order, again.order)
-    for term in (decision.utility, decision.uncertainty, decision.diversity):
+    for term in (decision.utility, decision.uncertainty, decision.diversity, decision.control):
         assert term.shape == decision.order.shape
     assert decision.clusters.shape == (n,)
     assert decision.medoids.shape == (decision.k,)
@@ -87,10 +92,33 @@ def test_a_cold_start_is_that_of_cold_start_on_a_fitted_map() -> None:
     assert (decision.k, decision.warnings) == (start.k, start.warnings)
 
 
+def test_what_is_wrong_with_the_map_is_said_in_both_phases() -> None:
+    embeddings = 1 + 0.001 * np.random.default_rng(0).normal(size=(30, 6))
+    options = SelectionOptions(cold_start_budget=2, projection="none")
+
+    early = decide(embeddings, mask(30), options)
+    late = decide(embeddings, mask(30, 0, 1), options, uncertainty=np.linspace(0, 1, 30))
+
+    assert (early.phase, late.phase) == ("cold-start", "acquisition")
+    for decision in (early, late):
+        assert decision.warnings[0].startswith("domain: the median cosine")
+
+
+def test_an_automatic_alpha_is_told_with_the_decision() -> None:
+    embeddings, points = pool()
+    options = SelectionOptions(cold_start_budget=2, alpha="auto")
+    known: dict[str, Any] = {"uncertainty": np.linspace(0, 1, 40), "coordinates": points}
+
+    few, many = (decide(embeddings, np.arange(40) < n, options, **known).alpha for n in (2, 30))
+
+    assert 1 > few > many > 0
+    assert np.isnan(decide(embeddings, mask(40), options, **known).alpha)
+
+
 def test_an_acquisition_is_that_of_rank_with_the_clusters_it_was_given() -> None:
     embeddings, points = pool()
     uncertainty = np.random.default_rng(1).random(40)
-    labelled, clusters = mask(40, 1, 2, 3, 4), np.arange(40) % 2
+    labelled, clusters = mask(40, 1, 2, 3, 4), clustering.describe(points, np.arange(40) % 2)
     options = SelectionOptions(cold_start_budget=4, alpha=0.8, batch_size=5, random_fraction=0.4)
     known: dict[str, Any] = {"uncertainty": uncertainty, "coordinates": points}
 
@@ -102,7 +130,7 @@ def test_an_acquisition_is_that_of_rank_with_the_clusters_it_was_given() -> None
     )
     assert decision.order.tolist() == ranking.order.tolist() == bare.order.tolist()
     assert decision.utility.tolist() == ranking.utility.tolist()
-    assert decision.clusters.tolist() == clusters.tolist()
+    assert decision.clusters.tolist() == clusters.clusters.tolist()
     assert bare.k == 2
     assert bare.clusters.tolist() == (np.arange(40) % 4 == 0).astype(int).tolist()
 
@@ -158,8 +186,23 @@ def test_a_cold_start_says_which_scans_are_medoids_and_which_lie_far() -> None:
 def test_an_acquisition_says_the_two_terms_and_their_sum() -> None:
     none = np.empty(0)
     decision = Decision(
-        "acquisition", np.array([7]), np.array([0.757]), np.array([0.91]), np.array([0.4]),
+        "acquisition", "entropy-diversity", np.array([7, 3]), np.array([0.757, 0.1]),
+        np.array([0.91, 0]), np.array([0.4, 0]), np.array([False, True]), 0.3,
         none, none, 0, np.nan, none, (),
     )  # fmt: skip
 
-    assert reasons(decision) == ["entropy 0.91, distance 0.40: score 0.76"]
+    assert reasons(decision) == [
+        "uncertainty 0.91, distance 0.40: score 0.76",
+        "drawn at random, as a control",
+    ]
+
+
+@pytest.mark.parametrize("start", cold_start.STRATEGIES)
+def test_every_cold_start_gives_its_reasons_in_words(start: str) -> None:
+    embeddings, points = pool()
+    options = SelectionOptions(cold_start_budget=4, cold_start=start)
+
+    said = reasons(decide(embeddings, mask(40), options, coordinates=points))
+
+    assert len(said) == 40
+    assert not [words for words in said if "{" in words or not words]

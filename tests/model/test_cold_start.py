@@ -1,6 +1,11 @@
+"""The paper's cold start against naive oracles, and what is special to each rival.
+
+What holds for all of them is in test_strategies.py.
+"""
+
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,68 +13,33 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import silhouette_score
 
-from model import cold_start
+from model import clustering, cold_start
+from model.cold_start.walk import allocate
+from model.kernels import width
+from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
 
 FEW = settings(deadline=None, max_examples=40)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_nulls() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clustering, "NULLS", 2)
+        yield
+
+
 @st.composite
 def pools(draw: st.DrawFn) -> dict[str, Any]:
-    """A small pool on a coarse grid, hence full of duplicates, with labels and groups."""
-    n = draw(st.integers(0, 14))
-    width = draw(st.integers(1, 4))
-    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    share = draw(st.sampled_from([0.0, 0.0, 0.3, 1.0]))
-    return {
-        "embeddings": np.zeros((n, 3), np.float32),
-        "coordinates": rng.integers(0, width, (n, 2)).astype(np.float32),
-        "labelled": rng.random(n) < share,
-        "groups": draw(st.sampled_from([None, rng.integers(0, 4, n)])),
-        "budget": draw(st.integers(1, 16)),
-        "seed": draw(st.integers(0, 3)),
-    }
-
-
-def blobs(number: int, each: int, seed: int = 0) -> Array:
-    rng = np.random.default_rng(seed)
-    angles = np.arange(number) * 2 * np.pi / number
-    centres = 20 * np.column_stack([np.cos(angles), np.sin(angles)])
-    return np.repeat(centres, each, axis=0) + rng.normal(size=(number * each, 2))
+    pool = draw(coarse_pools())
+    n = len(pool["labelled"])
+    return {"embeddings": np.zeros((n, 3), np.float32), "budget": draw(st.integers(1, 16)), **pool}
 
 
 def select(points: Array, budget: int, **options: Any) -> cold_start.ColdStart:
     return cold_start.select(points, budget, coordinates=points, **options)
-
-
-@FEW
-@given(pools())
-def test_the_order_is_every_unlabelled_row_once_the_same_each_time(pool: dict[str, Any]) -> None:
-    before = {key: np.copy(value) for key, value in pool.items() if isinstance(value, np.ndarray)}
-
-    first, second = cold_start.select(**pool), cold_start.select(**pool)
-
-    assert sorted(first.order) == np.flatnonzero(~pool["labelled"]).tolist()
-    assert np.array_equal(first.order, second.order)
-    assert np.array_equal(first.clusters, second.clusters)
-    assert all(np.array_equal(value, pool[key]) for key, value in before.items())
-
-
-@FEW
-@given(pools(), st.integers(0, 14))
-def test_labelling_a_prefix_leaves_the_rest_in_order(pool: dict[str, Any], length: int) -> None:
-    whole = cold_start.select(**pool)
-    labelled = pool["labelled"].copy()
-    labelled[whole.order[:length]] = True
-
-    rest = cold_start.select(**{**pool, "labelled": labelled})
-
-    assert rest.order.tolist() == whole.order[length:].tolist()
 
 
 @FEW
@@ -81,21 +51,9 @@ def test_the_choice_is_the_allocation_to_clusters_medoids_first(pool: dict[str, 
 
     chosen = np.bincount(start.clusters[start.order[: pool["budget"]]], minlength=start.k)
 
-    assert chosen.tolist() == cold_start.allocate(sizes, pool["budget"]).tolist()
+    assert chosen.tolist() == allocate(sizes, pool["budget"]).tolist()
     assert start.order[: start.k].tolist() == start.medoids.tolist()
     assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
-
-
-@FEW
-@given(pools())
-def test_an_untouched_group_comes_before_a_touched_one(pool: dict[str, Any]) -> None:
-    groups = np.arange(len(pool["labelled"])) % 4
-    touched = set(groups[pool["labelled"]])
-    left = set(groups[~pool["labelled"]]) - touched
-
-    for row in cold_start.select(**{**pool, "groups": groups}).order:
-        assert not left or groups[row] in left
-        left.discard(groups[row])
 
 
 @FEW
@@ -110,7 +68,7 @@ def test_the_order_equals_that_of_a_naive_greedy_walk(pool: dict[str, Any]) -> N
 def naive_order(start: cold_start.ColdStart, labelled: Array, budget: int) -> list[int]:
     points = start.map.astype(np.float64)
     sizes = np.bincount(start.clusters, minlength=start.k)
-    quotas = cold_start.allocate(sizes, budget)
+    quotas = allocate(sizes, budget)
     chosen, order = set(np.flatnonzero(labelled).tolist()), list[int]()
     while len(chosen) < len(points):
         members = [np.flatnonzero(start.clusters == c).tolist() for c in range(start.k)]
@@ -128,31 +86,6 @@ def naive_order(start: cold_start.ColdStart, labelled: Array, budget: int) -> li
     return order
 
 
-@FEW
-@given(pools())
-def test_k_is_the_silhouette_maximum_and_medoids_have_the_least_summed_distance(
-    pool: dict[str, Any],
-) -> None:
-    points = pool["coordinates"].astype(np.float64)
-    found = cold_start.cluster(points, pool["budget"], seed=pool["seed"])
-
-    scores = {1: -1.0}
-    for k in range(2, min(pool["budget"], len(points) - 1, len(np.unique(points, axis=0))) + 1):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = KMeans(k, n_init=10, random_state=pool["seed"]).fit_predict(points)
-        scores[k] = silhouette_score(points, labels)
-    if len(points):
-        assert found.k == max(scores, key=lambda k: scores[k])
-    if found.k > 1:
-        assert found.silhouette == pytest.approx(scores[found.k])
-    for number, medoid in enumerate(found.medoids):
-        members = points[found.clusters == number]
-        sums = [np.linalg.norm(members - point, axis=1).sum() for point in members]
-        own = np.linalg.norm(members - points[medoid], axis=1).sum()
-        assert own == pytest.approx(min(sums))
-
-
 def test_five_blobs_are_found_and_the_first_five_scans_hit_them_all() -> None:
     points = blobs(5, 24)
     blob = np.repeat(np.arange(5), 24)
@@ -166,29 +99,8 @@ def test_five_blobs_are_found_and_the_first_five_scans_hit_them_all() -> None:
     assert lucky < 30
 
 
-def test_a_pool_judged_on_samples_shows_the_same_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cold_start, "LARGE", 20)
-    monkeypatch.setattr(cold_start, "SAMPLE", 15)
-
-    assert select(blobs(3, 30), 6).k == 3
-
-
-@FEW
-@given(pools(), st.integers(0, 4))
-def test_beyond_the_greedy_part_the_laws_hold_too(pool: dict[str, Any], length: int) -> None:
-    pool.update(labelled=np.zeros(len(pool["labelled"]), bool), budget=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cold_start, "GREEDY", 4)
-        whole = cold_start.select(**pool)
-        pool["labelled"][whole.order[:length]] = True
-        rest = cold_start.select(**pool)
-
-    assert sorted(whole.order) == list(range(len(pool["labelled"])))
-    assert rest.order.tolist() == whole.order[length:].tolist()
-
-
 def test_beyond_the_greedy_part_clusters_stay_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cold_start, "GREEDY", 4)
+    monkeypatch.setattr("model.cold_start.strategy.GREEDY", 4)
     start = select(blobs(2, 20), 4)
 
     assert sorted(start.clusters[start.order[20:30]]) == [0] * 5 + [1] * 5
@@ -217,6 +129,114 @@ def test_a_cluster_whose_medoid_is_in_a_touched_group_opens_next_to_it() -> None
     assert start.order[-1] == 1
 
 
+def scattered(n: int = 80, seed: int = 0) -> Array:
+    """A map without clusters: what t-SNE makes of a pool of one kind."""
+    return np.random.default_rng(seed).normal(size=(n, 2))
+
+
+def test_a_map_without_clusters_is_traversed_from_its_medoid_to_the_farthest_points() -> None:
+    points = scattered()
+
+    start = select(points, 6)
+
+    sums = [np.linalg.norm(points - point, axis=1).sum() for point in points]
+    naive = [int(np.argmin(sums))]
+    while len(naive) < 6:
+        distances = [min(np.linalg.norm(p - points[row]) for row in naive) for p in points]
+        naive.append(int(np.argmax(distances)))
+    assert start.order[:6].tolist() == naive
+    assert start.k == 1
+
+
+def test_a_collapse_is_said_with_its_value_its_threshold_and_a_remedy() -> None:
+    points = scattered()
+    found = clustering.cluster(points, 6)
+
+    [said] = select(points, 6, clustering=found).warnings
+
+    assert said.startswith(f"collapse: the mean silhouette {found.silhouette:.2f} is not above")
+    assert f"{found.floor:.2f}, the 95th percentile" in said
+    assert "another encoder or projection" in said
+    assert select(blobs(3, 20), 6).warnings == ()
+
+
+def test_clusters_that_are_known_are_taken_as_they_are() -> None:
+    points = blobs(4, 10)
+    known = clustering.describe(points, np.arange(40) % 2)
+
+    start = select(points, 6, clustering=known)
+
+    assert start.clusters.tolist() == known.clusters.tolist()
+    assert start.order[:2].tolist() == known.medoids.tolist()
+
+
+def test_a_bunched_choice_is_said() -> None:
+    # Four clusters that share one centre: all medoids lie in the heap of 12 in the middle.
+    middle = 0.01 * np.random.default_rng(0).normal(size=(12, 2))
+    points = np.concatenate([middle, blobs(40, 1)])
+    four = clustering.describe(points, np.arange(52) % 4)
+
+    start = select(points, 4, clustering=four)
+
+    assert (start.order[:4] < 12).all()
+    [said] = start.warnings
+    assert said.startswith("bunching: the scans of a batch lie 0.0")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kmeans_takes_the_scan_nearest_to_each_centre(seed: int) -> None:
+    points = scattered(60, seed)
+
+    start = select(points, 7, strategy="kmeans", seed=seed)
+
+    assert start.k == 7
+    for number in range(7):
+        members = np.flatnonzero(start.clusters == number)
+        distances = np.linalg.norm(points[members] - points[members].mean(axis=0), axis=1)
+        assert start.order[number] == members[np.argmin(distances)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_typical_takes_the_densest_place_of_each_cluster(seed: int) -> None:
+    points = scattered(60, seed)
+    distances = np.sort(np.linalg.norm(points[:, None] - points, axis=2), axis=1)
+    isolation = distances[:, 1:21].mean(axis=1)
+
+    start = select(points, 5, strategy="typical", seed=seed)
+
+    for number in range(5):
+        members = np.flatnonzero(start.clusters == number)
+        assert start.order[number] == members[np.argmin(isolation[members])]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_coverage_equals_a_naive_greedy_cover(seed: int) -> None:
+    points = scattered(50, seed)
+    squares = ((points[:, None] - points) ** 2).sum(axis=2)
+    near = np.exp(-squares / (2 * width(points, 6, seed=seed) ** 2))
+    naive, covered = list[int](), np.zeros(50)
+    for _ in range(50):
+        gains = np.maximum(near - covered, 0).sum(axis=1)
+        gains[naive] = -np.inf
+        naive.append(int(np.argmax(gains)))
+        covered = np.maximum(covered, near[naive[-1]])
+
+    start = select(points, 6, strategy="coverage", seed=seed)
+
+    assert start.order[:20].tolist() == naive[:20]
+
+
+def test_a_stratified_draw_gives_each_cluster_its_share() -> None:
+    points = np.concatenate([blobs(2, 30)[:45], blobs(3, 5) + 50])
+
+    start = select(points, 12, strategy="stratified-random")
+
+    chosen = np.bincount(start.clusters[start.order[:12]], minlength=start.k)
+    assert chosen.tolist() == allocate(np.bincount(start.clusters), 12).tolist()
+    other = select(points, 12, strategy="stratified-random", seed=1)
+    assert set(other.order[:12]) != set(start.order[:12])
+
+
 @pytest.mark.parametrize(
     ("sizes", "total", "counts"),
     [
@@ -230,13 +250,13 @@ def test_a_cluster_whose_medoid_is_in_a_touched_group_opens_next_to_it() -> None
     ],
 )
 def test_an_allocation_matches_the_table(sizes: list[int], total: int, counts: list[int]) -> None:
-    assert cold_start.allocate(np.array(sizes, int), total).tolist() == counts
+    assert allocate(np.array(sizes, int), total).tolist() == counts
 
 
 @FEW
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 200))
 def test_an_allocation_adds_up_and_never_exceeds_a_cluster(sizes: list[int], more: int) -> None:
-    counts = cold_start.allocate(np.array(sizes), len(sizes) + more)
+    counts = allocate(np.array(sizes), len(sizes) + more)
 
     assert counts.sum() == min(len(sizes) + more, sum(sizes))
     assert (counts >= 1).all()
@@ -245,7 +265,7 @@ def test_an_allocation_adds_up_and_never_exceeds_a_cluster(sizes: list[int], mor
 
 def test_an_allocation_below_one_each_is_refused() -> None:
     with pytest.raises(ValueError, match="1 scans for 2 clusters"):
-        cold_start.allocate(np.array([3, 3]), 1)
+        allocate(np.array([3, 3]), 1)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
@@ -264,20 +284,13 @@ def test_equal_scans_come_by_row_with_a_warning() -> None:
 
     assert start.order.tolist() == list(range(8))
     assert start.k == 1
-    assert "look alike" in start.warnings[0]
-
-
-def test_weak_clusters_are_said() -> None:
-    points = np.random.default_rng(1).normal(size=(60, 12))
-
-    assert "weak" in select(points, 4).warnings[0]
-    assert select(blobs(3, 10), 4).warnings == ()
+    assert "all scans look alike" in start.warnings[-1]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategy": "luck"}, "unknown cold start 'luck': use one of medoids"),
+        ({"strategy": "luck"}, "unknown cold start 'luck': use one of medoids, kmeans"),
         ({"budget": 0}, "at least 1 scan"),
         ({"labelled": np.array([0, 1])}, "expected a mask"),
         ({"groups": np.zeros(3)}, r"expected one a scan, \(4,\)"),

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from model.inference import Image, entropy, fitting, letterbox, predict, prepare, restore
+from model.inference import (
+    UNCERTAINTIES,
+    Image,
+    boundary_entropy,
+    entropy,
+    fitting,
+    letterbox,
+    predict,
+    prepare,
+    restore,
+)
 from model.training import Fitted, TrainConfig
 
 few = settings(deadline=None, max_examples=40)
@@ -75,6 +85,58 @@ def test_entropy_is_bounded_and_blind_to_which_side_is_meant(probabilities: Imag
 def test_entropy_of_what_is_no_probability_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         entropy(np.full((1, 1, 1, 1), value, dtype=np.float32))
+
+
+def edge(inside: float, near: float, far: float) -> Image:
+    """A half plane of 40 columns, sure inside; `near` is the background beside it."""
+    plane = np.full((1, 1, 40, 40), inside, np.float32)
+    plane[..., 20:25] = near
+    plane[..., 25:] = far
+    return plane
+
+
+def test_boundary_entropy_is_the_mean_within_the_band_of_the_predicted_outline() -> None:
+    # Five columns inside, sure; five outside at 0.25: 0.811 bits. Nothing else is looked at.
+    assert boundary_entropy(edge(1, 0.25, 0.5)) == pytest.approx([0.8113 / 2], abs=1e-3)
+    assert boundary_entropy(edge(1, 0.25, 0.5), band=1) == pytest.approx([0.8113 / 2], abs=1e-3)
+
+
+def test_boundary_entropy_tells_doubtful_outlines_apart_where_entropy_is_drowned() -> None:
+    doubtful, sure = edge(1, 0.4, 0.0), edge(1, 0.0, 0.0)
+    doubtful_far, sure_far = edge(1, 0.4, 0.1), edge(1, 0.0, 0.2)
+
+    assert boundary_entropy(doubtful) > boundary_entropy(sure)
+    assert boundary_entropy(doubtful_far) > boundary_entropy(sure_far)
+    assert entropy(doubtful_far) > entropy(sure)
+
+
+def test_a_class_without_an_outline_takes_all_pixels() -> None:
+    nothing, everything = (np.full((1, 2, 6, 6), p, np.float32) for p in (0.25, 0.75))
+
+    assert boundary_entropy(nothing) == pytest.approx(entropy(nothing))
+    assert boundary_entropy(everything) == pytest.approx(entropy(everything))
+
+
+def test_classes_count_alike_in_boundary_entropy() -> None:
+    both = np.concatenate([edge(1, 0.25, 0.5), edge(1, 0.0, 0.0)], axis=1)
+
+    assert boundary_entropy(both) == pytest.approx([0.8113 / 4], abs=1e-3)
+
+
+@few
+@given(chances, st.sampled_from(sorted(UNCERTAINTIES)))
+def test_an_uncertainty_is_one_number_from_0_to_1_for_each_scan(
+    probabilities: Image, name: str
+) -> None:
+    values = UNCERTAINTIES[name](probabilities)
+
+    assert values.shape == probabilities.shape[:1]
+    assert ((values >= 0) & (values <= 1)).all()
+
+
+def test_a_band_below_a_pixel_is_refused() -> None:
+    with pytest.raises(ValueError, match="band is 0: expected at least 1 pixel"):
+        boundary_entropy(edge(1, 0, 0), band=0)
 
 
 def test_entropy_without_the_axis_of_scans_is_refused() -> None:

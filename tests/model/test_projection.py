@@ -20,6 +20,41 @@ def clusters(n: int = 90, d: int = 20, seed: int = 0) -> Array:
     return rows.astype(np.float32)
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
+def test_the_embedding_itself_is_a_space_for_tiny_pools_too(n: int) -> None:
+    fitted = projection.fit(clusters(n), method="none")
+
+    assert len(fitted.coordinates) == n
+    assert np.isfinite(fitted.coordinates).all()
+    assert fitted.transform(clusters(6, seed=1)).shape == (6, fitted.coordinates.shape[1])
+
+
+def test_the_embedding_itself_is_its_principal_components_scaled_to_length_one() -> None:
+    embeddings = clusters()
+
+    found = projection.fit(embeddings, method="none").coordinates
+
+    centred = embeddings - embeddings.mean(axis=0)
+    cosines = centred @ centred.T / np.outer(*2 * [np.linalg.norm(centred, axis=1)])
+    assert found.shape == (90, 20)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1)
+    assert found @ found.T == pytest.approx(cosines, abs=1e-4)
+
+
+def test_at_most_50_components_are_kept() -> None:
+    embeddings = np.random.default_rng(0).normal(size=(80, 70))
+
+    assert projection.fit(embeddings, method="none").coordinates.shape == (80, 50)
+
+
+def test_a_perplexity_changes_the_map_and_a_wrong_one_is_refused() -> None:
+    near, far = (projection.fit(clusters(), perplexity=value).coordinates for value in (5, 25))
+
+    assert not np.allclose(near, far)
+    with pytest.raises(ValueError, match="perplexity is 1: expected a number above 1"):
+        projection.fit(clusters(), perplexity=1)
+
+
 @pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
 def test_a_tiny_pool_has_a_finite_map(n: int, method: str) -> None:
@@ -86,7 +121,7 @@ def test_a_seed_gives_one_map_and_the_embeddings_stay_as_they_were() -> None:
     assert np.array_equal(embeddings, before)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
 def test_scans_of_the_pool_are_placed_where_they_lie(method: str) -> None:
     embeddings = clusters()
 
@@ -105,7 +140,7 @@ def test_new_scans_join_their_neighbours() -> None:
     assert nearest.tolist() == [0, 1, 2] * 10
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
 def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) -> None:
     fitted = projection.fit(clusters(), method=method)
     fitted.save(tmp_path / "map")
@@ -114,6 +149,7 @@ def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) 
 
     new = clusters(12, seed=5)
     assert np.array_equal(loaded.coordinates, fitted.coordinates)
+    assert loaded.warnings == fitted.warnings
     assert np.array_equal(loaded.transform(new), fitted.transform(new))
 
 
@@ -147,7 +183,7 @@ def test_umap_keeps_neighbours_and_follows_the_seed() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'som': use one of pca, tsne, umap"):
+    with pytest.raises(ValueError, match="'som': use one of tsne, umap, pca, none"):
         projection.fit(clusters(6), method="som")
 
 

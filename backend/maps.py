@@ -1,0 +1,160 @@
+"""A project's map: fitted once, new scans placed on it, fitted anew when the pool has grown.
+
+A map that is fitted again lays everything out afresh, and with it clusters, queue and page. So it
+stays until a quarter as many scans have joined as it was fitted on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend import artifacts
+from backend.store import Embedding
+from model import clustering, projection
+from model.clustering import Clustering
+from model.projection import Projection
+
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+GROWTH = 0.25  # new scans, as a share of those fitted, after which the map is fitted again
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where distances are measured: an encoder, a projection and its seed."""
+
+    encoder: str
+    projection: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Map:
+    """The scans of a project as points, one row each, by task id."""
+
+    ids: list[int]
+    coordinates: Floats  # (n, m)
+    clustering: Clustering
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fitted map and the scans that it was fitted on."""
+
+    scans: list[str]
+    projection: Projection
+
+    def save(self, path: Path) -> None:
+        content = {"scans": np.array(self.scans, str), **vars(self.projection)}
+        artifacts.write(path, lambda file: np.savez(file, **content))
+
+    @classmethod
+    def load(cls, path: Path) -> _Fitted:
+        with np.load(path, allow_pickle=False) as archive:
+            return cls(archive["scans"].tolist(), Projection.load(path))
+
+
+class Maps:
+    """The maps of one project.
+
+    Args:
+        folder: The project's.
+        found: Where each scan's embedding lies, by task id.
+    """
+
+    def __init__(self, folder: Path, found: Mapping[int, Embedding]) -> None:
+        self._folder = folder
+        self._found = found
+        self._ids = sorted(found)
+        self._scans = [f"{found[i].chunk}/{found[i].row}" for i in self._ids]
+
+    def current(self, space: Space, budget: int) -> Map:
+        """Return the map of all embedded scans, with the clusters for a cold-start budget."""
+        fitted = self._fitted(space)
+        place = {scan: row for row, scan in enumerate(fitted.scans)}
+        rows = np.array([place.get(scan, -1) for scan in self._scans], int)
+        coordinates = self._coordinates(fitted.projection, rows)
+        return Map(
+            ids=self._ids,
+            coordinates=coordinates,
+            clustering=self._clusters(space, fitted, budget, rows, coordinates),
+            warnings=fitted.projection.warnings,
+        )
+
+    def embeddings(self, rows: Sequence[int] | Array) -> Floats:
+        """Return the embeddings of these rows of `ids`, in a file that is gone with the array."""
+        chosen = [self._found[self._ids[row]] for row in rows]
+        chunks: dict[str, list[int]] = {}
+        for position, one in enumerate(chosen):
+            chunks.setdefault(one.chunk, []).append(position)
+        gathered: Floats = np.empty((0, 1), np.float32)
+        for name, positions in chunks.items():
+            part = np.load(self._folder / "embeddings" / name, mmap_mode="r")
+            if not len(gathered):
+                gathered = self._on_disk((len(chosen), part.shape[1]))
+            gathered[positions] = part[[chosen[position].row for position in positions]]
+        return gathered
+
+    def _on_disk(self, shape: tuple[int, int]) -> Floats:
+        """Return an array in a file without a name, so that memory does not have to hold it."""
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            return np.memmap(file, np.float32, "w+", shape=shape)
+
+    def _fitted(self, space: Space) -> _Fitted:
+        path = self._folder / "maps" / f"{artifacts.digest(space.__dict__)}.npz"
+        if path.exists():
+            fitted = _Fitted.load(path)
+            joined = len(set(self._scans) - set(fitted.scans))
+            if joined <= GROWTH * len(fitted.scans):
+                return fitted
+        everything = self.embeddings(range(len(self._ids)))
+        found = projection.fit(everything, method=space.projection, seed=space.seed)
+        fitted = _Fitted(self._scans, found)
+        fitted.save(path)
+        return fitted
+
+    def _coordinates(self, fitted: Projection, rows: Array) -> Floats:
+        coordinates: Floats = fitted.coordinates[rows]
+        new = np.flatnonzero(rows < 0)
+        if len(new):
+            coordinates[new] = fitted.transform(self.embeddings(new))
+        return coordinates
+
+    def _clusters(
+        self, space: Space, fitted: _Fitted, budget: int, rows: Array, coordinates: Floats
+    ) -> Clustering:
+        """Return the clusters of the fitted map; scans that joined since go to the nearest."""
+        points = fitted.projection.coordinates.astype(np.float64)
+        name = artifacts.digest(space.__dict__, fitted.scans, budget)
+        path = self._folder / "clusters" / f"{name}.npz"
+        found = (
+            _load(path) if path.exists() else clustering.cluster(points, budget, seed=space.seed)
+        )
+        if not path.exists():
+            content = vars(found)
+            artifacts.write(path, lambda file: np.savez(file, **content))
+        if np.array_equal(rows, np.arange(len(points))):
+            return found
+        return clustering.carry_over(
+            found, points, coordinates.astype(np.float64), rows, seed=space.seed
+        )
+
+
+def _load(path: Path) -> Clustering:
+    with np.load(path, allow_pickle=False) as archive:
+        return Clustering(
+            clusters=archive["clusters"],
+            k=int(archive["k"]),
+            silhouette=float(archive["silhouette"]),
+            medoids=archive["medoids"],
+            floor=float(archive["floor"]),
+        )

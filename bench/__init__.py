@@ -1,0 +1,1 @@
+"""Benchmarks: each a command, its figures ratios against a baseline of the same run."""

@@ -1,0 +1,184 @@
+"""Which scans to label next, once a model says how uncertain it is.
+
+Source: arXiv 2601.18532, section 3.2, is the strategy `entropy-diversity`; the others are rivals of
+it and controls, one module each. docs/method.md says what the paper leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import diagnostics, pool
+from model.acquisition.coverage import UncertaintyCoverage
+from model.acquisition.entropy import Entropy
+from model.acquisition.entropy_diversity import EntropyDiversity
+from model.acquisition.entropy_then_diversity import EntropyThenDiversity
+from model.acquisition.power_noise import PowerNoise
+from model.acquisition.strategy import Acquisition, Candidates
+from model.acquisition.uniform_random import Random
+
+Array = npt.NDArray[Any]
+
+STRATEGIES: Mapping[str, type[Acquisition]] = {
+    "entropy-diversity": EntropyDiversity,
+    "entropy": Entropy,
+    "entropy-then-diversity": EntropyThenDiversity,
+    "power-noise": PowerNoise,
+    "coverage": UncertaintyCoverage,
+    "random": Random,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """An order of the unlabelled pool; arrays have shape (candidates,) and follow `order`.
+
+    Attributes:
+        order: Unlabelled rows, sooner is better.
+        utility: The strategy's score at the moment of the pick; behind the batch, that by which
+            the rest follows.
+        uncertainty: The caller's, min-max scaled over the candidates.
+        diversity: Distance to the nearest labelled or picked scan, min-max scaled at that moment.
+        control: Whether a scan was drawn at random, as `random_fraction` asks.
+        alpha: Weight of diversity that was used; NaN for a strategy without one.
+        warnings: What a person should know before trusting the batch.
+    """
+
+    order: Array
+    utility: Array
+    uncertainty: Array
+    diversity: Array
+    control: Array
+    alpha: float
+    warnings: tuple[str, ...]
+
+
+def rank(  # noqa: PLR0913  # the contract's keywords
+    uncertainty: Array,
+    coordinates: Array,
+    labelled: Array,
+    *,
+    strategy: str = "entropy-diversity",
+    alpha: float | str = 0.3,
+    batch: int | None = None,
+    groups: Array | None = None,
+    random_fraction: float = 0.0,
+    seed: int = 0,
+) -> Ranking:
+    """Return the unlabelled pool in the order in which it should be labelled.
+
+    Args:
+        uncertainty: Shape (n,), higher is less certain; not read where a scan is labelled.
+        coordinates: Shape (n, m), usually the map.
+        labelled: Shape (n,) bool.
+        strategy: A key of STRATEGIES.
+        alpha: Weight of diversity, in [0, 1], or "auto": less of it the more is covered.
+        batch: Scans picked one by one, at least 1; None picks all. The rest follows in one go.
+        groups: Group of each scan, shape (n,): untouched groups come first.
+        random_fraction: Share of the batch drawn at random instead, evenly spread, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of range, or a candidate has NaN or infinity.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown acquisition {strategy!r}: use one of {', '.join(STRATEGIES)}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch is {batch}: expected at least 1, or None for the whole pool")
+    labels, values, places = map(np.asarray, (labelled, uncertainty, coordinates))
+    names = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    pool.check(len(labels), places, labels, names)
+    _check_uncertainty(values, labels)
+    rows, points = np.flatnonzero(~labels), places.astype(np.float64)
+    chosen = STRATEGIES[strategy]
+    candidates = Candidates(
+        uncertainty=values[rows].astype(np.float64),
+        points=points[rows],
+        chosen=points[labels],
+        alpha=None if alpha == "auto" else _share("alpha", alpha, ' or "auto"'),
+        batch=min(len(rows), batch or chosen.most_picks or len(rows)),
+        seed=seed,
+    )
+    arms = _drawn(candidates.batch, _share("random_fraction", random_fraction))
+    turns = pool.Turns(names, labels)
+    return _Picking(chosen(candidates), rows, turns).run(arms)
+
+
+class _Picking:
+    """One batch, picked scan by scan, and the rest behind it."""
+
+    def __init__(self, acquisition: Acquisition, rows: Array, turns: pool.Turns) -> None:
+        self._acquisition = acquisition
+        self._candidates = acquisition.candidates
+        self._rows = rows
+        self._turns = turns
+        self._utility = np.zeros(len(rows))
+
+    def run(self, arms: Array) -> Ranking:
+        """Return the ranking; `arms`, shape (batch,) bool, says which picks are random."""
+        rng = np.random.default_rng(self._candidates.seed)
+        picks = np.array([self._pick(rng if drawn else None) for drawn in arms], int)
+        state = self._acquisition.state
+        self._utility[state.left] = self._acquisition.rest()[state.left]
+        order = np.concatenate([picks, self._rest()])
+        control = np.zeros(len(order), bool)
+        control[: len(arms)] = arms
+        return Ranking(
+            order=self._rows[order],
+            utility=self._utility[order],
+            uncertainty=state.uncertainty[order],
+            diversity=state.diversity[order],
+            control=control,
+            alpha=self._acquisition.alpha,
+            warnings=self._warnings(picks),
+        )
+
+    def _pick(self, rng: np.random.Generator | None) -> int:
+        allowed = self._turns.allowed[self._rows]
+        if rng is None:
+            index = self._acquisition.best(allowed)
+        else:
+            index = int(rng.choice(np.flatnonzero(allowed)))
+        self._utility[index] = self._acquisition.utility()[index]
+        self._turns.take(int(self._rows[index]))
+        self._acquisition.pick(index)
+        return index
+
+    def _rest(self) -> Array:
+        left = np.flatnonzero(self._acquisition.state.left)
+        left = left[np.argsort(-self._utility[left], kind="stable")]
+        return np.searchsorted(self._rows, self._turns.first(self._rows[left]))
+
+    def _warnings(self, picks: Array) -> tuple[str, ...]:
+        candidates, seed = self._candidates, self._candidates.seed
+        everyone = np.arange(len(candidates.points))
+        return diagnostics.bunching(candidates.points, picks, everyone, seed=seed)
+
+
+def _drawn(batch: int, fraction: float) -> Array:
+    """Return which picks are random, shape (batch,): evenly spread over the batch."""
+    return np.diff(np.round(np.arange(batch + 1) * fraction)) > 0
+
+
+def _share(name: str, value: object, otherwise: str = "") -> float:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} is {value!r}: expected a number from 0 to 1{otherwise}")
+    return float(value)
+
+
+def _check_uncertainty(uncertainty: Array, labelled: Array) -> None:
+    if uncertainty.shape != labelled.shape:
+        raise ValueError(
+            f"uncertainty has shape {uncertainty.shape}: expected one a scan, {labelled.shape}"
+        )
+    bad = np.flatnonzero(~labelled & ~np.isfinite(uncertainty))
+    if bad.size:
+        raise ValueError(
+            f"uncertainty of {bad.size} candidates is NaN or infinite, first row {bad[0]}:"
+            " score those scans again or leave them out of the pool"
+        )

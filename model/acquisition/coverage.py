@@ -1,0 +1,44 @@
+"""The scan that covers most of the uncertainty that is not covered yet.
+
+Source: Bae, Oliveira & Sutherland 2024, "Uncertainty Herding" (arXiv 2412.20644): MaxHerding with
+every scan weighted by its uncertainty.
+"""
+
+from __future__ import annotations
+
+from model.acquisition.strategy import Acquisition, Array, Candidates
+from model.kernels import Coverage, Herding, width
+from model.pool import GREEDY
+
+
+class UncertaintyCoverage(Acquisition):
+    """Greedy cover of the candidates, weighted by uncertainty; the rest by distance to it."""
+
+    most_picks = GREEDY
+
+    def __init__(self, candidates: Candidates) -> None:
+        super().__init__(candidates)
+        points, seed = candidates.points, candidates.seed
+        count = len(candidates.chosen) + candidates.batch
+        coverage = Coverage(
+            points, width(points, count, seed=seed), weights=candidates.ratios, seed=seed
+        )
+        coverage.cover(candidates.chosen)
+        self._herding = Herding(points, coverage)
+
+    def utility(self) -> Array:
+        """What a scan adds to the covered share, or added at most when it was last looked at."""
+        return self._herding.gains
+
+    def best(self, allowed: Array) -> int:
+        """The allowed candidate that adds most."""
+        return self._herding.best(allowed)
+
+    def pick(self, index: int) -> None:
+        """Take a candidate, and with it cover what lies around."""
+        super().pick(index)
+        self._herding.choose(index)
+
+    def rest(self) -> Array:
+        """The distance to what is chosen."""
+        return self.state.diversity

@@ -1,0 +1,33 @@
+"""A shortlist of the most uncertain scans, and from it those that lie farthest apart.
+
+Source: the two-stage filter of Entropy-UMAP (arXiv 2312.10361), with farthest points as the second
+stage: no weight between two scales has to be chosen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.acquisition.strategy import Acquisition, Array, Candidates
+
+SHORTLIST = 4  # times the batch
+
+
+class EntropyThenDiversity(Acquisition):
+    """Diversity among the shortlisted, uncertainty among the others behind them."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        super().__init__(candidates)
+        order = np.argsort(-candidates.uncertainty, kind="stable")
+        self._shortlisted = np.zeros(len(order), bool)
+        self._shortlisted[order[: SHORTLIST * candidates.batch]] = True
+
+    def utility(self) -> Array:
+        """D in [0, 1] on the shortlist, H - 1 behind it; H everywhere while D is unknown."""
+        if not self.state.diversity.any():
+            return self.state.uncertainty
+        return np.where(self._shortlisted, self.state.diversity, self.state.uncertainty - 1)
+
+    def rest(self) -> Array:
+        """The uncertainty: the next round will make a shortlist of its own."""
+        return self.state.uncertainty

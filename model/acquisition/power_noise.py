@@ -1,0 +1,31 @@
+"""Uncertainty with noise that fades: scans are drawn with probability H ** beta.
+
+Sources: Kirsch et al. 2023, "Stochastic Batch Acquisition" (arXiv 2106.12059): Gumbel noise on log
+H draws a batch without replacement. ClaSP PE (arXiv 2601.13677): beta grows from 1 to 100.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.acquisition.strategy import Acquisition, Array, Candidates
+
+COLDEST = 100.0
+BATCHES = 10  # after as many, the noise has faded
+
+
+class PowerNoise(Acquisition):
+    """log H plus Gumbel noise of scale 1 / beta, drawn once."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        super().__init__(candidates)
+        progress = len(candidates.chosen) / (BATCHES * max(1, candidates.batch))
+        beta = COLDEST ** min(1.0, progress)
+        noise = np.random.default_rng(candidates.seed).gumbel(size=len(candidates.points))
+        # A scan without any doubt comes last, but keeps a finite score.
+        doubt = np.maximum(candidates.ratios, np.finfo(np.float64).tiny)
+        self._score: Array = np.log(doubt) + noise / beta
+
+    def utility(self) -> Array:
+        """The noisy logarithm."""
+        return self._score

@@ -1,0 +1,113 @@
+"""Which scans to label before any model exists.
+
+Source: arXiv 2601.18532, section 3.1, is the strategy `medoids`; the others are rivals of it and
+controls, one module each. docs/method.md says what the paper leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import diagnostics, pool
+from model import projection as maps
+from model.clustering import Clustering
+from model.cold_start import coverage, kmeans, medoids, stratified_random, typical, uniform_random
+from model.cold_start.strategy import Choice, Pool, Strategy
+
+Array = npt.NDArray[Any]
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "medoids": medoids.STRATEGY,
+    "kmeans": kmeans.STRATEGY,
+    "coverage": coverage.STRATEGY,
+    "typical": typical.STRATEGY,
+    "random": uniform_random.STRATEGY,
+    "stratified-random": stratified_random.STRATEGY,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ColdStart:
+    """An order of the whole unlabelled pool, and the clusters it rests on.
+
+    Attributes:
+        order: Unlabelled rows, sooner is better; without labels the first `budget` are the choice.
+        map: Where distances were measured, shape (n, 2), or the coordinates that were given.
+        clusters: Number of each row's cluster, shape (n,), 0 the largest.
+        k: How many clusters there are.
+        silhouette: Mean silhouette of the clusters; NaN when there are fewer than two.
+        medoids: Row of each cluster's medoid, shape (k,).
+        warnings: What a person should know before trusting the order.
+    """
+
+    order: Array
+    map: Array
+    clusters: Array
+    k: int
+    silhouette: float
+    medoids: Array
+    warnings: tuple[str, ...]
+
+
+def select(  # noqa: PLR0913  # the contract's keywords
+    embeddings: Array,
+    budget: int,
+    *,
+    strategy: str = "medoids",
+    projection: str = "tsne",
+    coordinates: Array | None = None,
+    clustering: Clustering | None = None,
+    labelled: Array | None = None,
+    groups: Array | None = None,
+    seed: int = 0,
+) -> ColdStart:
+    """Return the pool in the order in which it should be labelled while no model exists.
+
+    Labelling scans in this order leaves the order of the rest as it was, up to the budget.
+
+    Args:
+        embeddings: Shape (n, d); of their number only n is used when `coordinates` are given.
+        budget: Scans that the cold start may choose, at least 1; may exceed n.
+        strategy: A key of STRATEGIES.
+        coordinates: Map to use, shape (n, m); by default `projection` of the embeddings.
+        clustering: What `clustering.cluster` found on that map for this budget, when it is known.
+        labelled: Already chosen, shape (n,) bool; they use up their clusters' shares.
+        groups: Group of each scan, shape (n,): untouched groups come first.
+
+    Raises:
+        ValueError: If the strategy is unknown or an argument has the wrong shape.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown cold start {strategy!r}: use one of {', '.join(STRATEGIES)}")
+    if budget < 1:
+        raise ValueError(f"budget is {budget}: a cold start needs at least 1 scan")
+    notes: tuple[str, ...] = ()
+    if coordinates is None:
+        fitted = maps.fit(embeddings, method=projection, seed=seed)
+        coordinates, notes = fitted.coordinates, fitted.warnings
+    places, n = np.asarray(coordinates), len(embeddings)
+    labels = np.zeros(n, bool) if labelled is None else np.asarray(labelled)
+    names = np.arange(n) if groups is None else np.asarray(groups)
+    pool.check(n, places, labels, names)
+    asked = Pool(places.astype(np.float64), budget, labels, names, seed, clustering)
+    choice = STRATEGIES[strategy].choose(asked)
+    found = choice.clustering
+    return ColdStart(
+        choice.order, places, found.clusters, found.k, found.silhouette, found.medoids,
+        notes + _warnings(asked, choice),
+    )  # fmt: skip
+
+
+def _warnings(asked: Pool, choice: Choice) -> tuple[str, ...]:
+    if len(asked.points) > 1 and not np.ptp(asked.points, axis=0).any():
+        return ("all scans look alike to the encoder: they come in the order of their rows",)
+    batch = choice.order[: max(0, asked.budget - int(asked.labelled.sum()))]
+    return (
+        *diagnostics.collapse(choice.clustering),
+        *diagnostics.bunching(asked.points, batch, choice.order, seed=asked.seed),
+    )

@@ -1,0 +1,30 @@
+"""As many clusters as the budget, and of each the scan nearest to its centre.
+
+Source: MedCAL-Bench (arXiv 2508.03441), where this rule, listed as ALPS, does best for
+segmentation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.clustering import centroids, describe, partition
+from model.cold_start.strategy import FARTHEST, Choice, Pool, Strategy, Words
+from model.cold_start.walk import Walk
+
+
+def choose(pool: Pool) -> Choice:
+    """Return a representative of each cluster, largest first, then the farthest from them."""
+    clusters = partition(pool.points, pool.budget, seed=pool.seed)
+    found = describe(pool.points, clusters, seed=pool.seed)
+    centres = centroids(pool.points, clusters)[clusters] if found.k else pool.points
+    nearness = -np.linalg.norm(pool.points - centres, axis=1)
+    walk = Walk(pool, found, nearness)
+    picks = np.array([walk.step() for _ in pool.within_budget], int)
+    return Choice(np.concatenate([picks, pool.rest(picks, walk.turns)]), found)
+
+
+STRATEGY = Strategy(
+    choose,
+    Words(opening="nearest to the centre of cluster {cluster} ({size} scans)", later=FARTHEST),
+)

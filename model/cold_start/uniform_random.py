@@ -1,0 +1,19 @@
+"""The control that every strategy has to beat: scans drawn at random."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.cold_start.strategy import Choice, Pool, Strategy, Words
+
+
+def choose(pool: Pool) -> Choice:
+    """Return a random order, the same for a seed whatever is labelled."""
+    drawn = np.random.default_rng(pool.seed).permutation(len(pool.points))
+    return Choice(pool.turns().first(drawn[~pool.labelled[drawn]]), pool.clustering)
+
+
+STRATEGY = Strategy(
+    choose,
+    Words(opening="drawn at random", later="drawn at random"),
+)

@@ -1,0 +1,114 @@
+"""The walk over clusters that most strategies share: a share for each, one scan at a time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+
+from model.clustering import Clustering
+from model.cold_start.strategy import Pool
+
+Array = npt.NDArray[Any]
+
+
+def allocate(sizes: Array, total: int) -> Array:
+    """Return how many scans each cluster gives, shape (k,), summing to min(total, all scans).
+
+    One from each cluster, the rest in proportion to size by largest remainder; a cluster that is
+    used up passes its claim on. Ties go to the lower number (arXiv 2601.18532, section 3.1.4).
+
+    Args:
+        sizes: Scans in each cluster, shape (k,), all at least 1.
+        total: Scans to give, at least k.
+    """
+    sizes = np.asarray(sizes, int)
+    if total < len(sizes):
+        raise ValueError(f"{total} scans for {len(sizes)} clusters: at least one each is needed")
+    if not len(sizes):
+        return sizes
+    rest = min(total, int(sizes.sum())) - len(sizes)
+    shares, remainders = np.divmod(rest * sizes, sizes.sum())
+    counts = 1 + shares
+    claims = np.argsort(-remainders, kind="stable")
+    while (missing := rest + len(sizes) - counts.sum()) > 0:
+        open_claims = claims[counts[claims] < sizes[claims]]
+        counts[open_claims[:missing]] += 1
+    return counts
+
+
+class Walk:
+    """Chooses one scan after another from the cluster whose share is filled least.
+
+    A step looks only at which scans are chosen, not at how they came to be: a labelled prefix of
+    the order therefore leaves the rest as it was. Arrays are sorted by cluster, then row, so that
+    a cluster is a slice and the first of equals is the lowest row.
+
+    Args:
+        pool: The scans.
+        found: Their clusters, at most as many as the budget.
+        preference: Which scan of a cluster comes first, shape (n,), highest first. By default its
+            medoid, and then the scan farthest from those chosen in the cluster.
+    """
+
+    def __init__(self, pool: Pool, found: Clustering, preference: Array | None = None) -> None:
+        self._rows = np.argsort(found.clusters, kind="stable")
+        self._points = pool.points[self._rows]
+        self._clusters = found.clusters[self._rows]
+        ends = np.searchsorted(self._clusters, np.arange(found.k + 1))
+        self._spans = [slice(start, end) for start, end in pairwise(ends)]
+        self._sizes = np.diff(ends)
+        self._quotas = allocate(self._sizes, pool.budget)
+        self._counts = np.zeros(found.k, int)
+        self._follows = preference is None
+        self._score = self._nearness(pool, found) if preference is None else preference[self._rows]
+        self.turns = pool.turns()
+        for position in np.flatnonzero(pool.labelled[self._rows]):
+            self._choose(int(position))
+
+    def step(self) -> int:
+        """Choose the next scan and return its row."""
+        allowed = self.turns.allowed[self._rows]
+        span = self._spans[self._neediest(allowed)]
+        position = int(span.start + np.argmax(np.where(allowed[span], self._score[span], -np.inf)))
+        self._choose(position)
+        row = int(self._rows[position])
+        self.turns.take(row)
+        return row
+
+    def rest(self) -> Array:
+        """Return the rows not chosen yet by their present scores, clusters interleaved."""
+        left = np.flatnonzero(self.turns.left[self._rows])
+        left = left[np.lexsort((-self._score[left], self._clusters[left]))]
+        clusters = self._clusters[left]
+        place = np.arange(len(left)) - np.searchsorted(clusters, clusters)
+        filled = (self._counts[clusters] + 1 + place) / self._sizes[clusters]
+        return self.turns.first(self._rows[left[np.lexsort((clusters, filled))]])
+
+    def _nearness(self, pool: Pool, found: Clustering) -> Array:
+        """Return what a cluster prefers before its first choice: its medoid, then what is near."""
+        centres = pool.points[found.medoids[self._clusters]]
+        distance: Array = np.linalg.norm(self._points - centres, axis=1)
+        return -distance
+
+    def _neediest(self, allowed: Array) -> int:
+        """Return the cluster whose share one more scan would fill least, empty clusters first."""
+        available = np.bincount(self._clusters[allowed], minlength=len(self._spans))
+        candidates, goals = available > 0, self._sizes
+        within = candidates & (self._counts < self._quotas)
+        if within.any():
+            candidates, goals = within, self._quotas
+        filled = np.where(self._counts == 0, 0, (self._counts + 1) / goals)
+        return int(np.argmin(np.where(candidates, filled, np.inf)))
+
+    def _choose(self, position: int) -> None:
+        number = self._clusters[position]
+        span = self._spans[number]
+        if self._follows:
+            distance = cdist(self._points[span], self._points[position : position + 1])[:, 0]
+            first = self._counts[number] == 0
+            self._score[span] = distance if first else np.minimum(self._score[span], distance)
+        self._counts[number] += 1

@@ -1,0 +1,127 @@
+"""Signs that a selection rests on sand: each with its value, its threshold and a remedy.
+
+The thresholds are ours; docs/method.md gives the reasons. What comes back are sentences for
+people, none where nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from sklearn.manifold import trustworthiness
+
+from model.clustering import NULLS, PERCENTILE, Clustering
+
+Array = npt.NDArray[Any]
+
+NEIGHBOURS = 10
+LEAST_TRUST = 0.8
+MOST_COSINE = 0.98
+BATCHES = 200
+LOWEST_PERCENT = 5
+MOST_JUDGED = 1_000  # scans of a batch whose spread is judged
+LEAST_OVERLAP = 0.5
+
+
+def trust(embeddings: Array, coordinates: Array) -> float:
+    """Return the trustworthiness of a map for 10 neighbours, in [0, 1] (Venna & Kaski 2001).
+
+    NaN below 21 scans, where it is not defined. The caller samples large pools.
+    """
+    if len(embeddings) <= 2 * NEIGHBOURS:
+        return math.nan
+    return float(trustworthiness(embeddings, coordinates, n_neighbors=NEIGHBOURS))
+
+
+def cosine(embeddings: Array) -> float:
+    """Return the median cosine between two different embeddings; NaN for fewer than two."""
+    rows = np.asarray(embeddings, np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    pairs = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+    return float(np.median(pairs)) if len(pairs) else math.nan
+
+
+def domain(trusted: float, alike: float) -> tuple[str, ...]:
+    """Return what is wrong with an encoder or its map on these scans.
+
+    Args:
+        trusted: Trustworthiness of the map.
+        alike: Median cosine between embeddings.
+    """
+    found = []
+    if trusted < LEAST_TRUST:
+        found.append(
+            f"domain: the map keeps neighbours with a trustworthiness of {trusted:.2f}, below "
+            f"{LEAST_TRUST}: measure distances in the embedding itself (projection none), or try "
+            "another projection"
+        )
+    if alike > MOST_COSINE:
+        found.append(
+            f"domain: the median cosine between two scans is {alike:.3f}, above {MOST_COSINE}: "
+            "the encoder hardly tells these scans apart; try another encoder"
+        )
+    return tuple(found)
+
+
+def collapse(found: Clustering) -> tuple[str, ...]:
+    """Return that a map has no clusters, if it has none."""
+    if not found.collapsed:
+        return ()
+    return (
+        f"collapse: the mean silhouette {found.silhouette:.2f} is not above {found.floor:.2f}, the "
+        f"{PERCENTILE}th percentile of {NULLS} clusterings of uniform points: the map is taken "
+        "for one cluster and spread over by farthest-point traversal; another encoder or "
+        "projection may tell the scans apart",
+    )
+
+
+def bunching(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -> tuple[str, ...]:
+    """Return that a batch lies closer together than chance, if it does.
+
+    Args:
+        points: The map, shape (n, m).
+        picks: Rows of the batch, in order; the first 1,000 are judged.
+        candidates: Rows that it was picked from.
+        seed: Of the random batches.
+    """
+    picks = picks[:MOST_JUDGED]
+    if not 2 <= len(picks) < len(candidates):
+        return ()
+    rng = np.random.default_rng(seed)
+    spread = _spread(points[picks])
+    chance = [
+        _spread(points[rng.choice(candidates, len(picks), replace=False)]) for _ in range(BATCHES)
+    ]
+    least = float(np.percentile(chance, LOWEST_PERCENT))
+    if spread >= least:
+        return ()
+    return (
+        f"bunching: the scans of a batch lie {spread:.3g} from their nearest fellow on average, "
+        f"below {least:.3g}, the {LOWEST_PERCENT}th percentile of {BATCHES} random batches: raise "
+        "alpha, or choose the acquisition entropy-then-diversity or coverage",
+    )
+
+
+def instability(overlap: float) -> tuple[str, ...]:
+    """Return that the choice depends on the map's chance, if it does.
+
+    Args:
+        overlap: Mean share of scans that two chosen sets have in common, in [0, 1].
+    """
+    if overlap >= LEAST_OVERLAP:
+        return ()
+    return (
+        f"instability: sets chosen on maps of other seeds and perplexities share {overlap:.2f} of "
+        f"their scans, below {LEAST_OVERLAP}: measure distances in the embedding itself "
+        "(projection none or pca), which chance does not move",
+    )
+
+
+def _spread(points: Array) -> float:
+    """Return the mean distance to the nearest other point."""
+    return float(cKDTree(points).query(points, k=2)[0][:, 1].mean())

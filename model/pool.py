@@ -1,0 +1,122 @@
+"""What all strategies share: a checked pool, whose turn it is, and distances.
+
+Rows, never task ids. Pools from 5,000 scans on are judged on seeded samples, since silhouettes,
+medoids and kernels cost the square of their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+Array = npt.NDArray[Any]
+
+LARGE = 5_000  # from here on a sample stands for the pool
+SAMPLE = 2_000
+CHUNK = 512  # rows compared at once: their distances to a sample stay in the cache
+GREEDY = 1_000  # scans chosen one by one unless the budget is larger; all would take n ** 2
+FEW_AXES = 8  # up to here a tree finds neighbours faster than comparing everything
+
+
+def check(n: int, coordinates: Array, labelled: Array, groups: Array) -> None:
+    """Raise ValueError unless all describe n scans and the coordinates are finite."""
+    if labelled.shape != (n,) or labelled.dtype != bool:
+        raise ValueError(
+            f"labelled is {labelled.dtype} of shape {labelled.shape}: expected a mask, bool ({n},)"
+        )
+    if coordinates.ndim != 2 or len(coordinates) != n:
+        raise ValueError(f"coordinates have shape {coordinates.shape}: expected ({n}, m)")
+    if not np.isfinite(coordinates).all():
+        raise ValueError("coordinates hold NaN or infinity: fit the map on finite embeddings")
+    if groups.shape != (n,):
+        raise ValueError(f"groups have shape {groups.shape}: expected one a scan, ({n},)")
+
+
+class Turns:
+    """Which scans may come next: those of untouched groups, and then all that are left.
+
+    Args:
+        groups: Group of each scan, shape (n,).
+        labelled: Scans that are not to be chosen, shape (n,) bool; they touch their groups.
+    """
+
+    def __init__(self, groups: Array, labelled: Array) -> None:
+        self._groups = groups
+        self._left = ~labelled
+        self._fresh = self._left & ~np.isin(groups, groups[labelled])
+
+    @property
+    def left(self) -> Array:
+        """The scans not chosen yet, shape (n,) bool."""
+        return self._left
+
+    @property
+    def allowed(self) -> Array:
+        """The scans that may come next, shape (n,) bool."""
+        return self._fresh if self._fresh.any() else self._left
+
+    def take(self, row: int) -> None:
+        """Note that a scan was chosen."""
+        self._left[row] = False
+        self._fresh[self._groups == self._groups[row]] = False
+
+    def first(self, order: Array) -> Array:
+        """Return the rows with the first of each untouched group in front, otherwise in order."""
+        opens = np.zeros(len(order), bool)
+        opens[np.unique(self._groups[order], return_index=True)[1]] = True
+        opens &= self._fresh[order]
+        return np.concatenate([order[opens], order[~opens]])
+
+
+def sample(rows: Array, seed: int, size: int | None = None) -> Array:
+    """Return the rows, or from 5,000 on `size` (2,000) of them drawn by the seed, ascending."""
+    if len(rows) < LARGE:
+        return rows
+    drawn = np.random.default_rng(seed).choice(rows, size or SAMPLE, replace=False)
+    return np.sort(drawn)
+
+
+def nearest(points: Array, chosen: Array) -> Array:
+    """Return each point's distance to the nearest chosen one, shape (n,); inf without any.
+
+    Args:
+        points: Shape (n, m).
+        chosen: Shape (c, m).
+    """
+    if not len(chosen):
+        return np.full(len(points), np.inf)
+    if points.shape[1] <= FEW_AXES:
+        return np.asarray(cKDTree(chosen).query(points)[0])
+    return _joined(cdist(points[part], chosen).min(axis=1) for part in chunks(len(points)))
+
+
+def assign(points: Array, centres: Array) -> Array:
+    """Return the index of each point's nearest centre, shape (n,); the lower one if tied."""
+    parts = (cdist(points[part], centres).argmin(axis=1) for part in chunks(len(points)))
+    return _joined(parts).astype(int)
+
+
+def farthest_first(points: Array, chosen: Array, rows: Array) -> Array:
+    """Return the rows by their distance to the nearest chosen one, farthest first, then by row.
+
+    Args:
+        points: The pool, shape (n, m).
+        chosen: Rows already chosen, shape (c,).
+        rows: Rows to order, ascending, shape (r,).
+    """
+    return rows[np.argsort(-nearest(points[rows], points[chosen]), kind="stable")]
+
+
+def chunks(n: int) -> Iterator[slice]:
+    """Yield slices that cover n rows."""
+    return (slice(start, start + CHUNK) for start in range(0, n, CHUNK))
+
+
+def _joined(parts: Iterator[Array]) -> Array:
+    found = list(parts)
+    return np.concatenate(found) if found else np.empty(0)

@@ -1,0 +1,113 @@
+"""How much a cold start depends on the chance in its map.
+
+t-SNE lays the same scans out differently for another seed or perplexity; if the chosen set changes
+with it, the choice says more about the map than about the scans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import cold_start, diagnostics, projection
+
+Array = npt.NDArray[Any]
+
+PERPLEXITIES = (5.0, 15.0, 30.0, 50.0)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One map, and what a cold start chose on it."""
+
+    perplexity: float
+    seed: int
+    k: int
+    silhouette: float
+    rows: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The sets chosen on several maps, and how far they agree.
+
+    Attributes:
+        chosen: One for each perplexity and seed.
+        over_seeds: Mean overlap of two sets of the same perplexity.
+        over_perplexities: Mean overlap of two sets of the same seed.
+        overall: Mean overlap of any two sets.
+        chance: Overlap that two random sets of that size have on average.
+        warnings: That the choice is not stable, if it is not.
+    """
+
+    chosen: tuple[Chosen, ...]
+    over_seeds: float
+    over_perplexities: float
+    overall: float
+    chance: float
+    warnings: tuple[str, ...]
+
+
+def measure(
+    embeddings: Array,
+    budget: int,
+    *,
+    strategy: str = "medoids",
+    seeds: Sequence[int] = (0, 1, 2),
+    perplexities: Sequence[float] = PERPLEXITIES,
+) -> Stability:
+    """Return how far the sets chosen on t-SNE maps of several seeds and perplexities agree.
+
+    The overlap of two sets is the share of scans they have in common, |A & B| / budget.
+
+    Args:
+        embeddings: Shape (n, d), n >= 2.
+        budget: Scans chosen on each map, 1 to n - 1.
+        seeds: At least two together with the perplexities.
+
+    Raises:
+        ValueError: If there is nothing to choose from or nothing to compare.
+    """
+    n = len(embeddings)
+    if not 1 <= budget < n:
+        raise ValueError(f"budget is {budget} of {n} scans: expected 1 to {n - 1}, or no choice")
+    if len(seeds) * len(perplexities) < 2:
+        raise ValueError("one map has nothing to be compared with: give more seeds or perplexities")
+    chosen = tuple(
+        _choose(embeddings, budget, strategy, seed, perplexity)
+        for perplexity in perplexities
+        for seed in seeds
+    )
+    overall = _overlap(chosen, lambda one, other: True)
+    return Stability(
+        chosen=chosen,
+        over_seeds=_overlap(chosen, lambda one, other: one.perplexity == other.perplexity),
+        over_perplexities=_overlap(chosen, lambda one, other: one.seed == other.seed),
+        overall=overall,
+        chance=budget / n,
+        warnings=diagnostics.instability(overall),
+    )
+
+
+def _choose(embeddings: Array, budget: int, strategy: str, seed: int, perplexity: float) -> Chosen:
+    fitted = projection.fit(embeddings, seed=seed, perplexity=perplexity)
+    start = cold_start.select(
+        embeddings, budget, strategy=strategy, coordinates=fitted.coordinates, seed=seed
+    )
+    rows = frozenset(start.order[:budget].tolist())
+    return Chosen(perplexity, seed, start.k, start.silhouette, rows)
+
+
+def _overlap(chosen: Sequence[Chosen], alike: Callable[[Chosen, Chosen], bool]) -> float:
+    """Return the mean overlap of those pairs, NaN without any."""
+    shares = [
+        len(one.rows & other.rows) / len(one.rows)
+        for one, other in combinations(chosen, 2)
+        if alike(one, other)
+    ]
+    return float(np.mean(shares)) if shares else float("nan")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend import artifacts, maps
+from backend.maps import Map, Maps, Space
+from backend.store import Embedding
+
+SPACE = Space("pixels", "pca", 0)
+BUDGET = 4
+
+
+class Pool:
+    """Scans with embeddings in chunks of two, as rounds write them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found: dict[int, Embedding] = {}
+
+    def add(self, *ids: int, seed: int = 0) -> None:
+        for start in range(0, len(ids), 2):
+            part = ids[start : start + 2]
+            name = f"{seed}-{part[0]}.npy"
+            kinds = [np.full(6, 9.0 * (i % 3)) + np.random.default_rng(i).random(6) for i in part]
+            artifacts.write_array(
+                self.folder / "embeddings" / name, (np.array(kinds) + seed).astype(np.float32)
+            )
+            for row, i in enumerate(part):
+                self.found[i] = Embedding(task_id=i, chunk=name, row=row)
+
+    def current(self, space: Space = SPACE, budget: int = BUDGET) -> Map:
+        return Maps(self.folder, self.found).current(space, budget)
+
+    def places(self) -> dict[int, list[float]]:
+        now = self.current()
+        return dict(zip(now.ids, now.coordinates.tolist(), strict=True))
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    pool = Pool(tmp_path)
+    pool.add(*range(1, 21))
+    return pool
+
+
+def test_embeddings_come_back_in_the_order_asked_for(pool: Pool) -> None:
+    keeper = Maps(pool.folder, pool.found)
+
+    rows = keeper.embeddings([5, 0])
+
+    sixth, first = pool.found[6], pool.found[1]
+    for row, found in zip(rows, (sixth, first), strict=True):
+        assert (row == np.load(pool.folder / "embeddings" / found.chunk)[found.row]).all()
+    assert keeper.embeddings([]).shape[0] == 0
+
+
+def test_the_map_stays_where_it_is_while_the_pool_grows_by_less_than_a_quarter(pool: Pool) -> None:
+    before = pool.places()
+
+    pool.add(21, 22, 23, 24, 25)
+    grown = pool.places()
+
+    assert {i: grown[i] for i in before} == before
+    assert len(grown) == 25
+
+
+def test_the_map_is_fitted_again_when_the_pool_has_grown_by_more(pool: Pool) -> None:
+    before = pool.places()
+
+    pool.add(*range(21, 27))
+    grown = pool.places()
+
+    assert {i: grown[i] for i in before} != before
+    pool.add(27)
+    assert {i: place for i, place in pool.places().items() if i < 27} == grown
+
+
+def test_a_new_scan_joins_the_scans_like_it(pool: Pool) -> None:
+    pool.add(21, 22, 23)
+
+    now = pool.current()
+
+    kinds = dict(zip(now.ids, now.clustering.clusters.tolist(), strict=True))
+    assert now.clustering.k == 3
+    assert [kinds[21], kinds[22], kinds[23]] == [kinds[3], kinds[1], kinds[2]]
+
+
+def test_a_scan_with_another_image_moves_and_one_that_left_moves_nobody(pool: Pool) -> None:
+    before = pool.places()
+
+    pool.add(4, seed=5)
+    del pool.found[7]
+    after = pool.places()
+
+    assert after[4] != before[4]
+    assert {i: after[i] for i in after if i != 4} == {
+        i: before[i] for i in before if i not in (4, 7)
+    }
+    now = pool.current()
+    assert len(now.clustering.clusters) == 19
+    assert max(now.clustering.medoids) < 19
+
+
+def test_a_cluster_that_lost_all_its_scans_is_gone(pool: Pool) -> None:
+    pool.current()
+    pool.found = {i: found for i, found in pool.found.items() if i % 3}
+
+    now = pool.current()
+
+    assert now.clustering.k == 2
+    assert set(now.clustering.clusters) == {0, 1}
+    assert len(now.clustering.medoids) == 2
+
+
+def test_the_same_scans_give_the_same_map_and_clusters(pool: Pool) -> None:
+    first, second = pool.current(), pool.current()
+
+    assert np.array_equal(first.coordinates, second.coordinates)
+    assert np.array_equal(first.clustering.clusters, second.clustering.clusters)
+    assert first.clustering.silhouette == second.clustering.silhouette
+    assert first.clustering.floor == second.clustering.floor
+
+
+def test_another_budget_changes_the_clusters_and_not_the_map(pool: Pool) -> None:
+    wide, narrow = pool.current(), pool.current(budget=2)
+
+    assert np.array_equal(wide.coordinates, narrow.coordinates)
+    assert (wide.clustering.k, narrow.clustering.k) == (3, 2)
+
+
+@pytest.mark.parametrize("other", [Space("pixels", "pca", 1), Space("pixels", "none", 0)])
+def test_every_space_has_a_map_of_its_own(pool: Pool, other: Space) -> None:
+    pool.current()
+
+    pool.current(other)
+
+    assert len(list((pool.folder / "maps").iterdir())) == 2
+
+
+def test_the_warnings_of_a_map_are_kept_with_it(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.diagnostics.MOST_COSINE", 0.1)
+    [first] = pool.current().warnings
+
+    [second] = pool.current().warnings
+
+    assert first == second
+    assert maps.GROWTH < 1

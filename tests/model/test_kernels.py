@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.kernels import BLOCK, Coverage, Herding, width
+from tests.model.planted import blobs
+
+
+def test_nothing_covers_nothing_and_all_covers_all() -> None:
+    points = blobs(3, 10)
+    coverage = Coverage(points, 1.0)
+
+    assert coverage.share == 0
+    coverage.cover(points[:10])
+    assert 0.3 < coverage.share < 0.4  # one blob of three
+    coverage.cover(points)
+    assert coverage.share == 1
+
+
+def test_a_gain_is_what_the_share_grows_by() -> None:
+    points, weights = blobs(4, 8), np.random.default_rng(0).random(32)
+    coverage = Coverage(points, 3.0, weights=weights)
+    coverage.cover(points[:2])
+    before, [gain] = coverage.share, coverage.gains(points[20:21])
+
+    coverage.cover(points[20:21])
+
+    assert coverage.share == pytest.approx(before + gain, rel=1e-5)
+
+
+def test_a_width_of_zero_covers_equal_scans_alone() -> None:
+    points = np.repeat(np.eye(2), [3, 1], axis=0)
+    coverage = Coverage(points, 0.0)
+
+    coverage.cover(points[:1])
+
+    assert coverage.share == pytest.approx(0.75)
+
+
+def test_scans_without_weight_count_alike() -> None:
+    points = blobs(2, 5)
+
+    assert Coverage(points, 1.0, weights=np.zeros(10)).gains(points).all()
+
+
+def test_the_lazy_choice_is_that_of_looking_at_every_gain_each_time() -> None:
+    points = np.random.default_rng(0).normal(size=(3 * BLOCK, 2))
+    lazy_cover, plain_cover = Coverage(points, 0.3), Coverage(points, 0.3)
+    lazy, allowed = Herding(points, lazy_cover), np.ones(len(points), bool)
+
+    for _ in range(30):
+        gains = np.where(allowed, plain_cover.gains(points), -np.inf)
+        row = lazy.best(allowed)
+        assert row == int(np.argmax(gains))
+        lazy.choose(row)
+        plain_cover.cover(points[row : row + 1])
+        allowed[row] = False
+
+
+def test_a_width_follows_the_units_and_shrinks_with_the_budget() -> None:
+    points = np.random.default_rng(0).normal(size=(200, 2))
+
+    assert width(points * 7, 10) == pytest.approx(7 * width(points, 10))
+    widths = [width(points, count) for count in (1, 5, 20, 80)]
+    assert widths == sorted(widths, reverse=True)
+    assert width(points[:0], 3) == 0
+    assert width(points[:1], 3) == 0
+
+
+def test_a_large_pool_is_judged_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.pool.LARGE", 100)
+    monkeypatch.setattr("model.pool.SAMPLE", 60)
+    points = blobs(4, 50)
+    coverage = Coverage(points, 2.0)
+
+    coverage.cover(points[:50])
+
+    assert 0.1 < coverage.share < 0.4
+    assert len(coverage.gains(points)) == 200
