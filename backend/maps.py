@@ -1,13 +1,14 @@
 """A project's map: fitted once, new scans placed on it, fitted anew when the pool has grown.
 
 A map that is fitted again lays everything out afresh, and with it clusters, queue and page. So it
-stays until a quarter as many scans have joined as it was fitted on.
+stays until a quarter as many scans have joined as are left of those that it was fitted on.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts
+from backend.errors import StorageError
 from backend.store import Embedding
 from model import clustering, projection
 from model.clustering import Clustering
@@ -24,7 +26,7 @@ from model.projection import Projection
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
-GROWTH = 0.25  # new scans, as a share of those fitted, after which the map is fitted again
+GROWTH = 0.25  # new scans, as a share of those fitted and still there
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ class Map:
     clustering: Clustering
     warnings: tuple[str, ...]
 
+    def without(self, left_out: Collection[int]) -> Map:
+        """Return the same map without some scans, in the clusters as well."""
+        rows = np.array([row for row, i in enumerate(self.ids) if i not in left_out], int)
+        if len(rows) == len(self.ids):
+            return self
+        points = self.coordinates.astype(np.float64)
+        return Map(
+            ids=[self.ids[row] for row in rows],
+            coordinates=self.coordinates[rows],
+            clustering=clustering.carry_over(self.clustering, points, points[rows], rows),
+            warnings=self.warnings,
+        )
+
 
 @dataclass(frozen=True)
 class _Fitted:
@@ -54,13 +69,13 @@ class _Fitted:
     projection: Projection
 
     def save(self, path: Path) -> None:
-        content = {"scans": np.array(self.scans, str), **vars(self.projection)}
+        content = {"scans": np.array(self.scans, bytes), **vars(self.projection)}
         artifacts.write(path, lambda file: np.savez(file, **content))
 
     @classmethod
     def load(cls, path: Path) -> _Fitted:
         with np.load(path, allow_pickle=False) as archive:
-            return cls(archive["scans"].tolist(), Projection.load(path))
+            return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
 
 
 class Maps:
@@ -69,13 +84,16 @@ class Maps:
     Args:
         folder: The project's.
         found: Where each scan's embedding lies, by task id.
+
+    Attributes:
+        ids: Task ids of the embedded scans, ascending; a row is a place in them.
     """
 
     def __init__(self, folder: Path, found: Mapping[int, Embedding]) -> None:
         self._folder = folder
         self._found = found
-        self._ids = sorted(found)
-        self._scans = [f"{found[i].chunk}/{found[i].row}" for i in self._ids]
+        self.ids = sorted(found)
+        self._scans = [f"{found[i].chunk}/{found[i].row}" for i in self.ids]
 
     def current(self, space: Space, budget: int) -> Map:
         """Return the map of all embedded scans, with the clusters for a cold-start budget."""
@@ -84,7 +102,7 @@ class Maps:
         rows = np.array([place.get(scan, -1) for scan in self._scans], int)
         coordinates = self._coordinates(fitted.projection, rows)
         return Map(
-            ids=self._ids,
+            ids=self.ids,
             coordinates=coordinates,
             clustering=self._clusters(space, fitted, budget, rows, coordinates),
             warnings=fitted.projection.warnings,
@@ -92,7 +110,7 @@ class Maps:
 
     def embeddings(self, rows: Sequence[int] | Array) -> Floats:
         """Return the embeddings of these rows of `ids`, in a file that is gone with the array."""
-        chosen = [self._found[self._ids[row]] for row in rows]
+        chosen = [self._found[self.ids[row]] for row in rows]
         chunks: dict[str, list[int]] = {}
         for position, one in enumerate(chosen):
             chunks.setdefault(one.chunk, []).append(position)
@@ -105,18 +123,30 @@ class Maps:
         return gathered
 
     def _on_disk(self, shape: tuple[int, int]) -> Floats:
-        """Return an array in a file without a name, so that memory does not have to hold it."""
-        with tempfile.TemporaryFile(dir=self._folder) as file:
-            return np.memmap(file, np.float32, "w+", shape=shape)
+        """Return an array in a file without a name, so that memory does not have to hold it.
+
+        Raises:
+            StorageError: When the disk has no room for it.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                # Asked for at once: a page that finds the disk full later ends the process.
+                os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+                return np.memmap(file, np.float32, "r+", shape=shape)
+        except OSError as error:
+            raise StorageError(
+                f"There is no room to bring the embeddings together ({error.strerror}).",
+                "Free disk space below DATA_DIR; the round starts again by itself.",
+            ) from None
 
     def _fitted(self, space: Space) -> _Fitted:
         path = self._folder / "maps" / f"{artifacts.digest(space.__dict__)}.npz"
         if path.exists():
             fitted = _Fitted.load(path)
-            joined = len(set(self._scans) - set(fitted.scans))
-            if joined <= GROWTH * len(fitted.scans):
+            stayed = len(set(self._scans) & set(fitted.scans))
+            if len(self._scans) - stayed <= GROWTH * stayed:
                 return fitted
-        everything = self.embeddings(range(len(self._ids)))
+        everything = self.embeddings(range(len(self.ids)))
         found = projection.fit(everything, method=space.projection, seed=space.seed)
         fitted = _Fitted(self._scans, found)
         fitted.save(path)
@@ -134,12 +164,14 @@ class Maps:
     ) -> Clustering:
         """Return the clusters of the fitted map; scans that joined since go to the nearest."""
         points = fitted.projection.coordinates.astype(np.float64)
-        name = artifacts.digest(space.__dict__, fitted.scans, budget)
-        path = self._folder / "clusters" / f"{name}.npz"
+        folder = self._folder / "clusters"
+        path = folder / f"{artifacts.digest(space.__dict__, fitted.scans, budget)}.npz"
         found = (
             _load(path) if path.exists() else clustering.cluster(points, budget, seed=space.seed)
         )
         if not path.exists():
+            for older in folder.glob("*.npz"):
+                older.unlink(missing_ok=True)
             content = vars(found)
             artifacts.write(path, lambda file: np.savez(file, **content))
         if np.array_equal(rows, np.arange(len(points))):
@@ -156,5 +188,5 @@ def _load(path: Path) -> Clustering:
             k=int(archive["k"]),
             silhouette=float(archive["silhouette"]),
             medoids=archive["medoids"],
-            floor=float(archive["floor"]),
+            threshold=float(archive["threshold"]),
         )

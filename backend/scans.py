@@ -20,6 +20,8 @@ from backend.errors import ImageError
 
 Pixels = npt.NDArray[np.float32]
 FETCHERS = 4
+# The longer side of a kept scan: encoders look at 224 pixels, the small networks at fewer.
+WORKING_SIZE = 256
 _DAMAGED = (BadZipFile, EOFError, KeyError, ValueError, zlib.error)
 
 

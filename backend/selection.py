@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend import artifacts
+from backend import artifacts, stability
 from backend.ledger import Ledger, stored_options
 from backend.maps import Map, Maps, Space
 from backend.store import Project, Store
@@ -71,13 +71,15 @@ class Selector:
         """Return the queue of all open scans, first to be drawn first, as a round records it.
 
         Behind the ranked pool come scans that need another annotator, those that were skipped,
-        and those that cannot be read.
+        those that the model could not judge, and those that cannot be read. Of these only the
+        first count as chosen; the others have no part in the selection.
         """
-        points = self._map()
+        whole = self._map()
+        unjudged = {i for i in whole.ids if self._is_unjudged(i, now, uncertainties)}
+        points = whole.without(now.skipped | unjudged)
         rows = {task_id: row for row, task_id in enumerate(points.ids)}
         closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
-        # A scan that became unreadable since it was embedded counts as certain.
-        uncertainty = np.array([uncertainties.get(i, 0.0) for i in points.ids])
+        uncertainty = np.array([uncertainties.get(i, np.nan) for i in points.ids])
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
             closed,
@@ -88,8 +90,8 @@ class Selector:
             groups=self._groups(now, points.ids),
         )
         ranked = [points.ids[row] for row in decision.order]
+        last = self._at_the_end(now, set(whole.ids), unjudged)
         why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
-        last = self._at_the_end(now, rows)
         front = [task for task in ranked if task not in last]
         order = [*front, *last]
         return {
@@ -104,7 +106,11 @@ class Selector:
             "k": decision.k,
             "silhouette": _number(decision.silhouette),
             "medoids": [points.ids[row] for row in decision.medoids],
-            "warnings": [*points.warnings, *decision.warnings],
+            "warnings": [
+                *points.warnings,
+                *self._instability(decision.phase, len(whole.ids)),
+                *decision.warnings,
+            ],
             "scans": {
                 task: {
                     "cluster": int(decision.clusters[rows[task]]),
@@ -115,13 +121,27 @@ class Selector:
             },
         }
 
-    def _at_the_end(self, now: Ledger, rows: Mapping[int, int]) -> dict[int, str]:
+    def _is_unjudged(self, task: int, now: Ledger, uncertainties: Mapping[int, float]) -> bool:
+        """Return whether a model judged the pool, but not this scan of it."""
+        waits = task in now.open and task not in now.usable and task not in now.skipped
+        return bool(uncertainties) and waits and task not in uncertainties
+
+    def _at_the_end(self, now: Ledger, embedded: set[int], unjudged: set[int]) -> dict[int, str]:
         """Return open scans that come after the pool, in order, with the reason."""
-        unread = {task.id: task.problem for task in now.tasks if task.id not in rows}
+        unread = {task.id: task.problem for task in now.tasks if task.id not in embedded}
         reasons = {i: "has a label, needs another annotator" for i in now.usable}
-        reasons |= {i: "skipped: kept for the end" for i in sorted(now.skipped) if i in rows}
+        reasons |= {i: "skipped: kept for the end" for i in sorted(now.skipped) if i in embedded}
+        reasons |= {
+            i: "could not be read when the model judged the others" for i in sorted(unjudged)
+        }
         reasons |= {i: f"cannot be read: {why}" for i, why in unread.items()}
         return {task: why for task, why in reasons.items() if task in now.open}
+
+    def _instability(self, phase: str, scans: int) -> tuple[str, ...]:
+        """Return what `stability` found of the map, while a choice follows from the map alone."""
+        if phase != "cold-start":
+            return ()
+        return stability.verdict(self._folder, self._options, self.encoder, scans)
 
     def _selection_options(self) -> active_learning.SelectionOptions:
         chosen = self._options

@@ -9,12 +9,9 @@ import httpx
 
 from backend.gateway import LabelStudio
 from backend.images import ImageSource
-from backend.scans import Scans
+from backend.scans import WORKING_SIZE, Scans
 from backend.settings import Settings
 from backend.store import Project, Store
-
-# Encoders look at 224 pixels, the small networks at fewer.
-WORKING_SIZE = 256
 
 
 @dataclass(frozen=True)

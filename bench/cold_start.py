@@ -41,7 +41,9 @@ def write_embeddings(path: Path, n: int) -> None:
     """Write n embeddings, a part at a time."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(CENTRES, DIM)).astype(np.float32)
-    rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, DIM))
+    rows = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        path, "w+", np.float32, (n, DIM)
+    )
     for start in range(0, n, PART):
         part = rows[start : start + PART]
         chosen = centres[rng.integers(0, CENTRES, len(part))]

@@ -48,6 +48,7 @@ class Decision:
         phase: Which kind of rule decided.
         strategy: Which rule.
         order: The whole unlabelled pool as rows, sooner is better, shape (u,).
+        picked: How many of them the rule chose, one by one; the rest follows.
         utility, uncertainty, diversity, control: As in `acquisition.Ranking`, shape (u,), following
             `order`; NaN and false in a cold start.
         alpha: As in `acquisition.Ranking`; NaN in a cold start.
@@ -59,6 +60,7 @@ class Decision:
     phase: Literal["cold-start", "acquisition"]
     strategy: str
     order: Array
+    picked: int
     utility: Array
     uncertainty: Array
     diversity: Array
@@ -115,13 +117,14 @@ def reasons(decision: Decision) -> list[str]:
     """Return one short sentence for each row of the order, saying why it stands there."""
     if decision.phase == "cold-start":
         return _cold_start_reasons(decision)
+    words = acquisition.STRATEGIES[decision.strategy].words
     scores = zip(
         decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
     )
     return [
         "drawn at random, as a control"
         if control
-        else f"uncertainty {h:.2f}, distance {d:.2f}: score {s:.2f}"
+        else words.format(uncertainty=h, diversity=d, utility=s)
         for h, d, s, control in scores
     ]
 
@@ -153,6 +156,7 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
         phase="cold-start",
         strategy=options.cold_start,
         order=start.order,
+        picked=start.picked,
         utility=unknown,
         uncertainty=unknown,
         diversity=unknown,
@@ -184,6 +188,7 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
         phase="acquisition",
         strategy=options.acquisition,
         order=ranking.order,
+        picked=min(options.batch_size, len(ranking.order)),
         utility=ranking.utility,
         uncertainty=ranking.uncertainty,
         diversity=ranking.diversity,
@@ -206,9 +211,10 @@ def _cold_start_reasons(decision: Decision) -> list[str]:
     sizes = np.bincount(decision.clusters, minlength=decision.k).tolist()
     medoids = set(decision.medoids.tolist())
     sentences = []
-    for row in decision.order.tolist():
+    for position, row in enumerate(decision.order.tolist()):
         number = int(decision.clusters[row])
-        said = words.later if number in entered else words.first(row in medoids)
+        follows = number in entered or position >= decision.picked
+        said = words.later if follows else words.first(row in medoids)
         sentences.append(said.format(cluster=number, size=sizes[number]))
         entered.add(number)
     return sentences

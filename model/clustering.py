@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
+from threadpoolctl import ThreadpoolController
 
 from model import pool
 from model.pool import assign, sample
@@ -37,19 +39,20 @@ class Clustering:
         k: How many clusters there are.
         silhouette: Mean silhouette in [-1, 1]; NaN when nothing could be compared.
         medoids: Row of each cluster with the least summed distance to the others, shape (k,).
-        floor: Silhouette that clusters of uniform points reach; NaN where it was not asked for.
+        threshold: Silhouette that it has to exceed, as clusters of uniform points may reach it; NaN
+            where that was not asked for.
     """
 
     clusters: Array
     k: int
     silhouette: float
     medoids: Array
-    floor: float = math.nan
+    threshold: float = math.nan
 
     @property
     def collapsed(self) -> bool:
         """Whether the map has no more clusters than uniform points; all is one cluster then."""
-        return self.silhouette <= self.floor  # NaN compares false
+        return self.silhouette <= self.threshold  # NaN compares false
 
 
 def most_clusters(n: int) -> int:
@@ -78,12 +81,14 @@ def cluster(points: Array, limit: int, *, seed: int = 0) -> Clustering:
         score = _silhouette(seen, split, seed)
         if score > best:
             best, labels, centres = score, split, middles
-    floor = _floor(seen, len(centres), seed) if len(centres) > 1 else math.nan
-    if len(centres) < 2 or best <= floor:
+    threshold = _null_silhouette(seen, len(centres), seed) if len(centres) > 1 else math.nan
+    if len(centres) < 2 or best <= threshold:
         one = describe(points, np.zeros(len(points), int), seed=seed)
-        return replace(one, silhouette=best if len(centres) > 1 else math.nan, floor=floor)
+        return replace(one, silhouette=best if len(centres) > 1 else math.nan, threshold=threshold)
     everyone = labels if len(seen) == len(points) else assign(points, centres)
-    return replace(describe(points, _by_size(everyone), seed=seed), floor=floor)
+    found = describe(points, _by_size(everyone), seed=seed)
+    # Judged on what k-means saw, as the threshold is: another sample might contradict it.
+    return replace(found, silhouette=best, threshold=threshold)
 
 
 def partition(points: Array, k: int, *, seed: int = 0) -> Array:
@@ -120,7 +125,7 @@ def carry_over(
     """Return the clusters of a pool that changed since they were found.
 
     A scan that was there keeps its cluster, a new one joins the nearest; a cluster that lost all
-    its scans is gone. Silhouette and floor stay as they were measured.
+    its scans is gone. Silhouette and threshold stay as they were measured.
 
     Args:
         found: The clusters of the former pool.
@@ -131,9 +136,8 @@ def carry_over(
     clusters = np.where(rows >= 0, found.clusters[rows], -1)
     new = clusters < 0
     clusters[new] = assign(points[new], centroids(fitted, found.clusters))
-    numbered = np.unique(clusters, return_inverse=True)[1]
-    described = describe(points, numbered, seed=seed)
-    return replace(described, silhouette=found.silhouette, floor=found.floor)
+    described = describe(points, _by_size(clusters), seed=seed)
+    return replace(described, silhouette=found.silhouette, threshold=found.threshold)
 
 
 def centroids(points: Array, clusters: Array) -> Array:
@@ -146,12 +150,14 @@ def _kmeans(points: Array, k: int, seed: int) -> tuple[Array, Array]:
     with warnings.catch_warnings():
         # Points closer than rounding may share a centre; fewer clusters are then the truth.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = KMeans(k, n_init=STARTS, random_state=seed).fit(points)
+        # Threads add up in any order, and one rounding error may move a scan.
+        with _threads().limit(limits=1):
+            fitted = KMeans(k, n_init=STARTS, random_state=seed).fit(points)
     used = np.unique(fitted.labels_)
     return fitted.labels_, fitted.cluster_centers_[used]
 
 
-def _floor(points: Array, k: int, seed: int) -> float:
+def _null_silhouette(points: Array, k: int, seed: int) -> float:
     """Return the 95th percentile of the silhouettes that k clusters of uniform points have."""
     rng = np.random.default_rng(seed)
     size = (min(len(points), pool.SAMPLE), points.shape[1])
@@ -161,6 +167,11 @@ def _floor(points: Array, k: int, seed: int) -> float:
         uniform = rng.uniform(low, high, size)
         scores.append(_silhouette(uniform, _kmeans(uniform, k, seed)[0], seed))
     return float(np.percentile(scores, PERCENTILE))
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _by_size(labels: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
-from sklearn.manifold import trustworthiness
+from sklearn import manifold
 
 from model.clustering import NULLS, PERCENTILE, Clustering
 
@@ -27,14 +27,14 @@ MOST_JUDGED = 1_000  # scans of a batch whose spread is judged
 LEAST_OVERLAP = 0.5
 
 
-def trust(embeddings: Array, coordinates: Array) -> float:
+def trustworthiness(embeddings: Array, coordinates: Array) -> float:
     """Return the trustworthiness of a map for 10 neighbours, in [0, 1] (Venna & Kaski 2001).
 
     NaN below 21 scans, where it is not defined. The caller samples large pools.
     """
     if len(embeddings) <= 2 * NEIGHBOURS:
         return math.nan
-    return float(trustworthiness(embeddings, coordinates, n_neighbors=NEIGHBOURS))
+    return float(manifold.trustworthiness(embeddings, coordinates, n_neighbors=NEIGHBOURS))
 
 
 def cosine(embeddings: Array) -> float:
@@ -73,25 +73,27 @@ def collapse(found: Clustering) -> tuple[str, ...]:
     if not found.collapsed:
         return ()
     return (
-        f"collapse: the mean silhouette {found.silhouette:.2f} is not above {found.floor:.2f}, the "
-        f"{PERCENTILE}th percentile of {NULLS} clusterings of uniform points: the map is taken "
-        "for one cluster and spread over by farthest-point traversal; another encoder or "
-        "projection may tell the scans apart",
+        f"collapse: the mean silhouette {found.silhouette:.2f} is not above "
+        f"{found.threshold:.2f}, the {PERCENTILE}th percentile of {NULLS} clusterings of uniform "
+        "points: the map is taken for one cluster, over which the cold start medoids becomes a "
+        "farthest-point traversal; another encoder or projection may tell the scans apart",
     )
 
 
-def bunching(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -> tuple[str, ...]:
-    """Return that a batch lies closer together than chance, if it does.
+def bunching(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -> str:
+    """Return that a batch lies closer together than chance, empty if it does not.
 
     Args:
         points: The map, shape (n, m).
         picks: Rows of the batch, in order; the first 1,000 are judged.
         candidates: Rows that it was picked from.
         seed: Of the random batches.
+
+    The remedy depends on what picked the batch, so the caller adds it.
     """
     picks = picks[:MOST_JUDGED]
     if not 2 <= len(picks) < len(candidates):
-        return ()
+        return ""
     rng = np.random.default_rng(seed)
     spread = _spread(points[picks])
     chance = [
@@ -99,11 +101,10 @@ def bunching(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -
     ]
     least = float(np.percentile(chance, LOWEST_PERCENT))
     if spread >= least:
-        return ()
+        return ""
     return (
-        f"bunching: the scans of a batch lie {spread:.3g} from their nearest fellow on average, "
-        f"below {least:.3g}, the {LOWEST_PERCENT}th percentile of {BATCHES} random batches: raise "
-        "alpha, or choose the acquisition entropy-then-diversity or coverage",
+        f"bunching: the scans of a batch lie {spread:.3g} from their nearest neighbour in it on "
+        f"average, below {least:.3g}, the {LOWEST_PERCENT}th percentile of {BATCHES} random batches"
     )
 
 

@@ -27,20 +27,20 @@ class Coverage:
 
     Args:
         points: The pool, shape (n, m).
-        width: Standard deviation of the kernel, in units of the map.
+        bandwidth: Standard deviation of the kernel, in units of the map.
         weights: How much each scan matters, shape (n,), not negative; equal by default.
         seed: Of the sample that stands for a pool from 5,000 scans on.
     """
 
     def __init__(
-        self, points: Array, width: float, *, weights: Array | None = None, seed: int = 0
+        self, points: Array, bandwidth: float, *, weights: Array | None = None, seed: int = 0
     ) -> None:
         rows = pool.sample(np.arange(len(points)), seed)
         self._targets = points[rows]
         self._covered = np.zeros(len(rows), np.float32)
         given = np.ones(len(rows)) if weights is None else weights[rows]
         self._weights = (given if given.any() else np.ones(len(rows))).astype(np.float32)
-        self._scale = 2 * width * width
+        self._scale = 2 * bandwidth * bandwidth
 
     @property
     def share(self) -> float:
@@ -111,18 +111,18 @@ class Herding:
         self._fresh[:] = False
 
 
-def width(points: Array, count: int, *, seed: int = 0) -> float:
+def bandwidth(points: Array, count: int, *, seed: int = 0) -> float:
     """Return the kernel width at which `count` scans can just about cover the pool.
 
-    It is the root mean square distance to the nearest of `count` k-means centres, at most half as
-    many as there are scans, so it follows the scale of the map and the budget alike.
+    It is the root mean square distance to the nearest of `count` k-means centres, at most 1,000 and
+    half as many as there are scans, so it follows the scale of the map and the budget alike.
     """
-    seen = points[pool.sample(np.arange(len(points)), seed)]
-    clusters = partition(seen, max(1, min(count, len(seen) // 2, MOST_CENTRES)), seed=seed)
-    if not len(seen):
+    if not len(points):
         return 0.0
-    centres = centroids(seen, clusters)[clusters]
-    return float(np.sqrt(((seen - centres) ** 2).sum(axis=1).mean()))
+    wanted = max(1, min(count, len(points) // 2, MOST_CENTRES))
+    clusters = partition(points, wanted, seed=seed)
+    centres = centroids(points, clusters)[clusters]
+    return float(np.sqrt(((points - centres) ** 2).sum(axis=1).mean()))
 
 
 def _largest(bounds: Array) -> Array:

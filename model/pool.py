@@ -92,7 +92,7 @@ def nearest(points: Array, chosen: Array) -> Array:
         return np.full(len(points), np.inf)
     if points.shape[1] <= FEW_AXES:
         return np.asarray(cKDTree(chosen).query(points)[0])
-    return _joined(cdist(points[part], chosen).min(axis=1) for part in chunks(len(points)))
+    return _joined(_nearest_of(points[part], chosen) for part in chunks(len(points)))
 
 
 def assign(points: Array, centres: Array) -> Array:
@@ -110,6 +110,13 @@ def farthest_first(points: Array, chosen: Array, rows: Array) -> Array:
         rows: Rows to order, ascending, shape (r,).
     """
     return rows[np.argsort(-nearest(points[rows], points[chosen]), kind="stable")]
+
+
+def _nearest_of(points: Array, chosen: Array) -> Array:
+    best = np.full(len(points), np.inf)
+    for part in chunks(len(chosen)):
+        np.minimum(best, cdist(points, chosen[part]).min(axis=1), out=best)
+    return best
 
 
 def chunks(n: int) -> Iterator[slice]:

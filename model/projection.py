@@ -23,7 +23,6 @@ from model import diagnostics, pool
 
 Array = npt.NDArray[Any]
 
-LARGE = 5_000  # from here on landmarks are laid out, and the rest is placed among them
 COMPONENTS = 50
 METHODS = ("tsne", "umap", "pca", "none")
 FEWEST = 5  # distinct rows that a neighbour method needs
@@ -44,8 +43,8 @@ class Projection:
             (a = 0) makes the map linear.
         places: Where the anchors lie, shape (a, 2).
         unit: Whether places are scaled to length 1, shape ().
-        trust: Trustworthiness of the map for 10 neighbours, in a sample if large, shape ().
-        cosine: Median cosine between two embeddings, in a sample if large, shape ().
+        trustworthiness: Of the map for 10 neighbours, on at most 2,000 scans, shape ().
+        cosine: Median cosine between two embeddings, on at most 2,000 scans, shape ().
     """
 
     coordinates: Array
@@ -54,13 +53,13 @@ class Projection:
     anchors: Array
     places: Array
     unit: Array = field(default_factory=lambda: np.array(False))
-    trust: Array = field(default_factory=lambda: np.array(np.nan))
+    trustworthiness: Array = field(default_factory=lambda: np.array(np.nan))
     cosine: Array = field(default_factory=lambda: np.array(np.nan))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before trusting distances on this map."""
-        return diagnostics.domain(float(self.trust), float(self.cosine))
+        return diagnostics.domain(float(self.trustworthiness), float(self.cosine))
 
     def transform(self, new: Array) -> Array:
         """Return where new scans lie on the map, shape (k, m), float32.
@@ -166,7 +165,7 @@ def _neighbour_map(
 ) -> Projection:
     mean: Array = np.zeros(rows.shape[1])
     directions: Array = np.empty((0, rows.shape[1]))
-    if len(rows) >= LARGE:
+    if len(rows) >= pool.LARGE:
         mean, directions = _principal(sample, COMPONENTS, seed)
     anchors = _reduce(sample, mean, directions)
     places = layout(anchors, seed).astype(np.float32)
@@ -181,11 +180,13 @@ def _neighbour_map(
 
 def _judged(fitted: Projection, rows: Array, seed: int) -> Projection:
     """Measure on a sample how far the map and the embeddings can be trusted."""
-    judged = pool.sample(np.arange(len(rows)), seed)
+    judged = np.random.default_rng(seed).permutation(len(rows))[: pool.SAMPLE]
     embeddings = np.asarray(rows[judged])
     return replace(
         fitted,
-        trust=np.array(diagnostics.trust(embeddings, fitted.coordinates[judged])),
+        trustworthiness=np.array(
+            diagnostics.trustworthiness(embeddings, fitted.coordinates[judged])
+        ),
         cosine=np.array(diagnostics.cosine(embeddings)),
     )
 
@@ -238,9 +239,10 @@ def _reduce(rows: Array, mean: Array, directions: Array) -> Array:
 
 
 def _landmarks(n: int, seed: int) -> Array:
-    if n <= LARGE:
+    """Return the scans to lay out; others than those that a seed judges the map by."""
+    if n <= pool.LARGE:
         return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, LARGE, replace=False))
+    return np.sort(np.random.default_rng([seed, 1]).choice(n, pool.LARGE, replace=False))
 
 
 def _checked(embeddings: Array) -> Array:

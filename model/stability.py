@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import cold_start, diagnostics, projection
+from model.projection import FEWEST
 
 Array = npt.NDArray[Any]
 
@@ -66,14 +67,19 @@ def measure(
     The overlap of two sets is the share of scans they have in common, |A & B| / budget.
 
     Args:
-        embeddings: Shape (n, d), n >= 2.
+        embeddings: Shape (n, d), n >= 5.
         budget: Scans chosen on each map, 1 to n - 1.
         seeds: At least two together with the perplexities.
+        perplexities: Each is lowered to (n - 1) / 3, and taken once.
 
     Raises:
         ValueError: If there is nothing to choose from or nothing to compare.
     """
     n = len(embeddings)
+    # Higher ones are lowered to what n scans allow, and equal maps would count as agreement.
+    perplexities = list(dict.fromkeys(min(value, (n - 1) / 3) for value in perplexities))
+    if n < FEWEST:
+        raise ValueError(f"{n} scans have no neighbourhoods to lay out: expected at least {FEWEST}")
     if not 1 <= budget < n:
         raise ValueError(f"budget is {budget} of {n} scans: expected 1 to {n - 1}, or no choice")
     if len(seeds) * len(perplexities) < 2:

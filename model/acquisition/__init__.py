@@ -79,9 +79,11 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         labelled: Shape (n,) bool.
         strategy: A key of STRATEGIES.
         alpha: Weight of diversity, in [0, 1], or "auto": less of it the more is covered.
-        batch: Scans picked one by one, at least 1; None picks all. The rest follows in one go.
+        batch: Scans picked one by one, at least 1; None picks all, or 1,000 where a pick costs a
+            kernel (`coverage`). The rest follows in one go.
         groups: Group of each scan, shape (n,): untouched groups come first.
-        random_fraction: Share of the batch drawn at random instead, evenly spread, in [0, 1].
+        random_fraction: Share of the picks drawn at random instead, evenly spread over this batch
+            and those labelled before, in [0, 1].
 
     Raises:
         ValueError: If an argument is out of range, or a candidate has NaN or infinity.
@@ -97,6 +99,8 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     rows, points = np.flatnonzero(~labels), places.astype(np.float64)
     chosen = STRATEGIES[strategy]
     candidates = Candidates(
+        rows=rows,
+        size=len(labels),
         uncertainty=values[rows].astype(np.float64),
         points=points[rows],
         chosen=points[labels],
@@ -104,36 +108,35 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         batch=min(len(rows), batch or chosen.most_picks or len(rows)),
         seed=seed,
     )
-    arms = _drawn(candidates.batch, _share("random_fraction", random_fraction))
-    turns = pool.Turns(names, labels)
-    return _Picking(chosen(candidates), rows, turns).run(arms)
+    control = _control(candidates, _share("random_fraction", random_fraction))
+    return _Picking(chosen(candidates), pool.Turns(names, labels)).run(control)
 
 
 class _Picking:
     """One batch, picked scan by scan, and the rest behind it."""
 
-    def __init__(self, acquisition: Acquisition, rows: Array, turns: pool.Turns) -> None:
+    def __init__(self, acquisition: Acquisition, turns: pool.Turns) -> None:
         self._acquisition = acquisition
         self._candidates = acquisition.candidates
-        self._rows = rows
+        self._rows = self._candidates.rows
         self._turns = turns
-        self._utility = np.zeros(len(rows))
+        self._utility = np.zeros(len(self._rows))
 
-    def run(self, arms: Array) -> Ranking:
-        """Return the ranking; `arms`, shape (batch,) bool, says which picks are random."""
-        rng = np.random.default_rng(self._candidates.seed)
-        picks = np.array([self._pick(rng if drawn else None) for drawn in arms], int)
+    def run(self, control: Array) -> Ranking:
+        """Return the ranking; `control`, shape (batch,) bool, says which picks are random."""
+        rng = self._candidates.generator(anew=True)
+        picks = np.array([self._pick(rng if drawn else None) for drawn in control], int)
         state = self._acquisition.state
         self._utility[state.left] = self._acquisition.rest()[state.left]
         order = np.concatenate([picks, self._rest()])
-        control = np.zeros(len(order), bool)
-        control[: len(arms)] = arms
+        drawn = np.zeros(len(order), bool)
+        drawn[: len(control)] = control
         return Ranking(
             order=self._rows[order],
             utility=self._utility[order],
             uncertainty=state.uncertainty[order],
             diversity=state.diversity[order],
-            control=control,
+            control=drawn,
             alpha=self._acquisition.alpha,
             warnings=self._warnings(picks),
         )
@@ -157,12 +160,18 @@ class _Picking:
     def _warnings(self, picks: Array) -> tuple[str, ...]:
         candidates, seed = self._candidates, self._candidates.seed
         everyone = np.arange(len(candidates.points))
-        return diagnostics.bunching(candidates.points, picks, everyone, seed=seed)
+        said = diagnostics.bunching(candidates.points, picks, everyone, seed=seed)
+        return (f"{said}: {self._acquisition.remedy}",) if said else ()
 
 
-def _drawn(batch: int, fraction: float) -> Array:
-    """Return which picks are random, shape (batch,): evenly spread over the batch."""
-    return np.diff(np.round(np.arange(batch + 1) * fraction)) > 0
+def _control(candidates: Candidates, fraction: float) -> Array:
+    """Return which picks are random, shape (batch,): evenly spread, going on from the labelled.
+
+    A rhythm that began anew with each ranking would never reach its first random pick where a
+    round follows every label or two.
+    """
+    steps = len(candidates.chosen) + np.arange(candidates.batch + 1)
+    return np.diff(np.floor(steps * fraction + 1e-9)) > 0
 
 
 def _share(name: str, value: object, otherwise: str = "") -> float:

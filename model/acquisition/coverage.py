@@ -7,7 +7,7 @@ every scan weighted by its uncertainty.
 from __future__ import annotations
 
 from model.acquisition.strategy import Acquisition, Array, Candidates
-from model.kernels import Coverage, Herding, width
+from model.kernels import Coverage, Herding, bandwidth
 from model.pool import GREEDY
 
 
@@ -15,13 +15,14 @@ class UncertaintyCoverage(Acquisition):
     """Greedy cover of the candidates, weighted by uncertainty; the rest by distance to it."""
 
     most_picks = GREEDY
+    remedy = "choose the acquisition entropy-diversity with a higher alpha"
 
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
         points, seed = candidates.points, candidates.seed
         count = len(candidates.chosen) + candidates.batch
         coverage = Coverage(
-            points, width(points, count, seed=seed), weights=candidates.ratios, seed=seed
+            points, bandwidth(points, count, seed=seed), weights=candidates.ratios, seed=seed
         )
         coverage.cover(candidates.chosen)
         self._herding = Herding(points, coverage)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from model.acquisition.strategy import Acquisition, Array, Candidates
-from model.kernels import Coverage, width
+from model.kernels import Coverage, bandwidth
 
 STEEPNESS = 10.0
 HALFWAY = 0.5  # share of the pool at whose coverage both terms weigh about the same
@@ -20,6 +20,9 @@ HALFWAY = 0.5  # share of the pool at whose coverage both terms weigh about the 
 
 class EntropyDiversity(Acquisition):
     """Weighted sum of the distance to what is chosen and the uncertainty, both scaled."""
+
+    remedy = "raise alpha, or choose the acquisition entropy-then-diversity or coverage"
+    words = "uncertainty {uncertainty:.2f}, distance {diversity:.2f}: score {utility:.2f}"
 
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
@@ -32,21 +35,20 @@ class EntropyDiversity(Acquisition):
 
 
 def auto_alpha(candidates: Candidates) -> float:
-    """Return the weight of diversity, from 1 with nothing covered to 0 with everything covered.
+    """Return the weight of diversity, near 1 with nothing covered and 0 with everything covered.
 
     The labelled scans cover the pool by a kernel as wide as sqrt(n) well-placed scans need.
     """
     points = np.concatenate([candidates.chosen, candidates.points])
     needed = math.ceil(math.sqrt(len(points)))
-    coverage = Coverage(points, width(points, needed, seed=candidates.seed), seed=candidates.seed)
+    coverage = Coverage(
+        points, bandwidth(points, needed, seed=candidates.seed), seed=candidates.seed
+    )
     coverage.cover(candidates.chosen)
     return 1 - _competence(coverage.share)
 
 
 def _competence(share: float) -> float:
-    """Return DCoM's logistic of the coverage, moved so that full coverage gives exactly 1."""
-
-    def raw(share: float) -> float:
-        return 1 / (1 + math.exp(-STEEPNESS * (share - HALFWAY)))
-
-    return (raw(share) - raw(0)) / (raw(1) - raw(0))
+    """Return DCoM's logistic of the coverage, scaled so that full coverage gives exactly 1."""
+    full = 1 + math.exp(-STEEPNESS * (1 - HALFWAY))
+    return full / (1 + math.exp(-STEEPNESS * (share - HALFWAY)))

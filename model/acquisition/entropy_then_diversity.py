@@ -6,25 +6,30 @@ stage: no weight between two scales has to be chosen.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from model.acquisition.strategy import Acquisition, Array, Candidates
 
-SHORTLIST = 4  # times the batch
+SHORTLIST = 4  # times the batch, at most half of the candidates
 
 
 class EntropyThenDiversity(Acquisition):
     """Diversity among the shortlisted, uncertainty among the others behind them."""
 
+    remedy = "choose the acquisition coverage, or entropy-diversity with a higher alpha"
+
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
         order = np.argsort(-candidates.uncertainty, kind="stable")
         self._shortlisted = np.zeros(len(order), bool)
-        self._shortlisted[order[: SHORTLIST * candidates.batch]] = True
+        size = min(SHORTLIST * candidates.batch, math.ceil(len(order) / 2))
+        self._shortlisted[order[:size]] = True
 
     def utility(self) -> Array:
         """D in [0, 1] on the shortlist, H - 1 behind it; H everywhere while D is unknown."""
-        if not self.state.diversity.any():
+        if not self.state.diversity[self.state.left].any():
             return self.state.uncertainty
         return np.where(self._shortlisted, self.state.diversity, self.state.uncertainty - 1)
 

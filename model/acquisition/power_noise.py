@@ -21,7 +21,7 @@ class PowerNoise(Acquisition):
         super().__init__(candidates)
         progress = len(candidates.chosen) / (BATCHES * max(1, candidates.batch))
         beta = COLDEST ** min(1.0, progress)
-        noise = np.random.default_rng(candidates.seed).gumbel(size=len(candidates.points))
+        noise = candidates.generator(anew=True).gumbel(size=candidates.size)[candidates.rows]
         # A scan without any doubt comes last, but keeps a finite score.
         doubt = np.maximum(candidates.ratios, np.finfo(np.float64).tiny)
         self._score: Array = np.log(doubt) + noise / beta

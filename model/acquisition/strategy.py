@@ -20,6 +20,8 @@ class Candidates:
     """The scans to choose from; arrays are by candidate, in the order of their rows.
 
     Attributes:
+        rows: Rows of the pool, shape (c,), ascending.
+        size: Scans in the pool, labelled ones included.
         uncertainty: As the caller gave it, shape (c,), higher is less certain.
         points: Where the candidates lie, shape (c, m).
         chosen: Where the labelled scans lie, shape (l, m).
@@ -28,12 +30,25 @@ class Candidates:
         seed: Of everything random.
     """
 
+    rows: Array
+    size: int
     uncertainty: Array
     points: Array
     chosen: Array
     alpha: float | None
     batch: int
     seed: int
+
+    def generator(self, *, anew: bool) -> np.random.Generator:
+        """Return what draws at random, one number for each scan of the pool and not of `rows`.
+
+        A scan keeps its number while others are labelled; drawn by position, the number of a
+        labelled scan would go to the next row, and round after round would take neighbours.
+
+        Args:
+            anew: Whether every number of labels draws its own numbers.
+        """
+        return np.random.default_rng([self.seed, len(self.chosen)] if anew else self.seed)
 
     @property
     def ratios(self) -> Array:
@@ -87,10 +102,15 @@ class Acquisition(ABC):
         state: What changes with every pick.
         alpha: Weight of diversity that is in use; NaN where there is no such weight.
         most_picks: How many scans are picked one by one when no batch is asked for; None is all.
+        remedy: What to do about a batch that lies closer together than chance.
+        words: Why a scan stands where it does; {uncertainty}, {diversity} and {utility} are filled
+            in.
     """
 
     alpha = float("nan")
     most_picks: int | None = None
+    remedy = "choose the acquisition entropy-then-diversity or coverage"
+    words = "uncertainty {uncertainty:.2f}, distance {diversity:.2f}"
 
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates

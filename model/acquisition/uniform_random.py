@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from model.acquisition.strategy import Acquisition, Array, Candidates
 
 
 class Random(Acquisition):
-    """A random score for each candidate."""
+    """A random score for each scan of the pool, the same in every round."""
+
+    words = "drawn at random"
 
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
-        self._score: Array = np.random.default_rng(candidates.seed).random(len(candidates.points))
+        drawn: Array = candidates.generator(anew=False).random(candidates.size)
+        self._score: Array = drawn[candidates.rows]
 
     def utility(self) -> Array:
         """The draw."""

@@ -37,6 +37,7 @@ class ColdStart:
 
     Attributes:
         order: Unlabelled rows, sooner is better; without labels the first `budget` are the choice.
+        picked: How many of them the strategy's rule chose, one by one; the rest follows.
         map: Where distances were measured, shape (n, 2), or the coordinates that were given.
         clusters: Number of each row's cluster, shape (n,), 0 the largest.
         k: How many clusters there are.
@@ -46,6 +47,7 @@ class ColdStart:
     """
 
     order: Array
+    picked: int
     map: Array
     clusters: Array
     k: int
@@ -98,8 +100,8 @@ def select(  # noqa: PLR0913  # the contract's keywords
     choice = STRATEGIES[strategy].choose(asked)
     found = choice.clustering
     return ColdStart(
-        choice.order, places, found.clusters, found.k, found.silhouette, found.medoids,
-        notes + _warnings(asked, choice),
+        choice.order, choice.picked, places, found.clusters, found.k, found.silhouette,
+        found.medoids, notes + _warnings(asked, choice),
     )  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def _warnings(asked: Pool, choice: Choice) -> tuple[str, ...]:
     if len(asked.points) > 1 and not np.ptp(asked.points, axis=0).any():
         return ("all scans look alike to the encoder: they come in the order of their rows",)
     batch = choice.order[: max(0, asked.budget - int(asked.labelled.sum()))]
+    bunched = diagnostics.bunching(asked.points, batch, choice.order, seed=asked.seed)
     return (
         *diagnostics.collapse(choice.clustering),
-        *diagnostics.bunching(asked.points, batch, choice.order, seed=asked.seed),
+        *((f"{bunched}: choose the cold start coverage",) if bunched else ()),
     )

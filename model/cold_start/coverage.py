@@ -1,7 +1,7 @@
 """The scan that adds most to a smooth coverage of the pool, one after another.
 
-Source: Bae, Noh & Sutherland 2024 (MaxHerding, arXiv 2407.12212). They fix the kernel's width for
-normalised features; here it follows from the map and the budget (`kernels.width`).
+Source: Bae, Noh & Sutherland 2024 (MaxHerding, arXiv 2407.12212). They fix the kernel's bandwidth
+for normalised features; here it follows from the map and the budget (`kernels.bandwidth`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from model.cold_start.strategy import Choice, Pool, Strategy, Words
-from model.kernels import Coverage, Herding, width
+from model.kernels import Coverage, Herding, bandwidth
 
 SENTENCE = "covers most of what no scan before it covers"
 
 
 def choose(pool: Pool) -> Choice:
     """Return the greedy cover, then the rest by distance to it."""
-    covered = Coverage(pool.points, width(pool.points, pool.budget, seed=pool.seed), seed=pool.seed)
+    covered = Coverage(
+        pool.points, bandwidth(pool.points, pool.budget, seed=pool.seed), seed=pool.seed
+    )
     covered.cover(pool.points[pool.labelled])
     herding, turns, picks = Herding(pool.points, covered), pool.turns(), []
     for _ in pool.steps:
@@ -25,7 +27,8 @@ def choose(pool: Pool) -> Choice:
         turns.take(row)
         picks.append(row)
     chosen = np.array(picks, int)
-    return Choice(np.concatenate([chosen, pool.rest(chosen, turns)]), pool.clustering)
+    order = np.concatenate([chosen, pool.rest(chosen, turns)])
+    return Choice(order, len(chosen), pool.clustering)
 
 
 STRATEGY = Strategy(

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.clustering import centroids, describe, partition
 from model.cold_start.strategy import FARTHEST, Choice, Pool, Strategy, Words
-from model.cold_start.walk import Walk
+from model.cold_start.walk import represent
 
 
 def choose(pool: Pool) -> Choice:
@@ -19,9 +19,7 @@ def choose(pool: Pool) -> Choice:
     found = describe(pool.points, clusters, seed=pool.seed)
     centres = centroids(pool.points, clusters)[clusters] if found.k else pool.points
     nearness = -np.linalg.norm(pool.points - centres, axis=1)
-    walk = Walk(pool, found, nearness)
-    picks = np.array([walk.step() for _ in pool.within_budget], int)
-    return Choice(np.concatenate([picks, pool.rest(picks, walk.turns)]), found)
+    return represent(pool, found, nearness)
 
 
 STRATEGY = Strategy(

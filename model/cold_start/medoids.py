@@ -6,17 +6,13 @@ becomes a farthest-point traversal from its medoid.
 
 from __future__ import annotations
 
-import numpy as np
-
 from model.cold_start.strategy import Choice, Pool, Strategy, Words
-from model.cold_start.walk import Walk
+from model.cold_start.walk import walk_on
 
 
 def choose(pool: Pool) -> Choice:
     """Return the order by the paper's rule; it goes on over the whole pool."""
-    walk = Walk(pool, pool.clustering)
-    greedy = np.array([walk.step() for _ in pool.steps], int)
-    return Choice(np.concatenate([greedy, walk.rest()]), pool.clustering)
+    return walk_on(pool, pool.clustering)
 
 
 STRATEGY = Strategy(

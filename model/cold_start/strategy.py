@@ -64,9 +64,16 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a strategy gives back: the order of the unlabelled rows, and clusters to show."""
+    """What a strategy gives back.
+
+    Attributes:
+        order: The unlabelled rows.
+        picked: How many of them its rule chose; the rest follows.
+        clustering: The clusters that it rests on, or those of the map.
+    """
 
     order: Array
+    picked: int
     clustering: Clustering
 
 
@@ -75,7 +82,7 @@ class Words:
     """Why a scan stands where it does; {cluster} and {size} are filled in.
 
     Attributes:
-        opening: Of the first scan of a cluster.
+        opening: Of the first scan that the rule chose in a cluster.
         later: Of any further one.
         stand_in: Of the first scan of a cluster when it is not the medoid; by default `opening`.
     """

@@ -10,15 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from model.cold_start.strategy import Choice, Pool, Strategy, Words
-from model.cold_start.walk import Walk
+from model.cold_start.walk import walk_on
 
 
 def choose(pool: Pool) -> Choice:
     """Return random scans of each cluster by its share."""
     drawn = np.random.default_rng(pool.seed).permutation(len(pool.points))
-    walk = Walk(pool, pool.clustering, drawn)
-    greedy = np.array([walk.step() for _ in pool.steps], int)
-    return Choice(np.concatenate([greedy, walk.rest()]), pool.clustering)
+    return walk_on(pool, pool.clustering, drawn)
 
 
 STRATEGY = Strategy(

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from model.clustering import describe, partition
 from model.cold_start.strategy import FARTHEST, Choice, Pool, Strategy, Words
-from model.cold_start.walk import Walk
+from model.cold_start.walk import represent
 from model.pool import sample
 
 Array = npt.NDArray[Any]
@@ -27,9 +27,7 @@ def choose(pool: Pool) -> Choice:
     found = describe(
         pool.points, partition(pool.points, pool.budget, seed=pool.seed), seed=pool.seed
     )
-    walk = Walk(pool, found, -_isolation(pool.points, pool.seed))
-    picks = np.array([walk.step() for _ in pool.within_budget], int)
-    return Choice(np.concatenate([picks, pool.rest(picks, walk.turns)]), found)
+    return represent(pool, found, -_isolation(pool.points, pool.seed))
 
 
 def _isolation(points: Array, seed: int) -> Array:

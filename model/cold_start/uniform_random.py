@@ -10,7 +10,8 @@ from model.cold_start.strategy import Choice, Pool, Strategy, Words
 def choose(pool: Pool) -> Choice:
     """Return a random order, the same for a seed whatever is labelled."""
     drawn = np.random.default_rng(pool.seed).permutation(len(pool.points))
-    return Choice(pool.turns().first(drawn[~pool.labelled[drawn]]), pool.clustering)
+    order = pool.turns().first(drawn[~pool.labelled[drawn]])
+    return Choice(order, len(order), pool.clustering)
 
 
 STRATEGY = Strategy(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from model.clustering import Clustering
-from model.cold_start.strategy import Pool
+from model.cold_start.strategy import Choice, Pool
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +38,20 @@ def allocate(sizes: Array, total: int) -> Array:
         open_claims = claims[counts[claims] < sizes[claims]]
         counts[open_claims[:missing]] += 1
     return counts
+
+
+def walk_on(pool: Pool, found: Clustering, preference: Array | None = None) -> Choice:
+    """Return max(budget, 1,000) scans step by step, the rest by the scores they end with."""
+    walk = Walk(pool, found, preference)
+    picks = np.array([walk.step() for _ in pool.steps], int)
+    return Choice(np.concatenate([picks, walk.rest()]), len(picks), found)
+
+
+def represent(pool: Pool, found: Clustering, preference: Array) -> Choice:
+    """Return the budget step by step, the rest by distance to it, farthest first."""
+    walk = Walk(pool, found, preference)
+    picks = np.array([walk.step() for _ in pool.within_budget], int)
+    return Choice(np.concatenate([picks, pool.rest(picks, walk.turns)]), len(picks), found)
 
 
 class Walk:
@@ -90,9 +104,10 @@ class Walk:
 
     def _nearness(self, pool: Pool, found: Clustering) -> Array:
         """Return what a cluster prefers before its first choice: its medoid, then what is near."""
-        centres = pool.points[found.medoids[self._clusters]]
-        distance: Array = np.linalg.norm(self._points - centres, axis=1)
-        return -distance
+        near = np.empty(len(self._rows))
+        for span, medoid in zip(self._spans, found.medoids, strict=True):
+            near[span] = -cdist(self._points[span], pool.points[medoid : medoid + 1])[:, 0]
+        return near
 
     def _neediest(self, allowed: Array) -> int:
         """Return the cluster whose share one more scan would fill least, empty clusters first."""

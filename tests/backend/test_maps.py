@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backend import artifacts, maps
+from backend import artifacts
+from backend.errors import StorageError
 from backend.maps import Map, Maps, Space
 from backend.store import Embedding
 
@@ -57,7 +59,7 @@ def test_embeddings_come_back_in_the_order_asked_for(pool: Pool) -> None:
     assert keeper.embeddings([]).shape[0] == 0
 
 
-def test_the_map_stays_where_it_is_while_the_pool_grows_by_less_than_a_quarter(pool: Pool) -> None:
+def test_the_map_stays_where_it_is_while_the_pool_grows_by_a_quarter(pool: Pool) -> None:
     before = pool.places()
 
     pool.add(21, 22, 23, 24, 25)
@@ -76,6 +78,45 @@ def test_the_map_is_fitted_again_when_the_pool_has_grown_by_more(pool: Pool) -> 
     assert {i: grown[i] for i in before} != before
     pool.add(27)
     assert {i: place for i, place in pool.places().items() if i < 27} == grown
+
+
+def test_the_map_is_fitted_again_when_few_of_its_scans_are_left(pool: Pool) -> None:
+    before = pool.places()
+    for i in range(5, 21):
+        del pool.found[i]
+
+    pool.add(21)
+    assert {i: place for i, place in pool.places().items() if i < 5} == {
+        i: before[i] for i in range(1, 5)
+    }
+    pool.add(22)
+
+    assert {i: place for i, place in pool.places().items() if i < 5} != {
+        i: before[i] for i in range(1, 5)
+    }
+
+
+def test_a_disk_without_room_is_an_error_with_the_mend(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*where: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+
+    with pytest.raises(StorageError, match="no room to bring the embeddings together"):
+        pool.current()
+
+
+def test_a_map_without_some_scans_keeps_the_others_in_place_and_cluster(pool: Pool) -> None:
+    whole = pool.current()
+
+    part = whole.without({3, 4})
+
+    assert part.ids == [1, 2, *range(5, 21)]
+    assert part.coordinates.tolist() == whole.coordinates[[0, 1, *range(4, 20)]].tolist()
+    assert sorted(np.bincount(part.clustering.clusters)) == [5, 6, 7]
+    assert part.without({99}) is part
 
 
 def test_a_new_scan_joins_the_scans_like_it(pool: Pool) -> None:
@@ -121,7 +162,7 @@ def test_the_same_scans_give_the_same_map_and_clusters(pool: Pool) -> None:
     assert np.array_equal(first.coordinates, second.coordinates)
     assert np.array_equal(first.clustering.clusters, second.clustering.clusters)
     assert first.clustering.silhouette == second.clustering.silhouette
-    assert first.clustering.floor == second.clustering.floor
+    assert first.clustering.threshold == second.clustering.threshold
 
 
 def test_another_budget_changes_the_clusters_and_not_the_map(pool: Pool) -> None:
@@ -149,4 +190,3 @@ def test_the_warnings_of_a_map_are_kept_with_it(
     [second] = pool.current().warnings
 
     assert first == second
-    assert maps.GROWTH < 1

@@ -266,12 +266,27 @@ def test_without_diversity_the_most_uncertain_scan_comes_first(pool: Pool) -> No
     assert queue["order"] == sorted(uncertainties, key=lambda task: -uncertainties[task])
 
 
-def test_a_scan_without_an_entropy_counts_as_certain(pool: Pool) -> None:
-    pool.options(alpha=0.0)
+def test_a_scan_that_the_model_could_not_judge_comes_last_with_the_reason(pool: Pool) -> None:
+    pool.options(alpha=1.0)
     for task in (1, 2, 3):
         pool.label(task)
     queue = pool.rank({task: 0.5 for task in range(4, 12)})
     assert queue["order"][-1] == 12
+    assert queue["reasons"][-1] == "could not be read when the model judged the others"
+    assert 12 not in queue["scans"]
+
+
+def test_a_skipped_scan_has_no_part_in_the_selection(pool: Pool) -> None:
+    first = pool.rank()["order"][0]
+    pool.label(first, skip=True)
+    skipped = pool.rank()
+    pool.store.keep_only(1, [n for n in range(1, 13) if n != first])
+    pool.store.replace_annotations(1, [first], [])
+
+    gone = pool.rank()
+
+    assert skipped["order"] == [*gone["order"], first]
+    assert first not in skipped["scans"]
 
 
 def test_the_same_state_gives_the_same_record_and_it_is_json(pool: Pool) -> None:

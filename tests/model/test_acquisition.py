@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import acquisition
-from model.kernels import width
+from model.kernels import bandwidth
 from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
@@ -223,7 +223,7 @@ def test_coverage_equals_a_naive_greedy_cover_of_uncertainty(seed: int) -> None:
     points, uncertainty = rng.normal(size=(45, 2)), rng.random(45)
     labelled = np.arange(45) < 5
     left = np.arange(5, 45)
-    scale = 2 * width(points[left], 15, seed=seed) ** 2
+    scale = 2 * bandwidth(points[left], 15, seed=seed) ** 2
     squares = ((points[:, None] - points[left]) ** 2).sum(axis=2)
     near = np.exp(-squares / scale)  # (45, 40)
     covered, naive = near[labelled].max(axis=0), list[int]()
@@ -250,9 +250,91 @@ def test_a_bunched_batch_is_said_with_its_value_its_threshold_and_a_remedy() -> 
 
     [said] = bunched.warnings
     assert said.startswith("bunching: the scans of a batch lie ")
-    assert "the 5th percentile of 200 random batches" in said
-    assert "raise alpha" in said
+    assert "the 5th percentile of 200 random batches: choose the acquisition" in said
+    assert "alpha" not in said  # entropy alone has none
     assert spread.warnings == ()
+    near = acquisition.rank(uncertainty, points, labelled, alpha=0.0, batch=8)
+    assert "raise alpha" in near.warnings[0]
+
+
+def test_the_control_arm_goes_on_over_rounds_however_short_they_are() -> None:
+    labelled, drawn = np.zeros(60, bool), list[bool]()
+    for _ in range(40):
+        ranking = acquisition.rank(
+            np.ones(60), np.zeros((60, 2)), labelled, batch=10, random_fraction=0.1
+        )
+        drawn.append(bool(ranking.control[0]))
+        labelled[ranking.order[0]] = True
+
+    assert np.flatnonzero(drawn).tolist() == [9, 19, 29, 39]
+
+
+@pytest.mark.parametrize("fraction", [0.04, 0.5, 0.7])
+def test_the_control_arm_is_spread_evenly(fraction: float) -> None:
+    control = acquisition.rank(
+        np.ones(100), np.zeros((100, 2)), np.zeros(100, bool), random_fraction=fraction
+    ).control
+
+    gaps = np.diff(np.flatnonzero(control))
+    assert control.sum() == 100 * fraction
+    assert set(gaps) <= {int(1 / fraction), int(1 / fraction) + 1}
+
+
+@pytest.mark.parametrize("options", [{"strategy": "random"}, {"strategy": "power-noise"},
+                                     {"random_fraction": 1.0}])  # fmt: skip
+def test_rounds_of_random_draws_do_not_walk_along_the_rows(options: dict[str, Any]) -> None:
+    labelled, batches = np.zeros(300, bool), list[Array]()
+    for _ in range(8):
+        ranking = acquisition.rank(np.ones(300), np.zeros((300, 2)), labelled, batch=3, **options)
+        batches.append(ranking.order[:3])
+        labelled[batches[-1]] = True
+
+    steps = np.abs(np.diff(batches, axis=0))
+    assert np.median(steps) > 20
+    assert len(set(np.concatenate(batches))) == 24
+
+
+def test_a_random_order_stays_while_it_is_labelled() -> None:
+    pool: dict[str, Any] = {"uncertainty": np.ones(30), "coordinates": np.zeros((30, 2))}
+    whole = acquisition.rank(**pool, labelled=np.zeros(30, bool), strategy="random").order
+
+    labelled = np.isin(np.arange(30), whole[:7])
+
+    rest = acquisition.rank(**pool, labelled=labelled, strategy="random").order
+    assert rest.tolist() == whole[7:].tolist()
+
+
+def test_a_shortlist_is_ordered_by_uncertainty_where_all_lie_in_one_place() -> None:
+    points = np.array([[0.0, 0]] * 5 + [[9.0, 0]])
+    uncertainty = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.9])
+
+    order = acquisition.rank(
+        uncertainty, points, np.arange(6) == 0, strategy="entropy-then-diversity"
+    ).order
+
+    assert order.tolist() == [5, 4, 3, 2, 1]
+
+
+def test_with_nothing_labelled_an_automatic_alpha_still_starts_with_the_most_uncertain() -> None:
+    order = acquisition.rank(
+        np.array([0.1, 0.9, 0.5]), np.arange(6.0).reshape(3, 2), np.zeros(3, bool), alpha="auto"
+    ).order
+
+    assert order[0] == 1
+
+
+def test_coverage_without_a_batch_picks_a_thousand_and_ranks_the_rest_by_distance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.acquisition.coverage.UncertaintyCoverage.most_picks", 5)
+    rng = np.random.default_rng(0)
+    points, uncertainty = rng.random((40, 2)), rng.random(40)
+
+    ranking = acquisition.rank(uncertainty, points, np.zeros(40, bool), strategy="coverage")
+
+    picked = points[ranking.order[:5]]
+    away = [np.linalg.norm(picked - point, axis=1).min() for point in points[ranking.order[5:]]]
+    assert away == sorted(away, reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_a_cold_start_says_which_scans_are_medoids_and_which_lie_far() -> None:
 def test_an_acquisition_says_the_two_terms_and_their_sum() -> None:
     none = np.empty(0)
     decision = Decision(
-        "acquisition", "entropy-diversity", np.array([7, 3]), np.array([0.757, 0.1]),
+        "acquisition", "entropy-diversity", np.array([7, 3]), 2, np.array([0.757, 0.1]),
         np.array([0.91, 0]), np.array([0.4, 0]), np.array([False, True]), 0.3,
         none, none, 0, np.nan, none, (),
     )  # fmt: skip

@@ -25,7 +25,7 @@ def test_k_is_the_silhouette_maximum_and_medoids_have_the_least_summed_distance(
 ) -> None:
     points = pool["coordinates"].astype(np.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, "_floor", lambda *given: -1.0)
+        patch.setattr(clustering, "_null_silhouette", lambda *given: -1.0)
         found = clustering.cluster(points, 8, seed=pool["seed"])
 
     scores = {1: -1.0}
@@ -51,7 +51,7 @@ def test_planted_clusters_are_found_and_no_collapse(number: int) -> None:
 
     assert found.k == number
     assert not found.collapsed
-    assert found.silhouette > found.floor
+    assert found.silhouette > found.threshold
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,11 +63,11 @@ def test_one_kind_of_scan_collapses_to_one_cluster(seed: int) -> None:
 
     assert found.collapsed
     assert found.k == 1
-    assert found.silhouette <= found.floor
+    assert found.silhouette <= found.threshold
     assert not found.clusters.any()
 
 
-def test_the_floor_is_the_95th_percentile_of_20_clusterings_of_uniform_points() -> None:
+def test_the_threshold_is_the_95th_percentile_of_20_clusterings_of_uniform_points() -> None:
     points = blobs(3, 30)
     rng = np.random.default_rng(7)
     naive = []
@@ -76,7 +76,9 @@ def test_the_floor_is_the_95th_percentile_of_20_clusterings_of_uniform_points() 
         labels = KMeans(3, n_init=10, random_state=7).fit_predict(uniform)
         naive.append(silhouette_score(uniform, labels))
 
-    assert clustering.cluster(points, 6, seed=7).floor == pytest.approx(np.percentile(naive, 95))
+    assert clustering.cluster(points, 6, seed=7).threshold == pytest.approx(
+        np.percentile(naive, 95)
+    )
 
 
 def test_the_bound_on_k_grows_with_the_pool() -> None:
@@ -94,6 +96,20 @@ def test_a_pool_judged_on_samples_shows_the_same_blobs(monkeypatch: pytest.Monke
     assert found.k == 3
     assert sorted(np.bincount(found.clusters)) == [70, 70, 70]
     assert {medoid // 70 for medoid in found.medoids} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_on_a_sample_too_a_collapse_is_one_cluster_and_nothing_else_is(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("model.pool.LARGE", 60)
+    monkeypatch.setattr("model.pool.SAMPLE", 40)
+    monkeypatch.setattr("model.clustering.NULLS", 3)
+    points = np.random.default_rng(seed).random((150, 2))
+
+    found = clustering.cluster(points, 4, seed=seed)
+
+    assert found.collapsed == (found.k == 1)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from model import clustering, cold_start
 from model.cold_start.walk import allocate
-from model.kernels import width
+from model.kernels import bandwidth
 from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
@@ -155,7 +155,7 @@ def test_a_collapse_is_said_with_its_value_its_threshold_and_a_remedy() -> None:
     [said] = select(points, 6, clustering=found).warnings
 
     assert said.startswith(f"collapse: the mean silhouette {found.silhouette:.2f} is not above")
-    assert f"{found.floor:.2f}, the 95th percentile" in said
+    assert f"{found.threshold:.2f}, the 95th percentile" in said
     assert "another encoder or projection" in said
     assert select(blobs(3, 20), 6).warnings == ()
 
@@ -213,7 +213,7 @@ def test_typical_takes_the_densest_place_of_each_cluster(seed: int) -> None:
 def test_coverage_equals_a_naive_greedy_cover(seed: int) -> None:
     points = scattered(50, seed)
     squares = ((points[:, None] - points) ** 2).sum(axis=2)
-    near = np.exp(-squares / (2 * width(points, 6, seed=seed) ** 2))
+    near = np.exp(-squares / (2 * bandwidth(points, 6, seed=seed) ** 2))
     naive, covered = list[int](), np.zeros(50)
     for _ in range(50):
         gains = np.maximum(near - covered, 0).sum(axis=1)

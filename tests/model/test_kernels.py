@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.kernels import BLOCK, Coverage, Herding, width
+from model.kernels import BLOCK, Coverage, Herding, bandwidth
 from tests.model.planted import blobs
 
 
@@ -29,7 +29,7 @@ def test_a_gain_is_what_the_share_grows_by() -> None:
     assert coverage.share == pytest.approx(before + gain, rel=1e-5)
 
 
-def test_a_width_of_zero_covers_equal_scans_alone() -> None:
+def test_a_bandwidth_of_zero_covers_equal_scans_alone() -> None:
     points = np.repeat(np.eye(2), [3, 1], axis=0)
     coverage = Coverage(points, 0.0)
 
@@ -58,14 +58,14 @@ def test_the_lazy_choice_is_that_of_looking_at_every_gain_each_time() -> None:
         allowed[row] = False
 
 
-def test_a_width_follows_the_units_and_shrinks_with_the_budget() -> None:
+def test_a_bandwidth_follows_the_units_and_shrinks_with_the_budget() -> None:
     points = np.random.default_rng(0).normal(size=(200, 2))
 
-    assert width(points * 7, 10) == pytest.approx(7 * width(points, 10))
-    widths = [width(points, count) for count in (1, 5, 20, 80)]
-    assert widths == sorted(widths, reverse=True)
-    assert width(points[:0], 3) == 0
-    assert width(points[:1], 3) == 0
+    assert bandwidth(points * 7, 10) == pytest.approx(7 * bandwidth(points, 10))
+    found = [bandwidth(points, count) for count in (1, 5, 20, 80)]
+    assert found == sorted(found, reverse=True)
+    assert bandwidth(points[:0], 3) == 0
+    assert bandwidth(points[:1], 3) == 0
 
 
 def test_a_large_pool_is_judged_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) 
 def test_a_large_pool_is_mapped_through_landmarks(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(projection, "LARGE", 60)
+    monkeypatch.setattr("model.pool.LARGE", 60)
     monkeypatch.setattr(projection, "COMPONENTS", 10)
     monkeypatch.setattr(projection, "CHUNK", 32)
     embeddings = clusters(150)
@@ -167,6 +167,28 @@ def test_a_large_pool_is_mapped_through_landmarks(
     assert len(fitted.anchors) == (60 if method == "tsne" else 0)
     assert trustworthiness(embeddings, fitted.coordinates, n_neighbors=10) > 0.85
     assert fitted.transform(embeddings) == pytest.approx(fitted.coordinates, abs=1e-4)
+
+
+def test_a_large_map_is_judged_by_scans_that_were_placed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.pool.LARGE", 60)
+    monkeypatch.setattr("model.pool.SAMPLE", 50)
+    judged: list[Array] = []
+
+    def cosine(rows: Array) -> float:
+        judged.append(rows)
+        return 0.0
+
+    monkeypatch.setattr("model.diagnostics.cosine", cosine)
+
+    fitted = projection.fit(clusters(150), method="pca")
+
+    landmarks = clusters(150)[projection._landmarks(150, 0)]
+    seen = [any(np.array_equal(row, mark) for mark in landmarks) for row in judged[0]]
+    assert len(seen) == 50
+    assert 5 < sum(seen) < 45
+    assert fitted.warnings == ()
 
 
 @pytest.mark.slow

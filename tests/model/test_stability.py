@@ -45,6 +45,17 @@ def test_a_choice_that_no_chance_touches_is_stable_and_a_noisy_one_is_not() -> N
     assert len(shaky.warnings) == 1
 
 
+def test_perplexities_that_a_small_pool_does_not_allow_are_tried_once() -> None:
+    found = stability.measure(embeddings(1, 40), 4, seeds=(0,))
+
+    assert [one.perplexity for one in found.chosen] == [5, 13]
+
+
+def test_a_pool_without_neighbourhoods_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 scans have no neighbourhoods"):
+        stability.measure(embeddings(1, 4), 2)
+
+
 @pytest.mark.parametrize(
     ("budget", "seeds", "message"),
     [(0, (0, 1), "budget is 0 of 60"), (60, (0, 1), "expected 1 to 59"), (5, (0,), "one map")],

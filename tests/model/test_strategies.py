@@ -224,8 +224,10 @@ def test_the_control_arm_is_spread_over_the_batch_and_follows_the_seed(rule: str
     def ranked(fraction: float, seed: int) -> acquisition.Ranking:
         return acquisition.rank(*pool, strategy=rule, batch=10, random_fraction=fraction, seed=seed)
 
-    assert np.flatnonzero(ranked(0.3, 0).control).tolist() == [1, 4, 8]
+    assert np.flatnonzero(ranked(0.3, 0).control).tolist() == [0, 3, 6]  # three are labelled
     assert not ranked(0.0, 0).control.any()
+    drawn = ranked(0.3, 0).order[[0, 3, 6]], ranked(0.3, 1).order[[0, 3, 6]]
+    assert drawn[0].tolist() != drawn[1].tolist()
     assert ranked(1.0, 0).order[:10].tolist() != ranked(1.0, 1).order[:10].tolist()
 
 
