@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -63,6 +66,73 @@ def connect(project: int, extra_params: str) -> None:
     settings = load_settings()
     require_api_key(settings)
     click.echo(run(settings, LabelStudio(settings), project, extra_params))
+
+
+@cli.command(name="stability")
+@click.argument("source")
+@click.option("--budget", type=int, help="Scans chosen on each map; the project's by default.")
+@click.option("--cold-start", help="The strategy; the project's by default.")
+@click.option("--encoder", help="The encoder; the project's by default.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+def stability_(
+    source: str, budget: int | None, cold_start: str | None, encoder: str | None, seeds: int
+) -> None:
+    """Measure how far a cold start depends on t-SNE's seed and perplexity.
+
+    SOURCE is the id of a connected project, or a folder of images.
+    """
+    from backend import stability
+    from backend.store import open_store
+
+    settings = load_settings()
+    given = {"cold_start_budget": budget, "cold_start": cold_start, "encoder": encoder}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if source.isdigit():
+        store = open_store(settings.database)
+        found = stability.of_project(settings, store, int(source), changed, seeds)
+    else:
+        found = stability.of_folder(settings, Path(source), changed, seeds)
+    click.echo(stability.table(found))
+
+
+@cli.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--encoder", help="Encoders, separated by commas.  [default: ENCODER]")
+@click.option("--projection", default="tsne", show_default=True)
+@click.option("--cold-start", default="medoids,random", show_default=True)
+@click.option("--acquisition", default="entropy-diversity", show_default=True)
+@click.option("--alpha", default="0.3", show_default=True)
+@click.option("--uncertainty", default="entropy", show_default=True)
+@click.option("--seeds", default="0-4", show_default=True, help="Of selection and training.")
+@click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not as many.")
+@click.option("--labels", default="10,20,30", show_default=True, help="Labelled scans, growing.")
+@click.option("--held-out", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--image-size", type=click.IntRange(32))
+@click.option("--steps", type=click.IntRange(1), help="Of a training.")
+@click.option("--train-seeds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--baseline", default="", help="Values of the arm to compare with.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
+def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> None:
+    """Compare ways of selection on the labelled scans in DATA: every combination, every seed.
+
+    The same command goes on where it was stopped. docs/experiments.md explains what it writes.
+    """
+    from backend import plans
+    from backend import simulate as simulation
+
+    settings = load_settings()
+    plan = plans.plan_of({**asked, "encoder": asked["encoder"] or settings.encoder})
+    failed = simulation.simulate(
+        plan,
+        data,
+        out or settings.data_dir / "simulation",
+        jobs=jobs or os.cpu_count() or 1,
+        settings=settings,
+        say=click.echo,
+    )
+    sys.exit(1 if failed else 0)
 
 
 def _service(with_parent: bool = False) -> Settings:

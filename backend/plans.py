@@ -1,0 +1,190 @@
+"""What an experiment compares: ways of selection, seeds and counts of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from typing import Any
+
+from pydantic import ValidationError
+
+from backend.errors import ConfigError
+from backend.settings import ProjectOptions
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of selection: what production calls encoder, projection and so on."""
+
+    encoder: str
+    projection: str
+    cold_start: str
+    acquisition: str
+    alpha: float | str
+    uncertainty: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how it is measured.
+
+    Attributes:
+        arms: The ways of selection.
+        seeds: Of selection and training alike; one run for each arm and seed.
+        labels: Counts of labelled scans at which is trained, ascending. The cold start chooses the
+            first, the acquisition the others.
+        random_draws: Seeds of an arm in which chance chooses; None for as many as the others.
+        held_out: Scans to measure on, at least; whole groups, never in the pool.
+        split_seed: Draws them.
+        image_size, steps: Of training; None for production's.
+        train_seeds: Networks for each selection, whose scores are averaged.
+        baseline: Values that name the arm to compare with; empty for the control.
+    """
+
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    labels: tuple[int, ...]
+    random_draws: int | None = None
+    held_out: int = 40
+    split_seed: int = 0
+    image_size: int | None = None
+    steps: int | None = None
+    train_seeds: int = 1
+    baseline: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if list(self.labels) != sorted({*self.labels}) or min(self.labels) < 1:
+            raise ConfigError(
+                f"--labels is {', '.join(map(str, self.labels))}.",
+                "Give counts from 1 on that grow, such as 10,20,30.",
+            )
+        if len(self.labels) == 1 and len({_acquisition(arm) for arm in self.arms}) > 1:
+            raise ConfigError(
+                "With one count of --labels no acquisition takes place.",
+                "Give further counts, or a single --acquisition, --alpha and --uncertainty.",
+            )
+
+    def runs(self) -> list[tuple[Arm, int]]:
+        """Return arm and seed of every run.
+
+        Those of an arm come together: arms that begin alike then find its trainings done, where
+        they would otherwise make the same ones at the same time.
+        """
+        return [(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
+
+    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
+        """Return the seeds of an arm."""
+        if self.random_draws is None or "random" not in _deciding(arm, self.labels):
+            return self.seeds
+        start = max(self.seeds) + 1
+        return (*self.seeds, *range(start, start + self.random_draws))[: self.random_draws]
+
+    def names(self) -> dict[Arm, str]:
+        """Return what each arm is called: the values in which the arms differ."""
+        told = [
+            field.name
+            for field in fields(Arm)
+            if len({getattr(arm, field.name) for arm in self.arms}) > 1
+        ]
+        return {
+            arm: "random"
+            if by_chance(arm, self.labels)
+            else ", ".join(str(getattr(arm, name)) for name in told or ["cold_start"])
+            for arm in self.arms
+        }
+
+    def control(self) -> Arm:
+        """Return the arm that differences are taken against.
+
+        Raises:
+            ConfigError: If `baseline` names none.
+        """
+        wanted = set(self.baseline)
+        if wanted:
+            found = [arm for arm in self.arms if wanted <= {str(v) for v in asdict(arm).values()}]
+            if not found:
+                raise ConfigError(
+                    f"--baseline {','.join(self.baseline)} is no arm of this plan.",
+                    f"Take values of one of: {'; '.join(self.names().values())}.",
+                )
+            return found[0]
+        drawn = [arm for arm in self.arms if arm.cold_start == "random"] or list(self.arms)
+        return next((arm for arm in drawn if arm.acquisition == "random"), drawn[0])
+
+
+def plan_of(asked: Mapping[str, Any]) -> Plan:
+    """Return the plan that a person asks for, lists as text.
+
+    Args:
+        asked: The fields of Arm as lists, and those of Plan but for `arms`.
+
+    Raises:
+        ConfigError: If a list or a value is wrong.
+    """
+    others = {field.name: asked[field.name] for field in fields(Plan) if field.name != "arms"}
+    others |= {name: numbers(asked[name]) for name in ("seeds", "labels")}
+    others["baseline"] = tuple(filter(None, asked["baseline"].split(",")))
+    arms = grid({field.name: asked[field.name].split(",") for field in fields(Arm)})
+    # Chance draws the same whatever the encoder: one such arm is enough.
+    drawn = [arm for arm in arms if by_chance(arm, others["labels"])]
+    return Plan(tuple(arm for arm in arms if arm not in drawn[1:]), **others)
+
+
+def grid(values: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
+    """Return an arm for each combination of values.
+
+    Args:
+        values: The values of each field of Arm, as a person writes them.
+
+    Raises:
+        ConfigError: If production knows no such value.
+    """
+    names = [field.name for field in fields(Arm)]
+    checked = [dict.fromkeys(_checked(name, value) for value in values[name]) for name in names]
+    return tuple(Arm(*combination) for combination in product(*checked))
+
+
+def _checked(name: str, value: str) -> Any:
+    try:
+        return getattr(ProjectOptions(**{name: value}), name)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
+        raise ConfigError(
+            f"--{name.replace('_', '-')} {value!r}: {'; '.join(problems)}.",
+            "Separate several values by commas.",
+        ) from None
+
+
+def _deciding(arm: Arm, labels: Sequence[int]) -> tuple[str, ...]:
+    """Return the strategies that have a say with these counts of labels."""
+    return (arm.cold_start, arm.acquisition)[: len(labels)]
+
+
+def by_chance(arm: Arm, labels: Sequence[int]) -> bool:
+    """Return whether chance alone chooses."""
+    return set(_deciding(arm, labels)) == {"random"}
+
+
+def _acquisition(arm: Arm) -> tuple[object, ...]:
+    return arm.acquisition, arm.alpha, arm.uncertainty
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a list such as "0-4,10".
+
+    Raises:
+        ConfigError: If it is no such list.
+    """
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        found = []
+    if not found:
+        raise ConfigError(
+            f"{text!r} is no list of whole numbers.", "Write one such as 0,1,2 or 0-9."
+        )
+    return tuple(dict.fromkeys(found))

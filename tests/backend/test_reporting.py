@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from backend import reporting
+from backend.reporting import Map, Results
+
+ARM = {"encoder": "pixels", "cold_start": "medoids"}
+
+
+def run(*dice: float, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The record of a run, one Dice for each count of labels."""
+    steps = [
+        {
+            "labels": 10 * number,
+            "phase": "cold-start",
+            "dice": value,
+            "worst": value - 0.1,
+            "hd95": 5.0,
+            "dice_by_label": {"lung": value},
+            "hd95_by_label": {"lung": 5.0},
+            "seconds": 1.0,
+            "k": 2,
+            "silhouette": None,
+            "alpha": None,
+            "names": ["b.png", "a.png"],
+            "warnings": list(warnings),
+        }
+        for number, value in enumerate(dice, 1)
+    ]
+    return {"arm": ARM, "file": "runs/1.json", "steps": steps}
+
+
+def results(arms: Mapping[str, Mapping[int, Any]], **changes: Any) -> Results:
+    said: dict[str, Any] = {
+        "title": "phantoms",
+        "settings": {"steps": "2"},
+        "unit": "mm",
+        "labels": (10, 20),
+        "arms": arms,
+        "baseline": "random",
+        "failed": {},
+        "notes": (),
+    }
+    return Results(**{**said, **changes})
+
+
+@pytest.fixture
+def two() -> Results:
+    """Two arms, two counts of labels, three seeds."""
+    return results(
+        {
+            "medoids": {0: run(0.5, 0.8), 1: run(0.6, 0.8), 2: run(0.7, 0.7)},
+            "random": {0: run(0.4, 0.8), 1: run(0.5, 0.7), 2: run(0.8, 0.6)},
+        }
+    )
+
+
+def test_an_interval_is_students() -> None:
+    values = [0.9, 0.8, 0.85, 0.95]
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert reporting.interval(values) == pytest.approx((0.875, expected.low, expected.high))
+
+
+def test_one_run_has_no_interval() -> None:
+    assert reporting.interval([0.5]) == pytest.approx((0.5, np.nan, np.nan), nan_ok=True)
+
+
+def test_equal_seeds_are_paired() -> None:
+    ours, theirs = {0: 0.9, 1: 0.7, 2: 0.8}, {2: 0.75, 0: 0.8, 1: 0.68}
+    expected = stats.ttest_rel([0.9, 0.7, 0.8], [0.8, 0.68, 0.75]).confidence_interval()
+    found, made = reporting.difference(ours, theirs)
+    assert found[1:] == pytest.approx((expected.low, expected.high))
+    assert made == "paired, n = 3"
+
+
+def test_unequal_seeds_are_compared_by_welch() -> None:
+    ours, theirs = {0: 0.9, 1: 0.7}, {0: 0.8, 1: 0.68, 2: 0.75, 3: 0.5}
+    test = stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False)
+    expected = test.confidence_interval()
+    found, made = reporting.difference(ours, theirs)
+    assert found[1:] == pytest.approx((expected.low, expected.high))
+    assert made == "Welch, n = 2 and 4"
+
+
+@pytest.mark.parametrize(
+    ("ours", "low"), [({0: 0.5, 1: 0.5}, 0.1), ({0: 0.5}, np.nan)], ids=["no spread", "one run"]
+)
+def test_welch_without_spread_has_no_width_and_of_one_run_no_interval(
+    ours: dict[int, float], low: float
+) -> None:
+    found, _ = reporting.difference(ours, {0: 0.4, 1: 0.4, 2: 0.4})
+    assert found == pytest.approx((0.1, low, low), nan_ok=True)
+
+
+def test_the_table_has_a_row_for_each_count_and_arm(two: Results) -> None:
+    rows = reporting.table(two)
+    assert [(row.labels, row.arm) for row in rows] == [
+        (10, "medoids"), (10, "random"), (20, "medoids"), (20, "random"),
+    ]  # fmt: skip
+    first = rows[0]
+    assert first.dice == pytest.approx(0.6)
+    assert first.dice_sd == pytest.approx(0.1)
+    assert first.worst == pytest.approx(0.5)
+    assert first.hd95 == 5.0
+    assert first.difference == pytest.approx(1 / 30)
+    assert (first.wins, first.pairs) == (2, 3)
+    assert rows[2].wins == 2  # the seed that ties is no win
+
+
+def test_every_difference_in_the_report_stands_beside_its_interval(two: Results) -> None:
+    text = reporting.markdown(two, reporting.table(two))
+    assert "| medoids | 3 | 0.6000 | 0.1000 | 0.500 | 5.00 | +0.0333 [-0.2535, +0.3202]" in text
+    assert "| paired, n = 3 | 2/3 |" in text
+    assert "| random | 3 | 0.5667 | 0.2082 | 0.467 | 5.00 | - | - | - |" in text
+    assert "HD95 (mm)" in text
+    assert "not corrected for the number of comparisons" in text
+
+
+def test_one_seed_claims_nothing() -> None:
+    alone = results({"medoids": {0: run(0.9)}, "random": {0: run(0.5)}}, labels=(10,))
+    text = reporting.markdown(alone, reporting.table(alone))
+    assert "| medoids | 1 | 0.9000 | - | 0.800 | 5.00 | +0.4000 [?, ?] | paired, n = 1" in text
+
+
+def test_the_report_names_failures_warnings_and_notes() -> None:
+    warned = run(0.5, 0.6, warnings=("collapse: no clusters",))
+    told = results(
+        {"medoids": {0: warned, 1: run(0.5, 0.6)}},
+        failed={"random, seed 0": "ValueError: no"},
+        notes=("Encoder `auto` is a stand-in.",),
+    )
+    text = reporting.markdown(told, reporting.table(told))
+    assert "- random, seed 0: ValueError: no" in text
+    assert "- medoids: collapse in 1 of 2" in text
+    assert "Encoder `auto` is a stand-in." in text
+
+
+def test_the_csv_has_a_line_for_each_run_and_step(two: Results) -> None:
+    lines = list(csv.DictReader(io.StringIO(reporting.steps_csv(two))))
+    assert len(lines) == 12
+    assert lines[1]["arm"] == "medoids"
+    assert (lines[1]["seed"], lines[1]["labels"], lines[1]["dice_lung"]) == ("0", "20", "0.8")
+    assert lines[1]["chosen"] == "b.png a.png"
+
+
+def chosen() -> Map:
+    points = np.random.default_rng(0).random((9, 2))
+    arms = {"medoids": [4, 2, 8], "random": [0, 1, 5]}
+    return Map("timm/vit, tsne", 0, points, arms, first=2)
+
+
+def test_a_folder_gets_tables_and_pictures(two: Results, tmp_path: Path) -> None:
+    reporting.write(two, [chosen()], tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.md", "results.csv", "results.json", "learning-curves.png", "learning-curves.svg",
+        "map-timm-vit-tsne.png", "map-timm-vit-tsne.svg",
+    }  # fmt: skip
+    assert (tmp_path / "learning-curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "](map-timm-vit-tsne.png)" in (tmp_path / "report.md").read_text()
+    assert "NaN" not in (tmp_path / "results.json").read_text()
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert numbers["table"][1]["difference"] is None
+    assert numbers["runs"] == {"medoids": ["runs/1.json"] * 3, "random": ["runs/1.json"] * 3}
+
+
+def test_without_any_run_the_report_still_says_what_failed(tmp_path: Path) -> None:
+    reporting.write(results({}, failed={"random, seed 0": "KeyError"}), [], tmp_path)
+    assert "- random, seed 0: KeyError" in (tmp_path / "report.md").read_text()
+
+
+def test_each_arm_has_a_line_of_its_own_with_its_band(two: Results) -> None:
+    axes = reporting.curves(two).axes[0]
+    lines = [(line.get_label(), line.get_marker(), line.get_color()) for line in axes.lines]
+    assert [label for label, _, _ in lines] == ["medoids", "random"]
+    assert lines[0][1:] != lines[1][1:]
+    assert len(axes.collections) == 2
+    assert axes.get_ylim()[1] <= 1
+
+
+def test_one_count_of_labels_puts_the_arms_side_by_side(two: Results) -> None:
+    axes = reporting.curves(results(two.arms, labels=(10,))).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["medoids", "random"]
+
+
+def test_a_map_numbers_the_chosen_scans_in_order() -> None:
+    one = chosen()
+    figure = reporting.picture(one, ["other", "medoids", "random"])
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["medoids", "random"]
+    texts = {text.get_text(): text.xy for text in panels[0].texts}  # type: ignore[attr-defined]
+    assert texts == {
+        "1": tuple(one.points[4]),
+        "2": tuple(one.points[2]),
+        "3": tuple(one.points[8]),
+    }
+
+
+def test_a_map_of_one_dimension_is_drawn_on_a_line() -> None:
+    one = Map("pixels, none", 0, np.arange(4.0)[:, None], {"random": [1]}, first=1)
+    [axes] = reporting.picture(one, ["random"]).axes
+    assert axes.texts[0].get_text() == "1"
