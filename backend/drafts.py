@@ -17,7 +17,7 @@ from backend.ledger import stored_options
 from backend.services import Services, build
 from backend.settings import Settings
 from backend.store import Project, Store
-from model import inference, training
+from model import inference, masks, training
 
 KEPT_MODELS = 2
 
@@ -25,7 +25,7 @@ KEPT_MODELS = 2
 def regions(
     probabilities: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
 ) -> list[dict[str, Any]]:
-    """Return brush regions at the image's own size.
+    """Return brush regions at the image's own size, without specks and pinholes.
 
     Args:
         probabilities: Of each label at working size, shape (c, h, w).
@@ -36,12 +36,12 @@ def regions(
     full = np.stack(
         [
             np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR))
-            for p in probabilities
+            for p in masks.tidied(probabilities)
         ]
     )
-    mask = full > 0.5
-    scores = [float(p[m].mean()) if m.any() else 0.0 for p, m in zip(full, mask, strict=True)]
-    return labels.regions(mask, config, scores=scores)
+    drawn = full > 0.5
+    scores = [float(p[m].mean()) if m.any() else 0.0 for p, m in zip(full, drawn, strict=True)]
+    return labels.regions(drawn, config, scores=scores)
 
 
 def wanted(project: Project, usable: int, dice: list[float]) -> bool:

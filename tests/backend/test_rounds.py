@@ -9,7 +9,7 @@ import httpx
 import pytest
 from dbos import DBOS
 
-from backend import sync
+from backend import artifacts, pages, sync
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.services import Services
 from backend.store import RETRY_SCAN_SECONDS
@@ -69,6 +69,23 @@ def test_every_round_leaves_its_record(site: Site) -> None:
     folder = site.services.folder(site.number)
     assert sorted(path.name for path in (folder / "rounds").iterdir()) == ["0001.json", "0002.json"]
     assert [path.name for path in (folder / "drafts").iterdir()] == ["0002.json"]
+
+
+def test_what_a_selection_rests_on_is_said_on_the_page_in_the_record_and_once_in_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("model.diagnostics.MOST_COSINE", 0.1)
+    with caplog.at_level(logging.WARNING, logger="backend"):
+        [said] = [line for line in site.refresh().warnings if line.startswith("domain")]
+        site.entry["extra_params"] = {**OPTIONS, "alpha": 0.5}
+        site.refresh()
+    assert "the median cosine between two scans is" in said
+    assert caplog.messages.count(said) == 1
+    state = pages.status(site.store, site.services.settings, site.number)
+    assert said in pages.text(state, site.clock())
+    for number in (1, 2):
+        path = artifacts.round_file(site.services.folder(site.number), number)
+        assert said in artifacts.read_json(path)["warnings"]
 
 
 def test_a_refresh_without_news_publishes_nothing(site: Site) -> None:

@@ -208,3 +208,62 @@ def test_an_image_without_pixels_is_refused(height: int, width: int) -> None:
 def test_only_a_flat_bool_mask_is_encoded(mask: Any) -> None:
     with pytest.raises(ValueError, match="bool array"):
         masks.encode(mask)
+
+
+# -- clean-up -------------------------------------------------------------------------------------
+
+
+def square(side: int = 40) -> NDArray[np.float32]:
+    """A foreground of 20 x 20 pixels, 400 in all, so that 1 % is 4 pixels."""
+    plane = np.full((1, side, side), 0.1, np.float32)
+    plane[0, 10:30, 10:30] = 0.9
+    return plane
+
+
+def test_specks_are_removed_and_pinholes_filled() -> None:
+    plane = square()
+    plane[0, 2, 2:5] = 0.8  # 3 pixels outside
+    plane[0, 15, 15:18] = 0.2  # 3 pixels inside
+
+    assert ((masks.tidied(plane) > 0.5) == (square() > 0.5)).all()
+
+
+def test_what_is_large_enough_to_be_meant_stays() -> None:
+    plane = square()
+    plane[0, 2:5, 2:5] = 0.8
+    plane[0, 15:18, 15:18] = 0.2
+
+    assert (masks.tidied(plane) == plane).all()
+
+
+def test_a_gap_that_reaches_the_outside_is_no_hole_and_corners_join_patches() -> None:
+    plane = square()
+    plane[0, 20, 10:13] = 0.2  # a notch of three pixels, open to the left
+    plane[0, 9, 9] = 0.8  # one pixel at the corner of the square
+
+    assert (masks.tidied(plane) == plane).all()
+
+
+def test_each_class_is_tidied_by_its_own_area() -> None:
+    small = np.zeros((1, 40, 40), np.float32)
+    small[0, 0, 0:2] = small[0, 5, 5:7] = 0.9
+
+    found = masks.tidied(np.concatenate([square(), small]))
+
+    assert (found[1] == small[0]).all()
+
+
+@few
+@given(arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=12),
+              elements=st.floats(0, 1, width=32)))  # fmt: skip
+def test_tidying_changes_only_whole_patches_and_is_done_once(plane: NDArray[np.float32]) -> None:
+    before = plane.copy()
+
+    once = masks.tidied(plane)
+
+    assert (plane == before).all()
+    assert once.shape == plane.shape
+    assert once.dtype == np.float32
+    changed = (once > 0.5) != (plane > 0.5)
+    assert (np.isin(once[changed], [0, 1])).all()
+    assert (once[~changed] == plane[~changed]).all()
