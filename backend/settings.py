@@ -20,12 +20,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import ConfigError, OptionsError
-from model import encoders
+from model import encoder_names
 
 
 def _known_encoder(name: str) -> str:
-    if not encoders.is_known(name):
-        raise ValueError(encoders.KNOWN)
+    if not encoder_names.is_known(name):
+        raise ValueError(encoder_names.KNOWN)
     return name
 
 
@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(default=60.0, gt=0)
     encoder: Encoder = "auto"
     encoder_weights: Path | None = None
+    network_weights: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -190,6 +191,7 @@ class ProjectOptions(BaseSettings):
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)
     group_by: str = ""
+    training: Literal["scratch", "warm"] = "scratch"
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)
     max_train_seconds: float = Field(default=300.0, gt=0)

@@ -12,19 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.encoder_names import AUTO, NAMES, RADIMAGENET, STAND_IN
 from model.encoders import running
 from model.encoders.encoder import BATCH, Encoder, Floats, Scan
-from model.encoders.registry import (
-    AUTO,
-    KNOWN,
-    NAMES,
-    RADIMAGENET,
-    STAND_IN,
-    Recipe,
-    is_known,
-    recipe_of,
-    weights_for,
-)
+from model.encoders.registry import Recipe, recipe_of, weights_for
 from model.encoders.weights import digest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does without
@@ -33,14 +24,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does
 __all__ = [
     "AUTO",
     "BATCH",
-    "KNOWN",
     "NAMES",
     "RADIMAGENET",
     "STAND_IN",
     "Encoder",
     "Floats",
     "Scan",
-    "is_known",
     "load",
     "network",
     "weights_for",

@@ -1,9 +1,10 @@
-"""The encoders there are. A new one is an entry here and its builder in `networks`."""
+"""The encoders there are. A new one is an entry here, its name in `model.encoder_names` and its
+builder in `networks`.
+"""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,15 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from model.encoder_names import AUTO, KNOWN, RADIMAGENET, STAND_IN, TIMM, is_timm
 from model.encoders import networks
 from model.encoders.encoder import SIZE
 from model.encoders.networks import Layers
 
-AUTO = "auto"
-RADIMAGENET = "radimagenet-resnet50"
-STAND_IN = "efficientnet-lite0"
-TIMM = "timm/"
-_TIMM_NAME = re.compile(TIMM + r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 # What the Hugging Face repositories of timm call their weights.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -63,13 +60,6 @@ REGISTRY = {
     # is known, in model.projection: an encoder sees one scan at a time.
     "pixels": Recipe(None, 256, size=16),
 }
-NAMES = tuple(REGISTRY)
-KNOWN = f"choose {AUTO}, one of {', '.join(NAMES)}, or {TIMM}<model name>"
-
-
-def is_known(name: str) -> bool:
-    """Say whether a name may be that of an encoder; of timm's models only the form is checked."""
-    return name == AUTO or name in REGISTRY or _TIMM_NAME.fullmatch(name) is not None
 
 
 def weights_for(name: str, file: Path | None, *, owner: str) -> Path | None:
@@ -99,7 +89,7 @@ def recipe_of(name: str) -> Recipe:
     """
     if name in REGISTRY:
         return REGISTRY[name]
-    if _TIMM_NAME.fullmatch(name) is None:
+    if not is_timm(name):
         raise ValueError(f"encoder {name!r} is unknown; {KNOWN}")
     return _timm(name.removeprefix(TIMM))
 

@@ -25,7 +25,7 @@ from torch import nn
 from torchvision.models import densenet121, resnet50
 
 from model import encoders, phantoms
-from model.encoders import Encoder, running
+from model.encoders import Encoder, registry, running
 from model.encoders.registry import recipe_of
 
 State = dict[str, torch.Tensor]
@@ -679,3 +679,7 @@ def test_pixels_are_the_small_grey_picture_itself() -> None:
     small = encoder.encode([ramp]).reshape(16, 16)
     assert (encoder.name, encoder.dim, encoder.substituted) == ("pixels", 256, False)
     assert np.allclose(small, np.linspace(0.5 / 16, 1 - 0.5 / 16, 16), atol=0.02)
+
+
+def test_every_name_has_a_recipe_and_every_recipe_a_name() -> None:
+    assert tuple(registry.REGISTRY) == encoders.NAMES
