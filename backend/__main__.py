@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from backend.settings import (
 )
 from backend.supervisor import MISCONFIGURED, end_with_parent
 from backend.supervisor import run as supervise
+
+if TYPE_CHECKING:
+    from backend.versions import Versions
 
 
 @click.group(help=__doc__)
@@ -82,17 +85,37 @@ def stability_(
     SOURCE is the id of a connected project, or a folder of images.
     """
     from backend import stability
-    from backend.store import open_store
+    from backend.store import open_known
 
     settings = load_settings()
     given = {"cold_start_budget": budget, "cold_start": cold_start, "encoder": encoder}
     changed = {name: value for name, value in given.items() if value is not None}
     if source.isdigit():
-        store = open_store(settings.database)
+        store = open_known(settings.database)
         found = stability.of_project(settings, store, int(source), changed, seeds)
     else:
         found = stability.of_folder(settings, Path(source), changed, seeds)
     click.echo(stability.table(found))
+
+
+@cli.command()
+@click.argument("project", type=int)
+def versions(project: int) -> None:
+    """List the published versions of PROJECT, newest first."""
+    click.echo(_versions(project).table())
+
+
+@cli.command()
+@click.argument("project", type=int)
+@click.argument("version", nargs=-1)
+@click.option("--resume", is_flag=True, help="Train again, from the next round on.")
+def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
+    """Go back to the queue of VERSION's model in PROJECT, and stay there until --resume."""
+    if resume and version:
+        raise click.UsageError("Give a version or --resume, not both.")
+    known = _versions(project)
+    # A name has spaces in it, and nobody has to know that a shell wants those quoted.
+    click.echo(known.resume() if resume else known.pin(" ".join(version)))
 
 
 @cli.command()
@@ -133,6 +156,15 @@ def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> No
         say=click.echo,
     )
     sys.exit(1 if failed else 0)
+
+
+def _versions(project: int) -> Versions:
+    from backend.store import open_known
+    from backend.versions import Versions
+
+    settings = load_settings()
+    store = open_known(settings.database)
+    return Versions(store, store.known(project), settings.project_folder(project))
 
 
 def _service(with_parent: bool = False) -> Settings:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from backend.errors import StorageError
 
+PARTIAL = ".partial"  # what a file is called until it is whole
+
 
 def digest(*parts: object) -> str:
     """Return a name that follows from content: 40 hex digits of the parts' JSON."""
@@ -27,7 +29,7 @@ def write(path: Path, save: Callable[[IO[bytes]], object]) -> None:
     Raises:
         StorageError: When the disk is full or the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -56,6 +58,11 @@ def read_json(path: Path) -> Any:
 def round_file(folder: Path, number: int) -> Path:
     """Return where the queue of a round and its reasons are written down."""
     return folder / "rounds" / f"{number:04d}.json"
+
+
+def weights_file(folder: Path, key: str) -> Path:
+    """Return where the weights of a model lie."""
+    return folder / "models" / key
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> None:

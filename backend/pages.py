@@ -10,10 +10,10 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from backend import artifacts, ledger
-from backend.errors import NotFound
 from backend.ledger import Ledger
 from backend.settings import Settings
 from backend.store import Project, Store, Version
+from backend.versions import resume_command
 
 RECENT_DRAFTS = 5
 NEXT_SHOWN = 10
@@ -30,6 +30,15 @@ _STEPS = {
     "switch": "making the new queue live",
 }
 
+# How far a step is, in words, where it says so.
+_PROGRESS = {
+    "total": "{done} of {total} scans",
+    "epochs": "epoch {epoch} of {epochs}",
+    "batches": "batch {batch} of {batches}",
+    "loss": "loss {loss:.2f}",
+    "dice": "Dice {dice:.2f} on held-out scans",
+}
+
 
 def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
     """Return what `GET /projects/<id>?format=json` answers.
@@ -37,18 +46,14 @@ def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
     Raises:
         NotFound: If the project is not known here.
     """
-    project = store.project(project_id)
-    if project is None:
-        raise NotFound(
-            f"Project {project_id} is not known here.",
-            f"Connect it: python -m backend connect {project_id}",
-        )
+    project = store.known(project_id)
     now = ledger.read(store, project_id)
     live = store.version(project_id, project.live_version) if project.live_version else None
     return {
         "project": project.id,
         "title": project.title,
         **_activity(project, store.clock()),
+        "pinned": store.pinned(project_id) or None,
         **_labels(now, live),
         **_quality(store, project_id, live),
         "next": _next(settings, project_id, live, now),
@@ -124,7 +129,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
     parts = (
         [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
         _troubles(state),
-        [f"Now: {_now(state)}", _queue(state)],
+        [f"Now: {_now(state)}", *_queue(state)],
         _label_lines(state),
         [_quality_line(state)],
         _bullets(
@@ -158,15 +163,30 @@ def _now(state: Mapping[str, Any]) -> str:
     if state["step"] is None:
         return "idle."
     doing = _STEPS.get(state["step"], state["step"])
-    details = [f"{key} {value}" for key, value in state["progress"].items()]
-    return f"{', '.join([doing, *details])}, for {_span(state['step_seconds'])}."
+    so_far = f"for {_span(state['step_seconds'])}"
+    return f"{', '.join([doing, *_progress(state['progress']), so_far])}."
 
 
-def _queue(state: Mapping[str, Any]) -> str:
-    if state["live_version"] is None:
-        return "Queue: none has been published yet."
+def _progress(done: Mapping[str, Any]) -> Iterator[str]:
+    """Say how far a step is."""
+    for name, words in _PROGRESS.items():
+        if name in done:
+            yield words.format_map(done)
+    if "seconds_left" in done:
+        yield f"about {_span(done['seconds_left'])} left"
+
+
+def _queue(state: Mapping[str, Any]) -> Iterator[str]:
     labels = _count(state["labels_in_live"], "labelled scan")
-    return f"Queue: {state['live_version']} is live; it was made from {labels}."
+    if state["live_version"] is None:
+        yield "Queue: none has been published yet."
+    elif state["pinned"]:
+        yield f"Queue: {state['live_version']} is live."
+    else:
+        yield f"Queue: {state['live_version']} is live; it was made from {labels}."
+    if state["pinned"]:
+        yield f"Pinned: {state['pinned']} gives the queue, and nothing is trained, until:"
+        yield f"  {resume_command(state['project'])}"
 
 
 def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,8 @@ from backend.publishing import Publisher
 from backend.selection import Selector
 from backend.services import Services
 from backend.store import Project, Version
-from model import encoders, training
+from backend.versions import Versions
+from model import encoders
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Rounds(DBOSConfiguredInstance):
         plan = self.plan(project_id)
         if not plan["due"]:
             return False
-        number, key = plan["round"], ""
+        # A plan that an earlier release wrote down knows of no pin.
+        number, key = plan["round"], plan.get("pinned_model", "")
         with logs.context(round=number):
             if plan["train"]:
                 key = self.train(project_id, number)
@@ -161,12 +163,14 @@ class Rounds(DBOSConfiguredInstance):
         with self._at(project_id, "plan"):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
-            plan = selector.plan(now)
+            pinned = self._versions(project_id).pinned()
+            plan = selector.plan(now, pinned.name if pinned else "")
             if not plan["due"]:
                 self._verify_live(project_id)
                 return plan
             opened = self.store.round_of(project_id, str(DBOS.workflow_id))
-            return {**plan, "round": opened.number}
+            model = pinned.model_key if pinned else ""
+            return {**plan, "round": opened.number, "pinned_model": model}
 
     @DBOS.step()
     def train(self, project_id: int, number: int) -> str:
@@ -179,9 +183,10 @@ class Rounds(DBOSConfiguredInstance):
             to_train, held = learner.split(now, clusters)
             if not to_train:
                 return ""  # all labels are ground truth, and that only validates
-            key = learner.fit(now, to_train, self._reporter(project_id))
-            live = self.store.version(project_id, project.live_version)
-            return learner.gate(now, key, live.model_key if live else "", held)
+            version = self.store.version(project_id, project.live_version)
+            live = version.model_key if version else ""
+            key = learner.fit(now, to_train, learner.reporter(), live)
+            return learner.gate(now, key, live, held)
 
     @DBOS.step()
     def select(self, project_id: int, number: int, key: str) -> None:
@@ -249,6 +254,7 @@ class Rounds(DBOSConfiguredInstance):
             self.store.close_round(project_id, number, {"version": version})
             drafts.learner_for(self.services, self._project(project_id)).scans.trim()
             self._forget_drafts(project_id)
+            self._versions(project_id).tidy()
 
     @DBOS.step()
     def finish(self, project_id: int, wanted: int, published: bool) -> None:
@@ -319,6 +325,9 @@ class Rounds(DBOSConfiguredInstance):
             self.store, project, self.services.folder(project_id), self._encoder(project)
         )
 
+    def _versions(self, project_id: int) -> Versions:
+        return Versions(self.store, self._project(project_id), self.services.folder(project_id))
+
     def _publisher(self, project_id: int) -> Publisher:
         return Publisher(self.services.settings, self.store, self.services.studio, project_id)
 
@@ -346,19 +355,6 @@ class Rounds(DBOSConfiguredInstance):
         progress = self._project(project_id).progress
         done = int(progress.get("done", 0)) + number
         self.store.update(project_id, progress={**progress, "done": done})
-
-    def _reporter(self, project_id: int) -> Any:
-        """Return what training calls after every batch; it writes once a second."""
-        last = [0.0]
-
-        def report(progress: training.Progress) -> None:
-            now = self.store.clock()
-            if now - last[0] >= 1:
-                last[0] = now
-                fields = {"batch": progress.step, "of": progress.steps, "loss": progress.loss}
-                self.store.update(project_id, progress=fields)
-
-        return report
 
     def _forget_drafts(self, project_id: int) -> None:
         """Drop the drafts of versions that nobody can have open any more."""

@@ -31,8 +31,13 @@ class Selector:
         self.encoder = encoder.name
         self.warnings = [encoder.substitution] if encoder.substituted else []
 
-    def plan(self, now: Ledger) -> dict[str, Any]:
-        """Return whether a round is due, whether it trains, and what of its input is not labels."""
+    def plan(self, now: Ledger, pinned: str = "") -> dict[str, Any]:
+        """Return whether a round is due, whether it trains, and what of its input is not labels.
+
+        Args:
+            now: The ledger.
+            pinned: The version whose model is to judge; "" when the labels of today train one.
+        """
         # Labels are not in it: how many of them have to change is for `retrain_after` to say.
         fingerprint = artifacts.digest(
             [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
@@ -40,6 +45,7 @@ class Selector:
             self._project.label_config,
             {k: v for k, v in self._options.model_dump().items() if k != "paused"},
             self.encoder,
+            *filter(None, [pinned]),  # absent unless pinned: old fingerprints stay valid
         )
         waiting = bool(self.pool(now))
         due = waiting and (
@@ -48,7 +54,7 @@ class Selector:
             or self._enough_changed(now)
             or self._running_low(now)
         )
-        train = waiting and len(now.usable) >= 2
+        train = waiting and not pinned and len(now.usable) >= 2
         return {"due": due, "train": train, "fingerprint": fingerprint}
 
     def readable(self, now: Ledger) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backend import artifacts, encoding, images
-from backend.errors import ConfigError, NotFound
+from backend.errors import ConfigError
 from backend.ledger import stored_options
 from backend.maps import GROWTH, Floats, Maps
 from backend.scans import WORKING_SIZE
@@ -33,12 +33,7 @@ def of_project(
         NotFound: If the project is not known here.
         ConfigError: If it has too few embedded scans for its budget, or an option is wrong.
     """
-    project = store.project(project_id)
-    if project is None:
-        raise NotFound(
-            f"Project {project_id} is not known here.",
-            f"Connect it: python -m backend connect {project_id}",
-        )
+    project = store.known(project_id)
     options = parse_options({**stored_options(project).model_dump(), **changed})
     encoder = encoding.load(settings, options.encoder or settings.encoder).name
     folder = settings.project_folder(project_id)

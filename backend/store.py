@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from backend.errors import ConfigError, StorageError
+from backend.errors import ConfigError, NotFound, StorageError
 
 SCHEMA_VERSION = "1"
 WEB_BUSY_MS = 500
@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
 
 
 class Meta(Base):
-    """Facts of the installation: its id and the schema version."""
+    """Facts of the installation: its id, the schema version, and what a person pinned."""
 
     __tablename__ = "meta"
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -150,7 +150,7 @@ class Model(Base):
     created_at: Mapped[float]
     classes: Mapped[list[str]] = mapped_column(default=list)
     trained_on: Mapped[list[int]] = mapped_column(sa.JSON, default=list)  # task ids
-    accepted: Mapped[bool] = mapped_column(default=True)
+    accepted: Mapped[bool] = mapped_column(default=True)  # False: validation refused it
     quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
@@ -298,6 +298,20 @@ class Store:
         """Return one project, or None when nobody has connected it."""
         with self.session() as session:
             return session.get(Project, project_id)
+
+    def known(self, project_id: int) -> Project:
+        """Return one project.
+
+        Raises:
+            NotFound: When nobody has connected it.
+        """
+        found = self.project(project_id)
+        if found is None:
+            raise NotFound(
+                f"Project {project_id} is not known here.",
+                f"Connect it: python -m backend connect {project_id}",
+            )
+        return found
 
     def projects(self) -> list[Project]:
         """Return every project, by id."""
@@ -453,6 +467,10 @@ class Store:
         with self.session() as session:
             return session.get(Model, (project_id, key))
 
+    def models(self, project_id: int) -> list[Model]:
+        """Return every trained model, oldest first; the weights of most are gone."""
+        return self._of(Model, project_id, Model.created_at)
+
     def save_model(self, model: Model) -> None:
         """Store what is known of a trained model."""
         with self.session() as session:
@@ -471,6 +489,17 @@ class Store:
         """Store a version."""
         with self.session() as session:
             session.merge(version)
+
+    def pinned(self, project_id: int) -> str:
+        """Return the name of the version that a person pinned, "" while training decides."""
+        with self.session() as session:
+            found = session.get(Meta, _pin(project_id))
+            return found.value if found else ""
+
+    def pin(self, project_id: int, version: str) -> None:
+        """Pin a version, or none with ""."""
+        with self.session() as session:
+            session.merge(Meta(key=_pin(project_id), value=version))
 
     def go_live(self, project_id: int, name: str, **project: Any) -> None:
         """Make one version the live one, in the same moment for everybody who asks."""
@@ -563,6 +592,24 @@ def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
     return Store(engine)
 
 
+def open_known(url: str) -> Store:
+    """Open the database that the service keeps, for a command beside it.
+
+    Raises:
+        ConfigError: When there is none, or it was written by another schema.
+        StorageError: When it cannot be opened.
+    """
+    path = sqlite_path(url)
+    if path and not path.exists():
+        raise ConfigError(
+            f"Nothing is known yet: there is no {path.name} in {path.parent}.",
+            "Point DATA_DIR at the folder of the service, or start it: python -m backend start",
+        )
+    store = open_store(url, busy_ms=WORKER_BUSY_MS)
+    store.create()
+    return store
+
+
 def sqlite_path(url: str) -> Path | None:
     """Return the file behind a SQLite address, or None for another database."""
     parsed = sa.make_url(url)
@@ -576,6 +623,10 @@ def _tune(connection: Any, busy_ms: int) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _pin(project_id: int) -> str:
+    return f"pinned in project {project_id}"
 
 
 def _among(table: Any, project_id: int, ids: Sequence[int]) -> sa.Select[Any]:

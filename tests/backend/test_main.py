@@ -14,6 +14,7 @@ import pytest
 
 from backend import __main__ as main
 from backend.errors import ConfigError
+from backend.store import open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +118,15 @@ def test_bad_options_are_said_with_the_known_ones(nobody: str) -> None:
     assert "cold_start_budget" in line
 
 
+@pytest.mark.parametrize("words", [("versions", "9"), ("rollback", "9", "r0001")])
+def test_a_project_that_is_unknown_or_of_another_folder_is_said(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert "Point DATA_DIR at" in refused(*words, DATA_DIR=str(tmp_path))
+    open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}").create()
+    assert "Connect it: python -m backend connect 9" in refused(*words, DATA_DIR=str(tmp_path))
+
+
 def test_a_mistake_inside_a_command_is_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,5 +148,7 @@ def test_every_command_has_a_line_of_help() -> None:
         "web",
         "worker",
         "connect",
+        "versions",
+        "rollback",
     }
     assert all(command and command.help for command in commands)

@@ -90,6 +90,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "step": None,
         "step_seconds": None,
         "progress": {},
+        "pinned": None,
         "live_version": None,
         "labels_in_live": 0,
         "labels_used": 0,
@@ -218,13 +219,25 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
 
 
 def test_the_page_says_what_is_going_on_and_for_how_long(client: FlaskClient, store: Store) -> None:
-    store.enter(3, "train", epoch=3)
+    store.enter(3, "train")
     store.clock = lambda: NOW + 12
     state = client.get("/projects/3?format=json").get_json()
-    assert (state["step"], state["step_seconds"], state["progress"]) == ("train", 12, {"epoch": 3})
-    assert "Now: training the network, epoch 3, for 12 s." in page(client)
+    assert (state["step"], state["step_seconds"], state["progress"]) == ("train", 12, {})
+    assert "Now: training the network, for 12 s." in page(client)
     store.enter(3, "tidying")
     assert "Now: tidying, for 0 s." in page(client)
+
+
+def test_the_page_says_in_words_how_far_a_step_is(client: FlaskClient, store: Store) -> None:
+    store.enter(3, "embed", done=5, total=64)
+    assert "Now: looking at scans that are new, 5 of 64 scans, for 0 s." in page(client)
+    done = {"epoch": 3, "epochs": 13, "batch": 27, "batches": 130, "loss": 0.4123}
+    store.enter(3, "train", **done)
+    assert "Now: training the network, epoch 3 of 13, batch 27 of 130, loss 0.41, for 0 s." in page(
+        client
+    )
+    store.enter(3, "train", **done, dice=0.8, seconds_left=240)
+    assert "loss 0.41, Dice 0.80 on held-out scans, about 4 min left, for 0 s." in page(client)
 
 
 def test_the_page_says_every_problem_and_its_mend(client: FlaskClient, store: Store) -> None:

@@ -12,9 +12,9 @@ from dbos import DBOS
 from backend import artifacts, pages, sync
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.services import Services
-from backend.store import RETRY_SCAN_SECONDS
+from backend.store import RETRY_SCAN_SECONDS, Version
 from tests.backend.conftest import Clock
-from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 from tests.backend.site import OPTIONS, TINY, Site, wait_for
 
 
@@ -55,6 +55,21 @@ def test_from_the_first_day_to_the_first_model(site: Site) -> None:
     assert (project.done, project.step, project.failures) == (project.wanted, "", 0)
     assert site.fake.projects[site.number].model_version == project.live_version
     assert site.entry["title"] == project.live_version
+
+
+def test_with_warm_training_a_round_goes_on_from_the_live_model(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "training": "warm"}
+    site.label(0, 1)
+    site.refresh()
+    first = site.store.version(site.number, site.project.live_version)
+    site.label(2)
+    site.refresh()
+    second = site.store.version(site.number, site.project.live_version)
+    assert first is not None
+    assert second is not None
+    model = site.store.model(site.number, second.model_key)
+    assert model is not None
+    assert model.quality["started_from"] == first.model_key != ""
 
 
 def test_every_round_leaves_its_record(site: Site) -> None:
@@ -195,6 +210,142 @@ def test_the_time_between_rounds_is_kept(site: Site) -> None:
     site.entry["extra_params"] = {**OPTIONS, "min_seconds_between_rounds": 50}
     project = site.refresh()
     assert project.not_before == project.started_at + 50
+
+
+# -- a pinned version -----------------------------------------------------------------------------
+
+
+def pin(site: Site, name: str) -> Version:
+    """Go back to a version and return what its round published."""
+    site.rounds._versions(site.number).pin(name)
+    return refreshed(site)
+
+
+def refreshed(site: Site) -> Version:
+    assert site.refresh().problem == ""
+    live = site.store.version(site.number, site.project.live_version)
+    assert live is not None
+    return live
+
+
+def two_models(site: Site) -> tuple[Version, Version]:
+    """Return the versions of two models: of two labels, then of three."""
+    site.refresh()
+    site.label(0, 1)
+    first = refreshed(site)
+    site.label(2)
+    return first, refreshed(site)
+
+
+def test_a_rollback_publishes_what_the_old_model_gives_and_trains_nothing(site: Site) -> None:
+    first, second = two_models(site)
+    again = pin(site, first.name)
+    assert again.model_key == first.model_key != second.model_key
+    assert site.versions[-1] == "attention-unet r0004"
+    assert sorted(site.queue) == site.tasks[3:]
+    assert site.entry["title"] == site.fake.projects[site.number].model_version == again.name
+    *_, last = site.store.rounds(site.number)
+    assert set(last.record["seconds"]) == {"select", "draft", "publish", "switch"}
+    shown = site.fake.prelabel(site.number, site.queue[0])
+    assert (
+        shown
+        == artifacts.read_json(site.services.folder(site.number) / "drafts" / again.drafts)[
+            str(site.queue[0])
+        ]
+    )
+
+
+def test_a_pinned_queue_follows_labels_and_new_scans_under_names_of_its_own(site: Site) -> None:
+    first, _ = two_models(site)
+    pinned = [pin(site, first.name)]
+    site.label(3)
+    pinned.append(refreshed(site))
+    new = site.fake.add_task(site.number, site.phantoms[0].image)
+    site.store.want(site.number, full=True)
+    pinned.append(refreshed(site))
+    assert {version.model_key for version in pinned} == {first.model_key}
+    assert len({version.name for version in pinned}) == 3
+    assert sorted(site.queue) == [*site.tasks[4:], new]
+    assert new in site.store.embeddings(site.number, "pixels")
+    assert len(site.store.models(site.number)) == 2
+    before = site.versions
+    site.store.want(site.number)
+    refreshed(site)
+    assert site.versions == before
+
+
+def test_a_rollback_during_a_round_waits_for_its_end_and_is_not_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.refresh()
+    site.label(0, 1)
+    first = refreshed(site)
+    site.label(2)
+    real, left = Rounds.select, [first.name]
+
+    def select(self: Rounds, *given: Any) -> None:
+        real(self, *given)
+        if left:
+            self._versions(site.number).pin(left.pop())
+
+    monkeypatch.setattr(Rounds, "select", select)
+    assert refreshed(site).model_key != first.model_key
+    assert site.project.wanted == site.project.done + 1
+    assert refreshed(site).model_key == first.model_key
+
+
+def test_with_resume_the_next_round_trains_again(site: Site) -> None:
+    first, _ = two_models(site)
+    pin(site, first.name)
+    site.label(3)
+    refreshed(site)
+    site.rounds._versions(site.number).resume()
+    after = refreshed(site)
+    assert after.labels == 4
+    assert len(site.store.models(site.number)) == 3
+    assert after.model_key not in {"", first.model_key}
+
+
+def test_back_to_a_cold_start_is_its_order_without_drafts(site: Site) -> None:
+    cold = site.refresh().live_version
+    site.label(0, 1)
+    refreshed(site)
+    again = pin(site, cold)
+    assert (again.model_key, again.drafts) == ("", "")
+    assert site.versions[-1] == "cold-start r0003"
+    assert sorted(site.queue) == site.tasks[2:]
+    assert all(site.fake.prelabel(site.number, task) == [] for task in site.queue)
+
+
+def test_a_pin_that_other_labels_end_is_said_and_the_queue_stays_until_it_is_resolved(
+    site: Site,
+) -> None:
+    first, _ = two_models(site)
+    live = pin(site, first.name)
+    site.fake.projects[site.number].label_config = CONFIG.replace("Lung", "Heart")
+    site.store.want(site.number)
+    project = site.refresh()
+    assert "was trained for other labels" in project.problem
+    assert f"rollback {site.number} --resume" in project.mend
+    assert project.live_version == live.name
+    site.rounds._versions(site.number).resume()
+    assert refreshed(site).name != live.name
+
+
+def test_weights_that_no_rule_keeps_are_gone_once_a_round_is_live(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.versions.KEPT_MODELS", 1)
+    monkeypatch.setattr("backend.versions.KEPT_LIVE_MODELS", 1)
+    versions = [*two_models(site)]
+    for row in (3, 4):
+        site.label(row)
+        versions.append(refreshed(site))
+    there = {path.name for path in (site.services.folder(site.number) / "models").iterdir()}
+    # The last two for themselves, the first for its drafts: they were the best.
+    scores = {score.version: score.dice for score in site.store.draft_scores(site.number)}
+    best = max(versions, key=lambda version: scores.get(version.name, -1.0))
+    assert there == {version.model_key for version in [best, *versions[-2:]]}
 
 
 # -- trouble --------------------------------------------------------------------------------------
@@ -375,6 +526,38 @@ def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
     again = outcome(site)
     assert disturbed | {"rounds": None} == again | {"rounds": None}
     assert disturbed["rounds"] == [1, 2]
+
+
+PINNED_STEPS = ("plan", "select", "draft", "publish", "switch")
+PINNED_KILLS = [
+    pytest.param(step, when, marks=[] if (step, when) in QUICK else [pytest.mark.slow])
+    for step in PINNED_STEPS
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize(("step", "when"), PINNED_KILLS)
+def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    first, _ = two_models(site)
+    site.rounds._versions(site.number).pin(first.name)
+    monkeypatch.setattr(Rounds, "_at", killing(step, when))
+    handle = DBOS.start_workflow(site.rounds.refresh, site.number)
+    with pytest.raises(Killed):
+        handle.get_result()
+    site.stop()
+    site.start()
+    wait_for(lambda: site.project.done == site.project.wanted)
+    disturbed = outcome(site)
+    assert_each_task_once(site)
+    assert disturbed["model"] == first.model_key
+    assert site.store.pinned(site.number) == first.name
+    site.store.update(site.number, fingerprint="")
+    site.refresh()
+    again = outcome(site)
+    assert disturbed | {"rounds": None} == again | {"rounds": None}
+    assert disturbed["rounds"] == [1, 2, 3, 4]
 
 
 def assert_each_task_once(site: Site) -> None:

@@ -1,0 +1,255 @@
+"""The versions of a project: their list, the way back to one, and which weights are kept for it.
+
+A person goes back by pinning a version. The command only leaves that wish in the store; the next
+round publishes what the version's model gives, under a name of its own, and trains nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from backend import artifacts, labels
+from backend.errors import ConfigError, UnsupportedLabelConfig
+from backend.ledger import stored_options
+from backend.store import Model, Project, Store, Version
+
+KEPT_MODELS = 5
+KEPT_LIVE_MODELS = 30
+LEFTOVER_SECONDS = 24 * 3600
+LISTED = 10  # versions to go back to in an error; `versions` has all
+
+# What may have become of weights, where it stands in the way.
+_OBSTACLES = {"gone": "its weights are gone", "other labels": "it was trained for other labels"}
+_HEAD = ("version", "state", "since (UTC)", "labels", "Dice", "weights")
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of one project, from its store and its folder; made anew for every question."""
+
+    store: Store
+    project: Project
+    folder: Path
+
+    # -- going back -----------------------------------------------------------------------------
+
+    def pinned(self) -> Version | None:
+        """Return the version that a person pinned, None while training decides.
+
+        Raises:
+            ConfigError: When its model cannot be used any more.
+        """
+        name = self.store.pinned(self.project.id)
+        if not name:
+            return None
+        found = self.store.version(self.project.id, name)
+        why = self._why_not(found)
+        if why:
+            raise ConfigError(
+                f"The pinned version {name} cannot be published: {why}.",
+                f"Go back to another one or train again: {resume_command(self.project.id)}",
+            )
+        return found
+
+    def pin(self, name: str) -> str:
+        """Ask for the queue that a version's model gives, until `resume`; return a sentence.
+
+        Raises:
+            ConfigError: When that version is unknown, was never live, or its model cannot be used.
+        """
+        why = self._why_not(self.store.version(self.project.id, name))
+        if why:
+            what = f"{name} cannot be published: {why}." if name else "No version is named."
+            raise ConfigError(what, self._choice())
+        self._wish(name)
+        return (
+            f"Project {self.project.id} goes back to {name} with its next round.{self._paused()} "
+            f"It trains nothing until: {resume_command(self.project.id)}"
+        )
+
+    def resume(self) -> str:
+        """Let training decide again; return a sentence.
+
+        Raises:
+            ConfigError: When nothing is pinned.
+        """
+        if not self.store.pinned(self.project.id):
+            raise ConfigError(
+                f"Nothing is pinned in project {self.project.id}.",
+                f"Its rounds train; python -m backend versions {self.project.id} lists them.",
+            )
+        self._wish("")
+        return f"Project {self.project.id} trains again with its next round.{self._paused()}"
+
+    def _wish(self, name: str) -> None:
+        self.store.pin(self.project.id, name)
+        self.store.want(self.project.id)
+
+    def _paused(self) -> str:
+        paused = stored_options(self.project).paused
+        return " It is paused: that round waits for `paused` to be false." if paused else ""
+
+    def _choice(self) -> str:
+        names = [found.name for found in self._newest_first if not self._why_not(found)]
+        if not names:
+            return "There is none to go back to yet."
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return f"Choose one of: {', '.join(names[:LISTED])}{more}."
+
+    def _why_not(self, version: Version | None) -> str:
+        """Return why nobody can go back to a version, "" if that can be done."""
+        if version is None:
+            return f"project {self.project.id} has no such version"
+        if not version.live_at:
+            return "it was never live"
+        return _OBSTACLES.get(self._weights(version), "")
+
+    def _weights(self, version: Version) -> str:
+        """Return what became of the weights of a version's model."""
+        if not version.model_key:
+            return "not needed"  # a cold start follows from the scans
+        model = self._models.get(version.model_key)
+        if model is None or not self._has_weights(model):
+            return "gone"
+        return "there" if model.classes == self._classes else "other labels"
+
+    def _has_weights(self, model: Model) -> bool:
+        return artifacts.weights_file(self.folder, model.key).exists()
+
+    # -- the list -------------------------------------------------------------------------------
+
+    def table(self) -> str:
+        """Return every version as a line of text, newest first."""
+        if not self._newest_first:
+            return f"Project {self.project.id} has published nothing yet."
+        pinned = self.store.pinned(self.project.id)
+        rows = [_HEAD, *(self._row(found, pinned) for found in self._newest_first)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        if pinned:
+            lines += ["", f"{pinned} is pinned until: {resume_command(self.project.id)}"]
+        return "\n".join(lines)
+
+    def _row(self, version: Version, pinned: str) -> tuple[str, ...]:
+        model = self._models.get(version.model_key)
+        since = datetime.fromtimestamp(version.live_at or version.created_at, UTC)
+        return (
+            version.name,
+            f"{_state(version)}{', pinned' if version.name == pinned else ''}",
+            since.strftime("%Y-%m-%d %H:%M"),
+            str(model.labels if model else 0),
+            self._quality(model),
+            self._weights(version),
+        )
+
+    def _quality(self, model: Model | None) -> str:
+        """Return the Dice on held-out scans; without any, that of the drafts people corrected."""
+        if model and "validation_dice" in model.quality:
+            return f"{model.quality['validation_dice']:.2f} held out"
+        if model and model.key in self._draft_dice:
+            return f"{self._draft_dice[model.key]:.2f} drafts"
+        return "-"
+
+    # -- retention ------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Delete the weights that no rule keeps, and what killed processes left half written."""
+        kept = self.kept()
+        for path in (self.folder / "models").glob("*"):
+            if path.suffix != artifacts.PARTIAL and path.name not in kept:
+                path.unlink(missing_ok=True)
+        for path in self.folder.rglob(f"*{artifacts.PARTIAL}"):
+            with suppress(FileNotFoundError):  # whole by now, under its own name
+                if self.store.clock() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
+
+    def kept(self) -> set[str]:
+        """Return the keys of the models whose weights stay.
+
+        The last 5 models, refused ones included; of the last 30 those that were ever live; the
+        best one; and whatever is live, was live before that, is pinned or is about to go live.
+        """
+        newest = list(self._models.values())
+        shown = sorted((found for found in self._newest_first if found.live_at), key=_live_at)
+        pinned = self.store.pinned(self.project.id)
+        needed = [
+            found
+            for found in self._newest_first
+            if found.state in {"publishing", "ready", "live"} or found.name == pinned
+        ]
+        was_live = {found.model_key for found in shown}
+        return {
+            self._best(),
+            *(model.key for model in newest[:KEPT_MODELS]),
+            *(model.key for model in newest[:KEPT_LIVE_MODELS] if model.key in was_live),
+            *(found.model_key for found in [*shown[-2:], *needed]),
+        }
+
+    def _best(self) -> str:
+        """Return the key of the model with the highest validation Dice, "" if none was measured.
+
+        While no model has one, it is the model whose drafts came closest to what was drawn. Equal
+        ones: the newest. Refused models and those of other labels than the newest are left out.
+        """
+        newest = list(self._models.values())
+        fit = [
+            model
+            for model in newest
+            if model.accepted and model.classes == newest[0].classes and self._has_weights(model)
+        ]
+        held_out = {
+            model.key: float(model.quality["validation_dice"])
+            for model in fit
+            if "validation_dice" in model.quality
+        }
+        drafts = {m.key: self._draft_dice[m.key] for m in fit if m.key in self._draft_dice}
+        scores = held_out or drafts
+        return max(scores, key=lambda key: scores[key], default="")
+
+    # -- what is read once ----------------------------------------------------------------------
+
+    @cached_property
+    def _newest_first(self) -> Sequence[Version]:
+        return self.store.versions(self.project.id)[::-1]
+
+    @cached_property
+    def _models(self) -> Mapping[str, Model]:
+        """Every model by its key, newest first."""
+        return {model.key: model for model in reversed(self.store.models(self.project.id))}
+
+    @cached_property
+    def _classes(self) -> list[str]:
+        """The labels of today; none while the labelling interface cannot be served."""
+        try:
+            return list(labels.parse(self.project.label_config).labels)
+        except UnsupportedLabelConfig:
+            return []
+
+    @cached_property
+    def _draft_dice(self) -> Mapping[str, float]:
+        """The mean Dice of a model's drafts against what people then drew, by its key."""
+        key_of = {found.name: found.model_key for found in self._newest_first}
+        found: dict[str, list[float]] = {}
+        for score in self.store.draft_scores(self.project.id):
+            found.setdefault(key_of.get(score.version, ""), []).append(score.dice)
+        return {key: statistics.fmean(dice) for key, dice in found.items()}
+
+
+def resume_command(project_id: int) -> str:
+    """Return the command that ends a pin."""
+    return f"python -m backend rollback {project_id} --resume"
+
+
+def _state(version: Version) -> str:
+    """Return the state as people know it: what was never live is not missed in Label Studio."""
+    return "abandoned" if version.state == "removed" and not version.live_at else version.state
+
+
+def _live_at(version: Version) -> float:
+    return version.live_at
