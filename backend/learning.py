@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, labels
-from backend.errors import ImageError, StorageError
+from backend.errors import ConfigError, ImageError, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scan, Scans
 from backend.settings import ProjectOptions, Settings
 from backend.store import Annotation, Model, Store
 from model import inference, metrics, training, validation
+from model.encoders.weights import digest
 
 log = logging.getLogger(__name__)
 
@@ -63,35 +63,50 @@ class Learner:
         self.store.save_splits(self.project_id, held)
         return [i for i in ids if not held[i]], [i for i in ids if held[i]]
 
-    def key(self, ledger: Ledger, task_ids: Sequence[int]) -> str:
-        """Return the name of the model that these labels make: same labels, same name."""
+    def key(self, ledger: Ledger, task_ids: Sequence[int], start: str = "") -> str:
+        """Return the name of the model that these labels make: same labels, same name.
+
+        Args:
+            ledger: Whose labels they are.
+            task_ids: The scans to train on.
+            start: Key of the model that training goes on from; empty for none.
+        """
         marks = [[task_id, *ledger.keys_of(task_id)] for task_id in task_ids]
         return artifacts.digest(
             marks,
             self.config.labels,
             repr(self.train_config),
             self.options.max_train_seconds,
+            start or _mark(self.train_config.encoder_weights),
         )
 
     def path(self, key: str) -> Path:
         """Where a model's weights lie."""
-        return self.folder / "models" / key
+        return artifacts.weights_file(self.folder, key)
 
-    def fit(self, ledger: Ledger, task_ids: Sequence[int], on_epoch: Callable[[Any], None]) -> str:
-        """Train on these scans unless that was done before; return the model's key."""
-        key = self.key(ledger, task_ids)
+    def fit(
+        self,
+        ledger: Ledger,
+        task_ids: Sequence[int],
+        on_epoch: Callable[[training.Progress], None],
+        live: str = "",
+    ) -> str:
+        """Train on these scans unless that was done before; return the model's key.
+
+        With the option `training: warm` training goes on from the model `live` where it can.
+
+        Raises:
+            ConfigError: If this machine cannot train such a network.
+            ImageError: If a scan cannot be read any more.
+            StorageError: If the model that training starts from cannot be read.
+        """
+        start = self._start(ledger, task_ids, live)
+        key = self.key(ledger, task_ids, start)
         if self.knows(key):
             return key
         examples = list(self.examples(ledger, task_ids))
-        deadline = time.monotonic() + self.options.max_train_seconds
         started = time.monotonic()
-        fitted = training.fit(
-            [example.image for example in examples],
-            [example.mask for example in examples],
-            self.train_config,
-            on_epoch=on_epoch,
-            stop=lambda: time.monotonic() >= deadline,
-        )
+        fitted = self._trained(examples, start, on_epoch)
         seconds = round(time.monotonic() - started, 1)
         self._save(fitted, key)
         self.store.save_model(
@@ -102,11 +117,67 @@ class Learner:
                 classes=list(self.config.labels),
                 trained_on=list(task_ids),
                 created_at=self.store.clock(),
-                quality={"train_seconds": seconds},
+                quality={"train_seconds": seconds, "started_from": start},
             )
         )
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
         return key
+
+    def reporter(self) -> Callable[[training.Progress], None]:
+        """Return what training calls after every batch: it tells page, /job_status and log.
+
+        It writes once a second and after every epoch.
+        """
+        clock = self.store.clock
+        pace, last = Pace(clock, self.options.max_train_seconds), [0.0]
+
+        def report(progress: training.Progress) -> None:
+            now, left = clock(), pace.seconds_left(progress)
+            if progress.ends_epoch or now - last[0] >= 1:
+                last[0] = now
+                self.store.update(self.project_id, progress=_shown(progress, left))
+            if progress.ends_epoch:
+                told = progress.epoch, progress.epochs, progress.loss, left or 0.0
+                log.info("epoch %d of %d: loss %.3f, about %.0f s left", *told)
+
+        return report
+
+    def _start(self, ledger: Ledger, task_ids: Sequence[int], live: str) -> str:
+        """Return the key of the model that training goes on from, empty for none."""
+        model = self.store.model(self.project_id, live)
+        if self.options.training != "warm" or model is None or not self.knows(live):
+            return ""
+        before = str(model.quality.get("started_from", ""))
+        if self.key(ledger, task_ids, before) == live:
+            return before  # the live model was made from just these labels: nothing is to be learnt
+        # What it learnt from must still be there to learn from. A label that was deleted would
+        # live on in the weights, and a scan that is held out by now would no longer be unseen.
+        goes_on = set(model.trained_on) <= set(task_ids)
+        return live if goes_on and self.train_config.continues(self.load(live).config) else ""
+
+    def _trained(
+        self,
+        examples: Sequence[Example],
+        start: str,
+        on_epoch: Callable[[training.Progress], None],
+    ) -> training.Fitted:
+        # Held-out scans are not handed in: the gate judges by them, and what stopped at their best
+        # would look better there than it is.
+        deadline = time.monotonic() + self.options.max_train_seconds
+        try:
+            return training.fit(
+                [example.image for example in examples],
+                [example.mask for example in examples],
+                replace(self.train_config, init="warm") if start else self.train_config,
+                start=self.load(start) if start else None,
+                on_epoch=on_epoch,
+                stop=lambda: time.monotonic() >= deadline,
+            )
+        except training.Untrainable as error:
+            raise ConfigError(
+                f"The network cannot be trained: {error}.",
+                "Correct NETWORK_WEIGHTS, DEVICE or the option `image_size`.",
+            ) from error
 
     def _save(self, fitted: training.Fitted, key: str) -> None:
         try:
@@ -226,6 +297,38 @@ class Learner:
         yield from _predicted(fitted, batch)
 
 
+def _shown(progress: training.Progress, seconds_left: float | None) -> dict[str, float]:
+    """Return how far a training is, by the names that /job_status shows; what is unknown is not."""
+    shown = {
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+        "batch": progress.step,
+        "batches": progress.steps,
+        "loss": round(progress.loss, 4),
+        "dice": None if progress.dice is None else round(progress.dice, 4),
+        "seconds_left": None if seconds_left is None else round(seconds_left),
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+class Pace:
+    """How long a training will take: each batch to come as long as those so far, on average."""
+
+    def __init__(self, clock: Callable[[], float], most_seconds: float) -> None:
+        self._clock, self._most = clock, most_seconds
+        self._first: tuple[int, float] | None = None  # batch, and when it was done
+
+    def seconds_left(self, progress: training.Progress) -> float | None:
+        """Return the seconds until the last batch or the end of the box; None after one batch."""
+        now = self._clock()
+        if self._first is None:
+            self._first = progress.step, now
+            return None
+        step, began = self._first
+        each = (now - began) / (progress.step - step)
+        return min(each * (progress.steps - progress.step), max(self._most - (now - began), 0.0))
+
+
 BATCH = 16
 
 
@@ -238,6 +341,11 @@ def _predicted(
         yield task_id, scan, probabilities
 
 
+def _mark(file: str) -> str:
+    """Return what tells the content of a file of weights from others; empty if there is none."""
+    return digest(Path(file)) if file and Path(file).is_file() else ""
+
+
 def train_config(
     settings: Settings, options: ProjectOptions, config: labels.LabelConfig
 ) -> training.TrainConfig:
@@ -247,4 +355,5 @@ def train_config(
         len(config.labels),
         seed=options.seed,
         image_size=options.image_size,
+        encoder_weights=str(settings.network_weights or ""),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,15 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.encoders import networks, weights
+
 DEPTH = 5  # halvings between the image and the deepest features
 STRIDE = 2**DEPTH
+RADIMAGENET_FITS = "resnet50"  # the encoder that RadImageNet's weights belong to
+RADIMAGENET_FILE = (
+    "expected RadImageNet ResNet-50 as officially released: ResNet50.pt (318 tensors, "
+    "backbone.0.weight ...); the conversion from Keras is another network and will not do"
+)
 
 
 class AttentionGate(nn.Module):
@@ -74,7 +82,8 @@ class AttentionUnet(nn.Module):
         classes: Independent classes, one logit each.
 
     Raises:
-        ValueError: If there is no such encoder, or an image does not fit the stride.
+        ValueError: If there is no such encoder, it has no features to skip with, or an image does
+            not fit the stride.
     """
 
     def __init__(self, encoder_name: str, in_channels: int, classes: int) -> None:
@@ -90,17 +99,60 @@ class AttentionUnet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape (n, classes, h, w)."""
+        features, *skips = self.encode(images)
+        for block, skip in zip(self.decoder, [*skips, None], strict=True):
+            features = block(features, skip)
+        logits: Tensor = self.head(features)
+        return logits
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's features, deepest first, each twice the size of the one before."""
         height, width = images.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise ValueError(
                 f"images of {height}x{width} pixels do not fit this network: height and width must "
                 f"be multiples of {STRIDE}; pad them"
             )
-        features, *skips = self.encoder(images)[:0:-1]  # deepest first, the image itself left out
-        for block, skip in zip(self.decoder, [*skips, None], strict=True):
-            features = block(features, skip)
-        logits: Tensor = self.head(features)
-        return logits
+        features: list[Tensor] = self.encoder(images)[:0:-1]  # the image itself is left out
+        return features
+
+
+@torch.inference_mode()
+def attention_maps(network: AttentionUnet, images: Tensor) -> list[Tensor]:
+    """Return what each gate lets through, coarse to fine, shape (n, 1, h, w) each.
+
+    A map has the resolution of its skip: h / 16 first and h / 2 last for images of height h. An
+    encoder without features at some resolution has no skip there, and no map.
+
+    Args:
+        network: Put into evaluation mode: the maps are those of a prediction.
+        images: As the network takes them, shape (n, in_channels, h, w), on its device.
+
+    Raises:
+        ValueError: If an image does not fit the stride.
+    """
+    features, *skips = network.eval().encode(images)
+    maps = []
+    for block, skip in zip(network.decoder, skips, strict=False):  # the last block has no skip
+        if isinstance(block, DecoderBlock) and block.gate is not None:
+            maps.append(block.gate.attention(skip, features))
+        features = block(features, skip)
+    return maps
+
+
+def load_radimagenet(network: AttentionUnet, path: Path) -> None:
+    """Start the network's encoder, a resnet50 of three channels, from RadImageNet's weights.
+
+    They were trained on (x - 127.5) / 127.5; ours are scaled scan by scan, which the first batch
+    normalisation makes up for.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it is not the official release, or the encoder is another one.
+    """
+    state = weights.read(path, RADIMAGENET_FILE)
+    renamed = networks.official_to_torchvision(state)  # smp's names are torchvision's
+    weights.fill(network.encoder, renamed, path, RADIMAGENET_FILE)
 
 
 def decoder_channels(encoder_channels: Sequence[int]) -> list[int]:
@@ -116,4 +168,9 @@ def _encoder(name: str, in_channels: int) -> Any:
         raise ValueError(
             f"no encoder is called {name!r}: expected one of segmentation-models-pytorch, such as "
             "'resnet18', or 'tu-' and the name of a timm model"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"encoder {name!r} gives no features at halved sizes ({error}): choose a convolutional "
+            "network, or a transformer in stages such as 'mit_b0'"
         ) from error

@@ -7,7 +7,8 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from model.attention_unet import STRIDE, AttentionUnet
+from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
 from model.inference import CHANNELS, Image, letterbox, predict, prepare
 from model.metrics import dice
 
 Masks = NDArray[np.bool_]
 Labelled = tuple[Sequence[Image], Sequence[Masks]]
+
+INITS = ("scratch", "warm")
+LEAST_EPOCH = 10  # batches: a pass over a handful of scans is too short to tell anything
+PATIENCE = 5  # epochs without a better Dice on held-out scans until training ends
+RISE = 0.3  # share of the steps in which the learning rate goes up
+
+
+class Untrainable(ValueError):
+    """What is here, the device's memory or a file of weights, does not let a config be trained."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,19 @@ class TrainConfig:
     learning_rate: float  # at the peak of the schedule
     seed: int = 0
     device: str = "cpu"
-    init: str = "scratch"
+    init: str = "scratch"  # or "warm": from the weights of an earlier training
+    # RadImageNet's file for the encoder. Not in the repr: what is named by the repr of a config
+    # should follow from the file's content, which its path does not tell.
+    encoder_weights: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        if self.init != "scratch":
-            raise ValueError(f"init {self.init!r}: only 'scratch' can be trained from so far")
+        if self.init not in INITS:
+            raise ValueError(f"init {self.init!r}: expected one of {', '.join(INITS)}")
+        if self.encoder_weights and self.encoder_name != RADIMAGENET_FITS:
+            raise ValueError(
+                f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit "
+                f"{RADIMAGENET_FITS!r} alone; choose that encoder, or leave the weights out"
+            )
         if self.image_size < 1 or self.image_size % STRIDE:
             raise ValueError(
                 f"image_size {self.image_size}: expected a multiple of {STRIDE}, like 96"
@@ -61,6 +79,10 @@ class TrainConfig:
                 "compares the scans of a batch"
             )
 
+    def continues(self, earlier: TrainConfig) -> bool:
+        """Return whether the weights of an earlier training fit the network of this one."""
+        return (self.encoder_name, self.classes) == (earlier.encoder_name, earlier.classes)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -69,6 +91,23 @@ class Progress:
     step: int  # from 1
     steps: int
     loss: float
+    steps_in_epoch: int
+    dice: float | None = None  # mean on held-out scans, as last measured
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that this batch belongs to, from 1."""
+        return math.ceil(self.step / self.steps_in_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """How many there are, the last one perhaps a shorter one."""
+        return math.ceil(self.steps / self.steps_in_epoch)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether this was the last batch of its epoch."""
+        return self.step % self.steps_in_epoch == 0 or self.step == self.steps
 
 
 @dataclass(frozen=True)
@@ -132,71 +171,89 @@ def resolve_device(name: str) -> str:
 
 
 def default_config(
-    device: str, classes: int, *, seed: int = 0, image_size: int | None = None
+    device: str,
+    classes: int,
+    *,
+    seed: int = 0,
+    image_size: int | None = None,
+    encoder_weights: str = "",
 ) -> TrainConfig:
-    """Return settings that suit the device: half a minute on two CPU cores, more on a GPU."""
-    small = device == "cpu"
+    """Return settings that suit the device: half a minute on two CPU cores, more on a GPU.
+
+    RadImageNet's weights for the encoder make it a ResNet-50, far slower on a CPU.
+    """
+    small = device == "cpu" and not encoder_weights
     # The tiny ResNet gave the best Dice for its time of three encoders trained (bench/training.py).
+    name = "tu-test_resnet" if small else "resnet34"
     return TrainConfig(
-        encoder_name="tu-test_resnet" if small else "resnet34",
-        image_size=image_size or (96 if small else 256),
+        encoder_name=RADIMAGENET_FITS if encoder_weights else name,
+        image_size=image_size or (96 if device == "cpu" else 256),
         classes=classes,
-        steps=130 if small else 600,
-        batch_size=8 if small else 16,
+        steps=130 if device == "cpu" else 600,
+        batch_size=8 if device == "cpu" else 16,
         learning_rate=6e-3 if small else 1e-3,
         seed=seed,
         device=device,
+        encoder_weights=encoder_weights,
     )
 
 
-def fit(
+def fit(  # noqa: PLR0913  # the contract's keywords
     images: Sequence[Image],
     masks: Sequence[Masks],
     config: TrainConfig,
     *,
     validation: Labelled | None = None,
+    start: Fitted | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fitted:
-    """Return a network trained from scratch, on a CPU the same one for the same seed.
+    """Return a trained network, on a CPU the same one for the same seed.
 
     Args:
         images: Scans of shape (h, w) or (h, w, 3), values in [0, 1], each of any size.
         masks: One (classes, h, w) bool array for each scan; empty masks are data.
-        validation: Held-out scans and masks, only measured when training has ended.
+        validation: Held-out scans and masks, measured after every epoch: the weights that did best
+            on them are kept, and training ends after PATIENCE epochs without a better Dice.
+        start: Where to begin when `config.init` is "warm": a network of the same architecture.
         on_epoch: Told after every batch how far training is.
-        stop: Asked before every batch; once true, the network as it is gets returned.
+        stop: Asked before every batch; once true, training ends with what there is.
     Raises:
-        ValueError: If there is no scan, or scans, masks and config do not fit together.
+        ValueError: If there is no scan, or scans, masks, start and config do not fit together.
+        Untrainable: If the encoder's weights are missing or of another network, or the device
+            cannot hold a batch of two.
     """
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
     device = torch.device(config.device)
     with _randomness(config.seed):
-        network = _network(config, device)
+        network = _beginning(config, start, device)
         average = _moving_average(network)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        batches = _batches(_squares(images, masks, config.image_size), config.batch_size)
+        squares = _squares(images, masks, config.image_size)
+        rows, size = _balanced(masks), config.batch_size
+        order, epoch = _shuffled(rows), max(math.ceil(len(rows) / size), LEAST_EPOCH)
+        best = _Best(config, validation)
         history: list[float] = []
-        for step in range(1, config.steps + 1):
-            if stop is not None and stop():
-                break
-            scans, targets = (part.to(device) for part in next(batches))
-            with torch.autocast(device.type, enabled=device.type == "cuda"):
-                logits = network(scans)
-            loss = segmentation_loss(logits.float(), targets)
-            _set_rate(optimizer, config.learning_rate * _warm_up_and_fade(step / config.steps))
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            scaler.step(optimizer)
-            scaler.update()
+        while len(history) < config.steps and not best.is_past and not (stop and stop()):
+            scans, targets = _batch([squares[row] for row in islice(order, size)], device)
+            try:
+                loss = _backward(network, scaler, scans, targets)
+            except torch.OutOfMemoryError as error:
+                size = _halved(size, config, error)
+                continue
+            history.append(loss)
+            step = len(history)
+            rate = config.learning_rate * _warm_up_and_fade(step / config.steps)
+            _descend(optimizer, scaler, rate)
             average.update_parameters(network)
-            history.append(loss.item())
+            if step % epoch == 0:
+                best.look(average.module, step)
             if on_epoch is not None:
-                on_epoch(Progress(step, config.steps, history[-1]))
-    fitted = Fitted(average.module.eval(), config, tuple(history), validation=())
-    return fitted if validation is None else replace(fitted, validation=_dice(fitted, *validation))
+                on_epoch(Progress(step, config.steps, loss, epoch, best.last))
+    best.restore(average.module, len(history))
+    return Fitted(average.module.eval(), config, tuple(history), best.scores)
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -216,8 +273,72 @@ def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets) + dice_loss
 
 
-def _network(config: TrainConfig, device: torch.device) -> AttentionUnet:
+class _Best:
+    """Looks at held-out scans after an epoch, and keeps the weights that did best on them.
+
+    Without such scans it sees nothing, and training takes its course.
+    """
+
+    def __init__(self, config: TrainConfig, validation: Labelled | None) -> None:
+        self.last: float | None = None  # mean Dice as last measured
+        self.scores: tuple[tuple[float, ...], ...] = ()  # of the best, each scan and class
+        self._config, self._validation = config, validation
+        self._dice, self._weights = -1.0, dict[str, Tensor]()
+        self._looked_at, self._without_gain = -1, 0
+
+    @property
+    def is_past(self) -> bool:
+        """Whether the best is too long ago to be waited for any more."""
+        return self._without_gain >= PATIENCE
+
+    def look(self, network: nn.Module, step: int) -> None:
+        """Measure the network as it is after a step; a second look at one step does nothing."""
+        if self._validation is None or step == self._looked_at:
+            return
+        scores = _dice(Fitted(network, self._config, (), ()), *self._validation)
+        self._looked_at, self.last = step, float(np.mean(scores))
+        # While the rate goes up the network may well stand still for a while: that is no sign.
+        rising = step < RISE * self._config.steps
+        self._without_gain = 0 if rising or self.last > self._dice else self._without_gain + 1
+        if self.last >= self._dice:  # of equals the later one, which has seen more
+            self._dice, self.scores = self.last, scores
+            self._weights = {key: part.clone() for key, part in network.state_dict().items()}
+
+    def restore(self, network: nn.Module, step: int) -> None:
+        """Look a last time, and give the network the weights that did best."""
+        self.look(network, step)
+        if self._weights:
+            network.load_state_dict(self._weights)
+
+
+def _beginning(config: TrainConfig, start: Fitted | None, device: torch.device) -> AttentionUnet:
+    """Return the network that training starts with."""
+    if (config.init == "warm") != (start is not None):
+        raise ValueError(
+            f"init is {config.init!r} and start is {'given' if start else 'missing'}: expected a "
+            "trained network as start with 'warm', and none with 'scratch'"
+        )
+    if start is None:
+        return _network(config, device, encoder_weights=config.encoder_weights)
+    if not config.continues(start.config):
+        raise ValueError(
+            f"start has encoder {start.config.encoder_name!r} and {start.config.classes} classes: "
+            f"expected {config.encoder_name!r} and {config.classes}; train from scratch"
+        )
+    network = _network(config, device)
+    network.load_state_dict(start.network.state_dict())
+    return network
+
+
+def _network(
+    config: TrainConfig, device: torch.device, *, encoder_weights: str = ""
+) -> AttentionUnet:
     network = AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+    if encoder_weights:
+        try:
+            load_radimagenet(network, Path(encoder_weights))
+        except (FileNotFoundError, ValueError) as error:
+            raise Untrainable(str(error)) from error
     # This layout of memory computes a fifth faster on a CPU.
     return network.to(memory_format=torch.channels_last).to(device)
 
@@ -228,9 +349,11 @@ def _moving_average(network: nn.Module) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def _descend(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def _squares(
@@ -244,16 +367,56 @@ def _squares(
     return list(zip(scans, targets, strict=True))
 
 
-def _batches(squares: list[tuple[Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield augmented batches without end, every scan once before any comes again."""
-    rows: list[int] = []
+def _balanced(masks: Sequence[Masks]) -> list[int]:
+    """Return the rows of one pass: every scan once, and scans of rarer labels again.
+
+    From the rarest label on, its scans are repeated in turn until the pass shows it as often as
+    the commonest label by itself. Where one label occurs, or all equally often, nothing is.
+    """
+    shown = np.array([mask.any(axis=(1, 2)) for mask in masks], int)  # (n, c)
+    times = shown.sum(axis=0)  # (c,)
+    rows, most = list(range(len(masks))), times.max()
+    for label in np.argsort(times, kind="stable"):
+        holders = np.flatnonzero(shown[:, label])
+        if len(holders):
+            again = np.resize(holders, max(most - times[label], 0))
+            rows += again.tolist()
+            times = times + shown[again].sum(axis=0)  # other labels of these scans come along
+    return rows
+
+
+def _shuffled(rows: Sequence[int]) -> Iterator[int]:
+    """Yield rows without end, one whole pass in random order after another."""
     while True:
-        while len(rows) < size:
-            rows += torch.randperm(len(squares)).tolist()
-        pairs = [_augment(*squares[row]) for row in rows[:size]]
-        del rows[:size]
-        scans, targets = zip(*pairs, strict=True)
-        yield torch.stack(scans), torch.stack(targets)
+        yield from (rows[place] for place in torch.randperm(len(rows)).tolist())
+
+
+def _batch(squares: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return augmented scans (n, 3, size, size) and targets (n, c, size, size)."""
+    scans, targets = zip(*(_augment(*square) for square in squares), strict=True)
+    return torch.stack(scans).to(device), torch.stack(targets).to(device)
+
+
+def _backward(
+    network: nn.Module, scaler: torch.amp.GradScaler, scans: Tensor, targets: Tensor
+) -> float:
+    """Return the loss of a batch, and leave its gradients and no others in the network."""
+    network.zero_grad()
+    with torch.autocast(scans.device.type, enabled=scans.device.type == "cuda"):
+        logits = network(scans)
+    loss = segmentation_loss(logits.float(), targets)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    return loss.item()
+
+
+def _halved(size: int, config: TrainConfig, error: torch.OutOfMemoryError) -> int:
+    """Return half of a batch that did not fit; batch normalisation needs two scans at least."""
+    if size <= 2:
+        raise Untrainable(
+            f"a batch of {size} scans of {config.image_size} pixels does not fit into the memory "
+            f"of {config.device}: choose a smaller image_size, or another device"
+        ) from error
+    return max(size // 2, 2)
 
 
 def _augment(scan: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,10 +447,9 @@ def _gamma(scan: Tensor, power: float) -> Tensor:
 
 def _warm_up_and_fade(part: float) -> float:
     """Return the share of the peak rate after a part (0, 1] of the steps: up, then a cosine."""
-    rise = 0.3
-    return (
-        part / rise if part < rise else 0.5 + 0.5 * math.cos(math.pi * (part - rise) / (1 - rise))
-    )
+    if part < RISE:
+        return part / RISE
+    return 0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1 - RISE))
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def radimagenet_resnet50(path: Path) -> Layers:
     with torch.device("meta"):
         body: Any = _resnet50()
     if not keras:
-        weights.fill(body, _official_to_torchvision(state), path, RESNET50_FILES)
+        weights.fill(body, official_to_torchvision(state), path, RESNET50_FILES)
         return _normalisation(HALF, HALF), body
     _make_keras_like(body)
     weights.fill(body, _fold_biases(state), path, RESNET50_FILES)
@@ -182,7 +182,7 @@ def _resnet50() -> nn.Module:
     return body
 
 
-def _official_to_torchvision(state: State) -> State:
+def official_to_torchvision(state: State) -> State:
     """Rename the official release: an nn.Sequential of torchvision's children, by number."""
     children = {"0": "conv1", "1": "bn1"} | {str(i): f"layer{i - 3}" for i in (4, 5, 6, 7)}
     renamed = {}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,9 @@ import pytest
 
 from backend import artifacts, drafts, labels, ledger, sync
 from backend.drafts import LiveDrafts
-from backend.errors import ImageError, StorageError
+from backend.errors import ConfigError, ImageError, StorageError
 from backend.judgement import judge_drafts
-from backend.learning import Learner, train_config
+from backend.learning import Learner, Pace, train_config
 from backend.services import Services
 from backend.settings import ProjectOptions
 from backend.store import Model, Store, Version
@@ -143,6 +145,47 @@ def test_progress_is_told_after_every_batch(lab: Lab) -> None:
     assert [(progress.step, progress.steps) for progress in told] == [(1, 2), (2, 2)]
 
 
+def progress(step: int, **values: Any) -> Progress:
+    return Progress(**{"step": step, "steps": 20, "loss": 0.51236, "steps_in_epoch": 10} | values)
+
+
+def test_the_seconds_left_follow_from_the_pace_and_the_box_of_time(clock: Clock) -> None:
+    pace, boxed = Pace(clock, 300), Pace(clock, 20)
+    left = []
+    for step in (1, 2, 3, 20):
+        left.append((pace.seconds_left(progress(step)), boxed.seconds_left(progress(step))))
+        clock.advance(3)
+    assert left == [(None, None), (54, 17), (51, 14), (0, 0)]
+
+
+def test_progress_is_stored_once_a_second_and_told_in_the_log_once_an_epoch(
+    lab: Lab, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.sync()
+    report = lab.learner.reporter()
+    seen = []
+    with caplog.at_level(logging.INFO, logger="backend"):
+        for step in range(1, 11):
+            report(progress(step))
+            clock.advance(0.4)
+            seen.append(the(lab.store, lab.number).progress["batch"])
+        report(progress(20, dice=0.87654))
+    assert seen == [1, 1, 1, 4, 4, 4, 7, 7, 7, 10]
+    assert the(lab.store, lab.number).progress == {
+        "epoch": 2,
+        "epochs": 2,
+        "batch": 20,
+        "batches": 20,
+        "loss": 0.5124,
+        "dice": 0.8765,
+        "seconds_left": 0,
+    }
+    assert caplog.messages == [
+        "epoch 1 of 2: loss 0.512, about 4 s left",
+        "epoch 2 of 2: loss 0.512, about 0 s left",
+    ]
+
+
 def test_a_labelled_scan_that_became_unreadable_is_said_and_left_out_of_the_next_round(
     lab: Lab,
 ) -> None:
@@ -180,6 +223,94 @@ def test_what_several_people_drew_is_merged_by_majority(lab: Lab) -> None:
 def test_the_machine_and_the_project_decide_how_is_trained(services: Services) -> None:
     config = train_config(services.settings, ProjectOptions(image_size=64, seed=3), PARSED)
     assert (config.image_size, config.seed, config.classes, config.device) == (64, 3, 1, "cpu")
+
+
+def test_weights_for_the_network_make_it_a_resnet50_and_their_content_another_model(
+    lab: Lab, tmp_path: Path
+) -> None:
+    path = tmp_path / "ResNet50.pt"
+    settings = lab.services.settings.model_copy(update={"network_weights": path})
+    config = train_config(settings, ProjectOptions(), PARSED)
+    assert (config.encoder_name, config.encoder_weights) == ("resnet50", str(path))
+    lab.label(0, 1)
+    now = lab.sync()
+    keys = []
+    for content in (b"one", b"other"):
+        path.write_bytes(content)
+        keys.append(replace(lab.learner, train_config=config).key(now, list(now.usable)))
+    assert len(set(keys)) == 2
+
+
+def test_weights_that_are_none_are_said_with_the_mend(lab: Lab, tmp_path: Path) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    wrong = replace(TINY, encoder_name="resnet50", encoder_weights=str(tmp_path / "gone.pt"))
+    with pytest.raises(ConfigError, match=r"no encoder weights at .*gone\.pt.*NETWORK_WEIGHTS"):
+        replace(lab.learner, train_config=wrong).fit(now, list(now.usable), ignore)
+
+
+# -- going on from the live model -----------------------------------------------------------------
+
+
+def warm_fit(lab: Lab, live: str, **changes: Any) -> str:
+    """Train with option `training: warm` and return what the new model started from."""
+    now = lab.sync()
+    learner = replace(lab.learner, **{"options": ProjectOptions(training="warm")} | changes)
+    key = learner.fit(now, list(now.usable), ignore, live)
+    model = lab.store.model(lab.number, key)
+    assert model is not None
+    assert key != live
+    return str(model.quality["started_from"])
+
+
+def test_a_project_may_train_on_from_the_live_model(lab: Lab) -> None:
+    lab.label(0, 1)
+    live = lab.fit()
+    lab.label(2)
+    assert warm_fit(lab, live) == live
+    assert warm_fit(lab, live, options=ProjectOptions()) == ""
+
+
+def test_a_warm_model_is_named_by_what_it_started_from(lab: Lab) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    keys = {lab.learner.key(now, list(now.usable), start) for start in ("", "one", "another")}
+    assert len(keys) == 3
+
+
+def test_a_warm_model_begins_with_the_weights_of_the_live_one(lab: Lab) -> None:
+    lab.label(0, 1)
+    live = lab.fit()
+    lab.label(2)
+    now = lab.sync()
+    # A box of time too short for a single batch leaves the weights as they were.
+    options = ProjectOptions(training="warm", max_train_seconds=1e-9)
+    key = replace(lab.learner, options=options).fit(now, list(now.usable), ignore, live)
+    before, after = (lab.learner.load(k).network.state_dict() for k in (live, key))
+    assert all(bool((before[name] == after[name]).all()) for name in before)
+
+
+def test_the_live_model_is_not_trained_on_while_its_labels_are_the_same(lab: Lab) -> None:
+    lab.label(0, 1)
+    live = lab.fit()
+    now = lab.sync()
+    warm = replace(lab.learner, options=ProjectOptions(training="warm"))
+    assert warm.fit(now, list(now.usable), ignore, live) == live
+    lab.label(2)
+    now = lab.sync()
+    second = warm.fit(now, list(now.usable), ignore, live)
+    assert warm.fit(now, list(now.usable), ignore, second) == second
+
+
+def test_a_live_model_that_does_not_fit_is_not_trained_on(lab: Lab) -> None:
+    first, *_ = lab.label(0, 1)
+    live = lab.fit()
+    lab.label(2)
+    other = replace(TINY, encoder_name="tu-test_resnet")
+    assert warm_fit(lab, live, train_config=other) == ""
+    assert warm_fit(lab, "gone") == ""
+    lab.fake.delete_annotation(first)  # what the live model learnt from it has to go
+    assert warm_fit(lab, live) == ""
 
 
 # -- the split ------------------------------------------------------------------------------------

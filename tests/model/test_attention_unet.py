@@ -1,15 +1,34 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.models import resnet50
 
-from model.attention_unet import AttentionGate, AttentionUnet, DecoderBlock, decoder_channels
+from model.attention_unet import (
+    AttentionGate,
+    AttentionUnet,
+    DecoderBlock,
+    attention_maps,
+    decoder_channels,
+    load_radimagenet,
+)
 
 SMALLEST = "tu-test_resnet"
 few = settings(deadline=None, max_examples=20)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -109,11 +128,12 @@ def test_logits_have_the_size_of_the_images(
     in_channels: int, classes: int, height: int, width: int
 ) -> None:
     network = AttentionUnet(SMALLEST, in_channels, classes).eval()
+    nn.init.constant_(bias(network.head[0]), 9.0)
 
     logits = network(random(2, in_channels, height, width))
 
     assert logits.shape == (2, classes, height, width)
-    assert logits.min() < 0 or logits.max() > 1
+    assert logits.max() > 1  # no probabilities
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 32), (32, 33), (37, 53)])
@@ -126,10 +146,134 @@ def test_an_image_that_does_not_fit_the_stride_is_refused_with_the_remedy(
         network(random(1, 1, height, width))
 
 
+@pytest.mark.parametrize(
+    ("encoder_name", "skips"), [("efficientnet-b0", 4), ("mit_b0", 3), ("tu-convnext_atto", 3)]
+)
+def test_encoders_of_other_families_fit_even_if_they_lack_the_finest_skip(
+    encoder_name: str, skips: int
+) -> None:
+    network = AttentionUnet(encoder_name, 3, 2).eval()
+
+    maps = attention_maps(network, random(1, 3, 64, 32))
+
+    assert network(random(1, 3, 64, 32)).shape == (1, 2, 64, 32)
+    assert [tuple(found.shape[2:]) for found in maps] == [(4, 2), (8, 4), (16, 8), (32, 16)][:skips]
+
+
+# -- looking at the attention ---------------------------------------------------------------------
+
+
+def test_attention_maps_go_from_coarse_to_fine_each_at_its_own_resolution() -> None:
+    network = AttentionUnet(SMALLEST, 1, 1)
+
+    maps = attention_maps(network, random(2, 1, 64, 96))
+
+    assert [tuple(found.shape) for found in maps] == [
+        (2, 1, 4, 6),
+        (2, 1, 8, 12),
+        (2, 1, 16, 24),
+        (2, 1, 32, 48),
+    ]
+    assert all(torch.all((found > 0) & (found < 1)) for found in maps)
+
+
+def test_attention_maps_are_what_the_gates_let_through_in_a_prediction() -> None:
+    network, images = AttentionUnet(SMALLEST, 1, 1).eval(), random(1, 1, 64, 64)
+    passed: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, AttentionGate):
+            module.register_forward_hook(lambda _, given, gated: passed.append(gated / given[0]))
+    with torch.inference_mode():
+        network(images)
+
+    maps = attention_maps(network.train(), images)
+
+    known = [(share, found) for share, found in zip(passed[:4], maps, strict=True)]
+    assert all(
+        torch.allclose(s[~s.isnan()], f.expand_as(s)[~s.isnan()], atol=1e-4) for s, f in known
+    )
+    assert not network.training
+
+
+def test_a_closed_gate_shows_as_a_dark_map() -> None:
+    network = AttentionUnet(SMALLEST, 1, 1)
+    gates = [module for module in network.modules() if isinstance(module, AttentionGate)]
+    nn.init.constant_(bias(gates[1].score), -1e9)
+
+    dark = [bool(torch.all(found == 0)) for found in attention_maps(network, random(1, 1, 32, 32))]
+
+    assert dark == [False, True, False, False]
+
+
+def test_attention_maps_of_images_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        attention_maps(AttentionUnet(SMALLEST, 1, 1), random(1, 1, 33, 32))
+
+
+# -- RadImageNet's weights in the encoder ---------------------------------------------------------
+
+
+@functools.cache
+def radimagenet() -> nn.Module:
+    """A ResNet-50 of torchvision with statistics unlike those of a new one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = resnet50(weights=None)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+    frozen: nn.Module = network.eval().requires_grad_(False)
+    return frozen
+
+
+def official_release() -> dict[str, Tensor]:
+    body = nn.Sequential(*list(radimagenet().children())[:9])
+    return body.state_dict(prefix="backbone.")
+
+
+def test_a_resnet50_starts_from_radimagenet_s_official_release(tmp_path: Path) -> None:
+    torch.save(official_release(), tmp_path / "ResNet50.pt")
+    network, images = AttentionUnet("resnet50", 3, 1), random(1, 3, 64, 64)
+
+    load_radimagenet(network, tmp_path / "ResNet50.pt")
+
+    expected = nn.Sequential(*list(radimagenet().children())[:8])(images)
+    torch.testing.assert_close(network.eval().encode(images)[0], expected)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("encoder_name", "in_channels", "state", "message"),
+    [
+        ("resnet50", 3, lambda: radimagenet().state_dict(), "unused .'fc.bias'.*ResNet50.pt"),
+        ("resnet50", 3, lambda: {"x": torch.zeros(1)}, "318 missing"),
+        ("resnet50", 1, official_release, "1 of another shape .'conv1.weight'"),
+        ("resnet18", 3, official_release, "not this network"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    encoder_name: str,
+    in_channels: int,
+    state: Callable[[], dict[str, Tensor]],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    torch.save(state(), tmp_path / "weights.pt")
+
+    with pytest.raises(ValueError, match=message):
+        load_radimagenet(AttentionUnet(encoder_name, in_channels, 1), tmp_path / "weights.pt")
+
+
 @pytest.mark.parametrize("name", ["resnet-none", "tu-no_such_model"])
 def test_an_unknown_encoder_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}'"):
         AttentionUnet(name, 1, 1)
+
+
+def test_an_encoder_of_one_resolution_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="'tu-vit_tiny_patch16_224' gives no features at halved"):
+        AttentionUnet("tu-vit_tiny_patch16_224", 3, 1)
 
 
 def test_the_decoder_grows_with_the_encoder() -> None:

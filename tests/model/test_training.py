@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import binary_erosion
+from torchvision.models import resnet50
 
 from model.attention_unet import AttentionUnet
 from model.inference import CHANNELS, Image, predict
 from model.metrics import Masks, dice
 from model.training import (
+    PATIENCE,
     Fitted,
     Progress,
     TrainConfig,
+    Untrainable,
+    _balanced,
     default_config,
     fit,
     resolve_device,
@@ -158,7 +162,7 @@ def test_a_training_that_is_cut_short_already_segments() -> None:
     assert mean_dice(fitted, images, masks) > 0.85
 
 
-def test_held_out_scans_are_measured_and_change_nothing_in_the_network() -> None:
+def test_held_out_scans_are_measured_and_do_not_touch_the_course_of_training() -> None:
     images, masks = discs(4, height=30, width=41)
 
     alone = fit(images[:2], masks[:2], CONFIG)
@@ -168,6 +172,273 @@ def test_held_out_scans_are_measured_and_change_nothing_in_the_network() -> None
     assert same(alone, watched)
     assert np.mean(watched.validation) == pytest.approx(mean_dice(alone, images[2:], masks[2:]))
     assert np.shape(watched.validation) == (2, 1)
+
+
+# -- early stopping -------------------------------------------------------------------------------
+
+
+def told_by(told: list[Progress]) -> list[float]:
+    """The Dice on held-out scans after each epoch of ten batches."""
+    return [progress.dice for progress in told[9::10] if progress.dice is not None]
+
+
+def test_the_weights_that_did_best_on_held_out_scans_are_kept() -> None:
+    images, masks = discs(4)
+    inverse = [~mask for mask in masks]  # what is learnt makes these worse and worse
+    told: list[Progress] = []
+
+    fitted = fit(
+        images,
+        masks,
+        replace(CONFIG, steps=60),
+        validation=(images, inverse),
+        on_epoch=told.append,
+    )
+
+    scores = told_by(told)
+    assert len(scores) == 6
+    assert max(scores) > scores[-1] + 0.1
+    assert np.mean(fitted.validation) == pytest.approx(max(scores))
+    assert mean_dice(fitted, images, inverse) == pytest.approx(max(scores))
+
+
+def test_training_ends_when_held_out_scans_gain_nothing_any_more() -> None:
+    images, masks = discs(4)
+    told: list[Progress] = []
+
+    fitted = fit(
+        images,
+        masks,
+        replace(CONFIG, steps=130),
+        validation=(images, [~mask for mask in masks]),
+        on_epoch=told.append,
+    )
+
+    # The learning rate rises for 39 steps; from then on every epoch counts.
+    best = int(np.argmax(told_by(told))) + 1
+    assert len(fitted.history) == 10 * (max(best, 3) + PATIENCE)
+    assert len(fitted.history) < 130
+
+
+def test_without_held_out_scans_training_takes_all_its_steps() -> None:
+    told: list[Progress] = []
+
+    fitted = fit(*discs(2), replace(CONFIG, steps=80), on_epoch=told.append)
+
+    assert len(fitted.history) == 80
+    assert {progress.dice for progress in told} == {None}
+
+
+def test_a_training_that_is_cut_short_is_measured_as_it_is() -> None:
+    images, masks = discs(2)
+    asked = iter(range(13))
+
+    fitted = fit(
+        images,
+        masks,
+        replace(CONFIG, steps=60),
+        validation=(images, masks),
+        stop=lambda: next(asked, None) is None,
+    )
+
+    assert len(fitted.history) == 13
+    assert np.mean(fitted.validation) == pytest.approx(mean_dice(fitted, images, masks))
+
+
+# -- going on from an earlier training ------------------------------------------------------------
+
+
+def test_a_warm_start_goes_on_from_the_weights_it_is_given() -> None:
+    images, masks = discs(4)
+    first = fit(images, masks, replace(CONFIG, steps=50))
+    warm = replace(CONFIG, init="warm", image_size=64)
+
+    unmoved = fit(images, masks, warm, start=first, stop=lambda: True)
+    trained, again = (fit(images, masks, replace(warm, seed=9), start=first) for _ in range(2))
+
+    assert same(unmoved, first)
+    assert same(trained, again)
+    assert not same(trained, first)
+
+
+def test_a_warm_start_leaves_the_earlier_network_as_it_was() -> None:
+    images, masks = discs(2)
+    first = fit(images, masks, CONFIG)
+    before = {key: part.clone() for key, part in first.network.state_dict().items()}
+
+    fit(images, masks, replace(CONFIG, init="warm"), start=first)
+
+    assert all(torch.equal(before[key], part) for key, part in first.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "message"),
+    [
+        ({"init": "warm"}, False, "start is missing"),
+        ({"init": "scratch"}, True, "none with 'scratch'"),
+        ({"init": "warm", "encoder_name": "tu-resnet10t"}, True, "train from scratch"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    change: dict[str, object], given: bool, message: str
+) -> None:
+    images, masks = discs(2)
+    first = fit(images, masks, CONFIG, stop=lambda: True) if given else None
+
+    with pytest.raises(ValueError, match=message):
+        fit(images, masks, replace(CONFIG, **change), start=first)  # type: ignore[arg-type]
+
+
+def test_a_start_of_other_classes_is_refused() -> None:
+    first = fit(*discs(1), CONFIG, stop=lambda: True)
+    images, masks = discs(2)
+    two = [np.concatenate([mask, mask]) for mask in masks]
+
+    with pytest.raises(ValueError, match=r"1 classes: expected .* and 2; train from scratch"):
+        fit(images, two, replace(CONFIG, init="warm", classes=2), start=first)
+
+
+# -- labels that are rare -------------------------------------------------------------------------
+
+
+def labelled(*scans: str) -> list[Masks]:
+    """Masks (3, 2, 2) of scans on which the labels a, b and c named are drawn."""
+    return [np.array([np.full((2, 2), label in scan) for label in "abc"]) for scan in scans]
+
+
+@pytest.mark.parametrize(
+    ("scans", "again"),
+    [
+        (["a", "a", "", "a"], []),  # one label
+        (["a", "b", "", "ab"], []),  # equally often
+        (["", ""], []),
+        (["a", "a", "a", "a", "b", ""], [4, 4, 4]),
+        (["a", "a", "a", "b", "b", "c"], [5, 5, 3]),
+        (["a", "a", "a", "b", "bc"], [4, 4]),  # c brings b along
+        (["a", "a", "ab"], [2, 2]),  # a scan without a cannot be had
+    ],
+)
+def test_scans_of_rarer_labels_come_again_until_all_labels_are_seen_as_often(
+    scans: list[str], again: list[int]
+) -> None:
+    rows = _balanced(labelled(*scans))
+
+    assert rows[: len(scans)] == list(range(len(scans)))
+    assert sorted(rows[len(scans) :]) == sorted(again)
+
+
+def test_a_rare_label_is_drawn_about_as_often_as_a_common_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, masks = discs(8)
+    common = [np.concatenate([mask, np.zeros_like(mask)]) for mask in masks[:7]]
+    rare = np.concatenate([np.zeros_like(masks[7]), masks[7]])
+    drawn: list[torch.Tensor] = []
+
+    def noted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        drawn.append(targets.amax(dim=(2, 3)) > 0)
+        return segmentation_loss(logits, targets)
+
+    monkeypatch.setattr("model.training.segmentation_loss", noted)
+    fit(images, [*common, rare], replace(CONFIG, classes=2, steps=14))
+
+    times = torch.cat(drawn).sum(dim=0)  # (classes,), of 56 scans drawn
+    assert times.tolist() == [28, 28]
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def cramped(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Let a device hold `most` scans; return the list of the batches that were tried."""
+    tried: list[int] = []
+
+    class Cramped(AttentionUnet):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            tried.append(len(images))
+            if len(images) > most:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(images)
+
+    monkeypatch.setattr("model.training.AttentionUnet", Cramped)
+    return tried
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = cramped(monkeypatch, most=3)
+
+    fitted = fit(*discs(4), replace(CONFIG, batch_size=13, steps=4))
+
+    assert tried == [13, 6, 3, 3, 3, 3]
+    assert len(fitted.history) == 4
+
+
+def test_memory_that_cannot_hold_two_scans_is_said_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = cramped(monkeypatch, most=1)
+
+    with pytest.raises(Untrainable, match=r"batch of 2 scans of 32 pixels .* smaller image_size"):
+        fit(*discs(4), replace(CONFIG, batch_size=7))
+
+    assert tried == [7, 3, 2]
+
+
+# -- weights for the encoder ----------------------------------------------------------------------
+
+
+def test_training_can_start_from_radimagenet_s_weights(tmp_path: Path) -> None:
+    path = tmp_path / "ResNet50.pt"
+    body = torch.nn.Sequential(*list(resnet50(weights=None).children())[:9])
+    torch.save(body.state_dict(prefix="backbone."), path)
+    config = default_config("cpu", 1, image_size=32, encoder_weights=str(path))
+
+    fitted = fit(*discs(1), config, stop=lambda: True)
+    fitted.save(tmp_path / "network.safetensors")
+    path.unlink()  # a trained network needs it no more
+
+    loaded = Fitted.load(tmp_path / "network.safetensors").network
+    for network in (fitted.network, loaded):
+        kept = network.state_dict()["encoder.layer4.2.conv3.weight"]
+        assert torch.equal(kept, body.state_dict()["7.2.conv3.weight"])
+
+
+@pytest.mark.parametrize("content", [None, b"no weights"])
+def test_a_file_that_holds_no_such_weights_is_refused_before_training(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "ResNet50.pt"
+    if content is not None:
+        path.write_bytes(content)
+    config = default_config("cpu", 1, image_size=32, encoder_weights=str(path))
+
+    with pytest.raises(Untrainable, match=r"ResNet50\.pt.*expected RadImageNet ResNet-50"):
+        fit(*discs(1), config)
+
+
+# -- progress -------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_a_pass_over_the_scans_but_no_shorter_than_ten_batches() -> None:
+    told: list[list[Progress]] = [[], []]
+
+    fit(*discs(2), replace(CONFIG, steps=12), on_epoch=told[0].append)
+    fit(*discs(23), replace(CONFIG, steps=14, batch_size=2), on_epoch=told[1].append)
+
+    few, many = told
+    assert [(p.epoch, p.ends_epoch) for p in few[8:]] == [
+        (1, False),
+        (1, True),
+        (2, False),
+        (2, True),
+    ]
+    assert [p.step for p in many if p.ends_epoch] == [12, 14]
+    assert {p.epochs for p in few} == {p.epochs for p in many} == {2}
+
+
+# -- files ----------------------------------------------------------------------------------------
 
 
 def test_a_loaded_network_predicts_what_the_saved_one_did(tmp_path: Path) -> None:
@@ -282,7 +553,8 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"init": "warm"},
+        {"init": "tepid"},
+        {"encoder_weights": "ResNet50.pt"},
         {"classes": 0},
         {"steps": 0},
         {"batch_size": 1},
