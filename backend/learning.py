@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ from backend.ledger import Ledger
 from backend.scans import Scan, Scans
 from backend.settings import ProjectOptions, Settings
 from backend.store import Annotation, Model, Store
-from model import inference, metrics, training, validation
+from model import calibration, inference, metrics, training, validation
 from model.encoders.weights import digest
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,15 @@ class Example:
     task: int
     image: Pixels  # (h, w) or (h, w, 3)
     mask: Mask  # (c, h, w)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model is worth on one held-out scan: Dice, and some of its pixels with the truth."""
+
+    dice: float
+    chances: Pixels  # (m,)
+    truth: Mask  # (m,)
 
 
 @dataclass(frozen=True)
@@ -228,17 +239,14 @@ class Learner:
         """Return the model to work with: the new one, unless validation refuses it.
 
         Both models are scored on today's validation scans, but for those that the live one was
-        trained on before they were held out. The verdict and the new model's quality are stored.
+        trained on before they were held out. The verdict and the new model's quality are stored,
+        and with them the temperature at which its probabilities mean what they say.
         """
         model = self.store.model(self.project_id, key)
         if model is None or not held:
             return key
         new = self._validate(ledger, key, held)
-        model.quality = {
-            **model.quality,
-            "validation_dice": float(np.mean(list(new.values()))),
-            "validation_scans": len(new),
-        }
+        model.quality = {**model.quality, **_quality(new)}
         refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
         model.accepted = not refused
         self.store.save_model(model)
@@ -252,7 +260,7 @@ class Learner:
         known = model is not None and model.classes == list(self.config.labels)
         return known and self.path(key).exists()
 
-    def _worse_than(self, live: str, new: dict[int, float], ledger: Ledger) -> bool:
+    def _worse_than(self, live: str, new: Mapping[int, Judged], ledger: Ledger) -> bool:
         model = self.store.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
@@ -260,25 +268,28 @@ class Learner:
         fair = [task_id for task_id in new if task_id not in trained_on]
         old = self._validate(ledger, live, fair)
         return validation.refuses(
-            np.array([old[i] for i in fair]),
-            np.array([new[i] for i in fair]),
+            np.array([old[i].dice for i in fair]),
+            np.array([new[i].dice for i in fair]),
             seed=self.options.seed,
         )
 
-    def _validate(self, ledger: Ledger, key: str, task_ids: Sequence[int]) -> dict[int, float]:
-        """Return the mean Dice over the classes on each of these scans, by task id."""
+    def _validate(self, ledger: Ledger, key: str, task_ids: Sequence[int]) -> dict[int, Judged]:
+        """Return how a model does on each of these scans, by task id."""
         fitted = self.load(key)
-        scores = {}
+        judged = {}
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
-            scores[example.task] = float(metrics.dice(found > 0.5, example.mask).mean())
-        return scores
+            dice = float(metrics.dice(found > 0.5, example.mask).mean())
+            judged[example.task] = Judged(dice, _thinned(found), _thinned(example.mask))
+        return judged
 
     def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Return the model's uncertainty on each scan that can be read, by task id."""
         measure = inference.UNCERTAINTIES[self.options.uncertainty]
+        model = self.store.model(self.project_id, key)
+        heat = float(model.quality.get("temperature", 1)) if model else 1.0
         return {
-            task_id: float(measure(probabilities[None])[0])
+            task_id: float(measure(calibration.tempered(probabilities, heat)[None])[0])
             for task_id, _, probabilities in self.predict(key, wanted)
         }
 
@@ -295,6 +306,24 @@ class Learner:
                 yield from _predicted(fitted, batch)
                 batch = []
         yield from _predicted(fitted, batch)
+
+
+def _quality(judged: Mapping[int, Judged]) -> dict[str, float]:
+    """Return what the held-out scans say of a model, as its record keeps it."""
+    chances = calibration.pixels([one.chances for one in judged.values()])
+    truth = calibration.pixels([one.truth for one in judged.values()])
+    return {
+        "validation_dice": float(np.mean([one.dice for one in judged.values()])),
+        "validation_scans": len(judged),
+        "calibration_error": calibration.expected_calibration_error(chances, truth),
+        "temperature": calibration.temperature(chances, truth),
+    }
+
+
+def _thinned(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return about as many pixels as are judged of planes (c, h, w), evenly spread, in one row."""
+    step = math.ceil(math.sqrt(planes[0].size / JUDGED_PIXELS))
+    return planes[:, ::step, ::step].ravel()
 
 
 def _shown(progress: training.Progress, seconds_left: float | None) -> dict[str, float]:
@@ -330,6 +359,7 @@ class Pace:
 
 
 BATCH = 16
+JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
 
 def _predicted(

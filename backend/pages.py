@@ -99,6 +99,7 @@ def _quality(store: Store, project_id: int, live: Version | None) -> dict[str, A
     return {
         "prequential_dice": statistics.fmean(recent) if recent else None,
         "validation_dice": model.quality.get("validation_dice") if model else None,
+        "calibration_error": model.quality.get("calibration_error") if model else None,
     }
 
 
@@ -202,11 +203,13 @@ def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
 
 def _quality_line(state: Mapping[str, Any]) -> str:
     drafts, held_out = state["prequential_dice"], state["validation_dice"]
+    off = state["calibration_error"]
     known = [
         f"the last drafts matched what people then drew with Dice {drafts:.2f}"
         if drafts is not None
         else "",
         f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
+        f"its probabilities are off by {off:.2f} there, on average" if off is not None else "",
     ]
     said = "; ".join(filter(None, known))
     return f"Quality: {said or 'not known yet'}."

@@ -14,7 +14,7 @@ from backend import artifacts, drafts, labels, ledger, sync
 from backend.drafts import LiveDrafts
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.judgement import judge_drafts
-from backend.learning import Learner, Pace, train_config
+from backend.learning import Judged, Learner, Pace, train_config
 from backend.services import Services
 from backend.settings import ProjectOptions
 from backend.store import Model, Store, Version
@@ -361,9 +361,10 @@ def gated(
     lab.learner.path("live").parent.mkdir(parents=True)
     lab.learner.path("live").touch()
 
-    def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> dict[int, float]:
+    def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> dict[int, Judged]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
-        return {task_id: found[task_id] for task_id in held}
+        pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
+        return {task_id: Judged(found[task_id], *pixels) for task_id in held}
 
     monkeypatch.setattr(Learner, "_validate", scored)
     return lab.learner.gate(now, "new", "live", lab.tasks[:4])
@@ -415,6 +416,24 @@ def test_a_live_model_whose_file_is_gone_cannot_hold_a_new_one_back(lab: Lab) ->
     assert model is not None
     assert 0 <= model.quality["validation_dice"] <= 1
     assert model.quality["validation_scans"] == 1
+    assert 0 <= model.quality["calibration_error"] <= 1
+    assert 0.1 <= model.quality["temperature"] <= 10
+
+
+def test_uncertainty_is_that_of_the_calibrated_probabilities(lab: Lab) -> None:
+    lab.label(0, 1)
+    key = lab.fit()
+    wanted = [(task.id, task.url) for task in lab.store.tasks(lab.number)][2:]
+    before = lab.learner.uncertainties(key, wanted)
+    model = lab.store.model(lab.number, key)
+    assert model is not None
+
+    model.quality = {**model.quality, "temperature": 4.0}
+    lab.store.save_model(model)
+
+    after = lab.learner.uncertainties(key, wanted)
+    assert all(after[task] > before[task] for task in before)  # hotter is less sure
+    assert len(after) == 4
 
 
 # -- judging the pool -----------------------------------------------------------------------------

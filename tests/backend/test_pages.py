@@ -100,6 +100,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "complete": False,
         "prequential_dice": None,
         "validation_dice": None,
+        "calibration_error": None,
         "wanted": 1,
         "done": 1,
         "synced_at": NOW - 240,
@@ -207,14 +208,18 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     publish(store, labels=12)
     assert pages.status(store, known, 3)["validation_dice"] is None
     store.save_model(
-        Model(project_id=3, key="k1", labels=12, created_at=1, quality={"validation_dice": 0.81})
-    )
+        Model(
+            project_id=3, key="k1", labels=12, created_at=1,
+            quality={"validation_dice": 0.81, "calibration_error": 0.034},
+        )
+    )  # fmt: skip
     state = pages.status(store, known, 3)
     assert state["prequential_dice"] == pytest.approx(0.7)
     assert (state["validation_dice"], state["labels_in_live"]) == (0.81, 12)
     text = page(client)
     assert "Dice 0.70" in text
     assert "is 0.81" in text
+    assert "its probabilities are off by 0.03 there, on average" in text
     assert "it was made from 12 labelled scans." in text
 
 
