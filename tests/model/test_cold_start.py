@@ -5,7 +5,6 @@ What holds for all of them is in test_strategies.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,7 @@ from tests.model.planted import blobs, coarse_pools
 Array = npt.NDArray[Any]
 
 FEW = settings(deadline=None, max_examples=40)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_nulls() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, "NULLS", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("few_nulls")
 
 
 @st.composite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import acquisition, clustering, cold_start
+from model import acquisition, cold_start
 from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
 
 FEW = settings(deadline=None, max_examples=25)
+pytestmark = pytest.mark.usefixtures("few_nulls")
 EVERY_START = pytest.mark.parametrize("start", cold_start.STRATEGIES)
 EVERY_ACQUISITION = pytest.mark.parametrize("rule", acquisition.STRATEGIES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_nulls() -> Iterator[None]:
-    """Two clusterings of uniform points instead of twenty: what is tested here is not them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, "NULLS", 2)
-        yield
 
 
 @st.composite
