@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ import numpy.typing as npt
 from backend.errors import StorageError
 
 PARTIAL = ".partial"  # what a file is called until it is whole
+# What numpy stumbles over in an archive that was cut short or written over.
+DAMAGED = (BadZipFile, EOFError, KeyError, ValueError, zlib.error)
 
 
 def digest(*parts: object) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from model.projection import Projection
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
+Read = TypeVar("Read")
 
 GROWTH = 0.25  # new scans, as a share of those fitted and still there
 
@@ -74,7 +76,8 @@ class _Fitted:
 
     @classmethod
     def load(cls, path: Path) -> _Fitted:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
 
 
@@ -141,8 +144,8 @@ class Maps:
 
     def _fitted(self, space: Space) -> _Fitted:
         path = self._folder / "maps" / f"{artifacts.digest(space.__dict__)}.npz"
-        if path.exists():
-            fitted = _Fitted.load(path)
+        fitted = _whole(path, _Fitted.load)
+        if fitted is not None:
             stayed = len(set(self._scans) & set(fitted.scans))
             if len(self._scans) - stayed <= GROWTH * stayed:
                 return fitted
@@ -166,10 +169,9 @@ class Maps:
         points = fitted.projection.coordinates.astype(np.float64)
         folder = self._folder / "clusters"
         path = folder / f"{artifacts.digest(space.__dict__, fitted.scans, budget)}.npz"
-        found = (
-            _load(path) if path.exists() else clustering.cluster(points, budget, seed=space.seed)
-        )
-        if not path.exists():
+        found = _whole(path, _load)
+        if found is None:
+            found = clustering.cluster(points, budget, seed=space.seed)
             for older in folder.glob("*.npz"):
                 older.unlink(missing_ok=True)
             content = vars(found)
@@ -181,8 +183,16 @@ class Maps:
         )
 
 
+def _whole(path: Path, load: Callable[[Path], Read]) -> Read | None:
+    """Return what a file holds; None without one, or with a damaged one, which is made anew."""
+    with suppress(FileNotFoundError, *artifacts.DAMAGED):
+        return load(path)
+    return None
+
+
 def _load(path: Path) -> Clustering:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, because numpy leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return Clustering(
             clusters=archive["clusters"],
             k=int(archive["k"]),

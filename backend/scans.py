@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +20,6 @@ Pixels = npt.NDArray[np.float32]
 FETCHERS = 4
 # The longer side of a kept scan: encoders look at 224 pixels, the small networks at fewer.
 WORKING_SIZE = 256
-_DAMAGED = (BadZipFile, EOFError, KeyError, ValueError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Scans:
             ImageError: When it cannot be fetched or decoded.
         """
         path = self._path(task_id, url)
-        with suppress(FileNotFoundError, *_DAMAGED):
+        with suppress(FileNotFoundError, *artifacts.DAMAGED):
             return _read(path)
         image = images.decode(self._fetch(url, task_id), max_pixels=self._max_pixels)
         small = images.shrink(image, self._longest)

@@ -181,6 +181,21 @@ def test_every_space_has_a_map_of_its_own(pool: Pool, other: Space) -> None:
     assert len(list((pool.folder / "maps").iterdir())) == 2
 
 
+@pytest.mark.parametrize("folder", ["maps", "clusters"])
+@pytest.mark.parametrize("left", [0, 100, 400])
+def test_a_damaged_file_is_made_anew(pool: Pool, folder: str, left: int) -> None:
+    before = pool.current()
+    [path] = (pool.folder / folder).iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left])
+
+    after = pool.current()
+
+    assert np.array_equal(after.coordinates, before.coordinates)
+    assert np.array_equal(after.clustering.clusters, before.clustering.clusters)
+    assert len(path.read_bytes()) == len(whole)
+
+
 def test_the_warnings_of_a_map_are_kept_with_it(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
