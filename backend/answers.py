@@ -99,10 +99,16 @@ class Answers:
         try:
             projects = self._store.projects()
         except StorageError as error:
-            problems = [str(error)]
+            projects, problems = [], [str(error)]
         else:
             problems = [f"project {p.id}: {_problem(p)}" for p in projects if p.problem]
-        return {"status": "UP", "model_class": "Firstlight", "problems": problems}
+        warnings = [f"project {p.id}: {line}" for p in projects for line in p.warnings]
+        return {
+            "status": "UP",
+            "model_class": "Firstlight",
+            "problems": problems,
+            "warnings": warnings,
+        }
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the live version and every problem; a new project is asked to be looked at."""

@@ -200,7 +200,8 @@ class Rounds(DBOSConfiguredInstance):
                 uncertainties = learner.uncertainties(key, selector.pool(now))
             queue = selector.rank(now, uncertainties)
             artifacts.write_json(self._record(project_id, number), queue)
-            self._warn(project_id, [*selector.warnings, *queue["warnings"]])
+            self._log_new(project_id, queue["warnings"])  # the encoder's were said at its start
+            self.store.update(project_id, warnings=[*selector.warnings, *queue["warnings"]])
 
     @DBOS.step()
     def draft(self, project_id: int, number: int, key: str) -> None:
@@ -344,12 +345,12 @@ class Rounds(DBOSConfiguredInstance):
             log.warning("%s", error)
             self.store.unreadable(project_id, task_id, str(error))
 
-    def _warn(self, project_id: int, warnings: list[str]) -> None:
-        """Show warnings on the page, and log those that were not shown before."""
+    def _log_new(self, project_id: int, warnings: list[str]) -> None:
+        """Log the warnings that the page does not show yet."""
+        shown = self._project(project_id).warnings
         for line in warnings:
-            if line not in self._project(project_id).warnings:
+            if line not in shown:
                 log.warning("%s", line)
-        self.store.update(project_id, warnings=warnings)
 
     def _count_embedded(self, project_id: int, number: int) -> None:
         progress = self._project(project_id).progress

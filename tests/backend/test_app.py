@@ -97,10 +97,12 @@ def test_health_says_that_the_service_is_up_and_what_is_wrong(
 ) -> None:
     known(store, 3, title="Mrs Smith", problem="The token was refused.", mend="Set a new one.")
     known(store, 4)
+    store.update(3, warnings=["another encoder stands in"])
     assert client.get(path).get_json() == {
         "status": "UP",
         "model_class": "Firstlight",
         "problems": ["project 3: The token was refused. Set a new one."],
+        "warnings": ["project 3: another encoder stands in"],
     }
 
 
