@@ -21,7 +21,6 @@ Pixels = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
 Spacing = tuple[float, float]
 
-PICTURES = (".png", ".jpg", ".jpeg")
 LEAST_RCA = 0.7  # CheXmask's authors advise to leave out masks whose estimated Dice is lower
 CHEXMASK_LABELS = ("Left Lung", "Right Lung", "Heart")
 # Jaeger et al. 2014, "Two public chest X-ray datasets for computer-aided screening of pulmonary
@@ -215,7 +214,7 @@ def _pairs(
     spacing: Callable[[Pixels], Spacing | None] = lambda image: None,
 ) -> tuple[tuple[str, ...], list[Source]]:
     """Return the labels, and the pictures of a folder, each with a mask of its name per label."""
-    pictures = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES]
+    pictures = images.pictures(folder)
     drawn = {path: [_beside(path, label) for label in masks.values()] for path in pictures}
     missing = [path.name for path, found in drawn.items() if None in found]
     if missing:
@@ -306,7 +305,9 @@ def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str
 
 def _image_of(identifier: str, folder: Path) -> Path | None:
     places = (folder / "images" / identifier, folder / identifier)
-    named = [place.with_name(place.name + end) for place in places for end in ("", *PICTURES)]
+    named = [
+        place.with_name(place.name + end) for place in places for end in ("", *images.PICTURES)
+    ]
     return next((path for path in named if path.is_file()), None)
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.float32]
 
+PICTURES = (".png", ".jpg", ".jpeg")  # endings of files that `decode` reads
 _DAMAGED = (  # what Pillow's readers raise on bytes they cannot make sense of
     ArithmeticError,
     AttributeError,
@@ -56,6 +58,11 @@ _UPRIGHT = {  # EXIF orientation -> what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Return the files of a folder that are named as images, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
 
 
 def decode(data: bytes, *, max_pixels: int) -> Pixels:

@@ -20,7 +20,7 @@ from backend.scans import Scan, Scans
 from backend.settings import ProjectOptions, Settings
 from backend.store import Annotation, Model, Store
 from model import calibration, inference, metrics, training, validation
-from model.encoders.weights import digest
+from model.encoders import weights
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,13 @@ class Learner:
             self.config.labels,
             repr(self.train_config),
             self.options.max_train_seconds,
-            start or _mark(self.train_config.encoder_weights),
+            start or self._weights_mark,
         )
+
+    @property
+    def _weights_mark(self) -> str:
+        file = self.train_config.encoder_weights
+        return weights.mark(Path(file)) if file else ""
 
     def path(self, key: str) -> Path:
         """Where a model's weights lie."""
@@ -369,11 +374,6 @@ def _predicted(
     predictions = inference.predict(fitted, images, batch_size=BATCH)
     for (task_id, scan), probabilities in zip(batch, predictions, strict=True):
         yield task_id, scan, probabilities
-
-
-def _mark(file: str) -> str:
-    """Return what tells the content of a file of weights from others; empty if there is none."""
-    return digest(Path(file)) if file and Path(file).is_file() else ""
 
 
 def train_config(

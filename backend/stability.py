@@ -17,8 +17,6 @@ from model import diagnostics, stability
 from model.projection import FEWEST
 from model.stability import Stability
 
-PICTURES = (".png", ".jpg", ".jpeg")
-
 
 def of_project(
     settings: Settings, store: Store, project_id: int, changed: Mapping[str, Any], seeds: int
@@ -61,8 +59,8 @@ def of_folder(
         )
     options = parse_options(changed)
     encoder = encoding.load(settings, options.encoder or settings.encoder)
-    paths = sorted(path for path in inside.iterdir() if path.suffix.lower() in PICTURES)
-    decoded = (images.decode(p.read_bytes(), max_pixels=settings.max_image_pixels) for p in paths)
+    most = settings.max_image_pixels
+    decoded = (images.decode(p.read_bytes(), max_pixels=most) for p in images.pictures(inside))
     small = [images.shrink(image, WORKING_SIZE) for image in decoded]
     return _measure(encoder.encode(small), options, range(seeds))
 

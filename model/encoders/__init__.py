@@ -16,7 +16,7 @@ from model.encoder_names import AUTO, NAMES, RADIMAGENET, STAND_IN
 from model.encoders import running
 from model.encoders.encoder import BATCH, Encoder, Floats, Scan
 from model.encoders.registry import Recipe, recipe_of, weights_for
-from model.encoders.weights import digest
+from model.encoders.weights import mark as mark_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does without
     from torch import nn
@@ -69,7 +69,7 @@ def load(
     """
     given = None if weights is None else Path(weights)
     known, path, substitution = _choose(name, given, fetch)
-    recipe, mark = recipe_of(known), _mark(path)
+    recipe, mark = recipe_of(known), mark_of(path)
     forward, note = _start(known, path, mark, device, cache_dir)
     black = np.zeros((1, 3, recipe.size, recipe.size), np.float32)
     return Encoder(
@@ -130,11 +130,6 @@ def _required(name: str, recipe: Recipe, fetch: Fetch | None) -> Path:
             f"and could not be fetched; {source}, and set ENCODER_WEIGHTS to its path"
         )
     return path
-
-
-def _mark(path: Path | None) -> str:
-    """Return what tells a file of weights from others; empty if there is none."""
-    return digest(path) if path is not None and path.is_file() else ""
 
 
 def _start(

@@ -28,8 +28,13 @@ _UNREADABLE = (
 )
 
 
-def digest(path: Path) -> str:
-    """Return twelve hexadecimal digits that follow from a file's content."""
+def mark(path: Path | None) -> str:
+    """Return what tells a file of weights from others: twelve hexadecimal digits; "" without one.
+
+    A file that is missing is said by `read`, when it is needed.
+    """
+    if path is None or not path.is_file():
+        return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 

@@ -505,12 +505,10 @@ def outcome(site: Site) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("step", "when"), KILLS)
-def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
+def kill_and_start_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
-) -> None:
-    site.refresh()
-    site.label(0, 1)
+) -> dict[str, Any]:
+    """Kill a worker in a step of a round, start another, and return what the round came to."""
     monkeypatch.setattr(Rounds, "_at", killing(step, when))
     handle = DBOS.start_workflow(site.rounds.refresh, site.number)
     with pytest.raises(Killed):
@@ -518,8 +516,17 @@ def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
     site.stop()
     site.start()
     wait_for(lambda: site.project.done == site.project.wanted)
-    disturbed = outcome(site)
     assert_each_task_once(site)
+    return outcome(site)
+
+
+@pytest.mark.parametrize(("step", "when"), KILLS)
+def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
+    site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    site.refresh()
+    site.label(0, 1)
+    disturbed = kill_and_start_again(site, monkeypatch, step, when)
     # The same labels once more, undisturbed: forget that they were published.
     site.store.update(site.number, fingerprint="")
     site.refresh()
@@ -542,15 +549,7 @@ def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
 ) -> None:
     first, _ = two_models(site)
     site.rounds._versions(site.number).pin(first.name)
-    monkeypatch.setattr(Rounds, "_at", killing(step, when))
-    handle = DBOS.start_workflow(site.rounds.refresh, site.number)
-    with pytest.raises(Killed):
-        handle.get_result()
-    site.stop()
-    site.start()
-    wait_for(lambda: site.project.done == site.project.wanted)
-    disturbed = outcome(site)
-    assert_each_task_once(site)
+    disturbed = kill_and_start_again(site, monkeypatch, step, when)
     assert disturbed["model"] == first.model_key
     assert site.store.pinned(site.number) == first.name
     site.store.update(site.number, fingerprint="")

@@ -25,7 +25,7 @@ from torch import nn
 from torchvision.models import densenet121, resnet50
 
 from model import encoders, phantoms
-from model.encoders import Encoder, registry, running
+from model.encoders import Encoder, registry, running, weights
 from model.encoders.registry import recipe_of
 
 State = dict[str, torch.Tensor]
@@ -361,7 +361,7 @@ def test_a_kept_network_loads_without_torch_and_is_no_substitute_when_asked_for(
 def test_kept_networks_of_different_weights_have_different_names(
     keras_file: Path, official_file: Path
 ) -> None:
-    names = {running.file_name(RADIMAGENET, encoders._mark(p)) for p in (keras_file, official_file)}
+    names = {running.file_name(RADIMAGENET, weights.mark(p)) for p in (keras_file, official_file)}
     assert len(names) == 2
 
 
