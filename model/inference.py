@@ -128,7 +128,16 @@ def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
 
 
 def prepare(image: Image, size: int) -> Tensor:
-    """Return an image as the network sees it, shape (3, size, size).
+    """Return an image as the network sees it, shape (3, size, size): `standardise`, grey repeated.
+
+    Raises:
+        ValueError: As `standardise`.
+    """
+    return standardise(image, size).expand(CHANNELS, -1, -1)
+
+
+def standardise(image: Image, size: int) -> Tensor:
+    """Return an image at the network's size and scale, shape (1 or 3, size, size).
 
     Intensities have mean 0 and standard deviation 1 over the scan. The longer side becomes `size`,
     the aspect stays, and the scan's darkest value pads below and to the right.
@@ -148,27 +157,31 @@ def prepare(image: Image, size: int) -> Tensor:
     if not np.isfinite(image).all():
         raise ValueError("an image holds NaN or infinite values; replace them before")
     pixels = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
-    planes = pixels.permute(2, 0, 1) if image.ndim == 3 else pixels.expand(CHANNELS, -1, -1)
-    deviation = planes.std(correction=0).clamp_min(1e-6)  # a blank scan stays finite
-    black = planes.min()
-    return letterbox((planes - black) / deviation, size) + (black - planes.mean()) / deviation
+    planes = pixels.permute(2, 0, 1) if image.ndim == 3 else pixels[None]
+    deviation = max(float(image.std()), 1e-6)  # a blank scan stays finite
+    return (letterbox(planes, size, fill=float(image.min())) - float(image.mean())) / deviation
 
 
-def letterbox(planes: Tensor, size: int) -> Tensor:
-    """Return planes (c, h, w) resized to fit a square, zeros below and right: (c, size, size)."""
+def letterbox(planes: Tensor, size: int, *, fill: float = 0) -> Tensor:
+    """Return planes (c, h, w) resized to fit a square, `fill` below and right: (c, size, size)."""
     height, width = fitting(tuple(planes.shape[1:]), size)
-    fitted = F.interpolate(
-        planes[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return F.pad(fitted[0], (0, size - width, 0, size - height))
+    return F.pad(_resized(planes, (height, width)), (0, size - width, 0, size - height), value=fill)
 
 
 def restore(square: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the part of a square (c, size, size) that is not padding, resized to (c, *shape)."""
     height, width = fitting(shape, square.shape[-1])
-    part = square[None, :, :height, :width]
-    planes = F.interpolate(part, size=shape, mode="bilinear", antialias=True, align_corners=False)
-    return planes[0].clamp(0.0, 1.0)  # interpolation may overshoot by a rounding error
+    planes = _resized(square[:, :height, :width], shape)
+    return planes.clamp(0.0, 1.0)  # interpolation may overshoot by a rounding error
+
+
+def _resized(planes: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return planes (c, h, w) as (c, *shape), averaged where they shrink."""
+    # Enlarging, antialiasing changes nothing and takes three times as long.
+    shrinks = shape[0] < planes.shape[1] or shape[1] < planes.shape[2]
+    return F.interpolate(
+        planes[None], size=shape, mode="bilinear", antialias=shrinks, align_corners=False
+    )[0]
 
 
 def fitting(shape: tuple[int, ...], size: int) -> tuple[int, int]:

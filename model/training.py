@@ -19,11 +19,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
-from model.inference import CHANNELS, Image, letterbox, predict, prepare
+from model.inference import CHANNELS, Image, letterbox, predict, standardise
 from model.metrics import dice
 
 Masks = NDArray[np.bool_]
@@ -33,6 +32,13 @@ INITS = ("scratch", "warm")
 LEAST_EPOCH = 10  # batches: a pass over a handful of scans is too short to tell anything
 PATIENCE = 5  # epochs without a better Dice on held-out scans until training ends
 RISE = 0.3  # share of the steps in which the learning rate goes up
+_MOVE = v2.RandomAffine(
+    degrees=10,
+    translate=(0.1, 0.1),
+    scale=(0.65, 1.2),
+    shear=5,
+    interpolation=v2.InterpolationMode.BILINEAR,
+)
 
 
 class Untrainable(ValueError):
@@ -359,8 +365,11 @@ def _descend(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rat
 def _squares(
     images: Sequence[Image], masks: Sequence[Masks], size: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return each scan (3, size, size) with the share of each pixel a class has (c, size, size)."""
-    scans = [prepare(image, size) for image in images]
+    """Return each scan with the share of each pixel a class has.
+
+    Shapes are (1 or 3, size, size), a grey scan being one plane, and (c, size, size).
+    """
+    scans = [standardise(image, size) for image in images]
     targets = [
         letterbox(torch.from_numpy(mask.astype(np.float32, order="C")), size) for mask in masks
     ]
@@ -394,7 +403,8 @@ def _shuffled(rows: Sequence[int]) -> Iterator[int]:
 def _batch(squares: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return augmented scans (n, 3, size, size) and targets (n, c, size, size)."""
     scans, targets = zip(*(_augment(*square) for square in squares), strict=True)
-    return torch.stack(scans).to(device), torch.stack(targets).to(device)
+    colours = torch.stack([scan.expand(CHANNELS, -1, -1) for scan in scans])
+    return colours.to(device), torch.stack(targets).to(device)
 
 
 def _backward(
@@ -423,20 +433,13 @@ def _augment(scan: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return a scan as another patient, position or machine might have given it; no mirroring,
     because left and right differ in a body.
     """
-    move = v2.RandomAffine(
-        degrees=10,
-        translate=(0.1, 0.1),
-        scale=(0.65, 1.2),
-        shear=5,
-        interpolation=v2.InterpolationMode.BILINEAR,
-    )
     black = scan.min()
-    moved, target = move(tv_tensors.Image(scan - black), tv_tensors.Mask(target))
+    moved = _MOVE(torch.cat([scan - black, target]))  # beyond the edge: darkest value, no class
     contrast, brightness, gamma, noise = torch.rand(4).tolist()
-    scan = _gamma(moved.as_subclass(Tensor) + black, 2 ** (gamma - 0.5))
+    scan = _gamma(moved[: len(scan)] + black, 2 ** (gamma - 0.5))
     scan = scan * (0.8 + 0.4 * contrast) + 0.6 * (brightness - 0.5)
     scan = scan + 0.15 * noise * torch.randn_like(scan[:1])
-    return scan, target.as_subclass(Tensor)
+    return scan, moved[-len(target) :]
 
 
 def _gamma(scan: Tensor, power: float) -> Tensor:
