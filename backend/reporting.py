@@ -185,6 +185,7 @@ def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) ->
         )
         lines = [_line(row) for row in rows if row.labels == count]
         parts += [f"## {count} labels", "\n".join([head, "|---" * 9 + "|", *lines])]
+        parts += _ruler(results, results.labels.index(count))
     parts += _failures(results) + _warnings(results)
     parts += ["![Learning curves](learning-curves.png)"] if results.arms else []
     parts += [f"![Map: {one.name}]({one.file}.png)" for one in maps]
@@ -290,6 +291,35 @@ def _explanation(results: Results) -> list[str]:
     ]
 
 
+def training_sd(results: Results, step: int) -> tuple[float, int, int]:
+    """Return how far Dice of networks that were trained on the same scans differ by chance.
+
+    The standard deviation is pooled over all runs and arms; beside it the number of runs and of
+    networks in each. NaN where a run has but one network.
+    """
+    networks = [
+        run["steps"][step]["dice_by_network"]
+        for runs in results.arms.values()
+        for run in runs.values()
+    ]
+    if not networks or len(networks[0]) < 2:
+        return math.nan, len(networks), 1
+    pooled = math.sqrt(np.mean([np.var(scores, ddof=1) for scores in networks]))
+    return pooled, len(networks), len(networks[0])
+
+
+def _ruler(results: Results, step: int) -> list[str]:
+    """Return how much of a table's spread is the chance of training, where that is known."""
+    spread, runs, networks = training_sd(results, step)
+    if math.isnan(spread):
+        return []
+    return [
+        f"Training alone: networks trained on the same scans differ in Dice by a standard "
+        f"deviation of {spread:.4f} ({runs} runs of {networks} networks), their means by "
+        f"{spread / math.sqrt(networks):.4f}. What sd has beyond that is the choice of scans."
+    ]
+
+
 def _failures(results: Results) -> list[str]:
     if not results.failed:
         return []
@@ -327,6 +357,7 @@ def _steps(results: Results) -> Iterator[dict[str, Any]]:
                     **{name: step[name] for name in told},
                     "alpha_used": step["alpha"],
                     **by_label,
+                    "dice_by_network": " ".join(f"{dice:.4f}" for dice in step["dice_by_network"]),
                     "chosen": " ".join(step["names"]),
                     "file": run["file"],
                 }

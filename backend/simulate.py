@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 Say = Callable[[str], object]
 
-FORMAT = 1  # of a run's file; raise it when old files must not stand for new runs
+FORMAT = 2  # of a run's file; raise it when old files must not stand for new runs
 NETWORKS_APART = 10_000  # between the seeds of networks that share a selection
 CHUNK = 64  # scans encoded at once
 
@@ -312,6 +312,7 @@ def _step(
         "rows": rows,
         "names": [scan.name for scan in study.scans(rows)],
         "dice": float(dice.mean()),
+        "dice_by_network": [float(one.dice.mean()) for one in learned],
         "worst": float(dice.mean(axis=1).min()),
         "hd95": float(hd95.mean()),
         "dice_by_label": dict(zip(study.data.labels, dice.mean(axis=0).tolist(), strict=True)),

@@ -17,13 +17,20 @@ from backend.reporting import Map, Results
 ARM = {"encoder": "pixels", "cold_start": "medoids"}
 
 
-def run(*dice: float, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The record of a run, one Dice for each count of labels."""
+def run(
+    *dice: float, warnings: tuple[str, ...] = (), networks: tuple[float, ...] = (0.0,)
+) -> dict[str, Any]:
+    """The record of a run, one Dice for each count of labels.
+
+    Args:
+        networks: How far each network's Dice lies from the mean of all.
+    """
     steps = [
         {
             "labels": 10 * number,
             "phase": "cold-start",
             "dice": value,
+            "dice_by_network": [value + apart for apart in networks],
             "worst": value - 0.1,
             "hd95": 5.0,
             "dice_by_label": {"lung": value},
@@ -210,3 +217,23 @@ def test_a_map_of_one_dimension_is_drawn_on_a_line() -> None:
     one = Map("pixels, none", 0, np.arange(4.0)[:, None], {"random": [1]}, first=1)
     [axes] = reporting.picture(one, ["random"]).axes
     assert axes.texts[0].get_text() == "1"
+
+
+def test_the_chance_of_training_is_the_pooled_spread_of_networks_on_the_same_scans() -> None:
+    arms = {
+        "one": {0: run(0.9, networks=(-0.01, 0.01)), 1: run(0.7, networks=(0.0, 0.0))},
+        "other": {0: run(0.8, networks=(-0.02, 0.02))},
+    }
+    spread, runs, networks = reporting.training_sd(results(arms), 0)
+    assert spread == pytest.approx(np.sqrt((0.0002 + 0 + 0.0008) / 3))
+    assert (runs, networks) == (3, 2)
+
+
+def test_the_report_says_how_much_of_the_spread_is_training_where_it_is_known() -> None:
+    def said(networks: tuple[float, ...]) -> str:
+        told = results({"one": {0: run(0.9, networks=networks)}}, labels=(10,))
+        return reporting.markdown(told, reporting.table(told))
+
+    expected = "standard deviation of 0.0141 (1 runs of 2 networks), their means by 0.0100"
+    assert expected in said((-0.01, 0.01))
+    assert "Training alone" not in said((0.0,))
