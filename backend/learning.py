@@ -35,15 +35,22 @@ class Example:
     task: int
     image: Pixels  # (h, w) or (h, w, 3)
     mask: Mask  # (c, h, w)
+    spacing: tuple[float, float]  # of its pixels, down and across, in pixels of the original
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a model is worth on one held-out scan: Dice, and some of its pixels with the truth."""
+    """What a model is worth on one held-out scan: scores, and some of its pixels with the truth."""
 
-    dice: float
+    dice: tuple[float, ...]  # of each label
+    hd95: tuple[float, ...]  # of each label, in pixels of the original
     chances: Pixels  # (m,)
     truth: Mask  # (m,)
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice over the labels."""
+        return float(np.mean(self.dice))
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,11 @@ class Learner:
 
     def split(self, ledger: Ledger, clusters: dict[int, int]) -> tuple[list[int], list[int]]:
         """Return the task ids to train on and those to validate on; the sides are stored."""
-        task_of = {task.id: task for task in ledger.tasks}
         ids = list(ledger.usable)
         stored = self.store.splits(self.project_id)
         unknown = validation.UNKNOWN
         sides = validation.split(
-            validation.group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids]),
+            np.array([ledger.groups[i] for i in ids], np.int64),
             np.array([int(stored[i]) if i in stored else unknown for i in ids], np.int64),
             np.array([clusters.get(i, -1) for i in ids], np.int64),
             np.array([any(a.ground_truth for a in ledger.usable[i]) for i in ids], bool),
@@ -220,7 +226,8 @@ class Learner:
                     "A labelled scan can no longer be read.", "The round starts again without it."
                 )
             mask = self.mask(ledger.usable[task_id], scan.image.shape[:2])
-            yield Example(task=task_id, image=scan.image, mask=mask)
+            height, width = (o / k for o, k in zip(scan.size, scan.image.shape, strict=False))
+            yield Example(task=task_id, image=scan.image, mask=mask, spacing=(height, width))
 
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
         """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
@@ -243,15 +250,15 @@ class Learner:
     def gate(self, ledger: Ledger, key: str, live: str, held: Sequence[int]) -> str:
         """Return the model to work with: the new one, unless validation refuses it.
 
-        Both models are scored on today's validation scans, but for those that the live one was
-        trained on before they were held out. The verdict and the new model's quality are stored,
-        and with them the temperature at which its probabilities mean what they say.
+        Both models are scored on today's validation scans, but for those of groups that the live
+        one was trained on before they were held out. The verdict and the new model's quality are
+        stored, and with them the temperature at which its probabilities mean what they say.
         """
         model = self.store.model(self.project_id, key)
         if model is None or not held:
             return key
         new = self._validate(ledger, key, held)
-        model.quality = {**model.quality, **_quality(new)}
+        model.quality = {**model.quality, **_quality(new, self.config.labels)}
         refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
         model.accepted = not refused
         self.store.save_model(model)
@@ -269,12 +276,12 @@ class Learner:
         model = self.store.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
-        trained_on = set(model.trained_on)
-        fair = [task_id for task_id in new if task_id not in trained_on]
+        seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
+        fair = [task_id for task_id in new if ledger.groups[task_id] not in seen]
         old = self._validate(ledger, live, fair)
         return validation.refuses(
-            np.array([old[i].dice for i in fair]),
-            np.array([new[i].dice for i in fair]),
+            np.array([old[i].mean for i in fair]),
+            np.array([new[i].mean for i in fair]),
             seed=self.options.seed,
         )
 
@@ -284,8 +291,13 @@ class Learner:
         judged = {}
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
-            dice = float(metrics.dice(found > 0.5, example.mask).mean())
-            judged[example.task] = Judged(dice, _thinned(found), _thinned(example.mask))
+            drawn, truth = found > 0.5, example.mask
+            judged[example.task] = Judged(
+                dice=tuple(metrics.dice(drawn, truth).tolist()),
+                hd95=tuple(metrics.hd95(drawn, truth, example.spacing).tolist()),
+                chances=_thinned(found),
+                truth=_thinned(truth),
+            )
         return judged
 
     def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
@@ -313,12 +325,17 @@ class Learner:
         yield from _predicted(fitted, batch)
 
 
-def _quality(judged: Mapping[int, Judged]) -> dict[str, float]:
+def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, Any]:
     """Return what the held-out scans say of a model, as its record keeps it."""
     chances = calibration.pixels([one.chances for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
+    dice = np.mean([one.dice for one in judged.values()], axis=0)  # (c,)
+    hd95 = np.mean([one.hd95 for one in judged.values()], axis=0)  # (c,), in original pixels
     return {
-        "validation_dice": float(np.mean([one.dice for one in judged.values()])),
+        "validation_dice": float(dice.mean()),
+        "validation_hd95": float(hd95.mean()),
+        "dice_by_label": dict(zip(names, dice.tolist(), strict=True)),
+        "hd95_by_label": dict(zip(names, hd95.tolist(), strict=True)),
         "validation_scans": len(judged),
         "calibration_error": calibration.expected_calibration_error(chances, truth),
         "temperature": calibration.temperature(chances, truth),

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from backend.settings import ProjectOptions
 from backend.store import Annotation, Project, Store, Task
+from model import validation
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ class Ledger:
         """Whether every scan that can be read is labelled."""
         readable = {task.id for task in self.tasks} - self.unreadable.keys()
         return bool(readable) and readable <= self.usable.keys()
+
+    @cached_property
+    def groups(self) -> dict[int, int]:
+        """The group of every scan by task id: scans that share `group_by` or their pixels.
+
+        Scans nobody labelled yet count, too: what they will join once labelled is joined already.
+        """
+        keys = [task.group for task in self.tasks]
+        numbers = validation.group(keys, [task.pixels for task in self.tasks]).tolist()
+        return dict(zip((task.id for task in self.tasks), numbers, strict=True))
 
     @property
     def label_keys(self) -> list[str]:

@@ -341,6 +341,32 @@ def test_equal_pixels_are_never_on_both_sides(lab: Lab) -> None:
     assert lab.learner.split(now, {}) == ([], lab.tasks[:2])
 
 
+def test_equal_pixels_join_labels_even_over_a_scan_that_nobody_labelled(lab: Lab) -> None:
+    lab.label(0)
+    lab.label(1, ground_truth=True)
+    lab.sync()
+    lab.store.update_task(lab.number, lab.tasks[0], group="one patient")
+    lab.store.update_task(lab.number, lab.tasks[2], group="one patient", pixels="the same")
+    lab.store.update_task(lab.number, lab.tasks[1], pixels="the same")
+    now = ledger.read(lab.store, lab.number)
+    assert lab.learner.split(now, {}) == ([], lab.tasks[:2])
+
+
+def test_a_changed_group_by_takes_out_of_training_what_it_joins_to_validation(lab: Lab) -> None:
+    for row, task in enumerate(lab.tasks):
+        lab.fake.projects[lab.number].tasks[task]["data"]["patient"] = f"patient {row // 2}"
+    lab.label(0, 1, 2)
+    lab.label(3, ground_truth=True)
+    [entry] = lab.fake.entries.values()
+    sides = []
+    for group_by in ("", "patient", ""):
+        entry["extra_params"] = {"group_by": group_by}
+        now = lab.sync()
+        sides.append(lab.learner.split(now, {}))
+    joined = lab.tasks[:2], lab.tasks[2:4]
+    assert sides == [(lab.tasks[:3], [lab.tasks[3]]), joined, joined]  # validation only grows
+
+
 # -- the gate -------------------------------------------------------------------------------------
 
 
@@ -364,7 +390,7 @@ def gated(
     def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> dict[int, Judged]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
-        return {task_id: Judged(found[task_id], *pixels) for task_id in held}
+        return {task_id: Judged((found[task_id],), (7.0,), *pixels) for task_id in held}
 
     monkeypatch.setattr(Learner, "_validate", scored)
     return lab.learner.gate(now, "new", "live", lab.tasks[:4])
@@ -385,6 +411,16 @@ def test_a_live_model_is_not_judged_on_scans_that_it_was_trained_on(
     assert gated(lab, monkeypatch, WORSE, trained_on=lab.tasks) == "new"
 
 
+def test_a_live_model_is_not_judged_on_other_scans_of_patients_that_it_was_trained_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.sync()
+    for task in lab.tasks:
+        lab.store.update_task(lab.number, task, group="one patient")
+    monkeypatch.setattr(Lab, "sync", lambda self: ledger.read(self.store, self.number))
+    assert gated(lab, monkeypatch, WORSE, trained_on=lab.tasks[5:]) == "new"
+
+
 def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +429,10 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     assert model is not None
     assert not model.accepted
     assert model.quality["validation_dice"] == pytest.approx(0.45)
+    assert model.quality["dice_by_label"] == {"Lung": pytest.approx(0.45)}
+    assert (
+        model.quality["hd95_by_label"] == {"Lung": model.quality["validation_hd95"]} == {"Lung": 7}
+    )
 
 
 @pytest.mark.parametrize("new", [[0.9, 0.8, 0.9, 0.8], [0.95, 0.7, 0.95, 0.7]])
