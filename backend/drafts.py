@@ -25,7 +25,9 @@ KEPT_MODELS = 2
 def regions(
     probabilities: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
 ) -> list[dict[str, Any]]:
-    """Return brush regions at the image's own size, without specks and pinholes.
+    """Return regions at the image's own size, without specks and pinholes.
+
+    A polygon keeps within one pixel of the working size, for that is as fine as the model sees.
 
     Args:
         probabilities: Of each label at working size, shape (c, h, w).
@@ -41,7 +43,8 @@ def regions(
     )
     drawn = full > 0.5
     scores = [float(p[m].mean()) if m.any() else 0.0 for p, m in zip(full, drawn, strict=True)]
-    return labels.regions(drawn, config, scores=scores)
+    pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
+    return labels.regions(drawn, config, scores=scores, tolerance=pixel)
 
 
 def wanted(project: Project, usable: int, dice: list[float]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance
 
-from backend import artifacts, drafts, encoding, ledger, logs, sync
+from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
 from backend.errors import FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
 from backend.publishing import Publisher
@@ -200,8 +200,10 @@ class Rounds(DBOSConfiguredInstance):
                 uncertainties = learner.uncertainties(key, selector.pool(now))
             queue = selector.rank(now, uncertainties)
             artifacts.write_json(self._record(project_id, number), queue)
-            self._log_new(project_id, queue["warnings"])  # the encoder's were said at its start
-            self.store.update(project_id, warnings=[*selector.warnings, *queue["warnings"]])
+            notes = labels.parse(self._project(project_id).label_config).notes
+            said = [*notes, *queue["warnings"]]
+            self._log_new(project_id, said)  # the encoder's were said at its start
+            self.store.update(project_id, warnings=[*selector.warnings, *said])
 
     @DBOS.step()
     def draft(self, project_id: int, number: int, key: str) -> None:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from backend import labels
 from backend.errors import UnsupportedLabelConfig
-from backend.labels import LabelConfig
+from backend.labels import LabelConfig, Tool
 
 with warnings.catch_warnings():
     # The SDK, here only as an oracle, warns of its own deprecated imports.
@@ -30,8 +30,10 @@ BRUSH = (
     '<BrushLabels name="tag" toName="image"><Label value="Lung"/><Label value="Heart"/>'
     "</BrushLabels>"
 )
+LABELS = '<Labels name="names" toName="image"><Label value="Lung"/><Label value="Heart"/></Labels>'
 PLAIN = f"<View>{IMAGE}{BRUSH}</View>"
-CONFIG = LabelConfig("image", "image", "tag", ("Lung", "Heart"))
+BOTH = ("Lung", "Heart")
+CONFIG = LabelConfig("image", "image", (Tool("tag", "brush", BOTH),), BOTH, {"Lung": 0, "Heart": 1})
 
 
 def region(mask: np.ndarray[Any, Any], label: str = "Lung", **other: Any) -> dict[str, Any]:
@@ -67,40 +69,93 @@ def block(height: int, width: int, rows: slice, columns: slice) -> np.ndarray[An
 # ---- parse
 
 
+def tools(xml: str) -> list[tuple[str, str, tuple[str, ...], str]]:
+    found = labels.parse(xml).tools
+    return [(tool.name, tool.shape, tool.labels, tool.labels_name) for tool in found]
+
+
 @pytest.mark.parametrize(
-    ("xml", "expected"),
+    "xml",
     [
-        (PLAIN, CONFIG),
-        (f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- lungs -->\n{PLAIN}', CONFIG),
-        (
-            "<View><Header value='x'/><View><View>"
-            '<Image name="scan" value="$cxr_2-a" zoom="true"/></View></View>'
-            '<View className="c"><BrushLabels name="b" toName="scan"><View>'
-            '<Label value="Lunge links" background="#f00"/></View></BrushLabels></View></View>',
-            LabelConfig("scan", "cxr_2-a", "b", ("Lunge links",)),
-        ),
-        (
-            f'<View>{IMAGE}<RectangleLabels name="r" toName="image"><Label value="Box"/>'
-            f'</RectangleLabels>{BRUSH}<Choices name="c" toName="image"><Choice value="x"/>'
-            f'</Choices><Text name="t" value="$text"/></View>',
-            CONFIG,
-        ),
-        (
-            f'<View>{IMAGE}<BrushLabels name="tag" toName="image"><Label value="肺" alias="lung"/>'
-            '<Label value="Herz"/></BrushLabels></View>',
-            LabelConfig("image", "image", "tag", ("lung", "Herz")),
-        ),
-        (
-            '<View><brushlabels name="tag" toName="image"><label value="Lung"/>'
-            f'<label value="Heart"/></brushlabels>{IMAGE.lower()}</View>',
-            CONFIG,
-        ),
+        PLAIN,
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- lungs -->\n{PLAIN}',
+        f"<View><Header value='x'/><View><View>{IMAGE}</View></View><View>{BRUSH}</View></View>",
+        '<View><brushlabels name="tag" toName="image"><label value="Lung"/>'
+        f'<label value="Heart"/></brushlabels>{IMAGE.lower()}</View>',
+        PLAIN.replace('<Label value="Heart"/>', '<View><Label value="Heart" color="#f00"/></View>'),
     ],
 )
-def test_one_image_and_one_brush_are_found_wherever_they_stand(
-    xml: str, expected: LabelConfig
-) -> None:
-    assert labels.parse(xml) == expected
+def test_one_image_and_one_brush_are_found_wherever_they_stand(xml: str) -> None:
+    assert labels.parse(xml) == CONFIG
+
+
+def test_names_may_be_any() -> None:
+    config = labels.parse(
+        '<View><Image name="mein Bild" value="$cxr_2-a"/><BrushLabels name="b-1" '
+        'toName="mein Bild"><Label value="Lunge links"/></BrushLabels></View>'
+    )
+    assert (config.image_name, config.image_key) == ("mein Bild", "cxr_2-a")
+    assert config.tools == (Tool("b-1", "brush", ("Lunge links",)),)
+
+
+@pytest.mark.parametrize("shape", ["Brush", "Polygon", "Rectangle", "Ellipse"])
+def test_every_shape_is_served_with_labels_of_its_own_or_of_a_separate_tag(shape: str) -> None:
+    own = f'<{shape}Labels name="s" toName="image"><Label value="Lung"/></{shape}Labels>'
+    assert tools(f"<View>{IMAGE}{own}</View>") == [("s", shape.lower(), ("Lung",), "")]
+    apart = f'<{shape} name="s" toName="image"/>{LABELS}'
+    assert tools(f"<View>{IMAGE}{apart}</View>") == [("s", shape.lower(), BOTH, "names")]
+
+
+def test_the_magic_wand_is_a_brush() -> None:
+    xml = f'<View>{IMAGE}<MagicWand name="m" toName="image"/>{LABELS}</View>'
+    assert tools(xml) == [("m", "brush", BOTH, "names")]
+
+
+def test_labels_of_several_tags_are_classes_in_their_order_and_each_once() -> None:
+    xml = (
+        f'<View>{IMAGE}<RectangleLabels name="r" toName="image"><Label value="Box"/>'
+        f'<Label value="Heart"/></RectangleLabels>{BRUSH}</View>'
+    )
+    config = labels.parse(xml)
+    assert config.labels == ("Box", "Heart", "Lung")
+    assert [config.tool_for(label).name for label in config.labels] == ["r", "tag", "tag"]
+
+
+def test_a_draft_is_drawn_with_the_tool_that_is_closest_to_a_mask() -> None:
+    offered = ["Rectangle", "Ellipse", "Polygon", "Brush"]
+    for last in range(1, 5):
+        drawn = "".join(f'<{shape} name="{shape}" toName="image"/>' for shape in offered[:last])
+        config = labels.parse(f"<View>{IMAGE}{drawn}{LABELS}</View>")
+        assert config.tool_for("Lung").name == offered[last - 1]
+
+
+def test_labels_of_a_text_beside_the_image_are_not_classes() -> None:
+    text = '<Text name="t" value="$t"/><Labels name="n" toName="t"><Label value="Drug"/></Labels>'
+    assert labels.parse(f"<View>{text}{IMAGE}{BRUSH}</View>") == CONFIG
+
+
+def test_what_draws_no_masks_is_ignored_with_a_note() -> None:
+    xml = (
+        f'<View>{IMAGE}<KeyPointLabels name="k" toName="image"><Label value="Tip"/>'
+        f'</KeyPointLabels>{BRUSH}<Choices name="c" toName="image"><Choice value="x"/></Choices>'
+        '<Text name="t" value="$text"/></View>'
+    )
+    config = labels.parse(xml)
+    assert config.labels == BOTH
+    assert config.notes == (
+        "Not used for training, only kept in Label Studio: KeyPointLabels 'k', Choices 'c'.",
+    )
+    assert labels.parse(PLAIN).notes == ()
+
+
+def test_a_label_goes_by_its_alias_and_is_known_by_its_other_names() -> None:
+    xml = (
+        f'<View>{IMAGE}<BrushLabels name="tag" toName="image"><Label value="肺" alias="lung" '
+        'predicted_values="left lung, Heart"/><Label value="Heart"/></BrushLabels></View>'
+    )
+    config = labels.parse(xml)
+    assert config.labels == ("lung", "Heart")
+    assert config.rows == {"lung": 0, "肺": 0, "left lung": 0, "Heart": 1}
 
 
 BOMB = (
@@ -126,13 +181,14 @@ BOMB = (
         (PLAIN.replace("$image", "image"), "value is 'image'"),
         (PLAIN.replace("$image", "$a/$b"), r"value is '\$a/\$b'"),
         (PLAIN.replace(' value="$image"', ' valueList="$image"'), "value is missing"),
-        (f"<View>{IMAGE}</View>", "no BrushLabels tag; its control tags are: none"),
+        (f"<View>{IMAGE}</View>", "no tag that draws masks; its control tags are: none"),
         (
-            f'<View>{IMAGE}<RectangleLabels name="r" toName="image"/>'
-            '<PolygonLabels name="p" toName="image"/></View>',
-            "no BrushLabels tag; its control tags are: 'PolygonLabels', 'RectangleLabels'",
+            f'<View>{IMAGE}{LABELS}<KeyPoint name="k" toName="image"/></View>',
+            "no tag that draws masks; its control tags are: 'KeyPoint', 'Labels'",
         ),
-        (f"<View>{IMAGE}{BRUSH}{BRUSH}</View>", "2 BrushLabels tags"),
+        (f'<View>{IMAGE}<Polygon name="p" toName="image"/></View>', "Polygon has no labels"),
+        (f'<View>{IMAGE}<Polygon toName="image"/>{LABELS}</View>', "Polygon tag has no name"),
+        (PLAIN.replace('name="image" ', ""), "Image tag has no name"),
         (PLAIN.replace('toName="image"', 'toName="other"'), "bound to 'other'"),
         (PLAIN.replace('toName="image"', ""), "bound to missing"),
         (PLAIN.replace('name="tag"', ""), "no name"),
@@ -175,7 +231,7 @@ def test_the_module_is_imported_without_torch_or_the_sdk() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(labels.__file__).parents[1],
+        cwd=Path(labels.__file__).parents[2],
     )
     assert done.stdout.strip() == "[]"
 
@@ -211,7 +267,7 @@ def test_an_annotation_without_regions_is_an_empty_mask() -> None:
 def test_regions_of_other_tags_are_left_out() -> None:
     mask = block(6, 9, slice(0, 2), slice(None))
     others: list[dict[str, Any]] = [
-        {"id": "r", "from_name": "r", "to_name": "image", "type": "rectanglelabels", "value": {}},
+        {"id": "k", "from_name": "k", "to_name": "image", "type": "keypointlabels", "value": {}},
         {"id": "c", "from_name": "c", "to_name": "image", "type": "choices"},
         {"type": "relation", "from_id": "a", "to_id": "b"},
         {},
@@ -223,15 +279,13 @@ def test_regions_of_other_tags_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image_rotation": 90}, "rotated by 90"),
         ({"original_width": 8}, ""),
         ({"original_width": None}, "original_width is None"),
         ({"original_height": 0}, "original_height is 0"),
         ({"original_height": True}, "original_height is True"),
         ({"original_height": "6"}, "original_height is '6'"),
         ({"original_height": 10**6, "original_width": 10**6}, "are more than"),
-        ({"from_name": "former"}, "belongs to tag 'former'"),
-        ({"to_name": "former"}, "on 'former'"),
+        ({"to_name": "former"}, "drawn on 'former', the Image is called 'image'"),
         ({"value": None}, "no value"),
         ({"value": {"format": "rle", "rle": [1, 2, 3], "brushlabels": ["Lung"]}}, ""),
         ({"value": {"format": "rle", "rle": [], "brushlabels": ["Lung"]}}, ""),
@@ -398,9 +452,383 @@ def test_masks_or_scores_that_do_not_fit_the_labels_are_refused(
         labels.regions(np.ones((classes, 2, 2), dtype=bool), CONFIG, scores=scores)
 
 
-def test_what_was_drawn_with_other_tools_only_is_refused_and_not_taken_for_empty() -> None:
-    polygon = {"type": "polygonlabels", "from_name": "poly", "to_name": "image", "value": {}}
-    choice = {"type": "choices", "from_name": "quality", "to_name": "image", "value": {}}
-    with pytest.raises(ValueError, match="polygonlabels"):
-        labels.masks([polygon], CONFIG, size=(4, 4))
-    assert not labels.masks([choice], CONFIG, size=(4, 4)).any()
+# ---- every shape
+
+SHAPED = "".join(
+    f'<{shape}Labels name="{shape}" toName="image"><Label value="Lung"/></{shape}Labels>'
+    for shape in ("Polygon", "Rectangle", "Ellipse")
+)
+EVERY = labels.parse(f"<View>{IMAGE}{BRUSH}{SHAPED}</View>")
+SQUARE: dict[str, Any] = {
+    "x": 20,
+    "y": 50,
+    "width": 40,
+    "height": 50,
+}  # on 10 x 8: columns 2 to 5, rows 4 to 7
+ROUND: dict[str, Any] = {"x": 50, "y": 50, "radiusX": 20, "radiusY": 25}
+TRIANGLE: dict[str, Any] = {"points": [[0, 0], [100, 0], [0, 100]]}
+DRAWN: dict[str, dict[str, Any]] = {"rectangle": SQUARE, "ellipse": ROUND, "polygon": TRIANGLE}
+
+
+def shape(kind: str, value: dict[str, Any], **other: Any) -> dict[str, Any]:
+    """A region on an image of 10 x 8 pixels."""
+    return {
+        "id": kind,
+        "from_name": kind.capitalize(),
+        "to_name": "image",
+        "type": f"{kind}labels",
+        "original_width": 10,
+        "original_height": 8,
+        "image_rotation": 0,
+        "value": {f"{kind}labels": ["Lung"]} | value,
+    } | other
+
+
+def picture(mask: np.ndarray[Any, Any]) -> list[str]:
+    return ["".join(".#"[int(pixel)] for pixel in row) for row in mask]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("rectangle", SQUARE, [*["." * 10] * 4, *["..####...."] * 4]),
+        # Turned by 90 degrees clockwise around its upper left corner at (6, 2): what was to the
+        # right of it lies below, what was below lies to the left.
+        (
+            "rectangle",
+            {"x": 60, "y": 25, "width": 40, "height": 25, "rotation": 90},
+            ["." * 10, "." * 10, *["....##...."] * 4, "." * 10, "." * 10],
+        ),
+        # Turned by 45 degrees, its corners at (5, 0.8), (8.2, 4), (5, 7.2) and (1.8, 4).
+        (
+            "rectangle",
+            {
+                "x": 50,
+                "y": 10,
+                "width": 100 * 3.2 * 2**0.5 / 10,
+                "height": 100 * 3.2 * 2**0.5 / 8,
+                "rotation": 45,
+            },
+            [
+                "..........",
+                "....##....",
+                "...####...",
+                "..######..",
+                "..######..",
+                "...####...",
+                "....##....",
+                "..........",
+            ],
+        ),
+        # Both radii are two pixels: a circle around (5, 4).
+        (
+            "ellipse",
+            ROUND,
+            [
+                "..........",
+                "..........",
+                "....##....",
+                "...####...",
+                "...####...",
+                "....##....",
+                "..........",
+                "..........",
+            ],
+        ),
+        # Four pixels to the right and one down, turned upright around its centre.
+        (
+            "ellipse",
+            {"x": 50, "y": 50, "radiusX": 40, "radiusY": 12.5, "rotation": 90},
+            ["." * 10, *["....##...."] * 6, "." * 10],
+        ),
+        (
+            "polygon",
+            TRIANGLE,
+            [
+                "#########.",
+                "########..",
+                "#######...",
+                "######....",
+                "####......",
+                "###.......",
+                "##........",
+                "#.........",
+            ],
+        ),
+        ("polygon", {"points": [[-50, -50], [150, -50], [150, 150], [-50, 150]]}, ["#" * 10] * 8),
+        ("polygon", {"points": [[20, 20], [20, 20], [20, 20]]}, ["." * 10] * 8),
+    ],
+)
+def test_a_shape_covers_the_pixels_whose_centres_lie_in_it(
+    kind: str, value: dict[str, Any], expected: list[str]
+) -> None:
+    found = labels.masks([shape(kind, value)], EVERY, size=(8, 10))
+    assert picture(found[0]) == expected
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_shape_is_drawn_at_any_working_size(kind: str) -> None:
+    coarse = labels.masks([shape(kind, DRAWN[kind])], EVERY, size=(8, 10))[0]
+    fine = labels.masks([shape(kind, DRAWN[kind])], EVERY, size=(160, 200))[0]
+    assert fine.mean() == pytest.approx(coarse.mean(), abs=0.03)
+    area = {"rectangle": 16 / 80, "ellipse": np.pi * 4 / 80, "polygon": 0.5}[kind]
+    assert fine.mean() == pytest.approx(area, abs=0.005)
+
+
+def test_a_turned_rectangle_keeps_its_right_angles_at_a_working_size_of_other_proportions() -> None:
+    turned = shape("rectangle", {"x": 50, "y": 12.5, "width": 42.4, "height": 53, "rotation": 45})
+    found = labels.masks([turned], EVERY, size=(80, 200))[0]
+    rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
+    # Its corners lie at (5, 1), (8, 4), (5, 7) and (2, 4) of 10 x 8.
+    assert [rows[0], rows[-1] + 1] == pytest.approx([10, 70], abs=1)
+    assert [columns[0], columns[-1] + 1] == pytest.approx([40, 160], abs=1)
+    assert found.mean() == pytest.approx(18 / 80, abs=0.002)
+
+
+def test_regions_of_one_label_are_united_whatever_they_are_drawn_with() -> None:
+    brush = region(block(8, 10, slice(0, 1), slice(None)))
+    found = labels.masks([brush, shape("rectangle", SQUARE)], EVERY, size=(8, 10))[0]
+    assert picture(found) == ["#" * 10, *["." * 10] * 3, *["..####...."] * 4]
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_how_the_page_showed_the_image_does_not_turn_what_was_drawn(rotation: int) -> None:
+    for drawn in (region(block(8, 10, slice(0, 3), slice(2, 4))), shape("rectangle", SQUARE)):
+        turned = labels.masks([drawn | {"image_rotation": rotation}], EVERY, size=(8, 10))
+        np.testing.assert_array_equal(turned, labels.masks([drawn], EVERY, size=(8, 10)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        ("rectangle", {"x": None}, "x is None, expected per cent"),
+        ("rectangle", {"width": "40"}, "width is '40'"),
+        ("rectangle", {"height": float("nan")}, "height is nan"),
+        ("rectangle", {"y": float("inf")}, "y is inf"),
+        ("rectangle", {"y": True}, "y is True"),
+        ("rectangle", {"x": 1e9}, "x is 1000000000.0"),
+        ("rectangle", {"rotation": "a"}, "rotation is 'a', expected degrees"),
+        ("ellipse", {"radiusX": []}, r"radiusX is \[\]"),
+        ("ellipse", {"radiusY": 10**400}, "radiusY is 1000"),
+        ("polygon", {"points": [[0, 0], [1, 1]]}, "2 points, expected at least 3"),
+        ("polygon", {"points": []}, "0 points"),
+        ("polygon", {"points": "abc"}, "points are not a list"),
+        ("polygon", {"points": None}, "points are not a list"),
+        ("polygon", {"points": [[0, 0], [1, 1], [2]]}, "points are not a list"),
+        ("polygon", {"points": [[0, 0], [1, 1], [2, float("nan")]]}, "points are not a list"),
+        ("polygon", {"points": [[0, 0], [1, 1], ["2", 3]]}, "points are not a list"),
+        ("polygon", {"polygonlabels": ["Rib"]}, "'Rib' is not one of Lung, Heart"),
+    ],
+)
+def test_a_malformed_shape_names_itself_and_the_reason(
+    kind: str, change: dict[str, Any], says: str
+) -> None:
+    bad = shape(kind, DRAWN[kind] | change)
+    with pytest.raises(ValueError, match=f"{kind} region 1: .*{says}"):
+        labels.masks([shape(kind, DRAWN[kind]), bad], EVERY, size=(8, 10))
+
+
+def test_a_shape_on_an_image_of_absurd_size_is_refused() -> None:
+    huge = shape("rectangle", SQUARE, original_width=10**6, original_height=10**6)
+    with pytest.raises(ValueError, match="are more than"):
+        labels.masks([huge], EVERY, size=(8, 10))
+
+
+def test_a_bitmask_is_refused_and_not_taken_for_empty() -> None:
+    with pytest.raises(ValueError, match="region 0: a bitmasklabels is not read"):
+        labels.masks([shape("bitmask", {"imageDataURL": "data:,"})], EVERY, size=(8, 10))
+
+
+def test_what_a_tag_of_ours_draws_but_cannot_is_refused() -> None:
+    with pytest.raises(ValueError, match="region 0: its type is 'magic', which draws no mask"):
+        labels.masks([region(np.ones((2, 2), bool)) | {"type": "magic"}], CONFIG, size=(2, 2))
+
+
+@given(
+    st.sampled_from(sorted(DRAWN)),
+    st.dictionaries(
+        st.sampled_from(["x", "y", "width", "height", "radiusX", "radiusY", "rotation", "points"]),
+        JSON | st.lists(st.lists(st.floats(allow_nan=True), min_size=2, max_size=2), min_size=3),
+        max_size=3,
+    ),
+)
+@QUICK
+def test_odd_shapes_raise_nothing_but_value_errors(kind: str, change: dict[str, Any]) -> None:
+    with suppress(ValueError):
+        found = labels.masks([shape(kind, DRAWN[kind] | change)], EVERY, size=(3, 4))
+        assert found.shape == (2, 3, 4)
+
+
+# ---- shapes whose labels come from a separate tag
+
+
+def paired(kind: str, value: dict[str, Any], label: str = "Lung", **other: Any) -> list[Any]:
+    """The two entries that Label Studio stores for one region."""
+    one = shape(kind, {}, **other) | {"value": value}
+    return [
+        one | {"type": kind, "from_name": "s"},
+        one | {"type": "labels", "from_name": "names", "value": value | {"labels": [label]}},
+    ]
+
+
+APART = labels.parse(
+    f'<View>{IMAGE}<Polygon name="p" toName="image"/><Brush name="s" toName="image"/>'
+    f'<Rectangle name="r" toName="image"/><Ellipse name="e" toName="image"/>{LABELS}</View>'
+)
+
+
+@pytest.mark.parametrize("kind", [*DRAWN, "brush"])
+def test_both_entries_of_a_region_are_one_region(kind: str) -> None:
+    stripe = region(block(8, 10, slice(0, 1), slice(None)))["value"]
+    value = DRAWN.get(kind, {"format": "rle", "rle": stripe["rle"]})
+    pair = paired(kind, value, "Heart")
+    found = labels.masks(pair, APART, size=(8, 10))
+    assert found[1].any()
+    assert not found[0].any()
+    for variant in (pair[::-1], [pair[0], pair[1] | {"value": {"labels": ["Heart"]}}], pair[1:]):
+        np.testing.assert_array_equal(labels.masks(variant, APART, size=(8, 10)), found)
+
+
+def test_regions_of_different_ids_keep_their_own_labels() -> None:
+    lung = paired("rectangle", SQUARE, "Lung", id="1")
+    heart = paired("ellipse", ROUND, "Heart", id="2")
+    apart = [
+        labels.masks(lung, APART, size=(8, 10))[0],
+        labels.masks(heart, APART, size=(8, 10))[1],
+    ]
+    mixed = [lung[0], heart[0], heart[1], lung[1]]
+    np.testing.assert_array_equal(labels.masks(mixed, APART, size=(8, 10)), apart)
+
+
+def test_a_shape_without_a_label_is_refused() -> None:
+    with pytest.raises(ValueError, match="rectangle region 0: it has no label"):
+        labels.masks(paired("rectangle", SQUARE)[:1], APART, size=(8, 10))
+
+
+def test_a_label_without_a_shape_is_refused() -> None:
+    alone = paired("rectangle", {})[1:]
+    with pytest.raises(ValueError, match="shapeless region 0: it holds no shape"):
+        labels.masks(alone, APART, size=(8, 10))
+
+
+def test_a_labelled_key_point_is_no_mask() -> None:
+    point = paired("keypoint", {"x": 1, "y": 2, "width": 0.5})
+    assert not labels.masks([point[0] | {"from_name": "k"}, point[1]], APART, size=(8, 10)).any()
+
+
+# ---- the draft comes back in the type that the config offers
+
+
+def offering(kind: str, *, apart: bool = False) -> str:
+    tag = kind.capitalize()
+    if apart:
+        return f'<View>{IMAGE}<{tag} name="s" toName="image"/>{LABELS}</View>'
+    both = '<Label value="Lung"/><Label value="Heart"/>'
+    return f'<View>{IMAGE}<{tag}Labels name="s" toName="image">{both}</{tag}Labels></View>'
+
+
+KINDS = ["brush", "polygon", "rectangle", "ellipse"]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_label_studios_sdk_accepts_a_draft_of_every_kind(kind: str, apart: bool) -> None:
+    xml = offering(kind, apart=apart)
+    mask = np.stack([block(12, 18, slice(0, 5), slice(0, 9)), block(12, 18, slice(6, 9), slice(4))])
+    result = labels.regions(mask, labels.parse(xml), scores=(0.25, 0.75))
+    assert problems(xml, result) == []
+    assert json.loads(json.dumps(result)) == result
+    types = [kind, "labels"] if apart else [f"{kind}labels"]
+    assert [one["type"] for one in result] == 2 * types
+    assert len({one["id"] for one in result}) == 2
+    for name in types[-1:]:
+        given_labels = [one["value"][name] for one in result if one["type"] == name]
+        assert given_labels == [["Lung"], ["Heart"]]
+    assert [one["score"] for one in result][:: len(types)] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", ["brush", "polygon", "rectangle"])
+def test_a_box_comes_back_exactly_in_every_kind_that_has_corners(kind: str, apart: bool) -> None:
+    config = labels.parse(offering(kind, apart=apart))
+    mask = np.stack([block(50, 70, slice(3, 33), slice(7, 50))] * 2)
+    result = labels.regions(mask, config, scores=(1, 1), tolerance=0.4)
+    np.testing.assert_array_equal(labels.masks(result, config, size=(50, 70)), mask)
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rectangle", "ellipse"])
+def test_every_connected_part_is_a_region(kind: str) -> None:
+    mask = block(40, 40, slice(2, 12), slice(2, 12)) | block(40, 40, slice(20, 30), slice(8, 38))
+    config = labels.parse(offering(kind))
+    result = labels.regions(np.stack([mask, ~mask & False]), config, scores=(1, 1))
+    assert len(result) == 2
+    assert {one["value"][f"{kind}labels"][0] for one in result} == {"Lung"}
+
+
+def test_an_ellipse_comes_back_as_it_was_turned() -> None:
+    config = labels.parse(offering("ellipse"))
+    drawn = shape("ellipse", {"x": 40, "y": 55, "radiusX": 30, "radiusY": 10, "rotation": 30},
+                  original_width=300, original_height=200)  # fmt: skip
+    mask = labels.masks([drawn], config, size=(200, 300))
+    [found] = labels.regions(mask, config, scores=(1, 1))
+    for name, tolerance in {
+        "x": 0.2, "y": 0.2, "radiusX": 0.2, "radiusY": 0.2, "rotation": 0.5,
+    }.items():  # fmt: skip
+        assert found["value"][name] == pytest.approx(drawn["value"][name], abs=tolerance)
+
+
+def test_a_ring_comes_back_as_polygons_that_leave_its_hole_open() -> None:
+    y, x = np.ogrid[:100, :120]
+    away = np.hypot(y - 50, x - 60)
+    mask = np.stack([(away < 40) & (away > 25), away < 0])
+    config = labels.parse(offering("polygon"))
+    result = labels.regions(mask, config, scores=(1, 1))
+    found = labels.masks(result, config, size=(100, 120))
+    assert len(result) == 2
+    assert not found[0, 50, 60]
+    assert (found & mask).sum() / (found | mask).sum() > 0.95
+
+
+@given(hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 20), st.integers(1, 20))))
+@QUICK
+def test_any_mask_comes_back_from_its_polygons(mask: np.ndarray[Any, Any]) -> None:
+    config = labels.parse(offering("polygon", apart=True))
+    made = labels.regions(mask, config, scores=(1, 1))
+    found = labels.masks(made, config, size=mask.shape[1:])
+    for one, other in zip(found, mask, strict=True):
+        assert (one & other).sum() >= 0.95 * (one | other).sum()
+
+
+# ---- a config that changes under way
+
+
+def test_annotations_outlive_renamed_tags_and_a_change_of_tool() -> None:
+    drawn = [region(block(8, 10, slice(0, 2), slice(None)))]
+    before = labels.masks(drawn, CONFIG, size=(8, 10))
+    for xml in (PLAIN.replace('"tag"', '"other"'), offering("polygon"), offering("brush")):
+        np.testing.assert_array_equal(labels.masks(drawn, labels.parse(xml), size=(8, 10)), before)
+
+
+def test_a_label_that_is_gone_is_named_and_a_label_that_came_changes_nothing() -> None:
+    drawn = [region(block(8, 10, slice(0, 2), slice(None)))]
+    gone = labels.parse(PLAIN.replace("Lung", "Rib"))
+    with pytest.raises(ValueError, match="label 'Lung' is not one of Rib, Heart"):
+        labels.masks(drawn, gone, size=(8, 10))
+    more = labels.parse(PLAIN.replace('<Label value="Heart"/>', '<Label value="Rib"/>'))
+    assert labels.masks(drawn, more, size=(8, 10))[0].any()
+
+
+def test_a_renamed_label_keeps_its_annotations_under_its_former_name() -> None:
+    drawn = [region(block(8, 10, slice(0, 2), slice(None)))]
+    new = '<Label value="Left lung" predicted_values="Lung"/>'
+    config = labels.parse(PLAIN.replace('<Label value="Lung"/>', new))
+    assert config.labels == ("Left lung", "Heart")
+    assert labels.masks(drawn, config, size=(8, 10))[0].any()
+
+
+def test_an_annotation_older_than_an_alias_counts_under_it() -> None:
+    drawn = [region(block(8, 10, slice(0, 2), slice(None)))]
+    config = labels.parse(PLAIN.replace('value="Lung"', 'value="Lung" alias="l"'))
+    assert config.labels == ("l", "Heart")
+    assert labels.masks(drawn, config, size=(8, 10))[0].any()

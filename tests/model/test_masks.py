@@ -267,3 +267,140 @@ def test_tidying_changes_only_whole_patches_and_is_done_once(plane: NDArray[np.f
     changed = (once > 0.5) != (plane > 0.5)
     assert (np.isin(once[changed], [0, 1])).all()
     assert (once[~changed] == plane[~changed]).all()
+
+
+# -- outlines and shapes --------------------------------------------------------------------------
+
+
+def area(outline: NDArray[np.float64]) -> float:
+    """Signed by direction: positive when the corners go clockwise as one sees the picture."""
+    x, y = outline.T
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+@st.composite
+def outlines(draw: st.DrawFn) -> NDArray[np.float64]:
+    coordinate = st.floats(-5, 25, allow_nan=False, width=32)
+    corners = draw(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9))
+    return np.array(corners, np.float64)
+
+
+def winding(outline: NDArray[np.float64], x: float, y: float) -> int:
+    """How often the outline goes around a point: the sum of the angles one turns through."""
+    to = outline - (x, y)
+    angles = np.arctan2(to[:, 1], to[:, 0])
+    turns = (np.roll(angles, -1) - angles + np.pi) % (2 * np.pi) - np.pi
+    return round(float(turns.sum() / (2 * np.pi)))
+
+
+@given(outlines())
+@few
+def test_a_pixel_is_filled_if_the_outline_goes_around_its_centre(
+    outline: NDArray[np.float64],
+) -> None:
+    found = masks.filled(outline, (9, 12))
+    naive = [
+        [winding(outline, column + 0.5, row + 0.5) != 0 for column in range(12)] for row in range(9)
+    ]
+    # Where the outline runs through a centre, either answer is right.
+    corners = np.stack([outline, np.roll(outline, -1, axis=0)], axis=1)
+    for row, column in np.argwhere(found != np.array(naive)):
+        point = np.array([column + 0.5, row + 0.5])
+        along = corners[:, 1] - corners[:, 0]
+        length = np.maximum((along**2).sum(axis=1), 1e-300)
+        share = np.clip(((point - corners[:, 0]) * along).sum(axis=1) / length, 0, 1)
+        nearest = corners[:, 0] + share[:, None] * along
+        assert np.hypot(*(nearest - point).T).min() < 1e-5
+
+
+@given(outlines(), st.integers(0, 8))
+@few
+def test_where_an_outline_starts_and_which_way_it_goes_changes_nothing(
+    outline: NDArray[np.float64], start: int
+) -> None:
+    found = masks.filled(outline, (20, 20))
+    assert np.array_equal(masks.filled(outline[::-1], (20, 20)), found)
+    assert np.array_equal(masks.filled(np.roll(outline, start, axis=0), (20, 20)), found)
+
+
+def test_an_outline_that_crosses_itself_covers_what_a_canvas_fills() -> None:
+    bow = np.array([[0, 0], [8, 8], [8, 0], [0, 8]], np.float64)
+    assert masks.filled(bow, (8, 8)).sum() == pytest.approx(32, abs=8)
+    twice = np.array([[1, 1], [7, 1], [7, 7], [1, 7]] * 2, np.float64)
+    assert masks.filled(twice, (8, 8)).sum() == 36
+
+
+def test_a_box_turns_clockwise_around_its_upper_left_corner() -> None:
+    corners = masks.Box(x=10, y=20, width=4, height=2, degrees=90).outline
+    assert corners == pytest.approx(np.array([[10, 20], [10, 24], [8, 24], [8, 20]]))
+
+
+def test_an_ellipse_turns_clockwise_around_its_centre() -> None:
+    points = masks.Ellipse(x=10, y=20, radius_x=6, radius_y=2, degrees=30).outline
+    tip = points[np.argmax(np.hypot(*(points - (10, 20)).T))]
+    assert (tip - (10, 20)) * np.sign(tip[0] - 10) == pytest.approx([6 * 0.75**0.5, 3])
+    assert abs(area(points)) == pytest.approx(np.pi * 12, rel=1e-3)
+
+
+@given(any_mask)
+@few
+def test_parts_cover_the_mask_once_and_do_not_touch(mask: NDArray[np.bool_]) -> None:
+    for split in (masks.parts, masks.without_holes):
+        votes = np.zeros(mask.shape, int)
+        for part, (row, column) in split(mask):
+            votes[row : row + part.shape[0], column : column + part.shape[1]] += part
+        assert np.array_equal(votes, mask)
+
+
+@given(any_mask)
+@few
+def test_a_part_without_holes_has_one_outline_which_covers_it(mask: NDArray[np.bool_]) -> None:
+    for part, _ in masks.without_holes(mask):
+        size = (part.shape[0], part.shape[1])
+        assert np.array_equal(masks.filled(masks.outline_of(part, 0), size), part)
+        for tolerance in (0.5, 1, 4, 50):
+            found = masks.filled(masks.outline_of(part, tolerance), size)
+            assert (found & part).sum() >= 0.95 * (found | part).sum()
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1.0, 2.0])
+def test_an_outline_keeps_within_its_tolerance_with_few_points(tolerance: float) -> None:
+    exact = masks.outline_of(disc(256), 0)
+    simple = masks.outline_of(disc(256), tolerance)
+    assert len(exact) > 200
+    assert 8 <= len(simple) < len(exact) / 2
+    away = np.hypot(*(exact - 128).T) - 256 / 3
+    assert np.abs(away).max() < 1.2
+    edges = np.linspace(simple, np.roll(simple, -1, axis=0), 20).reshape(-1, 2)
+    assert np.abs(np.hypot(*(edges - 128).T) - 256 / 3).max() < tolerance + 1.2
+
+
+def test_a_ring_is_cut_across_its_hole() -> None:
+    ring = np.pad(np.zeros((4, 4), bool), 2, constant_values=True)
+    pieces = list(masks.without_holes(ring))
+    assert [(piece.shape, corner) for piece, corner in pieces] == [
+        ((4, 8), (0, 0)),
+        ((4, 8), (4, 0)),
+    ]
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
+@few
+def test_the_box_of_a_box_is_itself(x: int, y: int, width: int, height: int) -> None:
+    box = masks.Box(x, y, width, height)
+    assert masks.box_of(masks.filled(box.outline, (20, 20))) == box
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 45, 90, 135, 170])
+def test_the_ellipse_of_an_ellipse_is_itself(degrees: float) -> None:
+    drawn = masks.Ellipse(120, 90, 60, 25, degrees)
+    found = masks.ellipse_of(masks.filled(drawn.outline, (200, 240)))
+    assert (found.x, found.y) == pytest.approx((120, 90), abs=0.1)
+    assert (found.radius_x, found.radius_y) == pytest.approx((60, 25), abs=0.2)
+    assert abs((found.degrees - degrees + 90) % 180 - 90) < 0.5
+
+
+def test_the_ellipse_of_one_pixel_has_its_size() -> None:
+    found = masks.ellipse_of(np.ones((1, 1), bool))
+    assert (found.x, found.y) == (0.5, 0.5)
+    assert found.radius_x == pytest.approx(found.radius_y) == pytest.approx((1 / 3) ** 0.5)

@@ -1,0 +1,220 @@
+"""A labelling interface: its image, the tags that draw masks on it, and their labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml import ElementTree as SafeTree
+
+from backend.errors import UnsupportedLabelConfig
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+# What a draft is drawn as, where a label can be drawn in several ways: the closest to a mask first.
+SHAPES = ("brush", "polygon", "ellipse", "rectangle")
+
+# Tags, and types of region, that draw with labels of their own and without. In lower case, for the
+# editor reads tag names without regard to case.
+LABELLED = {f"{shape}labels": shape for shape in SHAPES}
+BARE = {shape: shape for shape in SHAPES} | {"magicwand": "brush"}
+_OFFERED = "BrushLabels, PolygonLabels, EllipseLabels or RectangleLabels"
+_DATA_KEY = re.compile(r"\$([\w-]+)")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A control tag that draws masks, with the labels of its own or of a separate Labels tag."""
+
+    name: str
+    shape: str  # one of SHAPES
+    labels: tuple[str, ...]
+    labels_name: str = ""  # of the Labels tag; empty where the tool has its own labels
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """The one image of a labelling interface and what draws on it, by the names results use."""
+
+    image_name: str
+    image_key: str
+    tools: tuple[Tool, ...]
+    labels: tuple[str, ...]  # the classes: of all tools, each once, in the order of the interface
+    rows: Mapping[str, int] = field(default_factory=dict)  # every name of a label -> its class
+    notes: tuple[str, ...] = ()  # what of the interface trains nothing
+
+    def tool_for(self, label: str) -> Tool:
+        """Return the tool that a draft of this label is drawn with."""
+        able = [tool for tool in self.tools if label in tool.labels]
+        return min(able, key=lambda tool: SHAPES.index(tool.shape))
+
+
+def parse(xml: str) -> LabelConfig:
+    """Return the classes of a labelling interface: one Image, and what draws masks on it.
+
+    A label goes by its alias where it has one, as in the results that Label Studio stores. Its
+    value and its predicted_values are understood too, unless they name another label.
+
+    Raises:
+        UnsupportedLabelConfig: If this cannot be served; it says what came and how to mend it.
+    """
+    tags = list(_root(xml).iter())
+    image = _only_image(tags)
+    image_name, image_key = _name(image), _data_key(image)
+    drawing = [tag for tag in tags if _kind(tag) in LABELLED | BARE]
+    for tag in drawing:
+        _check_bound(tag, image_name)
+    on_image = [tag for tag in tags if tag.get("toName") == image_name]
+    separate = [tag for tag in on_image if _kind(tag) == "labels"]
+    tools = tuple(tool for tag in drawing for tool in _tools(tag, separate))
+    if not tools:
+        raise _without_tools(tags)
+    labelling = [tag for tag in drawing if _kind(tag) in LABELLED] + separate
+    others = [tag for tag in on_image if tag not in [*drawing, *separate]]
+    labels = tuple(dict.fromkeys(label for tool in tools for label in tool.labels))
+    return LabelConfig(
+        image_name, image_key, tools, labels, _rows(labels, labelling), tuple(_notes(others))
+    )
+
+
+def _root(xml: str) -> Element:
+    if not xml or not xml.strip():
+        raise UnsupportedLabelConfig(
+            "The label config is empty.", "Set up a labelling interface in the project."
+        )
+    try:
+        root: Element = SafeTree.fromstring(xml, forbid_dtd=True)
+    except DefusedXmlException:
+        raise UnsupportedLabelConfig(
+            "The label config declares a DTD or entities.", "Remove <!DOCTYPE> and <!ENTITY>."
+        ) from None
+    except (ParseError, ValueError, LookupError):
+        raise UnsupportedLabelConfig(
+            "The label config is not valid XML.", "Open it in Label Studio and save it again."
+        ) from None
+    return root
+
+
+def _only_image(tags: Sequence[Element]) -> Element:
+    images = [tag for tag in tags if _kind(tag) == "image"]
+    if len(images) != 1:
+        raise UnsupportedLabelConfig(
+            f"The label config has {len(images)} Image tags, expected 1.",
+            'Keep one <Image name="image" value="$image"/>.',
+        )
+    return images[0]
+
+
+def _without_tools(tags: Sequence[Element]) -> UnsupportedLabelConfig:
+    others = sorted({_shown(tag.tag) for tag in tags if tag.get("toName")})
+    return UnsupportedLabelConfig(
+        f"The label config has no tag that draws masks; its control tags are: "
+        f"{', '.join(others) or 'none'}.",
+        f'Add {_OFFERED} with toName="..." and the labels inside.',
+    )
+
+
+def _data_key(image: Element) -> str:
+    value = image.get("value")
+    key = _DATA_KEY.fullmatch((value or "").strip())
+    if key is None:
+        raise UnsupportedLabelConfig(
+            f"The Image tag's value is {_shown(value)}, expected one data key such as $image.",
+            'Set value="$image", with the key that holds the image in your tasks.',
+        )
+    return key[1]
+
+
+def _name(tag: Element) -> str:
+    name = tag.get("name", "")
+    if not name:
+        raise UnsupportedLabelConfig(
+            f"The {_written(tag)} tag has no name.", 'Give it a name="...".'
+        )
+    return name
+
+
+def _check_bound(tag: Element, image_name: str) -> None:
+    if tag.get("toName") != image_name:
+        raise UnsupportedLabelConfig(
+            f"{_written(tag)} is bound to {_shown(tag.get('toName'))}, the Image is called "
+            f"{_shown(image_name)}.",
+            f"Set toName of {_written(tag)} to the name of the Image.",
+        )
+
+
+def _tools(tag: Element, separate: Sequence[Element]) -> Iterator[Tool]:
+    """Yield one tool for each set of labels that this tag draws with."""
+    name, kind = _name(tag), _kind(tag)
+    if kind in LABELLED:
+        yield Tool(name, LABELLED[kind], _labels(tag))
+        return
+    if not separate:
+        raise UnsupportedLabelConfig(
+            f"{_written(tag)} has no labels: there is no Labels tag for the Image.",
+            f"Add a Labels tag that is bound to the Image, or use {_OFFERED}.",
+        )
+    for labels in separate:
+        yield Tool(name, BARE[kind], _labels(labels), _name(labels))
+
+
+def _labels(tag: Element) -> tuple[str, ...]:
+    labels = [_label(found) for found in _label_tags(tag)]
+    if not labels:
+        raise UnsupportedLabelConfig(
+            f"{_written(tag)} has no labels.", 'Put one <Label value="..."/> a class inside it.'
+        )
+    if not all(labels):
+        raise UnsupportedLabelConfig(
+            "A Label has no value.", f'Give every Label inside {_written(tag)} a value="...".'
+        )
+    doubles = sorted({label for label in labels if labels.count(label) > 1})
+    if doubles:
+        raise UnsupportedLabelConfig(
+            f"{_written(tag)} has {_shown(doubles[0])} more than once.",
+            "Give every label a value, or an alias, of its own.",
+        )
+    return tuple(labels)
+
+
+def _label_tags(tag: Element) -> list[Element]:
+    return [found for found in tag.iter() if _kind(found) == "label"]
+
+
+def _label(tag: Element) -> str:
+    return tag.get("alias") or tag.get("value") or ""
+
+
+def _rows(labels: Sequence[str], labelling: Sequence[Element]) -> dict[str, int]:
+    """Return the class of every name by which a label may go, in old results too."""
+    rows = {label: row for row, label in enumerate(labels)}
+    for tag in [label for parent in labelling for label in _label_tags(parent)]:
+        if _label(tag) in rows:
+            predicted = tag.get("predicted_values", "").split(",")
+            for name in (tag.get("value", ""), *map(str.strip, predicted)):
+                rows.setdefault(name, rows[_label(tag)])
+    rows.pop("", None)
+    return rows
+
+
+def _notes(others: Sequence[Element]) -> Iterator[str]:
+    if others:
+        named = ", ".join(f"{_written(tag)} {_shown(tag.get('name'))}" for tag in others)
+        yield f"Not used for training, only kept in Label Studio: {named}."
+
+
+def _kind(tag: Element) -> str:
+    return tag.tag.lower()
+
+
+def _written(tag: Element) -> str:
+    return tag.tag[:60]
+
+
+def _shown(text: str | None) -> str:
+    return "missing" if text is None else repr(text[:60])

@@ -1,0 +1,206 @@
+"""Masks as outlines and shapes, and back.
+
+A point is (x, y) in pixels from the picture's upper left corner, so that pixel (row 0, column 0)
+has its centre at (0.5, 0.5). A shape covers the pixels whose centres lie in it. Angles are degrees,
+clockwise as one sees the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from contourpy import contour_generator
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask = NDArray[np.bool_]
+Points = NDArray[np.float64]  # (n, 2), x before y
+
+ELLIPSE_POINTS = 360  # corners an ellipse is drawn with: off by 0.004 % of its radius
+# Beside the centre proper, where outlines run upright, level or at 45 degrees: so rounding decides
+# about no pixel.
+CENTRE_X, CENTRE_Y = 0.5 + 1e-6, 0.5 + 3e-7
+LEAST_IOU = 0.95  # of an outline with the mask it was drawn around
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle by its upper left corner, around which it is turned."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    degrees: float = 0.0
+
+    @property
+    def outline(self) -> Points:
+        """Its four corners."""
+        w, h = self.width, self.height
+        corners = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float64)
+        return _turned(corners, self.degrees, (self.x, self.y))
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """An ellipse by its centre, around which it is turned, and its two radii."""
+
+    x: float
+    y: float
+    radius_x: float
+    radius_y: float
+    degrees: float = 0.0
+
+    @property
+    def outline(self) -> Points:
+        """Many points on it."""
+        angles = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
+        circle = np.column_stack([np.cos(angles), np.sin(angles)])
+        points = circle * (self.radius_x, self.radius_y)
+        return _turned(points, self.degrees, (self.x, self.y))
+
+
+def _turned(points: Points, degrees: float, origin: tuple[float, float]) -> Points:
+    sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    # y grows downwards, hence this turns clockwise.
+    turned: Points = points @ np.array([[cos, sin], [-sin, cos]]) + np.array(origin)
+    return turned
+
+
+def filled(outline: Points, size: tuple[int, int]) -> Mask:
+    """Return the pixels whose centres the outline goes around, in whichever direction.
+
+    An outline that crosses itself covers what a canvas would fill (the non-zero rule).
+
+    Args:
+        outline: Corners, shape (n, 2), closed from the last to the first; may leave the picture.
+        size: Height and width of the mask.
+    """
+    height, width = size
+    windings = np.zeros((height, width + 1), np.int32)
+    for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        first, last = (
+            min(max(math.ceil(y - CENTRE_Y), 0), height) for y in sorted((float(y0), float(y1)))
+        )
+        rows = np.arange(first, last)
+        crossings = x0 + (rows + CENTRE_Y - y0) * (x1 - x0) / ((y1 - y0) or 1)
+        columns = np.clip(np.ceil(crossings - CENTRE_X), 0, width).astype(np.int64)
+        windings[rows, columns] += 1 if y1 > y0 else -1
+    covered: Mask = np.cumsum(windings, axis=1)[:, :width] != 0
+    return covered
+
+
+def parts(mask: Mask) -> Iterator[tuple[Mask, tuple[int, int]]]:
+    """Yield each patch of pixels that touch by their edges, cropped, with its (row, column)."""
+    numbers, _ = ndimage.label(mask)
+    for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), 1):
+        yield numbers[rows, columns] == number, (rows.start, columns.start)
+
+
+def without_holes(mask: Mask) -> Iterator[tuple[Mask, tuple[int, int]]]:
+    """Yield the parts of a mask, those with holes cut across each hole into parts without any.
+
+    Together they cover just what the mask covers.
+    """
+    for part, (top, left) in parts(mask):
+        holes, number = ndimage.label(ndimage.binary_fill_holes(part) & ~part)
+        if not number:
+            yield part, (top, left)
+            continue
+        largest = int(np.argmax(np.bincount(holes.ravel())[1:])) + 1
+        rows = np.flatnonzero((holes == largest).any(axis=1))
+        cut = int(rows[len(rows) // 2])
+        for half, start in ((part[:cut], 0), (part[cut:], cut)):
+            for piece, (row, column) in without_holes(half):
+                yield piece, (top + start + row, left + column)
+
+
+def outline_of(part: Mask, tolerance: float) -> Points:
+    """Return the corners of a polygon around one part without holes.
+
+    It runs half way between the pixels in and out, and leaves out corners that lie no further than
+    the tolerance from the line without them (Douglas and Peucker 1973). The tolerance is halved
+    until the polygon covers the part with an intersection over union of at least 0.95.
+
+    Args:
+        part: One of `without_holes`, shape (h, w).
+        tolerance: In pixels.
+    """
+    # Padded, the outline closes at the border too; a pixel's index is then its centre plus 0.5.
+    contours = contour_generator(z=np.pad(part, 1).astype(np.float64)).lines(0.5)
+    corners: Points = np.asarray(contours[0])[:-1] - 0.5
+    height, width = part.shape
+    while tolerance > 0.1:
+        simple = _simplified(corners, tolerance)
+        if _iou(filled(simple, (height, width)), part) >= LEAST_IOU:
+            return simple
+        tolerance /= 2
+    return _simplified(corners, 0)
+
+
+def _iou(one: Mask, other: Mask) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def _simplified(ring: Points, tolerance: float) -> Points:
+    closed = np.vstack([ring, ring[:1]])
+    farthest = int(np.argmax(np.hypot(*(ring - ring[0]).T)))
+    kept = {0, farthest}
+    spans = [(0, farthest), (farthest, len(ring))]
+    while spans:
+        start, end = spans.pop()
+        if end - start < 2:
+            continue
+        away = _distances(closed[start + 1 : end], closed[start], closed[end])
+        if away.max() > tolerance:
+            corner = start + 1 + int(np.argmax(away))
+            kept.add(corner)
+            spans += [(start, corner), (corner, end)]
+    return closed[sorted(kept)]
+
+
+def _distances(points: Points, start: Points, end: Points) -> Points:
+    """Return how far each point is from the line between two others."""
+    line = end - start
+    along = np.clip((points - start) @ line / (line @ line), 0, 1)
+    away: Points = np.hypot(*(points - start - along[:, None] * line).T)
+    return away
+
+
+def box_of(part: Mask) -> Box:
+    """Return the smallest upright rectangle that covers all of a mask's pixels.
+
+    Args:
+        part: Shape (h, w), not empty.
+    """
+    rows, columns = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
+    return Box(
+        x=float(columns[0]),
+        y=float(rows[0]),
+        width=float(columns[-1] - columns[0] + 1),
+        height=float(rows[-1] - rows[0] + 1),
+    )
+
+
+def ellipse_of(part: Mask) -> Ellipse:
+    """Return the ellipse with a mask's centre, area moments and direction.
+
+    Args:
+        part: Shape (h, w), not empty.
+    """
+    points = np.argwhere(part)[:, ::-1] + 0.5
+    # Pixels are squares, not points: each has a variance of 1/12 of its own.
+    spread = np.cov(points, rowvar=False, bias=True) + np.eye(2) / 12
+    (short, long), axes = np.linalg.eigh(spread)
+    direction = axes[:, 1]
+    x, y = points.mean(axis=0)
+    return Ellipse(
+        x=float(x),
+        y=float(y),
+        radius_x=float(2 * np.sqrt(long)),
+        radius_y=float(2 * np.sqrt(short)),
+        degrees=float(np.degrees(np.arctan2(direction[1], direction[0])) % 180),
+    )
