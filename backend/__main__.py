@@ -135,6 +135,7 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 @click.option("--steps", type=click.IntRange(1), help="Of a training.")
 @click.option("--train-seeds", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--baseline", default="", help="Values of the arm to compare with.")
+@click.option("--attention", type=click.IntRange(0), default=0, help="Scans shown with attention.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
 def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> None:

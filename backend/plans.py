@@ -40,6 +40,7 @@ class Plan:
         image_size, steps: Of training; None for production's.
         train_seeds: Networks for each selection, whose scores are averaged.
         baseline: Values that name the arm to compare with; empty for the control.
+        attention: Held-out scans of which pictures show what the attention gates let through.
     """
 
     arms: tuple[Arm, ...]
@@ -52,6 +53,7 @@ class Plan:
     steps: int | None = None
     train_seeds: int = 1
     baseline: tuple[str, ...] = ()
+    attention: int = 0
 
     def __post_init__(self) -> None:
         if list(self.labels) != sorted({*self.labels}) or min(self.labels) < 1:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -86,6 +88,36 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """A held-out scan as a network sees it.
+
+    Attributes:
+        name: Of the scan.
+        image: Shape (h, w) or (h, w, 3), values in [0, 1].
+        masks: What the network draws, shape (c, h, w).
+        gates: What each attention gate lets through, coarse to fine, shape (g, h, w).
+    """
+
+    name: str
+    image: Floats
+    masks: npt.NDArray[np.bool_]
+    gates: Floats
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Scans as the network of an arm sees them."""
+
+    name: str  # of the arm
+    scans: tuple[Looked, ...]
+
+    @property
+    def file(self) -> str:
+        """The name of its files, without their ending."""
+        return "attention-" + self.name.replace("/", "-").replace(", ", "-")
+
+
+@dataclass(frozen=True)
 class Row:
     """An arm at one count of labels; NaN where there is nothing to compute from."""
 
@@ -104,7 +136,9 @@ class Row:
     pairs: int
 
 
-def write(results: Results, maps: Sequence[Map], folder: Path) -> None:
+def write(
+    results: Results, maps: Sequence[Map], attention: Iterable[Attention], folder: Path
+) -> None:
     """Write report.md, results.csv, results.json and the pictures into a folder.
 
     Raises:
@@ -132,6 +166,8 @@ def write(results: Results, maps: Sequence[Map], folder: Path) -> None:
         _save(curves(results), folder / "learning-curves")
     for one in maps:
         _save(picture(one, list(results.arms)), folder / one.file)
+    for look in attention:
+        _save(gates(look), folder / look.file)
 
 
 def table(results: Results) -> list[Row]:
@@ -235,6 +271,33 @@ def picture(one: Map, arms: Sequence[str]) -> Figure:
         axes.set_visible(False)
     later = "; rings: chosen by the acquisition" if _most(one) > one.first else ""
     figure.suptitle(f"{one.name}, seed {one.seed}: chosen scans in order{later}", fontsize=11)
+    return figure
+
+
+def gates(look: Attention) -> Figure:
+    """Return a row for each scan: the scan with what the network draws, then gate by gate what is
+    let through, from the coarsest to the finest, dark where a gate is shut.
+    """
+    columns = 1 + len(look.scans[0].gates)
+    figure = Figure(figsize=(2.4 * columns, 0.7 + 2.4 * len(look.scans)), layout="constrained")
+    panels = figure.subplots(len(look.scans), columns, squeeze=False)
+    shade = ScalarMappable(Normalize(0, 1), "viridis")
+    for line, scan in zip(panels, look.scans, strict=True):
+        line[0].imshow(scan.image, cmap="gray", vmin=0, vmax=1)
+        for mask, colour in zip(scan.masks, cycle(COLOURS), strict=False):
+            if mask.any() and not mask.all():
+                line[0].contour(mask, [0.5], colors=colour, linewidths=1)
+        line[0].set_ylabel(scan.name, fontsize=8)
+        for axes, gate in zip(line[1:], scan.gates, strict=True):
+            axes.imshow(gate, cmap=shade.cmap, norm=shade.norm)
+    for axes in panels.ravel():
+        axes.set_xticks([])
+        axes.set_yticks([])
+    panels[0, 0].set_title("drawn", fontsize=9)
+    for number, axes in enumerate(panels[0, 1:], 1):
+        axes.set_title(f"gate {number}", fontsize=9)
+    figure.colorbar(shade, ax=panels, shrink=0.6, label="let through")
+    figure.suptitle(f"{look.name}: what the attention gates let through", fontsize=11)
     return figure
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from backend.plans import Arm, Plan
 from backend.scans import WORKING_SIZE
 from backend.settings import Settings
 from model import active_learning, clustering, inference, metrics, projection, training
+from model.attention_unet import AttentionUnet
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def simulate(
             log.error("%s failed", name, exc_info=error)
         say(f"{done}/{len(todo)} {name}: {failed.get(name) or _outcome(study.file(*run_of))}")
     results = _results(study, failed)
-    reporting.write(results, _maps(study, results), out)
+    reporting.write(results, _maps(study, results), _attention(study, results), out)
     say(f"Report: {out / 'report.md'}")
     return failed
 
@@ -269,10 +270,7 @@ def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Learned:
 
 def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure: str) -> Learned:
     started = time.monotonic()
-    examples = [scan.load() for scan in study.scans(study.pool[row] for row in labelled)]
-    fitted = training.fit(
-        [image for image, _ in examples], [masks for _, masks in examples], config
-    )
+    fitted = _fit(study.scans(study.pool[row] for row in labelled), config)
     held = study.scans(study.held)
     scores = [
         (metrics.dice(found > 0.5, masks), metrics.hd95(found > 0.5, masks, scan.spacing))
@@ -292,6 +290,11 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
         uncertainty=uncertainty,
         seconds=np.array(time.monotonic() - started),
     )
+
+
+def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
+    examples = [scan.load() for scan in scans]
+    return training.fit([image for image, _ in examples], [masks for _, masks in examples], config)
 
 
 def _predicted(fitted: training.Fitted, scans: Sequence[datasets.Kept]) -> Iterator[Array]:
@@ -510,3 +513,31 @@ def _maps(study: Study, results: reporting.Results) -> list[reporting.Map]:
         )
         for space, chosen in spaces.items()
     ]
+
+
+def _attention(study: Study, results: reporting.Results) -> Iterator[reporting.Attention]:
+    """Yield what the gates let through for each arm, after the last labels of its first seed.
+
+    The network is trained again, which gives the same one: weights of runs are not kept.
+    """
+    seed, shown = study.plan.seeds[0], study.scans(study.held[: study.plan.attention])
+    for name in study.plan.names().values():
+        run_of = results.arms.get(name, {}).get(seed)
+        if not shown or run_of is None:
+            continue
+        rows = sorted(row for step in run_of["steps"] for row in step["rows"])
+        fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
+        network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
+        found = zip(shown, _predicted(fitted, shown), strict=True)
+        yield reporting.Attention(
+            name=name,
+            scans=tuple(
+                reporting.Looked(
+                    scan.name,
+                    scan.load()[0],
+                    probabilities > 0.5,
+                    inference.attention(network, scan.load()[0], size),
+                )
+                for scan, probabilities in found
+            ),
+        )

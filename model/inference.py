@@ -17,6 +17,8 @@ from scipy.special import entr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.attention_unet import AttentionUnet, attention_maps
+
 if TYPE_CHECKING:
     from model.training import Fitted
 
@@ -117,6 +119,27 @@ def predict(
         squares = probabilities_of(fitted.network, prepared)
         for image, square in zip(batch, squares, strict=True):
             yield restore(square, image.shape[:2]).numpy()
+
+
+def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.float32]:
+    """Return what each attention gate lets through of a scan, coarse to fine, shape (g, h, w).
+
+    Values lie in [0, 1], at the scan's own size; g is 0 where the network has no skip to gate.
+
+    Args:
+        network: A trained one.
+        image: Shape (h, w) or (h, w, 3), values in [0, 1].
+        size: The image size it was trained at.
+
+    Raises:
+        ValueError: If the image cannot be prepared.
+    """
+    device = next(network.parameters()).device
+    found = attention_maps(network, prepare(image, size)[None].to(device))
+    squares = [_resized(gate[0].float().cpu(), (size, size)) for gate in found]
+    whole = torch.cat([torch.zeros(0, size, size), *squares])
+    maps: NDArray[np.float32] = restore(whole, image.shape[:2]).numpy()
+    return maps
 
 
 @torch.inference_mode()

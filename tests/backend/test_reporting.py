@@ -167,7 +167,7 @@ def chosen() -> Map:
 
 
 def test_a_folder_gets_tables_and_pictures(two: Results, tmp_path: Path) -> None:
-    reporting.write(two, [chosen()], tmp_path)
+    reporting.write(two, [chosen()], [], tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {
         "report.md", "results.csv", "results.json", "learning-curves.png", "learning-curves.svg",
@@ -182,7 +182,7 @@ def test_a_folder_gets_tables_and_pictures(two: Results, tmp_path: Path) -> None
 
 
 def test_without_any_run_the_report_still_says_what_failed(tmp_path: Path) -> None:
-    reporting.write(results({}, failed={"random, seed 0": "KeyError"}), [], tmp_path)
+    reporting.write(results({}, failed={"random, seed 0": "KeyError"}), [], [], tmp_path)
     assert "- random, seed 0: KeyError" in (tmp_path / "report.md").read_text()
 
 
@@ -237,3 +237,15 @@ def test_the_report_says_how_much_of_the_spread_is_training_where_it_is_known() 
     expected = "standard deviation of 0.0141 (1 runs of 2 networks), their means by 0.0100"
     assert expected in said((-0.01, 0.01))
     assert "Training alone" not in said((0.0,))
+
+
+def test_attention_shows_each_scan_beside_its_gates() -> None:
+    image, masks = np.full((20, 30), 0.5), np.zeros((1, 20, 30), bool)
+    masks[0, 5:9, 5:9] = True
+    scan = reporting.Looked("a.png", image, masks, np.full((4, 20, 30), 0.2))
+    look = reporting.Attention("pixels, medoids", (scan, scan))
+    figure = reporting.gates(look)
+    panels = [axes for axes in figure.axes if axes.get_images()]
+    assert len(panels) == 2 * (1 + 4)
+    assert [axes.get_title() for axes in panels[:3]] == ["drawn", "gate 1", "gate 2"]
+    assert look.file == "attention-pixels-medoids"

@@ -20,7 +20,7 @@ from backend.errors import ConfigError
 from backend.plans import Plan
 from backend.settings import Settings
 from backend.simulate import Study
-from model import active_learning, phantoms, projection, training
+from model import active_learning, metrics, phantoms, projection, training
 
 ROOT = Path(__file__).parents[2]
 ASKED: dict[str, Any] = {
@@ -39,6 +39,7 @@ ASKED: dict[str, Any] = {
     "steps": 2,
     "train_seeds": 1,
     "baseline": "",
+    "attention": 0,
 }
 
 
@@ -355,6 +356,25 @@ def test_a_plan_that_is_done_only_writes_its_report_again(folder: Path, tmp_path
     assert result.exit_code == 0
     assert "1 runs, 0 of them to be made" in result.output
     assert "| medoids | 1 |" in (tmp_path / "report.md").read_text()
+
+
+def test_attention_is_shown_for_the_network_that_made_the_last_scores(
+    folder: Path, tmp_path: Path
+) -> None:
+    of = study(folder, tmp_path, plan(labels="2", attention=2))
+    simulate._make(of, of.plan.arms[0], 0)
+    [look] = simulate._attention(of, simulate._results(of, {}))
+    shown = of.scans(of.held[:2])
+    assert [scan.name for scan in look.scans] == [scan.name for scan in shown]
+    assert [scan.gates.shape for scan in look.scans] == [(4, 32, 32)] * 2
+    drawn = [
+        metrics.dice(a.masks, b.load()[1]).mean() for a, b in zip(look.scans, shown, strict=True)
+    ]
+    scored = artifacts.read_json(of.file(of.plan.arms[0], 0))["steps"][0]["held_out"]
+    assert drawn == pytest.approx([np.mean(scored[scan.name]["dice"]) for scan in shown])
+
+    assert invoked(command(folder, tmp_path, labels="2", attention=1)).exit_code == 0
+    assert (tmp_path / "attention-medoids.png").exists()
 
 
 def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_was_done(

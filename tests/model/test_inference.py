@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from model.attention_unet import AttentionUnet, attention_maps
 from model.inference import (
     UNCERTAINTIES,
     Image,
+    attention,
     boundary_entropy,
     entropy,
     fitting,
@@ -279,3 +282,17 @@ def test_padding_never_counts_in_the_entropy(fitted: Fitted) -> None:
     (found,) = predict(fitted, [image])
 
     assert entropy(found[None])[0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_attention_comes_at_the_scans_own_size_one_map_for_each_gate() -> None:
+    network = AttentionUnet("tu-test_resnet", 3, 1)
+    maps = attention(network, scan(50, 81), 64)
+    assert maps.shape == (4, 50, 81)
+    assert np.all((maps >= 0) & (maps <= 1))
+
+
+def test_attention_to_the_padding_is_left_out() -> None:
+    network, tall = AttentionUnet("tu-test_resnet", 3, 1), scan(128, 64)
+    whole = attention_maps(network, prepare(tall, 128)[None])[-1]  # of the padded square
+    seen = F.interpolate(whole, size=(128, 128), mode="bilinear", align_corners=False)
+    assert np.allclose(attention(network, tall, 128)[-1], seen[0, 0, :, :64], atol=1e-6)
