@@ -1,279 +1,233 @@
-"""What a project is doing, what it used and what it asks next: for people, and as JSON."""
+"""The pages of the projects: for people, and as text and JSON for what asks for those."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
 
-from backend import artifacts, ledger
-from backend.ledger import Ledger
+from backend import assets, ledger, points, sentences, thumbnails
+from backend.errors import ConfigError
+from backend.history import History
+from backend.sentences import text
 from backend.settings import Settings
-from backend.store import Project, Store, Version
-from backend.versions import resume_command
+from backend.status import status
+from backend.store import Project, Store
+from backend.versions import Versions
 
-RECENT_DRAFTS = 5
-NEXT_SHOWN = 10
-LISTED = 5  # lines of one list on the page; the JSON has all
+__all__ = ["routes", "status", "text"]
 
-_STEPS = {
-    "sync": "reading the project from Label Studio",
-    "embed": "looking at scans that are new",
-    "plan": "deciding what has to be done",
-    "train": "training the network",
-    "select": "choosing the next scans",
-    "draft": "drawing drafts",
-    "publish": "handing the queue to Label Studio",
-    "switch": "making the new queue live",
-}
+View = Callable[..., AnyResponse]
+Change = Callable[[Versions], str]
 
-# How far a step is, in words, where it says so.
-_PROGRESS = {
-    "total": "{done} of {total} scans",
-    "epochs": "epoch {epoch} of {epochs}",
-    "batches": "batch {batch} of {batches}",
-    "loss": "loss {loss:.2f}",
-    "dice": "Dice {dice:.2f} on held-out scans",
-}
+KINDS = ("html", "text", "json")
+QUEUED = 50  # scans of the queue on one page
 
+MANY = 1500  # scans from which on the map is drawn by WebGL instead of as SVG
 
-def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
-    """Return what `GET /projects/<id>?format=json` answers.
-
-    Raises:
-        NotFound: If the project is not known here.
-    """
-    project = store.known(project_id)
-    now = ledger.read(store, project_id)
-    live = store.version(project_id, project.live_version) if project.live_version else None
-    return {
-        "project": project.id,
-        "title": project.title,
-        **_activity(project, store.clock()),
-        "pinned": store.pinned(project_id) or None,
-        **_labels(now, live),
-        **_quality(store, project_id, live),
-        "next": _next(settings, project_id, live, now),
-        "unreadable": [{"task": t, "problem": why} for t, why in now.unreadable.items()],
-        "warnings": project.warnings,
-        "problem": project.problem,
-        "mend": project.mend,
-        "options_problem": project.options_problem,
-        "round": store.last_round(project_id),
-    }
-
-
-def _activity(project: Project, now: float) -> dict[str, Any]:
-    return {
-        "step": project.step or None,
-        "step_seconds": round(now - project.step_at, 1) if project.step else None,
-        "progress": project.progress,
-        "wanted": project.wanted,
-        "done": project.done,
-        "synced_at": project.full_synced_at or None,
-    }
-
-
-def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
-    return {
-        "live_version": live.name if live else None,
-        "labels_in_live": live.labels if live else 0,
-        "labels_used": len(now.usable),
-        "labels_ignored": [
-            {"annotation": found.id, "task": found.task_id, "reason": now.ignored[found.id]}
-            for found in now.annotations
-            if found.id in now.ignored
-        ],
-        "scans": len(now.tasks),
-        "labelled": len(now.usable),
-        "complete": now.complete,
-    }
-
-
-def _quality(store: Store, project_id: int, live: Version | None) -> dict[str, Any]:
-    recent = [score.dice for score in store.draft_scores(project_id)[-RECENT_DRAFTS:]]
-    model = store.model(project_id, live.model_key) if live and live.model_key else None
-    return {
-        "prequential_dice": statistics.fmean(recent) if recent else None,
-        "validation_dice": model.quality.get("validation_dice") if model else None,
-        "calibration_error": model.quality.get("calibration_error") if model else None,
-    }
-
-
-def _next(
-    settings: Settings, project_id: int, live: Version | None, now: Ledger
-) -> list[dict[str, Any]]:
-    if live is None:
-        return []
-    reasons = _reasons(settings, project_id, live.round)
-    waiting = [task for task in live.published if task in now.open and task not in now.usable]
-    return [
-        {"task": task, "position": position, "reason": reasons.get(task, "")}
-        for position, task in enumerate(waiting[:NEXT_SHOWN], start=1)
-    ]
-
-
-def _reasons(settings: Settings, project_id: int, number: int) -> Mapping[int, str]:
-    path = artifacts.round_file(settings.project_folder(project_id), number)
-    found = artifacts.read_json(path) or {}
-    return dict(zip(found.get("order", []), found.get("reasons", []), strict=False))
-
-
-# -- as text ------------------------------------------------------------------------------------
-
-
-def text(state: Mapping[str, Any], now: float) -> str:
-    """Return a project's status as one screen of sentences."""
-    parts = (
-        [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
-        _troubles(state),
-        [f"Now: {_now(state)}", *_queue(state)],
-        _label_lines(state),
-        [_quality_line(state)],
-        _bullets(
-            "Next to label:",
-            [
-                f"task {one['task']}" + (f": {one['reason']}" if one["reason"] else "")
-                for one in state["next"]
-            ],
-            NEXT_SHOWN,
-        ),
-        _bullets(
-            "Scans that cannot be read; they are tried again later:",
-            [f"task {one['task']}: {one['problem']}" for one in state["unreadable"]],
-        ),
-        _bullets("Please note:", state["warnings"]),
-        ["", _freshness(state, now)],
-    )
-    return "\n".join(line for part in parts for line in part) + "\n"
-
-
-def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
-    if state["problem"]:
-        yield f"Problem: {_line(state['problem'])} {_line(state['mend'])}".rstrip()
-    if state["options_problem"]:
-        yield (
-            f"Options: {_line(state['options_problem'])} Until then the last good ones stay in use."
-        )
-
-
-def _now(state: Mapping[str, Any]) -> str:
-    if state["step"] is None:
-        return "idle."
-    doing = _STEPS.get(state["step"], state["step"])
-    so_far = f"for {_span(state['step_seconds'])}"
-    return f"{', '.join([doing, *_progress(state['progress']), so_far])}."
-
-
-def _progress(done: Mapping[str, Any]) -> Iterator[str]:
-    """Say how far a step is."""
-    for name, words in _PROGRESS.items():
-        if name in done:
-            yield words.format_map(done)
-    if "seconds_left" in done:
-        yield f"about {_span(done['seconds_left'])} left"
-
-
-def _queue(state: Mapping[str, Any]) -> Iterator[str]:
-    labels = _count(state["labels_in_live"], "labelled scan")
-    if state["live_version"] is None:
-        yield "Queue: none has been published yet."
-    elif state["pinned"]:
-        yield f"Queue: {state['live_version']} is live."
-    else:
-        yield f"Queue: {state['live_version']} is live; it was made from {labels}."
-    if state["pinned"]:
-        yield f"Pinned: {state['pinned']} gives the queue, and nothing is trained, until:"
-        yield f"  {resume_command(state['project'])}"
-
-
-def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
-    yield f"Labels: {state['labelled']} of {_count(state['scans'], 'scan')} labelled and used."
-    if state["complete"]:
-        yield "Every scan is labelled: nothing is left to draw, training has stopped."
-    ignored = [
-        f"annotation {one['annotation']} on task {one['task']}: {one['reason']}"
-        for one in state["labels_ignored"]
-    ]
-    yield from _bullets("Annotations that are not used:", ignored)
-
-
-def _quality_line(state: Mapping[str, Any]) -> str:
-    drafts, held_out = state["prequential_dice"], state["validation_dice"]
-    off = state["calibration_error"]
-    known = [
-        f"the last drafts matched what people then drew with Dice {drafts:.2f}"
-        if drafts is not None
-        else "",
-        f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
-        f"its probabilities are off by {off:.2f} there, on average" if off is not None else "",
-    ]
-    said = "; ".join(filter(None, known))
-    return f"Quality: {said or 'not known yet'}."
-
-
-def _freshness(state: Mapping[str, Any], now: float) -> str:
-    waiting = state["wanted"] - state["done"]
-    news = (
-        f"{_count(waiting, 'change')} in Label Studio still to be looked at"
-        if waiting > 0
-        else "every change that Label Studio reported has been looked at"
-    )
-    synced = state["synced_at"]
-    read = f"{_span(now - synced)} ago" if synced else "not yet"
-    when = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"As of {when}: {news}. All scans were last listed: {read}."
-
-
-def overview(projects: Iterable[Project]) -> str:
-    """Return one line for each known project."""
-    lines = [
-        f"{project.id}  {_line(project.title) or 'Untitled'}  "
-        f"{_line(project.problem) or project.live_version or 'no queue yet'}"
-        for project in projects
-    ]
-    return "\n".join(lines or ["No project is connected yet."]) + "\n"
-
-
-def _bullets(head: str, lines: Sequence[str], most: int = LISTED) -> Iterator[str]:
-    if lines:
-        yield head
-    for line in lines[:most]:
-        yield f"  - {_line(line)}"
-    if len(lines) > most:
-        yield f"  and {len(lines) - most} more (?format=json lists them)"
-
-
-def _line(words: str) -> str:
-    return " ".join(words.split())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+# Nothing from elsewhere, and no code or form but ours. Plotly sets styles on its elements.
+_POLICY = (
+    "default-src 'self'; script-src 'self'{}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 
 
 def routes(store: Store, settings: Settings) -> Blueprint:
-    """Return GET /projects and GET /projects/<id>."""
-    blueprint = Blueprint("pages", __name__)
-
-    @blueprint.get("/projects")
-    def projects() -> Response:
-        return Response(overview(store.projects()), mimetype="text/plain")
-
-    @blueprint.get("/projects/<int:project_id>")
-    def project(project_id: int) -> Response:
-        state = status(store, settings, project_id)
-        if request.args.get("format") == "json":
-            return jsonify(state)
-        return Response(text(state, store.clock()), mimetype="text/plain")
-
+    """Return everything below /projects, and the files that its pages load."""
+    blueprint = Blueprint("pages", __name__, template_folder="templates")
+    site = _Site(store, settings)
+    views: tuple[tuple[str, View], ...] = (
+        ("/projects", site.overview),
+        ("/projects/<int:project_id>", site.project),
+        ("/projects/<int:project_id>/map.json", site.map),
+        ("/projects/<int:project_id>/rounds.json", site.rounds),
+        ("/projects/<int:project_id>/scans/<task>.png", site.scan),
+        ("/static/<name>", assets.serve),
+    )
+    changes: tuple[tuple[str, View], ...] = (
+        ("/projects/<int:project_id>/rollback", site.rollback),
+        ("/projects/<int:project_id>/resume", site.resume),
+    )
+    for method, rules in (("GET", views), ("POST", changes)):
+        for rule, view in rules:
+            blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
+    blueprint.before_request(refuse_other_sites)
+    blueprint.after_request(_harden)
+    blueprint.add_app_template_global(assets.address, "asset")
+    blueprint.add_app_template_filter(_when, "when")
+    blueprint.add_app_template_filter(sentences.span, "span")
+    blueprint.add_app_template_filter(sentences.count, "counted")
     return blueprint
+
+
+class _Site:
+    """The views, bound to the store and the settings."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def overview(self) -> Response:
+        projects, kind = self._store.projects(), _kind()
+        if kind == "text":
+            return Response(sentences.overview(projects), mimetype="text/plain")
+        if kind == "json":
+            return jsonify([_entry(project) for project in projects])
+        return Response(render_template("projects.html", projects=map(_entry, projects)))
+
+    def project(self, project_id: int) -> Response:
+        state, kind = status(self._store, self._settings, project_id), _kind()
+        if kind == "text":
+            return Response(text(state, self._store.clock()), mimetype="text/plain")
+        if kind == "json":
+            return jsonify({**state, **sentences.progress(state)})
+        return self._page(state)
+
+    def map(self, project_id: int) -> Response:
+        found = points.read(self._store, self._folder(project_id), project_id)
+        curve = self._history(project_id).curve()
+        body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
+        return assets.packed(body.get_data(), "application/json")
+
+    def rounds(self, project_id: int) -> Response:
+        chosen = request.args.get("round", type=int)
+        record = self._history(project_id).audit(chosen)
+        response = Response(record, mimetype="application/json")
+        response.headers["Content-Disposition"] = f"inline; filename=project-{project_id}.json"
+        return response
+
+    def scan(self, project_id: int, task: str) -> Response:
+        number = int(task) if task.isascii() and task.isdigit() and len(task) < 12 else 0
+        folder = self._folder(project_id)
+        response = Response(
+            thumbnails.png(self._store, folder, project_id, number), mimetype="image/png"
+        )
+        response.headers["Cache-Control"] = "private, max-age=600"
+        return response
+
+    def rollback(self, project_id: int) -> AnyResponse:
+        return self._change(project_id, lambda found: found.pin(request.form.get("version", "")))
+
+    def resume(self, project_id: int) -> AnyResponse:
+        return self._change(project_id, Versions.resume)
+
+    # -- what the views share ---------------------------------------------------------------------
+
+    def _change(self, project_id: int, change: Change) -> AnyResponse:
+        """Do what the command `rollback` does; then show the page, or what stood in the way."""
+        project = self._store.known(project_id)
+        try:
+            said = change(Versions(self._store, project, self._folder(project_id)))
+        except ConfigError as error:
+            if _kind() != "html":
+                return _with_code(jsonify({"error": error.what, "mend": error.mend}), 409)
+            state = status(self._store, self._settings, project_id)
+            return _with_code(self._page(state, refused=str(error)), 409)
+        if _kind() != "html":
+            return jsonify({"done": said})
+        return redirect(f"/projects/{project_id}#versions", 303)
+
+    def _page(self, state: dict[str, Any], refused: str = "") -> Response:
+        project_id = state["project"]
+        now = ledger.read(self._store, project_id)
+        waiting = points.queue(self._store, self._folder(project_id), project_id, now)
+        start = max(0, request.args.get("from", 1, type=int) - 1) // QUEUED * QUEUED
+        many = state["scans"] > MANY
+        page = render_template(
+            "project.html",
+            state=state,
+            progress=sentences.progress(state),
+            queue=waiting.part(start, QUEUED),
+            waiting=len(waiting.order),
+            start=start,
+            size=QUEUED,
+            versions=self._history(project_id).versions(),
+            quality=sentences.quality(state),
+            freshness=sentences.freshness(state, self._store.clock()),
+            task_url=self._task_url(project_id),
+            studio_url=self._project_url(project_id),
+            refused=refused,
+            many=many,
+        )
+        response = Response(page)
+        if many:  # plotly compiles its WebGL programs in the browser
+            response.headers["Content-Security-Policy"] = _POLICY.format(" 'unsafe-eval'")
+        return response
+
+    def _history(self, project_id: int) -> History:
+        return History(self._store, self._store.known(project_id), self._folder(project_id))
+
+    def _folder(self, project_id: int) -> Path:
+        return self._settings.project_folder(project_id)
+
+    def _project_url(self, project_id: int) -> str:
+        return f"{self._settings.label_studio_url.rstrip('/')}/projects/{project_id}/data"
+
+    def _task_url(self, project_id: int) -> str:
+        return f"{self._project_url(project_id)}?task="
+
+
+def refuse_other_sites() -> None:
+    """Refuse a change that another site's page asks a person's browser for.
+
+    Every browser says where a request comes from, in Sec-Fetch-Site or in Origin, and no page can
+    alter that. What says neither is no browser, and carries no credentials of anybody but itself.
+    """
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    ours = site in {"same-origin", "none"} if site else _is_own(origin)
+    if not ours:
+        abort(403, "This change was asked for by a page of another site, and is refused.")
+
+
+def _is_own(origin: str | None) -> bool:
+    return origin is None or urlsplit(origin).netloc == request.host
+
+
+def _kind() -> str:
+    """Return what to answer with: as ?format= says, else what the client prefers."""
+    asked = request.args.get("format")
+    if asked is None:
+        offers = ["text/plain", "text/html", "application/json"]
+        best = request.accept_mimetypes.best_match(offers, "text/plain")
+        return {"text/html": "html", "application/json": "json"}.get(best, "text")
+    if asked not in KINDS:
+        abort(400, f"format is {asked[:40]!r}: expected one of {', '.join(KINDS)}.")
+    return asked
+
+
+def _entry(project: Project) -> dict[str, Any]:
+    return {
+        "project": project.id,
+        "title": project.title,
+        "live_version": project.live_version or None,
+        "step": project.step or None,
+        "now": sentences.STEPS.get(project.step, project.step) or "idle",
+        "problem": project.problem,
+        "gone": project.gone,
+    }
+
+
+def _harden(response: Response) -> Response:
+    response.headers.setdefault("Content-Security-Policy", _POLICY.format(""))
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers.add("Vary", "Accept")
+    return response
+
+
+def _with_code(response: Response, code: int) -> Response:
+    response.status_code = code
+    return response
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,20 +1,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from flask.testing import FlaskClient
+from PIL import Image
+from pydantic import SecretStr
 
-from backend import pages
+from backend import artifacts, pages
 from backend.app import create_app
 from backend.errors import NotFound
+from backend.scans import Scans
 from backend.settings import Settings
 from backend.store import DraftScore, Model, Store, Version, open_store
+from model import projection
+
+Array = npt.NDArray[Any]
 
 NOW = 1_800_000_000.0
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+OURS = {**BROWSER, "Sec-Fetch-Site": "same-origin"}
 DONE = "Every scan is labelled: nothing is left to draw, training has stopped."
 
 
@@ -83,8 +95,10 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     state = client.get("/projects/3?format=json").get_json()
-    assert state == pages.status(store, known, 3)
+    assert state == {**pages.status(store, known, 3), "now": "idle.", "share": None}
     assert state == {
+        "now": "idle.",
+        "share": None,
         "project": 3,
         "title": "Liver CT",
         "step": None,
@@ -282,6 +296,12 @@ def test_the_page_stays_one_screen_whatever_is_wrong(client: FlaskClient, store:
     assert "  and 194 more (?format=json lists them)" in lines
 
 
+def test_the_overview_without_a_project_says_so(client: FlaskClient, store: Store) -> None:
+    store.forget(3)
+    assert client.get("/projects").text == "No project is connected yet.\n"
+    assert "No project is connected yet" in client.get("/projects", headers=BROWSER).text
+
+
 def test_the_overview_has_one_line_for_each_project(client: FlaskClient, store: Store) -> None:
     store.want(4)
     store.want(5)
@@ -292,4 +312,480 @@ def test_the_overview_has_one_line_for_each_project(client: FlaskClient, store: 
         "4  Untitled  no queue yet",
         "5  Lung  No entry.",
     ]
-    assert pages.overview([]) == "No project is connected yet.\n"
+
+
+# -- for browsers ---------------------------------------------------------------------------------
+
+
+def html(client: FlaskClient, path: str = "/projects/3") -> str:
+    response = client.get(path, headers=BROWSER)
+    assert (response.status_code, response.mimetype) == (200, "text/html")
+    return response.text
+
+
+@pytest.mark.parametrize("path", ["/projects", "/projects/3"])
+def test_a_browser_gets_html_a_script_json_and_everything_else_text(
+    client: FlaskClient, path: str
+) -> None:
+    kinds = {
+        "text/html": [BROWSER],
+        "application/json": [{"Accept": "application/json"}],
+        "text/plain": [{}, {"Accept": "*/*"}, {"Accept": "image/png"}],
+    }
+    for kind, headers in kinds.items():
+        assert {client.get(path, headers=one).mimetype for one in headers} == {kind}
+    for name, kind in (("html", "text/html"), ("json", "application/json"), ("text", "text/plain")):
+        assert client.get(f"{path}?format={name}", headers=BROWSER).mimetype == kind
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(client: FlaskClient) -> None:
+    response = client.get("/projects/3?format=xml")
+    assert response.status_code == 400
+    assert response.get_json()["error"] == "format is 'xml': expected one of html, text, json."
+
+
+def test_whatever_a_user_typed_is_escaped(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    evil = "<script>alert(1)</script>\" onload='x'"
+    add_tasks(store, 1, 2, 3)
+    store.update_task(3, 2, problem=evil)
+    annotate(store, 3, problem=evil)
+    publish(store, 1)
+    write_round(known, [1], reasons=[evil])
+    store.update(3, title=evil, warnings=[evil], problem=evil, mend=evil, options_problem=evil)
+    for page in (html(client), html(client, "/projects")):
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34; onload=&#39;x&#39;" in page
+
+
+def test_a_page_loads_nothing_from_elsewhere_and_runs_no_code_but_ours(
+    client: FlaskClient, store: Store
+) -> None:
+    page = client.get("/projects/3", headers=BROWSER)
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'self'; script-src 'self';")
+    assert "frame-ancestors 'none'" in policy
+    assert (page.headers["X-Content-Type-Options"], page.headers["Referrer-Policy"]) == (
+        "nosniff",
+        "no-referrer",
+    )
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+    outside = [one for one in loaded if not one.startswith(("/", "?", "#"))]
+    assert outside == ["http://127.0.0.1:8080/projects/3/data"], "the one link to Label Studio"
+    assert not re.search(r"<script(?! src)|<style| style=| on[a-z]+=", page.text)
+
+
+def test_only_a_map_of_very_many_scans_may_compile_its_drawing_code(
+    client: FlaskClient, store: Store
+) -> None:
+    add_tasks(store, *range(1, pages.MANY + 2))
+    page = client.get("/projects/3", headers=BROWSER)
+    assert "data-many" in page.text
+    assert "'unsafe-eval'" in page.headers["Content-Security-Policy"]
+
+
+def test_files_of_the_page_may_be_kept_for_they_change_their_address(client: FlaskClient) -> None:
+    loaded = set(re.findall(r'"(/static/[^"]*)"', html(client)))
+    names = {re.sub(r"\?v=[0-9a-f]{12}$", "", one) for one in loaded}
+    assert names == {f"/static/{n}" for n in ("plotly.min.js", "page.js", "page.css", "icon.svg")}
+    for one in loaded:
+        response = client.get(one)
+        assert response.status_code == 200
+        assert "immutable" in response.headers["Cache-Control"]
+        small = client.get(one, headers={"Accept-Encoding": "gzip"})
+        if small.headers.get("Content-Encoding"):
+            assert len(small.data) < len(response.data) / 2
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing.js", "..%2Fpages.py", "../pages.py", "page.js%00", "%2Fetc%2Fpasswd"]
+)
+def test_no_other_file_is_served(client: FlaskClient, name: str) -> None:
+    assert client.get(f"/static/{name}").status_code == 404
+
+
+def test_every_route_of_the_pages_asks_for_the_password(store: Store, tmp_path: Path) -> None:
+    closed = Settings(
+        data_dir=tmp_path, basic_auth_user="ada", basic_auth_pass=SecretStr("lovelace")
+    )
+    app = create_app(closed, store, lambda project, task: [])
+    found = [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("pages.")]
+    assert len(found) >= 8
+    for rule in found:
+        path = re.sub("<[^>]*>", "3", str(rule))
+        (method,) = rule.methods - {"HEAD", "OPTIONS"} if rule.methods else {"GET"}
+        assert app.test_client().open(path, method=method).status_code == 401
+
+
+def test_the_queue_is_a_list_of_links_in_pages_of_fifty(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    order = list(range(120, 0, -1))
+    add_tasks(store, *order)
+    publish(store, *order)
+    write_round(known, order, reasons=[f"reason of {task}" for task in order])
+    first, second = html(client), html(client, "/projects/3?from=51")
+    links = re.compile(r'href="http://127.0.0.1:8080/projects/3/data\?task=(\d+)"')
+    assert [int(one) for one in links.findall(first)] == order[:50]
+    assert [int(one) for one in links.findall(second)] == order[50:100]
+    assert "reason of 120" in first
+    assert "120 scans waiting" in first
+    assert 'src="/projects/3/scans/120.png"' in first
+
+
+@pytest.mark.parametrize("start", ["-5", "0", "x", "100000"])
+def test_an_odd_part_of_the_queue_is_no_error(
+    client: FlaskClient, store: Store, start: str
+) -> None:
+    add_tasks(store, 1)
+    publish(store, 1)
+    html(client, f"/projects/3?from={start}")
+
+
+# -- the map --------------------------------------------------------------------------------------
+
+
+def write_round(
+    known: Settings, order: list[int], *, reasons: list[str], number: int = 7, **more: Any
+) -> None:
+    record = {
+        "order": order,
+        "reasons": reasons,
+        "encoder": "pixels",
+        "options": {"projection": "pca", "seed": 0, "cold_start_budget": 2},
+        "scans": {task: {"cluster": task % 2, "entropy": 0.25} for task in order},
+        **more,
+    }
+    artifacts.write_json(artifacts.round_file(known.project_folder(3), number), record)
+
+
+def draw_map(store: Store, known: Settings, fitted: list[int], new: list[int]) -> Array:
+    """Fit a map as a round does, on embeddings of some scans; others come later."""
+    folder = known.project_folder(3)
+    embeddings = np.random.default_rng(0).normal(size=(len(fitted) + len(new), 6))
+    rows = {"a.npy": (fitted, embeddings[: len(fitted)]), "b.npy": (new, embeddings[len(fitted) :])}
+    for name, (tasks, values) in rows.items():
+        artifacts.write_array(folder / "embeddings" / name, values.astype(np.float32))
+        store.save_embeddings(3, "pixels", name, tasks)
+    found = projection.fit(embeddings[: len(fitted)].astype(np.float32), method="pca")
+    space = {"encoder": "pixels", "projection": "pca", "seed": 0}
+    scans = [f"a.npy/{row}" for row in range(len(fitted))]
+    content = {"scans": np.array(scans, bytes), **vars(found)}
+    path = folder / "maps" / f"{artifacts.digest(space)}.npz"
+    artifacts.write(path, lambda file: np.savez(file, **content))
+    path = folder / "clusters" / f"{artifacts.digest(space, scans, 2)}.npz"
+    clusters = np.array(fitted) % 2
+    artifacts.write(path, lambda file: np.savez(file, clusters=clusters))
+    places: Array = np.vstack(
+        [found.coordinates, found.transform(embeddings[len(fitted) :].astype(np.float32))]
+    )
+    return places
+
+
+def points_of(client: FlaskClient) -> dict[int, dict[str, Any]]:
+    """The columns of the map, as one record for each scan."""
+    found = client.get("/projects/3/map.json").get_json()
+    names = ("x", "y", "cluster", "state", "rank", "why")
+    return {
+        task: {name: found[name][row] for name in names}
+        | {"state": found["states"][found["state"][row]]}
+        for row, task in enumerate(found["task"])
+    }
+
+
+def test_the_map_has_one_point_for_every_scan_with_its_state_rank_and_reason(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, *range(1, 31))
+    for task in (1, 2, 3, 4):
+        annotate(store, task, cancelled=task == 3, problem="no label" if task == 4 else "")
+    add_tasks(store, 4, is_labeled=True)
+    store.save_splits(3, {1: False, 2: True})
+    store.update_task(3, 30, problem="The file is no picture.")
+    order = [*range(5, 30), 3, 30]
+    publish(store, *order)
+    write_round(known, order, reasons=[f"reason of {task}" for task in order])
+    draw_map(store, known, list(range(1, 28)), [28, 29])
+    found = points_of(client)
+    assert list(found) == list(range(1, 31))
+    states = {task: one["state"] for task, one in found.items()}
+    assert {task: states[task] for task in (1, 2, 3, 4, 30)} == {
+        1: "labelled", 2: "validation", 3: "skipped", 4: "unused", 30: "unreadable",
+    }  # fmt: skip
+    assert [task for task, state in states.items() if state == "next"] == list(range(5, 15))
+    assert [task for task, state in states.items() if state == "queued"] == list(range(15, 30))
+    assert [found[task]["rank"] for task in order] == list(range(1, 28))
+    assert (found[5]["why"], found[30]["why"]) == ("reason of 5", "The file is no picture.")
+
+
+def test_points_lie_as_on_the_fitted_map_and_what_has_no_place_lies_below(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    tasks = list(range(1, 13))
+    add_tasks(store, *tasks)
+    publish(store, *tasks)
+    write_round(known, tasks, reasons=[""] * 12)
+    places = draw_map(store, known, tasks[:8], tasks[8:11])
+    found = points_of(client)
+    drawn = np.array([[found[task]["x"], found[task]["y"]] for task in tasks[:11]])
+    scale = (places[1] - places[0]) / (drawn[1] - drawn[0])
+    assert scale[0] == pytest.approx(scale[1], rel=0.01), "both axes alike"
+    assert np.allclose((drawn - drawn[0]) * scale, places - places[0], atol=0.01)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert found[12]["y"] < 0
+    assert [found[task]["cluster"] for task in tasks[:8]] == [task % 2 for task in tasks[:8]]
+
+
+def test_a_map_in_more_than_two_dimensions_is_drawn_along_its_principal_axes() -> None:
+    from backend.points import _flat
+
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(9, 9)))[0]
+    wide = rng.normal(size=(50, 9)) * ([20, 5] + [0.01] * 7) @ axes
+    flat = np.array(list(_flat(dict(enumerate(wide))).values()))
+    assert flat.shape == (50, 2)
+    assert np.allclose(np.linalg.norm(flat[0] - flat, axis=1),
+                       np.linalg.norm(wide[0] - wide, axis=1), atol=0.2)  # fmt: skip
+
+
+def test_without_a_round_or_with_a_damaged_map_every_scan_still_has_a_point(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1, 2, 3)
+    assert [one["y"] < 0 for one in points_of(client).values()] == [True] * 3
+    publish(store, 1, 2, 3)
+    write_round(known, [1, 2, 3], reasons=["", "", ""])
+    draw_map(store, known, [1, 2, 3], [])
+    [path] = (known.project_folder(3) / "maps").iterdir()
+    path.write_bytes(path.read_bytes()[:200])
+    found = points_of(client)
+    assert [one["y"] < 0 for one in found.values()] == [True] * 3
+    assert [one["cluster"] for one in found.values()] == [1, 0, 1], "as the round recorded them"
+
+
+# -- thumbnails -----------------------------------------------------------------------------------
+
+
+def keep_scan(known: Settings, task: int, image: Array) -> None:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    folder = known.project_folder(3)
+    scans = Scans(lambda url, task: file.getvalue(), folder, longest=256, max_pixels=10**6)
+    scans.get(task, f"/{task}.png")
+
+
+def test_a_thumbnail_is_the_kept_scan_small(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1)
+    image = np.zeros((400, 200), np.uint8)
+    image[:200] = 255
+    keep_scan(known, 1, image)
+    response = client.get("/projects/3/scans/1.png")
+    assert (response.status_code, response.mimetype) == (200, "image/png")
+    assert response.headers["Cache-Control"].startswith("private")
+    small = np.asarray(Image.open(BytesIO(response.data)))
+    assert small.shape == (192, 96)
+    assert (small[:90] == 255).all()
+    assert (small[102:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["2", "9", "0", "-1", "1.0", "x", "..%2F..%2F1", "1/../1", "9" * 40, "%00", "\u0663"]
+)
+def test_a_scan_that_is_not_kept_or_not_known_has_no_thumbnail(
+    client: FlaskClient, store: Store, known: Settings, name: str
+) -> None:
+    add_tasks(store, 1, 2)
+    keep_scan(known, 1, np.zeros((8, 8), np.uint8))
+    response = client.get(f"/projects/3/scans/{name}.png")
+    assert response.status_code == 404
+    assert response.get_json()["error"]
+
+
+def test_a_scan_of_a_former_address_is_not_shown(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1)
+    keep_scan(known, 1, np.zeros((8, 8), np.uint8))
+    store.save_tasks(3, [{"id": 1, "url": "/another.png"}])
+    assert client.get("/projects/3/scans/1.png").status_code == 404
+
+
+# -- versions and rounds --------------------------------------------------------------------------
+
+
+def record_rounds(store: Store, known: Settings) -> None:
+    """A cold start, a trained round, and one that ran while the first was pinned."""
+    add_tasks(store, 1, 2, 3)
+    for number, (key, labels) in enumerate([("", 0), ("k1", 2), ("", 3)], start=1):
+        store.round_of(3, f"w{number}")
+        order = [3, 2, 1]
+        write_round(known, order, reasons=["a", "b", "c"], number=number, strategy="medoids",
+                    phase="cold-start", labels=["1@"], silhouette=0.5)  # fmt: skip
+        if key:
+            store.add_seconds(3, number, "train", 12.5)
+            store.save_model(
+                Model(
+                    project_id=3, key=key, labels=2, created_at=1, quality={"validation_dice": 0.9}
+                )
+            )
+        name = f"v{number}"
+        store.save_version(
+            Version(project_id=3, name=name, round=number, attempt=1, model_key=key, labels=labels,
+                    published=order, created_at=number)
+        )  # fmt: skip
+        store.clock = lambda number=number: NOW + number  # type: ignore[misc]
+        store.go_live(3, name)
+        store.close_round(3, number, {"version": name})
+    store.save_draft_score(
+        DraftScore(project_id=3, task_id=2, version="v2", created_at="1", dice=0.8)
+    )
+
+
+def test_the_audit_record_has_every_round_with_what_it_decided_and_why(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    response = client.get("/projects/3/rounds.json")
+    assert response.mimetype == "application/json"
+    found = json.loads(response.text)
+    assert (found["project"], found["title"]) == (3, "Liver CT")
+    cold, trained, pinned = found["rounds"]
+    assert [one["round"] for one in found["rounds"]] == [1, 2, 3]
+    assert (cold["strategy"], cold["options"]["seed"], cold["silhouette"]) == ("medoids", 0, 0.5)
+    assert cold["scans"][0] == {
+        "task": 3, "position": 1, "reason": "a", "cluster": 1, "entropy": 0.25,
+    }  # fmt: skip
+    assert trained["seconds"] == {"train": 12.5}
+    [version] = trained["versions"]
+    assert (version["name"], version["quality"]) == ("v2", {"validation_dice": 0.9})
+    assert version["drafts"] == [{"task": 2, "dice": 0.8}]
+    assert [one["pinned"] for one in (cold, trained, pinned)] == [False, False, True]
+
+
+def test_one_round_of_the_audit_record_can_be_asked_for(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    found = json.loads(client.get("/projects/3/rounds.json?round=2").text)
+    assert [one["round"] for one in found["rounds"]] == [2]
+
+
+def test_a_round_that_failed_or_lost_its_file_is_recorded_with_what_is_known(
+    client: FlaskClient, store: Store
+) -> None:
+    store.round_of(3, "w1")
+    store.abort_rounds(3, "Label Studio does not answer.")
+    [found] = json.loads(client.get("/projects/3/rounds.json").text)["rounds"]
+    assert (found["error"], found["scans"]) == ("Label Studio does not answer.", [])
+    assert client.get("/projects/9/rounds.json").status_code == 404
+
+
+def test_the_learning_curve_has_models_and_drafts_over_labels(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    curve = client.get("/projects/3/map.json").get_json()["curve"]
+    assert curve["models"] == [
+        {"labels": 2, "version": "v2", "accepted": True, "dice": 0.9, "hd95": None}
+    ]
+    assert curve["drafts"] == [{"labels": 3, "dice": 0.8, "task": 2}]
+
+
+def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    page = html(client)
+    assert page.index("v3") < page.index("v2") < page.index("v1")
+    assert re.findall(r'name="version" value="([^"]*)"', page) == ["v2", "v1"]
+    assert "made while pinned" in page
+
+
+def test_the_button_does_what_the_command_rollback_does_and_resume_ends_it(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    before = store.known(3).wanted
+    response = client.post("/projects/3/rollback", data={"version": "v1"}, headers=OURS)
+    assert (response.status_code, response.location) == (303, "/projects/3#versions")
+    assert (store.pinned(3), store.known(3).wanted) == ("v1", before + 1)
+    assert "Pinned to v1." in html(client)
+    assert client.post("/projects/3/resume", headers=OURS).status_code == 303
+    assert store.pinned(3) == ""
+
+
+def test_a_script_may_do_the_same_and_is_answered_with_json(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    json_only = {"Accept": "application/json"}
+    response = client.post("/projects/3/rollback", data={"version": "v1"}, headers=json_only)
+    assert response.get_json()["done"].startswith("Project 3 goes back to v1")
+    response = client.post("/projects/3/rollback", data={"version": "v9"}, headers=json_only)
+    assert response.status_code == 409
+    assert response.get_json()["error"] == "v9 cannot be published: project 3 has no such version."
+
+
+def test_what_stands_in_the_way_of_a_rollback_is_said_on_the_page(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    response = client.post("/projects/3/rollback", data={"version": "v2"}, headers=OURS)
+    assert response.status_code == 409
+    assert "v2 cannot be published: its weights are gone." in response.text
+    assert store.pinned(3) == ""
+    response = client.post("/projects/3/resume", headers=OURS)
+    assert response.status_code == 409
+    assert "Nothing is pinned in project 3." in response.text
+
+
+@pytest.mark.parametrize("path", ["rollback", "resume"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_a_change_that_another_site_asks_for_is_refused(
+    client: FlaskClient, store: Store, known: Settings, path: str, headers: dict[str, str]
+) -> None:
+    record_rounds(store, known)
+    store.pin(3, "v1")
+    response = client.post(f"/projects/3/{path}", data={"version": "v2"}, headers=headers)
+    assert response.status_code == 403
+    assert store.pinned(3) == "v1"
+
+
+def test_an_older_browser_that_names_our_own_address_is_let_through(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    own = {"Origin": "http://localhost"}
+    response = client.post("/projects/3/rollback", data={"version": "v1"}, headers=own)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["rollback", "resume"])
+def test_no_link_can_change_anything(client: FlaskClient, path: str) -> None:
+    assert client.get(f"/projects/3/{path}").status_code == 405
+
+
+def test_progress_is_a_share_where_a_step_can_say_it(client: FlaskClient, store: Store) -> None:
+    shares = {}
+    for step, done in (
+        ("embed", {"done": 16, "total": 64}),
+        ("train", {"epoch": 3, "epochs": 13, "batch": 27, "batches": 130, "loss": 0.4}),
+        ("sync", {}),
+        ("embed ", {"done": 0, "total": 0}),
+    ):
+        store.enter(3, step, **done)
+        shares[step] = client.get("/projects/3?format=json").get_json()["share"]
+    assert shares == {"embed": 0.25, "train": 0.208, "sync": None, "embed ": None}

@@ -1,0 +1,183 @@
+"""What a project's rounds left behind: its versions, its learning curve, and the audit record."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backend import artifacts
+from backend.store import DraftScore, Model, Project, Round, Store, Version
+from backend.versions import Versions
+
+
+@dataclass(frozen=True)
+class History:
+    """The rounds of one project, from its store and its folder; made anew for every question."""
+
+    store: Store
+    project: Project
+    folder: Path
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Return the versions that were ever live, newest first, as the page lists them."""
+        kept = Versions(self.store, self.project, self.folder).kept()
+        pinned = self.store.pinned(self.project.id)
+        return [
+            {
+                "name": found.name,
+                "round": found.round,
+                "state": found.state,
+                "pinned": found.name == pinned,
+                "live_at": found.live_at,
+                "labels": found.labels,
+                "phase": "model" if found.model_key else "cold start",
+                "went_back": self._went_back(found),
+                **self._quality(found),
+                "seconds": self._seconds(found.round),
+                "can_go_back": found.name != pinned
+                and found.state != "live"
+                and (not found.model_key or found.model_key in kept),
+            }
+            for found in sorted(self._versions, key=lambda one: -one.live_at)
+            if found.live_at
+        ]
+
+    def curve(self) -> dict[str, Any]:
+        """Return quality over labels: of models on held-out scans, and of the drafts people met.
+
+        `models` holds one entry a trained model, refused ones included; `drafts` one a compared
+        draft, at the number of labels that it came after.
+        """
+        names = {found.model_key: found.name for found in self._versions if found.live_at}
+        return {
+            "models": [
+                {
+                    "labels": model.labels,
+                    "version": names.get(model.key, ""),
+                    "accepted": model.accepted,
+                    "dice": model.quality.get("validation_dice"),
+                    "hd95": model.quality.get("validation_hd95"),
+                }
+                for model in self.store.models(self.project.id)
+            ],
+            "drafts": self._drafts(),
+        }
+
+    def audit(self, chosen: int | None = None) -> Iterator[str]:
+        """Yield the record of every round as one JSON document, piece by piece.
+
+        Each round says what it decided and from what, what became of it, and for every ranked scan
+        its terms and position. A record may be long: no more than one is in memory at a time.
+
+        Args:
+            chosen: The number of the only round to tell about; all when None.
+        """
+        head = {"project": self.project.id, "title": self.project.title}
+        yield json.dumps(head)[:-1] + ', "rounds": ['
+        wanted = [one for one in self._rounds.values() if chosen in {None, one.number}]
+        for place, one in enumerate(wanted):
+            yield (", " if place else "") + json.dumps(self._record(one))
+        yield "]}\n"
+
+    # -- one round ------------------------------------------------------------------------------
+
+    def _record(self, one: Round) -> dict[str, Any]:
+        made = [found for found in self._versions if found.round == one.number]
+        selected = artifacts.read_json(artifacts.round_file(self.folder, one.number)) or {}
+        return {
+            "round": one.number,
+            "workflow": one.workflow,
+            "started_at": one.started_at,
+            "ended_at": one.ended_at or None,
+            "seconds": one.record.get("seconds", {}),
+            "error": one.record.get("error"),
+            "pinned": any(self._went_back(found) for found in made),
+            "versions": [self._version(found) for found in made],
+            **{key: value for key, value in selected.items() if key not in _PER_SCAN},
+            "scans": _scans(selected),
+        }
+
+    def _version(self, found: Version) -> dict[str, Any]:
+        model = self._models.get(found.model_key)
+        scores = self._scores.get(found.name, [])
+        return {
+            "name": found.name,
+            "state": found.state,
+            "labels": found.labels,
+            "model": found.model_key or None,
+            "trained_on": model.trained_on if model else [],
+            "quality": model.quality if model else {},
+            "accepted": model.accepted if model else None,
+            "drafts": [{"task": score.task_id, "dice": score.dice} for score in scores],
+            "published": len(found.published),
+            "created_at": found.created_at,
+            "live_at": found.live_at or None,
+        }
+
+    def _went_back(self, found: Version) -> bool:
+        """Return whether a version was made while a rollback held: two labels always train."""
+        one = self._rounds.get(found.round)
+        if one is None or not one.ended_at:
+            return False
+        return "train" not in one.record.get("seconds", {}) and found.labels >= 2
+
+    def _quality(self, found: Version) -> dict[str, Any]:
+        model = self._models.get(found.model_key)
+        scores = [score.dice for score in self._scores.get(found.name, [])]
+        return {
+            "dice": model.quality.get("validation_dice") if model else None,
+            "hd95": model.quality.get("validation_hd95") if model else None,
+            "draft_dice": statistics.fmean(scores) if scores else None,
+        }
+
+    def _drafts(self) -> list[dict[str, Any]]:
+        labels = {found.name: found.labels for found in self._versions}
+        return [
+            {"labels": labels.get(name, 0) + place, "dice": score.dice, "task": score.task_id}
+            for name, scores in self._scores.items()
+            for place, score in enumerate(scores, start=1)
+        ]
+
+    def _seconds(self, number: int) -> float | None:
+        one = self._rounds.get(number)
+        return one.ended_at - one.started_at if one and one.ended_at else None
+
+    # -- what is read once ----------------------------------------------------------------------
+
+    @cached_property
+    def _versions(self) -> Sequence[Version]:
+        return self.store.versions(self.project.id)
+
+    @cached_property
+    def _rounds(self) -> Mapping[int, Round]:
+        return {one.number: one for one in self.store.rounds(self.project.id)}
+
+    @cached_property
+    def _models(self) -> Mapping[str, Model]:
+        return {model.key: model for model in self.store.models(self.project.id)}
+
+    @cached_property
+    def _scores(self) -> Mapping[str, list[DraftScore]]:
+        """The compared drafts of each version, oldest first."""
+        found: dict[str, list[DraftScore]] = {}
+        for score in self.store.draft_scores(self.project.id):
+            found.setdefault(score.version, []).append(score)
+        return found
+
+
+_PER_SCAN = {"order", "reasons", "scans"}
+
+
+def _scans(selected: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the ranked scans in their order, each with its terms."""
+    terms = selected.get("scans", {})
+    rows = zip(selected.get("order", []), selected.get("reasons", []), strict=True)
+    return [
+        {"task": task, "position": position, "reason": reason, **terms.get(str(task), {})}
+        for position, (task, reason) in enumerate(rows, start=1)
+    ]

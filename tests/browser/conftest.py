@@ -1,0 +1,132 @@
+"""Debian's Chromium, on a real Label Studio and a real backend with phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+
+from demo import scans
+from demo.annotator import Annotator
+from demo.backend import Backend
+from demo.studio import ROOT, LabelStudio
+from tests.label_studio.conftest import OPTIONS, Lab, annotator, backend, studio
+
+__all__ = ["annotator", "backend", "studio"]  # fixtures of the tests without a browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+
+
+Shoot = Callable[[Page, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", action="store_true", help="Write the README's pictures anew.")
+
+
+@pytest.fixture
+def shoot(request: pytest.FixtureRequest) -> Shoot:
+    """Write what a page shows to docs/images, if that was asked for."""
+    asked = request.config.getoption("--screenshots", default=False)
+
+    def write(page: Page, name: str) -> None:
+        if asked:
+            page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png")
+
+    return write
+
+
+class Watch:
+    """What a page asked for and complained of, from its first request on."""
+
+    def __init__(self, page: Page) -> None:
+        self.hosts: set[str] = set()
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self._asked(request.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda line: self.complaints.append(line.text) if line.type == "error" else None,
+        )
+
+    def _asked(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"data", "blob"}:
+            self.hosts.add(f"{parts.scheme}://{parts.netloc}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A browser of somebody who is signed in nowhere."""
+    with browser.new_context(viewport=WIDE) as context:
+        yield context.new_page()
+
+
+@pytest.fixture(scope="module")
+def lab(annotator: Annotator, backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A project with a trained model, drafts shown, and a queue of what is left."""
+    project = annotator.create_project("Chest phantoms", ["Object"])
+    folder = tmp_path_factory.mktemp("phantoms")
+    pool = annotator.import_scans(project, scans.phantoms(40, folder))
+    backend.connect(project, OPTIONS)
+    found = Lab(annotator, backend, project, dict(pool))
+    found.settle(labels=0)
+    for labels in (5, 8, 12):
+        while len(found.submitted) < labels:
+            found.label_next()
+        found.settle(labels=labels)
+    return found
+
+
+@pytest.fixture
+def owner(browser: Browser, studio: LabelStudio) -> Iterator[BrowserContext]:
+    """The browser of Label Studio's owner, signed in by the form."""
+    with browser.new_context(viewport=WIDE) as context:
+        page = context.new_page()
+        page.goto(f"{studio.url}/user/login/")
+        page.locator("input[name=email]").fill(studio.email)
+        page.locator("input[name=password]").fill(studio.password)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(lambda url: "/user/login" not in url)
+        page.close()
+        yield context
+
+
+@pytest.fixture
+def colleague(
+    browser: Browser, studio: LabelStudio, annotator: Annotator
+) -> Iterator[BrowserContext]:
+    """The browser of a second person, who came by an invitation."""
+    invitation = annotator.call("GET", "/api/invite")["invite_url"]
+    with browser.new_context(viewport=WIDE) as context:
+        page = context.new_page()
+        page.goto(f"{studio.url}{invitation}")
+        page.locator("input[name=email]").fill("colleague@firstlight.local")
+        page.locator("input[name=password]").fill("a-long-enough-word")
+        page.locator("button[type=submit], input[type=submit]").click()
+        page.wait_for_url(lambda url: "/user/signup" not in url)
+        page.close()
+        yield context
