@@ -22,6 +22,7 @@ from backend.supervisor import MISCONFIGURED, end_with_parent
 from backend.supervisor import run as supervise
 
 if TYPE_CHECKING:
+    from backend.store import Store
     from backend.versions import Versions
 
 
@@ -69,6 +70,80 @@ def connect(project: int, extra_params: str) -> None:
     settings = load_settings()
     require_api_key(settings)
     click.echo(run(settings, LabelStudio(settings), project, extra_params))
+
+
+@cli.command()
+@click.argument("project", type=int)
+@click.option("--forget", is_flag=True, help="Delete what is kept here of the project, too.")
+def disconnect(project: int, forget: bool) -> None:
+    """Take this backend out of PROJECT: its entry and its webhook in Label Studio."""
+    from backend import connecting
+    from backend.gateway import LabelStudio
+
+    settings = load_settings()
+    require_api_key(settings)
+    store = _store_if_any(settings)
+    said = list(connecting.disconnect(settings, LabelStudio(settings), store, project))
+    click.echo("\n".join(said or [f"Project {project} had nothing of this backend."]))
+    click.echo("Its predictions and its sampling stay in Label Studio as they are.")
+    if forget and store:
+        click.echo(connecting.forget(settings, store, project))
+    elif settings.project_folder(project).exists():
+        click.echo(
+            f"Models, maps and rounds stay in {settings.project_folder(project)}; --forget deletes "
+            "them."
+        )
+
+
+@cli.command()
+@click.argument("project", type=int)
+def clean(project: int) -> None:
+    """Remove the predictions of old versions of PROJECT from Label Studio now.
+
+    The live version and the one before stay. A Label Studio on SQLite stands still while a
+    version goes.
+    """
+    from backend.gateway import LabelStudio
+    from backend.publishing import Publisher
+    from backend.store import open_known
+
+    settings = load_settings()
+    require_api_key(settings)
+    store = open_known(settings.database)
+    store.known(project)
+    publisher = Publisher(settings, store, LabelStudio(settings), project)
+    removed = 0
+    for version, number in publisher.remove_old():
+        click.echo(f"{version}: {number} predictions removed.")
+        removed += number
+    click.echo(f"Project {project}: {removed} predictions of old versions removed.")
+
+
+@cli.command()
+@click.argument("project", type=int, required=False)
+@click.option("--fix", is_flag=True, help="Mend what Label Studio's API can mend.")
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON list.")
+def doctor(project: int | None, fix: bool, as_json: bool) -> None:
+    """Look at this installation, and at PROJECT: what is wrong, and how to mend it.
+
+    Exit code 1 when something is wrong.
+    """
+    import httpx
+
+    from backend import doctor as checks
+    from backend.services import build
+
+    settings = load_settings()
+    logs.configure("ERROR")  # what the checks see is said once, by them
+    found = []
+    with httpx.Client(timeout=5.0, trust_env=False) as web:
+        for finding in checks.examine(settings, project, build=build, web=web, fix=fix):
+            found.append(finding)
+            if not as_json:
+                click.echo(checks.line(finding))
+    wrong = sum(not finding.ok for finding in found)
+    click.echo(checks.document(found) if as_json else checks.summary(found))
+    sys.exit(1 if wrong else 0)
 
 
 @cli.command(name="stability")
@@ -157,6 +232,14 @@ def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> No
         say=click.echo,
     )
     sys.exit(1 if failed else 0)
+
+
+def _store_if_any(settings: Settings) -> Store | None:
+    """Open the database if there is one: a project can be disconnected without."""
+    from backend.store import open_known, sqlite_path
+
+    path = sqlite_path(settings.database)
+    return None if path and not path.exists() else open_known(settings.database)
 
 
 def _versions(project: int) -> Versions:

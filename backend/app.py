@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
 import logging
 import secrets
 from typing import Any
@@ -13,6 +11,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthoriz
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend import logs, pages
+from backend.access import SECRET_HEADER, has_basic_auth, has_secret
 from backend.answers import Answers, DraftsOf, OneAtATime
 from backend.errors import FirstlightError, NotFound
 from backend.hints import Hints
@@ -115,29 +114,22 @@ def add_errors(app: Flask) -> None:
 
 
 def protect(app: Flask, settings: Settings) -> None:
-    """Ask for basic auth on every route but /health, if the settings have it."""
-    if not settings.basic_auth_user:
-        return
-    user, word = settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
-    expected = f"{user}:{word}".encode()
+    """Ask for what the settings have: basic auth but for /health, the secret for /webhook."""
 
     @app.before_request
     def check() -> None:
-        if request.endpoint != "health" and not hmac.compare_digest(_credentials(), expected):
+        sent = request.headers
+        signed = has_basic_auth(sent.get("Authorization", ""), settings)
+        if request.endpoint != "health" and not signed:
             raise Unauthorized("Send the user and password that this backend was started with.")
+        if request.endpoint == "webhook" and not has_secret(sent.get(SECRET_HEADER, ""), settings):
+            raise Unauthorized(
+                f"Send the header {SECRET_HEADER} with this backend's WEBHOOK_SECRET. "
+                "`python -m backend doctor PROJECT --fix` writes it into Label Studio's webhook."
+            )
 
     @app.after_request
     def challenge(response: Response) -> Response:
-        if response.status_code == 401:
+        if response.status_code == 401 and settings.basic_auth_user:
             response.headers["WWW-Authenticate"] = 'Basic realm="Firstlight", charset="UTF-8"'
         return response
-
-
-def _credentials() -> bytes:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(token.strip())
-    except ValueError:
-        return b""

@@ -25,6 +25,9 @@ PAGE = 1_000
 IMPORT_CHUNK = 500
 IDS_IN_ADDRESS = 100
 OVERLAP_SECONDS = 5
+# A personal token is exchanged for one of five minutes; less than this is not worth sending.
+RENEW_SECONDS = 30
+NOBODY = -1  # the id of a project that cannot be
 QUEUE = "Uncertainty sampling"
 # Importing 500 large masks takes Label Studio seconds, on a busy machine a minute.
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
@@ -54,11 +57,69 @@ class LabelStudio:
 
     def __init__(self, settings: Settings, client: httpx.Client | None = None) -> None:
         self._url = settings.label_studio_url
-        self._http = client or httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+        # Followed, a redirect would turn a POST into a GET; it is refused and said instead.
+        self._http = client or httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         with self._translated():
+            # With the slash the SDK finds its way to exchange a token below a sub-path too.
             self._client = Client(  # type: ignore[no-untyped-call]
-                base_url=self._url, api_key=settings.api_key, httpx_client=self._http
+                base_url=f"{self._url}/", api_key=settings.api_key, httpx_client=self._http
             )
+
+    # -- access ---------------------------------------------------------------------------------
+
+    @property
+    def token_kind(self) -> str:
+        """What was given as LABEL_STUDIO_API_KEY, in Label Studio's words."""
+        return "personal access token" if self._personal else "legacy token"
+
+    def server_version(self) -> str:
+        """Return Label Studio's release; asked without the token.
+
+        Raises:
+            Unreachable: When it does not answer, or something else does.
+        """
+        with self._translated():
+            response = self._http.get(f"{self._url}/api/version", follow_redirects=False)
+            self._refuse_redirect(response)
+            if response.status_code >= 400:
+                raise ApiError(status_code=response.status_code, body=_detail(response))
+            found = response.json()
+        release = found.get("release") if isinstance(found, dict) else None
+        if not release:
+            raise self._foreign()
+        return str(release)
+
+    def check_token(self) -> None:
+        """Make sure that the token is accepted.
+
+        Raises:
+            Unauthorized: With the way to one that is.
+        """
+        self._call("GET", "api/current-user/whoami")
+
+    def check_entry_address(self, url: str) -> None:
+        """Make sure that a backend entry may have this address; nothing is stored.
+
+        Raises:
+            LabelStudioError: With Label Studio's reason.
+        """
+        self._check_address("api/ml", url)
+
+    def check_webhook_address(self, url: str) -> None:
+        """Make sure that a webhook may have this address; nothing is stored.
+
+        Raises:
+            LabelStudioError: With Label Studio's reason.
+        """
+        self._check_address("api/webhooks/", url)
+
+    def _check_address(self, path: str, url: str) -> None:
+        # Addresses are judged with all other fields, and a project that cannot be is refused.
+        try:
+            self._call("POST", path, {"url": url, "project": NOBODY}, retries=0)
+        except LabelStudioError as error:
+            if "object does not exist" not in error.what or "valid URL" in error.what:
+                raise
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -149,8 +210,8 @@ class LabelStudio:
         if len(ours) != 1:
             raise NotFound(
                 f"Project {project_id} has {len(ours)} backend entries that are this service.",
-                f"Run `python -m backend connect {project_id}` and delete other entries of it in "
-                "Settings > Model.",
+                f"Run `python -m backend connect {project_id}`, and `python -m backend doctor "
+                f"{project_id} --fix` if there are several.",
             )
         return ours[0]
 
@@ -206,7 +267,11 @@ class LabelStudio:
         self._call("PATCH", f"api/ml/{entry['id']}", fields)
 
     def delete_version(self, project_id: int, version: str) -> None:
-        """Remove a version's predictions. A SQLite Label Studio stands still for that long."""
+        """Remove a version's predictions; the project has to be switched again afterwards.
+
+        Label Studio clears its model version with any version that goes, as long as that is the
+        title of an entry. On SQLite it stands still until they are gone.
+        """
         self._call(
             "DELETE",
             f"api/projects/{project_id}/model-versions/",
@@ -247,9 +312,25 @@ class LabelStudio:
         else:
             self._call("POST", "api/webhooks/", fields, retries=0)
 
+    def remove_entry(self, entry_id: int) -> None:
+        """Remove a backend entry; Label Studio leaves its webhook behind."""
+        self._call("DELETE", f"api/ml/{entry_id}")
+
+    def remove_webhooks(self, project_id: int, url: str) -> int:
+        """Remove the project's webhooks to this address; return how many there were."""
+        ours = [
+            hook
+            for hook in self.webhooks(project_id)
+            if hook["url"] == url and hook["project"] == project_id
+        ]
+        for hook in ours:
+            self._call("DELETE", f"api/webhooks/{hook['id']}/")
+        return len(ours)
+
     def authorisation(self) -> dict[str, str]:
         """Return the header that lets a plain GET fetch an image; a personal token is exchanged."""
         with self._translated():
+            self._renew()
             headers = self._client._client_wrapper.get_headers()
             return {"Authorization": headers["Authorization"]}
 
@@ -293,19 +374,55 @@ class LabelStudio:
         params: Mapping[str, Any] | None = None,
         retries: int = 2,
     ) -> Any:
-        with self._translated():
-            response = self._client._client_wrapper.httpx_client.request(
+        def send() -> httpx.Response:
+            response: httpx.Response = self._client._client_wrapper.httpx_client.request(
                 path,
                 method=method,
                 json=body,
                 params=dict(params or {}),
                 request_options={"max_retries": retries},
             )
+            return response
+
+        with self._translated():
+            self._renew()
+            response = send()
+            if response.status_code == 401 and self._personal:
+                # Clocks differ, and a server may forget: what was exchanged is worth a second try.
+                self._renew(at_once=True)
+                response = send()
+            self._refuse_redirect(response)
             if response.status_code >= 400:
                 # A refused queue would be quoted back with what is drawn on it.
                 detail = response.reason_phrase if isinstance(body, list) else _detail(response)
                 raise ApiError(status_code=response.status_code, body=detail)
             return response.json() if response.content else None
+
+    @property
+    def _personal(self) -> bool:
+        return not self._client._client_wrapper._tokens_client._use_legacy_token
+
+    def _renew(self, *, at_once: bool = False) -> None:
+        """Drop an exchanged token that is about to end; the SDK then asks for another."""
+        tokens = self._client._client_wrapper._tokens_client
+        ends = tokens._access_token_expiration
+        soon = datetime.now(UTC) + timedelta(seconds=RENEW_SECONDS)
+        if at_once or (ends is not None and ends < soon):
+            tokens._access_token = None
+
+    def _refuse_redirect(self, response: httpx.Response) -> None:
+        if response.has_redirect_location:
+            target = response.next_request.url if response.next_request else ""
+            raise Unreachable(
+                f"{self._url} redirects, to {_origin(target)}.",
+                "Set LABEL_STUDIO_URL to Label Studio's final address.",
+            )
+
+    def _foreign(self) -> Unreachable:
+        return Unreachable(
+            f"{self._url} answered something that is not Label Studio's API.",
+            "Check LABEL_STUDIO_URL: the address of Label Studio itself, without /api.",
+        )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -320,18 +437,13 @@ class LabelStudio:
                 "Is it running, and is LABEL_STUDIO_URL right? It is asked again by itself.",
             ) from None
         except ValueError:
-            raise Unreachable(
-                f"{self._url} answered something that is not Label Studio's API.",
-                "Check LABEL_STUDIO_URL: the address of Label Studio itself, without /api.",
-            ) from None
+            raise self._foreign() from None
 
     def _api_error(self, error: ApiError) -> LabelStudioError:
-        status, detail = error.status_code or 0, str(error.body or "")
+        status, detail = error.status_code or 0, _sentence(error.body)
         if status in {401, 403}:
             return Unauthorized(
-                f"Label Studio refused the request ({status}): {detail}",
-                "Check LABEL_STUDIO_API_KEY: a personal access token, or a legacy token where "
-                "the organisation still allows them.",
+                f"Label Studio refused the request ({status}): {detail}", _token_mend(detail)
             )
         if status == 404:
             return NotFound(
@@ -362,12 +474,53 @@ def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, A
 def _detail(response: httpx.Response) -> str:
     """Return Label Studio's own sentence about an error, and nothing else of the body."""
     try:
-        body = response.json()
+        return _sentence(response.json()) or response.reason_phrase
     except ValueError:
         return response.reason_phrase
-    found = body.get("detail") if isinstance(body, dict) else body
-    problems = body.get("validation_errors") if isinstance(body, dict) else None
-    return str(problems or found or response.reason_phrase)[:300]
+
+
+def _sentence(body: object) -> str:
+    found = body
+    if isinstance(body, dict):
+        found = body.get("validation_errors") or body.get("detail") or ""
+    return "; ".join(_leaves(found))[:300]
+
+
+def _leaves(found: object) -> Iterator[str]:
+    """Yield the sentences in what Label Studio nests by field."""
+    if isinstance(found, dict):
+        for part in found.values():
+            yield from _leaves(part)
+    elif isinstance(found, list):
+        for part in found:
+            yield from _leaves(part)
+    elif found:
+        yield str(found)
+
+
+def _token_mend(detail: str) -> str:
+    """Return the way to a token that Label Studio accepts, by what it says of this one."""
+    if "legacy token authentication has been disabled" in detail:
+        return (
+            "Set LABEL_STUDIO_API_KEY to a personal access token (Account & Settings > Personal "
+            "Access Token), or let the organisation's owner allow legacy tokens (Organization > "
+            "API Tokens Settings)."
+        )
+    if "wrong type" in detail:
+        return (
+            "LABEL_STUDIO_API_KEY is a short-lived access token: set it to the personal access "
+            "token that it was made from."
+        )
+    return (
+        "Check LABEL_STUDIO_API_KEY: a personal access token, or a legacy token where "
+        "the organisation still allows them."
+    )
+
+
+def _origin(url: object) -> str:
+    """Return where an address leads, without its path and query."""
+    parsed = httpx.URL(str(url))
+    return f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
 
 
 def _shortly_before(moment: str) -> str:

@@ -167,7 +167,9 @@ class _Site:
         return self._settings.project_folder(project_id)
 
     def _project_url(self, project_id: int) -> str:
-        return f"{self._settings.label_studio_url.rstrip('/')}/projects/{project_id}/data"
+        settings = self._settings
+        public = settings.label_studio_public_url or settings.label_studio_url
+        return f"{public}/projects/{project_id}/data"
 
     def _task_url(self, project_id: int) -> str:
         return f"{self._project_url(project_id)}?task="

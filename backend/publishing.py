@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from backend.access import entry_credentials
 from backend.errors import LabelStudioError, PublishError
 from backend.gateway import QUEUE, LabelStudio, QueueItem
 from backend.settings import Settings
@@ -82,7 +83,7 @@ class Publisher:
             if self._switched(entry, version):
                 return
             self._studio.switch(self._project_id, version)
-            self._studio.rename(entry, version, credentials(self._settings))
+            self._studio.rename(entry, version, entry_credentials(self._settings))
         if not self._switched(self._studio.entry(self._project_id, version), version):
             raise PublishError(
                 "Label Studio does not keep the live version.",
@@ -91,20 +92,34 @@ class Publisher:
 
     def clean(self) -> bool:
         """Delete one version nobody needs; only while nobody labels. Return whether one went."""
-        project = self._store.project(self._project_id)
-        if project is None or project.live_version == "" or not self._quiet():
-            return False
-        kept = {project.live_version, self._before(project.live_version)}
+        return bool(self._live() and self._quiet()) and next(self.remove_old(), None) is not None
+
+    def remove_old(self) -> Iterator[tuple[str, int]]:
+        """Delete the versions nobody needs, a call each; yield name and number of predictions.
+
+        The live version and the one before stay, and so does what this service never wrote. A
+        SQLite Label Studio stands still while a version goes.
+        """
+        live = self._live()
+        if not live:
+            return
+        kept = {live, self._before(live)}
         held = self._studio.version_counts(self._project_id)
         for version in self._store.versions(self._project_id):
             if version.name in kept or version.state not in {"previous", "abandoned"}:
                 continue
             if version.name in held:
                 self._studio.delete_version(self._project_id, version.name)
+            # With any version Label Studio forgets which one it serves; after a kill in between,
+            # this one is met again.
+            self.switch(self._live())
             version.state = "removed"
             self._store.save_version(version)
-            return True
-        return False
+            yield version.name, held.get(version.name, 0)
+
+    def _live(self) -> str:
+        project = self._store.project(self._project_id)
+        return project.live_version if project else ""
 
     def _open(self, version: Version, kind: str, held: Collection[str]) -> Version:
         """Take the next name of this round that nobody ever used."""
@@ -169,17 +184,6 @@ class Publisher:
         """Return whether nobody submitted anything for five minutes."""
         newest = self._studio.newest_update(self._project_id)
         return self._store.clock() - moment(newest) >= QUIET_SECONDS if newest else True
-
-
-def credentials(settings: Settings) -> dict[str, str]:
-    """Return the fields of a backend entry that let Label Studio sign its requests to us."""
-    if not settings.basic_auth_user:
-        return {"auth_method": "NONE"}
-    return {
-        "auth_method": "BASIC_AUTH",
-        "basic_auth_user": settings.basic_auth_user,
-        "basic_auth_pass": settings.basic_auth_pass.get_secret_value(),
-    }
 
 
 def moment(text: str) -> float:

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     label_studio_url: str = "http://127.0.0.1:8080"
+    label_studio_public_url: str = ""
     label_studio_api_key: SecretStr = SecretStr("")
     host: str = "127.0.0.1"
     port: int = Field(default=9090, ge=1, le=65535)
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     basic_auth_user: str = ""
     basic_auth_pass: SecretStr = SecretStr("")
+    webhook_secret: SecretStr = SecretStr("")
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_image_bytes: int = Field(default=200_000_000, ge=1)
     max_image_pixels: int = Field(default=100_000_000, ge=1)
@@ -68,7 +70,7 @@ class Settings(BaseSettings):
     def _split_hosts(cls, value: object) -> object:
         return [host.strip() for host in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("label_studio_url", "backend_url")
+    @field_validator("label_studio_url", "label_studio_public_url", "backend_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
         parts = urlsplit(value)
@@ -80,6 +82,14 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable() and text == text.strip()):
+            raise ValueError("expected printable ASCII characters without spaces at the ends")
+        return value
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:

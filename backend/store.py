@@ -323,6 +323,15 @@ class Store:
         with self.session() as session:
             session.execute(sa.update(Project).where(Project.id == project_id).values(**values))
 
+    def forget(self, project_id: int) -> None:
+        """Delete everything that is known of a project."""
+        pin = sa.delete(Meta).where(Meta.key == _pin(project_id))
+        with self.session() as session:
+            session.execute(pin)
+            session.execute(sa.delete(Project).where(Project.id == project_id))
+            for table in (Task, Annotation, Embedding, Split, DraftScore, Model, Version, Round):
+                session.execute(sa.delete(table).where(table.project_id == project_id))
+
     def synced(self, project: Project, seen: dict[str, Any]) -> None:
         """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
         same = Project.wanted == project.wanted

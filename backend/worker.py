@@ -55,7 +55,8 @@ def run(settings: Settings) -> None:
         threading.Thread(target=_reconcile, args=(services, stop), daemon=True).start()
         for project in store.projects():
             # Settings may have changed, and events gone past, while no worker ran.
-            store.want(project.id, full=True)
+            if not project.gone:
+                store.want(project.id, full=True)
         log.info("worker started")
         while not stop.wait(LOOK_SECONDS):
             enqueue_due(rounds)
@@ -167,7 +168,8 @@ def _only_one(settings: Settings, stack: ExitStack) -> None:
     if sqlite_path(settings.database) is None:
         return
     try:
-        stack.enter_context(FileLock(settings.data_dir / "worker.lock", timeout=0))
+        # Not at once: `doctor` looks by taking it for an instant.
+        stack.enter_context(FileLock(settings.data_dir / "worker.lock", timeout=1))
     except Timeout:
         raise ConfigError(
             f"Another worker already uses {settings.data_dir}.",

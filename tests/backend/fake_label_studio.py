@@ -63,6 +63,9 @@ class FakeLabelStudio:
         files: Path to the bytes that are served there.
         cut_import_after: The next import stores this many rows, then the connection breaks.
         restore_title: The next PATCH of an entry is undone by a save that came in between.
+        answers: What another service than ours answers, by its address.
+        unreachable: Addresses at which no backend answers; the entry keeps what it held.
+        banned: Reasons by which addresses are refused, for `ml` and `webhooks`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -76,6 +79,9 @@ class FakeLabelStudio:
         self.imports: list[list[Json]] = []
         self.cut_import_after: int | None = None
         self.restore_title = False
+        self.answers: dict[str, str] = {}
+        self.unreachable: set[str] = set()
+        self.banned: dict[str, tuple[int, str]] = {}
         self.page_size_limit = 10_000
         self._failures: list[Failure] = []
         self._last = 0.0
@@ -100,6 +106,9 @@ class FakeLabelStudio:
             "extra_params": extra_params,
             "auth_method": "NONE",
             "model_version": "",
+            "state": "CO",
+            "readable_state": "Connected",
+            "error_message": None,
         }
         self.entries[entry["id"]] = entry
         return entry
@@ -210,11 +219,13 @@ class FakeLabelStudio:
         if request.url.params.get("fields") == "all":
             path = "/api/tasks/whole"  # told apart here: with annotations and all they hold
         self.requests.append((method, path))
-        if request.headers.get("authorization") != f"Token {TOKEN}":
-            return error(401, "Invalid token.")
         failed = self._failed(method, path, request)
         if failed is not None:
             return failed
+        if path == "/api/version":
+            return Answer(200, json={"release": "1.23.2"})
+        if request.headers.get("authorization") != f"Token {TOKEN}":
+            return error(401, "Invalid token.")
         if path in self.files:
             return Answer(200, content=self.files[path])
         for pattern, handle in self._routes().items():
@@ -232,12 +243,15 @@ class FakeLabelStudio:
             r"POST /api/projects/(\d+)/import/predictions": self._import,
             r"GET /api/projects/(\d+)/model-versions": self._get_versions,
             r"DELETE /api/projects/(\d+)/model-versions": self._delete_version,
+            r"GET /api/current-user/whoami": lambda request: Answer(200, json={"id": 1}),
             r"GET /api/ml": self._get_entries,
             r"POST /api/ml": self._post_entry,
             r"PATCH /api/ml/(\d+)": self._patch_entry,
+            r"DELETE /api/ml/(\d+)": self._delete_entry,
             r"GET /api/webhooks": self._get_webhooks,
             r"POST /api/webhooks": self._post_webhook,
             r"PATCH /api/webhooks/(\d+)": self._patch_webhook,
+            r"DELETE /api/webhooks/(\d+)": self._delete_webhook,
         }
 
     def _failed(self, method: str, path: str, request: httpx.Request) -> Answer | None:
@@ -346,7 +360,8 @@ class FakeLabelStudio:
         kept = [row for row in project.predictions if row["model_version"] != gone]
         number = len(project.predictions) - len(kept)
         project.predictions = kept
-        if project.model_version == gone:
+        titles = {e["title"] for e in self.entries.values() if e["project"] == project_id}
+        if project.model_version in {gone, *titles}:
             project.model_version = ""
         return Answer(200, json={"deleted_predictions": number})
 
@@ -356,11 +371,31 @@ class FakeLabelStudio:
             return error(404, "No Project matches the given query.")
         found = [e for e in self.entries.values() if e["project"] == project_id]
         for entry in found:
-            entry["model_version"] = self.setup(project_id)
+            self._ask(entry)
         return Answer(200, json=found)
+
+    def _ask(self, entry: Json) -> None:
+        """Call a backend's /setup, as before every answer about its entry."""
+        there = entry["url"] not in self.unreachable
+        entry["state"] = "CO" if there else "DI"
+        entry["readable_state"] = "Connected" if there else "Disconnected"
+        if there:
+            others = self.answers.get(entry["url"])
+            entry["model_version"] = others or self.setup(entry["project"])
+
+    def _refused(self, kind: str, body: Json) -> Answer | None:
+        """Refuse an address, or a project that is not there: in this order, as all serializers."""
+        if kind in self.banned:
+            return error(*self.banned[kind])
+        if body["project"] not in self.projects:
+            reason = f'Invalid pk "{body["project"]}" - object does not exist.'
+            return Answer(400, json={"validation_errors": {"project": [reason]}})
+        return None
 
     def _post_entry(self, request: httpx.Request) -> Answer:
         body = json.loads(request.content)
+        if refused := self._refused("ml", body):
+            return refused
         entry = self.connect(body["project"], body.get("extra_params"), body["url"])
         entry |= body
         project = self.projects[body["project"]]
@@ -379,19 +414,35 @@ class FakeLabelStudio:
             self.restore_title, entry["title"] = False, old
         return Answer(200, json=entry)
 
+    def _delete_entry(self, request: httpx.Request, entry_id: int) -> Answer:
+        gone = self.entries.pop(entry_id, None)
+        if gone is None:
+            return error(404, "No MLBackend matches the given query.")
+        project = self.projects[gone["project"]]
+        if project.model_version == gone["title"]:
+            project.model_version = ""
+        return Answer(204)
+
     def _get_webhooks(self, request: httpx.Request) -> Answer:
         project_id = int(request.url.params["project"])
         found = [hook for hook in self.webhooks.values() if hook["project"] == project_id]
         return Answer(200, json=found)
 
     def _post_webhook(self, request: httpx.Request) -> Answer:
-        hook = {"id": self._next(), **json.loads(request.content)}
+        body = json.loads(request.content)
+        if refused := self._refused("webhooks", body):
+            return refused
+        hook = {"id": self._next(), "actions": [], **body}
         self.webhooks[hook["id"]] = hook
         return Answer(201, json=hook)
 
     def _patch_webhook(self, request: httpx.Request, hook_id: int) -> Answer:
         self.webhooks[hook_id] |= json.loads(request.content)
         return Answer(200, json=self.webhooks[hook_id])
+
+    def _delete_webhook(self, request: httpx.Request, hook_id: int) -> Answer:
+        found = self.webhooks.pop(hook_id, None)
+        return Answer(204) if found else error(404, "No Webhook matches the given query.")
 
     # -- small things ---------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from filelock import FileLock
 from pydantic import SecretStr
 
-from backend.connecting import connect
+from backend.access import SECRET_HEADER
+from backend.connecting import connect, disconnect, forget, worker_runs
 from backend.errors import (
     ConfigError,
     NotFound,
@@ -14,9 +16,15 @@ from backend.errors import (
 )
 from backend.gateway import LabelStudio
 from backend.settings import Settings
+from backend.store import Store
+from tests.backend.conftest import the
 from tests.backend.fake_label_studio import FakeLabelStudio
 
 PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
+DENIED = (
+    "Able to connect to ML Server, but authentication parameters were either not provided or are "
+    "incorrect."
+)
 CANNOT = "Can't connect to ML backend http://127.0.0.1:9090, health check failed."
 
 
@@ -80,6 +88,15 @@ def test_webhooks_carry_the_credentials_that_label_studio_leaves_out(
     assert hook["headers"] == {"Authorization": "Basic dXM6aHVudGVyMg=="}
 
 
+def test_webhooks_carry_the_secret_that_is_asked_of_them(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
+) -> None:
+    guarded = settings.model_copy(update={"webhook_secret": SecretStr("hunter2")})
+    connect(guarded, studio, fresh, "")
+    [hook] = fake.webhooks.values()
+    assert hook["headers"] == {SECRET_HEADER: "hunter2"}
+
+
 def test_bad_options_are_refused_before_anything_is_asked(
     settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
 ) -> None:
@@ -104,7 +121,12 @@ def test_a_project_that_does_not_exist_is_said(settings: Settings, studio: Label
 
 @pytest.mark.parametrize(
     ("status", "detail", "mend"),
-    [(403, PRIVATE, "SSRF_PROTECTION_ENABLED=false"), (400, CANNOT, "BACKEND_URL")],
+    [
+        (403, PRIVATE, "SSRF_PROTECTION_ENABLED=false"),
+        (400, CANNOT, "BACKEND_URL"),
+        (400, "Enter a valid URL.", "a name with a dot"),
+        (400, DENIED, "the same BASIC_AUTH_USER"),
+    ],
 )
 def test_what_stands_between_the_two_is_explained(
     settings: Settings,
@@ -128,3 +150,101 @@ def test_a_label_studio_that_is_down_is_not_taken_for_a_backend_that_is(
     fake.fail("POST", "/api/ml", httpx.ConnectError)
     with pytest.raises(Unreachable, match="Label Studio at"):
         connect(settings, studio, fresh, "")
+
+
+# -- and out again --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(settings: Settings, studio: LabelStudio, store: Store, fresh: int) -> int:
+    """A project that is connected, and that this installation works on."""
+    connect(settings, studio, fresh, "")
+    store.want(fresh)
+    return fresh
+
+
+def test_disconnecting_removes_the_entry_and_the_webhook_left_behind(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    said = list(disconnect(settings, studio, store, known))
+    assert fake.entries == {}
+    assert fake.webhooks == {}
+    assert "Removed the backend entry" in said[0]
+    assert "Removed 1 webhook to http://127.0.0.1:9090/webhook." in said
+    assert the(store, known).gone, "the worker passes over it"
+    assert list(disconnect(settings, studio, store, known)) == []
+
+
+def test_what_other_services_put_there_stays(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    fake.answers["http://them"] = "their model"
+    fake.connect(known, url="http://them")
+    studio.ensure_webhook(known, "http://them/webhook", {})
+    said = list(disconnect(settings, studio, store, known))
+    assert [entry["url"] for entry in fake.entries.values()] == ["http://them"]
+    assert [hook["url"] for hook in fake.webhooks.values()] == ["http://them/webhook"]
+    assert said[-1] == "Left 1 backend entry of other services alone."
+
+
+def test_an_entry_of_ours_at_another_address_goes_too(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    fake.connect(known, url="http://also-us")
+    studio.ensure_webhook(known, "http://also-us/webhook", {})
+    list(disconnect(settings, studio, store, known))
+    assert (fake.entries, fake.webhooks) == ({}, {})
+
+
+def test_without_a_database_our_entry_is_known_by_its_address(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, known: int
+) -> None:
+    fake.connect(known, url="http://perhaps-us")
+    list(disconnect(settings, studio, None, known))
+    assert [entry["url"] for entry in fake.entries.values()] == ["http://perhaps-us"]
+
+
+def test_a_webhook_of_the_whole_organisation_is_not_the_projects(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    [hook] = fake.webhooks.values()
+    hook["project"] = None
+    list(disconnect(settings, studio, store, known))
+    assert len(fake.webhooks) == 1
+
+
+def test_disconnecting_a_project_that_does_not_exist_is_said(
+    settings: Settings, studio: LabelStudio, store: Store
+) -> None:
+    with pytest.raises(NotFound):
+        list(disconnect(settings, studio, store, 99))
+
+
+def test_a_forgotten_project_leaves_no_file_and_no_row(
+    settings: Settings, store: Store, known: int
+) -> None:
+    file = settings.project_folder(known) / "models" / "key"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    store.want(known + 1)
+    assert "Forgot project" in forget(settings, store, known)
+    assert not settings.project_folder(known).exists()
+    assert [project.id for project in store.projects()] == [known + 1]
+    assert forget(settings, store, known), "and may be forgotten twice"
+
+
+def test_nothing_is_forgotten_under_the_hands_of_a_worker(
+    settings: Settings, store: Store, known: int
+) -> None:
+    store.enter(known, "train")
+    with FileLock(settings.data_dir / "worker.lock"):
+        assert worker_runs(settings)
+        with pytest.raises(ConfigError, match="busy with project") as caught:
+            forget(settings, store, known)
+        assert "run the same command again" in caught.value.mend
+        store.enter(known, "")
+        forget(settings, store, known)
+    store.want(known)
+    store.enter(known, "train")  # as a worker that was killed leaves it
+    assert not worker_runs(settings)
+    assert forget(settings, store, known)

@@ -248,11 +248,7 @@ def test_a_legacy_token_is_sent_as_it_is(studio: LabelStudio) -> None:
 # The SDK parses the answer by a method that pydantic calls old.
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning")
 def test_a_personal_token_is_exchanged_and_never_sent_itself() -> None:
-    def token(kind: str) -> str:
-        claims = {"exp": int(time.time()) + 300, "token_type": kind}
-        return jwt.encode(claims, "a key that is long enough for HS256, surely", "HS256")
-
-    personal, access = token("refresh"), token("access")
+    personal, access = token("refresh", 300), token("access", 300)
     seen: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -265,6 +261,153 @@ def test_a_personal_token_is_exchanged_and_never_sent_itself() -> None:
     assert studio.authorisation() == {"Authorization": f"Bearer {access}"}
     assert studio.entries(1) == []
     assert seen == [f"Bearer {access}"]
+
+
+def personal_tokens(handler: Any, *, lifetimes: list[int]) -> tuple[LabelStudio, list[str]]:
+    """Return a Label Studio that gives access tokens of these lifetimes, and what it was shown."""
+    shown: list[str] = []
+    left = iter(lifetimes)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/token/refresh/":
+            assert json.loads(request.content) == {"refresh": personal}
+            return httpx.Response(200, json={"access": token("access", next(left))})
+        shown.append(request.headers["authorization"].removeprefix("Bearer "))
+        return httpx.Response(handler(len(shown)), json={"id": 1, "detail": "Token is expired"})
+
+    personal = token("refresh", 3600)
+    return opened(personal, answer), shown
+
+
+def token(kind: str, seconds: int) -> str:
+    claims = {"exp": int(time.time()) + seconds, "token_type": kind}
+    return jwt.encode(claims, "a key that is long enough for HS256, surely", "HS256")
+
+
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning")
+def test_an_access_token_is_used_while_it_lasts_and_renewed_shortly_before_it_ends() -> None:
+    soon = gateway.RENEW_SECONDS - 5
+    studio, shown = personal_tokens(lambda _: 200, lifetimes=[soon, 300])
+    for _ in range(3):
+        studio.check_token()
+    assert shown[0] != shown[1] == shown[2]
+    assert studio.authorisation() == {"Authorization": f"Bearer {shown[1]}"}
+
+
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning")
+def test_a_server_that_thinks_an_access_token_has_ended_is_given_another_once() -> None:
+    studio, shown = personal_tokens(lambda n: 401 if n == 1 else 200, lifetimes=[300, 301])
+    studio.check_token()
+    assert len(set(shown)) == 2
+    studio, shown = personal_tokens(lambda _: 401, lifetimes=[300, 301])
+    with pytest.raises(Unauthorized, match="Token is expired"):
+        studio.check_token()
+    assert len(shown) == 2
+
+
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning")
+def test_a_personal_token_is_exchanged_below_the_sub_path() -> None:
+    called: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        called.append(request.url.path)
+        return httpx.Response(200, json={"access": token("access", 300)})
+
+    settings = Settings(
+        label_studio_url=f"{URL}/label", label_studio_api_key=SecretStr(token("refresh", 3600))
+    )
+    client = httpx.Client(transport=httpx.MockTransport(handler))
+    LabelStudio(settings, client).check_token()
+    assert called == ["/label/api/token/refresh/", "/label/api/current-user/whoami"]
+
+
+@pytest.mark.parametrize(
+    ("detail", "told", "mend"),
+    [
+        ("Token is blacklisted", "Token is blacklisted", "Check LABEL_STUDIO_API_KEY"),
+        ("Token has wrong type", "Token has wrong type", "short-lived access token"),
+    ],
+)
+def test_a_personal_token_that_is_refused_is_said_in_a_sentence(
+    detail: str, told: str, mend: str
+) -> None:
+    key = token("refresh", 3600)
+    refused = httpx.Response(401, json={"detail": detail, "code": "token_not_valid"})
+    with pytest.raises(Unauthorized) as caught:
+        opened(key, lambda request: refused).check_token()
+    assert caught.value.what == f"Label Studio refused the request (401): {told}"
+    assert mend in caught.value.mend
+    assert key not in str(caught.value)
+
+
+def test_a_legacy_token_where_they_are_off_is_told_the_way_out(
+    studio: LabelStudio, fake: FakeLabelStudio
+) -> None:
+    detail = "legacy token authentication has been disabled for this organization"
+    fake.fail("GET", "whoami", 401, detail=detail)
+    with pytest.raises(Unauthorized) as caught:
+        studio.check_token()
+    assert "Personal Access Token" in caught.value.mend
+    assert studio.token_kind == "legacy token"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_redirect_is_said_and_never_followed(method: str) -> None:
+    called: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        called.append(str(request.url))
+        return httpx.Response(301, headers={"Location": "https://studio.example/x?patient=7"})
+
+    studio = opened(TOKEN, handler)
+    asked = {
+        "GET": studio.check_token,
+        "POST": lambda: studio.import_queue(1, "v", [QueueItem(1, [])]),
+    }
+    for call in (asked[method], studio.server_version):
+        with pytest.raises(Unreachable, match=r"redirects, to https://studio\.example\.") as caught:
+            call()
+        assert "LABEL_STUDIO_URL" in caught.value.mend
+    assert all(url.startswith(URL) for url in called)
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"detail": "x"}'])
+def test_a_server_that_is_no_label_studio_has_no_version(body: str) -> None:
+    with pytest.raises(Unreachable, match="not Label Studio's API"):
+        opened(TOKEN, lambda request: httpx.Response(200, text=body)).server_version()
+
+
+def test_an_address_is_tried_without_storing_it(studio: LabelStudio, fake: FakeLabelStudio) -> None:
+    studio.check_entry_address("http://us")
+    studio.check_webhook_address("http://us/webhook")
+    fake.banned = {"ml": (403, "reserved network address"), "webhooks": (400, "Enter a valid URL.")}
+    with pytest.raises(Unauthorized, match="reserved"):
+        studio.check_entry_address("http://us")
+    with pytest.raises(LabelStudioError, match="Enter a valid URL"):
+        studio.check_webhook_address("http://us/webhook")
+    assert (fake.entries, fake.webhooks) == ({}, {})
+
+
+def test_what_label_studio_nests_by_field_is_told_in_sentences(
+    studio: LabelStudio, fake: FakeLabelStudio
+) -> None:
+    nested = {"validation_errors": {"url": ["Enter a valid URL."], "more": {"title": ["Empty."]}}}
+    with pytest.raises(LabelStudioError, match=r"\(400\): Enter a valid URL.; Empty.$"):
+        opened(TOKEN, lambda request: httpx.Response(400, json=nested)).check_token()
+
+
+def test_an_entry_and_webhooks_are_removed_by_project_and_address(
+    studio: LabelStudio, fake: FakeLabelStudio, project_id: int
+) -> None:
+    [entry] = fake.entries.values()
+    for url in ("http://us/webhook", "http://them/webhook"):
+        studio.ensure_webhook(project_id, url, {})
+    studio.remove_entry(entry["id"])
+    assert studio.remove_webhooks(project_id, "http://us/webhook") == 1
+    assert studio.remove_webhooks(project_id, "http://us/webhook") == 0
+    assert [hook["url"] for hook in fake.webhooks.values()] == ["http://them/webhook"]
+    with pytest.raises(NotFound):
+        studio.remove_entry(entry["id"])
 
 
 @pytest.mark.parametrize(

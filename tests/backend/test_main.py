@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -52,10 +53,9 @@ def nobody() -> str:
         return f"http://127.0.0.1:{found.getsockname()[1]}"
 
 
-def refused(*arguments: str, **environment: str) -> str:
-    """Return what the command says when it refuses."""
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    result = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "backend", *arguments],
         cwd=ROOT,
         env={**kept, **environment},
@@ -64,6 +64,11 @@ def refused(*arguments: str, **environment: str) -> str:
         timeout=60,
         check=False,
     )
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """Return what the command says when it refuses."""
+    result = run(*arguments, **environment)
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
@@ -118,13 +123,44 @@ def test_bad_options_are_said_with_the_known_ones(nobody: str) -> None:
     assert "cold_start_budget" in line
 
 
-@pytest.mark.parametrize("words", [("versions", "9"), ("rollback", "9", "r0001")])
+@pytest.mark.parametrize("words", [("versions", "9"), ("rollback", "9", "r0001"), ("clean", "9")])
 def test_a_project_that_is_unknown_or_of_another_folder_is_said(
     words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    assert "Point DATA_DIR at" in refused(*words, DATA_DIR=str(tmp_path))
+    env = {"DATA_DIR": str(tmp_path), "LABEL_STUDIO_API_KEY": "hunter2"}
+    assert "Point DATA_DIR at" in refused(*words, **env)
     open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}").create()
-    assert "Connect it: python -m backend connect 9" in refused(*words, DATA_DIR=str(tmp_path))
+    assert "Connect it: python -m backend connect 9" in refused(*words, **env)
+
+
+@pytest.mark.parametrize("words", [("disconnect", "1"), ("clean", "1")])
+def test_commands_that_speak_to_label_studio_ask_for_a_token(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert "LABEL_STUDIO_API_KEY is not set" in refused(*words, DATA_DIR=str(tmp_path))
+
+
+def test_the_doctor_ends_with_1_when_something_is_wrong_and_says_it_as_text_or_json(
+    refusing: str, nobody: str, tmp_path: Path
+) -> None:
+    env = {
+        "LABEL_STUDIO_URL": refusing,
+        "LABEL_STUDIO_API_KEY": "hunter2",
+        "BACKEND_URL": nobody,
+        "DATA_DIR": str(tmp_path),
+        "ENCODER": "pixels",
+    }
+    text, rows = run("doctor", "1", **env), run("doctor", "1", "--json", **env)
+    assert (text.returncode, rows.returncode) == (1, 1)
+    assert (text.stderr, rows.stderr) == ("", "")
+    found = json.loads(rows.stdout)
+    assert all(row["mend"] for row in found if not row["ok"])
+    assert {row["name"] for row in found if not row["ok"]} >= {"database", "web process", "project"}
+    assert "WRONG  web process: Nothing answers at" in text.stdout
+    assert text.stdout.splitlines()[-1].endswith(
+        ", ".join(row["name"] for row in found if not row["ok"]) + "."
+    )
+    assert "hunter2" not in text.stdout + rows.stdout
 
 
 def test_a_mistake_inside_a_command_is_exit_code_2(
@@ -148,6 +184,9 @@ def test_every_command_has_a_line_of_help() -> None:
         "web",
         "worker",
         "connect",
+        "disconnect",
+        "doctor",
+        "clean",
         "versions",
         "rollback",
     }

@@ -789,3 +789,15 @@ def test_progress_is_a_share_where_a_step_can_say_it(client: FlaskClient, store:
         store.enter(3, step, **done)
         shares[step] = client.get("/projects/3?format=json").get_json()["share"]
     assert shares == {"embed": 0.25, "train": 0.208, "sync": None, "embed ": None}
+
+
+def test_links_lead_to_the_address_that_browsers_reach(store: Store, known: Settings) -> None:
+    inside = known.model_copy(update={"label_studio_url": "http://label-studio:8080"})
+    for public, expected in (
+        ("", "http://label-studio:8080/projects/3/data"),
+        ("https://label.example", "https://label.example/projects/3/data"),
+    ):
+        settings = inside.model_copy(update={"label_studio_public_url": public})
+        page = create_app(settings, store, lambda project, task: []).test_client()
+        answer = page.get("/projects/3", headers={"Accept": "text/html"}).get_data(as_text=True)
+        assert f'href="{expected}"' in answer

@@ -5,13 +5,11 @@ from itertools import pairwise
 import httpx
 import pytest
 import sqlalchemy as sa
-from pydantic import SecretStr
 
 from backend.errors import NotFound, PublishError, Unreachable
 from backend.gateway import QUEUE
-from backend.publishing import QUIET_SECONDS, Publisher, credentials, moment, name
+from backend.publishing import QUIET_SECONDS, Publisher, moment, name
 from backend.services import Services
-from backend.settings import Settings
 from backend.store import Store, Version
 from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import FakeLabelStudio
@@ -313,16 +311,45 @@ def test_an_interrupted_delete_is_repeated(desk: Desk, clock: Clock) -> None:
     assert len(desk.fake.versions(desk.number)) == 1
 
 
+def test_a_delete_after_which_the_queue_was_not_switched_on_again_is_made_good(
+    desk: Desk, clock: Clock
+) -> None:
+    for number in range(1, 4):
+        live = desk.go_live(number)
+        clock.advance(1)
+    quiet(desk, clock)
+    desk.fake.fail("PATCH", "api/projects", httpx.ConnectError, times=9)
+    with pytest.raises(Unreachable):
+        desk.clean()
+    assert desk.fake.projects[desk.number].model_version == ""
+    desk.fake.mend()
+    assert desk.clean()
+    assert desk.fake.projects[desk.number].model_version == live
+
+
+def test_on_demand_all_old_versions_go_at_once_and_are_counted(desk: Desk, clock: Clock) -> None:
+    names = []
+    for number in range(1, 5):
+        names.append(desk.go_live(number))
+        clock.advance(1)
+    desk.fake.annotate(desk.tasks[0], drawn())  # just now: nobody waits for quiet
+    number = len(desk.tasks)
+    assert list(desk.publisher.remove_old()) == [(name, number) for name in names[:2]]
+    assert set(desk.fake.versions(desk.number)) == set(names[2:])
+    assert list(desk.publisher.remove_old()) == []
+
+
+def test_versions_that_this_service_never_wrote_stay(desk: Desk, clock: Clock) -> None:
+    for number in range(1, 4):
+        desk.go_live(number)
+        clock.advance(1)
+    theirs = {"task": desk.tasks[0], "score": 0.5, "model_version": "theirs", "result": []}
+    desk.fake.projects[desk.number].predictions.append(theirs)
+    list(desk.publisher.remove_old())
+    assert desk.fake.versions(desk.number)["theirs"] == 1
+
+
 # -- small things ---------------------------------------------------------------------------------
-
-
-def test_credentials_are_those_that_label_studio_signs_with() -> None:
-    assert credentials(Settings()) == {"auth_method": "NONE"}
-    assert credentials(Settings(basic_auth_user="us", basic_auth_pass=SecretStr("hunter2"))) == {
-        "auth_method": "BASIC_AUTH",
-        "basic_auth_user": "us",
-        "basic_auth_pass": "hunter2",
-    }
 
 
 def test_a_timestamp_of_label_studio_is_read_to_the_microsecond() -> None:
