@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backend import artifacts
+from backend import artifacts, ledger
 from backend.store import DraftScore, Model, Project, Round, Store, Version
 from backend.versions import Versions
 
@@ -113,7 +113,14 @@ class History:
             "trained_on": model.trained_on if model else [],
             "quality": model.quality if model else {},
             "accepted": model.accepted if model else None,
-            "drafts": [{"task": score.task_id, "dice": score.dice} for score in scores],
+            "drafts": [
+                {
+                    "task": score.task_id,
+                    "dice": score.dice,
+                    "counts": score.task_id in self._telling,
+                }
+                for score in scores
+            ],
             "published": len(found.published),
             "created_at": found.created_at,
             "live_at": found.live_at or None,
@@ -128,7 +135,11 @@ class History:
 
     def _quality(self, found: Version) -> dict[str, Any]:
         model = self._models.get(found.model_key)
-        scores = [score.dice for score in self._scores.get(found.name, [])]
+        scores = [
+            score.dice
+            for score in self._scores.get(found.name, [])
+            if score.task_id in self._telling
+        ]
         return {
             "dice": model.quality.get("validation_dice") if model else None,
             "hd95": model.quality.get("validation_hd95") if model else None,
@@ -141,6 +152,7 @@ class History:
             {"labels": labels.get(name, 0) + place, "dice": score.dice, "task": score.task_id}
             for name, scores in self._scores.items()
             for place, score in enumerate(scores, start=1)
+            if score.task_id in self._telling
         ]
 
     def _seconds(self, number: int) -> float | None:
@@ -168,6 +180,13 @@ class History:
         for score in self.store.draft_scores(self.project.id):
             found.setdefault(score.version, []).append(score)
         return found
+
+    @cached_property
+    def _telling(self) -> frozenset[int]:
+        """Tasks whose compared draft tells how good its model is; see `quality_drafts`."""
+        now = ledger.read(self.store, self.project.id)
+        scores = ledger.quality_drafts(self.store, self.project.id, now)
+        return frozenset(score.task_id for score in scores)
 
 
 _PER_SCAN = {"order", "reasons", "scans"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from backend.settings import ProjectOptions
-from backend.store import Annotation, Project, Store, Task
+from backend.store import Annotation, DraftScore, Project, Store, Task
 from model import validation
 
 
@@ -91,6 +91,27 @@ class Ledger:
 def read(store: Store, project_id: int) -> Ledger:
     """Return the ledger as it stands, without the masks."""
     return Ledger(tasks=store.tasks(project_id), annotations=store.annotations(project_id))
+
+
+def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScore]:
+    """Return the compared drafts that tell how good the model is, oldest first.
+
+    Left out are those on scans of groups that the draft's model had been trained on: another slice
+    of a known patient, or the same image again, looks better than a new patient will.
+    """
+    scores = store.draft_scores(project_id)
+    if not scores:
+        return []
+    key_of = {version.name: version.model_key for version in store.versions(project_id)}
+    seen = {
+        model.key: {now.groups[task_id] for task_id in model.trained_on if task_id in now.groups}
+        for model in store.models(project_id)
+    }
+    return [
+        score
+        for score in scores
+        if now.groups.get(score.task_id) not in seen.get(key_of.get(score.version, ""), ())
+    ]
 
 
 def stored_options(project: Project) -> ProjectOptions:

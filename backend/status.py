@@ -30,7 +30,7 @@ def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
         **_activity(project, store.clock()),
         "pinned": store.pinned(project_id) or None,
         **_labels(now, live),
-        **_quality(store, project_id, live),
+        **_quality(store, project_id, live, now),
         "next": _next(settings, project_id, live, now),
         "unreadable": [{"task": t, "problem": why} for t, why in now.unreadable.items()],
         "warnings": project.warnings,
@@ -68,8 +68,9 @@ def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
     }
 
 
-def _quality(store: Store, project_id: int, live: Version | None) -> dict[str, Any]:
-    recent = [score.dice for score in store.draft_scores(project_id)[-RECENT_DRAFTS:]]
+def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -> dict[str, Any]:
+    scores = ledger.quality_drafts(store, project_id, now)
+    recent = [score.dice for score in scores[-RECENT_DRAFTS:]]
     model = store.model(project_id, live.model_key) if live and live.model_key else None
     return {
         "prequential_dice": statistics.fmean(recent) if recent else None,

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from backend import artifacts, labels
+from backend import artifacts, labels, ledger
 from backend.errors import ConfigError, UnsupportedLabelConfig
 from backend.ledger import stored_options
 from backend.store import Model, Project, Store, Version
@@ -236,7 +236,8 @@ class Versions:
         """The mean Dice of a model's drafts against what people then drew, by its key."""
         key_of = {found.name: found.model_key for found in self._newest_first}
         found: dict[str, list[float]] = {}
-        for score in self.store.draft_scores(self.project.id):
+        now = ledger.read(self.store, self.project.id)
+        for score in ledger.quality_drafts(self.store, self.project.id, now):
             found.setdefault(key_of.get(score.version, ""), []).append(score.dice)
         return {key: statistics.fmean(dice) for key, dice in found.items()}
 

@@ -206,6 +206,23 @@ def test_next_are_the_first_open_scans_of_the_live_queue_with_their_reasons(
     assert following[0]["reason"] == "reason of 14"
 
 
+@pytest.mark.parametrize("shared", ["group", "pixels"])
+def test_a_draft_on_a_patient_that_its_model_was_trained_on_is_no_measure_of_quality(
+    store: Store, known: Settings, shared: str
+) -> None:
+    add_tasks(store, 1, 2, **{shared: "one patient"})
+    add_tasks(store, 3)
+    store.save_model(Model(project_id=3, key="k1", labels=2, created_at=1, trained_on=[1, 99]))
+    publish(store, labels=2)
+    for task, dice in ((2, 0.9), (3, 0.5)):
+        store.save_draft_score(
+            DraftScore(
+                project_id=3, task_id=task, version="attention-unet r0007", created_at="", dice=dice
+            )
+        )
+    assert pages.status(store, known, 3)["prequential_dice"] == 0.5
+
+
 def test_next_does_without_the_file_of_reasons(store: Store, known: Settings) -> None:
     add_tasks(store, 1)
     publish(store, 1)
@@ -662,7 +679,7 @@ def test_the_audit_record_has_every_round_with_what_it_decided_and_why(
     assert trained["seconds"] == {"train": 12.5}
     [version] = trained["versions"]
     assert (version["name"], version["quality"]) == ("v2", {"validation_dice": 0.9})
-    assert version["drafts"] == [{"task": 2, "dice": 0.8}]
+    assert version["drafts"] == [{"task": 2, "dice": 0.8, "counts": True}]
     assert [one["pinned"] for one in (cold, trained, pinned)] == [False, False, True]
 
 
