@@ -205,6 +205,7 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 @click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not as many.")
 @click.option("--labels", default="10,20,30", show_default=True, help="Labelled scans, growing.")
 @click.option("--held-out", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--folds", type=click.IntRange(2), help="Hold out one of so many parts in turn.")
 @click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--image-size", type=click.IntRange(32))
 @click.option("--steps", type=click.IntRange(1), help="Of a training.")

@@ -36,7 +36,9 @@ class Plan:
             first, the acquisition the others.
         random_draws: Seeds of an arm in which chance chooses; None for as many as the others.
         held_out: Scans to measure on, at least; whole groups, never in the pool.
-        split_seed: Draws them.
+        folds: Instead of `held_out`: parts of the scans, whole groups, that take turns. The run of
+            seed s is measured on part s modulo `folds` and chooses from the others.
+        split_seed: Draws what is held out.
         image_size, steps: Of training; None for production's.
         train_seeds: Networks for each selection, whose scores are averaged.
         baseline: Values that name the arm to compare with; empty for the control.
@@ -48,6 +50,7 @@ class Plan:
     labels: tuple[int, ...]
     random_draws: int | None = None
     held_out: int = 40
+    folds: int | None = None
     split_seed: int = 0
     image_size: int | None = None
     steps: int | None = None

@@ -341,15 +341,19 @@ def _signed(value: float) -> str:
 
 def _explanation(results: Results) -> list[str]:
     settings = [f"`{name}` {value}" for name, value in results.settings.items()]
+    chance = (
+        "of selection and training on these very scans, not that of other patients"
+        if results.settings.get("folds", "none") == "none"
+        else "of selection, of training and of which of these scans are held out"
+    )
     return [
         "Settings: " + ", ".join(settings) + ".",
         f"Dice and HD95 (in {results.unit}) are means over the held-out scans and their labels, "
         "then over runs; sd is "
         "over runs; worst scan is the lowest Dice of a held-out scan, mean over runs. Differences "
         f"are to `{results.baseline}`, paired over seeds where both have the same seeds. Intervals "
-        "cover the chance of selection and training on these very scans, not that of other "
-        "patients, and are not corrected for the number of comparisons: one that holds 0 shows no "
-        "difference, and where nothing differs one in twenty leaves 0 out by chance.",
+        f"cover the chance {chance}, and are not corrected for the number of comparisons: one that "
+        "holds 0 shows no difference, and where nothing differs one in twenty leaves 0 out by chance.",
         *results.notes,
     ]
 

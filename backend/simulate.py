@@ -58,6 +58,7 @@ class Study:
         out: Where results are kept.
         data: The scans at working size.
         pool, held: Rows of `data` that can be labelled, and those that are measured on.
+        folds: Rows that are measured on in turn, by seed; see `of`.
         encoded: By encoder as asked for.
         train: How networks are trained, but for the seed.
         code: Digest of the sources of `model`.
@@ -68,9 +69,15 @@ class Study:
     data: datasets.Collection
     pool: tuple[int, ...]
     held: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...]
     encoded: Mapping[str, Encoded]
     train: training.TrainConfig
     code: str
+
+    def of(self, seed: int) -> Study:
+        """Return the study as a run of this seed sees it: one fold held out, the rest its pool."""
+        held = self.folds[seed % len(self.folds)]
+        return replace(self, held=held, pool=_others(len(self.data.scans), held))
 
     def file(self, arm: Arm, seed: int) -> Path:
         """Return where the result of a run lies: named by all that decides it but the code.
@@ -78,8 +85,8 @@ class Study:
         Files of other code stay valid, so that a changed comment costs nobody a night; the report
         says when they are mixed.
         """
-        plan, encoder = self.plan, self.encoded[arm.encoder].name
-        shared = (FORMAT, self.data.fingerprint, self.held, repr(self.train), plan.train_seeds)
+        plan, encoder, held = self.plan, self.encoded[arm.encoder].name, self.of(seed).held
+        shared = (FORMAT, self.data.fingerprint, held, repr(self.train), plan.train_seeds)
         digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
         return self.out / "runs" / f"{digest}.json"
 
@@ -139,19 +146,13 @@ def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -
     say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
     longest = max(WORKING_SIZE, plan.image_size or 0)  # as production keeps them
     data = datasets.keep(dataset, out / "scans", longest=longest)
-    held = hold_out([scan.group for scan in data.scans], plan.held_out, plan.split_seed)
-    pool = tuple(row for row in range(len(data.scans)) if row not in set(held))
-    if len(pool) < max(plan.labels):
-        raise ConfigError(
-            f"{len(data.scans)} scans, {len(held)} of them held out, leave {len(pool)} to label, "
-            f"fewer than {max(plan.labels)}.",
-            "Lower --held-out or --labels.",
-        )
+    folds = _folds(plan, [scan.group for scan in data.scans])
+    pool = _others(len(data.scans), folds[0])
     code = _code()
     asked = dict.fromkeys(arm.encoder for arm in plan.arms)
     encoded = {name: _encode(data, name, out, code, settings) for name in asked}
     train = _train_config(plan, len(data.labels), settings)
-    return Study(out, plan, data, pool, held, encoded, train, code)
+    return Study(out, plan, data, pool, folds[0], folds, encoded, train, code)
 
 
 def _prepare_folder(out: Path) -> None:
@@ -161,6 +162,36 @@ def _prepare_folder(out: Path) -> None:
         raise ConfigError(
             f"--out {out} cannot be written ({error.strerror}).", "Give a folder of yours."
         ) from None
+
+
+def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the rows that are held out: the same for every run, or in turn."""
+    if plan.folds is None:
+        folds: tuple[tuple[int, ...], ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
+    else:
+        folds = deal(groups, plan.folds, plan.split_seed)
+    most = max(len(held) for held in folds)
+    if len(groups) - most < max(plan.labels) or not all(folds):
+        raise ConfigError(
+            f"{len(groups)} scans, {most} of them held out, leave {len(groups) - most} to label; "
+            f"expected {max(plan.labels)} at least, and a scan in every fold.",
+            "Lower --held-out, --folds or --labels.",
+        )
+    return folds
+
+
+def _others(number: int, held: Sequence[int]) -> tuple[int, ...]:
+    return tuple(np.setdiff1d(np.arange(number), held).tolist())
+
+
+def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Return rows in folds for cross-validation, each ascending: whole groups in random order,
+    each into the fold that has the fewest scans so far.
+    """
+    dealt: list[list[int]] = [[] for _ in range(folds)]
+    for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
+        min(dealt, key=len).extend(np.flatnonzero(np.equal(groups, group)).tolist())
+    return tuple(tuple(sorted(fold)) for fold in dealt)
 
 
 def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
@@ -176,6 +207,7 @@ def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
 
 def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
     """Return the record of one run: what was chosen at every count of labels, and what it gave."""
+    study = study.of(seed)
     fitted, plan = _map(study, arm, seed), study.plan
     points = fitted.coordinates
     found = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
@@ -466,12 +498,18 @@ def _settings(study: Study) -> dict[str, str]:
         "seeds": _listed(plan.seeds),
         "random-draws": str(plan.random_draws or len(plan.seeds)),
         "train-seeds": str(plan.train_seeds),
-        "held-out": f"{len(study.held)} of {len(study.data.scans)} scans",
+        "held-out": f"{_range(map(len, study.folds))} of {len(study.data.scans)} scans",
+        "folds": str(plan.folds or "none"),
         "split-seed": str(plan.split_seed),
         "image-size": str(study.train.image_size),
         "steps": str(study.train.steps),
         "network": study.train.encoder_name,
     }
+
+
+def _range(sizes: Iterable[int]) -> str:
+    found = list(sizes)
+    return " to ".join(map(str, sorted({min(found), max(found)})))
 
 
 def _listed(values: Iterable[object]) -> str:
@@ -496,6 +534,7 @@ def _notes(study: Study, arms: Mapping[str, Mapping[int, Any]]) -> tuple[str, ..
 def _maps(study: Study, results: reporting.Results) -> list[reporting.Map]:
     """Return a map for each encoder and projection, of the first seed, with the arms on it."""
     names, seed = study.plan.names(), study.plan.seeds[0]
+    study = study.of(seed)
     place = {row: index for index, row in enumerate(study.pool)}
     spaces: dict[str, dict[Arm, list[int]]] = {}
     for arm, name in names.items():
@@ -520,7 +559,8 @@ def _attention(study: Study, results: reporting.Results) -> Iterator[reporting.A
 
     The network is trained again, which gives the same one: weights of runs are not kept.
     """
-    seed, shown = study.plan.seeds[0], study.scans(study.held[: study.plan.attention])
+    seed = study.plan.seeds[0]
+    shown = study.scans(study.of(seed).held[: study.plan.attention])
     for name in study.plan.names().values():
         run_of = results.arms.get(name, {}).get(seed)
         if not shown or run_of is None:

@@ -34,6 +34,7 @@ ASKED: dict[str, Any] = {
     "labels": "2,4",
     "random_draws": None,
     "held_out": 3,
+    "folds": None,
     "split_seed": 0,
     "image_size": 32,
     "steps": 2,
@@ -166,6 +167,34 @@ def test_groups_are_held_out_whole_until_there_are_enough() -> None:
     inside = {groups[row] for row in drawn}
     assert [row for row, group in enumerate(groups) if group in inside] == list(drawn)
     assert len({simulate.hold_out(groups, 4, seed) for seed in range(9)}) > 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_deal_every_scan_once_and_no_group_to_two(seed: int) -> None:
+    groups = [0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 6]
+    dealt = simulate.deal(groups, 3, seed)
+    assert sorted(row for fold in dealt for row in fold) == list(range(len(groups)))
+    assert all(fold == tuple(sorted(fold)) for fold in dealt)
+    held_by = [{groups[row] for row in fold} for fold in dealt]
+    assert sum(map(len, held_by)) == len(set(groups))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 3  # the largest group
+
+
+def test_seeds_take_turns_with_the_folds(folder: Path, tmp_path: Path) -> None:
+    of = study(folder, tmp_path, plan(labels="2", seeds="0-3", folds=3))
+    records = [run(of, seed=seed)["steps"][0] for seed in range(4)]
+    measured = [set(record["held_out"]) for record in records]
+    assert measured[0] == measured[3]
+    assert set.union(*measured) == {scan.name for scan in of.data.scans}
+    assert not any(
+        set(record["names"]) & held for record, held in zip(records, measured, strict=True)
+    )
+    assert len({of.file(of.plan.arms[0], seed) for seed in range(4)}) == 4
+
+
+def test_more_folds_than_scans_can_fill_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a scan in every fold"):
+        study(folder, tmp_path, plan(labels="2", folds=13))
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_once(folder: Path, tmp_path: Path) -> None:
