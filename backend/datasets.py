@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from backend import artifacts, images
+from backend import artifacts, decoding
 from backend.errors import ConfigError, ImageError
+from backend.pixels import Pixels, shrink
 from model import validation
 
-Pixels = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
 Spacing = tuple[float, float]
 
@@ -179,8 +179,8 @@ class _Shrunk:
 
 def _shrunk(source: Source, folder: Path, longest: int) -> _Shrunk:
     scan = source.read()
-    image = np.rint(images.shrink(scan.image, longest) * 255).astype(np.uint8)
-    masks = np.stack([images.shrink(m.astype(np.float32), longest) > 0.5 for m in scan.masks])
+    image = np.rint(shrink(scan.image, longest) * 255).astype(np.uint8)
+    masks = np.stack([shrink(m.astype(np.float32), longest) > 0.5 for m in scan.masks])
     pixels, drawn = _digest(image), _digest(masks)
     path = folder / f"{artifacts.digest(pixels, drawn)}.npz"
     if not path.exists():
@@ -214,7 +214,7 @@ def _pairs(
     spacing: Callable[[Pixels], Spacing | None] = lambda image: None,
 ) -> tuple[tuple[str, ...], list[Source]]:
     """Return the labels, and the pictures of a folder, each with a mask of its name per label."""
-    pictures = images.pictures(folder)
+    pictures = decoding.pictures(folder)
     drawn = {path: [_beside(path, label) for label in masks.values()] for path in pictures}
     missing = [path.name for path, found in drawn.items() if None in found]
     if missing:
@@ -238,7 +238,7 @@ def _beside(picture: Path, masks: Path) -> Path | None:
 
 def _picture(path: Path, max_pixels: int) -> Pixels:
     try:
-        return images.decode(path.read_bytes(), max_pixels=max_pixels)
+        return decoding.decode(path.read_bytes(), max_pixels=max_pixels)
     except (ImageError, OSError) as error:
         what = error.what if isinstance(error, ImageError) else f"{error.strerror}."
         raise ConfigError(
@@ -306,7 +306,7 @@ def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str
 def _image_of(identifier: str, folder: Path) -> Path | None:
     places = (folder / "images" / identifier, folder / identifier)
     named = [
-        place.with_name(place.name + end) for place in places for end in ("", *images.PICTURES)
+        place.with_name(place.name + end) for place in places for end in ("", *decoding.PICTURES)
     ]
     return next((path for path in named if path.is_file()), None)
 

@@ -1,4 +1,4 @@
-"""A task's image: fetched only from where it may come from, decoded within limits.
+"""A task's image: fetched only from where it may come from, within limits.
 
 Label Studio's token goes to LABEL_STUDIO_URL alone. Messages name the task and the host, never a
 path or a query: file names can be patient data, queries carry signatures.
@@ -10,142 +10,16 @@ import base64
 import ipaddress
 import re
 import socket
-import struct
 import time
-import zlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
-import numpy as np
-from PIL import ExifTags, Image
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from backend.errors import ImageError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.float32]
-
-PICTURES = (".png", ".jpg", ".jpeg")  # endings of files that `decode` reads
-_DAMAGED = (  # what Pillow's readers raise on bytes they cannot make sense of
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-_UPRIGHT = {  # EXIF orientation -> what turns the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def pictures(folder: Path) -> list[Path]:
-    """Return the files of a folder that are named as images, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-
-
-def decode(data: bytes, *, max_pixels: int) -> Pixels:
-    """Return a PNG or JPEG as float32 in [0, 1], (h, w) if grey, else (h, w, 3), turned upright.
-
-    Eight bits are divided by 255. Grey of 16 bits is stretched from its own lowest to its own
-    highest value; colour of 16 bits keeps its upper 8. What is transparent becomes black.
-    Colour whose channels are all equal counts as grey.
-
-    Raises:
-        ImageError: If it is another format, damaged, or larger than `max_pixels`.
-    """
-    try:
-        with _opened(data) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"The image has {width} x {height} pixels, more than the {max_pixels} allowed.",
-                    "Shrink it, or raise MAX_IMAGE_PIXELS.",
-                )
-            image.load()
-            return _pixels(_upright(image))
-    except _DAMAGED:
-        raise ImageError("The image is damaged or cut short.", "Upload it again.") from None
-
-
-def _opened(data: bytes) -> Image.Image:
-    # The readers are called by name: no other format is tried, and the size is known from the
-    # header, under our limit in place of Pillow's process-wide one.
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile(BytesIO(data))
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImageFile(BytesIO(data))
-    what = "is neither PNG nor JPEG" if data else "is empty"
-    raise ImageError(f"The image {what}.", "Put a PNG or a JPEG in the task.")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    # EXIF alone, as in the browser the mask is drawn in; Pillow's getexif would follow XMP too.
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
-    except _DAMAGED:
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _pixels(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I"):
-        return _stretched(np.asarray(image))
-    if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-    if image.mode != "L":
-        image = image.convert("RGB")
-    pixels = np.asarray(image)  # (h, w) or (h, w, 3) uint8
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]
-    return pixels.astype(np.float32) / np.float32(255)
-
-
-def _stretched(values: NDArray[np.integer]) -> Pixels:
-    low, high = int(values.min()), int(values.max())
-    return (values.astype(np.float32) - low) / np.float32(max(high - low, 1))
-
-
-def shrink(image: Pixels, longest: int) -> Pixels:
-    """Return the image with no side above `longest`, averaged down; a smaller one as it is."""
-    if longest < 1:
-        raise ValueError(f"longest is {longest}, expected at least 1 pixel")
-    height, width = image.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    channels = [
-        np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BILINEAR))
-        for channel in np.atleast_3d(image).transpose(2, 0, 1)  # each (h, w)
-    ]
-    small = channels[0] if image.ndim == 2 else np.stack(channels, axis=-1)
-    return np.clip(small, np.float32(0), np.float32(1))
-
 
 _SERVED = ("/data/", "/storage-data/", "/tasks/")
 _BUCKETS = ("s3", "gs", "azure-blob")
@@ -155,6 +29,7 @@ _LONGEST_URL = 5000  # characters; percent-encoded they still fit in what httpx 
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LATER = "It will be tried again."
+_RETRY_WITHIN = 45.0  # seconds; Label Studio waits 100 for a draft, and an answer may take 30
 _ELSEWHERE = "Serve the image from Label Studio, or list its host in IMAGE_HOSTS."
 
 
@@ -162,6 +37,10 @@ def resolve(host: str) -> list[str]:
     """Return the IP addresses of a host name."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
+
+
+class _Passing(ImageError):
+    """What the next attempt may find mended."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +70,10 @@ class ImageSource:
         aliases: Other URLs by which tasks name this Label Studio.
         resolve: Host name to IP addresses.
         max_seconds: The most time one body may take.
+        pauses: Seconds before each further attempt, where one may help: no or a broken
+            connection, a timeout, 408, 429, 5xx.
         clock: Seconds, monotonic.
+        wait: Lets seconds pass.
     """
 
     label_studio_url: str
@@ -202,7 +84,9 @@ class ImageSource:
     aliases: Sequence[str] = ()
     resolve: Callable[[str], list[str]] = resolve
     max_seconds: float = 120.0
+    pauses: Sequence[float] = (0.25, 1.0)
     clock: Callable[[], float] = time.monotonic
+    wait: Callable[[float], None] = time.sleep
 
     def fetch(self, url: object, task_id: int) -> bytes:
         """Return the bytes behind the image URL of a task.
@@ -224,8 +108,19 @@ class ImageSource:
             return self._inline(url)
         answer: bytes | _Request = self._first(_clean(url), task_id)
         while isinstance(answer, _Request):
-            answer = self._get(answer)
+            answer = self._patiently(answer)
         return answer
+
+    def _patiently(self, request: _Request) -> bytes | _Request:
+        end = self.clock() + _RETRY_WITHIN
+        for pause in self.pauses:
+            try:
+                return self._get(request)
+            except _Passing:
+                if self.clock() + pause > end:
+                    raise
+            self.wait(pause)
+        return self._get(request)
 
     def _inline(self, url: str) -> bytes:
         head, _, payload = url.partition(",")
@@ -302,7 +197,8 @@ class ImageSource:
                 return self._read(response, request)
         except httpx.HTTPError as error:  # its own text can quote headers and the whole URL
             what = f"{_name(request)} gave no answer ({type(error).__name__})."
-            raise ImageError(what, _LATER) from None
+            passing = isinstance(error, httpx.TimeoutException | httpx.NetworkError)
+            raise (_Passing if passing else ImageError)(what, _LATER) from None
 
     def _read(self, response: httpx.Response, request: _Request) -> bytes | _Request:
         if response.status_code in _REDIRECTS:
@@ -394,8 +290,8 @@ def _forbidden(url: httpx.URL) -> ImageError:
 
 def _bad_status(status: int, request: _Request) -> ImageError:
     if status >= 500 or status in (408, 429):
-        mend = _LATER
-    elif not request.own:
+        return _Passing(f"{_name(request)} answered {status}.", _LATER)
+    if not request.own:
         mend = "Check that this machine may read there, and the storage's credentials."
     elif status in (401, 403):
         mend = "Check LABEL_STUDIO_API_KEY, and that its owner may see the project."

@@ -353,7 +353,8 @@ def _explanation(results: Results) -> list[str]:
         "over runs; worst scan is the lowest Dice of a held-out scan, mean over runs. Differences "
         f"are to `{results.baseline}`, paired over seeds where both have the same seeds. Intervals "
         f"cover the chance {chance}, and are not corrected for the number of comparisons: one that "
-        "holds 0 shows no difference, and where nothing differs one in twenty leaves 0 out by chance.",
+        "holds 0 shows no difference, and where nothing differs one in twenty leaves 0 out by "
+        "chance.",
         *results.notes,
     ]
 

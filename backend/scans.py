@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -13,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from backend import artifacts, images
+from backend import artifacts
+from backend.decoding import decode
 from backend.errors import ImageError
+from backend.pixels import Pixels, shrink
 
-Pixels = npt.NDArray[np.float32]
-FETCHERS = 4
+FETCHERS = 8  # mostly they wait for a server
+DECODERS = 2  # each may hold an image of max_pixels several times over
 # The longer side of a kept scan: encoders look at 224 pixels, the small networks at fewer.
 WORKING_SIZE = 256
 
@@ -39,7 +43,7 @@ class Scans:
         folder: Where decoded scans are kept.
         longest: The longer side of a kept scan, in pixels; smaller scans stay as they are.
         max_pixels: Larger images are refused before they are decoded.
-        max_bytes: How much the folder may hold.
+        max_bytes: How much of the folder scans may take, those of every size together.
     """
 
     def __init__(
@@ -52,10 +56,11 @@ class Scans:
         max_bytes: int = 4_000_000_000,
     ) -> None:
         self._fetch = fetch
-        self._folder = folder / f"scans-{longest}"
+        self._folder = folder
         self._longest = longest
         self._max_pixels = max_pixels
         self._max_bytes = max_bytes
+        self._decoders = threading.Semaphore(DECODERS)
 
     def get(self, task_id: int, url: str) -> Scan:
         """Return one scan, from disk when it was seen before.
@@ -66,41 +71,56 @@ class Scans:
         path = self._path(task_id, url)
         with suppress(FileNotFoundError, *artifacts.DAMAGED):
             return _read(path)
-        image = images.decode(self._fetch(url, task_id), max_pixels=self._max_pixels)
-        small = images.shrink(image, self._longest)
-        scan = Scan(
-            image=_rounded(small).astype(np.float32) / np.float32(255),
-            size=(image.shape[0], image.shape[1]),
-            digest=hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:32],
-        )
-        artifacts.write(
-            path,
-            lambda file: np.savez(
-                file, image=_rounded(small), size=np.array(scan.size), digest=np.array(scan.digest)
-            ),
-        )
-        return scan
+        data = self._fetch(url, task_id)
+        try:
+            with self._decoders:
+                return self._kept(decode(data, max_pixels=self._max_pixels), path)
+        except ImageError as error:
+            raise ImageError(f"Task {task_id}: {error.what}", error.mend) from None
 
     def many(self, wanted: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Scan | ImageError]]:
         """Yield (task id, scan or why not) in order; a few are fetched ahead, never all."""
         rows = iter(wanted)
-        with ThreadPoolExecutor(FETCHERS) as pool:
-            while part := list(islice(rows, 4 * FETCHERS)):
-                yield from zip(
-                    (task_id for task_id, _ in part),
-                    pool.map(lambda row: self._attempt(*row), part),
-                    strict=True,
-                )
+        pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="scans")
+        ahead: deque[tuple[int, Future[Scan | ImageError]]] = deque()
+        try:
+            while True:
+                for task_id, url in islice(rows, 2 * FETCHERS - len(ahead)):
+                    ahead.append((task_id, pool.submit(self._attempt, task_id, url)))
+                if not ahead:
+                    return
+                task_id, scan = ahead.popleft()
+                yield task_id, scan.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def trim(self) -> None:
         """Drop the scans that were not read for longest until the folder fits."""
-        files = sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_atime)
-        excess = sum(path.stat().st_size for path in files) - self._max_bytes
-        for path in files:
+        kept = []
+        for path in self._folder.glob("scans-*/*.npz"):
+            with suppress(FileNotFoundError):  # another process may trim as well
+                found = path.stat()
+                kept.append((found.st_mtime, found.st_size, path))
+        excess = sum(size for _, size, _ in kept) - self._max_bytes
+        for _, size, path in sorted(kept):
             if excess <= 0:
                 return
-            excess -= path.stat().st_size
+            excess -= size
             path.unlink(missing_ok=True)
+
+    def _kept(self, image: Pixels, path: Path) -> Scan:
+        digest = hashlib.sha256(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
+        small = np.rint(shrink(image, self._longest) * 255).astype(np.uint8)
+        height, width = image.shape[:2]
+        scan = Scan(_floats(small), (height, width), digest.hexdigest()[:32])
+        artifacts.write(
+            path,
+            lambda file: np.savez(
+                file, image=small, size=np.array(scan.size), digest=np.array(scan.digest)
+            ),
+        )
+        return scan
 
     def _attempt(self, task_id: int, url: str) -> Scan | ImageError:
         try:
@@ -109,16 +129,19 @@ class Scans:
             return error
 
     def _path(self, task_id: int, url: str) -> Path:
-        return self._folder / f"{task_id}-{artifacts.digest(url)[:16]}.npz"
+        name = f"{task_id}-{artifacts.digest(url)[:16]}.npz"
+        return self._folder / f"scans-{self._longest}" / name
 
 
-def _rounded(image: Pixels) -> npt.NDArray[np.uint8]:
-    return np.rint(image * 255).astype(np.uint8)
+def _floats(small: npt.NDArray[np.uint8]) -> Pixels:
+    return small.astype(np.float32) / np.float32(255)
 
 
 def _read(path: Path) -> Scan:
     # Opened here, because numpy leaves a damaged file open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         height, width = stored["size"].tolist()
-        image = stored["image"].astype(np.float32) / np.float32(255)
-        return Scan(image=image, size=(height, width), digest=str(stored["digest"]))
+        scan = Scan(_floats(stored["image"]), (height, width), str(stored["digest"]))
+    with suppress(OSError):  # a folder that only the worker may write
+        path.touch()  # many disks do not note when a file was read
+    return scan

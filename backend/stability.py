@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend import artifacts, encoding, images
+from backend import artifacts, decoding, encoding
 from backend.errors import ConfigError
 from backend.ledger import stored_options
 from backend.maps import GROWTH, Floats, Maps
+from backend.pixels import shrink
 from backend.scans import WORKING_SIZE
 from backend.settings import ProjectOptions, Settings, parse_options
 from backend.store import Store
@@ -60,8 +61,8 @@ def of_folder(
     options = parse_options(changed)
     encoder = encoding.load(settings, options.encoder or settings.encoder)
     most = settings.max_image_pixels
-    decoded = (images.decode(p.read_bytes(), max_pixels=most) for p in images.pictures(inside))
-    small = [images.shrink(image, WORKING_SIZE) for image in decoded]
+    decoded = (decoding.decode(p.read_bytes(), max_pixels=most) for p in decoding.pictures(inside))
+    small = [shrink(image, WORKING_SIZE) for image in decoded]
     return _measure(encoder.encode(small), options, range(seeds))
 
 

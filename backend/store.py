@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ WEB_BUSY_MS = 500
 WORKER_BUSY_MS = 10_000
 SETTLE_SECONDS = 2.0
 RETRY_SCAN_SECONDS = 600.0
+LONGEST_RETRY_SECONDS = 86_400.0
 
 
 class Base(DeclarativeBase):
@@ -91,6 +92,8 @@ class Task(Base):
     pixels: Mapped[str] = mapped_column(default="")  # a digest: equal scans share a group
     problem: Mapped[str] = mapped_column(sa.Text, default="")
     retry_at: Mapped[float] = mapped_column(default=0.0)
+    # How long the last wait for another try was.
+    pause: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class Annotation(Base):
@@ -214,6 +217,7 @@ class Store:
         try:
             with self._alone():
                 Base.metadata.create_all(self.engine)
+                _add_columns(self.engine)
         except (OSError, sa.exc.OperationalError) as error:
             raise StorageError(
                 "The database cannot be opened.", "Check DATA_DIR or DATABASE_URL."
@@ -394,9 +398,12 @@ class Store:
             )
 
     def unreadable(self, project_id: int, task_id: int, problem: str) -> None:
-        """Note that a scan cannot be read; it is tried again in a while."""
-        retry_at = self.clock() + RETRY_SCAN_SECONDS
-        self.update_task(project_id, task_id, problem=problem, retry_at=retry_at)
+        """Note that a scan cannot be read; the wait for the next try doubles up to a day."""
+        for task in self.some_tasks(project_id, [task_id]):
+            grown = min(2 * task.pause, LONGEST_RETRY_SECONDS) if task.problem else 0.0
+            pause = max(grown, RETRY_SCAN_SECONDS)
+            retry_at = self.clock() + pause
+            self.update_task(project_id, task_id, problem=problem, retry_at=retry_at, pause=pause)
 
     def annotations(self, project_id: int) -> list[Annotation]:
         """Return all annotations of a project, oldest first."""
@@ -632,6 +639,24 @@ def _tune(connection: Any, busy_ms: int) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _add_columns(engine: sa.Engine) -> None:
+    """Add the columns that databases of this schema were first written without.
+
+    Such a column has a default of the database's own: rows from before it have to have a value.
+    """
+    known = sa.inspect(engine)
+    for table in Base.metadata.sorted_tables:
+        there = {column["name"] for column in known.get_columns(table.name)}
+        for column in table.columns:
+            if column.name in there:
+                continue
+            definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+            add = sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+            # On PostgreSQL the other process may have been faster.
+            with suppress(sa.exc.ProgrammingError), engine.begin() as connection:
+                connection.execute(add)
 
 
 def _pin(project_id: int) -> str:

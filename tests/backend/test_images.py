@@ -1,287 +1,19 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from io import BytesIO
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
 
 from backend.errors import ImageError, Unauthorized
-from backend.images import ImageSource, decode, resolve, shrink
+from backend.images import ImageSource, resolve
 
 QUICK = settings(deadline=None, max_examples=150)
-MANY = 10**6
-RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (7, 5), dtype=np.uint8)
-COLOUR = RNG.integers(0, 256, (7, 5, 3), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def read(image: Image.Image, format: str = "PNG", **options: Any) -> np.ndarray[Any, Any]:
-    return decode(encoded(image, format, **options), max_pixels=MANY)
-
-
-# ---- decode
-
-
-def test_eight_bit_grey_is_divided_by_255() -> None:
-    found = read(Image.fromarray(GREY))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, GREY / 255, rtol=1e-6)
-
-
-def test_colour_keeps_its_three_channels() -> None:
-    np.testing.assert_allclose(read(Image.fromarray(COLOUR)), COLOUR / 255, rtol=1e-6)
-
-
-def test_grey_kept_as_colour_becomes_one_channel() -> None:
-    image = Image.fromarray(np.repeat(GREY[..., None], 3, axis=2))
-    np.testing.assert_allclose(read(image), GREY / 255, rtol=1e-6)
-
-
-def test_sixteen_bit_grey_is_stretched_from_its_lowest_to_its_highest_value() -> None:
-    values = RNG.integers(500, 4096, (7, 5), dtype=np.uint16)
-    found = read(Image.fromarray(values))
-    low, high = int(values.min()), int(values.max())
-    np.testing.assert_allclose(found, (values - low) / (high - low), rtol=1e-6)
-    assert found.dtype == np.float32
-    assert (float(found.min()), float(found.max())) == (0, 1)
-
-
-def test_sixteen_bit_grey_of_one_value_is_black() -> None:
-    assert not read(Image.fromarray(np.full((3, 4), 900, dtype=np.uint16))).any()
-
-
-def test_black_and_white_is_zero_and_one() -> None:
-    np.testing.assert_array_equal(read(Image.fromarray(GREY > 99)), GREY > 99)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_a_palette_is_resolved(bits: int) -> None:
-    image = Image.fromarray(GREY >> (8 - bits))
-    image.putpalette(RNG.integers(0, 256, 3 * 2**bits).tolist())
-    expected = np.asarray(image.convert("RGB")) / 255
-    np.testing.assert_allclose(read(image, bits=bits), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_what_is_transparent_becomes_black(mode: str) -> None:
-    image = Image.fromarray(COLOUR).convert(mode)
-    alpha = np.where(GREY > 99, 255, 0).astype(np.uint8)
-    image.putalpha(Image.fromarray(alpha))
-    opaque = np.asarray(image.convert("L" if mode == "LA" else "RGB")) / 255
-    shown = (alpha > 0) if mode == "LA" else (alpha > 0)[..., None]
-    np.testing.assert_allclose(read(image), opaque * shown, rtol=1e-6)
-
-
-def test_a_transparent_palette_entry_becomes_black() -> None:
-    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
-    image.putpalette([200, 100, 50, 10, 20, 30])
-    found = read(image, transparency=0)
-    np.testing.assert_allclose(found[0] * 255, [[0, 0, 0], [10, 20, 30]], atol=1e-4)
-
-
-@pytest.mark.parametrize(("mode", "shape"), [("L", (40, 30)), ("RGB", (40, 30, 3))])
-def test_a_jpeg_is_close_to_what_was_saved(mode: str, shape: tuple[int, ...]) -> None:
-    smooth = Image.fromarray(COLOUR).convert(mode).resize((30, 40), Image.Resampling.BICUBIC)
-    found = read(smooth, "JPEG", quality=98, subsampling=0)
-    assert found.shape == shape
-    assert np.abs(found - np.asarray(smooth) / 255).mean() < 0.02
-
-
-def test_a_cmyk_jpeg_becomes_colour() -> None:
-    cmyk = Image.fromarray(COLOUR).resize((30, 40)).convert("CMYK")
-    found = read(cmyk, "JPEG", quality=98)
-    assert found.shape == (40, 30, 3)
-    assert np.abs(found - np.asarray(cmyk.convert("RGB")) / 255).mean() < 0.05
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_exif_orientation_is_turned_upright(orientation: int, format: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(Image.fromarray(GREY), format, exif=exif)
-    with Image.open(BytesIO(data)) as image:
-        expected = np.asarray(ImageOps.exif_transpose(image)) / 255
-    np.testing.assert_allclose(decode(data, max_pixels=MANY), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("image", [Image.fromarray(GREY.astype(np.uint16)), Image.new("1", (5, 7))])
-def test_every_depth_can_be_turned(image: Image.Image) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert read(image, exif=exif).shape == (5, 7)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of the EXIF it cannot read
-@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff", b"rubbish" * 9])
-def test_an_image_whose_exif_is_broken_is_left_as_it_lies(exif: bytes) -> None:
-    np.testing.assert_allclose(read(Image.fromarray(GREY), exif=exif), GREY / 255, rtol=1e-6)
-
-
-def test_only_exif_turns_an_image_as_in_a_browser() -> None:
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
-    assert read(Image.fromarray(GREY), "JPEG", xmp=xmp).shape == GREY.shape
-
-
-@pytest.mark.parametrize(
-    "image_format", ["TIFF", "BMP", "GIF", "PPM", "WEBP", "ICO", "JPEG2000", "TGA"]
-)
-def test_other_formats_are_refused(image_format: str) -> None:
-    with pytest.raises(ImageError, match="neither PNG nor JPEG"):
-        decode(encoded(Image.fromarray(GREY), image_format), max_pixels=MANY)
-
-
-def test_no_bytes_and_no_image_are_refused() -> None:
-    with pytest.raises(ImageError, match="The image is empty"):
-        decode(b"", max_pixels=MANY)
-    with pytest.raises(ImageError, match="neither PNG nor JPEG"):
-        decode(b"<html>Log in</html>", max_pixels=MANY)
-
-
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
-def test_a_truncated_image_is_refused(format: str, share: float) -> None:
-    data = encoded(Image.fromarray(COLOUR).resize((90, 90)), format)
-    with pytest.raises(ImageError, match=r"damaged|neither"):
-        decode(data[: int(len(data) * share)], max_pixels=MANY)
-
-
-def header_only_png(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
-
-
-@pytest.mark.parametrize("side", [10_000, 60_000, 2**31 - 1])
-def test_a_bomb_is_refused_by_its_header(side: int) -> None:
-    with pytest.raises(ImageError, match=f"has {side} x {side} pixels, more than the 1000000"):
-        decode(header_only_png(side, side), max_pixels=MANY)
-
-
-def test_the_limit_itself_is_still_allowed() -> None:
-    data = encoded(Image.fromarray(GREY))
-    assert decode(data, max_pixels=GREY.size).shape == GREY.shape
-    with pytest.raises(ImageError, match="MAX_IMAGE_PIXELS"):
-        decode(data, max_pixels=GREY.size - 1)
-
-
-@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_an_image_without_pixels_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match="damaged"):
-        decode(header_only_png(*size), max_pixels=MANY)
-
-
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-WHOLE = [
-    encoded(Image.fromarray(COLOUR)),
-    encoded(Image.fromarray(GREY.astype(np.uint16) * 7), exif=TURNED),
-    encoded(Image.fromarray(COLOUR).convert("P"), transparency=3),
-    encoded(Image.fromarray(COLOUR).convert("RGBA"), dpi=(9, 9), icc_profile=b"x" * 50),
-    encoded(Image.fromarray(COLOUR), "JPEG", exif=TURNED),
-    encoded(Image.fromarray(COLOUR), "JPEG", progressive=True),
-    encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG"),
-]
-
-
-def with_crcs(data: bytes) -> bytes:
-    """Return a PNG whose chunks carry the checksums of what they now hold."""
-    out, at = bytearray(data), 8
-    while at + 12 <= len(out):
-        (length,) = struct.unpack(">I", out[at : at + 4])
-        end = at + 8 + length
-        if end + 4 > len(out):
-            break
-        out[end : end + 4] = struct.pack(">I", zlib.crc32(bytes(out[at + 4 : end])))
-        at = end + 4
-    return bytes(out)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of the EXIF it cannot read
-@given(
-    st.sampled_from(WHOLE),
-    st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4)), min_size=1, max_size=5),
-    st.booleans(),
-)
-@settings(QUICK, max_examples=400)
-def test_a_mutated_image_is_decoded_or_refused(
-    data: bytes, cuts: list[tuple[int, bytes]], mend: bool
-) -> None:
-    for at, new in cuts:
-        at %= len(data) + 1
-        data = data[:at] + new + data[at + len(new) :]
-    with suppress(ImageError):
-        found = decode(with_crcs(data) if mend else data, max_pixels=10_000)
-        assert found.dtype == np.float32
-        assert 0 <= found.min() <= found.max() <= 1
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of the EXIF it cannot read
-@given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]), st.binary(max_size=400))
-@QUICK
-def test_random_bytes_are_refused(magic: bytes, data: bytes) -> None:
-    with pytest.raises(ImageError):
-        decode(magic + data, max_pixels=10_000)
-
-
-# ---- shrink
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 80), st.booleans())
-@QUICK
-def test_shrinking_keeps_the_aspect_and_the_range_and_never_enlarges(
-    height: int, width: int, longest: int, colour: bool
-) -> None:
-    shape = (height, width, 3) if colour else (height, width)
-    image = np.random.default_rng(height).random(shape, dtype=np.float32).round()
-    small = shrink(image, longest)
-    assert small.dtype == np.float32
-    assert small.ndim == image.ndim
-    assert max(small.shape[:2]) == min(longest, max(height, width))
-    assert (
-        abs(min(small.shape[:2]) - min(height, width) * min(1, longest / max(height, width))) <= 1
-    )
-    assert 0 <= small.min() <= small.max() <= 1
-
-
-def test_a_small_image_is_left_alone() -> None:
-    image = np.ones((4, 6), dtype=np.float32)
-    assert shrink(image, 6) is image
-
-
-def test_shrinking_averages_where_picking_pixels_would_show_stripes() -> None:
-    stripes = np.zeros((64, 64), dtype=np.float32)
-    stripes[:, ::2] = 1
-    np.testing.assert_allclose(shrink(stripes, 8)[:, 1:-1], 0.5, atol=0.02)
-
-
-def test_a_side_below_one_pixel_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        shrink(np.ones((4, 6), dtype=np.float32), 0)
-
-
-# ---- fetch
-
 TOKEN = "Token s3cr3t"
 BODY = b"pixels"
 PUBLIC = "93.184.216.34"
@@ -318,6 +50,7 @@ def source(net: Net, **other: Any) -> ImageSource:
         "max_bytes": 1000,
         "client": httpx.Client(transport=httpx.MockTransport(net)),
         "resolve": lambda host: [PUBLIC],
+        "wait": lambda seconds: None,
     }
     return ImageSource(**options | other)
 
@@ -757,6 +490,71 @@ def test_a_refused_token_is_not_taken_for_a_broken_image() -> None:
 
     with pytest.raises(Unauthorized):
         source(Net(), authorise=refuse).fetch("/data/a.png", 7)
+
+
+class Pauses:
+    """A clock that only waiting moves; remembers how long each wait was."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waited: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.now += seconds
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_server_that_recovers_is_asked_again_after_a_short_pause(status: int) -> None:
+    answers = [httpx.Response(status), httpx.Response(status), httpx.Response(200, content=BODY)]
+    net, clock = Net(lambda request: answers.pop(0)), Pauses()
+    assert source(net, clock=clock, wait=clock.wait).fetch("/data/a.png", 7) == BODY
+    assert clock.waited == [0.25, 1.0]
+    assert net.authorised == [True] * 3
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.ConnectError, httpx.ReadError])
+def test_a_connection_that_breaks_is_tried_again(error: type[httpx.TransportError]) -> None:
+    answers: list[Exception | None] = [error("away"), None]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        failed = answers.pop(0)
+        if failed:
+            raise failed
+        return httpx.Response(200, content=BODY)
+
+    assert source(Net(answer)).fetch("/data/a.png", 7) == BODY
+
+
+@pytest.mark.parametrize("status", [204, 400, 401, 403, 404, 410])
+def test_a_refusal_is_not_asked_for_twice(status: int) -> None:
+    net = Net(lambda request: httpx.Response(status))
+    with pytest.raises(ImageError):
+        source(net).fetch("/data/a.png", 7)
+    assert len(net.seen) == 1
+
+
+def test_a_server_that_stays_down_is_left_until_later() -> None:
+    net = Net(lambda request: httpx.Response(503))
+    with pytest.raises(ImageError, match=r"Task 7: .*answered 503. It will be tried again"):
+        source(net).fetch("/data/a.png", 7)
+    assert len(net.seen) == 3
+
+
+def test_no_attempt_begins_when_the_first_ones_took_long() -> None:
+    clock = Pauses()
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        clock.now += 30
+        raise httpx.ReadTimeout("slow")
+
+    net = Net(hang)
+    with pytest.raises(ImageError, match="ReadTimeout"):
+        source(net, clock=clock, wait=clock.wait).fetch("/data/a.png", 7)
+    assert len(net.seen) == 2
 
 
 def test_the_token_is_not_even_asked_for_when_another_host_is_meant() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,36 @@ def test_scans_come_in_the_order_asked_for_and_only_a_few_are_ahead(
     assert [task_id for task_id, _ in rows] == list(range(3, 60))
 
 
+def test_a_scan_that_cannot_be_decoded_is_named(
+    open_scans: Callable[..., Scans], source: Source
+) -> None:
+    source.images["a"] = b"not an image"
+    with pytest.raises(ImageError, match="Task 7: The image is neither PNG"):
+        open_scans().get(7, "a")
+
+
+def test_scans_are_fetched_at_the_same_time(tmp_path: Path) -> None:
+    together = threading.Barrier(4, timeout=30)
+
+    def fetch(url: str, task_id: int) -> bytes:
+        together.wait()  # passes only when four are here at once
+        return png(np.full((8, 12), 0.5))
+
+    scans = Scans(fetch, tmp_path, longest=8, max_pixels=100)
+    found = list(scans.many((number, str(number)) for number in range(8)))
+    assert all(isinstance(scan, Scan) for _, scan in found)
+
+
+def test_whoever_stops_reading_stops_the_fetching(
+    open_scans: Callable[..., Scans], source: Source
+) -> None:
+    rows = open_scans().many((number, source.add(str(number))) for number in range(60))
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert len(source.fetched) < 40
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scans")]
+
+
 def test_a_label_studio_that_is_down_is_no_fault_of_the_scan(
     tmp_path: Path,
 ) -> None:
@@ -136,3 +167,26 @@ def test_the_folder_is_trimmed_to_what_was_read_last(
     assert {path.name[0] for path in tmp_path.rglob("*.npz")} == {"3", "1"}
     open_scans().trim()
     assert len(list(tmp_path.rglob("*.npz"))) == 2
+
+
+def test_a_scan_that_is_read_again_is_kept_longest(
+    open_scans: Callable[..., Scans], source: Source, tmp_path: Path
+) -> None:
+    scans = open_scans()
+    for number in range(2):
+        scans.get(number, source.add(str(number)))
+    for path in tmp_path.rglob("*.npz"):
+        os.utime(path, (0, 0) if path.name.startswith("0-") else (1, 1))
+    scans.get(0, "0")
+    open_scans(max_bytes=path.stat().st_size).trim()
+    assert [path.name[0] for path in tmp_path.rglob("*.npz")] == ["0"]
+
+
+def test_the_bound_holds_for_scans_of_every_size_together(
+    open_scans: Callable[..., Scans], source: Source, tmp_path: Path
+) -> None:
+    source.add("a")
+    for longest in (4, 6, 8):
+        open_scans(longest=longest).get(1, "a")
+    open_scans(max_bytes=0).trim()
+    assert not list(tmp_path.rglob("*.npz"))

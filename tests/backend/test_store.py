@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.errors import ConfigError, StorageError
+from backend.settings import Settings
 from backend.store import (
     SETTLE_SECONDS,
     DraftScore,
@@ -309,3 +310,32 @@ def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None
     [found] = store.rounds(1)
     assert found.record == {"seconds": {"train": 3.14, "publish": 1}, "version": "v"}
     assert found.ended_at == clock()
+
+
+def test_the_wait_for_a_scan_that_cannot_be_read_doubles_up_to_a_day(
+    store: Store, clock: Clock
+) -> None:
+    store.save_tasks(1, [task(5)])
+    waits = []
+    for _ in range(10):
+        store.unreadable(1, 5, "broken")
+        [found] = store.some_tasks(1, [5])
+        waits.append(found.retry_at - clock())
+    assert waits[:4] == [600, 1200, 2400, 4800]
+    assert waits[-1] == 86_400
+    store.update_task(1, 5, problem="")  # it was read
+    store.unreadable(1, 5, "broken anew")
+    [found] = store.some_tasks(1, [5])
+    assert found.retry_at - clock() == 600
+
+
+def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> None:
+    store = open_store(settings.database, busy_ms=200)
+    store.create()
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE tasks DROP COLUMN pause"))
+    store.create()
+    store.save_tasks(1, [task(5)])
+    store.unreadable(1, 5, "broken")
+    assert store.some_tasks(1, [5])[0].pause == 600
+    store.engine.dispose()
