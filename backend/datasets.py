@@ -148,7 +148,7 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
         StorageError: If `folder` cannot be written.
     """
     shrunk = [_shrunk(source, folder, longest) for source in dataset.scans]
-    keys = [dataset.groups.get(source.name, "") for source in dataset.scans]
+    keys = _keys(dataset)
     groups = validation.group(keys, [scan.pixels for scan in shrunk]).tolist()
     known = all(scan.spacing for scan in shrunk)
     kept = tuple(
@@ -163,6 +163,20 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
         unit="mm" if known else "pixels",
         fingerprint=artifacts.digest(dataset.labels, marks),
     )
+
+
+def _keys(dataset: Dataset) -> list[str]:
+    """Return the group that groups.csv gives each scan, by its name with or without the ending."""
+    names = [source.name for source in dataset.scans]
+    known = {*names, *(Path(name).stem for name in names)}
+    strangers = sorted(set(dataset.groups) - known)
+    if strangers:
+        raise ConfigError(
+            f"groups.csv names {len(strangers)} scans that are not there, such as "
+            f"{strangers[0]!r}; the scans are called like {names[0]!r}.",
+            "Correct the column name, or remove those lines: a patient could be on both sides.",
+        )
+    return [dataset.groups.get(n) or dataset.groups.get(Path(n).stem, "") for n in names]
 
 
 @dataclass(frozen=True)

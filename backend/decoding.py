@@ -82,11 +82,12 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
 
     Eight bits, and one, are divided by their highest value. Grey of more bits, signed or float,
     is stretched from its own lowest to its own highest value, where no number and infinity are
-    black and do not count; colour of 16 bits keeps its upper 8. What is transparent becomes
-    black, CMYK becomes RGB without a colour profile, a palette is resolved, and colour whose
-    channels are all equal counts as grey. Of several pages or frames the first is taken. PNG
-    and JPEG are turned by their EXIF orientation and TIFF by its own, as viewers do; WebP is
-    not, since Chromium does not. DICOM has rules of its own: `backend.dicom.decode`.
+    black and do not count; colour of 16 bits, and grey of 16 with transparency, keep their upper
+    8. What is transparent becomes black, CMYK becomes RGB without a colour profile, a palette is
+    resolved, and colour whose channels are all equal counts as grey. Of several pages or frames
+    the first is taken. PNG and JPEG are turned by their EXIF orientation and TIFF by its own, as
+    viewers do; WebP is not, since Chromium does not. DICOM has rules of its own:
+    `backend.dicom.decode`.
 
     Raises:
         ImageError: If it is another format, damaged, or larger than `max_pixels`.
@@ -98,6 +99,11 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
             from backend import dicom  # only who has such files waits for pydicom
 
             return dicom.decode(data, max_pixels=max_pixels)
+    except MemoryError:
+        raise ImageError(
+            "There is not enough memory to decode the image.",
+            "Shrink it, give this machine more memory, or lower MAX_IMAGE_PIXELS.",
+        ) from None
     except DAMAGED:
         raise ImageError(
             "The image is damaged, cut short, or of a rare kind.",

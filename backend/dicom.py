@@ -210,6 +210,9 @@ def _pixels(values: npt.NDArray[Any], dataset: Dataset) -> Pixels:
 
 
 def _grey(values: npt.NDArray[Any], dataset: Dataset, *, inverted: bool) -> Pixels:
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        if dataset.get(name, 0) in (None, ""):  # there, and empty
+            del dataset[name]
     values = apply_modality_lut(values, dataset)
     try:
         shown, low, high = _windowed(values, dataset)

@@ -35,14 +35,12 @@ def regions(
         config: The labelling interface; its labels are the classes.
     """
     height, width = size
-    full = np.stack(
-        [
-            np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR))
-            for p in masks.tidied(probabilities)
-        ]
-    )
-    drawn = full > 0.5
-    scores = [float(p[m].mean()) if m.any() else 0.0 for p, m in zip(full, drawn, strict=True)]
+    drawn = np.zeros((len(probabilities), height, width), bool)
+    scores = []
+    for row, plane in enumerate(masks.tidied(probabilities)):  # one float image in memory, not all
+        full = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+        drawn[row] = full > 0.5
+        scores.append(float(full[drawn[row]].mean()) if drawn[row].any() else 0.0)
     pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
     return labels.regions(drawn, config, scores=scores, tolerance=pixel)
 

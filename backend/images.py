@@ -29,6 +29,7 @@ _LONGEST_URL = 5000  # characters; percent-encoded they still fit in what httpx 
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LATER = "It will be tried again."
+_MAY_PASS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 _RETRY_WITHIN = 45.0  # seconds; Label Studio waits 100 for a draft, and an answer may take 30
 _ELSEWHERE = "Serve the image from Label Studio, or list its host in IMAGE_HOSTS."
 
@@ -197,7 +198,7 @@ class ImageSource:
                 return self._read(response, request)
         except httpx.HTTPError as error:  # its own text can quote headers and the whole URL
             what = f"{_name(request)} gave no answer ({type(error).__name__})."
-            passing = isinstance(error, httpx.TimeoutException | httpx.NetworkError)
+            passing = isinstance(error, _MAY_PASS)
             raise (_Passing if passing else ImageError)(what, _LATER) from None
 
     def _read(self, response: httpx.Response, request: _Request) -> bytes | _Request:

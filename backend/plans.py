@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
@@ -64,11 +65,23 @@ class Plan:
                 f"--labels is {', '.join(map(str, self.labels))}.",
                 "Give counts from 1 on that grow, such as 10,20,30.",
             )
+        if self.folds is not None:
+            self._check_turns(self.folds)
         if len(self.labels) == 1 and len({_acquisition(arm) for arm in self.arms}) > 1:
             raise ConfigError(
                 "With one count of --labels no acquisition takes place.",
                 "Give further counts, or a single --acquisition, --alpha and --uncertainty.",
             )
+
+    def _check_turns(self, folds: int) -> None:
+        for seeds in {self.seeds_of(arm) for arm in self.arms}:
+            turns = Counter(seed % folds for seed in seeds)
+            if len({turns[fold] for fold in range(folds)}) > 1:
+                raise ConfigError(
+                    f"--folds is {folds}, and the seeds {', '.join(map(str, seeds))} do not hold "
+                    "out every fold equally often.",
+                    f"Give a multiple of {folds} seeds and draws, such as --seeds 0-{folds - 1}.",
+                )
 
     def runs(self) -> list[tuple[Arm, int]]:
         """Return arm and seed of every run.

@@ -42,6 +42,7 @@ class Results:
         settings: What was asked for, as it goes into results.json.
         unit: Of HD95.
         labels: Counts of labelled scans at which was measured.
+        folds: How many parts took turns in being held out, by seed; None for always the same.
         arms: The runs of each arm by seed; arms without any are left out.
         baseline: The arm that differences are taken against.
         failed: What went wrong, by the name of the run.
@@ -56,6 +57,19 @@ class Results:
     baseline: str
     failed: Mapping[str, str]
     notes: tuple[str, ...]
+    folds: int | None = None
+
+    def independent(self, values: Mapping[int, float]) -> dict[int, float]:
+        """Return values by seed, or by fold where several seeds were measured on the same scans.
+
+        What they share would make an interval too narrow, were each counted by itself.
+        """
+        if self.folds is None:
+            return dict(values)
+        found: dict[int, list[float]] = {}
+        for seed, value in values.items():
+            found.setdefault(seed % self.folds, []).append(value)
+        return {fold: float(np.mean(shared)) for fold, shared in found.items()}
 
     def values(self, arm: str, step: int, measure: str) -> dict[int, float]:
         """Return a measure of a step's record by seed."""
@@ -305,7 +319,8 @@ def _row(results: Results, step: int, arm: str) -> Row:
     dice = results.values(arm, step, "dice")
     theirs = results.values(results.baseline, step, "dice") if arm != results.baseline else {}
     shared = dice.keys() & theirs.keys()
-    (middle, low, high), made = difference(dice, theirs) if theirs else ((math.nan,) * 3, "")
+    apart = difference(results.independent(dice), results.independent(theirs)) if theirs else None
+    (middle, low, high), made = apart or ((math.nan,) * 3, "")
     return Row(
         labels=results.labels[step],
         arm=arm,
@@ -343,8 +358,9 @@ def _explanation(results: Results) -> list[str]:
     settings = [f"`{name}` {value}" for name, value in results.settings.items()]
     chance = (
         "of selection and training on these very scans, not that of other patients"
-        if results.settings.get("folds", "none") == "none"
-        else "of selection, of training and of which of these scans are held out"
+        if results.folds is None
+        else "of selection, of training and of which of these scans are held out: seeds that are "
+        "measured on the same scans count as one"
     )
     return [
         "Settings: " + ", ".join(settings) + ".",
@@ -362,29 +378,35 @@ def _explanation(results: Results) -> list[str]:
 def training_sd(results: Results, step: int) -> tuple[float, int, int]:
     """Return how far Dice of networks that were trained on the same scans differ by chance.
 
-    The standard deviation is pooled over all runs and arms; beside it the number of runs and of
-    networks in each. NaN where a run has but one network.
+    The standard deviation is pooled over all choices of scans; beside it the number of choices and
+    of networks for each. NaN where there is but one network.
     """
-    networks = [
-        run["steps"][step]["dice_by_network"]
+    made = {
+        (seed, _chosen(run, step)): run["steps"][step]["dice_by_network"]
         for runs in results.arms.values()
-        for run in runs.values()
-    ]
+        for seed, run in runs.items()
+    }  # arms that chose the same scans share their networks
+    networks = list(made.values())
     if not networks or len(networks[0]) < 2:
         return math.nan, len(networks), 1
     pooled = math.sqrt(np.mean([np.var(scores, ddof=1) for scores in networks]))
     return pooled, len(networks), len(networks[0])
 
 
+def _chosen(run: Run, step: int) -> frozenset[str]:
+    return frozenset(name for one in run["steps"][: step + 1] for name in one["names"])
+
+
 def _ruler(results: Results, step: int) -> list[str]:
     """Return how much of a table's spread is the chance of training, where that is known."""
-    spread, runs, networks = training_sd(results, step)
+    spread, choices, networks = training_sd(results, step)
     if math.isnan(spread):
         return []
     return [
         f"Training alone: networks trained on the same scans differ in Dice by a standard "
-        f"deviation of {spread:.4f} ({runs} runs of {networks} networks), their means by "
-        f"{spread / math.sqrt(networks):.4f}. What sd has beyond that is the choice of scans."
+        f"deviation of {spread:.4f} ({choices} choices of scans, {networks} networks each), their "
+        f"means by {spread / math.sqrt(networks):.4f}. What sd has beyond that is the choice of "
+        f"scans{'' if results.folds is None else ' and which are held out'}."
     ]
 
 
@@ -451,7 +473,7 @@ def _lines(axes: Axes, results: Results) -> None:
     for arm, (colour, marker, line) in _styles(results.arms).items():
         means, lows, highs = zip(
             *(
-                interval(list(results.values(arm, step, "dice").values()))
+                interval([*results.independent(results.values(arm, step, "dice")).values()])
                 for step, _ in enumerate(results.labels)
             ),
             strict=True,
@@ -465,10 +487,10 @@ def _lines(axes: Axes, results: Results) -> None:
 
 def _columns(axes: Axes, results: Results) -> None:
     for place, (arm, style) in enumerate(_styles(results.arms).items()):
-        values = list(results.values(arm, 0, "dice").values())
-        mean, low, _ = interval(values)
+        values = results.values(arm, 0, "dice")
+        mean, low, _ = interval([*results.independent(values).values()])
         half = 0.0 if math.isnan(low) else mean - low
-        axes.plot([place - 0.12] * len(values), values, "o", color="0.6", markersize=4)
+        axes.plot([place - 0.12] * len(values), [*values.values()], "o", color="0.6", markersize=4)
         axes.errorbar(place, mean, half, color=style[0], marker=style[1], capsize=4)
     axes.set_xticks(
         range(len(results.arms)),

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -449,6 +450,16 @@ def _begin() -> None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
+@contextmanager
+def _one_core() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _end_after(parent: Any) -> None:
     parent.join()
     os._exit(1)
@@ -479,6 +490,7 @@ def _results(study: Study, failed: Mapping[str, str]) -> reporting.Results:
         baseline=plan.names()[plan.control()],
         failed=failed,
         notes=_notes(study, arms),
+        folds=plan.folds,
     )
 
 
@@ -557,7 +569,8 @@ def _maps(study: Study, results: reporting.Results) -> list[reporting.Map]:
 def _attention(study: Study, results: reporting.Results) -> Iterator[reporting.Attention]:
     """Yield what the gates let through for each arm, after the last labels of its first seed.
 
-    The network is trained again, which gives the same one: weights of runs are not kept.
+    The network is trained again, on one core as in a run, which gives the same one: weights of
+    runs are not kept.
     """
     seed = study.plan.seeds[0]
     shown = study.scans(study.of(seed).held[: study.plan.attention])
@@ -566,7 +579,8 @@ def _attention(study: Study, results: reporting.Results) -> Iterator[reporting.A
         if not shown or run_of is None:
             continue
         rows = sorted(row for step in run_of["steps"] for row in step["rows"])
-        fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
+        with _one_core():
+            fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
         network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
         found = zip(shown, _predicted(fitted, shown), strict=True)
         yield reporting.Attention(

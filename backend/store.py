@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -383,6 +383,7 @@ class Store:
                     (Annotation, Annotation.task_id),
                     (Embedding, Embedding.task_id),
                     (Split, Split.task_id),
+                    (DraftScore, DraftScore.task_id),
                 ):
                     session.execute(
                         sa.delete(table).where(table.project_id == project_id, column.in_(part))
@@ -646,17 +647,26 @@ def _add_columns(engine: sa.Engine) -> None:
 
     Such a column has a default of the database's own: rows from before it have to have a value.
     """
-    known = sa.inspect(engine)
-    for table in Base.metadata.sorted_tables:
-        there = {column["name"] for column in known.get_columns(table.name)}
-        for column in table.columns:
-            if column.name in there:
-                continue
-            definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
-            add = sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
-            # On PostgreSQL the other process may have been faster.
-            with suppress(sa.exc.ProgrammingError), engine.begin() as connection:
+    for column in _missing(engine):
+        definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+        add = sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+        try:
+            with engine.begin() as connection:
                 connection.execute(add)
+        except sa.exc.ProgrammingError:
+            if column in _missing(engine):  # else the other process was faster
+                raise
+
+
+def _missing(engine: sa.Engine) -> list[sa.Column[Any]]:
+    known = sa.inspect(engine)
+    return [
+        column
+        for table in Base.metadata.sorted_tables
+        for there in [{found["name"] for found in known.get_columns(table.name)}]
+        for column in table.columns
+        if column.name not in there
+    ]
 
 
 def _pin(project_id: int) -> str:

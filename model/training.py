@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -133,7 +134,7 @@ class Fitted:
             "history": self.history,
             "validation": self.validation,
         }
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         with unfinished.open("wb") as file:
             file.write(save(weights, metadata={"fitted": json.dumps(story)}))
             file.flush()

@@ -72,7 +72,8 @@ def _regions(
     for index, entry in enumerate(result):
         _check(index, entry, config)
     labels_of = _separate_labels(result, config)
-    drawn = {_id(entry, i) for i, entry in enumerate(result) if not _is_separate(entry, config)}
+    drawn = {_id(entry, i) for i, entry in enumerate(result) if _type(entry) in LABELLED | BARE}
+    others = {_id(entry, i) for i, entry in enumerate(result) if not _is_separate(entry, config)}
     for index, entry in enumerate(result):
         kind, here = _type(entry), _id(entry, index)
         if kind in LABELLED:
@@ -80,7 +81,9 @@ def _regions(
         elif kind in BARE:
             yield index, BARE[kind], entry, _listed(entry, "labels") or labels_of.get(here, [])
         elif _is_separate(entry, config) and here not in drawn:
-            yield index, _told_shape(entry), entry, labels_of[here]
+            shape = _told_shape(entry)
+            if shape in SHAPES or here not in others:  # else it labels a key point, say
+                yield index, shape, entry, labels_of[here]
 
 
 def _check(index: int, entry: Any, config: LabelConfig) -> None:

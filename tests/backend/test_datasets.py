@@ -227,6 +227,15 @@ def test_scans_of_one_group_or_of_equal_pixels_belong_together(pairs: Path) -> N
     assert first == second != third == fourth
 
 
+def test_groups_may_name_scans_without_their_ending_and_no_others(pairs: Path) -> None:
+    (pairs / "groups.csv").write_text("name,group\n0,p\n1,p\n")
+    first, second, third = (scan.group for scan in kept(pairs).scans)
+    assert first == second != third
+    (pairs / "groups.csv").write_text("name,group\n0.jpg,p\n1,p\n")
+    with pytest.raises(ConfigError, match=r"names 1 scans that are not there, such as '0\.jpg'"):
+        kept(pairs)
+
+
 def test_a_table_of_groups_without_its_columns_is_refused(pairs: Path) -> None:
     (pairs / "groups.csv").write_text("file,patient\n0.png,p\n")
     with pytest.raises(ConfigError, match=r"file, patient.*columns name and group"):

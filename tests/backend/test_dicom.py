@@ -51,6 +51,13 @@ def test_the_window_is_taken_of_the_rescaled_values() -> None:
     np.testing.assert_allclose(read(made), expected, atol=1e-6)
 
 
+def test_an_empty_slope_and_intercept_are_none() -> None:
+    made = dataset(CT, WindowCenter=40, WindowWidth=400)
+    expected = read(made)
+    made.RescaleSlope, made.RescaleIntercept = None, None
+    np.testing.assert_array_equal(read(made), expected)
+
+
 def test_a_window_wider_than_the_values_keeps_their_contrast() -> None:
     made = dataset(CT, WindowCenter=0.5, WindowWidth=20001)
     np.testing.assert_allclose(read(made), between(CT, -10000, 10000), atol=1e-6)

@@ -690,6 +690,15 @@ def test_both_entries_of_a_region_are_one_region(kind: str) -> None:
         np.testing.assert_array_equal(labels.masks(variant, APART, size=(8, 10)), found)
 
 
+def test_another_entry_of_a_region_does_not_hide_its_shape() -> None:
+    alone = paired("rectangle", SQUARE)[1:]
+    grade = {"type": "choices", "from_name": "grade", "value": {"choices": ["sure"]}}
+    told = [*alone, alone[0] | grade]
+    found = labels.masks(told, APART, size=(8, 10))
+    np.testing.assert_array_equal(found, labels.masks(alone, APART, size=(8, 10)))
+    assert found.any()
+
+
 def test_regions_of_different_ids_keep_their_own_labels() -> None:
     lung = paired("rectangle", SQUARE, "Lung", id="1")
     heart = paired("ellipse", ROUND, "Heart", id="2")

@@ -18,7 +18,10 @@ ARM = {"encoder": "pixels", "cold_start": "medoids"}
 
 
 def run(
-    *dice: float, warnings: tuple[str, ...] = (), networks: tuple[float, ...] = (0.0,)
+    *dice: float,
+    warnings: tuple[str, ...] = (),
+    networks: tuple[float, ...] = (0.0,),
+    names: tuple[str, ...] = ("b.png", "a.png"),
 ) -> dict[str, Any]:
     """The record of a run, one Dice for each count of labels.
 
@@ -39,7 +42,7 @@ def run(
             "k": 2,
             "silhouette": None,
             "alpha": None,
-            "names": ["b.png", "a.png"],
+            "names": list(names),
             "warnings": list(warnings),
         }
         for number, value in enumerate(dice, 1)
@@ -222,11 +225,26 @@ def test_a_map_of_one_dimension_is_drawn_on_a_line() -> None:
 def test_the_chance_of_training_is_the_pooled_spread_of_networks_on_the_same_scans() -> None:
     arms = {
         "one": {0: run(0.9, networks=(-0.01, 0.01)), 1: run(0.7, networks=(0.0, 0.0))},
-        "other": {0: run(0.8, networks=(-0.02, 0.02))},
+        "other": {0: run(0.8, networks=(-0.02, 0.02), names=("c.png",))},
+        "as one": {0: run(0.9, networks=(-0.01, 0.01))},  # the very same networks
     }
-    spread, runs, networks = reporting.training_sd(results(arms), 0)
+    spread, choices, networks = reporting.training_sd(results(arms), 0)
     assert spread == pytest.approx(np.sqrt((0.0002 + 0 + 0.0008) / 3))
-    assert (runs, networks) == (3, 2)
+    assert (choices, networks) == (3, 2)
+
+
+def test_seeds_that_are_measured_on_the_same_scans_count_as_one() -> None:
+    rng = np.random.default_rng(0)
+    apart = rng.normal(0, 0.02, 5)  # what the held-out scans of a fold do to both arms' difference
+    arms = {
+        "random": {seed: run(0.8) for seed in range(20)},
+        "medoids": {seed: run(0.8 + apart[seed % 5]) for seed in range(20)},
+    }
+    told = results(arms, labels=(10,), folds=5)
+    [row] = [row for row in reporting.table(told) if row.arm == "medoids"]
+    assert row.test == "paired, n = 5"
+    assert (row.difference, row.low, row.high) == pytest.approx(reporting.interval(apart.tolist()))
+    assert "which of these scans are held out" in reporting.markdown(told, reporting.table(told))
 
 
 def test_the_report_says_how_much_of_the_spread_is_training_where_it_is_known() -> None:
@@ -234,7 +252,7 @@ def test_the_report_says_how_much_of_the_spread_is_training_where_it_is_known() 
         told = results({"one": {0: run(0.9, networks=networks)}}, labels=(10,))
         return reporting.markdown(told, reporting.table(told))
 
-    expected = "standard deviation of 0.0141 (1 runs of 2 networks), their means by 0.0100"
+    expected = "deviation of 0.0141 (1 choices of scans, 2 networks each), their means by 0.0100"
     assert expected in said((-0.01, 0.01))
     assert "Training alone" not in said((0.0,))
 

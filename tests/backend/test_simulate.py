@@ -181,7 +181,7 @@ def test_folds_deal_every_scan_once_and_no_group_to_two(seed: int) -> None:
 
 
 def test_seeds_take_turns_with_the_folds(folder: Path, tmp_path: Path) -> None:
-    of = study(folder, tmp_path, plan(labels="2", seeds="0-3", folds=3))
+    of = study(folder, tmp_path, plan(labels="2", seeds="0-5", folds=3))
     records = [run(of, seed=seed)["steps"][0] for seed in range(4)]
     measured = [set(record["held_out"]) for record in records]
     assert measured[0] == measured[3]
@@ -192,9 +192,16 @@ def test_seeds_take_turns_with_the_folds(folder: Path, tmp_path: Path) -> None:
     assert len({of.file(of.plan.arms[0], seed) for seed in range(4)}) == 4
 
 
+def test_every_fold_has_to_be_held_out_equally_often() -> None:
+    with pytest.raises(ConfigError, match="Give a multiple of 3 seeds and draws"):
+        plan(labels="2", seeds="0-3", folds=3)
+    with pytest.raises(ConfigError, match="equally often"):
+        plan(labels="2", cold_start="random", seeds="0-2", random_draws=4, folds=3)
+
+
 def test_more_folds_than_scans_can_fill_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a scan in every fold"):
-        study(folder, tmp_path, plan(labels="2", folds=13))
+        study(folder, tmp_path, plan(labels="2", seeds="0-12", folds=13))
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_once(folder: Path, tmp_path: Path) -> None:
