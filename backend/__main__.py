@@ -76,7 +76,7 @@ def connect(project: int, extra_params: str) -> None:
 @click.argument("project", type=int)
 @click.option("--forget", is_flag=True, help="Delete what is kept here of the project, too.")
 def disconnect(project: int, forget: bool) -> None:
-    """Take this backend out of PROJECT: its entry and its webhook in Label Studio."""
+    """Take this backend out of PROJECT: its entry, webhook and tab in Label Studio."""
     from backend import connecting
     from backend.gateway import LabelStudio
 
@@ -86,7 +86,7 @@ def disconnect(project: int, forget: bool) -> None:
     said = list(connecting.disconnect(settings, LabelStudio(settings), store, project))
     click.echo("\n".join(said or [f"Project {project} had nothing of this backend."]))
     click.echo("Its predictions and its sampling stay in Label Studio as they are.")
-    if forget and store:
+    if forget:
         click.echo(connecting.forget(settings, store, project))
     elif settings.project_folder(project).exists():
         click.echo(

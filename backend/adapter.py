@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, abort, jsonify
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
@@ -50,29 +50,34 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """Leave a hint for the worker. 2.x passes (event, data), 1.0.9 passes them by name."""
-        event, data = kwargs.get("event") or args[0], kwargs.get("data") or args[1]
-        self.answers().webhook({**data, "action": event})
+        named = (kwargs.get("event"), kwargs.get("data"))
+        event, data = named if named[0] else (*args, None, None)[:2]
+        if isinstance(data, Mapping):  # 1.0.9's own /train hands over a folder instead
+            self.answers().webhook({**data, "action": event})
 
 
 def create_app() -> Flask:
     """Return the package's server, with the answers that it cannot give itself.
 
-    1.0.9 answers /setup with its own job numbers and starts a process for each event; both
-    contracts drop ANNOTATIONS_DELETED.
+    1.0.9 answers /setup with its own job numbers, /predict with tracebacks, and starts a process
+    for each event; both contracts drop ANNOTATIONS_DELETED, and know no GET /versions.
     """
     # At DEBUG the package writes whole requests, access tokens included.
     logging.getLogger("label_studio_ml").setLevel(logging.INFO)
     server: Flask = init_app(Firstlight)
-    theirs = server.view_functions["_setup"]
-
-    def setup() -> Response:
-        theirs()  # 1.0.9 predicts only with the model that this makes
-        return jsonify(Firstlight.answers().setup(json_body()))
-
-    def webhook() -> Response:
-        return jsonify(Firstlight.answers().webhook(json_body()))
-
-    server.view_functions |= {"_setup": setup, "webhook": webhook}
+    answers = Firstlight.answers
+    server.view_functions |= {
+        "_setup": lambda: jsonify(answers().setup(json_body())),
+        "_predict": lambda: jsonify(answers().predict(json_body())),
+        "webhook": lambda: jsonify(answers().webhook(json_body())),
+    }
+    server.add_url_rule("/versions", "versions", lambda: jsonify(answers().versions()))
+    server.add_url_rule("/job_status", "job_status", _job_status, methods=["POST"])
     add_errors(server)
     protect(server, load_settings())
     return server
+
+
+def _job_status() -> Response:
+    answer = Firstlight.answers().job_status(json_body())
+    return jsonify(answer) if answer else abort(410, "No such job was given out here.")

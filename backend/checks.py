@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from backend import labels, ledger
+from backend import labels, ledger, tabs
 from backend.access import entry_credentials, webhook_headers
-from backend.connecting import Entry, explained, is_at, is_of, register, webhook_url, worker_runs
+from backend.connecting import (
+    Entry,
+    explained,
+    is_at,
+    is_connected,
+    is_of,
+    register,
+    webhook_url,
+    worker_runs,
+)
 from backend.errors import ImageError, LabelStudioError
 from backend.gateway import QUEUE, LabelStudio
 from backend.publishing import Publisher
@@ -223,6 +232,7 @@ def of_project(services: Services, project_id: int, load: Load) -> list[tuple[st
         ("entry", lambda: entry(services, project_id)),
         ("options", lambda: options(services, project_id)),
         ("webhook", lambda: webhook(services, project_id)),
+        ("tab", lambda: tab(services.studio, project_id)),
         ("image", lambda: image(services, project_id, load)),
         ("rounds", lambda: rounds(services.store, project_id)),
     ]
@@ -287,7 +297,7 @@ def _several(services: Services, ours: Sequence[Entry]) -> Finding:
 
 def _judge_entry(services: Services, one: Entry) -> Finding:
     settings, studio = services.settings, services.studio
-    if _connected(one):
+    if is_connected(one):
         return Finding("entry", True, f"Entry {one['id']} at {one['url']} is this service.")
 
     def move() -> None:
@@ -312,7 +322,7 @@ def _judge_entry(services: Services, one: Entry) -> Finding:
 def _judge_stranger(services: Services, project_id: int, one: Entry) -> Finding:
     """Judge an entry with our address that does not hold what we answer."""
     url = services.settings.public_url
-    if _connected(one):
+    if is_connected(one):
         return Finding(
             "entry",
             False,
@@ -367,6 +377,18 @@ def _webhook_problems(hook: Mapping[str, Any], headers: Mapping[str, str]) -> It
     given = hook.get("headers") or {}
     for name in (name for name, value in headers.items() if given.get(name) != value):
         yield f"its header {name} is {'another' if name in given else 'missing'}"
+
+
+def tab(studio: LabelStudio, project_id: int) -> Finding:
+    """Whether the Data Manager has a tab in the queue's order; without one nothing is wrong."""
+    if tabs.exists(studio, project_id):
+        return Finding("tab", True, "The Data Manager lists the queue.")
+    return Finding(
+        "tab",
+        True,
+        "No tab of the Data Manager lists the queue.",
+        f"`python -m backend connect {project_id}` makes one.",
+    )
 
 
 def image(services: Services, project_id: int, load: Load) -> Finding:
@@ -426,7 +448,8 @@ def queue(services: Services, project_id: int) -> Finding:
     if not live or version is None:
         return Finding("queue", True, "None is published yet.")
     number = services.studio.version_count(project_id, live)
-    if number or not version.published:
+    there = {task.id for task in store.tasks(project_id)}
+    if number >= len(there.intersection(version.published)):
         return Finding("queue", True, f"{live}: {number} scans.")
 
     def publish_again() -> None:
@@ -436,7 +459,7 @@ def queue(services: Services, project_id: int) -> Finding:
     return Finding(
         "queue",
         False,
-        f"The predictions of {live} are gone from Label Studio.",
+        f"Predictions of {live} are gone from Label Studio: {number} are left.",
         f"Run `python -m backend doctor {project_id} --fix`: the next round publishes them anew "
         "under another name, which takes the worker a moment.",
         publish_again,
@@ -514,10 +537,6 @@ def _remove(studio: LabelStudio, other: Entry, *, keep: str) -> None:
     studio.remove_entry(other["id"])
     if webhook_url(other) != keep:
         studio.remove_webhooks(other["project"], webhook_url(other))
-
-
-def _connected(one: Entry) -> bool:
-    return one.get("state") == "CO"
 
 
 def _state(one: Entry) -> str:

@@ -1,27 +1,30 @@
-"""Connect a project, and take it out again: its backend entry, its webhook, what is kept of it."""
+"""Connect a project, and take it out again: its entry, webhook and tab, and what is kept of it."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from backend import labels
+from backend import labels, tabs
 from backend.access import entry_credentials, webhook_headers
-from backend.errors import ConfigError, LabelStudioError
+from backend.errors import ConfigError, LabelStudioError, NotFound, StorageError
 from backend.gateway import LabelStudio
 from backend.settings import Settings, parse_options
 from backend.store import Store, sqlite_path
 
 TITLE = "Firstlight"
+# What /setup answers: the installation's name, then versions by what made their queue.
+_OUR_ANSWERS = re.compile(r"firstlight-[0-9a-f]{8}$|(attention-unet|cold-start) r\d+")
 Entry = Mapping[str, Any]  # a backend entry as Label Studio gives it
 
 
 def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_params: str) -> str:
-    """Create or mend the project's entry and webhook; return a sentence about it.
+    """Create or mend the project's entry, webhook and tab; return a sentence about it.
 
     Raises:
         FirstlightError: When Label Studio cannot be reached, cannot reach us, or the project's
@@ -31,6 +34,7 @@ def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_para
     info = studio.project(project_id)
     labels.parse(info.label_config)
     register(settings, studio, project_id, extra_params)
+    tabs.ensure(studio, project_id)
     return f"Project {project_id} ({info.title}) is connected to {settings.public_url}."
 
 
@@ -51,6 +55,13 @@ def register(
     }
     if extra_params:
         fields["extra_params"] = json.loads(extra_params)
+    for entry in studio.entries(project_id):
+        if is_at(entry, settings.public_url) and is_of_another(entry):
+            raise ConfigError(
+                f"{settings.public_url} is the address of another service of project {project_id}, "
+                f"which answers {str(entry['model_version'])[:60]!r}.",
+                "Set PORT, or BACKEND_URL, to the address of this service.",
+            )
     try:
         studio.connect(fields)
         studio.ensure_webhook(project_id, webhook_url(fields), webhook_headers(settings))
@@ -61,9 +72,10 @@ def register(
 def disconnect(
     settings: Settings, studio: LabelStudio, store: Store | None, project_id: int
 ) -> Iterator[str]:
-    """Remove our entries and webhooks from a project and rest; yield what was done.
+    """Remove our entries, webhooks and tab from a project and rest; yield what was done.
 
-    What other services put there stays. Done twice, it finds nothing the second time.
+    What other services put there stays, and a tab that somebody changed. Done twice, it finds
+    nothing to remove the second time.
 
     Args:
         settings: For our address.
@@ -72,38 +84,53 @@ def disconnect(
         project_id: The project.
 
     Raises:
-        LabelStudioError: When Label Studio cannot be asked, or has no such project.
+        LabelStudioError: When Label Studio cannot be asked.
     """
     answer = store.answer(store.project(project_id)) if store else ""
-    found = studio.entries(project_id)
-    ours = [e for e in found if is_at(e, settings.public_url) or is_of(e, answer)]
-    for entry in ours:
-        studio.remove_entry(entry["id"])
-        yield f"Removed the backend entry {entry['id']} ({entry['url']})."
-    urls = dict.fromkeys([settings.public_url + "/webhook", *map(webhook_url, ours)])
-    for url in urls:
-        if number := studio.remove_webhooks(project_id, url):
-            yield f"Removed {number} webhook{'s'[: number > 1]} to {url}."
     if store:
         # The worker passes over it until somebody connects it again.
         store.update(project_id, gone=True, problem="", mend="")
+    try:
+        found = studio.entries(project_id)
+    except NotFound:
+        yield "Label Studio has no such project, or none that this token may see."
+        return
+    at_our_url = [entry for entry in found if is_at(entry, settings.public_url)]
+    ours = [
+        *(entry for entry in at_our_url if not is_of_another(entry)),
+        *(entry for entry in found if entry not in at_our_url and is_of(entry, answer)),
+    ]
+    # Webhooks first: an entry that is gone no longer tells the address of its own.
+    urls = dict.fromkeys(map(webhook_url, ours))
+    if not at_our_url:
+        urls[settings.public_url + "/webhook"] = None
+    for url in urls:
+        if number := studio.remove_webhooks(project_id, url):
+            yield f"Removed {number} webhook{'s'[: number > 1]} to {url}."
+    for entry in ours:
+        studio.remove_entry(entry["id"])
+        yield f"Removed the backend entry {entry['id']} ({entry['url']})."
+    yield from tabs.remove(studio, project_id)
     if left := len(found) - len(ours):
         yield f"Left {left} backend {'entry' if left == 1 else 'entries'} of other services alone."
 
 
-def forget(settings: Settings, store: Store, project_id: int) -> str:
+def forget(settings: Settings, store: Store | None, project_id: int) -> str:
     """Delete all that is kept here of a disconnected project; return a sentence about it.
+
+    Without a database there may still be its folder.
 
     Raises:
         ConfigError: While a worker is in the middle of a round of it.
     """
-    project = store.project(project_id)
+    project = store.project(project_id) if store else None
     if project is not None and project.step and worker_runs(settings) is not False:
         raise ConfigError(
             f"Nothing was forgotten: a worker is busy with project {project_id} ({project.step}).",
             "It rests after this round; run the same command again, or stop the worker before.",
         )
-    store.forget(project_id)
+    if store:
+        store.forget(project_id)
     folder = settings.project_folder(project_id)
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
@@ -128,11 +155,30 @@ def worker_runs(settings: Settings) -> bool | None:
             return False
     except Timeout:
         return True
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be opened ({error.strerror}).",
+            "Run this command as the user that runs the worker.",
+        ) from None
 
 
 def is_of(entry: Entry, answer: str) -> bool:
     """Return whether an entry holds what our /setup answers; nothing is held by one never asked."""
     return bool(answer) and entry.get("model_version") == answer
+
+
+def is_connected(entry: Entry) -> bool:
+    """Return whether Label Studio reached the service behind an entry when it last looked."""
+    return entry.get("state") == "CO"
+
+
+def is_of_another(entry: Entry) -> bool:
+    """Return whether a service answers at an entry's address that is no Firstlight.
+
+    SAM and most examples listen on port 9090 as well.
+    """
+    version = str(entry.get("model_version") or "")
+    return is_connected(entry) and bool(version) and not _OUR_ANSWERS.match(version)
 
 
 def is_at(entry: Entry, url: str) -> bool:

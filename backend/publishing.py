@@ -43,10 +43,11 @@ class Publisher:
         Args:
             version: Round, model key and labels of the new version; the name is filled in here.
             kind: First word of the name.
-            queue: Task ids, first to be served first; those labelled meanwhile are left out.
+            queue: Task ids, first to be served first; those labelled or deleted meanwhile are left
+                out.
             drafts: Task id (as text) to regions; empty while no drafts are shown.
 
-        Returns "" when all of them are labelled by now: there is nothing left to serve.
+        Returns "" when none of them is open any more: there is nothing left to serve.
 
         Raises:
             PublishError: When the queue did not arrive whole, several times over.
@@ -54,10 +55,9 @@ class Publisher:
         self._abandon()
         # After a lost or restored DATA_DIR, names that are new to us may be old to Label Studio.
         held = self._studio.version_counts(self._project_id)
-        for _ in range(ATTEMPTS):
-            items = [
-                QueueItem(task, drafts.get(str(task), [])) for task in self._without_labelled(queue)
-            ]
+        for number in range(ATTEMPTS):
+            left = self._still_open(queue, everything=number > 0)
+            items = [QueueItem(task, drafts.get(str(task), [])) for task in left]
             if not items:
                 return ""
             attempt = self._open(version, kind, held)
@@ -103,6 +103,7 @@ class Publisher:
         live = self._live()
         if not live:
             return
+        self._studio.entry(self._project_id, live)  # without it nothing could be switched back
         kept = {live, self._before(live)}
         held = self._studio.version_counts(self._project_id)
         for version in self._store.versions(self._project_id):
@@ -160,12 +161,17 @@ class Publisher:
             log.warning("%d of %d scans arrived", found, len(items))
         return found == len(items)
 
-    def _without_labelled(self, queue: Sequence[int]) -> list[int]:
+    def _still_open(self, queue: Sequence[int], *, everything: bool) -> list[int]:
+        """Return what nobody labelled or deleted meanwhile.
+
+        What was deleted shows only where all tasks are read, and is refused by Label Studio; so
+        this looks at what changed, and after a refusal at everything.
+        """
         project = self._store.project(self._project_id)
-        since = project.seen.get("newest_update", "") if project else ""
+        since = project.seen.get("newest_update", "") if project and not everything else ""
         pages = self._studio.tasks(self._project_id, since=since)
-        labelled = {task["id"] for page in pages for task in page if task["is_labeled"]}
-        return [task for task in queue if task not in labelled]
+        labelled = {task["id"]: bool(task["is_labeled"]) for page in pages for task in page}
+        return [task for task in queue if not labelled.get(task, not since)]
 
     def _switched(self, entry: Mapping[str, Any], version: str) -> bool:
         info = self._studio.project(self._project_id)

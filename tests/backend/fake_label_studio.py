@@ -55,7 +55,7 @@ class FakeProject:
 
 
 class FakeLabelStudio:
-    """Projects, tasks, annotations, predictions, backend entries and webhooks.
+    """Projects, tasks, annotations, predictions, backend entries, webhooks and tabs.
 
     Attributes:
         setup: Stands for our /setup: project id to the version it answers.
@@ -74,6 +74,7 @@ class FakeLabelStudio:
         self.projects: dict[int, FakeProject] = {}
         self.entries: dict[int, Json] = {}
         self.webhooks: dict[int, Json] = {}
+        self.tabs: dict[int, Json] = {}
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.imports: list[list[Json]] = []
@@ -166,6 +167,10 @@ class FakeLabelStudio:
         del self._project_of(task_id).annotations[annotation_id]
         self._task(task_id)["updated_at"] = self._moment()
 
+    def change_tab(self, named: str, **data: Any) -> None:
+        [tab] = [tab for tab in self.tabs.values() if tab["data"]["title"] == named]
+        tab["data"] = {**tab["data"], **data}
+
     def fail(
         self,
         method: str,
@@ -252,6 +257,9 @@ class FakeLabelStudio:
             r"POST /api/webhooks": self._post_webhook,
             r"PATCH /api/webhooks/(\d+)": self._patch_webhook,
             r"DELETE /api/webhooks/(\d+)": self._delete_webhook,
+            r"GET /api/dm/views": self._get_tabs,
+            r"POST /api/dm/views": self._post_tab,
+            r"DELETE /api/dm/views/(\d+)": self._delete_tab,
         }
 
     def _failed(self, method: str, path: str, request: httpx.Request) -> Answer | None:
@@ -443,6 +451,18 @@ class FakeLabelStudio:
     def _delete_webhook(self, request: httpx.Request, hook_id: int) -> Answer:
         found = self.webhooks.pop(hook_id, None)
         return Answer(204) if found else error(404, "No Webhook matches the given query.")
+
+    def _get_tabs(self, request: httpx.Request) -> Answer:
+        project_id = int(request.url.params["project"])
+        return Answer(200, json=[t for t in self.tabs.values() if t["project"] == project_id])
+
+    def _post_tab(self, request: httpx.Request) -> Answer:
+        tab = {"id": self._next(), **json.loads(request.content)}
+        self.tabs[tab["id"]] = tab
+        return Answer(201, json=tab)
+
+    def _delete_tab(self, request: httpx.Request, tab_id: int) -> Answer:
+        return Answer(204) if self.tabs.pop(tab_id, None) else error(404, "Not found.")
 
     # -- small things ---------------------------------------------------------------------------
 

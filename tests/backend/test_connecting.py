@@ -169,7 +169,7 @@ def test_disconnecting_removes_the_entry_and_the_webhook_left_behind(
     said = list(disconnect(settings, studio, store, known))
     assert fake.entries == {}
     assert fake.webhooks == {}
-    assert "Removed the backend entry" in said[0]
+    assert "Removed the backend entry" in said[1]
     assert "Removed 1 webhook to http://127.0.0.1:9090/webhook." in said
     assert the(store, known).gone, "the worker passes over it"
     assert list(disconnect(settings, studio, store, known)) == []
@@ -213,11 +213,47 @@ def test_a_webhook_of_the_whole_organisation_is_not_the_projects(
     assert len(fake.webhooks) == 1
 
 
-def test_disconnecting_a_project_that_does_not_exist_is_said(
+def test_a_project_that_label_studio_deleted_can_be_disconnected_and_forgotten(
     settings: Settings, studio: LabelStudio, store: Store
 ) -> None:
-    with pytest.raises(NotFound):
-        list(disconnect(settings, studio, store, 99))
+    store.want(99)
+    settings.project_folder(99).mkdir(parents=True)
+    [said] = disconnect(settings, studio, store, 99)
+    assert "no such project" in said
+    assert forget(settings, store, 99)
+    assert not settings.project_folder(99).exists()
+    assert store.project(99) is None
+
+
+def test_without_a_database_forget_deletes_the_folder(settings: Settings) -> None:
+    settings.project_folder(5).mkdir(parents=True)
+    assert "Forgot project 5" in forget(settings, None, 5)
+    assert not settings.project_folder(5).exists()
+
+
+def test_another_service_at_our_address_keeps_its_entry_webhook_and_options(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    [entry] = fake.entries.values()
+    fake.answers[entry["url"]] = "SAM-1"
+    entry["extra_params"] = {"theirs": 1}
+    [entry] = studio.entries(known)
+    before = dict(entry)
+    with pytest.raises(ConfigError, match=r"another service.*'SAM-1'"):
+        connect(settings, studio, known, '{"alpha": 0.5}')
+    said = list(disconnect(settings, studio, store, known))
+    assert said[-1] == "Left 1 backend entry of other services alone."
+    assert studio.entries(known) == [before]
+    assert len(fake.webhooks) == 1
+
+
+def test_an_address_with_a_slash_at_its_end_is_the_same_entry(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, known: int
+) -> None:
+    [entry] = fake.entries.values()
+    entry["url"] = settings.public_url + "/"
+    connect(settings, studio, known, "")
+    assert len(fake.entries) == 1
 
 
 def test_a_forgotten_project_leaves_no_file_and_no_row(

@@ -205,6 +205,24 @@ def test_renaming_the_entry_sends_all_of_its_fields(
     assert entry["title"] == "v"
 
 
+def test_what_is_sent_calls_itself_json_and_keeps_every_letter(
+    fake: FakeLabelStudio, project_id: int
+) -> None:
+    task = fake.add_task(project_id)
+    region = {"value": {"rle": [0, 255], "brushlabels": ["Lungenflügel, 肺"]}}
+    kinds: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        kinds.append(request.headers.get("content-type", ""))
+        return fake(request)
+
+    studio = opened(TOKEN, handler)
+    studio.import_queue(project_id, "v", [QueueItem(task, [region])])
+    assert fake.imports[0][0]["result"] == [region]
+    studio.check_token()
+    assert kinds == ["application/json", ""], "a body has a kind, and no body has none"
+
+
 def test_a_version_is_deleted_and_the_others_stay(
     studio: LabelStudio, fake: FakeLabelStudio, project_id: int
 ) -> None:

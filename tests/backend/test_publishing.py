@@ -99,6 +99,20 @@ def test_scans_labelled_since_the_last_sync_are_not_published(desk: Desk) -> Non
     assert desk.fake.versions(desk.number) == {published: 4}
 
 
+def test_a_scan_deleted_since_the_last_sync_costs_one_attempt_and_the_rest_is_published(
+    desk: Desk,
+) -> None:
+    desk.store.update(desk.number, seen={"newest_update": "2000-01-01T00:00:00.000000Z"})
+    gone, *rest = desk.tasks
+    desk.fake.delete_task(gone)
+    published = desk.publish()
+    assert published == "attention-unet r0001.2 9f3c1a"
+    version = desk.store.version(desk.number, published)
+    assert version is not None
+    assert version.published == rest
+    assert desk.fake.versions(desk.number) == {published: 4}
+
+
 def test_a_queue_whose_scans_are_all_labelled_by_now_is_not_published(desk: Desk) -> None:
     for task in desk.tasks:
         desk.fake.annotate(task, drawn())
