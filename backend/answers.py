@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from backend import labels
-from backend.errors import FirstlightError, StorageError
+from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.hints import Hints
 from backend.protocol import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
 from backend.settings import Settings, parse_options
@@ -125,7 +125,11 @@ class Answers:
         request = PredictIn.model_validate(body)
         project = self._project(request.project)
         results: list[list[Any]] = [[] for _ in request.tasks]
-        if project is not None and project.live_version:
+        if (
+            project is not None
+            and project.live_version
+            and _same_labels(request.label_config, project.label_config)
+        ):
             results = self._drafts(project.id, request.tasks)
         version = self._store.answer(project)
         return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
@@ -212,10 +216,23 @@ def _problem(project: Project) -> str:
     return f"{project.problem} {project.mend}".strip() if project.problem else ""
 
 
+def _same_labels(sent: str, known: str) -> bool:
+    """Return whether a labelling interface still means what it did when it was last read.
+
+    Label Studio keeps what /predict answers: a draft of labels that have changed since would stay.
+    """
+    if not (sent and known) or sent == known:
+        return True
+    try:
+        return labels.parse(sent) == labels.parse(known)
+    except UnsupportedLabelConfig:
+        return False
+
+
 def _why_ignored(event: WebhookIn, project: Project | None) -> str:
     if event.project is None:
         return "the event names no project"
-    if project is None:
+    if project is None or project.gone:
         return f"project {event.project} is not connected"
     if event.action == "PROJECT_UPDATED":
         # Our own changes of the project come back as this event too.

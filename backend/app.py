@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized
@@ -114,7 +115,11 @@ def add_errors(app: Flask) -> None:
 
 
 def protect(app: Flask, settings: Settings) -> None:
-    """Ask for what the settings have: basic auth but for /health, the secret for /webhook."""
+    """Ask for what the settings have: basic auth but for /health, the secret for /webhook.
+
+    Whatever they have, no other site's page may change anything.
+    """
+    app.before_request(refuse_other_sites)
 
     @app.before_request
     def check() -> None:
@@ -133,3 +138,22 @@ def protect(app: Flask, settings: Settings) -> None:
         if response.status_code == 401 and settings.basic_auth_user:
             response.headers["WWW-Authenticate"] = 'Basic realm="Firstlight", charset="UTF-8"'
         return response
+
+
+def refuse_other_sites() -> None:
+    """Refuse a change that another site's page asks a person's browser for.
+
+    Every browser says where a request comes from, in Sec-Fetch-Site or in Origin, and no page can
+    alter that. What says neither is no browser, as Label Studio, and carries no credentials of
+    anybody but itself.
+    """
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    ours = site in {"same-origin", "none"} if site else _is_own(origin)
+    if not ours:
+        abort(403, "This change was asked for by a page of another site, and is refused.")
+
+
+def _is_own(origin: str | None) -> bool:
+    return origin is None or urlsplit(origin).netloc == request.host

@@ -7,25 +7,31 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from backend import artifacts, ledger
+from backend.ledger import Ledger
 from backend.store import DraftScore, Model, Project, Round, Store, Version
 from backend.versions import Versions
 
 
 @dataclass(frozen=True)
 class History:
-    """The rounds of one project, from its store and its folder; made anew for every question."""
+    """The rounds of one project, from its store and its folder; made anew for every question.
+
+    Whoever has read the ledger already hands it over: that of a large project takes long to read.
+    """
 
     store: Store
     project: Project
     folder: Path
+    ledger: Ledger | None = None
 
     def versions(self) -> list[dict[str, Any]]:
         """Return the versions that were ever live, newest first, as the page lists them."""
-        kept = Versions(self.store, self.project, self.folder).kept()
+        known = Versions(self.store, self.project, self.folder)
         pinned = self.store.pinned(self.project.id)
         return [
             {
@@ -39,9 +45,10 @@ class History:
                 "went_back": self._went_back(found),
                 **self._quality(found),
                 "seconds": self._seconds(found.round),
-                "can_go_back": found.name != pinned
+                "can_go_back": not self.project.gone
+                and found.name != pinned
                 and found.state != "live"
-                and (not found.model_key or found.model_key in kept),
+                and not known.obstacle(found),
             }
             for found in sorted(self._versions, key=lambda one: -one.live_at)
             if found.live_at
@@ -69,17 +76,25 @@ class History:
         }
 
     def audit(self, chosen: int | None = None) -> Iterator[str]:
-        """Yield the record of every round as one JSON document, piece by piece.
+        """Return the record of every round as one JSON document, piece by piece.
 
         Each round says what it decided and from what, what became of it, and for every ranked scan
         its terms and position. A record may be long: no more than one is in memory at a time.
 
         Args:
             chosen: The number of the only round to tell about; all when None.
+
+        Raises:
+            StorageError: When the database does not answer; at once, for what is sent already
+                could not be taken back.
         """
+        wanted = [one for one in self._rounds.values() if chosen in {None, one.number}]
+        _ = self._versions, self._models, self._scores, self._telling
+        return self._pieces(wanted)
+
+    def _pieces(self, wanted: Sequence[Round]) -> Iterator[str]:
         head = {"project": self.project.id, "title": self.project.title}
         yield json.dumps(head)[:-1] + ', "rounds": ['
-        wanted = [one for one in self._rounds.values() if chosen in {None, one.number}]
         for place, one in enumerate(wanted):
             yield (", " if place else "") + json.dumps(self._record(one))
         yield "]}\n"
@@ -184,7 +199,7 @@ class History:
     @cached_property
     def _telling(self) -> frozenset[int]:
         """Tasks whose compared draft tells how good its model is; see `quality_drafts`."""
-        now = ledger.read(self.store, self.project.id)
+        now = self.ledger or ledger.read(self.store, self.project.id)
         scores = ledger.quality_drafts(self.store, self.project.id, now)
         return frozenset(score.task_id for score in scores)
 
@@ -194,8 +209,8 @@ _PER_SCAN = {"order", "reasons", "scans"}
 
 def _scans(selected: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the ranked scans in their order, each with its terms."""
-    terms = selected.get("scans", {})
-    rows = zip(selected.get("order", []), selected.get("reasons", []), strict=True)
+    terms, order = selected.get("scans", {}), selected.get("order", [])
+    rows = zip_longest(order, selected.get("reasons", [])[: len(order)], fillvalue="")
     return [
         {"task": task, "position": position, "reason": reason, **terms.get(str(task), {})}
         for position, (task, reason) in enumerate(rows, start=1)

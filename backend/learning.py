@@ -28,6 +28,17 @@ Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.float32]
 
 
+class UnreadableLabels(ImageError):
+    """Labelled scans that cannot be read any more, and why, by task id."""
+
+    def __init__(self, broken: Mapping[int, ImageError]) -> None:
+        super().__init__(
+            f"{len(broken)} labelled scans can no longer be read.",
+            "The round starts again without them.",
+        )
+        self.broken = broken
+
+
 @dataclass(frozen=True)
 class Example:
     """A labelled scan at working size."""
@@ -119,7 +130,7 @@ class Learner:
 
         Raises:
             ConfigError: If this machine cannot train such a network.
-            ImageError: If a scan cannot be read any more.
+            UnreadableLabels: If scans cannot be read any more.
             StorageError: If the model that training starts from cannot be read.
         """
         start = self._start(ledger, task_ids, live)
@@ -215,19 +226,19 @@ class Learner:
         """Yield labelled scans.
 
         Raises:
-            ImageError: When one cannot be read any more; it is noted, so that the next round
-                goes without it.
+            UnreadableLabels: After the last one, when some cannot be read any more.
         """
+        broken: dict[int, ImageError] = {}
         urls = {task.id: task.url for task in ledger.tasks}
         for task_id, scan in self.scans.many((i, urls[i]) for i in task_ids):
             if isinstance(scan, ImageError):
-                self.store.unreadable(self.project_id, task_id, str(scan))
-                raise ImageError(
-                    "A labelled scan can no longer be read.", "The round starts again without it."
-                )
+                broken[task_id] = scan
+                continue
             mask = self.mask(ledger.usable[task_id], scan.image.shape[:2])
             height, width = (o / k for o, k in zip(scan.size, scan.image.shape, strict=False))
             yield Example(task=task_id, image=scan.image, mask=mask, spacing=(height, width))
+        if broken:
+            raise UnreadableLabels(broken)
 
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
         """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
@@ -279,9 +290,10 @@ class Learner:
         seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
         fair = [task_id for task_id in new if ledger.groups[task_id] not in seen]
         old = self._validate(ledger, live, fair)
+        groups = [ledger.groups[task_id] for task_id in fair]
         return validation.refuses(
-            np.array([old[i].mean for i in fair]),
-            np.array([new[i].mean for i in fair]),
+            _group_means([old[i].mean for i in fair], groups),
+            _group_means([new[i].mean for i in fair], groups),
             seed=self.options.seed,
         )
 
@@ -342,6 +354,14 @@ def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, An
     }
 
 
+def _group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Return one mean for each group: slices of one patient are no independent evidence."""
+    numbers, places = np.unique(groups, return_inverse=True)
+    sums = np.bincount(places, values, minlength=len(numbers))
+    means: npt.NDArray[np.float64] = sums / np.bincount(places, minlength=len(numbers))
+    return means
+
+
 def _thinned(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return about as many pixels as are judged of planes (c, h, w), evenly spread, in one row."""
     step = math.ceil(math.sqrt(planes[0].size / JUDGED_PIXELS))
@@ -349,17 +369,24 @@ def _thinned(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _shown(progress: training.Progress, seconds_left: float | None) -> dict[str, float]:
-    """Return how far a training is, by the names that /job_status shows; what is unknown is not."""
+    """Return how far a training is, by the names that /job_status shows.
+
+    What is unknown is left out, and what is not finite: JSON has no word for it.
+    """
     shown = {
-        "epoch": progress.epoch,
-        "epochs": progress.epochs,
-        "batch": progress.step,
-        "batches": progress.steps,
-        "loss": round(progress.loss, 4),
-        "dice": None if progress.dice is None else round(progress.dice, 4),
-        "seconds_left": None if seconds_left is None else round(seconds_left),
+        "epoch": (progress.epoch, None),
+        "epochs": (progress.epochs, None),
+        "batch": (progress.step, None),
+        "batches": (progress.steps, None),
+        "loss": (progress.loss, 4),
+        "dice": (progress.dice, 4),
+        "seconds_left": (seconds_left, None),
     }
-    return {name: value for name, value in shown.items() if value is not None}
+    return {
+        name: round(value, digits)
+        for name, (value, digits) in shown.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 class Pace:

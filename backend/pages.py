@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,9 +15,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend import assets, ledger, points, sentences, thumbnails
 from backend.errors import ConfigError
 from backend.history import History
+from backend.ledger import Ledger
 from backend.sentences import text
 from backend.settings import Settings
-from backend.status import status
+from backend.status import Statuses, status
 from backend.store import Project, Store
 from backend.versions import Versions
 
@@ -27,6 +29,8 @@ Change = Callable[[Versions], str]
 
 KINDS = ("html", "text", "json")
 QUEUED = 50  # scans of the queue on one page
+
+PROJECT = "/projects/<int(max=2147483647):project_id>"  # no column holds a larger number
 
 MANY = 1500  # scans from which on the map is drawn by WebGL instead of as SVG
 
@@ -44,20 +48,20 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     site = _Site(store, settings)
     views: tuple[tuple[str, View], ...] = (
         ("/projects", site.overview),
-        ("/projects/<int:project_id>", site.project),
-        ("/projects/<int:project_id>/map.json", site.map),
-        ("/projects/<int:project_id>/rounds.json", site.rounds),
-        ("/projects/<int:project_id>/scans/<task>.png", site.scan),
+        (PROJECT, site.project),
+        (f"{PROJECT}/map.json", site.map),
+        (f"{PROJECT}/rounds.json", site.rounds),
+        (f"{PROJECT}/scans/<task>.png", site.scan),
         ("/static/<name>", assets.serve),
     )
     changes: tuple[tuple[str, View], ...] = (
-        ("/projects/<int:project_id>/rollback", site.rollback),
-        ("/projects/<int:project_id>/resume", site.resume),
+        (f"{PROJECT}/rollback", site.rollback),
+        (f"{PROJECT}/resume", site.resume),
     )
     for method, rules in (("GET", views), ("POST", changes)):
         for rule, view in rules:
             blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
-    blueprint.before_request(refuse_other_sites)
+    blueprint.before_request(site.check_name)
     blueprint.after_request(_harden)
     blueprint.add_app_template_global(assets.address, "asset")
     blueprint.add_app_template_filter(_when, "when")
@@ -72,6 +76,25 @@ class _Site:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._statuses = Statuses(store, settings)
+
+    def check_name(self) -> None:
+        """Refuse a name that anybody could have given this machine, where no password is asked for.
+
+        A page of another site whose name leads here all of a sudden would be of "our" site.
+        """
+        name = _host(f"//{request.host}")
+        if self._settings.basic_auth_user or name in self._names() or _is_address(name):
+            return
+        abort(
+            403,
+            f"These pages are not shown by the name {name[:100]!r}. Open them by this machine's IP "
+            "address, set BACKEND_URL to an address of that name, or ask for a password: "
+            "BASIC_AUTH_USER and BASIC_AUTH_PASS.",
+        )
+
+    def _names(self) -> set[str]:
+        return {"localhost", self._settings.host.lower(), _host(self._settings.public_url)}
 
     def overview(self) -> Response:
         projects, kind = self._store.projects(), _kind()
@@ -82,16 +105,18 @@ class _Site:
         return Response(render_template("projects.html", projects=map(_entry, projects)))
 
     def project(self, project_id: int) -> Response:
-        state, kind = status(self._store, self._settings, project_id), _kind()
+        kind = _kind()
+        if kind == "html":
+            return self._page(project_id)
+        state = self._statuses.of(project_id)
         if kind == "text":
             return Response(text(state, self._store.clock()), mimetype="text/plain")
-        if kind == "json":
-            return jsonify({**state, **sentences.progress(state)})
-        return self._page(state)
+        return jsonify({**state, **sentences.progress(state)})
 
     def map(self, project_id: int) -> Response:
-        found = points.read(self._store, self._folder(project_id), project_id)
-        curve = self._history(project_id).curve()
+        now = ledger.read(self._store, project_id)
+        found = points.read(self._store, self._folder(project_id), project_id, now)
+        curve = self._history(project_id, now).curve()
         body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
         return assets.packed(body.get_data(), "application/json")
 
@@ -127,15 +152,14 @@ class _Site:
         except ConfigError as error:
             if _kind() != "html":
                 return _with_code(jsonify({"error": error.what, "mend": error.mend}), 409)
-            state = status(self._store, self._settings, project_id)
-            return _with_code(self._page(state, refused=str(error)), 409)
+            return _with_code(self._page(project_id, refused=str(error)), 409)
         if _kind() != "html":
             return jsonify({"done": said})
         return redirect(f"/projects/{project_id}#versions", 303)
 
-    def _page(self, state: dict[str, Any], refused: str = "") -> Response:
-        project_id = state["project"]
+    def _page(self, project_id: int, refused: str = "") -> Response:
         now = ledger.read(self._store, project_id)
+        state = status(self._store, self._settings, project_id, now)
         waiting = points.queue(self._store, self._folder(project_id), project_id, now)
         start = max(0, request.args.get("from", 1, type=int) - 1) // QUEUED * QUEUED
         many = state["scans"] > MANY
@@ -147,7 +171,7 @@ class _Site:
             waiting=len(waiting.order),
             start=start,
             size=QUEUED,
-            versions=self._history(project_id).versions(),
+            versions=self._history(project_id, now).versions(),
             quality=sentences.quality(state),
             freshness=sentences.freshness(state, self._store.clock()),
             task_url=self._task_url(project_id),
@@ -160,8 +184,9 @@ class _Site:
             response.headers["Content-Security-Policy"] = _POLICY.format(" 'unsafe-eval'")
         return response
 
-    def _history(self, project_id: int) -> History:
-        return History(self._store, self._store.known(project_id), self._folder(project_id))
+    def _history(self, project_id: int, now: Ledger | None = None) -> History:
+        project = self._store.known(project_id)
+        return History(self._store, project, self._folder(project_id), now)
 
     def _folder(self, project_id: int) -> Path:
         return self._settings.project_folder(project_id)
@@ -175,22 +200,19 @@ class _Site:
         return f"{self._project_url(project_id)}?task="
 
 
-def refuse_other_sites() -> None:
-    """Refuse a change that another site's page asks a person's browser for.
-
-    Every browser says where a request comes from, in Sec-Fetch-Site or in Origin, and no page can
-    alter that. What says neither is no browser, and carries no credentials of anybody but itself.
-    """
-    if request.method in {"GET", "HEAD", "OPTIONS"}:
-        return
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    ours = site in {"same-origin", "none"} if site else _is_own(origin)
-    if not ours:
-        abort(403, "This change was asked for by a page of another site, and is refused.")
+def _host(address: str) -> str:
+    """Return the host of an address, "" if it has none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
 
 
-def _is_own(origin: str | None) -> bool:
-    return origin is None or urlsplit(origin).netloc == request.host
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 def _kind() -> str:
@@ -220,7 +242,7 @@ def _entry(project: Project) -> dict[str, Any]:
 def _harden(response: Response) -> Response:
     response.headers.setdefault("Content-Security-Policy", _POLICY.format(""))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Referrer-Policy"] = "same-origin"  # with less, forms are sent as from nowhere
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers.add("Vary", "Accept")
     return response

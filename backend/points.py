@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend import artifacts, ledger
+from backend import artifacts
 from backend.ledger import Ledger
 from backend.store import Embedding, Store
 
@@ -48,7 +48,10 @@ class Queue:
 
 
 def queue(store: Store, folder: Path, project_id: int, now: Ledger) -> Queue:
-    """Return the live queue without what was labelled since it was made."""
+    """Return the live queue without what Label Studio would not serve any more.
+
+    A scan that still needs another annotator is served, labelled or not.
+    """
     project = store.known(project_id)
     live = store.version(project_id, project.live_version)
     if live is None:
@@ -56,13 +59,13 @@ def queue(store: Store, folder: Path, project_id: int, now: Ledger) -> Queue:
     record = artifacts.read_json(artifacts.round_file(folder, live.round)) or {}
     order = record.get("order", live.published)
     return Queue(
-        order=[task for task in order if task in now.open and task not in now.usable],
+        order=[task for task in order if task in now.open],
         reasons=dict(zip(order, record.get("reasons", []), strict=False)),
         record=record,
     )
 
 
-def read(store: Store, folder: Path, project_id: int) -> dict[str, Any]:
+def read(store: Store, folder: Path, project_id: int, now: Ledger) -> dict[str, Any]:
     """Return the points as columns, one entry a scan in each of them.
 
     `task`, `x` and `y` in [0, 1], `cluster` (-1 for none), `state` (a place in `states`), `rank` in
@@ -71,7 +74,6 @@ def read(store: Store, folder: Path, project_id: int) -> dict[str, Any]:
     Raises:
         NotFound: If the project is not known here.
     """
-    now = ledger.read(store, project_id)
     waiting = queue(store, folder, project_id, now)
     ids = [task.id for task in now.tasks]
     places = _places(store, folder, project_id, waiting.record)

@@ -86,6 +86,7 @@ class PredictIn(_Message):
     """POST /predict: one entry a task, None for what is no task."""
 
     project: Id = None
+    label_config: Text = ""
     tasks: Annotated[list[TaskIn | None], BeforeValidator(_tasks)] = Field(default_factory=list)
 
 

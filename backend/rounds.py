@@ -8,7 +8,7 @@ clock, randomness and settings are read in steps only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dbos import DBOS, DBOSConfiguredInstance
 from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
 from backend.errors import FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
+from backend.learning import UnreadableLabels
 from backend.publishing import Publisher
 from backend.selection import Selector
 from backend.services import Services
@@ -154,6 +155,7 @@ class Rounds(DBOSConfiguredInstance):
             if not path.exists():
                 artifacts.write_array(path, encoder.encode(images))
             self.store.save_embeddings(project_id, encoder.name, name, seen)
+        learner.scans.trim()
         self._note_unreadable(project_id, broken)
         self._count_embedded(project_id, len(task_ids))
 
@@ -185,8 +187,12 @@ class Rounds(DBOSConfiguredInstance):
                 return ""  # all labels are ground truth, and that only validates
             version = self.store.version(project_id, project.live_version)
             live = version.model_key if version else ""
-            key = learner.fit(now, to_train, learner.reporter(), live)
-            return learner.gate(now, key, live, held)
+            try:
+                key = learner.fit(now, to_train, learner.reporter(), live)
+                return learner.gate(now, key, live, held)
+            except UnreadableLabels as error:
+                self._note_unreadable(project_id, error.broken)
+                raise
 
     @DBOS.step()
     def select(self, project_id: int, number: int, key: str) -> None:
@@ -283,6 +289,9 @@ class Rounds(DBOSConfiguredInstance):
             log.info("the project is gone from Label Studio")
             self.store.update(project_id, gone=True, step="", problem="", mend="")
             return
+        if project.gone:  # disconnected meanwhile, which is no problem of anybody's
+            self.store.update(project_id, step="", progress={})
+            return
         if project.problem != what:
             log.warning("%s %s", what, mend)
         self.store.abort_rounds(project_id, what)
@@ -339,7 +348,7 @@ class Rounds(DBOSConfiguredInstance):
         if live:
             self._publisher(project_id).switch(live)
 
-    def _note_unreadable(self, project_id: int, broken: dict[int, ImageError]) -> None:
+    def _note_unreadable(self, project_id: int, broken: Mapping[int, ImageError]) -> None:
         if broken:
             # A Label Studio that is down is no fault of a scan: this raises, and the round waits.
             self.services.studio.project(project_id)

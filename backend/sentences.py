@@ -60,6 +60,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
         _bullets(
             "Scans that cannot be read; they are tried again later:",
             [f"task {one['task']}: {one['problem']}" for one in state["unreadable"]],
+            total=state["unreadable_count"],
         ),
         _bullets("Please note:", state["warnings"]),
         ["", freshness(state, now)],
@@ -68,6 +69,9 @@ def text(state: Mapping[str, Any], now: float) -> str:
 
 
 def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
+    if state["gone"]:
+        connect = f"python -m backend connect {state['project']}"
+        yield f"This project is not connected. Connect it again: {connect}"
     if state["problem"]:
         yield f"Problem: {_line(state['problem'])} {_line(state['mend'])}".rstrip()
     if state["options_problem"]:
@@ -115,7 +119,8 @@ def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
         f"annotation {one['annotation']} on task {one['task']}: {one['reason']}"
         for one in state["labels_ignored"]
     ]
-    yield from _bullets("Annotations that are not used:", ignored)
+    total = state["labels_ignored_count"]
+    yield from _bullets("Annotations that are not used:", ignored, total=total)
 
 
 def quality(state: Mapping[str, Any]) -> str:
@@ -151,19 +156,28 @@ def overview(projects: Iterable[Project]) -> str:
     """Return one line for each known project."""
     lines = [
         f"{project.id}  {_line(project.title) or 'Untitled'}  "
-        f"{_line(project.problem) or project.live_version or 'no queue yet'}"
+        f"{_line(project.problem) or _standing(project)}"
         for project in projects
     ]
     return "\n".join(lines or ["No project is connected yet."]) + "\n"
 
 
-def _bullets(head: str, lines: Sequence[str], most: int = LISTED) -> Iterator[str]:
+def _standing(project: Project) -> str:
+    return "not connected" if project.gone else project.live_version or "no queue yet"
+
+
+def _bullets(
+    head: str, lines: Sequence[str], most: int = LISTED, total: int | None = None
+) -> Iterator[str]:
+    """Say the first of some lines. `total` is their number where not all of them came along."""
+    total = len(lines) if total is None else total
     if lines:
         yield head
     for line in lines[:most]:
         yield f"  - {_line(line)}"
-    if len(lines) > most:
-        yield f"  and {len(lines) - most} more (?format=json lists them)"
+    if total > most:
+        listed = "them" if total == len(lines) else f"the first {len(lines)}"
+        yield f"  and {total - most} more (?format=json lists {listed})"
 
 
 def _line(words: str) -> str:

@@ -83,12 +83,20 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("webhook_secret")
+    @field_validator("basic_auth_user", "basic_auth_pass", "webhook_secret")
     @classmethod
-    def _fits_a_header(cls, value: SecretStr) -> SecretStr:
-        text = value.get_secret_value()
+    def _fits_a_header(cls, value: str | SecretStr) -> str | SecretStr:
+        # Label Studio signs in Latin-1, browsers in UTF-8: they agree on ASCII only.
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if not (text.isascii() and text.isprintable() and text == text.strip()):
             raise ValueError("expected printable ASCII characters without spaces at the ends")
+        return value
+
+    @field_validator("basic_auth_user")
+    @classmethod
+    def _ends_before_the_password(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError('expected no ":", which parts the user from the password')
         return value
 
     @model_validator(mode="after")
@@ -102,7 +110,8 @@ class Settings(BaseSettings):
     @property
     def public_url(self) -> str:
         """The address that `connect` registers in Label Studio."""
-        return self.backend_url or f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host  # an IPv6 address
+        return self.backend_url or f"http://{host}:{self.port}"
 
     @property
     def database(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,32 +14,97 @@ from backend.store import Project, Store, Version
 
 RECENT_DRAFTS = 5
 NEXT_SHOWN = 10
+LISTED = 100  # scans and annotations of one list; their number is told beside it
+
+# What of a project's row tells that its status may be another one.
+_WATCHED = (
+    "wanted",
+    "done",
+    "full_synced_at",
+    "title",
+    "gone",
+    "live_version",
+    "step",
+    "problem",
+    "mend",
+    "warnings",
+    "options_problem",
+)
 
 
-def status(store: Store, settings: Settings, project_id: int) -> dict[str, Any]:
+class Statuses:
+    """The status of every project that is asked for, made anew only when it may have changed.
+
+    Pages ask every few seconds, and reading the ledger of a large project takes seconds.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._last: dict[int, tuple[object, dict[str, Any]]] = {}
+        self._lock = threading.Lock()  # who asks meanwhile waits for the answer, and takes it
+
+    def of(self, project_id: int) -> dict[str, Any]:
+        """Return what `status` does.
+
+        Raises:
+            NotFound: If the project is not known here.
+        """
+        project = self._store.known(project_id)
+        # Looked at before the ledger is read: what changes in between is read once more.
+        facts = self._facts(project)
+        with self._lock:
+            known, state = self._last.get(project_id, (None, {}))
+            if known != facts:
+                state = status(self._store, self._settings, project_id)
+                self._last[project_id] = facts, state
+        return {**state, **_activity(project, self._store.clock())}
+
+    def _facts(self, project: Project) -> tuple[object, ...]:
+        return (
+            *(getattr(project, name) for name in _WATCHED),
+            self._store.pinned(project.id),
+            self._store.last_round(project.id),
+            ledger.counts(self._store, project.id),
+        )
+
+
+def status(
+    store: Store, settings: Settings, project_id: int, now: Ledger | None = None
+) -> dict[str, Any]:
     """Return what `GET /projects/<id>?format=json` answers.
+
+    Its `digest` is another one whenever anything in it is, but for what runs now and how far it is.
+
+    Args:
+        store: The project's memory.
+        settings: For the folder of the rounds.
+        project_id: The project's number in Label Studio.
+        now: The project's ledger, if it was read already.
 
     Raises:
         NotFound: If the project is not known here.
     """
     project = store.known(project_id)
-    now = ledger.read(store, project_id)
+    now = now or ledger.read(store, project_id)
     live = store.version(project_id, project.live_version) if project.live_version else None
-    return {
+    lasting = {
         "project": project.id,
         "title": project.title,
-        **_activity(project, store.clock()),
+        "gone": project.gone,
         "pinned": store.pinned(project_id) or None,
         **_labels(now, live),
         **_quality(store, project_id, live, now),
         "next": _next(settings, project_id, live, now),
-        "unreadable": [{"task": t, "problem": why} for t, why in now.unreadable.items()],
+        **_unreadable(now),
         "warnings": project.warnings,
         "problem": project.problem,
         "mend": project.mend,
         "options_problem": project.options_problem,
         "round": store.last_round(project_id),
     }
+    digest = artifacts.digest(lasting)
+    return {**lasting, "digest": digest, **_activity(project, store.clock())}
 
 
 def _activity(project: Project, now: float) -> dict[str, Any]:
@@ -53,18 +119,27 @@ def _activity(project: Project, now: float) -> dict[str, Any]:
 
 
 def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
+    ignored = [found for found in now.annotations if found.id in now.ignored]
     return {
         "live_version": live.name if live else None,
         "labels_in_live": live.labels if live else 0,
         "labels_used": len(now.usable),
         "labels_ignored": [
             {"annotation": found.id, "task": found.task_id, "reason": now.ignored[found.id]}
-            for found in now.annotations
-            if found.id in now.ignored
+            for found in ignored[:LISTED]
         ],
+        "labels_ignored_count": len(ignored),
         "scans": len(now.tasks),
         "labelled": len(now.usable),
         "complete": now.complete,
+    }
+
+
+def _unreadable(now: Ledger) -> dict[str, Any]:
+    listed = list(now.unreadable.items())[:LISTED]
+    return {
+        "unreadable": [{"task": task, "problem": why} for task, why in listed],
+        "unreadable_count": len(now.unreadable),
     }
 
 
@@ -85,7 +160,7 @@ def _next(
     if live is None:
         return []
     reasons = _reasons(settings, project_id, live.round)
-    waiting = [task for task in live.published if task in now.open and task not in now.usable]
+    waiting = [task for task in live.published if task in now.open]
     return [
         {"task": task, "position": position, "reason": reasons.get(task, "")}
         for position, task in enumerate(waiting[:NEXT_SHOWN], start=1)

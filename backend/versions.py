@@ -49,7 +49,7 @@ class Versions:
         if not name:
             return None
         found = self.store.version(self.project.id, name)
-        why = self._why_not(found)
+        why = self.obstacle(found)
         if why:
             raise ConfigError(
                 f"The pinned version {name} cannot be published: {why}.",
@@ -61,9 +61,11 @@ class Versions:
         """Ask for the queue that a version's model gives, until `resume`; return a sentence.
 
         Raises:
-            ConfigError: When that version is unknown, was never live, or its model cannot be used.
+            ConfigError: When that version is unknown, was never live, or its model cannot be used;
+                or when the project is not connected.
         """
-        why = self._why_not(self.store.version(self.project.id, name))
+        self._check_connected()
+        why = self.obstacle(self.store.version(self.project.id, name))
         if why:
             what = f"{name} cannot be published: {why}." if name else "No version is named."
             raise ConfigError(what, self._choice())
@@ -77,8 +79,9 @@ class Versions:
         """Let training decide again; return a sentence.
 
         Raises:
-            ConfigError: When nothing is pinned.
+            ConfigError: When nothing is pinned, or the project is not connected.
         """
+        self._check_connected()
         if not self.store.pinned(self.project.id):
             raise ConfigError(
                 f"Nothing is pinned in project {self.project.id}.",
@@ -86,6 +89,14 @@ class Versions:
             )
         self._wish("")
         return f"Project {self.project.id} trains again with its next round.{self._paused()}"
+
+    def _check_connected(self) -> None:
+        """Refuse to wish for a round: that would bring a disconnected project back to life."""
+        if self.project.gone:
+            raise ConfigError(
+                f"Project {self.project.id} is not connected: no round will follow.",
+                f"Connect it first: python -m backend connect {self.project.id}",
+            )
 
     def _wish(self, name: str) -> None:
         self.store.pin(self.project.id, name)
@@ -96,13 +107,13 @@ class Versions:
         return " It is paused: that round waits for `paused` to be false." if paused else ""
 
     def _choice(self) -> str:
-        names = [found.name for found in self._newest_first if not self._why_not(found)]
+        names = [found.name for found in self._newest_first if not self.obstacle(found)]
         if not names:
             return "There is none to go back to yet."
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         return f"Choose one of: {', '.join(names[:LISTED])}{more}."
 
-    def _why_not(self, version: Version | None) -> str:
+    def obstacle(self, version: Version | None) -> str:
         """Return why nobody can go back to a version, "" if that can be done."""
         if version is None:
             return f"project {self.project.id} has no such version"
@@ -143,7 +154,7 @@ class Versions:
             version.name,
             f"{_state(version)}{', pinned' if version.name == pinned else ''}",
             since.strftime("%Y-%m-%d %H:%M"),
-            str(model.labels if model else 0),
+            str(version.labels),
             self._quality(model),
             self._weights(version),
         )

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs, sync
 from backend.errors import ConfigError, FirstlightError, NotFound, StorageError
+from backend.ledger import stored_options
 from backend.publishing import Publisher
 from backend.rounds import EMBED_QUEUE, REFRESH_QUEUE, Rounds
 from backend.services import Services, build
@@ -159,6 +160,8 @@ def _note(services: Services, project: Project, error: FirstlightError) -> None:
 
 
 def _retry_due(services: Services, project: Project) -> bool:
+    if stored_options(project).paused:
+        return False
     now = services.store.clock()
     return any(task.problem and task.retry_at <= now for task in services.store.tasks(project.id))
 
@@ -185,7 +188,8 @@ def _drop_other_releases(services: Services) -> None:
         DBOS.cancel_workflow(found.workflow_id)
     if foreign:
         for project in services.store.projects():
-            services.store.want(project.id)
+            if not project.gone:
+                services.store.want(project.id)
 
 
 def _forget_finished() -> None:

@@ -4,7 +4,6 @@
 
 const EVERY_MS = 4000;
 const CROWD = 100; // points of one kind that are drawn smaller where there are many of all
-const VOLATILE = ["now", "share", "step", "step_seconds", "progress", "synced_at", "wanted", "done"];
 const here = location.pathname.replace(/\/(rollback|resume)$/, "");
 const byId = (id) => document.getElementById(id);
 
@@ -24,7 +23,9 @@ const COLOURS = [SKY, VERMILION, GREEN, PINK, ORANGE, BLUE];
 const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"]; // 5 by 6: 30 pairs
 
 let points = null;
-let seen = "";
+let shown = byId("title").dataset.digest; // of the state that the words of this page are of
+let drawn = ""; // of the state that the map is of
+let listening = false;
 
 // -- drawing --------------------------------------------------------------------------------------
 
@@ -204,24 +205,40 @@ function listen() {
 
 // -- what changed ---------------------------------------------------------------------------------
 
-async function get(address) {
-  const answer = await fetch(address, { headers: { Accept: "application/json" } });
+async function get(address, kind = "application/json") {
+  const answer = await fetch(address, { headers: { Accept: kind } });
   if (!answer.ok) throw new Error(`${answer.status}`);
   return answer;
 }
 
 async function load() {
-  const first = points === null;
   points = await (await get(`${here}/map.json`)).json();
   byId("map-note").hidden = !points.task.length;
   await Promise.all([drawMap(), drawCurve()]);
-  if (first) listen();
+  if (!listening) listen();
+  listening = true;
+}
+
+// A map that cannot be had is no reason to doubt the rest: it says so itself, and is tried again.
+async function draw(digest) {
+  try {
+    await load();
+    drawn = digest;
+    if (byId("map-note").dataset.words) byId("map-note").textContent = byId("map-note").dataset.words;
+  } catch (error) {
+    console.warn(error);
+    byId("map-note").dataset.words ||= byId("map-note").textContent;
+    byId("map-note").hidden = false;
+    byId("map-note").textContent = "The map could not be loaded; it is tried again.";
+  }
 }
 
 async function swap() {
-  const answer = await fetch(`${here}${location.search}`, { headers: { Accept: "text/html" } });
+  const answer = await get(`${here}${location.search}`, "text/html");
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   const focused = document.activeElement?.id;
+  for (const { id } of document.querySelectorAll("details[open]"))
+    fresh.getElementById(id)?.setAttribute("open", "");
   for (const old of document.querySelectorAll("[data-live]")) {
     const now = fresh.getElementById(old.id);
     if (!now || now.innerHTML === old.innerHTML) continue;
@@ -230,6 +247,7 @@ async function swap() {
     if (rolled) old.querySelector(".queue")?.scrollTo({ top: rolled });
   }
   if (focused) byId(focused)?.focus({ preventScroll: true });
+  shown = fresh.getElementById("title").dataset.digest;
 }
 
 function tell(state) {
@@ -243,10 +261,8 @@ async function look() {
   if (document.hidden) return;
   const state = await (await get(`${here}?format=json`)).json();
   tell(state);
-  const lasting = Object.entries(state).filter(([name]) => !VOLATILE.includes(name));
-  const now = JSON.stringify(lasting);
-  if (seen && now !== seen) await Promise.all([swap(), load()]);
-  seen = now;
+  if (state.digest !== shown) await swap();
+  if (state.digest !== drawn) await draw(state.digest);
 }
 
 async function keepLooking() {
@@ -264,4 +280,4 @@ document.addEventListener("load", ({ target }) => target.classList?.remove("miss
 for (const one of document.images)
   if (one.complete && !one.naturalWidth && one.getAttribute("src")) one.classList.add("missing");
 
-load().finally(keepLooking);
+draw(shown).finally(keepLooking);

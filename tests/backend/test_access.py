@@ -21,7 +21,7 @@ from backend.settings import Settings, load_settings
 from backend.store import Store
 
 OPEN = Settings()
-GUARDED = Settings(basic_auth_user="us", basic_auth_pass=SecretStr("hünter2"))
+GUARDED = Settings(basic_auth_user="us", basic_auth_pass=SecretStr("hunter2"))
 SECRET = Settings(webhook_secret=SecretStr("s3cret"))
 
 
@@ -34,7 +34,7 @@ def test_an_entry_gets_the_credentials_that_label_studio_signs_with() -> None:
     assert entry_credentials(GUARDED) == {
         "auth_method": "BASIC_AUTH",
         "basic_auth_user": "us",
-        "basic_auth_pass": "hünter2",
+        "basic_auth_pass": "hunter2",
     }
 
 
@@ -43,7 +43,7 @@ def test_a_webhook_gets_what_its_receiver_asks_for() -> None:
     assert webhook_headers(OPEN) == {}
     assert webhook_headers(SECRET) == {SECRET_HEADER: "s3cret"}
     assert webhook_headers(both) == {
-        "Authorization": basic("us:hünter2"),
+        "Authorization": basic("us:hunter2"),
         SECRET_HEADER: "s3cret",
     }
     assert has_basic_auth(webhook_headers(both)["Authorization"], both)
@@ -80,7 +80,7 @@ def test_with_a_secret_no_webhook_comes_in_without_it(settings: Settings, store:
 def test_with_both_a_webhook_has_to_bring_both(settings: Settings, store: Store) -> None:
     access = {
         "basic_auth_user": "us",
-        "basic_auth_pass": SecretStr("hünter2"),
+        "basic_auth_pass": SecretStr("hunter2"),
         "webhook_secret": SecretStr("s3cret"),
     }
     client = web(settings, store, **access)

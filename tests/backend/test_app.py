@@ -210,6 +210,42 @@ def test_setup_of_a_project_that_was_gone_asks_for_a_full_look(
     assert counters(store) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["annotation_created", "tasks_created", "start_training"])
+def test_no_event_wakes_a_project_that_was_disconnected(
+    client: FlaskClient, store: Store, name: str
+) -> None:
+    known(store, gone=True)
+    answer = ask(client, "/webhook", recorded(name))
+    assert answer == {"status": "ignored", "reason": "project 1 is not connected"}
+    project = store.project(1)
+    assert project is not None
+    assert (project.gone, project.wanted) == (True, 1)
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+def test_no_page_of_another_site_can_post_anything(
+    client: FlaskClient, store: Store, path: str, headers: dict[str, str]
+) -> None:
+    known(store)
+    response = client.post(path, data=json.dumps(recorded("start_training")), headers=headers)
+    assert response.status_code == 403
+    assert counters(store) == (1, False)
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+def test_label_studio_may_call_us_by_any_name(client: FlaskClient, path: str) -> None:
+    """As it did when its requests were recorded: with neither Origin nor Sec-Fetch-Site."""
+    name = {"/setup": "setup", "/predict": "predict"}.get(path, "annotation_created")
+    response = client.post(path, json=recorded(name), headers={"Host": "firstlight.internal:9090"})
+    assert response.status_code == 200
+    sent = json.loads((WIRE / f"{name}.json").read_text()).get("headers", {})
+    assert not {"origin", "sec-fetch-site"} & {header.lower() for header in sent}
+
+
 def test_setup_tells_everything_that_is_wrong(client: FlaskClient, store: Store) -> None:
     known(store, problem="No entry.", mend="Connect.", options_problem="alpha: no.")
     body = {"project": 1, "schema": "<View/>", "extra_params": '{"alfa": 1}'}
@@ -253,6 +289,26 @@ def test_predict_without_a_live_version_answers_nothing_drawn_and_asks_no_model(
     assert ask(client, "/predict", recorded("predict")) == {"results": [expected, expected]}
     known(store)
     assert ask(client, "/predict", recorded("predict")) == {"results": [expected, expected]}
+
+
+@pytest.mark.parametrize(
+    ("change", "drawn"),
+    [
+        (("", ""), True),
+        (("<View>", "<View >"), True),
+        (("Other", "Rib"), False),
+        (("<View>", ""), False),
+    ],
+)
+def test_no_draft_of_former_labels_is_handed_out(
+    client: FlaskClient, store: Store, change: tuple[str, str], drawn: bool
+) -> None:
+    known(store)
+    live(store)
+    body = recorded("predict")
+    store.update(1, label_config=body["label_config"])
+    body["label_config"] = body["label_config"].replace(*change)
+    assert [bool(one["result"]) for one in ask(client, "/predict", body)["results"]] == [drawn] * 2
 
 
 @pytest.mark.parametrize(
@@ -553,7 +609,7 @@ def test_an_unexpected_error_is_logged_under_the_id_that_the_caller_gets(
 @pytest.fixture
 def guarded(tmp_path: Path, store: Store) -> FlaskClient:
     known = Settings(
-        data_dir=tmp_path, basic_auth_user="studio", basic_auth_pass=SecretStr("gehäim")
+        data_dir=tmp_path, basic_auth_user="studio", basic_auth_pass=SecretStr("geheim")
     )
     return create_app(known, store, forbidden).test_client()
 
@@ -574,9 +630,10 @@ def basic(pair: bytes) -> str:
         "Bearer é",
         basic(b"studio"),
         basic(b"studio:wrong"),
-        basic("stüdio:gehäim".encode()),
+        basic("stüdio:geheim".encode()),
         basic("studio:gehäim".encode("latin-1")),
-        basic("studio:gehäimx".encode()),
+        basic(b"studio:geheimx"),
+        basic("studio:gehäim".encode()),
     ],
 )
 def test_without_the_password_every_route_but_health_answers_401(
@@ -595,7 +652,7 @@ def test_without_the_password_every_route_but_health_answers_401(
 
 
 def test_the_right_password_opens_every_route(guarded: FlaskClient) -> None:
-    headers = {"Authorization": basic("studio:gehäim".encode())}
+    headers = {"Authorization": basic(b"studio:geheim")}
     assert guarded.get("/versions", headers=headers).status_code == 200
     assert guarded.post("/webhook", json={}, headers=headers).status_code == 200
 

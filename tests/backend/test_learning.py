@@ -14,7 +14,7 @@ from backend import artifacts, drafts, labels, ledger, sync
 from backend.drafts import LiveDrafts
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.judgement import judge_drafts
-from backend.learning import Judged, Learner, Pace, train_config
+from backend.learning import Judged, Learner, Pace, UnreadableLabels, train_config
 from backend.services import Services
 from backend.settings import ProjectOptions
 from backend.store import Model, Store, Version
@@ -149,6 +149,17 @@ def progress(step: int, **values: Any) -> Progress:
     return Progress(**{"step": step, "steps": 20, "loss": 0.51236, "steps_in_epoch": 10} | values)
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_left_out_of_the_progress(
+    lab: Lab, clock: Clock, odd: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.sync()
+    monkeypatch.setattr(Pace, "seconds_left", lambda *_: odd)
+    lab.learner.reporter()(progress(1, loss=odd, dice=odd))
+    stored = the(lab.store, lab.number).progress
+    assert stored == {"epoch": 1, "epochs": 2, "batch": 1, "batches": 20}
+
+
 def test_the_seconds_left_follow_from_the_pace_and_the_box_of_time(clock: Clock) -> None:
     pace, boxed = Pace(clock, 300), Pace(clock, 20)
     left = []
@@ -189,11 +200,15 @@ def test_progress_is_stored_once_a_second_and_told_in_the_log_once_an_epoch(
 def test_a_labelled_scan_that_became_unreadable_is_said_and_left_out_of_the_next_round(
     lab: Lab,
 ) -> None:
-    lab.label(0, 1, 2)
+    lab.label(0, 1, 2, 3)
     now = lab.sync()
-    lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[1]}.png")
-    with pytest.raises(ImageError, match="can no longer be read"):
+    for row in (1, 3):
+        lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[row]}.png")
+    with pytest.raises(UnreadableLabels, match="2 labelled scans can no longer be read") as caught:
         lab.learner.fit(now, list(now.usable), ignore)
+    assert list(caught.value.broken) == [lab.tasks[1], lab.tasks[3]]  # all that are broken, at once
+    for task_id, error in caught.value.broken.items():
+        lab.store.unreadable(lab.number, task_id, str(error))
     now = ledger.read(lab.store, lab.number)
     assert list(now.usable) == [lab.tasks[0], lab.tasks[2]]
     found = list(lab.learner.examples(now, list(now.usable)))
@@ -433,6 +448,17 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     assert (
         model.quality["hd95_by_label"] == {"Lung": model.quality["validation_hd95"]} == {"Lung": 7}
     )
+
+
+def test_slices_of_one_patient_are_one_piece_of_evidence(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.sync()
+    for row, task in enumerate(lab.tasks):
+        lab.store.update_task(lab.number, task, group="one patient" if row < 3 else f"{row}")
+    monkeypatch.setattr(Lab, "sync", lambda self: ledger.read(self.store, self.number))
+    scores = {"live": [0.9, 0.9, 0.9, 0.8], "new": [0.7, 0.7, 0.7, 0.85]}
+    assert gated(lab, monkeypatch, scores) == "new"  # worse on one patient, better on the other
 
 
 @pytest.mark.parametrize("new", [[0.9, 0.8, 0.9, 0.8], [0.95, 0.7, 0.95, 0.7]])

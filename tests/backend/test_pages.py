@@ -14,13 +14,15 @@ from flask.testing import FlaskClient
 from PIL import Image
 from pydantic import SecretStr
 
-from backend import artifacts, pages
+from backend import artifacts, ledger, pages
 from backend.app import create_app
-from backend.errors import NotFound
+from backend.errors import NotFound, StorageError
+from backend.ledger import Ledger
 from backend.scans import Scans
 from backend.settings import Settings
 from backend.store import DraftScore, Model, Store, Version, open_store
 from model import projection
+from tests.backend.fake_label_studio import CONFIG
 
 Array = npt.NDArray[Any]
 
@@ -96,10 +98,12 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
 ) -> None:
     state = client.get("/projects/3?format=json").get_json()
     assert state == {**pages.status(store, known, 3), "now": "idle.", "share": None}
+    assert re.fullmatch("[0-9a-f]{40}", state.pop("digest"))
     assert state == {
         "now": "idle.",
         "share": None,
         "project": 3,
+        "gone": False,
         "title": "Liver CT",
         "step": None,
         "step_seconds": None,
@@ -109,6 +113,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "labels_in_live": 0,
         "labels_used": 0,
         "labels_ignored": [],
+        "labels_ignored_count": 0,
         "scans": 0,
         "labelled": 0,
         "complete": False,
@@ -120,6 +125,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "synced_at": NOW - 240,
         "next": [],
         "unreadable": [],
+        "unreadable_count": 0,
         "warnings": [],
         "problem": "",
         "mend": "",
@@ -195,7 +201,7 @@ def test_next_are_the_first_open_scans_of_the_live_queue_with_their_reasons(
     order = list(range(15, 0, -1))
     publish(store, *order)
     annotate(store, 15)
-    add_tasks(store, 13, is_labeled=True)
+    add_tasks(store, 13, 15, is_labeled=True)
     rounds = known.data_dir / "projects" / "3" / "rounds"
     rounds.mkdir(parents=True)
     reasons = [f"reason of {task}" for task in order]
@@ -204,6 +210,152 @@ def test_next_are_the_first_open_scans_of_the_live_queue_with_their_reasons(
     assert [one["task"] for one in following] == [14, 12, 11, 10, 9, 8, 7, 6, 5, 4]
     assert [one["position"] for one in following] == list(range(1, 11))
     assert following[0]["reason"] == "reason of 14"
+
+
+def test_a_labelled_scan_that_needs_another_annotator_still_waits(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1, 2, 3)
+    publish(store, 1, 2, 3)
+    annotate(store, 1)
+    annotate(store, 2)
+    add_tasks(store, 2, is_labeled=True)
+    assert [one["task"] for one in pages.status(store, known, 3)["next"]] == [1, 3]
+    assert {task: one["rank"] for task, one in points_of(client).items()} == {1: 1, 2: 0, 3: 2}
+    assert "2 scans waiting" in html(client)
+
+
+def every_change(store: Store) -> Iterator[str]:
+    """Change, one after the other, everything that a status tells of."""
+    add_tasks(store, 1, 2, 3, updated_at="2026-01-01")
+    yield "scans"
+    annotate(store, 1)
+    yield "a label"
+    annotate(store, 2, cancelled=True)
+    yield "a skip"
+    annotate(store, 2)
+    yield "a label instead"
+    store.update_task(3, 3, problem="The file is no picture.")
+    yield "a scan that cannot be read"
+    publish(store, 1, 2, 3, labels=2)
+    yield "a live version"
+    add_tasks(store, 1, is_labeled=True, updated_at="2026-01-02")
+    yield "a scan that is not served any more"
+    score = DraftScore(project_id=3, task_id=2, version="v", created_at="1", dice=0.5)
+    store.save_draft_score(score)
+    yield "a compared draft"
+    store.pin(3, "v1")
+    yield "a pin"
+    store.update(3, warnings=["No encoder weights were found."])
+    yield "a warning"
+    store.update(3, problem="The token was refused.", mend="Set a new one.")
+    yield "a problem"
+    store.update(3, options_problem="alpha: too large.")
+    yield "a wrong option"
+    store.update(3, title="Lung CT")
+    yield "the title"
+    store.round_of(3, "w1")
+    yield "a round"
+    store.keep_only(3, [1, 2])
+    yield "a deleted scan"
+    store.update(3, gone=True)
+    yield "a disconnection"
+
+
+def test_whatever_changes_is_told_by_the_next_look_and_by_another_digest(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    digests = [client.get("/projects/3?format=json").get_json()["digest"]]
+    for what in every_change(store):
+        state = client.get("/projects/3?format=json").get_json()
+        fresh = pages.status(store, known, 3)
+        assert {name: state[name] for name in fresh} == fresh, what
+        assert state["digest"] not in digests, what
+        assert f'data-digest="{state["digest"]}"' in html(client), what
+        digests.append(state["digest"])
+
+
+def test_a_look_at_what_did_not_change_reads_no_scan_and_yet_tells_how_far_a_step_is(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_tasks(store, *range(1, 50))
+    store.enter(3, "train", epoch=1, epochs=5)
+    digest = client.get("/projects/3?format=json").get_json()["digest"]
+    monkeypatch.delattr("backend.store.Store.tasks")
+    monkeypatch.delattr("backend.store.Store.annotations")
+    store.clock = lambda: NOW + 8
+    store.update(3, progress={"epoch": 2, "epochs": 5})
+    state = client.get("/projects/3?format=json").get_json()
+    assert (state["now"], state["digest"]) == (
+        "training the network, epoch 2 of 5, for 8 s.",
+        digest,
+    )
+    assert "epoch 2 of 5" in page(client)
+
+
+@pytest.mark.parametrize("path", ["/projects/3", "/projects/3/map.json"])
+def test_a_page_reads_the_scans_of_its_project_once(
+    client: FlaskClient,
+    store: Store,
+    known: Settings,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record_rounds(store, known)
+    read, times = ledger.read, []
+
+    def counted(*given: Any) -> Ledger:
+        times.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(ledger, "read", counted)
+    assert client.get(path, headers=BROWSER).status_code == 200
+    assert len(times) == 1
+
+
+def test_long_lists_are_cut_and_their_numbers_told(client: FlaskClient, store: Store) -> None:
+    add_tasks(store, *range(1, 400))
+    for number in range(1, 151):
+        store.update_task(3, number, problem="The file is no picture.")
+        annotate(store, number + 200, cancelled=True)
+    state = client.get("/projects/3?format=json").get_json()
+    for name in ("unreadable", "labels_ignored"):
+        assert (len(state[name]), state[f"{name}_count"]) == (100, 150)
+    assert page(client).count("  and 145 more (?format=json lists the first 100)") == 2
+    shown = html(client)
+    assert shown.count('<span class="quiet">150</span>') == 2
+    assert shown.count("and 50 more") == 2
+
+
+# -- a project that is not connected --------------------------------------------------------------
+
+
+def test_a_project_that_was_disconnected_says_so_and_offers_no_way_back(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    store.pin(3, "v1")
+    store.update(3, gone=True)
+    shown = html(client)
+    assert "This project is not connected" in shown
+    assert "python -m backend connect 3" in shown
+    assert "<button" not in shown
+    assert "This project is not connected" in page(client)
+    assert "not connected" in html(client, "/projects")
+    assert client.get("/projects").text == "3  Liver CT  not connected\n"
+
+
+@pytest.mark.parametrize("path", ["rollback", "resume"])
+def test_a_project_that_was_disconnected_is_not_woken_by_a_button(
+    client: FlaskClient, store: Store, known: Settings, path: str
+) -> None:
+    record_rounds(store, known)
+    store.pin(3, "v1")
+    store.update(3, gone=True)
+    response = client.post(f"/projects/3/{path}", data={"version": "v1"}, headers=OURS)
+    assert response.status_code == 409
+    assert "Project 3 is not connected" in response.text
+    assert (store.known(3).gone, store.pinned(3)) == (True, "v1")
 
 
 @pytest.mark.parametrize("shared", ["group", "pixels"])
@@ -310,7 +462,8 @@ def test_the_page_stays_one_screen_whatever_is_wrong(client: FlaskClient, store:
     lines = page(client).splitlines()
     assert len(lines) < 50
     assert lines[0] == "Liver CT (project 3)"
-    assert "  and 194 more (?format=json lists them)" in lines
+    assert "  and 194 more (?format=json lists the first 100)" in lines
+    assert "  and 25 more (?format=json lists them)" in lines, "warnings are listed in full"
 
 
 def test_the_overview_without_a_project_says_so(client: FlaskClient, store: Store) -> None:
@@ -385,7 +538,7 @@ def test_a_page_loads_nothing_from_elsewhere_and_runs_no_code_but_ours(
     assert "frame-ancestors 'none'" in policy
     assert (page.headers["X-Content-Type-Options"], page.headers["Referrer-Policy"]) == (
         "nosniff",
-        "no-referrer",
+        "same-origin",  # with no-referrer, browsers send `Origin: null` with the forms
     )
     loaded = re.findall(r'(?:src|href)="([^"]*)"', page.text)
     outside = [one for one in loaded if not one.startswith(("/", "?", "#"))]
@@ -701,6 +854,34 @@ def test_a_round_that_failed_or_lost_its_file_is_recorded_with_what_is_known(
     assert client.get("/projects/9/rounds.json").status_code == 404
 
 
+def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    for number, reasons in enumerate((["a"], ["a", "b", "c"]), start=1):
+        store.round_of(3, f"w{number}")
+        write_round(known, [5, 4], reasons=reasons, number=number)
+    short, long = json.loads(client.get("/projects/3/rounds.json").text)["rounds"]
+    assert [(one["task"], one["reason"]) for one in short["scans"]] == [(5, "a"), (4, "")]
+    assert [(one["task"], one["reason"]) for one in long["scans"]] == [(5, "a"), (4, "b")]
+
+
+@pytest.mark.parametrize("name", ["rounds", "versions", "models", "draft_scores"])
+def test_a_database_that_does_not_answer_costs_the_record_no_half_document(
+    client: FlaskClient, store: Store, known: Settings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_rounds(store, known)
+
+    def locked(*_: object) -> None:
+        raise StorageError("The database did not answer.")
+
+    monkeypatch.setattr(Store, name, locked)
+    response = client.get("/projects/3/rounds.json")
+    assert (response.status_code, response.get_json()["error"]) == (
+        503,
+        "The database did not answer.",
+    )
+
+
 def test_the_learning_curve_has_models_and_drafts_over_labels(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
@@ -718,8 +899,19 @@ def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(
     record_rounds(store, known)
     page = html(client)
     assert page.index("v3") < page.index("v2") < page.index("v1")
-    assert re.findall(r'name="version" value="([^"]*)"', page) == ["v2", "v1"]
     assert "made while pinned" in page
+    offered = re.compile(r'name="version" value="([^"]*)"')
+    assert offered.findall(page) == ["v1"], "the weights of v2 are gone"
+    keep_weights(known, "k1")
+    assert offered.findall(html(client)) == ["v2", "v1"]
+    store.update(3, label_config=CONFIG)
+    assert offered.findall(html(client)) == ["v1"], "v2 was trained for other labels"
+
+
+def keep_weights(known: Settings, key: str) -> None:
+    path = artifacts.weights_file(known.project_folder(3), key)
+    path.parent.mkdir(parents=True)
+    path.touch()
 
 
 def test_the_button_does_what_the_command_rollback_does_and_resume_ends_it(
@@ -781,13 +973,73 @@ def test_a_change_that_another_site_asks_for_is_refused(
     assert store.pinned(3) == "v1"
 
 
-def test_an_older_browser_that_names_our_own_address_is_let_through(
-    client: FlaskClient, store: Store, known: Settings
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9090", "192.168.1.5:9090", "[::1]:9090"])
+def test_a_browser_that_only_names_our_own_address_is_let_through(
+    client: FlaskClient, store: Store, known: Settings, host: str
 ) -> None:
+    """Over plain HTTP, browsers send no Sec-Fetch-Site but to this very machine."""
     record_rounds(store, known)
-    own = {"Origin": "http://localhost"}
+    own = {"Host": host, "Origin": f"http://{host}"}
     response = client.post("/projects/3/rollback", data={"version": "v1"}, headers=own)
     assert response.status_code == 200
+
+
+def named(store: Store, settings: Settings, host: str, path: str = "/projects/3") -> int:
+    """Return the code of the answer to somebody who calls us by a name."""
+    client = create_app(settings, store, lambda project, task: []).test_client()
+    return client.get(path, headers={"Host": host}).status_code
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:9090", "127.0.0.1:9090", "10.0.0.7", "[::1]:9090", "[2001:db8::7]"]
+)
+def test_the_pages_open_by_an_address_and_by_localhost(
+    store: Store, known: Settings, host: str
+) -> None:
+    assert named(store, known, host) == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil", "[x"]
+)
+@pytest.mark.parametrize("path", ["/projects", "/projects/3", "/projects/3/map.json"])
+def test_a_name_that_anybody_could_have_given_us_shows_no_page(
+    store: Store, known: Settings, host: str, path: str
+) -> None:
+    assert named(store, known, host, path) in {400, 403}
+    assert named(store, known, host, "/health") in {200, 400}, "Label Studio may call us anything"
+
+
+def test_what_to_set_is_said_to_whoever_comes_by_an_unknown_name(client: FlaskClient) -> None:
+    answer = client.get("/projects", headers={"Host": "scans.example"})
+    for part in ("'scans.example'", "BACKEND_URL", "BASIC_AUTH_USER"):
+        assert part in answer.get_json()["error"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"backend_url": "http://firstlight.internal:9090"},
+        {"host": "Firstlight.internal"},
+        {"basic_auth_user": "ada", "basic_auth_pass": SecretStr("lovelace")},
+    ],
+)
+def test_a_name_of_the_settings_or_a_password_opens_the_pages(
+    store: Store, known: Settings, setting: dict[str, Any]
+) -> None:
+    settings = known.model_copy(update=setting)
+    code = 401 if "basic_auth_user" in setting else 200
+    assert named(store, known, "firstlight.internal:9090") == 403
+    assert named(store, settings, "firstlight.internal:9090") == code
+    assert named(store, settings, "localhost:9090") == code, "as docker-compose publishes it"
+
+
+@pytest.mark.parametrize("number", ["99999999999999999999", "2147483648"])
+@pytest.mark.parametrize("rest", ["", "/map.json", "/rounds.json", "/scans/1.png"])
+def test_a_number_that_no_project_can_have_is_not_found(
+    client: FlaskClient, number: str, rest: str
+) -> None:
+    assert client.get(f"/projects/{number}{rest}").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["rollback", "resume"])

@@ -10,6 +10,7 @@ import pytest
 from dbos import DBOS
 
 from backend import artifacts, pages, sync
+from backend.errors import NotFound
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.services import Services
 from backend.store import RETRY_SCAN_SECONDS, Version
@@ -412,6 +413,19 @@ def test_a_project_deleted_in_label_studio_is_left_alone(site: Site) -> None:
     assert site.store.due() == []
 
 
+def test_a_round_that_a_disconnection_cut_off_leaves_no_problem_and_no_step(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disconnected(*_: object) -> None:
+        site.store.update(site.number, gone=True)
+        raise NotFound("The project has no backend entries that are this service.", "Connect it.")
+
+    monkeypatch.setattr("backend.rounds.sync.sync", disconnected)
+    project = site.refresh()
+    assert (project.gone, project.step, project.problem) == (True, "", "")
+    assert project.failures == 0
+
+
 def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> None:
     path = f"/data/upload/{site.number}/{site.tasks[2]}.png"
     whole, site.fake.files[path] = site.fake.files[path], b"no image"
@@ -433,6 +447,19 @@ def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> Non
 def test_an_image_that_is_missing_because_label_studio_is_down_is_no_broken_image(
     site: Site,
 ) -> None:
+    site.fake.fail("GET", "/data/upload", httpx.ConnectError, times=99)
+    site.fake.fail("GET", r"/api/projects/\d+$", httpx.ConnectError, after=1, times=99)
+    assert "did not answer" in site.refresh().problem
+    assert all(not task.problem for task in site.store.tasks(site.number))
+
+
+def test_a_training_during_an_outage_loses_no_label(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1, 2)
+    site.entry["extra_params"] = {**OPTIONS, "image_size": 64}  # no kept scan has this size
+    site.services.folder(site.number)
+    for kept in site.services.folder(site.number).glob("scans-*/*.npz"):
+        kept.unlink()
     site.fake.fail("GET", "/data/upload", httpx.ConnectError, times=99)
     site.fake.fail("GET", r"/api/projects/\d+$", httpx.ConnectError, after=1, times=99)
     assert "did not answer" in site.refresh().problem

@@ -90,6 +90,42 @@ def test_half_of_the_basic_authentication_is_refused(
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"])
+@pytest.mark.parametrize("value", ["pässword", "日本", "a\nb", " spaced"])
+def test_what_label_studio_cannot_sign_with_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("BASIC_AUTH_USER", "us")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "hunter2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name}: .*printable ASCII") as caught:
+        load_settings()
+    assert value not in str(caught.value)
+
+
+def test_a_user_with_a_colon_is_refused_and_a_password_may_have_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BASIC_AUTH_USER", "us")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "hunter:2")
+    assert load_settings().basic_auth_user == "us"
+    monkeypatch.setenv("BASIC_AUTH_USER", "us:them")
+    with pytest.raises(ConfigError, match=r'BASIC_AUTH_USER: .*expected no ":"'):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("::1", "http://[::1]:9090"),
+        ("127.0.0.1", "http://127.0.0.1:9090"),
+        ("firstlight", "http://firstlight:9090"),
+    ],
+)
+def test_the_address_to_connect_by_follows_from_the_host(host: str, address: str) -> None:
+    assert Settings(host=host).public_url == address
+
+
 def test_secrets_do_not_show_in_the_settings_text() -> None:
     settings = Settings(
         label_studio_api_key=SecretStr("hunter2"),

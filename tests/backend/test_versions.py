@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ class Shelf:
     def publish(self, key: str = "", *, state: str = "ready") -> str:
         """Leave a version of a model, a cold start without one; return its name."""
         number = len(self.store.versions(NUMBER)) + 1
+        model = self.store.model(NUMBER, key)
         name = f"{'attention-unet' if key else 'cold-start'} r{number:04d} {key}".rstrip()
-        values = {"round": number, "attempt": 1, "model_key": key, "state": state}
+        labels = model.labels if model else 0
+        values = {
+            "round": number, "attempt": 1, "model_key": key, "state": state, "labels": labels,
+        }  # fmt: skip
         created = float(number)
         self.store.save_version(
             Version(project_id=NUMBER, name=name, created_at=created, published=[], **values)
@@ -106,6 +111,15 @@ def test_the_list_is_newest_first_and_says_what_each_version_rests_on(shelf: She
         ["attention-unet r0002 k1", "previous", "1970-01-12 13:48", "4", "0.70 drafts", "gone"],
         ["cold-start r0001", "previous", "1970-01-12 13:47", "0", "-", "not needed"],
     ]
+
+
+def test_a_cold_start_has_the_labels_that_it_was_made_from(shelf: Shelf) -> None:
+    name = shelf.go_live()
+    found = shelf.store.version(NUMBER, name)
+    assert found is not None
+    found.labels = 1  # one label trains nothing yet
+    shelf.store.save_version(found)
+    assert [row[3] for row in shelf.lines()] == ["1"]
 
 
 def test_the_columns_stand_below_each_other(shelf: Shelf) -> None:
@@ -170,6 +184,18 @@ def test_a_pin_ends_once(shelf: Shelf) -> None:
     assert shelf.versions.pinned() is None
     with pytest.raises(ConfigError, match=r"Nothing is pinned in project 3\."):
         shelf.versions.resume()
+
+
+def test_no_wish_wakes_a_project_that_was_disconnected(shelf: Shelf) -> None:
+    name = shelf.go_live()
+    shelf.versions.pin(name)
+    shelf.store.update(NUMBER, gone=True)
+    for wish in (partial(Versions.pin, name=name), Versions.resume):
+        with pytest.raises(ConfigError, match="Project 3 is not connected") as caught:
+            wish(shelf.versions)
+        assert caught.value.mend == "Connect it first: python -m backend connect 3"
+    assert the(shelf.store, NUMBER).gone
+    assert shelf.store.pinned(NUMBER) == name
 
 
 def test_a_pin_is_of_one_project(shelf: Shelf) -> None:

@@ -111,6 +111,18 @@ def test_refreshes_of_another_schema_are_cancelled_and_wanted_anew(site: Site) -
     assert site.project.wanted == wanted + 1
 
 
+def test_a_refresh_of_another_schema_does_not_wake_a_project_that_was_disconnected(
+    site: Site,
+) -> None:
+    with SetEnqueueOptions(app_version="0"):
+        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    site.store.update(site.number, gone=True)
+    wanted = site.project.wanted
+    worker._drop_other_releases(site.services)
+    assert [found.status for found in refreshes()] == ["CANCELLED"]
+    assert (site.project.gone, site.project.wanted) == (True, wanted)
+
+
 def test_finished_refreshes_are_forgotten_after_a_week(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from tests.label_studio.conftest import OPTIONS, Lab, annotator, backend, studio
 __all__ = ["annotator", "backend", "studio"]  # fixtures of the tests without a browser
 
 CHROMIUM = Path("/usr/bin/chromium")
+# A name that the browser takes for another machine's, though it leads to this one.
+ELSEWHERE = "firstlight.test"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,6 +28,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
 ]
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 
