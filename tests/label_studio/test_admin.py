@@ -25,6 +25,7 @@ from tests.label_studio.conftest import OPTIONS, Lab
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ENV = {"RECONCILE_SECONDS": "5", "ENCODER": "pixels"}
+TOKENS: dict[str, str] = {}  # personal access tokens by the address of their Label Studio
 
 
 def until(condition: Callable[[], bool], told: Callable[[], object], seconds: float = 120) -> None:
@@ -206,7 +207,13 @@ def worker_of(backend: Backend) -> int:
 
 
 def personal_access_token(studio: LabelStudio) -> str:
-    """Log in as the page does, and make a token."""
+    """Log in as the page does, and make a token; a user may have but one."""
+    if studio.url not in TOKENS:
+        TOKENS[studio.url] = _new_token(studio)
+    return TOKENS[studio.url]
+
+
+def _new_token(studio: LabelStudio) -> str:
     with httpx.Client(base_url=studio.url, timeout=30) as browser:
         browser.get("/user/login/")
         form = {
