@@ -423,7 +423,12 @@ def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_was_done(
     artifacts.write_json(done, {})
     words = [sys.executable, "-m", "backend", *command(folder, tmp_path, **endless)]
 
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    def hear() -> None:  # tests that a script starts with `&` inherit deafness to Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=hear
+    ) as process:
         assert process.stdout is not None
         assert any(line == "2 runs, 1 of them to be made\n" for line in process.stdout)
         process.send_signal(signal.SIGINT)
