@@ -98,7 +98,7 @@ class Map:
     @property
     def file(self) -> str:
         """The name of its files, without their ending."""
-        return "map-" + self.name.replace("/", "-").replace(", ", "-")
+        return _file_name("map", self.name)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Attention:
     @property
     def file(self) -> str:
         """The name of its files, without their ending."""
-        return "attention-" + self.name.replace("/", "-").replace(", ", "-")
+        return _file_name("attention", self.name)
 
 
 @dataclass(frozen=True)
@@ -527,6 +527,10 @@ def _plane(points: Floats) -> Floats:
 
 def _most(one: Map) -> int:
     return max(len(rows) for rows in one.chosen.values())
+
+
+def _file_name(kind: str, name: str) -> str:
+    return f"{kind}-{name}".replace("/", "-").replace(", ", "-")
 
 
 def _save(figure: Figure, path: Path) -> None:
