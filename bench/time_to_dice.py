@@ -102,17 +102,13 @@ def monai(task: Task, seed: int) -> Outcome:
 
 
 def _batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-    pairs = [
-        (
-            prepare(task.images[row], MONAI_SIZE),
-            letterbox(torch.from_numpy(task.masks[row].astype(np.float32)), MONAI_SIZE),
-        )
-        for row in task.labels
-    ]
+    scans = prepare([task.images[row] for row in task.labels], MONAI_SIZE)
+    masks = [torch.from_numpy(task.masks[row].astype(np.float32)) for row in task.labels]
+    targets = torch.stack([letterbox(mask, MONAI_SIZE) for mask in masks])
     while True:
-        rows = torch.randint(len(pairs), (BATCH,)).tolist()
-        scans, targets = zip(*(_augment(*pairs[row]) for row in rows), strict=True)
-        yield torch.stack(scans)[:, :1], torch.stack(targets)
+        rows = torch.randint(len(scans), (BATCH,))
+        batch, found = _augment(scans[rows, :1], targets[rows])
+        yield batch[:, :1], found
 
 
 @torch.inference_mode()
@@ -121,7 +117,7 @@ def _score(network: Any, task: Task) -> float:
     scores = []
     for row in task.held:
         image, mask = task.images[row], task.masks[row]
-        square = torch.sigmoid(network(prepare(image, MONAI_SIZE)[None, :1]))[0]
+        square = torch.sigmoid(network(prepare([image], MONAI_SIZE)[:, :1]))[0]
         scores.append(float(dice(restore(square, image.shape[:2]).numpy() > 0.5, mask)[0]))
     return float(np.mean(scores))
 

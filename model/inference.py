@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,10 +116,10 @@ def predict(
         raise ValueError(f"batch_size {batch_size}: expected at least 1")
     pool = iter(images)
     while batch := list(islice(pool, batch_size)):
-        prepared = torch.stack([prepare(image, fitted.config.image_size) for image in batch])
-        squares = probabilities_of(fitted.network, prepared)
-        for image, square in zip(batch, squares, strict=True):
-            yield restore(square, image.shape[:2]).numpy()
+        squares = probabilities_of(fitted.network, prepare(batch, fitted.config.image_size))
+        pairs = zip((image.shape[:2] for image in batch), squares, strict=True)
+        for shape, run in groupby(pairs, key=itemgetter(0)):
+            yield from restore(torch.stack([square for _, square in run]), shape).numpy()
 
 
 def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.float32]:
@@ -135,7 +136,7 @@ def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.flo
         ValueError: If the image cannot be prepared.
     """
     device = next(network.parameters()).device
-    found = attention_maps(network, prepare(image, size)[None].to(device))
+    found = attention_maps(network, prepare([image], size).to(device))
     squares = [_resized(gate[0].float().cpu(), (size, size)) for gate in found]
     whole = torch.cat([torch.zeros(0, size, size), *squares])
     maps: NDArray[np.float32] = restore(whole, image.shape[:2]).numpy()
@@ -150,61 +151,80 @@ def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
     return torch.sigmoid(network(prepared.to(device)).float()).cpu()
 
 
-def prepare(image: Image, size: int) -> Tensor:
-    """Return an image as the network sees it, shape (3, size, size): `standardise`, grey repeated.
+def prepare(images: Sequence[Image], size: int) -> Tensor:
+    """Return scans as the network sees them, shape (n, 3, size, size), grey ones repeated.
 
     Raises:
         ValueError: As `standardise`.
     """
-    return standardise(image, size).expand(CHANNELS, -1, -1)
+    return torch.stack([scan.expand(CHANNELS, -1, -1) for scan in standardise(images, size)])
 
 
-def standardise(image: Image, size: int) -> Tensor:
-    """Return an image at the network's size and scale, shape (1 or 3, size, size).
+def standardise(images: Iterable[Image], size: int) -> Iterator[Tensor]:
+    """Yield scans at the network's size and scale, each of shape (1 or 3, size, size).
 
     Intensities have mean 0 and standard deviation 1 over the scan. The longer side becomes `size`,
-    the aspect stays, and the scan's darkest value pads below and to the right.
+    the aspect stays, and the scan's darkest value pads below and to the right. Neighbours of one
+    shape are computed together, so whoever has many gives them a batch at a time.
 
     Args:
-        image: Shape (h, w) or (h, w, 3), values in [0, 1].
+        images: Shape (h, w) or (h, w, 3), values in [0, 1].
         size: Side of the square, in pixels.
 
     Raises:
         ValueError: If the shape is another one, or a pixel is missing or not finite.
     """
-    if image.size == 0 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (CHANNELS,)):
-        raise ValueError(
-            f"an image of shape {image.shape}: expected (height, width) for grey or "
-            "(height, width, 3) for colour, with at least one pixel"
-        )
-    if not np.isfinite(image).all():
+    for shape, run in groupby(images, key=np.shape):
+        if 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (CHANNELS,)):
+            raise ValueError(
+                f"an image of shape {shape}: expected (height, width) for grey or "
+                "(height, width, 3) for colour, with at least one pixel"
+            )
+        pixels = torch.from_numpy(np.stack(list(run), dtype=np.float32))
+        yield from _standardised(pixels.movedim(3, 1) if len(shape) == 3 else pixels[:, None], size)
+
+
+def _standardised(scans: Tensor, size: int) -> Tensor:
+    """Return scans (n, c, h, w) as `standardise` describes them, shape (n, c, size, size)."""
+    whole = scans.flatten(1)  # (n, c * h * w)
+    means = whole.mean(dim=1, keepdim=True)
+    if not means.isfinite().all():
         raise ValueError("an image holds NaN or infinite values; replace them before")
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))
-    planes = pixels.permute(2, 0, 1) if image.ndim == 3 else pixels[None]
-    deviation = max(float(image.std()), 1e-6)  # a blank scan stays finite
-    return (letterbox(planes, size, fill=float(image.min())) - float(image.mean())) / deviation
+    # A deviation above 0 keeps a blank scan finite.
+    deviations = (whole - means).square_().mean(dim=1, keepdim=True).sqrt_().clamp_min_(1e-6)
+    darkest = whole.amin(dim=1, keepdim=True)
+    fill, mean, deviation = (each[..., None, None] for each in (darkest, means, deviations))
+    return (letterbox(scans, size, fill=fill) - mean) / deviation
 
 
-def letterbox(planes: Tensor, size: int, *, fill: float = 0) -> Tensor:
-    """Return planes (c, h, w) resized to fit a square, `fill` below and right: (c, size, size)."""
-    height, width = fitting(tuple(planes.shape[1:]), size)
-    return F.pad(_resized(planes, (height, width)), (0, size - width, 0, size - height), value=fill)
+def letterbox(planes: Tensor, size: int, *, fill: Tensor | float = 0.0) -> Tensor:
+    """Return planes (..., h, w) resized to fit a square, (..., size, size).
+
+    The rest, below and to the right, is `fill`: a number, or one for each plane (..., 1, 1).
+    """
+    height, width = fitting(tuple(planes.shape[-2:]), size)
+    above_fill = _resized(planes, (height, width)) - fill
+    return F.pad(above_fill, (0, size - width, 0, size - height)) + fill
 
 
-def restore(square: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the part of a square (c, size, size) that is not padding, resized to (c, *shape)."""
-    height, width = fitting(shape, square.shape[-1])
-    planes = _resized(square[:, :height, :width], shape)
-    return planes.clamp(0.0, 1.0)  # interpolation may overshoot by a rounding error
+def restore(squares: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return what is not padding of squares (..., c, size, size), resized to (..., c, *shape)."""
+    height, width = fitting(shape, squares.shape[-1])
+    planes = _resized(squares[..., :height, :width], shape)
+    return planes.clamp_(0.0, 1.0)  # interpolation may overshoot by a rounding error
 
 
 def _resized(planes: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return planes (c, h, w) as (c, *shape), averaged where they shrink."""
+    """Return planes (c, h, w) or (n, c, h, w) with `shape` as last axes, averaged where they
+    shrink.
+    """
     # Enlarging, antialiasing changes nothing and takes three times as long.
-    shrinks = shape[0] < planes.shape[1] or shape[1] < planes.shape[2]
-    return F.interpolate(
-        planes[None], size=shape, mode="bilinear", antialias=shrinks, align_corners=False
-    )[0]
+    shrinks = shape[0] < planes.shape[-2] or shape[1] < planes.shape[-1]
+    batch = planes if planes.ndim == 4 else planes[None]
+    resized = F.interpolate(
+        batch, size=shape, mode="bilinear", antialias=shrinks, align_corners=False
+    )
+    return resized.reshape(*planes.shape[:-2], *shape)
 
 
 def fitting(shape: tuple[int, ...], size: int) -> tuple[int, int]:

@@ -173,45 +173,59 @@ def test_a_prepared_scan_does_not_depend_on_brightness_or_contrast(
 ) -> None:
     image = scan(height + 1, width)
 
-    prepared = prepare(image, 64)
+    prepared = prepare([image], 64)
 
     torch.testing.assert_close(
-        prepare((gain * image + offset).astype(np.float32), 64), prepared, rtol=1e-3, atol=1e-3
+        prepare([(gain * image + offset).astype(np.float32)], 64), prepared, rtol=1e-3, atol=1e-3
     )
 
 
 def test_grey_and_the_same_grey_as_colour_are_prepared_alike() -> None:
     grey = scan(20, 30)
 
-    torch.testing.assert_close(prepare(np.stack([grey] * 3, axis=2), 32), prepare(grey, 32))
+    torch.testing.assert_close(prepare([np.stack([grey] * 3, axis=2)], 32), prepare([grey], 32))
 
 
 def test_colours_are_kept() -> None:
-    red, green, blue = prepare(scan(32, 32, 3), 32)
+    red, green, blue = prepare([scan(32, 32, 3)], 32)[0]
 
     assert not torch.equal(red, green)
     assert not torch.equal(green, blue)
 
 
+def test_scans_prepared_together_are_prepared_as_each_alone() -> None:
+    scans = [
+        scan(20, 30),
+        scan(20, 30, seed=1),
+        scan(20, 30, 3),
+        scan(30, 20),
+        scan(20, 30, seed=2),
+    ]
+
+    alone = torch.cat([prepare([each], 32) for each in scans])
+
+    torch.testing.assert_close(prepare(scans, 32), alone)
+
+
 def test_a_scan_is_padded_with_its_own_black() -> None:
-    prepared = prepare(scan(16, 32), 32)
+    prepared = prepare([scan(16, 32)], 32)[0]
 
     assert torch.all(prepared[:, 16:] == prepared[:, :16].min())
 
 
 def test_a_blank_scan_is_prepared_as_zeros() -> None:
-    assert torch.all(prepare(np.full((9, 9), 0.25, dtype=np.float32), 32) == 0)
+    assert torch.all(prepare([np.full((9, 9), 0.25, dtype=np.float32)], 32) == 0)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 1), (4, 4, 4), (0, 4), (1, 4, 4, 3)])
 def test_an_image_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        prepare(np.zeros(shape, dtype=np.float32), 32)
+        prepare([np.zeros(shape, dtype=np.float32)], 32)
 
 
 def test_an_image_with_missing_values_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
-        prepare(np.full((4, 4), np.nan, dtype=np.float32), 32)
+        prepare([np.full((4, 4), np.nan, dtype=np.float32)], 32)
 
 
 def test_every_scan_is_predicted_at_its_own_size_and_in_order(fitted: Fitted) -> None:
@@ -293,6 +307,6 @@ def test_attention_comes_at_the_scans_own_size_one_map_for_each_gate() -> None:
 
 def test_attention_to_the_padding_is_left_out() -> None:
     network, tall = AttentionUnet("tu-test_resnet", 3, 1), scan(128, 64)
-    whole = attention_maps(network, prepare(tall, 128)[None])[-1]  # of the padded square
+    whole = attention_maps(network, prepare([tall], 128))[-1]  # of the padded square
     seen = F.interpolate(whole, size=(128, 128), mode="bilinear", align_corners=False)
     assert np.allclose(attention(network, tall, 128)[-1], seen[0, 0, :, :64], atol=1e-6)
