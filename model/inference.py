@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,9 +116,10 @@ def predict(
     pool = iter(images)
     while batch := list(islice(pool, batch_size)):
         squares = probabilities_of(fitted.network, prepare(batch, fitted.config.image_size))
-        pairs = zip((image.shape[:2] for image in batch), squares, strict=True)
-        for shape, run in groupby(pairs, key=itemgetter(0)):
-            yield from restore(torch.stack([square for _, square in run]), shape).numpy()
+        runs = [(s, len(list(run))) for s, run in groupby(image.shape[:2] for image in batch)]
+        parts = torch.split(squares, [length for _, length in runs])
+        for (shape, _), part in zip(runs, parts, strict=True):
+            yield from restore(part, shape).numpy()
 
 
 def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.float32]:
@@ -157,7 +157,7 @@ def prepare(images: Sequence[Image], size: int) -> Tensor:
     Raises:
         ValueError: As `standardise`.
     """
-    return torch.stack([scan.expand(CHANNELS, -1, -1) for scan in standardise(images, size)])
+    return together(standardise(images, size)).expand(-1, CHANNELS, -1, -1)
 
 
 def standardise(images: Iterable[Image], size: int) -> Iterator[Tensor]:
@@ -180,21 +180,30 @@ def standardise(images: Iterable[Image], size: int) -> Iterator[Tensor]:
                 f"an image of shape {shape}: expected (height, width) for grey or "
                 "(height, width, 3) for colour, with at least one pixel"
             )
-        pixels = torch.from_numpy(np.stack(list(run), dtype=np.float32))
+        # torch reads neither mirrored views nor, without a warning, what is read-only.
+        each = [torch.from_numpy(np.require(image, np.float32, "CW")) for image in run]
+        pixels = torch.stack(each)
         yield from _standardised(pixels.movedim(3, 1) if len(shape) == 3 else pixels[:, None], size)
 
 
+def together(scans: Iterable[Tensor]) -> Tensor:
+    """Return standardised scans as one tensor (n, 1 or 3, size, size), 1 where all are grey."""
+    each = list(scans)
+    planes = max(len(scan) for scan in each)
+    return torch.stack([scan.expand(planes, -1, -1) for scan in each])
+
+
 def _standardised(scans: Tensor, size: int) -> Tensor:
-    """Return scans (n, c, h, w) as `standardise` describes them, shape (n, c, size, size)."""
-    whole = scans.flatten(1)  # (n, c * h * w)
-    means = whole.mean(dim=1, keepdim=True)
+    """Return scans (n, c, h, w), which it changes, as `standardise` says: (n, c, size, size)."""
+    every = (1, 2, 3)
+    means = scans.mean(dim=every, keepdim=True)
     if not means.isfinite().all():
         raise ValueError("an image holds NaN or infinite values; replace them before")
-    # A deviation above 0 keeps a blank scan finite.
-    deviations = (whole - means).square_().mean(dim=1, keepdim=True).sqrt_().clamp_min_(1e-6)
-    darkest = whole.amin(dim=1, keepdim=True)
-    fill, mean, deviation = (each[..., None, None] for each in (darkest, means, deviations))
-    return (letterbox(scans, size, fill=fill) - mean) / deviation
+    scans -= means
+    deviations = torch.linalg.vector_norm(scans, dim=every, keepdim=True) / scans[0].numel() ** 0.5
+    squares = letterbox(scans, size, fill=scans.amin(dim=every, keepdim=True))
+    squares /= deviations.clamp_min_(1e-6)  # a blank scan stays finite
+    return squares
 
 
 def letterbox(planes: Tensor, size: int, *, fill: Tensor | float = 0.0) -> Tensor:

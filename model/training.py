@@ -20,10 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
-from model.inference import CHANNELS, Image, letterbox, predict, standardise
+from model.inference import CHANNELS, Image, letterbox, predict, standardise, together
 from model.metrics import dice
 
 Masks = NDArray[np.bool_]
@@ -34,13 +33,6 @@ LEAST_EPOCH = 10  # batches: a pass over a handful of scans is too short to tell
 PATIENCE = 5  # epochs without a better Dice on held-out scans until training ends
 FOLLOW = 0.1  # share of the way to the newest weights that the moving average goes after a step
 RISE = 0.3  # share of the steps in which the learning rate goes up
-_MOVE = v2.RandomAffine(
-    degrees=10,
-    translate=(0.1, 0.1),
-    scale=(0.65, 1.2),
-    shear=5,
-    interpolation=v2.InterpolationMode.BILINEAR,
-)
 
 
 class Untrainable(ValueError):
@@ -249,20 +241,19 @@ def fit(  # noqa: PLR0913  # the contract's keywords
             chosen = list(islice(order, size))
             batch = _augment(scans[chosen], targets[chosen])
             try:
-                optimizer.zero_grad(set_to_none=False)
-                loss = _backward(network, scaler, *(part.to(device) for part in batch))
+                history.append(_backward(network, optimizer, scaler, batch))
             except torch.OutOfMemoryError as error:
                 size = _halved(size, config, error)
                 continue
-            history.append(loss)
             step = len(history)
-            rate = config.learning_rate * _warm_up_and_fade(step / config.steps)
-            _descend(optimizer, scaler, rate)
+            _descend(
+                optimizer, scaler, config.learning_rate * _warm_up_and_fade(step / config.steps)
+            )
             flat_average.whole.lerp_(flat.whole, FOLLOW if step > 1 else 1.0)
             if step % epoch == 0:
                 best.look(average, step)
             if on_epoch is not None:
-                on_epoch(Progress(step, config.steps, loss, epoch, best.last))
+                on_epoch(Progress(step, config.steps, history[-1], epoch, best.last))
     best.restore(average, len(history))
     return Fitted(average.eval(), config, tuple(history), best.scores)
 
@@ -383,7 +374,7 @@ def _flatten(network: nn.Module) -> _Flat:
 
 def _views(vector: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
     """Return a vector piece by piece, each with the shape and layout of its part."""
-    pieces = vector.split([part.numel() for part in parts])
+    pieces = torch.split(vector, [part.numel() for part in parts])
     return [
         piece.as_strided(part.shape, part.stride())
         for piece, part in zip(pieces, parts, strict=True)
@@ -402,12 +393,11 @@ def _squares(images: Sequence[Image], masks: Sequence[Masks], size: int) -> tupl
 
     Shapes are (n, 1 or 3, size, size), one plane where all scans are grey, and (n, c, size, size).
     """
-    scans = [scan for image in images for scan in standardise([image], size)]
-    planes = max(len(scan) for scan in scans)
+    scans = together(scan for image in images for scan in standardise([image], size))
     targets = [
         letterbox(torch.from_numpy(mask.astype(np.float32, order="C")), size) for mask in masks
     ]
-    return torch.stack([scan.expand(planes, -1, -1) for scan in scans]), torch.stack(targets)
+    return scans, torch.stack(targets)
 
 
 def _balanced(masks: Sequence[Masks]) -> list[int]:
@@ -435,10 +425,16 @@ def _shuffled(rows: Sequence[int]) -> Iterator[int]:
 
 
 def _backward(
-    network: nn.Module, scaler: torch.amp.GradScaler, scans: Tensor, targets: Tensor
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    batch: tuple[Tensor, Tensor],
 ) -> float:
-    """Return the loss of a batch, and add its gradients to those in the network."""
-    with torch.autocast(scans.device.type, enabled=scans.device.type == "cuda"):
+    """Return the loss of a batch, and leave its gradients and no others in the network."""
+    device = next(network.parameters()).device
+    scans, targets = (part.to(device) for part in batch)
+    optimizer.zero_grad(set_to_none=False)
+    with torch.autocast(device.type, enabled=device.type == "cuda"):
         logits = network(scans)
     loss = segmentation_loss(logits.float(), targets)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -462,13 +458,29 @@ def _augment(scans: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
     black = scans.amin(dim=(1, 2, 3), keepdim=True)
     still = torch.cat([scans - black, targets], dim=1)
-    moved = torch.stack([_MOVE(each) for each in still])  # beyond the edge: black, no class
+    moved = _moved(still)  # beyond the edge: black, no class
     contrast, brightness, gamma, noise = torch.rand(4, len(scans), 1, 1, 1)
     planes = scans.shape[1]
     scans = _gamma(moved[:, :planes] + black, 2 ** (gamma - 0.5))
     scans = scans * (0.8 + 0.4 * contrast) + 0.6 * (brightness - 0.5)
     scans = scans + 0.15 * noise * torch.randn_like(scans[:, :1])
     return scans.expand(-1, CHANNELS, -1, -1), moved[:, planes:]
+
+
+def _moved(planes: Tensor) -> Tensor:
+    """Return squares (n, c, size, size), each turned, leant, sized and shifted by chance."""
+    chances = torch.rand(5, len(planes)) * 2 - 1
+    turn, lean = math.radians(10) * chances[0], math.radians(5) * chances[1]
+    scale, shift = 0.925 + 0.275 * chances[2], 0.2 * chances[3:].T[..., None]  # of half a side
+    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()])
+    shear = torch.stack(
+        [torch.ones_like(lean), lean.tan(), torch.zeros_like(lean), torch.ones_like(lean)]
+    )
+    forth = scale[:, None, None] * rotation.T.reshape(-1, 2, 2) @ shear.T.reshape(-1, 2, 2)
+    back = torch.linalg.inv(forth)  # (n, 2, 2): where a pixel of the result comes from
+    theta = torch.cat([back, -back @ shift], dim=2)
+    grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
+    return F.grid_sample(planes, grid, align_corners=False)
 
 
 def _gamma(scans: Tensor, power: Tensor) -> Tensor:
