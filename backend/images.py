@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import unquote, unquote_to_bytes
@@ -192,9 +192,10 @@ class ImageSource:
             extensions["sni_hostname"] = url.raw_host.decode("ascii")
             url = url.copy_with(host=request.address)
         try:
-            with self.client.stream(
-                "GET", url, headers=headers, extensions=extensions, follow_redirects=False
-            ) as response:
+            sent = self.client.build_request("GET", url, headers=headers, extensions=extensions)
+            # Cookies know no ports: Label Studio's would go to a bucket server on its host.
+            sent.headers.pop("cookie", None)
+            with closing(self.client.send(sent, stream=True, follow_redirects=False)) as response:
                 return self._read(response, request)
         except httpx.HTTPError as error:  # its own text can quote headers and the whole URL
             what = f"{_name(request)} gave no answer ({type(error).__name__})."

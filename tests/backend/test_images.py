@@ -575,3 +575,12 @@ def test_cookies_and_redirect_settings_of_the_client_change_nothing() -> None:
     with pytest.raises(ImageError, match="not allowed"):
         source(net, client=client).fetch("/data/a.png", 7)
     assert len(net.seen) == 1
+
+
+def test_a_cookie_of_label_studio_goes_to_no_other_port_of_its_host() -> None:
+    presigned = redirect("http://minio:9000/a.png")
+    presigned.headers["Set-Cookie"] = "sessionid=s3cr3t; Path=/"
+    net = Net({"http://minio:8080/data/a.png": presigned})
+    assert source(net, label_studio_url="http://minio:8080").fetch("/data/a.png", 7) == BODY
+    assert net.urls[-1] == "http://minio:9000/a.png"
+    assert not any("cookie" in request.headers for request in net.seen)
