@@ -181,7 +181,7 @@ def standardise(images: Iterable[Image], size: int) -> Iterator[Tensor]:
                 "(height, width, 3) for colour, with at least one pixel"
             )
         # torch reads neither mirrored views nor, without a warning, what is read-only.
-        each = [torch.from_numpy(np.require(image, np.float32, "CW")) for image in run]
+        each = [torch.from_numpy(np.require(image, np.float32, ["C", "W"])) for image in run]
         pixels = torch.stack(each)
         yield from _standardised(pixels.movedim(3, 1) if len(shape) == 3 else pixels[:, None], size)
 

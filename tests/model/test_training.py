@@ -19,6 +19,7 @@ from model.training import (
     Progress,
     TrainConfig,
     Untrainable,
+    _augment,
     _balanced,
     default_config,
     fit,
@@ -114,6 +115,21 @@ def test_training_leaves_the_scans_as_they_were() -> None:
 
     np.testing.assert_array_equal(images, copies[0])
     np.testing.assert_array_equal(masks, copies[1])
+
+
+def test_a_mask_moves_with_its_scan() -> None:
+    _, mask = disc(64, 64, seed=0)
+    scans = torch.from_numpy(mask.astype(np.float32)).expand(8, 1, 64, 64)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        moved, targets = _augment(scans, scans)
+
+    assert moved.shape == (8, 3, 64, 64)
+    for scan, target, before in zip(moved, targets, scans, strict=True):
+        inside, outside = scan[0][target[0] > 0.99], scan[0][target[0] < 0.01]
+        assert inside.mean() > outside.mean() + 0.5
+        assert not torch.equal(target, before)
 
 
 def test_scans_of_any_size_in_grey_and_colour_are_trained_together() -> None:
