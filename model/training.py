@@ -471,7 +471,7 @@ def _moved(planes: Tensor) -> Tensor:
     """Return squares (n, c, size, size), each at another place by chance, 0 beyond the edge.
 
     Turned by at most 10 degrees, leant by 5, 0.65 to 1.2 times as large, shifted by a tenth of a
-    side: one call for a batch, an eighth of the calls of torchvision's RandomAffine.
+    side. One call moves a batch; torchvision's RandomAffine takes one for each scan.
     """
     chances = torch.rand(5, len(planes)) * 2 - 1
     turn, lean = math.radians(10) * chances[0], math.radians(5) * chances[1]
