@@ -280,15 +280,23 @@ class LabelStudio:
 
     # -- connecting -----------------------------------------------------------------------------
 
-    def connect(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Create or mend the entry with this project and url; return it."""
+    def connect(self, fields: Mapping[str, Any]) -> None:
+        """Create or mend the one entry with this project and url."""
+        found = self._entries_at(fields)
+        if found:
+            title = found[0].get("title") or fields["title"]
+            self._call("PATCH", f"api/ml/{found[0]['id']}", {**fields, "title": title}, retries=0)
+        else:
+            self._call("POST", "api/ml", fields, retries=0)
+            # Where SQLite was locked, Label Studio runs a request anew by itself, and may have
+            # saved the entry before.
+            found = self._entries_at(fields)
+        for twin in found[1:]:
+            self.remove_entry(twin["id"])
+
+    def _entries_at(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
         url = fields["url"].rstrip("/")
-        existing = [e for e in self.entries(fields["project"]) if e["url"].rstrip("/") == url]
-        if existing:
-            title = existing[0].get("title") or fields["title"]
-            path, method = f"api/ml/{existing[0]['id']}", "PATCH"
-            return dict(self._call(method, path, {**fields, "title": title}, retries=0))
-        return dict(self._call("POST", "api/ml", fields, retries=0))
+        return [e for e in self.entries(fields["project"]) if e["url"].rstrip("/") == url]
 
     def webhooks(self, project_id: int) -> list[dict[str, Any]]:
         """Return the project's webhooks."""
@@ -307,11 +315,22 @@ class LabelStudio:
             "headers": dict(headers),
             "is_active": True,
         }
-        ours = [hook for hook in self.webhooks(project_id) if hook["url"] == url]
+        ours = self._webhooks_to(project_id, url)
         if ours:
             self._call("PATCH", f"api/webhooks/{ours[0]['id']}/", fields)
         else:
             self._call("POST", "api/webhooks/", fields, retries=0)
+            ours = self._webhooks_to(project_id, url)
+        for twin in ours[1:]:
+            self._call("DELETE", f"api/webhooks/{twin['id']}/")
+
+    def _webhooks_to(self, project_id: int, url: str) -> list[dict[str, Any]]:
+        # Those of the whole organisation are listed too, and are somebody else's.
+        return [
+            hook
+            for hook in self.webhooks(project_id)
+            if hook["url"] == url and hook["project"] == project_id
+        ]
 
     def remove_entry(self, entry_id: int) -> None:
         """Remove a backend entry; Label Studio leaves its webhook behind."""
@@ -319,11 +338,7 @@ class LabelStudio:
 
     def remove_webhooks(self, project_id: int, url: str) -> int:
         """Remove the project's webhooks to this address; return how many there were."""
-        ours = [
-            hook
-            for hook in self.webhooks(project_id)
-            if hook["url"] == url and hook["project"] == project_id
-        ]
+        ours = self._webhooks_to(project_id, url)
         for hook in ours:
             self._call("DELETE", f"api/webhooks/{hook['id']}/")
         return len(ours)

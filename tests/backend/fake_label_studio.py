@@ -63,6 +63,7 @@ class FakeLabelStudio:
         files: Path to the bytes that are served there.
         cut_import_after: The next import stores this many rows, then the connection breaks.
         restore_title: The next PATCH of an entry is undone by a save that came in between.
+        locked: The next request finds the database locked at its end, and is run once more.
         answers: What another service than ours answers, by its address.
         unreachable: Addresses at which no backend answers; the entry keeps what it held.
         banned: Reasons by which addresses are refused, for `ml` and `webhooks`.
@@ -80,6 +81,7 @@ class FakeLabelStudio:
         self.imports: list[list[Json]] = []
         self.cut_import_after: int | None = None
         self.restore_title = False
+        self.locked = False
         self.answers: dict[str, str] = {}
         self.unreachable: set[str] = set()
         self.banned: dict[str, tuple[int, str]] = {}
@@ -233,8 +235,14 @@ class FakeLabelStudio:
             return error(401, "Invalid token.")
         if path in self.files:
             return Answer(200, content=self.files[path])
+        if self.locked and method != "GET":
+            self.locked = False
+            self._handle(request, f"{method} {path.rstrip('/')}")
+        return self._handle(request, f"{method} {path.rstrip('/')}")
+
+    def _handle(self, request: httpx.Request, what: str) -> Answer:
         for pattern, handle in self._routes().items():
-            match = re.fullmatch(pattern, f"{method} {path.rstrip('/')}")
+            match = re.fullmatch(pattern, what)
             if match:
                 return handle(request, *(int(part) for part in match.groups()))
         return error(404, "Not found.")

@@ -256,6 +256,30 @@ def test_a_webhook_is_made_once_and_mended_afterwards(
     assert hook["is_active"]
 
 
+def test_what_a_locked_database_made_label_studio_do_twice_is_there_once(
+    studio: LabelStudio, fake: FakeLabelStudio
+) -> None:
+    project_id = fake.add_project()
+    fake.locked = True
+    studio.connect({"project": project_id, "url": "http://us", "title": "Firstlight"})
+    fake.locked = True
+    studio.ensure_webhook(project_id, "http://us/webhook", {})
+    assert (len(fake.entries), len(fake.webhooks)) == (1, 1)
+
+
+def test_connecting_again_leaves_one_of_several_entries_and_webhooks(
+    studio: LabelStudio, fake: FakeLabelStudio, project_id: int
+) -> None:
+    fake.connect(project_id, url="http://us/")
+    fake.connect(project_id, url="http://them")
+    for number in (901, 902):
+        fake.webhooks[number] = {"id": number, "url": "http://us/webhook", "project": project_id}
+    studio.connect({"project": project_id, "url": "http://us", "title": "Firstlight"})
+    studio.ensure_webhook(project_id, "http://us/webhook", {})
+    assert sorted(entry["url"] for entry in fake.entries.values()) == ["http://them", "http://us"]
+    assert len(fake.webhooks) == 1
+
+
 # -- tokens and errors ----------------------------------------------------------------------------
 
 
