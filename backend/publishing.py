@@ -152,13 +152,15 @@ class Publisher:
                 self._store.save_version(version)
 
     def _arrived(self, attempt: Version, items: Sequence[QueueItem]) -> bool:
+        why = ""
         try:
             self._studio.import_queue(self._project_id, attempt.name, items)
         except LabelStudioError as error:
-            log.warning("publishing was cut off: %s", error)
+            why = f": {error}"
+        # What does not answer this either fails the round, which says so.
         found = self._studio.version_count(self._project_id, attempt.name)
         if found != len(items):
-            log.warning("%d of %d scans arrived", found, len(items))
+            log.warning("%d of %d scans arrived%s", found, len(items), why)
         return found == len(items)
 
     def _still_open(self, queue: Sequence[int], *, everything: bool) -> list[int]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from backend.services import Services
 from backend.settings import Settings
 from backend.store import Project, Store, open_store
 from tests.backend.fake_label_studio import CONFIG, TOKEN, URL, FakeLabelStudio
+
+if TYPE_CHECKING:
+    from tests.backend.site import Site
 
 Region = dict[str, Any]
 
@@ -91,6 +94,24 @@ def project_id(fake: FakeLabelStudio, store: Store) -> int:
     fake.connect(project_id)
     store.want(project_id)
     return project_id
+
+
+@pytest.fixture
+def site(
+    services: Services,
+    fake: FakeLabelStudio,
+    clock: Clock,
+    project_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    """A worker beside Label Studio, with networks so small that a training takes an instant."""
+    from tests.backend.site import TINY, Site  # the maths, which most tests do without
+
+    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
+    site = Site(services, fake, clock, project_id)
+    site.start()
+    yield site
+    site.stop()
 
 
 def answering(store: Store) -> Callable[[int], str]:

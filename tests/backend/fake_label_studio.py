@@ -183,7 +183,7 @@ class FakeLabelStudio:
         times: int = 1,
         detail: str = "no",
     ) -> None:
-        """Let calls fail whose path matches, after so many of them passed."""
+        """Let calls fail whose path matches, after so many of them passed; "" is any method."""
         self._failures.append(Failure(method, path, after, times, answer, detail))
 
     def mend(self) -> None:
@@ -272,7 +272,11 @@ class FakeLabelStudio:
 
     def _failed(self, method: str, path: str, request: httpx.Request) -> Answer | None:
         for failure in self._failures:
-            if failure.method != method or not re.search(failure.path, path) or not failure.times:
+            if (
+                failure.method not in ("", method)
+                or not re.search(failure.path, path)
+                or not failure.times
+            ):
                 continue
             if failure.after:
                 failure.after -= 1

@@ -84,3 +84,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         if time.monotonic() > end:
             pytest.fail(f"not so within {seconds:.0f} s")
         time.sleep(0.05)
+
+
+def assert_each_task_once(site: Site) -> None:
+    """No version may have two predictions on one task: that corrupts Label Studio's order."""
+    rows = site.fake.projects[site.number].predictions
+    pairs = [(row["task"], row["model_version"]) for row in rows]
+    assert len(pairs) == len(set(pairs))

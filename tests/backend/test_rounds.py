@@ -12,30 +12,13 @@ from dbos import DBOS
 from backend import artifacts, pages, sync
 from backend.errors import NotFound
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
-from backend.services import Services
 from backend.store import RETRY_SCAN_SECONDS, Version
-from tests.backend.conftest import Clock
-from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
-from tests.backend.site import OPTIONS, TINY, Site, wait_for
+from tests.backend.fake_label_studio import CONFIG
+from tests.backend.site import OPTIONS, TINY, Site, assert_each_task_once, wait_for
 
 
 class Killed(BaseException):
     """The process ends here: no handler of ours may see it."""
-
-
-@pytest.fixture
-def site(
-    services: Services,
-    fake: FakeLabelStudio,
-    clock: Clock,
-    project_id: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
-    site = Site(services, fake, clock, project_id)
-    site.start()
-    yield site
-    site.stop()
 
 
 # -- the story ------------------------------------------------------------------------------------
@@ -584,9 +567,3 @@ def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
     again = outcome(site)
     assert disturbed | {"rounds": None} == again | {"rounds": None}
     assert disturbed["rounds"] == [1, 2, 3, 4]
-
-
-def assert_each_task_once(site: Site) -> None:
-    rows = site.fake.projects[site.number].predictions
-    pairs = [(row["task"], row["model_version"]) for row in rows]
-    assert len(pairs) == len(set(pairs))

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,24 +23,9 @@ from backend.settings import Settings
 from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import FakeLabelStudio
-from tests.backend.site import TINY, Site, wait_for
+from tests.backend.site import Site, wait_for
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def site(
-    services: Services,
-    fake: FakeLabelStudio,
-    clock: Clock,
-    project_id: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
-    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
-    site = Site(services, fake, clock, project_id)
-    site.start()
-    yield site
-    site.stop()
 
 
 def refreshes() -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -17,11 +18,13 @@ class Proxy:
     Attributes:
         target: The address behind; may be set later.
         paths: Every path asked for, in order; what lies outside of `prefix` is answered 404.
+        withheld: So many bytes more than are sent are promised.
     """
 
     def __init__(self, target: str = "", prefix: str = "") -> None:
         self.target, self.prefix = target, prefix
         self.paths: list[str] = []
+        self.withheld = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._http = httpx.Client(timeout=120, trust_env=False)
@@ -43,6 +46,7 @@ class Proxy:
     def forward(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> httpx.Response:
+        """Return the answer; with a ConnectionAbortedError there is none."""
         self.paths.append(path)
         if not path.startswith(f"{self.prefix}/"):
             return httpx.Response(404, json={"detail": "nothing here"})
@@ -57,14 +61,16 @@ class Proxy:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 sent = {k: v for k, v in self.headers.items() if k.lower() not in NOT_PASSED}
                 # Compressed, what comes back would not have the length that was told.
-                answer = proxy.forward(
-                    self.command, self.path, {**sent, "Accept-Encoding": "identity"}, body
-                )
+                sent["Accept-Encoding"] = "identity"
+                with suppress(ConnectionAbortedError):
+                    self._answer(proxy.forward(self.command, self.path, sent, body))
+
+            def _answer(self, answer: httpx.Response) -> None:
                 self.send_response(answer.status_code)
                 for name, value in answer.headers.items():
                     if name.lower() not in NOT_PASSED:
                         self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer.content)))
+                self.send_header("Content-Length", str(len(answer.content) + proxy.withheld))
                 self.end_headers()
                 self.wfile.write(answer.content)
 
