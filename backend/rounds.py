@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 REFRESH_QUEUE = "refresh"
 EMBED_QUEUE = "embed"
 CHUNK = 64
+SHARE = 1024  # scans
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 KEPT_DRAFTS = 20
@@ -117,16 +118,14 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def unseen(self, project_id: int) -> list[list[int]]:
-        """Return chunks of tasks that have no embedding and may be read now."""
-        selector = self._selector(project_id)
-        known = self.store.embeddings(project_id, selector.encoder)
-        now = self.store.clock()
-        ids = [
-            task.id
-            for task in self.store.tasks(project_id)
-            if (task.problem and task.retry_at <= now)
-            or (task.id not in known and not task.problem)
-        ]
+        """Return chunks of tasks that have no embedding and may be read now.
+
+        While other projects wait these are no more than a share: a hundred thousand scans of one
+        project take an hour, and nobody's label shall wait for that.
+        """
+        ids = self._unseen(project_id)
+        if any(other != project_id for other in self.store.due()):
+            ids = ids[:SHARE]
         self.store.enter(project_id, "embed", done=0, total=len(ids))
         return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
 
@@ -163,6 +162,9 @@ class Rounds(DBOSConfiguredInstance):
     def plan(self, project_id: int) -> dict[str, Any]:
         """Return whether anything has to be done, and open the round if so."""
         with self._at(project_id, "plan"):
+            if self._unseen(project_id):
+                self.store.want(project_id)  # the next share, when the others had their turn
+                return {"due": False}
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
             pinned = self._versions(project_id).pinned()
@@ -317,6 +319,16 @@ class Rounds(DBOSConfiguredInstance):
         yield
         if number:
             self.store.add_seconds(project_id, number, step, self.store.clock() - started)
+
+    def _unseen(self, project_id: int) -> list[int]:
+        known = self.store.embeddings(project_id, self._selector(project_id).encoder)
+        now = self.store.clock()
+        return [
+            task.id
+            for task in self.store.tasks(project_id)
+            if (task.problem and task.retry_at <= now)
+            or (task.id not in known and not task.problem)
+        ]
 
     def _project(self, project_id: int) -> Project:
         project = self.store.project(project_id)

@@ -5,13 +5,16 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from backend.errors import ConfigError
+from backend.settings import Settings
 from backend.store import open_store
 from backend.web import listen
 
@@ -84,6 +87,35 @@ def test_a_body_of_unknown_length_over_the_limit_is_refused_too(served: str) -> 
             yield b" " * 1_000_000
 
     assert httpx.post(f"{served}/webhook", content=parts()).status_code == 413
+
+
+@pytest.mark.slow
+def test_a_burst_of_ten_thousand_webhooks_is_taken_and_leaves_one_refresh_to_do(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    process = start(port, tmp_path)
+    url = f"http://127.0.0.1:{port}"
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}}
+
+    def send(number: int) -> list[int]:
+        with httpx.Client(timeout=30) as client:
+            return [client.post(f"{url}/webhook", json=event).status_code for _ in range(number)]
+
+    try:
+        wait_for(url)
+        httpx.post(f"{url}/setup", json={"project": "1"}, timeout=30).raise_for_status()
+        with ThreadPoolExecutor(16) as people:
+            codes = Counter(code for got in people.map(send, [625] * 16) for code in got)
+        assert codes == {200: 10_000}
+        process.terminate()
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    store = open_store(Settings(data_dir=tmp_path).database)
+    [project] = store.projects()
+    assert project.wanted > 1
+    assert (project.done, store.due()) == (0, [1])
 
 
 def test_a_port_in_use_ends_the_start_with_one_line(served: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from backend.settings import Settings
 from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import FakeLabelStudio
-from tests.backend.site import Site, wait_for
+from tests.backend.site import OPTIONS, Site, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +71,52 @@ def test_a_project_has_one_refresh_and_a_hint_meanwhile_makes_one_more(
     worker.enqueue_due(site.rounds)
     wait_for(lambda: site.project.done == 2)
     assert len(refreshes()) == 2
+
+
+def another_project(site: Site, scans: int = 3) -> int:
+    number = site.fake.add_project()
+    site.fake.connect(number, dict(OPTIONS))
+    for phantom in site.phantoms[:scans]:
+        site.fake.add_task(number, phantom.image)
+    site.store.want(number)
+    return number
+
+
+def test_a_project_that_fails_for_ever_and_one_that_never_rests_starve_no_other(
+    site: Site,
+) -> None:
+    failing, restless = site.number, another_project(site)
+    others = [another_project(site) for _ in range(3)]
+    site.fake.fail("GET", rf"/api/projects/{failing}$", 500, times=10_000)
+
+    def everybody_was_served() -> bool:
+        site.clock.advance(2)
+        site.store.want(failing)
+        site.store.want(restless)
+        worker.enqueue_due(site.rounds)
+        return all(the(site.store, number).live_version for number in others)
+
+    wait_for(everybody_was_served)
+    assert the(site.store, failing).failures
+    assert the(site.store, restless).live_version
+
+
+def test_a_project_with_very_many_new_scans_lets_the_others_in_between(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.rounds.SHARE", 2)
+    other = another_project(site)
+    site.clock.advance(SETTLE_SECONDS)
+    site.refresh()
+    assert len(site.store.embeddings(site.number, "pixels")) == 2
+    assert site.project.live_version == "", "a part of the pool is no pool"
+    assert site.project.wanted > site.project.done
+    DBOS.start_workflow(site.rounds.refresh, other).get_result()
+    assert len(site.store.embeddings(other, "pixels")) == 2, "the first one waits for its turn"
+    site.store.update(other, gone=True)
+    site.refresh()
+    assert len(site.store.embeddings(site.number, "pixels")) == 6, "nobody else waits"
+    assert sorted(site.queue) == site.tasks
 
 
 def test_a_database_that_does_not_answer_is_no_end_of_the_worker(
