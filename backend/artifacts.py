@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import zlib
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import StorageError
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"  # what a file is called until it is whole
 # What numpy stumbles over in an archive that was cut short or written over.
@@ -57,8 +60,14 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON document, or None when there is none."""
-    return json.loads(path.read_bytes()) if path.exists() else None
+    """Return a JSON document, or None when there is none, or a damaged one."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("%s is damaged, and is taken for absent", path.name)
+        return None
 
 
 def round_file(folder: Path, number: int) -> Path:

@@ -27,8 +27,11 @@ class Hints:
         with self._lock:
             waiting = project_id in self._pending
         # A database that just refused is not waited for again within the same request.
-        if not waiting and self._write(project_id, full):
-            return True
+        if not waiting:
+            problem = self._write(project_id, full)
+            if not problem:
+                return True
+            log.warning("a hint for project %d waits in memory: %s", project_id, problem)
         self._remember(project_id, full)
         return False
 
@@ -38,13 +41,13 @@ class Hints:
         if self._retrying is not None:
             self._retrying.join()
 
-    def _write(self, project_id: int, full: bool) -> bool:
+    def _write(self, project_id: int, full: bool) -> str:
+        """Return why the hint could not be stored, "" when it could."""
         try:
             self._store.want(project_id, full=full)
         except StorageError as error:
-            log.warning("a hint for project %d waits in memory: %s", project_id, error)
-            return False
-        return True
+            return str(error)
+        return ""
 
     def _remember(self, project_id: int, full: bool) -> None:
         with self._lock:
@@ -71,6 +74,6 @@ class Hints:
         with self._lock:
             pending, self._pending = self._pending, {}
         for project_id, full in pending.items():
-            if not self._write(project_id, full):
+            if self._write(project_id, full):
                 with self._lock:
                     self._pending[project_id] = full or self._pending.get(project_id, False)

@@ -26,6 +26,20 @@ def context(**fields: object) -> Iterator[None]:
         _context.reset(token)
 
 
+class Once:
+    """Warns of what a loop meets once, and again only after something else."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._last = ""
+
+    def __call__(self, problem: str) -> None:
+        """Say a problem unless it was the last one; "" is none."""
+        if problem not in {"", self._last}:
+            self._logger.warning("%s", problem)
+        self._last = problem
+
+
 class JsonFormatter(logging.Formatter):
     """One line of JSON a record: time, level, logger, message, context, exception."""
 

@@ -31,6 +31,17 @@ Read = TypeVar("Read")
 GROWTH = 0.25  # new scans, as a share of those fitted and still there
 
 
+class LostEmbeddings(StorageError):
+    """A file of embeddings is gone or damaged; `chunk` is its name."""
+
+    def __init__(self, chunk: str) -> None:
+        super().__init__(
+            "A file of embeddings below DATA_DIR is gone or damaged.",
+            "The next round embeds its scans again.",
+        )
+        self.chunk = chunk
+
+
 @dataclass(frozen=True)
 class Space:
     """Where distances are measured: an encoder, a projection and its seed."""
@@ -81,6 +92,11 @@ class _Fitted:
             return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
 
 
+def embeddings_file(folder: Path, name: str) -> Path:
+    """Return where a chunk of a project's embeddings lies."""
+    return folder / "embeddings" / name
+
+
 class Maps:
     """The maps of one project.
 
@@ -112,18 +128,32 @@ class Maps:
         )
 
     def embeddings(self, rows: Sequence[int] | Array) -> Floats:
-        """Return the embeddings of these rows of `ids`, in a file that is gone with the array."""
+        """Return the embeddings of these rows of `ids`, in a file that is gone with the array.
+
+        Raises:
+            LostEmbeddings: When some cannot be read.
+            StorageError: When there is no room to bring them together.
+        """
         chosen = [self._found[self.ids[row]] for row in rows]
         chunks: dict[str, list[int]] = {}
         for position, one in enumerate(chosen):
             chunks.setdefault(one.chunk, []).append(position)
         gathered: Floats = np.empty((0, 1), np.float32)
         for name, positions in chunks.items():
-            part = np.load(self._folder / "embeddings" / name, mmap_mode="r")
+            part = self._chunk(name)
             if not len(gathered):
                 gathered = self._on_disk((len(chosen), part.shape[1]))
             gathered[positions] = part[[chosen[position].row for position in positions]]
         return gathered
+
+    def _chunk(self, name: str) -> Floats:
+        path = embeddings_file(self._folder, name)
+        try:
+            found: Floats = np.load(path, mmap_mode="r")
+        except (FileNotFoundError, *artifacts.DAMAGED):
+            path.unlink(missing_ok=True)  # what lies there would be taken for whole
+            raise LostEmbeddings(name) from None
+        return found
 
     def _on_disk(self, shape: tuple[int, int]) -> Floats:
         """Return an array in a file without a name, so that memory does not have to hold it.

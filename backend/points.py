@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts
+from backend.errors import StorageError
 from backend.ledger import Ledger
 from backend.store import Embedding, Store
 
@@ -176,7 +177,11 @@ def _transformed(path: Path, folder: Path, new: Mapping[int, Embedding]) -> dict
     from model.projection import Projection
 
     maps = Maps(folder, new)
-    coordinates = Projection.load(path).transform(maps.embeddings(range(len(new))))
+    try:
+        embeddings = maps.embeddings(range(len(new)))
+    except StorageError:
+        return {}  # they lie apart until a round has embedded them again
+    coordinates = Projection.load(path).transform(embeddings)
     return dict(zip(maps.ids, coordinates, strict=True))
 
 

@@ -19,6 +19,7 @@ from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
 from backend.errors import FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
 from backend.learning import UnreadableLabels
+from backend.maps import embeddings_file
 from backend.publishing import Publisher
 from backend.selection import Selector
 from backend.services import Services
@@ -150,7 +151,7 @@ class Rounds(DBOSConfiguredInstance):
         if seen:
             urls = [task.url for task in wanted if task.id not in broken]
             name = artifacts.digest(encoder.name, seen, urls) + ".npy"
-            path = self.services.folder(project_id) / "embeddings" / name
+            path = embeddings_file(self.services.folder(project_id), name)
             if not path.exists():
                 artifacts.write_array(path, encoder.encode(images))
             self.store.save_embeddings(project_id, encoder.name, name, seen)

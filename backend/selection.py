@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from backend import artifacts, stability
 from backend.ledger import Ledger, stored_options
-from backend.maps import Map, Maps, Space
+from backend.maps import LostEmbeddings, Map, Maps, Space
 from backend.store import Project, Store
 from model import active_learning, encoders
 from model.validation import group
@@ -172,7 +172,11 @@ class Selector:
         chosen = self._options
         maps = Maps(self._folder, self._store.embeddings(self._project.id, self.encoder))
         space = Space(self.encoder, chosen.projection, chosen.seed)
-        return maps.current(space, chosen.cold_start_budget)
+        try:
+            return maps.current(space, chosen.cold_start_budget)
+        except LostEmbeddings as lost:
+            self._store.forget_embeddings(self._project.id, lost.chunk)
+            raise
 
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""

@@ -201,10 +201,7 @@ class Store:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except sa.exc.SQLAlchemyError as error:
-            raise StorageError(
-                f"The database did not answer ({type(error).__name__}).",
-                "Check DATA_DIR (free space, rights) or DATABASE_URL; the work is tried again.",
-            ) from error
+            raise explained(error) from error
 
     # -- the installation -----------------------------------------------------------------------
 
@@ -218,9 +215,11 @@ class Store:
             with self._alone():
                 Base.metadata.create_all(self.engine)
                 _add_columns(self.engine)
-        except (OSError, sa.exc.OperationalError) as error:
+        except sa.exc.DatabaseError as error:
+            raise explained(error) from error
+        except OSError as error:
             raise StorageError(
-                "The database cannot be opened.", "Check DATA_DIR or DATABASE_URL."
+                f"The database cannot be opened ({error.strerror}).", "Check DATA_DIR."
             ) from error
         self._once("installation", secrets.token_hex(4))
         found = self._once("schema", SCHEMA_VERSION)
@@ -458,6 +457,15 @@ class Store:
                     )
                 )
 
+    def forget_embeddings(self, project_id: int, chunk: str) -> None:
+        """Forget what lay in a file that is lost: its scans are embedded again."""
+        with self.session() as session:
+            session.execute(
+                sa.delete(Embedding).where(
+                    Embedding.project_id == project_id, Embedding.chunk == chunk
+                )
+            )
+
     def splits(self, project_id: int) -> dict[int, bool]:
         """Return the side of every scan that ever counted as labelled: True is validation."""
         return {row.task_id: row.validation for row in self._of(Split, project_id, Split.task_id)}
@@ -540,6 +548,7 @@ class Store:
             query = sa.select(Round).where(Round.workflow == workflow)
             found = session.scalars(query).one_or_none()
             if found is None:
+                _end_rounds(session, project_id, self.clock(), "It was cut off, and done anew.")
                 last = session.scalar(
                     sa.select(sa.func.max(Round.number)).where(Round.project_id == project_id)
                 )
@@ -554,11 +563,8 @@ class Store:
 
     def abort_rounds(self, project_id: int, error: str) -> None:
         """Give rounds that were cut off an end, and the reason."""
-        open_rounds = sa.select(Round).where(Round.project_id == project_id, Round.ended_at == 0)
         with self.session() as session:
-            for found in session.scalars(open_rounds):
-                found.record = {**found.record, "error": error}
-                found.ended_at = self.clock()
+            _end_rounds(session, project_id, self.clock(), error)
 
     def add_seconds(self, project_id: int, number: int, step: str, seconds: float) -> None:
         """Note how long a step of a round took."""
@@ -627,6 +633,26 @@ def open_known(url: str) -> Store:
     return store
 
 
+def is_damage(error: Exception) -> bool:
+    """Return whether a database failed because its file is no longer whole."""
+    # SQLite's driver has no word of its own for it, and its words for all else are subclasses.
+    return type(error) is sa.exc.DatabaseError
+
+
+def explained(error: sa.exc.SQLAlchemyError) -> StorageError:
+    """Return what an error of the database means, and what to do."""
+    if is_damage(error):
+        return StorageError(
+            "The database is damaged: a part of its file cannot be read.",
+            "Stop the service and put a backup of firstlight.sqlite back. Without one move the "
+            "file away: every label is safe in Label Studio, and all else is made anew.",
+        )
+    return StorageError(
+        f"The database did not answer ({type(error).__name__}).",
+        "Check DATA_DIR (free space, rights) or DATABASE_URL; the work is tried again.",
+    )
+
+
 def sqlite_path(url: str) -> Path | None:
     """Return the file behind a SQLite address, or None for another database."""
     parsed = sa.make_url(url)
@@ -684,6 +710,13 @@ def _forget_pixels(session: Session, task: Task) -> None:
             Embedding.project_id == task.project_id, Embedding.task_id == task.id
         )
     )
+
+
+def _end_rounds(session: Session, project_id: int, now: float, error: str) -> None:
+    open_rounds = sa.select(Round).where(Round.project_id == project_id, Round.ended_at == 0)
+    for found in session.scalars(open_rounds):
+        found.record = {**found.record, "error": error}
+        found.ended_at = now
 
 
 def _parts(ids: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:

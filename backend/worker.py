@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, SetEnqueueOptions
@@ -26,7 +28,15 @@ from backend.publishing import Publisher
 from backend.rounds import EMBED_QUEUE, REFRESH_QUEUE, Rounds
 from backend.services import Services, build
 from backend.settings import Settings
-from backend.store import SCHEMA_VERSION, WORKER_BUSY_MS, Project, open_store, sqlite_path
+from backend.store import (
+    SCHEMA_VERSION,
+    WORKER_BUSY_MS,
+    Project,
+    explained,
+    is_damage,
+    open_store,
+    sqlite_path,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +69,9 @@ def run(settings: Settings) -> None:
             if not project.gone:
                 store.want(project.id, full=True)
         log.info("worker started")
+        say = logs.Once(log)
         while not stop.wait(LOOK_SECONDS):
-            enqueue_due(rounds)
+            say(enqueue_due(rounds))
     log.info("worker stops")
     logging.shutdown()
     # A training cannot be asked to end in time, and need not be.
@@ -69,6 +80,7 @@ def run(settings: Settings) -> None:
 
 def launch(services: Services) -> Rounds:
     """Start the durable queues; what an earlier worker left under way goes on."""
+    _set_aside_if_damaged(sqlite_path(services.settings.jobs_database))
     DBOS(
         config={
             "name": "firstlight",
@@ -86,13 +98,16 @@ def launch(services: Services) -> Rounds:
     return rounds
 
 
-def enqueue_due(rounds: Rounds) -> None:
-    """Start a refresh wherever one is wanted; a project has at most one."""
+def enqueue_due(rounds: Rounds) -> str:
+    """Start a refresh wherever one is wanted; a project has at most one. Return what failed.
+
+    Raises:
+        StorageError: When the jobs' database is damaged: the next start makes another one.
+    """
     try:
         due = rounds.store.due()
     except StorageError as error:
-        log.warning("%s", error)
-        return
+        return str(error)
     for project_id in due:
         with SetEnqueueOptions(deduplication_id=str(project_id)):
             try:
@@ -100,7 +115,10 @@ def enqueue_due(rounds: Rounds) -> None:
             except dbos_error.DBOSQueueDeduplicatedError:
                 continue  # it is running; what is wanted meanwhile makes it start once more
             except SQLAlchemyError as error:
-                log.warning("a refresh could not be queued (%s)", type(error).__name__)
+                if is_damage(error):
+                    raise explained(error) from error
+                return f"a refresh could not be queued ({type(error).__name__})"
+    return ""
 
 
 def reconcile(services: Services, project: Project) -> None:
@@ -124,14 +142,16 @@ def reconcile(services: Services, project: Project) -> None:
 
 
 def _reconcile(services: Services, stop: threading.Event) -> None:
+    say = logs.Once(log)
     while not stop.wait(services.settings.reconcile_seconds):
         try:
             for project in services.store.projects():
                 if project.wanted == project.done and not project.gone:
                     _reconcile_one(services, project)
             _forget_finished()
+            say("")
         except FirstlightError as error:
-            log.warning("the timer was cut short: %s", error)
+            say(f"the timer was cut short: {error}")
         except Exception:
             # Nothing else would notice that this thread is gone, and with it every lost webhook.
             log.exception("the timer failed unexpectedly")
@@ -178,6 +198,25 @@ def _only_one(settings: Settings, stack: ExitStack) -> None:
             f"Another worker already uses {settings.data_dir}.",
             "Stop it first, or give this one a DATA_DIR of its own.",
         ) from None
+
+
+def _set_aside_if_damaged(path: Path | None) -> None:
+    """Make room for another database of jobs: every project is looked at anew after a start."""
+    if path is None or not path.exists() or _is_whole(path):
+        return
+    log.error("%s is damaged: it is set aside, and what it held is done anew", path.name)
+    for part in path.parent.glob(f"{path.name}*"):
+        part.replace(part.with_name(f"damaged-{part.name}"))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
+    except sqlite3.OperationalError:
+        return True  # locked or not to be opened, which is told where it is used
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _drop_other_releases(services: Services) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -126,13 +127,18 @@ class Fitted:
             "config": asdict(self.config),
             "history": self.history,
             "validation": self.validation,
+            "checksum": _checksum(weights),
         }
         unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        with unfinished.open("wb") as file:
-            file.write(save(weights, metadata={"fitted": json.dumps(story)}))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(save(weights, metadata={"fitted": json.dumps(story)}))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # on a full disk this is what fills it
+            raise
 
     @staticmethod
     def load(path: Path, *, device: str = "cpu") -> Fitted:
@@ -147,11 +153,22 @@ class Fitted:
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no trained network, or is damaged: {error}") from error
+        # Weights that a failing disk altered would still draw, and nobody would know how badly.
+        if story.get("checksum") not in {None, _checksum(weights)}:
+            raise ValueError(f"{path} is damaged: its weights are not those that were written")
         config = TrainConfig(**story["config"])
         network = _network(config, torch.device(device))
         network.load_state_dict(weights)
         validation = tuple(tuple(scores) for scores in story["validation"])
         return Fitted(network.eval(), config, tuple(story["history"]), validation)
+
+
+def _checksum(weights: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def resolve_device(name: str) -> str:

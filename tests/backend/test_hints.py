@@ -70,6 +70,27 @@ def test_the_thread_tries_until_the_database_takes_the_hint_and_then_ends(
     assert hints.want(3)
 
 
+def test_a_database_that_stays_locked_is_told_of_once(
+    store: Store,
+    writer: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries, real = threading.Semaphore(0), store.want
+
+    def counted(project_id: int, *, full: bool = False) -> None:
+        tries.release()
+        real(project_id, full=full)
+
+    monkeypatch.setattr(store, "want", counted)
+    hints = Hints(store, retry_seconds=0.01)
+    hints.want(3)
+    assert all(tries.acquire(timeout=30) for _ in range(5))
+    writer.rollback()
+    hints.close()
+    assert len(caplog.messages) == 1
+
+
 def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_sync(
     store: Store, writer: sqlite3.Connection
 ) -> None:

@@ -78,3 +78,10 @@ def test_own_loggers_speak_and_libraries_only_warn(capsys: pytest.CaptureFixture
     logging.getLogger("httpx").warning("slow")
     messages = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
     assert messages == ["a round began", "slow"]
+
+
+def test_what_a_loop_meets_again_and_again_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    say = logs.Once(logging.getLogger("backend.test"))
+    for problem in ("down", "down", "", "down", "full", "full"):
+        say(problem)
+    assert caplog.messages == ["down", "down", "full"]

@@ -301,6 +301,17 @@ def test_a_repeated_workflow_finds_its_own_round(store: Store) -> None:
     assert store.round_of(2, "workflow-c").number == 1
 
 
+def test_a_round_that_was_cut_off_ends_when_the_next_one_begins(store: Store) -> None:
+    store.round_of(1, "lost")
+    store.round_of(2, "of another project")
+    store.round_of(1, "next")
+    lost, begun = store.rounds(1)
+    assert lost.ended_at
+    assert "cut off" in lost.record["error"]
+    assert not begun.ended_at
+    assert not store.rounds(2)[0].ended_at
+
+
 def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None:
     store.round_of(1, "workflow-a")
     store.add_seconds(1, 1, "train", 3.14159)

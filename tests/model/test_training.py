@@ -489,6 +489,17 @@ def test_half_a_file_is_never_taken_for_a_network(tmp_path: Path, kept: int) -> 
         Fitted.load(path)
 
 
+def test_weights_that_changed_on_the_disk_are_never_taken_for_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    fit(*discs(1), CONFIG, stop=lambda: True).save(path)
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match="not those that were written"):
+        Fitted.load(path)
+
+
 def test_a_save_that_breaks_off_leaves_the_old_network_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,6 +516,7 @@ def test_a_save_that_breaks_off_leaves_the_old_network_in_place(
         replace(fitted, history=(1.0,)).save(path)
 
     assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_file_tells_its_story_as_json(tmp_path: Path) -> None:
