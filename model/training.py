@@ -145,7 +145,7 @@ class Fitted:
         """Return what `save` wrote, with the network on `device`, wherever it was trained.
 
         Raises:
-            ValueError: If the file is damaged or was not written by `save`.
+            ValueError: If the file is damaged, or was not written by `save` as it is today.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -156,8 +156,13 @@ class Fitted:
         # Weights that a failing disk altered would still draw, and nobody would know how badly.
         if story.get("checksum") not in {None, _checksum(weights)}:
             raise ValueError(f"{path} is damaged: its weights are not those that were written")
-        config = TrainConfig(**story["config"])
+        try:
+            config = TrainConfig(**story["config"])
+        except TypeError as error:
+            raise ValueError(f"{path} is a network of another release: {error}") from error
         network = _network(config, torch.device(device))
+        if weights.keys() != network.state_dict().keys():
+            raise ValueError(f"{path} is a network of another release: it has other layers")
         network.load_state_dict(weights)
         validation = tuple(tuple(scores) for scores in story["validation"])
         return Fitted(network.eval(), config, tuple(story["history"]), validation)

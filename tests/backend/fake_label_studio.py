@@ -100,6 +100,10 @@ class FakeLabelStudio:
         self.projects[number] = FakeProject(label_config=label_config)
         return number
 
+    def start_after(self, number: int) -> None:
+        """Give the next thing that is made an id above this one."""
+        self._number = number
+
     def connect(self, project_id: int, extra_params: object = None, url: str = "http://us") -> Json:
         entry: Json = {
             "id": self._next(),

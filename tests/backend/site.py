@@ -33,13 +33,21 @@ OPTIONS = {
 class Site:
     """A worker with its durable queues, beside a Label Studio with six phantoms."""
 
-    def __init__(self, services: Services, fake: FakeLabelStudio, clock: Clock, number: int):
+    def __init__(
+        self,
+        services: Services,
+        fake: FakeLabelStudio,
+        clock: Clock,
+        number: int,
+        tasks: list[int] | None = None,
+    ) -> None:
+        """Given no tasks, they are made."""
         self.services, self.store, self.fake = services, services.store, fake
         self.clock, self.number = clock, number
         [self.entry] = fake.entries.values()
         self.entry["extra_params"] = dict(OPTIONS)
         self.phantoms = phantoms.generate(6, size=SIZE)
-        self.tasks = [fake.add_task(number, phantom.image) for phantom in self.phantoms]
+        self.tasks = tasks or [fake.add_task(number, found.image) for found in self.phantoms]
         self.rounds: Rounds
 
     def start(self) -> None:

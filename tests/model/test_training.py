@@ -500,6 +500,17 @@ def test_weights_that_changed_on_the_disk_are_never_taken_for_the_network(tmp_pa
         Fitted.load(path)
 
 
+def test_a_network_that_another_release_described_otherwise_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    fit(*discs(1), CONFIG, stop=lambda: True).save(path)
+    content = path.read_bytes()
+    assert content.count(b"learning_rate") == 1
+    path.write_bytes(content.replace(b"learning_rate", b"learning_pace"))
+
+    with pytest.raises(ValueError, match="of another release"):
+        Fitted.load(path)
+
+
 def test_a_save_that_breaks_off_leaves_the_old_network_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
