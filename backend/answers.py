@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 DraftsOf = Callable[[int, TaskIn], list[dict[str, Any]]]
 DEADLINE_SECONDS = 10.0
-MOST_WAITING = 4
+MOST_WAITING = 20
 
 
 def live_drafts(settings: Settings, store: Store) -> DraftsOf:

@@ -19,7 +19,7 @@ from backend.settings import Settings, prepare_data_dir
 from backend.store import open_store
 
 # More than can wait for a draft, so that webhooks are always answered.
-THREADS = 12
+THREADS = 32
 
 
 class _Log(Logger):  # type: ignore[misc]

@@ -1,8 +1,10 @@
-"""How fast webhooks are answered while a training runs on the same cores: python -m bench.webhooks.
+"""What people and webhooks wait for while a network is trained beside them: python -m bench.load.
 
-Starts a real Label Studio and the backend on phantoms, lets a training begin, and sends a recorded
-webhook 50 times a second for as long as it runs; then as often while the backend is idle, which is
-the baseline. A request's time counts from the moment it was due.
+Starts a real Label Studio and the backend on phantoms, and lets a training of some minutes begin.
+While it runs a recorded webhook is sent 50 times a second for two minutes, and 20 people open a
+scan at once: scans whose draft is published, then scans beyond the horizon, whose draft is drawn
+when they are opened. The same without a training is the baseline. A webhook's time counts from the
+moment it was due.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,39 +25,71 @@ from demo.annotator import Annotator
 from demo.backend import Backend
 from demo.studio import ROOT, LabelStudio
 
-RATE = 50
+RATE = 50  # webhooks a second
+SECONDS = 120
+PEOPLE = 20
 LABELS = 10
+SCANS = LABELS + 1 + 3 * PEOPLE
 WEBHOOK = ROOT / "tests" / "wire" / "annotation_created.json"
+QUICK = {"horizon": PEOPLE, "image_size": 64, "prelabel_min_dice": 0.0}
+LONG = QUICK | {"image_size": 256, "max_train_seconds": 300}
 
 
 def main() -> None:
-    """Print milliseconds at p50, p99 and worst, while training and while idle, and the ratio."""
+    """Print both tables, idle and while training."""
     with (
         tempfile.TemporaryDirectory() as name,
         LabelStudio(Path(name) / "label-studio") as studio,
         Backend(studio.url, studio.token, Path(name) / "backend") as backend,
         Annotator(studio.url, studio.token) as annotator,
     ):
-        project = annotator.create_project("webhooks", ["Object"])
-        pool = annotator.import_scans(project, scans.phantoms(40, Path(name) / "phantoms"))
-        backend.connect(project)
+        project = annotator.create_project("load", ["Object"])
+        pool = annotator.import_scans(project, scans.phantoms(SCANS, Path(name) / "phantoms"))
+        backend.connect(project, QUICK)
         backend.wait_for_queue(project, labels=0)
-        for _ in range(LABELS):
-            task = annotator.next_task(project)
-            assert task is not None
-            mask = pool[task["id"]].mask
-            assert mask is not None
-            annotator.submit(task, mask)
-        body = json.loads(WEBHOOK.read_text())
-        body = body.get("body", body)
-        body["project"]["id"] = project
+        labelled = label(annotator, project, pool, LABELS)
+        backend.wait_for_queue(project, labels=LABELS)
+        version = str(backend.status(project).live_version)
+        published = [one["task"] for one in annotator.predictions(project, version)]
+        beyond = [task for task in pool if task not in {*published, *labelled}]
+        event = webhook(project)
+        # The first draft that is drawn brings the network into the web process.
+        open_at_once(studio, beyond[:1], version)
+        found = {
+            "idle": measure(studio, backend, event, version, (published, beyond[1 : PEOPLE + 1]))
+        }
+        backend.connect(project, LONG)
+        label(annotator, project, pool, 1)
         while not training(backend):
             time.sleep(0.1)
-        busy = send(backend, body, lambda: training(backend))
-        backend.wait_for_queue(project, labels=LABELS)
-        count = len(busy)
-        idle = send(backend, body, lambda: count > 0, most=count)
-    show(idle, busy)
+        found["training"] = measure(
+            studio, backend, event, version, (published, beyond[PEOPLE + 1 :])
+        )
+        assert training(backend), "the training ended before the measurement: raise LONG"
+    show(found)
+
+
+def label(
+    annotator: Annotator, project: int, pool: dict[int, scans.Scan], number: int
+) -> list[int]:
+    """Submit the truth of so many scans, as the queue gives them; return their tasks."""
+    done = []
+    for _ in range(number):
+        task = annotator.next_task(project)
+        assert task is not None
+        mask = pool[task["id"]].mask
+        assert mask is not None
+        annotator.submit(task, mask)
+        done.append(int(task["id"]))
+    return done
+
+
+def webhook(project: int) -> bytes:
+    """Return a recorded event, of this project."""
+    body = json.loads(WEBHOOK.read_text())
+    body = body.get("body", body)
+    body["project"]["id"] = project
+    return json.dumps(body).encode()
 
 
 def training(backend: Backend) -> bool:
@@ -65,14 +99,25 @@ def training(backend: Backend) -> bool:
     return float(line.split()[1]) > 0
 
 
-def send(
-    backend: Backend, body: dict[str, Any], go_on: Callable[[], bool], most: int = 100 * RATE
-) -> list[float]:
-    """Return the seconds of each request, sent at RATE until `go_on` says no."""
-    content = json.dumps(body).encode()
+def measure(
+    studio: LabelStudio,
+    backend: Backend,
+    event: bytes,
+    version: str,
+    opened: tuple[Sequence[int], Sequence[int]],
+) -> dict[str, Any]:
+    """Return the seconds of each webhook, and of each person's scan of both kinds."""
+    drafts = {
+        name: open_at_once(studio, tasks, version)
+        for name, tasks in zip(("published", "beyond"), opened, strict=True)
+    }
+    return {"webhooks": send(backend, event), **drafts}
+
+
+def send(backend: Backend, content: bytes) -> list[float]:
+    """Return the seconds of each request; one that is refused ends the measurement."""
     # Label Studio opens a connection for every webhook.
     headers = {"Content-Type": "application/json", "Connection": "close"}
-    times: list[float] = []
     with httpx.Client(timeout=30) as client, ThreadPoolExecutor(16) as senders:
 
         def post(due: float) -> float:
@@ -81,19 +126,39 @@ def send(
             answer.raise_for_status()
             return time.perf_counter() - due
 
-        while len(times) < most and go_on():
+        began = time.perf_counter()
+        return list(senders.map(post, [began + n / RATE for n in range(RATE * SECONDS)]))
+
+
+def open_at_once(
+    studio: LabelStudio, tasks: Sequence[int], version: str
+) -> list[tuple[float, bool]]:
+    """Return, of each person, the seconds until a scan is there, and whether with a draft."""
+    headers = {"Authorization": f"Token {studio.token}"}
+    with httpx.Client(base_url=studio.url, timeout=120, headers=headers) as client:
+
+        def open_one(task: int) -> tuple[float, bool]:
             began = time.perf_counter()
-            times += senders.map(post, [began + number / RATE for number in range(RATE)])
-    return times
+            answer = client.get(f"/api/tasks/{task}/").raise_for_status().json()
+            found = [p for p in answer["predictions"] if p["model_version"] == version]
+            return time.perf_counter() - began, any(one["result"] for one in found)
+
+        with ThreadPoolExecutor(len(tasks)) as people:
+            return list(people.map(open_one, tasks))
 
 
-def show(idle: list[float], busy: list[float]) -> None:
-    """Print the table."""
-    print(f"{'':10}{'requests':>10}{'p50 ms':>10}{'p99 ms':>10}{'worst ms':>10}")
-    for name, times in (("idle", idle), ("training", busy)):
-        p50, p99, worst = 1000 * np.percentile(times, [50, 99, 100])
-        print(f"{name:10}{len(times):10d}{p50:10.1f}{p99:10.1f}{worst:10.1f}")
-    print(f"p99, training to idle: {np.percentile(busy, 99) / np.percentile(idle, 99):.1f}")
+def show(found: dict[str, dict[str, Any]]) -> None:
+    """Print the tables."""
+    print(f"webhooks  {'number':>10}{'p50 ms':>10}{'p99 ms':>10}{'worst ms':>10}")
+    for name, one in found.items():
+        p50, p99, worst = 1000 * np.percentile(one["webhooks"], [50, 99, 100])
+        print(f"{name:10}{len(one['webhooks']):10d}{p50:10.1f}{p99:10.1f}{worst:10.1f}")
+    for kind in ("published", "beyond"):
+        print(f"{kind:10}{'people':>10}{'drafts':>10}{'p50 s':>10}{'worst s':>10}")
+        for name, one in found.items():
+            p50, worst = np.percentile([seconds for seconds, _ in one[kind]], [50, 100])
+            drafts = sum(drawn for _, drawn in one[kind])
+            print(f"{name:10}{len(one[kind]):10d}{drafts:10d}{p50:10.2f}{worst:10.2f}")
 
 
 if __name__ == "__main__":
