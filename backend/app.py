@@ -103,14 +103,14 @@ def add_errors(app: Flask) -> None:
     def failed(error: FirstlightError) -> tuple[Response, int]:
         code = 404 if isinstance(error, NotFound) else 503
         if code == 503:
-            log.error("%s %s: %s", request.method, request.path, error)
+            log.error("%s %s: %s", request.method, request.url_rule, error)
         return jsonify({"error": error.what, "mend": error.mend}), code
 
     @app.errorhandler(Exception)
     def broken(error: Exception) -> tuple[Response, int]:
         number = secrets.token_hex(4)
         with logs.context(request=number):
-            log.error("%s %s failed", request.method, request.path, exc_info=error)
+            log.error("%s %s failed", request.method, request.url_rule, exc_info=error)
         return jsonify({"error": "internal error", "id": number}), 500
 
 
@@ -156,4 +156,7 @@ def refuse_other_sites() -> None:
 
 
 def _is_own(origin: str | None) -> bool:
-    return origin is None or urlsplit(origin).netloc == request.host
+    try:
+        return origin is None or urlsplit(origin).netloc == request.host
+    except ValueError:  # such as http://[
+        return False

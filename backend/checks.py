@@ -367,12 +367,12 @@ def webhook(services: Services, project_id: int) -> Finding:
 
 
 def _webhook_problems(hook: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
-    if not hook["is_active"]:
+    if not hook.get("is_active"):
         yield "it is switched off"
-    if not hook["send_payload"]:
+    if not hook.get("send_payload"):
         yield "it sends no payload"
     missing = EVENTS - set(hook.get("actions") or ())
-    if not hook["send_for_all_actions"] and missing:
+    if not hook.get("send_for_all_actions") and missing:
         yield f"it does not tell of {', '.join(sorted(missing))}"
     given = hook.get("headers") or {}
     for name in (name for name, value in headers.items() if given.get(name) != value):

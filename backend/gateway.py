@@ -27,10 +27,41 @@ IDS_IN_ADDRESS = 100
 OVERLAP_SECONDS = 5
 # A personal token is exchanged for one of five minutes; less than this is not worth sending.
 RENEW_SECONDS = 30
+MOST = 2**63 - 1  # a number beyond is none of a database
 NOBODY = -1  # the id of a project that cannot be
 QUEUE = "Uncertainty sampling"
 # Importing 500 large masks takes Label Studio seconds, on a busy machine a minute.
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
+DEEPEST = 9  # of what Label Studio nests by field in an error: two or three, as far as is known
+
+# What is read of Label Studio's answers, each with its type; whatever else is in them may be odd.
+_Fields = Mapping[str, type | tuple[type, ...]]
+_MAYBE_TEXT, _FLAG = (str, type(None)), (bool, int)
+_TASK: _Fields = {
+    "id": int,
+    "data": (dict, type(None)),
+    "updated_at": str,
+    "is_labeled": _FLAG,
+    "total_annotations": int,
+    "cancelled_annotations": int,
+}
+_ANNOTATION: _Fields = {
+    "id": int,
+    "result": (list, type(None)),
+    "was_cancelled": _FLAG,
+    "ground_truth": _FLAG,
+    "created_at": str,
+    "updated_at": str,
+}
+_ENTRY: _Fields = {
+    "id": int,
+    "url": str,
+    "project": int,
+    "title": _MAYBE_TEXT,
+    "model_version": _MAYBE_TEXT,
+}
+_WEBHOOK: _Fields = {"id": int, "url": str, "project": (int, type(None))}
+_TAB: _Fields = {"id": int, "data": (dict, type(None))}
 
 
 @dataclass(frozen=True)
@@ -57,6 +88,7 @@ class LabelStudio:
 
     def __init__(self, settings: Settings, client: httpx.Client | None = None) -> None:
         self._url = settings.label_studio_url
+        self._own = settings.public_url
         # Followed, a redirect would turn a POST into a GET; it is refused and said instead.
         self._http = client or httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         with self._translated():
@@ -83,7 +115,7 @@ class LabelStudio:
             self._refuse_redirect(response)
             if response.status_code >= 400:
                 raise ApiError(status_code=response.status_code, body=_detail(response))
-            found = response.json()
+            found = _decoded(response)
         release = found.get("release") if isinstance(found, dict) else None
         if not release:
             raise self._foreign()
@@ -132,8 +164,9 @@ class LabelStudio:
             "ground_truth_number",
         )
         fields = ["title", "label_config", "model_version", "sampling", *counters]
-        found = self._call(
-            "GET", f"api/projects/{project_id}", params={"include": ",".join(fields)}
+        found = self._object(
+            self._call("GET", f"api/projects/{project_id}", params={"include": ",".join(fields)}),
+            dict.fromkeys(counters, (int, type(None))),
         )
         return ProjectInfo(
             title=str(found.get("title") or ""),
@@ -156,7 +189,8 @@ class LabelStudio:
     def newest_update(self, project_id: int) -> str:
         """Return when a task of the project last changed, "" when it has none."""
         page = self._tasks_page(project_id, ["-tasks:updated_at"], size=1, fields="id,updated_at")
-        return str(page["tasks"][0]["updated_at"]) if page["tasks"] else ""
+        found = self._rows(page["tasks"], {"updated_at": str})
+        return str(found[0]["updated_at"]) if found else ""
 
     def tasks(self, project_id: int, *, since: str = "") -> Iterator[list[dict[str, Any]]]:
         """Yield pages of tasks with data and counts; only those changed `since`.
@@ -165,17 +199,19 @@ class LabelStudio:
         meanwhile would push another one out of sight.
         """
         changed = []
-        if since:
-            moment = _shortly_before(since)
+        if moment := _shortly_before(since):
             changed = [_filter("updated_at", "greater_or_equal", "Datetime", moment)]
         last, left = 0, 1
         while left:
             behind = _filter("id", "greater", "Number", last)
             page = self._tasks_page(project_id, ["tasks:id"], filters=[behind, *changed])
-            if not page["tasks"]:
+            found = self._rows(page["tasks"], _TASK)
+            if not found:
                 return
-            last, left = page["tasks"][-1]["id"], int(page["total"]) - len(page["tasks"])
-            yield page["tasks"]
+            if found[-1]["id"] <= last:  # it would never come to an end
+                raise self._foreign()
+            last, left = found[-1]["id"], int(page["total"]) - len(found)
+            yield found
 
     def annotations(self, project_id: int, task_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Yield every submitted annotation of these tasks, skips among them, drafts not."""
@@ -192,21 +228,30 @@ class LabelStudio:
                     "query": json.dumps({"selectedItems": {"all": False, "included": part}}),
                 },
             )
-            for task in page["tasks"]:
-                yield from ({**found, "task": task["id"]} for found in task["annotations"])
+            tasks = self._object(page, {"tasks": list})["tasks"]
+            for task in self._rows(tasks, {"id": int, "annotations": list}):
+                for found in self._rows(task["annotations"], _ANNOTATION):
+                    yield {**found, "task": task["id"]}
 
     def entries(self, project_id: int) -> list[dict[str, Any]]:
         """Return the project's backend entries; Label Studio calls our /health and /setup first."""
-        found: list[dict[str, Any]] = self._call("GET", "api/ml", params={"project": project_id})
-        return found
+        return self._rows(self._call("GET", "api/ml", params={"project": project_id}), _ENTRY)
 
     def entry(self, project_id: int, answer: str) -> dict[str, Any]:
         """Return our entry: the one that holds what our /setup just answered.
 
         Raises:
             NotFound: When no entry, or more than one, holds it.
+            Unreachable: When Label Studio could not ask for it at our address.
         """
-        ours = [e for e in self.entries(project_id) if e.get("model_version") == answer]
+        found = self.entries(project_id)
+        ours = [e for e in found if e.get("model_version") == answer]
+        unheard = [e for e in found if e["url"].rstrip("/") == self._own and e.get("state") != "CO"]
+        if unheard and not ours:
+            raise Unreachable(
+                f"Label Studio cannot reach this service at {self._own}.",
+                "Is its web process running? It is asked again by itself.",
+            )
         if len(ours) != 1:
             raise NotFound(
                 f"Project {project_id} has {len(ours)} backend entries that are this service.",
@@ -224,7 +269,9 @@ class LabelStudio:
         found = self._call(
             "GET", f"api/projects/{project_id}/model-versions/", params={"extended": "true"}
         )
-        return {row["model_version"]: int(row["count"]) for row in found["static"]}
+        rows = self._object(found, {"static": list})["static"]
+        counted = self._rows(rows, {"model_version": _MAYBE_TEXT, "count": int})
+        return {row["model_version"]: row["count"] for row in counted}
 
     # -- publishing -----------------------------------------------------------------------------
 
@@ -300,10 +347,8 @@ class LabelStudio:
 
     def webhooks(self, project_id: int) -> list[dict[str, Any]]:
         """Return the project's webhooks."""
-        found: list[dict[str, Any]] = self._call(
-            "GET", "api/webhooks/", params={"project": project_id}
-        )
-        return found
+        found = self._call("GET", "api/webhooks/", params={"project": project_id})
+        return self._rows(found, _WEBHOOK)
 
     def ensure_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> None:
         """Make sure that exactly this address hears of every change, with these headers."""
@@ -345,10 +390,8 @@ class LabelStudio:
 
     def tabs(self, project_id: int) -> list[dict[str, Any]]:
         """Return the Data Manager's tabs of a project, from the left to the right."""
-        found: list[dict[str, Any]] = self._call(
-            "GET", "api/dm/views/", params={"project": project_id}
-        )
-        return found
+        found = self._call("GET", "api/dm/views/", params={"project": project_id})
+        return self._rows(found, _TAB)
 
     def add_tab(self, project_id: int, data: Mapping[str, Any]) -> None:
         """Add a tab on the right, for everybody."""
@@ -386,7 +429,7 @@ class LabelStudio:
         query: dict[str, Any] = {"ordering": ordering}
         if filters:
             query["filters"] = {"conjunction": "and", "items": list(filters)}
-        found: dict[str, Any] = self._call(
+        found = self._call(
             "GET",
             "api/tasks",
             params={
@@ -397,7 +440,7 @@ class LabelStudio:
                 "query": json.dumps(query),
             },
         )
-        return found
+        return self._object(found, {"tasks": list, "total": int})
 
     def _call(
         self,
@@ -435,7 +478,7 @@ class LabelStudio:
                 # A refused queue would be quoted back with what is drawn on it.
                 detail = response.reason_phrase if isinstance(body, list) else _detail(response)
                 raise ApiError(status_code=response.status_code, body=detail)
-            return response.json() if response.content else None
+            return _decoded(response) if response.content else None
 
     @property
     def _personal(self) -> bool:
@@ -457,6 +500,17 @@ class LabelStudio:
                 "Set LABEL_STUDIO_URL to Label Studio's final address.",
             )
 
+    def _rows(self, found: object, fields: _Fields) -> list[dict[str, Any]]:
+        """Return a list of objects that have these fields, as Label Studio's always do."""
+        if not isinstance(found, list):
+            raise self._foreign()
+        return [self._object(row, fields) for row in found]
+
+    def _object(self, found: object, fields: _Fields) -> dict[str, Any]:
+        if isinstance(found, dict) and all(_fits(found, *field) for field in fields.items()):
+            return found
+        raise self._foreign()
+
     def _foreign(self) -> Unreachable:
         return Unreachable(
             f"{self._url} answered something that is not Label Studio's API.",
@@ -470,12 +524,13 @@ class LabelStudio:
             yield
         except ApiError as error:
             raise self._api_error(error) from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"Label Studio at {self._url} did not answer ({type(error).__name__}).",
                 "Is it running, and is LABEL_STUDIO_URL right? It is asked again by itself.",
             ) from None
-        except ValueError:
+        except (ValueError, TypeError, OverflowError, OSError, RecursionError):
+            # From reading what came: it is no JSON, or holds a token whose end is no time.
             raise self._foreign() from None
 
     def _api_error(self, error: ApiError) -> LabelStudioError:
@@ -515,11 +570,26 @@ def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, A
     }
 
 
+def _decoded(response: httpx.Response) -> Any:
+    """Return the JSON of an answer, a "?" for every half of a character: no database stores one."""
+    found = response.json()
+    if b"\\ud" not in response.content.lower():
+        return found
+    return json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+
+
+def _fits(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> bool:
+    value = found.get(name, _fits)  # what is missing is of no type that is asked for
+    if isinstance(value, int) and abs(value) > MOST:
+        return False
+    return isinstance(value, kind)
+
+
 def _detail(response: httpx.Response) -> str:
     """Return Label Studio's own sentence about an error, and nothing else of the body."""
     try:
-        return _sentence(response.json()) or response.reason_phrase
-    except ValueError:
+        return _sentence(_decoded(response)) or response.reason_phrase
+    except (ValueError, RecursionError):
         return response.reason_phrase
 
 
@@ -530,14 +600,11 @@ def _sentence(body: object) -> str:
     return "; ".join(_leaves(found))[:300]
 
 
-def _leaves(found: object) -> Iterator[str]:
+def _leaves(found: object, deep: int = DEEPEST) -> Iterator[str]:
     """Yield the sentences in what Label Studio nests by field."""
-    if isinstance(found, dict):
-        for part in found.values():
-            yield from _leaves(part)
-    elif isinstance(found, list):
-        for part in found:
-            yield from _leaves(part)
+    if isinstance(found, dict | list):
+        for part in (found.values() if isinstance(found, dict) else found) if deep else ():
+            yield from _leaves(part, deep - 1)
     elif found:
         yield str(found)
 
@@ -570,7 +637,12 @@ def _origin(url: object) -> str:
 def _shortly_before(moment: str) -> str:
     """Return a time some seconds earlier, in the one notation that Label Studio's filter reads.
 
-    A change stamped earlier may become visible later; to any other notation it answers 500.
+    A change stamped earlier may become visible later; to any other notation it answers 500. ""
+    stands for no time, and for what is none.
     """
-    earlier = datetime.fromisoformat(moment).astimezone(UTC) - timedelta(seconds=OVERLAP_SECONDS)
+    try:
+        exact = datetime.fromisoformat(moment).astimezone(UTC)
+        earlier = exact - timedelta(seconds=OVERLAP_SECONDS)
+    except (ValueError, OverflowError):
+        return ""
     return earlier.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

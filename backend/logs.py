@@ -69,6 +69,10 @@ def configure(level: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             # Libraries only when something is wrong: at INFO some name every address they call.
             "root": {"level": "WARNING", "handlers": ["stderr"]},
-            "loggers": {name: {"level": level} for name in ("backend", "model", "gunicorn")},
+            "loggers": {
+                **{name: {"level": level} for name in ("backend", "model", "gunicorn")},
+                # Without a handler of ours DBOS takes one of its own, which quotes errors whole.
+                "dbos": {"handlers": ["stderr"], "propagate": False},
+            },
         }
     )

@@ -38,7 +38,8 @@ def _address(value: object) -> str:
     except ValueError:
         return ""
     fine = parts.scheme in {"http", "https"} and parts.hostname and len(text) <= _LONGEST_ADDRESS
-    return text if fine else ""
+    # Half a character or a zero byte is more than a database stores.
+    return text if fine and text.isprintable() else ""
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -237,21 +237,28 @@ def parse_options(extra_params: object) -> ProjectOptions:
         OptionsError: Naming each key that is unknown or out of range, and the known ones.
     """
     given = _as_object(extra_params)
+    # To pydantic-settings these are orders of its caller, such as to read a file.
+    if orders := [key for key in given if key.startswith("_")]:
+        raise _wrong_options(f"{key}: unknown option" for key in orders)
     try:
         return ProjectOptions(**given)
     except ValidationError as error:
-        known = ", ".join(sorted(ProjectOptions.model_fields))
-        raise OptionsError(
-            f"extra_params: {'; '.join(_lines(error))}.",
-            f"Correct them in the project's Settings > Model. Known options: {known}.",
-        ) from None
+        raise _wrong_options(_lines(error)) from None
+
+
+def _wrong_options(lines: Iterable[str]) -> OptionsError:
+    known = ", ".join(sorted(ProjectOptions.model_fields))
+    return OptionsError(
+        f"extra_params: {'; '.join(lines)}.",
+        f"Correct them in the project's Settings > Model. Known options: {known}.",
+    )
 
 
 def _as_object(extra_params: object) -> Mapping[str, Any]:
     if isinstance(extra_params, str):
         try:
             extra_params = json.loads(extra_params.strip() or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise OptionsError(
                 "extra_params is not valid JSON.", 'Write an object such as {"alpha": 0.3}.'
             ) from None

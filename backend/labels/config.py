@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,7 +24,12 @@ SHAPES = ("brush", "polygon", "ellipse", "rectangle")
 # editor reads tag names without regard to case.
 LABELLED = {f"{shape}labels": shape for shape in SHAPES}
 BARE = {shape: shape for shape in SHAPES} | {"magicwand": "brush"}
+_DRAWING = LABELLED | BARE
 _OFFERED = "BrushLabels, PolygonLabels, EllipseLabels or RectangleLabels"
+# Far beyond any interface that people draw with; what is larger could take minutes to read.
+_LONGEST = 1_000_000  # characters
+_MOST_TAGS = 100  # that draw or hold labels: each pair of them may be a tool
+_MOST_LABELS = 1_000  # each is a mask of its own
 _DATA_KEY = re.compile(r"\$([\w-]+)")
 
 
@@ -66,16 +72,21 @@ def parse(xml: str) -> LabelConfig:
     tags = list(_root(xml).iter())
     image = _only_image(tags)
     image_name, image_key = _name(image), _data_key(image)
-    drawing = [tag for tag in tags if _kind(tag) in LABELLED | BARE]
+    drawing = [tag for tag in tags if _kind(tag) in _DRAWING]
     for tag in drawing:
         _check_bound(tag, image_name)
     on_image = [tag for tag in tags if tag.get("toName") == image_name]
     separate = [tag for tag in on_image if _kind(tag) == "labels"]
-    tools = tuple(tool for tag in drawing for tool in _tools(tag, separate))
+    _check_number("tags that draw or label", len(drawing) + len(separate), _MOST_TAGS)
+    _check_number("Label tags", sum(_kind(tag) == "label" for tag in tags), _MOST_LABELS)
+    bare = any(_kind(tag) in BARE for tag in drawing)
+    offered = [(_name(tag), _labels(tag)) for tag in separate if bare]
+    tools = tuple(tool for tag in drawing for tool in _tools(tag, offered))
     if not tools:
         raise _without_tools(tags)
     labelling = [tag for tag in drawing if _kind(tag) in LABELLED] + separate
-    others = [tag for tag in on_image if tag not in [*drawing, *separate]]
+    used = {id(tag) for tag in [*drawing, *separate]}
+    others = [tag for tag in on_image if id(tag) not in used]
     labels = tuple(dict.fromkeys(label for tool in tools for label in tool.labels))
     return LabelConfig(
         image_name, image_key, tools, labels, _rows(labels, labelling), tuple(_notes(others))
@@ -86,6 +97,11 @@ def _root(xml: str) -> Element:
     if not xml or not xml.strip():
         raise UnsupportedLabelConfig(
             "The label config is empty.", "Set up a labelling interface in the project."
+        )
+    if len(xml) > _LONGEST:
+        raise UnsupportedLabelConfig(
+            f"The label config has {len(xml)} characters, expected at most {_LONGEST}.",
+            "Leave out what nobody draws with.",
         )
     try:
         root: Element = SafeTree.fromstring(xml, forbid_dtd=True)
@@ -148,19 +164,27 @@ def _check_bound(tag: Element, image_name: str) -> None:
         )
 
 
-def _tools(tag: Element, separate: Sequence[Element]) -> Iterator[Tool]:
-    """Yield one tool for each set of labels that this tag draws with."""
+def _check_number(what: str, number: int, most: int) -> None:
+    if number > most:
+        raise UnsupportedLabelConfig(
+            f"The label config has {number} {what}, expected at most {most}.",
+            "Leave out what nobody draws with.",
+        )
+
+
+def _tools(tag: Element, offered: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Tool]:
+    """Yield one tool for each set of labels that this tag draws with: its own, or those offered."""
     name, kind = _name(tag), _kind(tag)
     if kind in LABELLED:
         yield Tool(name, LABELLED[kind], _labels(tag))
         return
-    if not separate:
+    if not offered:
         raise UnsupportedLabelConfig(
             f"{_written(tag)} has no labels: there is no Labels tag for the Image.",
             f"Add a Labels tag that is bound to the Image, or use {_OFFERED}.",
         )
-    for labels in separate:
-        yield Tool(name, BARE[kind], _labels(labels), _name(labels))
+    for labels_name, labels in offered:
+        yield Tool(name, BARE[kind], labels, labels_name)
 
 
 def _labels(tag: Element) -> tuple[str, ...]:
@@ -173,7 +197,7 @@ def _labels(tag: Element) -> tuple[str, ...]:
         raise UnsupportedLabelConfig(
             "A Label has no value.", f'Give every Label inside {_written(tag)} a value="...".'
         )
-    doubles = sorted({label for label in labels if labels.count(label) > 1})
+    doubles = sorted(label for label, number in Counter(labels).items() if number > 1)
     if doubles:
         raise UnsupportedLabelConfig(
             f"{_written(tag)} has {_shown(doubles[0])} more than once.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Region = dict[str, Any]
 
 # A few kilobytes of RLE can announce any size; 16,384 x 16,384 is beyond what a browser draws.
-_MOST_PIXELS = 2**28
+_MOST_PIXELS = 100_000_000
 _FARTHEST = 1000  # per cent of the image: the editor keeps what is drawn inside it, more or less
 _FEWEST_POINTS = 3
 _UNREAD = frozenset({"bitmask", "bitmasklabels"})
@@ -36,6 +36,13 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
     Raises:
         ValueError: If a region cannot be read; it says which and why.
     """
+    try:
+        return _united(result, config, size)
+    except RecursionError:  # from showing what came instead of a number, say
+        raise ValueError("the result is nested too deeply") from None
+
+
+def _united(result: Sequence[Any], config: LabelConfig, size: tuple[int, int]) -> Mask:
     out = np.zeros((len(config.labels), *size), dtype=bool)
     for index, shape, region, labels in _regions(result, config):
         try:

@@ -236,6 +236,17 @@ def test_a_version_is_deleted_and_the_others_stay(
 # -- connecting -----------------------------------------------------------------------------------
 
 
+def test_an_entry_at_our_address_that_label_studio_cannot_reach_is_not_called_missing(
+    studio: LabelStudio, fake: FakeLabelStudio, settings: Settings
+) -> None:
+    project_id = fake.add_project()
+    entry = fake.connect(project_id, url=settings.public_url)
+    fake.unreachable.add(settings.public_url)
+    entry["state"] = "DI"
+    with pytest.raises(Unreachable, match=f"cannot reach this service at {settings.public_url}"):
+        studio.entry(project_id, "ours")
+
+
 def test_an_entry_with_our_address_is_mended_and_keeps_its_title(
     studio: LabelStudio, fake: FakeLabelStudio, project_id: int
 ) -> None:
