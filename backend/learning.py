@@ -141,7 +141,8 @@ class Learner:
         started = time.monotonic()
         fitted = self._trained(examples, start, on_epoch)
         seconds = round(time.monotonic() - started, 1)
-        self._save(fitted, key)
+        log.info("trained on %d scans in %.1f s", len(examples), seconds)
+        # Before the weights: whoever finds those need not train again.
         self.store.save_model(
             Model(
                 project_id=self.project_id,
@@ -153,7 +154,7 @@ class Learner:
                 quality={"train_seconds": seconds, "started_from": start},
             )
         )
-        log.info("trained on %d scans in %.1f s", len(examples), seconds)
+        self._save(fitted, key)
         return key
 
     def reporter(self) -> Callable[[training.Progress], None]:

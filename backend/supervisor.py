@@ -29,6 +29,7 @@ class Child:
     started_at: float
     failures: int = 0
     restart_at: float = 0.0
+    restarted: bool = False
 
 
 def run() -> int:
@@ -51,7 +52,9 @@ def _tend(child: Child, now: float) -> int:
         if now - child.started_at >= STEADY_SECONDS:
             child.failures = 0
         return 0
-    if status == MISCONFIGURED:
+    # Settings that were good for one start are good for the next: what is in the way passes, as
+    # the port that the forks of a killed web process still hold.
+    if status == MISCONFIGURED and not child.restarted:
         return MISCONFIGURED
     if not child.restart_at:
         wait = min(MOST_WAIT_SECONDS, 2.0**child.failures)
@@ -59,6 +62,7 @@ def _tend(child: Child, now: float) -> int:
         child.failures, child.restart_at = child.failures + 1, now + wait
     elif now >= child.restart_at:
         child.process, child.started_at, child.restart_at = _spawn(child.role), now, 0.0
+        child.restarted = True
     return 0
 
 

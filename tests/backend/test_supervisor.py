@@ -148,6 +148,20 @@ def test_every_failure_is_waited_for_longer_up_to_a_minute(
     assert max(waits) == MOST_WAIT_SECONDS
 
 
+def test_what_ran_once_is_not_misconfigured_and_is_started_until_it_runs_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A killed web process may leave forks behind that hold its port for some seconds."""
+    killed, refused = Ended(-9), Ended(2)
+    monkeypatch.setattr(supervisor, "_spawn", lambda role: refused)
+    child: Any = Child("web", killed, 0.0)  # type: ignore[arg-type]
+    assert supervisor._tend(child, 100.0) == 0
+    assert supervisor._tend(child, 101.0) == 0
+    assert child.process is refused
+    assert supervisor._tend(child, 102.0) == 0
+    assert child.restart_at == 104.0
+
+
 def test_a_child_ends_in_order_when_its_parent_is_gone() -> None:
     program = (
         "import signal, sys, threading\n"
