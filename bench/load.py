@@ -32,7 +32,7 @@ LABELS = 10
 SCANS = LABELS + 1 + 3 * PEOPLE
 WEBHOOK = ROOT / "tests" / "wire" / "annotation_created.json"
 QUICK = {"horizon": PEOPLE, "image_size": 64, "prelabel_min_dice": 0.0}
-LONG = QUICK | {"image_size": 256, "max_train_seconds": 300}
+LONG = QUICK | {"image_size": 448, "max_train_seconds": 300}
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-STATUS = Path("/proc/self/status")
 SECONDS = 0.05
 
 
@@ -34,13 +33,15 @@ class Peak:
 
     def _watch(self) -> None:
         while True:
-            self.bytes = max(self.bytes, _anonymous())
+            self.bytes = max(self.bytes, anonymous("self"))
             if self._ended.wait(SECONDS):
                 return
 
 
-def _anonymous() -> int:
-    for line in STATUS.read_text().splitlines():
+def anonymous(process: int | str) -> int:
+    """Return the bytes of anonymous memory that a process holds, by its id or "self"."""
+    status = Path(f"/proc/{process}/status")
+    for line in status.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
-    raise OSError(f"{STATUS} says nothing of RssAnon: this needs Linux 4.5 or newer")
+    raise OSError(f"{status} says nothing of RssAnon: this needs Linux 4.5 or newer")

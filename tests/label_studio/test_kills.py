@@ -64,6 +64,14 @@ WEB_MATTERS = ["before sync", "in training", "half imported", "live here", "live
 BOTH = ["in training", "half imported", "live here", "after finish"]
 
 
+def points(often: list[str]) -> list[Any]:
+    """All points, those left to the longest tier but for some."""
+    return [
+        pytest.param(point, marks=[] if point in often else [pytest.mark.soak])
+        for point in [*BOUNDARIES, *INSIDE]
+    ]
+
+
 class Web(Backend):
     """The web process alone, in a group of its own with what it forks."""
 
@@ -386,22 +394,22 @@ def test_a_round_whose_worker_is_killed_ends_by_itself(house: House, point: str)
     assert attempts == (2 if point in HALF_THERE else 1)
 
 
-@pytest.mark.parametrize("point", WEB_MATTERS)
+@pytest.mark.parametrize("point", points(WEB_MATTERS))
 def test_a_round_whose_web_process_is_killed_ends_by_itself(house: House, point: str) -> None:
     house.fuse.set(point, [house.web.group])
-    house.lab.label_next()
+    house.change(point)
     assert house.web.killed()
     house.web.start()
     assert_kept(house)
     assert house.worker_lives
 
 
-@pytest.mark.parametrize("point", BOTH)
+@pytest.mark.parametrize("point", points(BOTH))
 def test_a_round_ends_by_itself_when_both_are_killed_and_hints_met_nobody(
     house: House, point: str
 ) -> None:
     house.fuse.set(point, [house.web.group, WORKER])
-    house.lab.label_next()
+    house.change(point)
     assert house.web.killed()
     assert house.worker_killed()
     house.lab.label_next()

@@ -1,0 +1,166 @@
+"""Whether a worker's memory stays where it is over many rounds: python -m bench.soak.
+
+A worker of its own process, with 5,000 phantoms of 64 px, the `pixels` encoder and trainings of 10
+steps, beside the tests' Label Studio in memory, served over HTTP. After each round one more scan is
+labelled. Printed for every round: seconds, and the most anonymous memory the worker held meanwhile;
+at the end the mean of rounds 41 to 50 over that of rounds 11 to 20, which is the baseline.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from backend import drafts, labels, learning, logs, worker
+from backend.settings import Settings, load_settings, prepare_data_dir, tame_threads
+from backend.store import Store, open_store
+from bench.memory import anonymous
+from demo.studio import ROOT
+from model.phantoms import Phantom, generate
+from tests.backend.conftest import answering
+from tests.backend.fake_label_studio import CONFIG, TOKEN, FakeLabelStudio, png
+
+SCANS = 5_000
+ROUNDS = 50
+STEPS = 10
+SIZE = 64
+EARLY, LATE = slice(10, 20), slice(40, 50)
+OPTIONS = {
+    "image_size": SIZE,
+    "cold_start_budget": 2,
+    "min_seconds_between_rounds": 0,
+    "prelabel_min_dice": 0.0,
+}
+
+
+def main() -> None:
+    """Print a line for every round, and the ratio."""
+    fake = FakeLabelStudio()
+    number = fake.add_project()
+    fake.connect(number, OPTIONS)
+    scans = {}
+    for phantom in generate(SCANS, size=SIZE):
+        scans[fake.add_task(number, png(phantom.image))] = phantom
+    with tempfile.TemporaryDirectory() as name, served(fake) as url, working(url, name) as process:
+        store = open_store(Settings(data_dir=Path(name)).database)
+        fake.setup = answering(store)
+        store.want(number)
+        peaks = []
+        for turn in range(ROUNDS + 1):
+            began, peak = time.monotonic(), until_done(process, store, number, labelled=turn)
+            print(
+                f"round {turn}: {time.monotonic() - began:.0f} s, {peak / 1e6:.0f} MB", flush=True
+            )
+            peaks.append(peak)
+            label(fake, number, scans)
+            store.want(number)
+    early, late = np.mean(peaks[1:][EARLY]), np.mean(peaks[1:][LATE])
+    print(f"rounds 11-20: {early / 1e6:.0f} MB, rounds 41-50: {late / 1e6:.0f} MB")
+    print(f"ratio: {late / early:.3f}")
+
+
+def label(fake: FakeLabelStudio, number: int, scans: dict[int, Phantom]) -> None:
+    """Submit the truth of the scan that is first in the queue."""
+    first = fake.served(number)[0]
+    fake.annotate(first, labels.regions(scans[first].mask, labels.parse(CONFIG), scores=[1.0]))
+
+
+def until_done(
+    process: subprocess.Popen[bytes], store: Store, number: int, *, labelled: int
+) -> int:
+    """Wait for the queue that knows so many labels; return the worker's most memory meanwhile."""
+    peak = 0
+    while True:
+        assert process.poll() is None, "the worker ended"
+        peak = max(peak, anonymous(process.pid))
+        project = store.known(number)
+        assert not project.problem, project.problem
+        live = store.version(number, project.live_version)
+        if live and live.labels == labelled and project.wanted == project.done:
+            return peak
+        time.sleep(0.1)
+
+
+@contextmanager
+def working(url: str, folder: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker with short trainings, and its folder."""
+    env = os.environ | {
+        "LABEL_STUDIO_URL": url,
+        "LABEL_STUDIO_API_KEY": TOKEN,
+        "DATA_DIR": folder,
+        "ENCODER": "pixels",
+        "RECONCILE_SECONDS": "5",
+        "LOG_LEVEL": "WARNING",
+    }
+    command = [sys.executable, "-m", "bench.soak", "worker"]
+    process = subprocess.Popen(command, env=env, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 120
+        while not (Path(folder) / "dbos.sqlite").exists():
+            assert time.monotonic() < deadline, "the worker does not start"
+            time.sleep(0.2)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def work() -> None:
+    """Run the worker as `python -m backend worker` does, but for the length of its trainings."""
+    tame_threads()
+    settings = load_settings()
+    logs.configure(settings.log_level)
+    prepare_data_dir(settings)
+    short = lambda *given: replace(learning.train_config(*given), steps=STEPS)  # noqa: E731
+    vars(drafts)["train_config"] = short
+    worker.run(settings)
+
+
+@contextmanager
+def served(fake: FakeLabelStudio) -> Iterator[str]:
+    """The Label Studio in memory, over HTTP; yields its address."""
+    one_at_a_time = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            address = f"http://{self.headers['host']}{self.path}"
+            request = httpx.Request(self.command, address, headers=dict(self.headers), content=body)
+            with one_at_a_time:
+                answer = fake(request)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_PATCH = do_DELETE = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+if __name__ == "__main__":
+    work() if sys.argv[1:] == ["worker"] else main()
