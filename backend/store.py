@@ -604,7 +604,8 @@ def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
     """
     try:
         # Parameters are addresses of scans and masks: no business of an error message.
-        engine = sa.create_engine(url, hide_parameters=True)
+        # A server that was started again has forgotten the connections kept here: ask before use.
+        engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
     except (sa.exc.ArgumentError, ImportError) as error:
         raise ConfigError(
             f"DATABASE_URL cannot be used ({type(error).__name__}).",
