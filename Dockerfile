@@ -1,15 +1,52 @@
-FROM python:3.11-slim
+# One image, two commands: `python -m backend web` and `python -m backend worker`.
+#
+#   docker build .                                                 torch as pinned, with CUDA
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .     without CUDA
+#
+# To build the same image again later, name the base by its digest:
+#   --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim
+FROM $PYTHON_IMAGE
 
-# What pip resolves changes seldom, our code often: two layers.
+# An index of packages inside the house, instead of pypi.org.
+ARG PIP_INDEX_URL
+# The only Python of an image may as well be root's.
+ARG PIP_ROOT_USER_ACTION=ignore
+# Where the CPU builds of torch and torchvision lie; empty: the pinned ones, which bring CUDA.
+ARG TORCH_INDEX=""
+
+# What pip installs changes seldom and is most of the image, our code changes often and is small:
+# whatever stands above the code is not built anew for it. The file names every package there is to
+# be but setuptools, which torch asks for; so nothing is resolved (--no-deps), and pip check says
+# whether anything is missing.
+ARG SETUPTOOLS=setuptools==84.2.1
 COPY requirements.txt /app/
-RUN pip install --no-cache-dir --requirement /app/requirements.txt
+RUN set -eu; \
+    cd /app; \
+    if [ -n "$TORCH_INDEX" ]; then \
+        grep -E '^torch(vision)?==' requirements.txt >/tmp/torch.txt; \
+        grep -vE '^(torch(vision)?==|nvidia-|cuda-|triton==)' requirements.txt >/tmp/others.txt; \
+        pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" --requirement /tmp/torch.txt; \
+    else \
+        cp requirements.txt /tmp/others.txt; \
+    fi; \
+    pip install --no-cache-dir --no-deps "$SETUPTOOLS" --requirement /tmp/others.txt; \
+    pip check; \
+    rm -f /tmp/torch.txt /tmp/others.txt
 
-COPY backend /app/backend
-COPY model /app/model
+# A number of its own, so that a volume belongs to the same user in every later image.
+RUN useradd --uid 1000 --create-home firstlight && install -d -o firstlight -g firstlight /data
+
+# Nothing but /data and /tmp need be writable. Encoders that are fetched stay in /data.
+ENV DATA_DIR=/data HOST=0.0.0.0 PORT=9090 PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive \
+    HF_HOME=/data/huggingface NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
+
 WORKDIR /app
-RUN useradd --create-home firstlight && mkdir /data && chown firstlight /data
+COPY model /app/model
+COPY backend /app/backend
+RUN python -m compileall -q model backend
+
 USER firstlight
-ENV DATA_DIR=/data HOST=0.0.0.0 PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive
 VOLUME /data
 EXPOSE 9090
 CMD ["python", "-m", "backend", "start"]

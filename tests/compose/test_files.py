@@ -1,0 +1,61 @@
+"""What docker-compose.yml and .env.example name is what there is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from backend.settings import ProjectOptions, Settings
+from demo.studio import ROOT
+
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+EXAMPLE = (ROOT / ".env.example").read_text()
+SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+
+SETTINGS = {name.upper() for name in Settings.model_fields}
+OPTIONS = {f"FIRSTLIGHT_{name.upper()}" for name in ProjectOptions.model_fields}
+OF_THE_IMAGE = {"HOST", "PORT", "DATA_DIR"}  # fixed where everything else depends on them
+OF_THE_FILE = {"LABEL_STUDIO_URL", "BACKEND_URL"}
+
+
+@pytest.mark.parametrize("service", ["web", "worker"])
+def test_every_setting_and_option_reaches_our_services(service: str) -> None:
+    assert SERVICES[service]["environment"].keys() | OF_THE_IMAGE >= SETTINGS | OPTIONS
+
+
+def test_every_setting_and_option_can_be_given_by_env_and_is_shown_there() -> None:
+    read = set(re.findall(r"(?<!\$)\$\{(\w+)", COMPOSE))
+    assert read >= (SETTINGS | OPTIONS) - OF_THE_IMAGE - OF_THE_FILE
+    assert read == set(re.findall(r"^#?([A-Z_]+)=", EXAMPLE, flags=re.MULTILINE))
+
+
+def test_only_what_cannot_have_a_default_has_to_be_written() -> None:
+    needed = set(re.findall(r"\$\{(\w+):\?", COMPOSE))
+    assert needed == set(re.findall(r"^([A-Z_]+)=", EXAMPLE, flags=re.MULTILINE))
+
+
+def test_defaults_shown_are_the_defaults() -> None:
+    shown = dict(re.findall(r"^#(FIRSTLIGHT_\w+)=(.+)$", EXAMPLE, flags=re.MULTILINE))
+    lower = {name.removeprefix("FIRSTLIGHT_").lower(): value for name, value in shown.items()}
+    assert ProjectOptions(**lower) == ProjectOptions()
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is missing")
+@pytest.mark.parametrize("more", [[], ["docker-compose.gpu.yml"], ["tests/compose/override.yml"]])
+def test_the_files_are_valid_together(more: list[str]) -> None:
+    files = [part for name in ["docker-compose.yml", *more] for part in ("--file", name)]
+    needed = {name: "unused" for name in re.findall(r"\$\{(\w+):\?", COMPOSE)}
+    done = subprocess.run(
+        ["docker-compose", *files, "config", "--quiet"],
+        cwd=ROOT,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin"} | needed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
