@@ -78,7 +78,7 @@ class Rounds(DBOSConfiguredInstance):
             DBOS.enqueue_workflow(EMBED_QUEUE, self.embed, project_id, chunk) for chunk in chunks
         ]:
             handle.get_result(polling_interval_sec=0.2)
-        plan = self.plan(project_id)
+        plan = self.plan(project_id, sum(map(len, chunks)) >= SHARE)
         if not plan["due"]:
             return False
         # A plan that an earlier release wrote down knows of no pin.
@@ -160,10 +160,13 @@ class Rounds(DBOSConfiguredInstance):
         self._count_embedded(project_id, len(task_ids))
 
     @DBOS.step()
-    def plan(self, project_id: int) -> dict[str, Any]:
-        """Return whether anything has to be done, and open the round if so."""
+    def plan(self, project_id: int, shared: bool = False) -> dict[str, Any]:
+        """Return whether anything has to be done, and open the round if so.
+
+        After a share of the scans there may be more of them, and a part of a pool is no pool.
+        """
         with self._at(project_id, "plan"):
-            if self._unseen(project_id):
+            if shared and self._unseen(project_id):
                 self.store.want(project_id)  # the next share, when the others had their turn
                 return {"due": False}
             selector = self._selector(project_id)

@@ -60,11 +60,16 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
+    return settings_in(tmp_path, database_url)
+
+
+def settings_in(folder: Path, database_url: str = "") -> Settings:
+    """Return settings for the fake Label Studio, with all that is quick."""
     return Settings(
-        database_url=database_url,
         label_studio_url=URL,
         label_studio_api_key=SecretStr(TOKEN),
-        data_dir=tmp_path,
+        data_dir=folder,
+        database_url=database_url,
         encoder="pixels",
         device="cpu",
     )

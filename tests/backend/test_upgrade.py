@@ -11,15 +11,14 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from backend.app import create_app
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import Version
 from backend.versions import Versions
-from tests.backend.conftest import Clock
-from tests.backend.fake_label_studio import TOKEN, URL, FakeLabelStudio, FakeProject, png
+from tests.backend.conftest import Clock, settings_in
+from tests.backend.fake_label_studio import FakeLabelStudio, FakeProject, png
 from tests.backend.site import TINY, Site, assert_each_task_once
 from tests.upgrade.write import DATABASE, OUTSIDE
 
@@ -38,13 +37,7 @@ def settings(sample: Path, tmp_path: Path) -> Settings:
     copytree(sample / "projects", tmp_path / "projects")
     with closing(sqlite3.connect(tmp_path / "firstlight.sqlite")) as database:
         database.executescript((sample / DATABASE).read_text())
-    return Settings(
-        label_studio_url=URL,
-        label_studio_api_key=SecretStr(TOKEN),
-        data_dir=tmp_path,
-        encoder="pixels",
-        device="cpu",
-    )
+    return settings_in(tmp_path)
 
 
 @pytest.fixture

@@ -16,15 +16,14 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import pytest
-from pydantic import SecretStr
 
 from backend.gateway import LabelStudio
 from backend.images import ImageSource
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import open_store
-from tests.backend.conftest import Clock, answering
-from tests.backend.fake_label_studio import TOKEN, URL, FakeLabelStudio
+from tests.backend.conftest import Clock, answering, settings_in
+from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import TINY, Site
 
 DATABASE = "firstlight.sql"
@@ -37,20 +36,16 @@ def main(folder: Path) -> None:
     fake = FakeLabelStudio(clock)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr("backend.drafts.train_config", lambda *_: TINY)
-        settings = Settings(
-            label_studio_url=URL,
-            label_studio_api_key=SecretStr(TOKEN),
-            data_dir=Path(name),
-            encoder="pixels",
-            device="cpu",
-        )
+        settings = settings_in(Path(name))
         store = open_store(settings.database)
         store.clock = clock
         store.create()
         fake.setup = answering(store)
         client = fake.client()
         studio = LabelStudio(settings, client)
-        source = ImageSource(URL, studio.authorisation, (), settings.max_image_bytes, client)
+        source = ImageSource(
+            settings.label_studio_url, studio.authorisation, (), settings.max_image_bytes, client
+        )
         number = fake.add_project()
         fake.connect(number)
         store.want(number)
