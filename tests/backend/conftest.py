@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,18 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """Leave the loggers as they were: a handler may write to a stream that ends with its test."""
+    touched = [logging.getLogger(name) for name in ("", "backend", "model", "gunicorn", "dbos")]
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in touched]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @pytest.fixture

@@ -353,21 +353,14 @@ def test_an_internal_error_repeats_nothing_of_what_led_to_it(
 
 
 def test_the_queues_log_as_we_do_and_quote_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    touched = [logging.getLogger(name) for name in ("", "backend", "model", "gunicorn", "dbos")]
-    before = [(one, one.handlers[:], one.level, one.propagate) for one in touched]
-    touched[-1].handlers.clear()
+    queues = logging.getLogger("dbos")
+    queues.handlers.clear()
+    logs.configure("INFO")
+    init_logger()  # as every start of the queues does
     try:
-        logs.configure("INFO")
-        init_logger()  # as every start of the queues does
-        try:
-            raise ValueError(PATIENT)
-        except ValueError:
-            touched[-1].exception("a workflow failed")
-    finally:
-        for logger, handlers, level, propagate in before:
-            logger.handlers[:] = handlers
-            logger.setLevel(level)
-            logger.propagate = propagate
+        raise ValueError(PATIENT)
+    except ValueError:
+        queues.exception("a workflow failed")
     [line] = capsys.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "a workflow failed"
     assert CANARY not in line
