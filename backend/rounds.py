@@ -8,7 +8,7 @@ clock, randomness and settings are read in steps only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from model import encoders
 
 log = logging.getLogger(__name__)
 
+STORY = "2"  # goes up when the steps of a round change, which one under way cannot follow
 REFRESH_QUEUE = "refresh"
-EMBED_QUEUE = "embed"
+CHUNK_QUEUE = "chunks"
 CHUNK = 64
+SCORED = 256  # scans a chunk: many enough that reading the weights does not count
 SHARE = 1024  # scans
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
@@ -74,10 +76,7 @@ class Rounds(DBOSConfiguredInstance):
         if self.sync(project_id) == "paused":
             return False
         chunks = self.unseen(project_id)
-        for handle in [
-            DBOS.enqueue_workflow(EMBED_QUEUE, self.embed, project_id, chunk) for chunk in chunks
-        ]:
-            handle.get_result(polling_interval_sec=0.2)
+        _spread(self.embed, [(project_id, chunk) for chunk in chunks])
         plan = self.plan(project_id, sum(map(len, chunks)) >= SHARE)
         if not plan["due"]:
             return False
@@ -86,7 +85,10 @@ class Rounds(DBOSConfiguredInstance):
         with logs.context(round=number):
             if plan["train"]:
                 key = self.train(project_id, number)
-            self.select(project_id, number, key)
+            chunks = self.pool(project_id) if key else []
+            scored = _spread(self.score, [(project_id, chunk, number, key) for chunk in chunks])
+            uncertainties = {task: value for part in scored for task, value in part.items()}
+            self.select(project_id, number, uncertainties)
             if key:
                 self.draft(project_id, number, key)
             version = self.publish(project_id, number, key)
@@ -99,6 +101,14 @@ class Rounds(DBOSConfiguredInstance):
         """Embed one chunk of scans, on whichever worker is free."""
         with logs.context(project=project_id):
             self.embed_chunk(project_id, task_ids)
+
+    @DBOS.workflow()
+    def score(
+        self, project_id: int, task_ids: list[int], number: int, key: str
+    ) -> dict[int, float]:
+        """Return the uncertainties of one chunk of scans, on whichever worker is free."""
+        with logs.context(project=project_id, round=number):
+            return self.score_chunk(project_id, task_ids, key)
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -157,7 +167,7 @@ class Rounds(DBOSConfiguredInstance):
             self.store.save_embeddings(project_id, encoder.name, name, seen)
         learner.scans.trim()
         self._note_unreadable(project_id, broken)
-        self._count_embedded(project_id, len(task_ids))
+        self.store.advance(project_id, len(task_ids))
 
     @DBOS.step()
     def plan(self, project_id: int, shared: bool = False) -> dict[str, Any]:
@@ -201,15 +211,30 @@ class Rounds(DBOSConfiguredInstance):
                 raise
 
     @DBOS.step()
-    def select(self, project_id: int, number: int, key: str) -> None:
+    def pool(self, project_id: int) -> list[list[int]]:
+        """Return chunks of the scans that are to be scored."""
+        with self._at(project_id, "score"):
+            pool = self._selector(project_id).pool(ledger.read(self.store, project_id))
+        ids = [task_id for task_id, _ in pool]
+        self.store.enter(project_id, "score", done=0, total=len(ids))
+        return [ids[start : start + SCORED] for start in range(0, len(ids), SCORED)]
+
+    @DBOS.step()
+    def score_chunk(self, project_id: int, task_ids: list[int], key: str) -> dict[int, float]:
+        """Return how uncertain the model is of each scan that can be read, by task id."""
+        learner = drafts.learner_for(self.services, self._project(project_id))
+        wanted = self.store.some_tasks(project_id, task_ids)
+        found = learner.uncertainties(key, [(task.id, task.url) for task in wanted])
+        self.store.advance(project_id, len(task_ids))
+        return found
+
+    @DBOS.step()
+    def select(self, project_id: int, number: int, uncertainties: dict[int, float]) -> None:
         """Rank the pool and write the queue with its reasons down."""
+        self._end_score(project_id, number)
         with self._at(project_id, "select", number):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
-            uncertainties = {}
-            if key:
-                learner = drafts.learner_for(self.services, self._project(project_id))
-                uncertainties = learner.uncertainties(key, selector.pool(now))
             queue = selector.rank(now, uncertainties)
             artifacts.write_json(self._record(project_id, number), queue)
             notes = labels.parse(self._project(project_id).label_config).notes
@@ -379,10 +404,12 @@ class Rounds(DBOSConfiguredInstance):
             if line not in shown:
                 log.warning("%s", line)
 
-    def _count_embedded(self, project_id: int, number: int) -> None:
-        progress = self._project(project_id).progress
-        done = int(progress.get("done", 0)) + number
-        self.store.update(project_id, progress={**progress, "done": done})
+    def _end_score(self, project_id: int, number: int) -> None:
+        """Put the seconds of the scoring, which was nobody's own step, into the round's record."""
+        project = self._project(project_id)
+        if project.step == "score":
+            seconds = self.store.clock() - project.step_at
+            self.store.add_seconds(project_id, number, "score", seconds)
 
     def _forget_drafts(self, project_id: int) -> None:
         """Drop the drafts of versions that nobody can have open any more."""
@@ -401,6 +428,12 @@ class Rounds(DBOSConfiguredInstance):
         if record is None:
             raise StorageError("The queue of this round is gone.", "The round starts again.")
         return [int(task) for task in record["order"]]
+
+
+def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Do the calls of a workflow on all workers, one at a time on each; return what they gave."""
+    handles = [DBOS.enqueue_workflow(CHUNK_QUEUE, work, *given) for given in calls]
+    return [handle.get_result(polling_interval_sec=0.2) for handle in handles]
 
 
 def _spacing(project: Project) -> float:

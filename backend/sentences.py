@@ -16,6 +16,7 @@ STEPS = {
     "embed": "looking at scans that are new",
     "plan": "deciding what has to be done",
     "train": "training the network",
+    "score": "asking the network how unsure it is of each scan",
     "select": "choosing the next scans",
     "draft": "drawing drafts",
     "publish": "handing the queue to Label Studio",

@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from backend.errors import ConfigError, NotFound, StorageError
 SCHEMA_VERSION = "1"
 WEB_BUSY_MS = 500
 WORKER_BUSY_MS = 10_000
+CREATION = 0xF125  # names the lock under which tables are made in PostgreSQL
 SETTLE_SECONDS = 2.0
 RETRY_SCAN_SECONDS = 600.0
 LONGEST_RETRY_SECONDS = 86_400.0
@@ -49,6 +50,8 @@ class Project(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     wanted: Mapped[int] = mapped_column(default=0)
     done: Mapped[int] = mapped_column(default=0)
+    # Since when what is wanted and not done is wanted.
+    waits_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
     full_sync: Mapped[bool] = mapped_column(default=True)
     gone: Mapped[bool] = mapped_column(default=False)
     title: Mapped[str] = mapped_column(default="")
@@ -187,6 +190,17 @@ class Round(Base):
     record: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
+class Worker(Base):
+    """A worker that lives: it counts its beats here, and its row goes when it does."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    started_at: Mapped[float]
+    beat_at: Mapped[float]  # by the worker's own clock
+    beats: Mapped[int] = mapped_column(default=0)
+
+
 class Store:
     """The database, as the questions that the service asks of it."""
 
@@ -238,15 +252,33 @@ class Store:
             return project.live_version
         return f"firstlight-{self.installation}"
 
+    def ping(self) -> None:
+        """Read one row.
+
+        Raises:
+            StorageError: When the database does not answer.
+        """
+        with self.session() as session:
+            session.get(Meta, "installation")
+
     @property
     def installation(self) -> str:
         """Eight hex digits, the same for as long as the database lives."""
         return self._once("installation", secrets.token_hex(4))
 
-    def _alone(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         """Two processes starting at once would both see no tables, and lock each other out."""
         path = sqlite_path(self.engine.url.render_as_string(hide_password=False))
-        return FileLock(f"{path}.lock") if path else nullcontext()
+        if path:
+            with FileLock(f"{path}.lock"):
+                yield
+        elif self.engine.dialect.name == "postgresql":
+            with self.engine.begin() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION)))
+                yield
+        else:  # SQLite in memory, which is nobody else's
+            yield
 
     def _once(self, key: str, value: str) -> str:
         with self.session() as session:
@@ -276,6 +308,11 @@ class Store:
         waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
         values: dict[str, Any] = {
             "wanted": Project.wanted + 1,
+            "waits_since": sa.case(
+                # Nobody waited for a project while it was gone.
+                (sa.or_(Project.wanted == Project.done, Project.gone), self.clock()),
+                else_=Project.waits_since,
+            ),
             "gone": False,
             "not_before": sa.case((waits_longer, soon), else_=Project.not_before),
         }
@@ -284,7 +321,8 @@ class Store:
         with self.session() as session:
             statement = sa.update(Project).where(Project.id == project_id).values(values)
             if session.execute(statement).rowcount == 0:  # type: ignore[attr-defined]
-                session.add(Project(id=project_id, wanted=1, not_before=soon))
+                first = Project(id=project_id, wanted=1, not_before=soon, waits_since=self.clock())
+                session.add(first)
 
     def due(self) -> list[int]:
         """Return projects whose refresh may start now, longest waiting first."""
@@ -345,6 +383,45 @@ class Store:
         """Say what the project is doing now; an empty step means idle."""
         self.update(project_id, step=step, step_at=self.clock(), progress=progress)
 
+    def advance(self, project_id: int, number: int) -> None:
+        """Count that many more as done in the progress of a step that several workers share."""
+        with self.session() as session:
+            query = sa.select(Project).where(Project.id == project_id).with_for_update()
+            found = session.scalars(query).one_or_none()
+            if found is not None:
+                done = int(found.progress.get("done", 0)) + number
+                found.progress = {**found.progress, "done": done}
+
+    # -- workers --------------------------------------------------------------------------------
+
+    def workers(self) -> list[Worker]:
+        """Return the workers that nobody has taken for gone, longest at work first."""
+        query = sa.select(Worker).order_by(Worker.started_at, Worker.name)
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def join(self, name: str, host: str) -> None:
+        """Note that a worker begins."""
+        now = self.clock()
+        with self.session() as session:
+            session.add(Worker(name=name, host=host, started_at=now, beat_at=now))
+
+    def beat(self, name: str) -> bool:
+        """Count a beat of a worker; return False when it was taken for gone."""
+        with self.session() as session:
+            counted = session.execute(
+                sa.update(Worker)
+                .where(Worker.name == name)
+                .values(beats=Worker.beats + 1, beat_at=self.clock())
+            )
+            return counted.rowcount == 1  # type: ignore[attr-defined,no-any-return]
+
+    def dismiss(self, name: str, beats: int | None = None) -> None:
+        """Take a worker for gone, unless it has beaten since that many beats."""
+        gone = sa.delete(Worker).where(Worker.name == name)
+        with self.session() as session:
+            session.execute(gone if beats is None else gone.where(Worker.beats == beats))
+
     # -- the ledger of tasks and annotations ----------------------------------------------------
 
     def tasks(self, project_id: int) -> list[Task]:
@@ -376,7 +453,7 @@ class Store:
         kept = set(task_ids)
         gone = [task.id for task in self.tasks(project_id) if task.id not in kept]
         with self.session() as session:
-            for part in _parts(gone):
+            for part in parts(gone):
                 for table, column in (
                     (Task, Task.id),
                     (Annotation, Annotation.task_id),
@@ -397,6 +474,26 @@ class Store:
                 .values(**values)
             )
 
+    def looked_at(self, project_id: int, scans: Sequence[Mapping[str, Any]]) -> None:
+        """Note what was learnt from scans that could be read: `height`, `width` and `pixels`.
+
+        Args:
+            project_id: Whose they are.
+            scans: One mapping a scan, with its `task` id; one that is gone meanwhile is no matter.
+        """
+        update = (
+            sa.update(Task)
+            .where(Task.project_id == project_id, Task.id == sa.bindparam("task"))
+            .values(
+                height=sa.bindparam("height"),
+                width=sa.bindparam("width"),
+                pixels=sa.bindparam("pixels"),
+                problem="",
+            )
+        )
+        with self.session() as session:
+            session.connection().execute(update, list(scans))
+
     def unreadable(self, project_id: int, task_id: int, problem: str) -> None:
         """Note that a scan cannot be read; the wait for the next try doubles up to a day."""
         for task in self.some_tasks(project_id, [task_id]):
@@ -414,7 +511,7 @@ class Store:
     ) -> None:
         """Make `rows` the only annotations of these tasks."""
         with self.session() as session:
-            for part in _parts(task_ids):
+            for part in parts(task_ids):
                 session.execute(
                     sa.delete(Annotation).where(
                         Annotation.project_id == project_id, Annotation.task_id.in_(part)
@@ -445,17 +542,16 @@ class Store:
         self, project_id: int, encoder: str, chunk: str, task_ids: Sequence[int]
     ) -> None:
         """Note that row i of `chunk` is the embedding of task_ids[i]."""
+        whose = {"project_id": project_id, "encoder": encoder, "chunk": chunk}
+        rows = [{**whose, "task_id": task_id, "row": row} for row, task_id in enumerate(task_ids)]
+        former = sa.delete(Embedding).where(
+            Embedding.project_id == project_id, Embedding.encoder == encoder
+        )
         with self.session() as session:
-            for row, task_id in enumerate(task_ids):
-                session.merge(
-                    Embedding(
-                        project_id=project_id,
-                        encoder=encoder,
-                        task_id=task_id,
-                        chunk=chunk,
-                        row=row,
-                    )
-                )
+            for part in parts(task_ids):
+                session.execute(former.where(Embedding.task_id.in_(part)))
+            if rows:
+                session.execute(sa.insert(Embedding), rows)
 
     def forget_embeddings(self, project_id: int, chunk: str) -> None:
         """Forget what lay in a file that is lost: its scans are embedded again."""
@@ -510,6 +606,35 @@ class Store:
         with self.session() as session:
             return session.get(Version, (project_id, name))
 
+    def versions_by_state(self) -> dict[int, dict[str, int]]:
+        """Return how many versions are in which state, by project, counted by the database."""
+        query = sa.select(Version.project_id, Version.state, sa.func.count())
+        found: dict[int, dict[str, int]] = {}
+        with self.session() as session:
+            for project_id, state, number in session.execute(
+                query.group_by(Version.project_id, Version.state).order_by(Version.state)
+            ):
+                found.setdefault(project_id, {})[state] = number
+        return found
+
+    def live(self) -> dict[int, tuple[float, dict[str, Any]]]:
+        """Return since when each project's queue is live, and the quality of its model.
+
+        Neither the queue nor what the model was trained on is read; {} stands for no model.
+        """
+        query = (
+            sa.select(Project.id, Version.live_at, Model.quality)
+            .join(
+                Version,
+                sa.and_(Version.project_id == Project.id, Version.name == Project.live_version),
+            )
+            .outerjoin(
+                Model, sa.and_(Model.project_id == Project.id, Model.key == Version.model_key)
+            )
+        )
+        with self.session() as session:
+            return {number: (at, quality or {}) for number, at, quality in session.execute(query)}
+
     def save_version(self, version: Version) -> None:
         """Store a version."""
         with self.session() as session:
@@ -561,6 +686,14 @@ class Store:
                 session.add(found)
             return found
 
+    def open_round(self, project_id: int) -> int:
+        """Return the number of the round under way, 0 for none."""
+        query = sa.select(sa.func.max(Round.number)).where(
+            Round.project_id == project_id, Round.ended_at == 0
+        )
+        with self.session() as session:
+            return session.scalar(query) or 0
+
     def abort_rounds(self, project_id: int, error: str) -> None:
         """Give rounds that were cut off an end, and the reason."""
         with self.session() as session:
@@ -589,6 +722,14 @@ class Store:
     def rounds(self, project_id: int) -> list[Round]:
         """Return every round, first to last."""
         return self._of(Round, project_id, Round.number)
+
+    def records(self) -> dict[int, list[dict[str, Any]]]:
+        """Return what is recorded of every round, by project."""
+        found: dict[int, list[dict[str, Any]]] = {}
+        with self.session() as session:
+            for project_id, record in session.execute(sa.select(Round.project_id, Round.record)):
+                found.setdefault(project_id, []).append(record)
+        return found
 
     def _of(self, table: Any, project_id: int, order: Any) -> list[Any]:
         query = sa.select(table).where(table.project_id == project_id).order_by(order)
@@ -720,7 +861,7 @@ def _end_rounds(session: Session, project_id: int, now: float, error: str) -> No
         found.ended_at = now
 
 
-def _parts(ids: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+def parts(ids: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
     """Yield slices that fit into one IN (...) of every database."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]

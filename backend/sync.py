@@ -47,7 +47,8 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     seen = _seen(studio, project.id, info, entry)
     options = _options(store, project, entry)
     full = _everything_due(store, project, info, options)
-    store.update(project.id, title=info.title, label_config=info.label_config, full_sync=full)
+    title, config = _text(info.title), info.label_config
+    store.update(project.id, title=title, label_config=config, full_sync=full)
     copy = _Copy(studio, store, project.id, labels.parse(info.label_config), options)
     if full or not copy.changes():
         copy.everything()
@@ -163,11 +164,16 @@ def _task_row(
     group = data.get(options.group_by, "") if options.group_by else ""
     return {
         "id": int(task["id"]),
-        "url": str(data.get(config.image_key) or ""),
-        "group": str(group),
+        "url": _text(data.get(config.image_key) or ""),
+        "group": _text(group),
         "updated_at": str(task["updated_at"]),
         "is_labeled": bool(task["is_labeled"]),
     }
+
+
+def _text(value: object) -> str:
+    """Return a text without NUL, which PostgreSQL keeps nowhere."""
+    return str(value).replace("\0", "")
 
 
 def _annotation_row(found: dict[str, Any], config: labels.LabelConfig) -> dict[str, Any]:

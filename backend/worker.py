@@ -1,7 +1,8 @@
 """The worker: runs refreshes where they are wanted, and looks for changes nobody told it of.
 
 It is crash-only. SIGTERM ends it as SIGKILL would, since every step of a round may be repeated;
-what was under way goes on after the next start.
+what was under way goes on after the next start, or on another worker: at once when this one could
+say that it ends, else when it has been silent for a while.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend import logs, sync
 from backend.errors import ConfigError, FirstlightError, NotFound, StorageError
 from backend.ledger import stored_options
+from backend.membership import BEAT_SECONDS, Membership
 from backend.publishing import Publisher
-from backend.rounds import EMBED_QUEUE, REFRESH_QUEUE, Rounds
+from backend.rounds import CHUNK_QUEUE, REFRESH_QUEUE, STORY, Rounds
 from backend.services import Services, build
 from backend.settings import Settings
 from backend.store import (
     SCHEMA_VERSION,
     WORKER_BUSY_MS,
     Project,
+    Store,
     explained,
     is_damage,
     open_store,
@@ -41,6 +44,7 @@ from backend.store import (
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+RELEASE = f"{SCHEMA_VERSION}.{STORY}"  # by which rounds under way can be gone on with
 FINISHED_DAYS = 7
 NICE = 10
 OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -57,45 +61,101 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
-        _only_one(settings, stack)
+        alone = _only_one(settings, stack)
         os.nice(NICE)
         store = open_store(settings.database, busy_ms=WORKER_BUSY_MS)
         store.create()
         services = build(settings, store)
-        rounds = launch(services)
-        threading.Thread(target=_reconcile, args=(services, stop), daemon=True).start()
-        for project in store.projects():
-            # Settings may have changed, and events gone past, while no worker ran.
-            if not project.gone:
-                store.want(project.id, full=True)
+        member = Membership(store)
+        member.join(alone=alone)
+        rounds = launch(services, member)
+        threading.Thread(target=_beat, args=(member, stop), daemon=True).start()
+        threading.Thread(target=_reconcile, args=(services, member, stop), daemon=True).start()
+        if member.leads():
+            _want_all(store)  # settings may have changed, and events gone past, meanwhile
         log.info("worker started")
         say = logs.Once(log)
         while not stop.wait(LOOK_SECONDS):
             say(enqueue_due(rounds))
     log.info("worker stops")
+    _hand_back(member)
     logging.shutdown()
     # A training cannot be asked to end in time, and need not be.
     os._exit(0)
 
 
-def launch(services: Services) -> Rounds:
-    """Start the durable queues; what an earlier worker left under way goes on."""
+def launch(services: Services, member: Membership) -> Rounds:
+    """Start the durable queues; what workers that are gone left under way goes on.
+
+    Args:
+        services: What the rounds work with.
+        member: This worker, one of the living by now: what it takes up is not to be handed on.
+    """
     _set_aside_if_damaged(sqlite_path(services.settings.jobs_database))
     DBOS(
         config={
             "name": "firstlight",
             "system_database_url": services.settings.jobs_database,
-            "application_version": SCHEMA_VERSION,
-            "executor_id": "worker",
+            "application_version": RELEASE,
+            "executor_id": member.name,
             "log_level": "WARNING",
         }
     )
     rounds = Rounds(services)
     DBOS.launch()
     DBOS.register_queue(REFRESH_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
-    DBOS.register_queue(EMBED_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
+    DBOS.register_queue(CHUNK_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
     _drop_other_releases(services)
+    hand_on(member)
     return rounds
+
+
+def hand_on(member: Membership) -> None:
+    """Put what workers that are gone left under way back into its queues.
+
+    A workflow belongs to the worker that took it up, and DBOS by itself waits for that one. Back in
+    its queue it keeps what it has done and whose turn it blocks. The work is looked up before the
+    workers: whoever took some up in between lives.
+    """
+    left: list[Any] = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+    gone = {str(found.executor_id) for found in left} - set(member.living())
+    if gone:
+        # The public way back, `resume_workflow`, would let a second refresh of the project begin.
+        DBOS._recover_pending_workflows(sorted(gone))
+        log.warning("took over what %d workers left that are gone", len(gone))
+
+
+def _beat(member: Membership, stop: threading.Event) -> None:
+    """Show that this worker lives, and look after the work of those that do not."""
+    say = logs.Once(log)
+    while not stop.wait(BEAT_SECONDS):
+        try:
+            if not member.beat():
+                # Others go on with what was under way here; doing it too would publish it twice.
+                log.error("this worker was silent for too long and taken for gone; it ends")
+                logging.shutdown()
+                os._exit(1)
+            hand_on(member)
+            say("")
+        except (FirstlightError, SQLAlchemyError) as error:
+            say(f"no sign of life could be left ({type(error).__name__})")
+        except Exception:
+            # Nothing else would notice that this thread is gone, and with it this worker's beats.
+            log.exception("a beat failed unexpectedly")
+
+
+def _hand_back(member: Membership) -> None:
+    """Leave what is under way to the other workers, or to the next start."""
+    try:
+        member.leave()
+    except FirstlightError as error:
+        log.warning("the others will notice by the silence: %s", error)
+
+
+def _want_all(store: Store) -> None:
+    for project in store.projects():
+        if not project.gone:
+            store.want(project.id, full=True)
 
 
 def enqueue_due(rounds: Rounds) -> str:
@@ -141,10 +201,12 @@ def reconcile(services: Services, project: Project) -> None:
     Publisher(services.settings, store, services.studio, project.id).clean()
 
 
-def _reconcile(services: Services, stop: threading.Event) -> None:
+def _reconcile(services: Services, member: Membership, stop: threading.Event) -> None:
     say = logs.Once(log)
     while not stop.wait(services.settings.reconcile_seconds):
         try:
+            if not member.leads():
+                continue
             for project in services.store.projects():
                 if project.wanted == project.done and not project.gone:
                     _reconcile_one(services, project)
@@ -186,10 +248,13 @@ def _retry_due(services: Services, project: Project) -> bool:
     return any(task.problem and task.retry_at <= now for task in services.store.tasks(project.id))
 
 
-def _only_one(settings: Settings, stack: ExitStack) -> None:
-    """On SQLite one worker is all there may be; hold a lock for as long as the process lives."""
+def _only_one(settings: Settings, stack: ExitStack) -> bool:
+    """On SQLite one worker is all there may be; hold a lock for as long as the process lives.
+
+    Return whether that is so.
+    """
     if sqlite_path(settings.database) is None:
-        return
+        return False
     try:
         # Not at once: `doctor` looks by taking it for an instant.
         stack.enter_context(FileLock(settings.data_dir / "worker.lock", timeout=1))
@@ -198,6 +263,7 @@ def _only_one(settings: Settings, stack: ExitStack) -> None:
             f"Another worker already uses {settings.data_dir}.",
             "Stop it first, or give this one a DATA_DIR of its own.",
         ) from None
+    return True
 
 
 def _set_aside_if_damaged(path: Path | None) -> None:
@@ -220,15 +286,13 @@ def _is_whole(path: Path) -> bool:
 
 
 def _drop_other_releases(services: Services) -> None:
-    """Cancel refreshes that another schema began, and want them anew."""
+    """Cancel refreshes that another release began, and want them anew."""
     left: list[Any] = DBOS.list_workflows(status=UNDER_WAY, load_input=False)
-    foreign = [found for found in left if found.app_version != SCHEMA_VERSION]
+    foreign = [found for found in left if found.app_version != RELEASE]
     for found in foreign:
         DBOS.cancel_workflow(found.workflow_id)
     if foreign:
-        for project in services.store.projects():
-            if not project.gone:
-                services.store.want(project.id)
+        _want_all(services.store)
 
 
 def _forget_finished() -> None:

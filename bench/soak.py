@@ -12,15 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 import numpy as np
 
 from backend import drafts, labels, learning, logs, worker
@@ -31,6 +28,7 @@ from demo.studio import ROOT
 from model.phantoms import Phantom, generate
 from tests.backend.conftest import answering
 from tests.backend.fake_label_studio import CONFIG, TOKEN, FakeLabelStudio, png
+from tests.backend.served import served
 
 SCANS = 5_000
 ROUNDS = 50
@@ -126,40 +124,6 @@ def work() -> None:
     short = lambda *given: replace(learning.train_config(*given), steps=STEPS)  # noqa: E731
     vars(drafts)["train_config"] = short
     worker.run(settings)
-
-
-@contextmanager
-def served(fake: FakeLabelStudio) -> Iterator[str]:
-    """The Label Studio in memory, over HTTP; yields its address."""
-    one_at_a_time = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            address = f"http://{self.headers['host']}{self.path}"
-            request = httpx.Request(self.command, address, headers=dict(self.headers), content=body)
-            with one_at_a_time:
-                answer = fake(request)
-            self.send_response(answer.status_code)
-            self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
-
-        do_POST = do_PATCH = do_DELETE = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 if __name__ == "__main__":

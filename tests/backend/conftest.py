@@ -56,12 +56,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> str:
     """An empty database on the server that was named; "" for SQLite in DATA_DIR."""
-    server = request.config.getoption("--postgresql")
-    if not server:
-        yield ""
-        return
+    if not request.config.getoption("--postgresql"):
+        return ""
+    return str(request.getfixturevalue("postgresql_database"))
+
+
+@pytest.fixture
+def postgresql_database(postgresql_server: str) -> Iterator[str]:
+    """An empty database on a PostgreSQL."""
+    server = postgresql_server
     name = f"firstlight_{secrets.token_hex(4)}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

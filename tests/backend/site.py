@@ -11,6 +11,7 @@ from dbos import DBOS
 from dbos import _dbos as dbos_internals
 
 from backend import labels, worker
+from backend.membership import Membership
 from backend.rounds import Rounds
 from backend.services import Services
 from backend.store import Project
@@ -54,7 +55,9 @@ class Site:
         # A process has one worker; a second start in this one has to forget the first.
         registry = dbos_internals._get_or_create_dbos_registry()
         registry.instance_info_map.clear()
-        self.rounds = worker.launch(self.services)
+        self.member = Membership(self.store)
+        self.member.join(alone=True)  # whoever was stopped before this start
+        self.rounds = worker.launch(self.services, self.member)
 
     def stop(self) -> None:
         DBOS.destroy()

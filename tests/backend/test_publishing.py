@@ -14,6 +14,8 @@ from backend.store import Store, Version
 from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import FakeLabelStudio
 
+pytestmark = pytest.mark.databases
+
 
 class Desk:
     """A project with tasks, and the publisher of its queues."""

@@ -16,6 +16,8 @@ from backend.store import RETRY_SCAN_SECONDS, Version
 from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import OPTIONS, TINY, Site, assert_each_task_once, wait_for
 
+pytestmark = pytest.mark.databases
+
 
 class Killed(BaseException):
     """The process ends here: no handler of ours may see it."""
@@ -62,7 +64,7 @@ def test_every_round_leaves_its_record(site: Site) -> None:
     site.refresh()
     first, second = site.store.rounds(site.number)
     assert set(first.record["seconds"]) == {"select", "publish", "switch"}
-    assert set(second.record["seconds"]) == {"train", "select", "draft", "publish", "switch"}
+    assert set(second.record["seconds"]) == {"train", "score", "select", "draft", "publish", "switch"}
     assert second.record["version"] == site.project.live_version
     assert second.ended_at >= second.started_at
     folder = site.services.folder(site.number)
@@ -229,7 +231,7 @@ def test_a_rollback_publishes_what_the_old_model_gives_and_trains_nothing(site: 
     assert sorted(site.queue) == site.tasks[3:]
     assert site.entry["title"] == site.fake.projects[site.number].model_version == again.name
     *_, last = site.store.rounds(site.number)
-    assert set(last.record["seconds"]) == {"select", "draft", "publish", "switch"}
+    assert set(last.record["seconds"]) == {"score", "select", "draft", "publish", "switch"}
     shown = site.fake.prelabel(site.number, site.queue[0])
     assert (
         shown
@@ -471,7 +473,7 @@ def test_a_switch_that_fails_is_made_good_by_the_next_refresh(site: Site) -> Non
 
 # -- kills ----------------------------------------------------------------------------------------
 
-STEPS = ("sync", "plan", "train", "select", "draft", "publish", "switch")
+STEPS = ("sync", "plan", "train", "score", "select", "draft", "publish", "switch")
 QUICK = {("publish", "after")}
 KILLS = [
     pytest.param(step, when, marks=[] if (step, when) in QUICK else [pytest.mark.slow])

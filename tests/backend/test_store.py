@@ -20,6 +20,8 @@ from backend.store import (
 )
 from tests.backend.conftest import Clock, the
 
+pytestmark = pytest.mark.databases
+
 
 def task(number: int, url: str = "a", **values: object) -> dict[str, object]:
     return {"id": number, "url": url, "group": "", "updated_at": "1", "is_labeled": False} | values
@@ -49,9 +51,9 @@ def version(name: str, number: int = 1, **values: object) -> Version:
 
 
 def test_the_installation_keeps_its_name_for_as_long_as_its_database(
-    store: Store, tmp_path: Path
+    store: Store, settings: Settings
 ) -> None:
-    again = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
+    again = open_store(settings.database)
     again.create()
     assert again.installation == store.installation
     assert len(store.installation) == 8
@@ -96,7 +98,7 @@ def test_a_database_url_that_cannot_be_used_is_said_without_it(url: str) -> None
 
 def test_an_error_of_the_database_says_nothing_of_its_content(store: Store) -> None:
     with pytest.raises(StorageError) as caught, store.session() as session:
-        session.execute(sa.text("insert into tasks values (:url)"), {"url": "mrs-smith.png"})
+        session.execute(sa.text("insert into nowhere values (:url)"), {"url": "mrs-smith.png"})
     assert "smith" not in str(caught.value)
     assert "smith" not in str(caught.value.__cause__)
 
@@ -133,8 +135,8 @@ def test_a_hint_during_a_refresh_makes_another_one(store: Store, clock: Clock) -
     assert store.due() == [1]
 
 
-def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings_database: str) -> None:
-    stores = [open_store(settings_database, busy_ms=5_000) for _ in range(4)]
+def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings: Settings) -> None:
+    stores = [open_store(settings.database, busy_ms=5_000) for _ in range(4)]
     store.want(1)
 
     def hint(own: Store) -> None:
@@ -149,11 +151,6 @@ def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings_database:
     assert the(store, 1).wanted == 41
     for each in stores:
         each.engine.dispose()
-
-
-@pytest.fixture
-def settings_database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'firstlight.sqlite'}"
 
 
 def test_a_hint_ends_a_long_wait_after_a_failure(store: Store, clock: Clock) -> None:

@@ -17,6 +17,8 @@ from backend.store import Annotation, Store
 from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
+pytestmark = pytest.mark.databases
+
 
 class Side:
     """One project on both sides: what Label Studio holds, and our copy."""
@@ -270,6 +272,15 @@ def test_the_group_is_the_named_part_of_the_data(side: Side) -> None:
 
 
 # -- label config and options ---------------------------------------------------------------------
+
+
+def test_a_null_character_in_the_data_is_left_out(side: Side) -> None:
+    [entry] = side.fake.entries.values()
+    entry["extra_params"] = {"group_by": "patient"}
+    side.fake.add_task(side.number, patient="no\0body")
+    side.sync()
+    [found] = side.store.tasks(side.number)
+    assert found.group == "nobody"
 
 
 def test_a_changed_label_config_is_read_against_every_label_again(side: Side) -> None:

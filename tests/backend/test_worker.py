@@ -16,14 +16,17 @@ from dbos import DBOS, SetEnqueueOptions
 
 from backend import sync, worker
 from backend.errors import ConfigError, StorageError
+from backend.membership import Membership
 from backend.publishing import QUIET_SECONDS
 from backend.rounds import REFRESH_QUEUE
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS
-from tests.backend.conftest import Clock, the
+from tests.backend.conftest import Clock, settings_in, the
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import OPTIONS, Site, wait_for
+
+pytestmark = pytest.mark.databases
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,11 +97,10 @@ def test_a_project_that_fails_for_ever_and_one_that_never_rests_starve_no_other(
         site.store.want(failing)
         site.store.want(restless)
         worker.enqueue_due(site.rounds)
-        served = all(the(site.store, number).live_version for number in others)
+        served = all(the(site.store, number).live_version for number in [restless, *others])
         return served and the(site.store, failing).failures > 0
 
     wait_for(everybody_was_served)
-    assert the(site.store, restless).live_version
 
 
 def test_a_project_with_very_many_new_scans_lets_the_others_in_between(
@@ -278,7 +280,9 @@ def test_the_timer_outlives_a_defect_of_ours(
         studio=services.studio,
         source=services.source,
     )
-    worker._reconcile(quick, stop)
+    member = Membership(services.store)
+    member.join(alone=True)
+    worker._reconcile(quick, member, stop)
     assert ticks == [2]
     assert "the timer failed unexpectedly" in caplog.text
 
@@ -287,16 +291,17 @@ def test_the_timer_outlives_a_defect_of_ours(
 
 
 def test_on_sqlite_a_second_worker_is_refused_until_the_first_is_gone(
-    settings: Settings, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
+    alone = settings_in(tmp_path)
     with ExitStack() as first:
-        worker._only_one(settings, first)
+        worker._only_one(alone, first)
         with ExitStack() as second, pytest.raises(ConfigError, match="Another worker") as caught:
-            worker._only_one(settings, second)
+            worker._only_one(alone, second)
         assert str(tmp_path) in caught.value.what
         assert caught.value.mend
     with ExitStack() as third:
-        worker._only_one(settings, third)
+        worker._only_one(alone, third)
 
 
 def test_on_another_database_workers_may_be_many(settings: Settings, tmp_path: Path) -> None:

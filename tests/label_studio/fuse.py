@@ -27,6 +27,8 @@ STEPS = (
     "embed_chunk",
     "plan",
     "train",
+    "pool",
+    "score_chunk",
     "select",
     "draft",
     "publish",
@@ -90,7 +92,7 @@ def work(fuse: Fuse, env: Mapping[str, str], log: Path, quiet: float | None) -> 
     _end_with_parent()
     os.environ.clear()
     os.environ.update(env)
-    _put_in(fuse)
+    put_in(fuse)
     if quiet is not None:
         from backend import publishing
 
@@ -118,7 +120,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _put_in(fuse: Fuse) -> None:
+def put_in(fuse: Fuse) -> None:
     _around_steps(fuse)
     from backend import gateway, learning, publishing, store
 

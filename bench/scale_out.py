@@ -1,0 +1,81 @@
+"""What a second worker brings: python -m bench.scale_out [ADDRESS OF A POSTGRESQL].
+
+4,000 phantoms of 64 px are embedded with EfficientNet-Lite0 by one worker and by two, each a
+process on a core of its own, on one PostgreSQL (of the run's own unless one is named) and
+beside the tests' Label Studio in memory, served over HTTP. Both sides take turns; printed are the
+seconds from asking for a round until every scan has its embedding, and the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tests import postgresql
+from tests.backend.crew import Crew, crew
+
+SCANS = 4_000
+TURNS = 3
+ENCODER = "efficientnet-lite0"
+
+
+def main() -> None:
+    """Print a line for every run, and the ratio."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    named = sys.argv[1:]
+    with nullcontext(named[0]) if named else postgresql.running() as server:
+        for _ in range(TURNS):
+            for workers, runs in seconds.items():
+                runs.append(embedded(server, workers))
+                print(f"{workers} workers: {runs[-1]:.1f} s", flush=True)
+    one, two = (statistics.median(runs) for runs in seconds.values())
+    print(f"medians: {one:.1f} s, {two:.1f} s; ratio {one / two:.2f}")
+
+
+def embedded(server: str, workers: int) -> float:
+    """Return how long so many workers take."""
+    with (
+        database(server) as url,
+        tempfile.TemporaryDirectory() as name,
+        crew(url, Path(name)) as found,
+    ):
+        found.hire(workers, launcher=["taskset", "-c", "{}"])
+        warm_up(found)
+        number = found.project(SCANS, encoder=ENCODER)
+        began = time.monotonic()
+        while len(found.store.embeddings(number, ENCODER)) < SCANS:
+            assert not found.store.known(number).problem
+            assert not found.ended()
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+
+def warm_up(found: Crew) -> None:
+    """Let every worker load its encoder."""
+    number = found.project(64 * 8 * len(found.workers), encoder=ENCODER)
+    while not found.live(number):
+        time.sleep(0.2)
+
+
+@contextmanager
+def database(server: str) -> Iterator[str]:
+    """Make an empty database."""
+    name = f"scale_out_{secrets.token_hex(4)}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

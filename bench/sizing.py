@@ -1,0 +1,78 @@
+"""What a project of so many scans asks of one machine: python -m bench.sizing [SCANS ...].
+
+A worker of its own process on SQLite, with phantoms of 64 px, the `pixels` encoder and trainings of
+10 steps, beside the tests' Label Studio in memory, served over HTTP: what is left is what the
+service itself needs, beside the encoder's and the network's time. For each number of scans (1,000,
+10,000 and 100,000 unless told otherwise) printed: seconds and the worker's most anonymous memory
+until the first queue is live; the same for the round that follows ten labels; seconds of its steps;
+megabytes of DATA_DIR by what is in them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from backend.settings import Settings
+from backend.store import open_store
+from bench.soak import label, until_done, working
+from model.phantoms import Phantom, generate
+from tests.backend.conftest import answering
+from tests.backend.fake_label_studio import FakeLabelStudio, png
+from tests.backend.served import served
+
+SCANS = (1_000, 10_000, 100_000)
+SIZE = 64
+LABELS = 10
+OPTIONS = {"image_size": SIZE, "min_seconds_between_rounds": 0}
+
+
+def main() -> None:
+    """Print a block for every number of scans."""
+    for scans in map(int, sys.argv[1:] or SCANS):
+        measure(scans)
+
+
+def measure(scans: int) -> None:
+    """Print what so many scans ask for."""
+    fake = FakeLabelStudio()
+    number = fake.add_project()
+    phantoms: dict[int, Phantom] = {}
+    for phantom in generate(scans, size=SIZE):
+        phantoms[fake.add_task(number, png(phantom.image))] = phantom
+    # Connected when all are there: a queue of a part would be made anew.
+    fake.connect(number, OPTIONS)
+    with tempfile.TemporaryDirectory() as name, served(fake) as url, working(url, name) as process:
+        store = open_store(Settings(data_dir=Path(name)).database)
+        fake.setup = answering(store)
+        for labelled in (0, LABELS):
+            for _ in range(labelled):
+                label(fake, number, phantoms)
+            began = time.monotonic()
+            store.want(number)
+            peak = until_done(process, store, number, labelled=labelled)
+            seconds = time.monotonic() - began
+            print(
+                f"{scans} scans, {labelled} labels: {seconds:.0f} s, {peak / 1e6:.0f} MB",
+                flush=True,
+            )
+        print(f"  steps: {store.rounds(number)[-1].record['seconds']}")
+        print(f"  DATA_DIR in MB: {sizes(Path(name))}", flush=True)
+        store.engine.dispose()
+
+
+def sizes(folder: Path) -> dict[str, float]:
+    """Return the megabytes of a DATA_DIR, by file or kind of file."""
+    found: dict[str, float] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            parts = path.relative_to(folder).parts
+            kind = parts[2] if parts[0] == "projects" and len(parts) > 3 else parts[0]
+            found[kind] = found.get(kind, 0.0) + path.stat().st_size / 1e6
+    return {kind: round(size, 1) for kind, size in sorted(found.items())}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""`python -m backend worker` with a fuse, and with networks as small as the tests'."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from tests.label_studio.fuse import Fuse, put_in
+
+FUSE, STEPS = "CREW_FUSE", "CREW_STEPS"
+
+
+def main() -> None:
+    """Work until killed."""
+    put_in(Fuse(Path(os.environ[FUSE])))
+    # After the fuse: it wraps the steps of a round while they are defined.
+    from backend import drafts
+    from backend.__main__ import cli
+    from tests.backend.site import TINY
+
+    config = replace(TINY, steps=int(os.environ[STEPS]))
+    vars(drafts)["train_config"] = lambda *_: config
+    cli(["worker", "--with-parent"])
+
+
+if __name__ == "__main__":
+    main()
