@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend import logs
+from backend import bucket, logs
 from backend.errors import FirstlightError, StorageError
 from backend.settings import (
     Settings,
@@ -51,8 +51,14 @@ def web(with_parent: bool) -> None:
 
 @cli.command()
 @click.option("--with-parent", is_flag=True, hidden=True)
-def worker(with_parent: bool) -> None:
+@click.option("--alive", is_flag=True, help="Only say whether one works on this machine: 0 is yes.")
+def worker(with_parent: bool, alive: bool) -> None:
     """Run the worker alone."""
+    if alive:
+        from backend.membership import works_here
+        from backend.store import open_known
+
+        sys.exit(0 if works_here(open_known(load_settings().database)) else 1)
     settings = _service(with_parent)
     from backend.worker import run  # after the environment is known to be good
 
@@ -88,6 +94,8 @@ def disconnect(project: int, forget: bool) -> None:
     click.echo("Its predictions and its sampling stay in Label Studio as they are.")
     if forget:
         click.echo(connecting.forget(settings, store, project))
+    elif settings.artifacts_url:
+        click.echo("Models, maps and rounds stay at ARTIFACTS_URL; --forget deletes them.")
     elif settings.project_folder(project).exists():
         click.echo(
             f"Models, maps and rounds stay in {settings.project_folder(project)}; --forget deletes "
@@ -244,12 +252,14 @@ def _store_if_any(settings: Settings) -> Store | None:
 
 
 def _versions(project: int) -> Versions:
+    from backend.artifacts import Artifacts
     from backend.store import open_known
     from backend.versions import Versions
 
     settings = load_settings()
     store = open_known(settings.database)
-    return Versions(store, store.known(project), settings.project_folder(project))
+    files = Artifacts(settings.data_dir, settings.artifacts_url).of(project)
+    return Versions(store, store.known(project), files)
 
 
 def _service(with_parent: bool = False) -> Settings:
@@ -260,6 +270,7 @@ def _service(with_parent: bool = False) -> Settings:
     logs.configure(settings.log_level)
     require_api_key(settings)
     prepare_data_dir(settings)
+    bucket.prepare(settings.artifacts_url)
     return settings
 
 

@@ -16,6 +16,7 @@ from flask import Flask, Response, abort, jsonify
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
+from backend import bucket
 from backend.answers import Answers, OneAtATime, live_drafts
 from backend.app import add_errors, json_body, protect
 from backend.hints import Hints
@@ -32,6 +33,7 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         """Return what this process answers with, from the environment's settings."""
         settings = load_settings()
         prepare_data_dir(settings)
+        bucket.prepare(settings.artifacts_url)
         store = open_store(settings.database)
         store.create()
         return Answers(store, Hints(store), OneAtATime(live_drafts(settings, store)))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from backend import labels, ledger, tabs
+from backend import bucket, labels, ledger, tabs
 from backend.access import entry_credentials, webhook_headers
+from backend.artifacts import Artifacts
 from backend.connecting import (
     Entry,
     explained,
@@ -22,7 +23,7 @@ from backend.connecting import (
     is_of,
     register,
     webhook_url,
-    worker_runs,
+    workers_running,
 )
 from backend.errors import ImageError, LabelStudioError
 from backend.gateway import QUEUE, LabelStudio
@@ -82,6 +83,7 @@ def installation(settings: Settings) -> list[tuple[str, Check]]:
     """Return the checks of what this machine has."""
     return [
         ("data folder", lambda: data_folder(settings)),
+        ("artifacts", lambda: artifacts(settings)),
         ("database", lambda: database(settings)),
         ("worker", lambda: worker(settings)),
     ]
@@ -91,6 +93,16 @@ def data_folder(settings: Settings) -> Finding:
     """Whether DATA_DIR can be written."""
     prepare_data_dir(settings)
     return Finding("data folder", True, f"{settings.data_dir} can be written.")
+
+
+def artifacts(settings: Settings) -> Finding:
+    """Whether what rounds leave can be written and read where ARTIFACTS_URL says."""
+    url = settings.artifacts_url
+    if not url:
+        return Finding("artifacts", True, "They lie in DATA_DIR, on this machine alone.")
+    bucket.prepare(url)
+    Artifacts(settings.data_dir, url).probe()
+    return Finding("artifacts", True, f"{bucket.shown(url)} can be written and read.")
 
 
 def database(settings: Settings) -> Finding:
@@ -141,22 +153,14 @@ def web_access(settings: Settings, web: httpx.Client) -> Finding:
 
 
 def worker(settings: Settings) -> Finding:
-    """Whether a worker works, as far as this database tells."""
-    runs = worker_runs(settings)
-    if runs:
-        return Finding("worker", True, "It runs.")
-    start = "Start it with `python -m backend start` (or `worker`)."
-    if runs is False:
-        return Finding("worker", False, f"None runs on {settings.data_dir}.", start)
-    store = open_known(settings.database)
-    waiting = store.due()
-    busy = any(found.step for found in store.projects())
-    store.engine.dispose()
-    if waiting and not busy:
+    """Whether a worker works."""
+    running = workers_running(settings)
+    if not running:
+        what = "None shows a sign of life."
         return Finding(
-            "worker", False, f"Project {waiting[0]} waits and nobody works on it.", start
+            "worker", False, what, "Start it with `python -m backend start` (or `worker`)."
         )
-    return Finding("worker", True, "Nothing waits for one.")
+    return Finding("worker", True, "It runs." if running == 1 else f"{running} of them run.")
 
 
 def load_encoder(settings: Settings, known: Project | None) -> Encoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,10 +11,12 @@ from filelock import FileLock, Timeout
 
 from backend import labels, tabs
 from backend.access import entry_credentials, webhook_headers
+from backend.artifacts import Artifacts
 from backend.errors import ConfigError, LabelStudioError, NotFound, StorageError
 from backend.gateway import LabelStudio
+from backend.membership import lively
 from backend.settings import Settings, parse_options
-from backend.store import Store, sqlite_path
+from backend.store import Store, open_known, sqlite_path
 
 TITLE = "Firstlight"
 # What /setup answers: the installation's name, then versions by what made their queue.
@@ -122,39 +123,46 @@ def forget(settings: Settings, store: Store | None, project_id: int) -> str:
 
     Raises:
         ConfigError: While a worker is in the middle of a round of it.
+        StorageError: When the artifacts do not answer; a second call finds what was left.
     """
     project = store.project(project_id) if store else None
-    if project is not None and project.step and worker_runs(settings) is not False:
+    if project is not None and project.step and workers_running(settings):
         raise ConfigError(
             f"Nothing was forgotten: a worker is busy with project {project_id} ({project.step}).",
             "It rests after this round; run the same command again, or stop the worker before.",
         )
     if store:
         store.forget(project_id)
-    folder = settings.project_folder(project_id)
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        raise ConfigError(
-            f"Some files of {folder} could not be deleted.", "Delete the folder by hand."
-        )
+    files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
+    files.clear()
+    for folder in (files.folder, files.scratch):
+        if folder.exists():
+            raise ConfigError(
+                f"Some files of {folder} could not be deleted.", "Delete the folder by hand."
+            )
     return f"Forgot project {project_id}: its models, maps, rounds and ledger are deleted."
 
 
-def worker_runs(settings: Settings) -> bool | None:
-    """Return whether a worker uses this DATA_DIR; None on a database that does not tell.
+def workers_running(settings: Settings) -> int:
+    """Return how many workers use this database.
 
-    Looked up by taking the worker's lock for an instant.
+    On SQLite it is looked up by taking the worker's lock for an instant, elsewhere by their beats:
+    one that was killed counts for another minute.
     """
     if sqlite_path(settings.database) is None:
-        return None
+        store = open_known(settings.database)
+        try:
+            return len(lively(store))
+        finally:
+            store.engine.dispose()
     path = settings.data_dir / "worker.lock"
     if not path.exists():
-        return False
+        return 0
     try:
         with FileLock(path, timeout=0):
-            return False
+            return 0
     except Timeout:
-        return True
+        return 1
     except OSError as error:
         raise StorageError(
             f"{path} cannot be opened ({error.strerror}).",

@@ -68,7 +68,7 @@ def learner_for(services: Services, project: Project) -> Learner:
     return Learner(
         store=services.store,
         project_id=project.id,
-        folder=services.folder(project.id),
+        files=services.files(project.id),
         scans=services.scans(project, training_config.image_size),
         config=config,
         options=options,

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from backend import artifacts, ledger
+from backend.artifacts import ProjectFiles, round_name
 from backend.ledger import Ledger
 from backend.store import DraftScore, Model, Project, Round, Store, Version
 from backend.versions import Versions
@@ -19,19 +19,19 @@ from backend.versions import Versions
 
 @dataclass(frozen=True)
 class History:
-    """The rounds of one project, from its store and its folder; made anew for every question.
+    """The rounds of one project, from its store and its files; made anew for every question.
 
     Whoever has read the ledger already hands it over: that of a large project takes long to read.
     """
 
     store: Store
     project: Project
-    folder: Path
+    files: ProjectFiles
     ledger: Ledger | None = None
 
     def versions(self) -> list[dict[str, Any]]:
         """Return the versions that were ever live, newest first, as the page lists them."""
-        known = Versions(self.store, self.project, self.folder)
+        known = Versions(self.store, self.project, self.files)
         pinned = self.store.pinned(self.project.id)
         return [
             {
@@ -85,11 +85,12 @@ class History:
             chosen: The number of the only round to tell about; all when None.
 
         Raises:
-            StorageError: When the database does not answer; at once, for what is sent already
-                could not be taken back.
+            StorageError: When the database or the artifacts do not answer; at once, for what is
+                sent already could not be taken back.
         """
         wanted = [one for one in self._rounds.values() if chosen in {None, one.number}]
         _ = self._versions, self._models, self._scores, self._telling
+        self.files.paths([round_name(one.number) for one in wanted])
         return self._pieces(wanted)
 
     def _pieces(self, wanted: Sequence[Round]) -> Iterator[str]:
@@ -103,7 +104,8 @@ class History:
 
     def _record(self, one: Round) -> dict[str, Any]:
         made = [found for found in self._versions if found.round == one.number]
-        selected = artifacts.read_json(artifacts.round_file(self.folder, one.number)) or {}
+        # As it came with all the others: what is sent needs no more answers from elsewhere.
+        selected = artifacts.read_json(self.files.folder / round_name(one.number)) or {}
         return {
             "round": one.number,
             "workflow": one.workflow,

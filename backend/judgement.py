@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
-from backend import artifacts, labels, ledger
+from backend import labels, ledger
+from backend.artifacts import ProjectFiles
 from backend.publishing import moment
 from backend.services import Services
 from backend.store import DraftScore, Project, Version
@@ -24,7 +24,7 @@ def judge_drafts(services: Services, project: Project) -> None:
     shown = [version for version in store.versions(project.id) if version.live_at]
     now = ledger.read(store, project.id)
     sizes = {task.id: (task.height, task.width) for task in now.tasks}
-    drafts_of = cache(partial(_drafts, services.folder(project.id)))
+    drafts_of = cache(partial(_drafts, services.files(project.id)))
     for task_id, found in now.usable.items():
         if task_id in known:
             continue
@@ -54,9 +54,9 @@ def _shown_at(versions: list[Version], when: float) -> Version | None:
     return max(before, key=lambda version: version.live_at, default=None)
 
 
-def _drafts(folder: Path, name: str) -> dict[str, list[Any]]:
+def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
     """Return the drafts of a version by task id, none where it had none."""
-    found: dict[str, list[Any]] = artifacts.read_json(folder / "drafts" / name) if name else {}
+    found: dict[str, list[Any]] = files.read_json(f"drafts/{name}") if name else {}
     return found or {}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, labels
+from backend.artifacts import ProjectFiles, weights_name
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scan, Scans
@@ -70,7 +71,7 @@ class Learner:
 
     store: Store
     project_id: int
-    folder: Path
+    files: ProjectFiles
     scans: Scans
     config: labels.LabelConfig
     options: ProjectOptions
@@ -113,10 +114,6 @@ class Learner:
         file = self.train_config.encoder_weights
         return weights.mark(Path(file)) if file else ""
 
-    def path(self, key: str) -> Path:
-        """Where a model's weights lie."""
-        return artifacts.weights_file(self.folder, key)
-
     def fit(
         self,
         ledger: Ledger,
@@ -154,7 +151,7 @@ class Learner:
                 quality={"train_seconds": seconds, "started_from": start},
             )
         )
-        self._save(fitted, key)
+        self.files.write(weights_name(key), lambda file: file.write(fitted.to_bytes()))
         return key
 
     def reporter(self) -> Callable[[training.Progress], None]:
@@ -213,16 +210,6 @@ class Learner:
                 "Correct NETWORK_WEIGHTS, DEVICE or the option `image_size`.",
             ) from error
 
-    def _save(self, fitted: training.Fitted, key: str) -> None:
-        try:
-            self.path(key).parent.mkdir(parents=True, exist_ok=True)
-            fitted.save(self.path(key))
-        except OSError as error:
-            raise StorageError(
-                f"The trained model could not be written ({error.strerror}).",
-                "Free disk space or make DATA_DIR writable; the round starts again by itself.",
-            ) from None
-
     def examples(self, ledger: Ledger, task_ids: Sequence[int]) -> Iterator[Example]:
         """Yield labelled scans.
 
@@ -251,10 +238,13 @@ class Learner:
     def load(self, key: str) -> training.Fitted:
         """Return a trained network, ready to predict."""
         try:
-            return training.Fitted.load(self.path(key), device=self.train_config.device)
+            return self.files.read(
+                weights_name(key),
+                lambda path: training.Fitted.load(path, device=self.train_config.device),
+            )
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):
-                self.path(key).unlink(missing_ok=True)  # damaged: only training anew helps
+                self.files.remove(weights_name(key))  # damaged: only training anew helps
             raise StorageError(
                 "A trained model cannot be read.", "The next round trains it again."
             ) from error
@@ -282,7 +272,7 @@ class Learner:
         """Return whether a model is there and was trained for today's labels."""
         model = self.store.model(self.project_id, key)
         known = model is not None and model.classes == list(self.config.labels)
-        return known and self.path(key).exists()
+        return known and self.files.exists(weights_name(key))
 
     def _worse_than(self, live: str, new: Mapping[int, Judged], ledger: Ledger) -> bool:
         model = self.store.model(self.project_id, live)

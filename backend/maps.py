@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts
+from backend.artifacts import ProjectFiles, embeddings_name
 from backend.errors import StorageError
 from backend.store import Embedding
 from model import clustering, projection
@@ -36,7 +37,7 @@ class LostEmbeddings(StorageError):
 
     def __init__(self, chunk: str) -> None:
         super().__init__(
-            "A file of embeddings below DATA_DIR is gone or damaged.",
+            "A file of embeddings is gone or damaged.",
             "The next round embeds its scans again.",
         )
         self.chunk = chunk
@@ -81,9 +82,9 @@ class _Fitted:
     scans: list[str]
     projection: Projection
 
-    def save(self, path: Path) -> None:
+    def save(self, files: ProjectFiles, name: str) -> None:
         content = {"scans": np.array(self.scans, bytes), **vars(self.projection)}
-        artifacts.write(path, lambda file: np.savez(file, **content))
+        files.write(name, lambda file: np.savez(file, **content))
 
     @classmethod
     def load(cls, path: Path) -> _Fitted:
@@ -92,24 +93,19 @@ class _Fitted:
             return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
 
 
-def embeddings_file(folder: Path, name: str) -> Path:
-    """Return where a chunk of a project's embeddings lies."""
-    return folder / "embeddings" / name
-
-
 class Maps:
     """The maps of one project.
 
     Args:
-        folder: The project's.
+        files: The project's.
         found: Where each scan's embedding lies, by task id.
 
     Attributes:
         ids: Task ids of the embedded scans, ascending; a row is a place in them.
     """
 
-    def __init__(self, folder: Path, found: Mapping[int, Embedding]) -> None:
-        self._folder = folder
+    def __init__(self, files: ProjectFiles, found: Mapping[int, Embedding]) -> None:
+        self._files = files
         self._found = found
         self.ids = sorted(found)
         self._scans = [f"{found[i].chunk}/{found[i].row}" for i in self.ids]
@@ -138,6 +134,7 @@ class Maps:
         chunks: dict[str, list[int]] = {}
         for position, one in enumerate(chosen):
             chunks.setdefault(one.chunk, []).append(position)
+        self._files.paths([embeddings_name(name) for name in chunks])  # those not here, at once
         gathered: Floats = np.empty((0, 1), np.float32)
         for name, positions in chunks.items():
             part = self._chunk(name)
@@ -147,13 +144,14 @@ class Maps:
         return gathered
 
     def _chunk(self, name: str) -> Floats:
-        path = embeddings_file(self._folder, name)
+        file = embeddings_name(name)
         try:
-            found: Floats = np.load(path, mmap_mode="r")
-        except (FileNotFoundError, *artifacts.DAMAGED):
-            path.unlink(missing_ok=True)  # what lies there would be taken for whole
+            return self._files.read(file, lambda path: np.load(path, mmap_mode="r"))
+        except FileNotFoundError:
             raise LostEmbeddings(name) from None
-        return found
+        except artifacts.DAMAGED:
+            self._files.remove(file)  # what lies there would be taken for whole
+            raise LostEmbeddings(name) from None
 
     def _on_disk(self, shape: tuple[int, int]) -> Floats:
         """Return an array in a file without a name, so that memory does not have to hold it.
@@ -162,7 +160,8 @@ class Maps:
             StorageError: When the disk has no room for it.
         """
         try:
-            with tempfile.TemporaryFile(dir=self._folder) as file:
+            self._files.scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._files.scratch) as file:
                 # Asked for at once: a page that finds the disk full later ends the process.
                 os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
                 return np.memmap(file, np.float32, "r+", shape=shape)
@@ -173,8 +172,8 @@ class Maps:
             ) from None
 
     def _fitted(self, space: Space) -> _Fitted:
-        path = self._folder / "maps" / f"{artifacts.digest(space.__dict__)}.npz"
-        fitted = _whole(path, _Fitted.load)
+        name = f"maps/{artifacts.digest(space.__dict__)}.npz"
+        fitted = self._whole(name, _Fitted.load)
         if fitted is not None:
             stayed = len(set(self._scans) & set(fitted.scans))
             if len(self._scans) - stayed <= GROWTH * stayed:
@@ -182,7 +181,7 @@ class Maps:
         everything = self.embeddings(range(len(self.ids)))
         found = projection.fit(everything, method=space.projection, seed=space.seed)
         fitted = _Fitted(self._scans, found)
-        fitted.save(path)
+        fitted.save(self._files, name)
         return fitted
 
     def _coordinates(self, fitted: Projection, rows: Array) -> Floats:
@@ -197,27 +196,25 @@ class Maps:
     ) -> Clustering:
         """Return the clusters of the fitted map; scans that joined since go to the nearest."""
         points = fitted.projection.coordinates.astype(np.float64)
-        folder = self._folder / "clusters"
-        path = folder / f"{artifacts.digest(space.__dict__, fitted.scans, budget)}.npz"
-        found = _whole(path, _load)
+        name = f"clusters/{artifacts.digest(space.__dict__, fitted.scans, budget)}.npz"
+        found = self._whole(name, _load)
         if found is None:
             found = clustering.cluster(points, budget, seed=space.seed)
-            for older in folder.glob("*.npz"):
-                older.unlink(missing_ok=True)
+            for older in self._files.names("clusters"):
+                self._files.remove(older)
             content = vars(found)
-            artifacts.write(path, lambda file: np.savez(file, **content))
+            self._files.write(name, lambda file: np.savez(file, **content))
         if np.array_equal(rows, np.arange(len(points))):
             return found
         return clustering.carry_over(
             found, points, coordinates.astype(np.float64), rows, seed=space.seed
         )
 
-
-def _whole(path: Path, load: Callable[[Path], Read]) -> Read | None:
-    """Return what a file holds; None without one, or with a damaged one, which is made anew."""
-    with suppress(FileNotFoundError, *artifacts.DAMAGED):
-        return load(path)
-    return None
+    def _whole(self, name: str, load: Callable[[Path], Read]) -> Read | None:
+        """Return what a file holds; None without one, or with a damaged one, which is made anew."""
+        with suppress(FileNotFoundError, *artifacts.DAMAGED):
+            return self._files.read(name, load)
+        return None
 
 
 def _load(path: Path) -> Clustering:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from flask import Blueprint, Response, abort, jsonify, redirect, render_template
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend import assets, ledger, points, sentences, thumbnails
+from backend.artifacts import Artifacts, ProjectFiles
 from backend.errors import ConfigError
 from backend.history import History
 from backend.ledger import Ledger
@@ -76,7 +76,8 @@ class _Site:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._statuses = Statuses(store, settings)
+        self._artifacts = Artifacts(settings.data_dir, settings.artifacts_url)
+        self._statuses = Statuses(store, self._artifacts)
 
     def check_name(self) -> None:
         """Refuse a name that anybody could have given this machine, where no password is asked for.
@@ -115,7 +116,7 @@ class _Site:
 
     def map(self, project_id: int) -> Response:
         now = ledger.read(self._store, project_id)
-        found = points.read(self._store, self._folder(project_id), project_id, now)
+        found = points.read(self._store, self._files(project_id), project_id, now)
         curve = self._history(project_id, now).curve()
         body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
         return assets.packed(body.get_data(), "application/json")
@@ -129,7 +130,7 @@ class _Site:
 
     def scan(self, project_id: int, task: str) -> Response:
         number = int(task) if task.isascii() and task.isdigit() and len(task) < 12 else 0
-        folder = self._folder(project_id)
+        folder = self._settings.project_folder(project_id)
         response = Response(
             thumbnails.png(self._store, folder, project_id, number), mimetype="image/png"
         )
@@ -148,7 +149,7 @@ class _Site:
         """Do what the command `rollback` does; then show the page, or what stood in the way."""
         project = self._store.known(project_id)
         try:
-            said = change(Versions(self._store, project, self._folder(project_id)))
+            said = change(Versions(self._store, project, self._files(project_id)))
         except ConfigError as error:
             if _kind() != "html":
                 return _with_code(jsonify({"error": error.what, "mend": error.mend}), 409)
@@ -159,8 +160,8 @@ class _Site:
 
     def _page(self, project_id: int, refused: str = "") -> Response:
         now = ledger.read(self._store, project_id)
-        state = status(self._store, self._settings, project_id, now)
-        waiting = points.queue(self._store, self._folder(project_id), project_id, now)
+        state = status(self._store, self._artifacts, project_id, now)
+        waiting = points.queue(self._store, self._files(project_id), project_id, now)
         start = max(0, request.args.get("from", 1, type=int) - 1) // QUEUED * QUEUED
         many = state["scans"] > MANY
         page = render_template(
@@ -186,10 +187,10 @@ class _Site:
 
     def _history(self, project_id: int, now: Ledger | None = None) -> History:
         project = self._store.known(project_id)
-        return History(self._store, project, self._folder(project_id), now)
+        return History(self._store, project, self._files(project_id), now)
 
-    def _folder(self, project_id: int) -> Path:
-        return self._settings.project_folder(project_id)
+    def _files(self, project_id: int) -> ProjectFiles:
+        return self._artifacts.of(project_id)
 
     def _project_url(self, project_id: int) -> str:
         settings = self._settings

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts
+from backend.artifacts import ProjectFiles, round_name
 from backend.errors import StorageError
 from backend.ledger import Ledger
 from backend.store import Embedding, Store
@@ -48,7 +49,7 @@ class Queue:
         ]
 
 
-def queue(store: Store, folder: Path, project_id: int, now: Ledger) -> Queue:
+def queue(store: Store, files: ProjectFiles, project_id: int, now: Ledger) -> Queue:
     """Return the live queue without what Label Studio would not serve any more.
 
     A scan that still needs another annotator is served, labelled or not.
@@ -57,7 +58,7 @@ def queue(store: Store, folder: Path, project_id: int, now: Ledger) -> Queue:
     live = store.version(project_id, project.live_version)
     if live is None:
         return Queue()
-    record = artifacts.read_json(artifacts.round_file(folder, live.round)) or {}
+    record = files.read_json(round_name(live.round)) or {}
     order = record.get("order", live.published)
     return Queue(
         order=[task for task in order if task in now.open],
@@ -66,7 +67,7 @@ def queue(store: Store, folder: Path, project_id: int, now: Ledger) -> Queue:
     )
 
 
-def read(store: Store, folder: Path, project_id: int, now: Ledger) -> dict[str, Any]:
+def read(store: Store, files: ProjectFiles, project_id: int, now: Ledger) -> dict[str, Any]:
     """Return the points as columns, one entry a scan in each of them.
 
     `task`, `x` and `y` in [0, 1], `cluster` (-1 for none), `state` (a place in `states`), `rank` in
@@ -75,11 +76,11 @@ def read(store: Store, folder: Path, project_id: int, now: Ledger) -> dict[str, 
     Raises:
         NotFound: If the project is not known here.
     """
-    waiting = queue(store, folder, project_id, now)
+    waiting = queue(store, files, project_id, now)
     ids = [task.id for task in now.tasks]
-    places = _places(store, folder, project_id, waiting.record)
+    places = _places(store, files, project_id, waiting.record)
     x, y = _spread([places.get(i, (np.nan, np.nan)) for i in ids])
-    clusters = _clusters(store, folder, project_id, waiting.record)
+    clusters = _clusters(store, files, project_id, waiting.record)
     rank = {task: position for position, task in enumerate(waiting.order, start=1)}
     states = _states(now, rank, store.splits(project_id))
     return {
@@ -134,33 +135,33 @@ def _space(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _places(
-    store: Store, folder: Path, project_id: int, record: Mapping[str, Any]
+    store: Store, files: ProjectFiles, project_id: int, record: Mapping[str, Any]
 ) -> dict[int, tuple[float, float]]:
     """Return where each scan lies on the map of a round, by task id."""
-    path = _map_file(folder, record) if record else None
-    drawn = _arrays(path, "scans", "coordinates") if path else None
-    if path is None or drawn is None:
+    drawn = _arrays(files, _map_name(record), "scans", "coordinates") if record else None
+    if drawn is None:
         return {}
     fitted = dict(zip(drawn[0].astype(str), drawn[1], strict=True))
     found = store.embeddings(project_id, record["encoder"])
     known = {i: fitted[_row(one)] for i, one in found.items() if _row(one) in fitted}
     new = {i: one for i, one in found.items() if i not in known}
-    return _flat({**known, **_transformed(path, folder, new)})
+    return _flat({**known, **_transformed(files, _map_name(record), new)})
 
 
-def _map_file(folder: Path, record: Mapping[str, Any]) -> Path:
-    return folder / "maps" / f"{artifacts.digest(_space(record))}.npz"
+def _map_name(record: Mapping[str, Any]) -> str:
+    return f"maps/{artifacts.digest(_space(record))}.npz"
 
 
-def _arrays(path: Path, *names: str) -> list[Array] | None:
+def _arrays(files: ProjectFiles, name: str, *columns: str) -> list[Array] | None:
     """Return arrays of an archive; None without one, or with a damaged one."""
-    # Opened here, because numpy leaves a damaged file open.
-    with (
-        suppress(FileNotFoundError, *artifacts.DAMAGED),
-        path.open("rb") as file,
-        np.load(file, allow_pickle=False) as archive,
-    ):
-        return [archive[name] for name in names]
+
+    def load(path: Path) -> list[Array]:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return [archive[column] for column in columns]
+
+    with suppress(FileNotFoundError, *artifacts.DAMAGED):
+        return files.read(name, load)
     return None
 
 
@@ -168,7 +169,7 @@ def _row(one: Embedding) -> str:
     return f"{one.chunk}/{one.row}"
 
 
-def _transformed(path: Path, folder: Path, new: Mapping[int, Embedding]) -> dict[int, Array]:
+def _transformed(files: ProjectFiles, name: str, new: Mapping[int, Embedding]) -> dict[int, Array]:
     """Return where scans lie that came after the map was fitted."""
     if not new:
         return {}
@@ -176,12 +177,12 @@ def _transformed(path: Path, folder: Path, new: Mapping[int, Embedding]) -> dict
     from backend.maps import Maps
     from model.projection import Projection
 
-    maps = Maps(folder, new)
+    maps = Maps(files, new)
     try:
         embeddings = maps.embeddings(range(len(new)))
     except StorageError:
         return {}  # they lie apart until a round has embedded them again
-    coordinates = Projection.load(path).transform(embeddings)
+    coordinates = files.read(name, Projection.load).transform(embeddings)
     return dict(zip(maps.ids, coordinates, strict=True))
 
 
@@ -213,16 +214,16 @@ def _spread(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 
 
 def _clusters(
-    store: Store, folder: Path, project_id: int, record: Mapping[str, Any]
+    store: Store, files: ProjectFiles, project_id: int, record: Mapping[str, Any]
 ) -> dict[int, int]:
     """Return the cluster of every scan that a round ranked, or that the map was clustered with."""
     if not record:
         return {}
     ranked = {int(task): terms["cluster"] for task, terms in record["scans"].items()}
-    drawn = _arrays(_map_file(folder, record), "scans")
+    drawn = _arrays(files, _map_name(record), "scans")
     scans = drawn[0].astype(str).tolist() if drawn else []
     name = artifacts.digest(_space(record), scans, record["options"]["cold_start_budget"])
-    found = _arrays(folder / "clusters" / f"{name}.npz", "clusters")
+    found = _arrays(files, f"clusters/{name}.npz", "clusters")
     if found is None:
         return ranked
     cluster = dict(zip(scans, found[0].tolist(), strict=True))

@@ -7,23 +7,24 @@ clock, randomness and settings are read in steps only.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance
 
 from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
+from backend.artifacts import ProjectFiles
 from backend.errors import FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
 from backend.learning import UnreadableLabels
-from backend.maps import embeddings_file
+from backend.pixels import Pixels
 from backend.publishing import Publisher
 from backend.selection import Selector
 from backend.services import Services
-from backend.store import Project, Version
+from backend.store import Project, Task, Version
 from backend.versions import Versions
 from model import encoders
 
@@ -35,6 +36,7 @@ CHUNK_QUEUE = "chunks"
 CHUNK = 64
 SCORED = 256  # scans a chunk: many enough that reading the weights does not count
 SHARE = 1024  # scans
+CHUNKS_BETWEEN_TRIMS = 16  # to look through all kept scans after each would take longer than it
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 KEPT_DRAFTS = 20
@@ -48,6 +50,7 @@ class Rounds(DBOSConfiguredInstance):
         self.services = services
         self.store = services.store
         self._encoders: dict[str, encoders.Encoder] = {}
+        self._chunks = itertools.count(1)
         super().__init__("rounds")
 
     # -- the story ------------------------------------------------------------------------------
@@ -147,25 +150,19 @@ class Rounds(DBOSConfiguredInstance):
         encoder = self._encoder(project)
         wanted = self.store.some_tasks(project_id, task_ids)
         learner = drafts.learner_for(self.services, project)
-        images, seen, broken = [], [], {}
+        images, looks, broken = [], [], {}
         for task_id, scan in learner.scans.many((task.id, task.url) for task in wanted):
             if isinstance(scan, ImageError):
                 broken[task_id] = scan
                 continue
             height, width = scan.size
-            self.store.update_task(
-                project_id, task_id, height=height, width=width, pixels=scan.digest, problem=""
-            )
             images.append(scan.image)
-            seen.append(task_id)
-        if seen:
-            urls = [task.url for task in wanted if task.id not in broken]
-            name = artifacts.digest(encoder.name, seen, urls) + ".npy"
-            path = embeddings_file(self.services.folder(project_id), name)
-            if not path.exists():
-                artifacts.write_array(path, encoder.encode(images))
-            self.store.save_embeddings(project_id, encoder.name, name, seen)
-        learner.scans.trim()
+            looks.append({"task": task_id, "height": height, "width": width, "pixels": scan.digest})
+        if looks:
+            self.store.looked_at(project_id, looks)
+            self._embed(project_id, encoder, [t for t in wanted if t.id not in broken], images)
+        if next(self._chunks) % CHUNKS_BETWEEN_TRIMS == 0:
+            learner.scans.trim()
         self._note_unreadable(project_id, broken)
         self.store.advance(project_id, len(task_ids))
 
@@ -236,7 +233,7 @@ class Rounds(DBOSConfiguredInstance):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
             queue = selector.rank(now, uncertainties)
-            artifacts.write_json(self._record(project_id, number), queue)
+            self._files(project_id).write_json(artifacts.round_name(number), queue)
             notes = labels.parse(self._project(project_id).label_config).notes
             said = [*notes, *queue["warnings"]]
             self._log_new(project_id, said)  # the encoder's were said at its start
@@ -256,7 +253,7 @@ class Rounds(DBOSConfiguredInstance):
                     key, [(task_id, urls[task_id]) for task_id in head]
                 )
             }
-            artifacts.write_json(self._drafts(project_id, number), found)
+            self._files(project_id).write_json(artifacts.drafts_name(number), found)
 
     @DBOS.step()
     def publish(self, project_id: int, number: int, key: str) -> str:
@@ -270,11 +267,13 @@ class Rounds(DBOSConfiguredInstance):
                 round=number,
                 model_key=key,
                 labels=len(now.usable),
-                drafts=self._drafts(project_id, number).name if key else "",
+                drafts=f"{number:04d}.json" if key else "",
             )
             dice = [score.dice for score in self.store.draft_scores(project_id)]
             shown = bool(key) and drafts.wanted(project, len(now.usable), dice)
-            masks = artifacts.read_json(self._drafts(project_id, number)) if shown else {}
+            masks = (
+                self._files(project_id).read_json(artifacts.drafts_name(number)) if shown else {}
+            )
             name = self._publisher(project_id).publish(
                 version,
                 "attention-unet" if key else "cold-start",
@@ -304,6 +303,7 @@ class Rounds(DBOSConfiguredInstance):
         self.store.update(
             project_id,
             done=wanted,
+            waits_since=project.started_at,  # what is still wanted came after that
             step="",
             progress={},
             problem="",
@@ -324,7 +324,9 @@ class Rounds(DBOSConfiguredInstance):
             self.store.update(project_id, step="", progress={})
             return
         if project.problem != what:
-            log.warning("%s %s", what, mend)
+            number = self.store.open_round(project_id)
+            with logs.context(**({"round": number} if number else {})):
+                log.warning("%s %s", what, mend)
         self.store.abort_rounds(project_id, what)
         wait = min(MOST_BACKOFF_SECONDS, 2.0**project.failures)
         self.store.update(
@@ -348,6 +350,20 @@ class Rounds(DBOSConfiguredInstance):
         yield
         if number:
             self.store.add_seconds(project_id, number, step, self.store.clock() - started)
+
+    def _embed(
+        self,
+        project_id: int,
+        encoder: encoders.Encoder,
+        tasks: Sequence[Task],
+        images: Sequence[Pixels],
+    ) -> None:
+        ids = [task.id for task in tasks]
+        name = artifacts.digest(encoder.name, ids, [task.url for task in tasks]) + ".npy"
+        files, file = self._files(project_id), artifacts.embeddings_name(name)
+        if not files.exists(file):
+            files.write_array(file, encoder.encode(images))
+        self.store.save_embeddings(project_id, encoder.name, name, ids)
 
     def _unseen(self, project_id: int) -> list[int]:
         known = self.store.embeddings(project_id, self._selector(project_id).encoder)
@@ -374,12 +390,10 @@ class Rounds(DBOSConfiguredInstance):
 
     def _selector(self, project_id: int) -> Selector:
         project = self._project(project_id)
-        return Selector(
-            self.store, project, self.services.folder(project_id), self._encoder(project)
-        )
+        return Selector(self.store, project, self._files(project_id), self._encoder(project))
 
     def _versions(self, project_id: int) -> Versions:
-        return Versions(self.store, self._project(project_id), self.services.folder(project_id))
+        return Versions(self.store, self._project(project_id), self._files(project_id))
 
     def _publisher(self, project_id: int) -> Publisher:
         return Publisher(self.services.settings, self.store, self.services.studio, project_id)
@@ -394,7 +408,8 @@ class Rounds(DBOSConfiguredInstance):
             # A Label Studio that is down is no fault of a scan: this raises, and the round waits.
             self.services.studio.project(project_id)
         for task_id, error in broken.items():
-            log.warning("%s", error)
+            with logs.context(task=task_id):
+                log.warning("%s", error)
             self.store.unreadable(project_id, task_id, str(error))
 
     def _log_new(self, project_id: int, warnings: list[str]) -> None:
@@ -413,18 +428,15 @@ class Rounds(DBOSConfiguredInstance):
 
     def _forget_drafts(self, project_id: int) -> None:
         """Drop the drafts of versions that nobody can have open any more."""
-        files = sorted((self.services.folder(project_id) / "drafts").glob("*.json"))
-        for path in files[:-KEPT_DRAFTS]:
-            path.unlink(missing_ok=True)
+        files = self._files(project_id)
+        for name in files.names("drafts")[:-KEPT_DRAFTS]:
+            files.remove(name)
 
-    def _record(self, project_id: int, number: int) -> Path:
-        return artifacts.round_file(self.services.folder(project_id), number)
-
-    def _drafts(self, project_id: int, number: int) -> Path:
-        return self.services.folder(project_id) / "drafts" / f"{number:04d}.json"
+    def _files(self, project_id: int) -> ProjectFiles:
+        return self.services.files(project_id)
 
     def _queue(self, project_id: int, number: int) -> list[int]:
-        record = artifacts.read_json(self._record(project_id, number))
+        record = self._files(project_id).read_json(artifacts.round_name(number))
         if record is None:
             raise StorageError("The queue of this round is gone.", "The round starts again.")
         return [int(task) for task in record["order"]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, stability
+from backend.artifacts import ProjectFiles
 from backend.ledger import Ledger, stored_options
 from backend.maps import LostEmbeddings, Map, Maps, Space
 from backend.store import Project, Store
@@ -22,11 +22,11 @@ class Selector:
     """Decides for one project, from what the store and the embeddings say."""
 
     def __init__(
-        self, store: Store, project: Project, folder: Path, encoder: encoders.Encoder
+        self, store: Store, project: Project, files: ProjectFiles, encoder: encoders.Encoder
     ) -> None:
         self._store = store
         self._project = project
-        self._folder = folder
+        self._files = files
         self._options = stored_options(project)
         self.encoder = encoder.name
         self.warnings = [encoder.substitution] if encoder.substituted else []
@@ -147,7 +147,7 @@ class Selector:
         """Return what `stability` found of the map, while a choice follows from the map alone."""
         if phase != "cold-start":
             return ()
-        return stability.verdict(self._folder, self._options, self.encoder, scans)
+        return stability.verdict(self._files, self._options, self.encoder, scans)
 
     def _selection_options(self) -> active_learning.SelectionOptions:
         chosen = self._options
@@ -170,7 +170,7 @@ class Selector:
 
     def _map(self) -> Map:
         chosen = self._options
-        maps = Maps(self._folder, self._store.embeddings(self._project.id, self.encoder))
+        maps = Maps(self._files, self._store.embeddings(self._project.id, self.encoder))
         space = Space(self.encoder, chosen.projection, chosen.seed)
         try:
             return maps.current(space, chosen.cold_start_budget)
@@ -181,7 +181,7 @@ class Selector:
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
         live = self._store.version(self._project.id, self._project.live_version)
-        record = live and artifacts.read_json(artifacts.round_file(self._folder, live.round))
+        record = live and self._files.read_json(artifacts.round_name(live.round))
         if not record:
             return True
         changed = set(record["labels"]) ^ set(now.label_keys)

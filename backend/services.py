@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import httpx
 
+from backend.artifacts import Artifacts, ProjectFiles
 from backend.gateway import LabelStudio
 from backend.images import ImageSource
 from backend.scans import WORKING_SIZE, Scans
@@ -23,8 +25,17 @@ class Services:
     studio: LabelStudio
     source: ImageSource
 
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Where what rounds leave lies."""
+        return Artifacts(self.settings.data_dir, self.settings.artifacts_url)
+
+    def files(self, project_id: int) -> ProjectFiles:
+        """Return what rounds leave of a project."""
+        return self.artifacts.of(project_id)
+
     def folder(self, project_id: int) -> Path:
-        """Where a project's files lie."""
+        """Where this machine keeps a project's scans."""
         return self.settings.project_folder(project_id)
 
     def scans(self, project: Project, image_size: int) -> Scans:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     backend_url: str = ""
     data_dir: Path = Path("data")
     database_url: str = ""
+    artifacts_url: str = ""
     basic_auth_user: str = ""
     basic_auth_pass: SecretStr = SecretStr("")
     webhook_secret: SecretStr = SecretStr("")
@@ -77,6 +79,15 @@ class Settings(BaseSettings):
         if value and (parts.scheme not in {"http", "https"} or not parts.hostname):
             raise ValueError("expected an address such as http://127.0.0.1:8080")
         return value.rstrip("/")
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _store_or_folder(cls, value: str) -> str:
+        # A folder's path, or a protocol with a bucket or host behind it; file:// has no host.
+        if not re.fullmatch(r"|(file://)?/.*|(?!file:)[a-z][a-z0-9+.-]*://[^/].*", value):
+            raise ValueError("expected an address such as s3://bucket/prefix, or a folder's path")
+        urlsplit(value)
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

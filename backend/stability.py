@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend import artifacts, decoding, encoding
+from backend import decoding, encoding
+from backend.artifacts import Artifacts, ProjectFiles
 from backend.errors import ConfigError
 from backend.ledger import stored_options
 from backend.maps import GROWTH, Floats, Maps
@@ -17,6 +18,8 @@ from backend.store import Store
 from model import diagnostics, stability
 from model.projection import FEWEST
 from model.stability import Stability
+
+VERDICT = "stability.json"
 
 
 def of_project(
@@ -35,11 +38,11 @@ def of_project(
     project = store.known(project_id)
     options = parse_options({**stored_options(project).model_dump(), **changed})
     encoder = encoding.load(settings, options.encoder or settings.encoder).name
-    folder = settings.project_folder(project_id)
-    maps = Maps(folder, store.embeddings(project_id, encoder))
+    files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
+    maps = Maps(files, store.embeddings(project_id, encoder))
     found = _measure(maps.embeddings(range(len(maps.ids))), options, range(seeds))
     measured = {"scans": len(maps.ids), "overlap": found.overall}
-    artifacts.write_json(_file(folder), {**_choice(options, encoder), **measured})
+    files.write_json(VERDICT, {**_choice(options, encoder), **measured})
     return found
 
 
@@ -66,12 +69,14 @@ def of_folder(
     return _measure(encoder.encode(small), options, range(seeds))
 
 
-def verdict(folder: Path, options: ProjectOptions, encoder: str, scans: int) -> tuple[str, ...]:
+def verdict(
+    files: ProjectFiles, options: ProjectOptions, encoder: str, scans: int
+) -> tuple[str, ...]:
     """Return the warning of the last measurement, if it is of what the project does now.
 
     It holds for as long as a map of those scans would stay.
     """
-    kept = artifacts.read_json(_file(folder))
+    kept = files.read_json(VERDICT)
     if (
         not kept
         or options.projection != "tsne"
@@ -122,7 +127,3 @@ def _choice(options: ProjectOptions, encoder: str) -> dict[str, Any]:
         "cold_start": options.cold_start,
         "budget": options.cold_start_budget,
     }
-
-
-def _file(folder: Path) -> Path:
-    return folder / "stability.json"

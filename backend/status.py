@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend import artifacts, ledger
+from backend.artifacts import Artifacts
 from backend.ledger import Ledger
-from backend.settings import Settings
 from backend.store import Project, Store, Version
 
 RECENT_DRAFTS = 5
@@ -38,9 +38,9 @@ class Statuses:
     Pages ask every few seconds, and reading the ledger of a large project takes seconds.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, files: Artifacts) -> None:
         self._store = store
-        self._settings = settings
+        self._files = files
         self._last: dict[int, tuple[object, dict[str, Any]]] = {}
         self._lock = threading.Lock()  # who asks meanwhile waits for the answer, and takes it
 
@@ -56,7 +56,7 @@ class Statuses:
         with self._lock:
             known, state = self._last.get(project_id, (None, {}))
             if known != facts:
-                state = status(self._store, self._settings, project_id)
+                state = status(self._store, self._files, project_id)
                 self._last[project_id] = facts, state
         return {**state, **_activity(project, self._store.clock())}
 
@@ -70,7 +70,7 @@ class Statuses:
 
 
 def status(
-    store: Store, settings: Settings, project_id: int, now: Ledger | None = None
+    store: Store, files: Artifacts, project_id: int, now: Ledger | None = None
 ) -> dict[str, Any]:
     """Return what `GET /projects/<id>?format=json` answers.
 
@@ -78,7 +78,7 @@ def status(
 
     Args:
         store: The project's memory.
-        settings: For the folder of the rounds.
+        files: For the records of the rounds.
         project_id: The project's number in Label Studio.
         now: The project's ledger, if it was read already.
 
@@ -95,7 +95,7 @@ def status(
         "pinned": store.pinned(project_id) or None,
         **_labels(now, live),
         **_quality(store, project_id, live, now),
-        "next": _next(settings, project_id, live, now),
+        "next": _next(files, project_id, live, now),
         **_unreadable(now),
         "warnings": project.warnings,
         "problem": project.problem,
@@ -155,11 +155,11 @@ def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -
 
 
 def _next(
-    settings: Settings, project_id: int, live: Version | None, now: Ledger
+    files: Artifacts, project_id: int, live: Version | None, now: Ledger
 ) -> list[dict[str, Any]]:
     if live is None:
         return []
-    reasons = _reasons(settings, project_id, live.round)
+    reasons = _reasons(files, project_id, live.round)
     waiting = [task for task in live.published if task in now.open]
     return [
         {"task": task, "position": position, "reason": reasons.get(task, "")}
@@ -167,7 +167,6 @@ def _next(
     ]
 
 
-def _reasons(settings: Settings, project_id: int, number: int) -> Mapping[int, str]:
-    path = artifacts.round_file(settings.project_folder(project_id), number)
-    found = artifacts.read_json(path) or {}
+def _reasons(files: Artifacts, project_id: int, number: int) -> Mapping[int, str]:
+    found = files.of(project_id).read_json(artifacts.round_name(number)) or {}
     return dict(zip(found.get("order", []), found.get("reasons", []), strict=False))

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 
-from backend import artifacts, labels, ledger
+from backend import labels, ledger
+from backend.artifacts import ProjectFiles, weights_name
 from backend.errors import ConfigError, UnsupportedLabelConfig
 from backend.ledger import stored_options
 from backend.store import Model, Project, Store, Version
@@ -31,11 +31,11 @@ _HEAD = ("version", "state", "since (UTC)", "labels", "Dice", "weights")
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions of one project, from its store and its folder; made anew for every question."""
+    """The versions of one project, from its store and its files; made anew for every question."""
 
     store: Store
     project: Project
-    folder: Path
+    files: ProjectFiles
 
     # -- going back -----------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Versions:
         return "there" if model.classes == self._classes else "other labels"
 
     def _has_weights(self, model: Model) -> bool:
-        return artifacts.weights_file(self.folder, model.key).exists()
+        return weights_name(model.key) in self._weights_there
 
     # -- the list -------------------------------------------------------------------------------
 
@@ -171,11 +171,10 @@ class Versions:
 
     def tidy(self) -> None:
         """Delete the weights that no rule keeps, and what killed processes left half written."""
-        kept = self.kept()
-        for path in (self.folder / "models").glob("*"):
-            if path.suffix != artifacts.PARTIAL and path.name not in kept:
-                path.unlink(missing_ok=True)
-        for path in self.folder.rglob(f"*{artifacts.PARTIAL}"):
+        kept = {weights_name(key) for key in self.kept()}
+        for name in self._weights_there - kept:
+            self.files.remove(name)
+        for path in self.files.leftovers():
             with suppress(FileNotFoundError):  # whole by now, under its own name
                 if self.store.clock() - path.stat().st_mtime > LEFTOVER_SECONDS:
                     path.unlink()
@@ -233,6 +232,10 @@ class Versions:
     def _models(self) -> Mapping[str, Model]:
         """Every model by its key, newest first."""
         return {model.key: model for model in reversed(self.store.models(self.project.id))}
+
+    @cached_property
+    def _weights_there(self) -> frozenset[str]:
+        return frozenset(self.files.names("models"))
 
     @cached_property
     def _classes(self) -> list[str]:

@@ -120,8 +120,8 @@ class Fitted:
     history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
     validation: tuple[tuple[float, ...], ...]  # Dice of each held-out scan and class
 
-    def save(self, path: Path) -> None:
-        """Write everything to one safetensors file, which appears at `path` only when whole."""
+    def to_bytes(self) -> bytes:
+        """Return everything as one safetensors file."""
         weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         story = {
             "config": asdict(self.config),
@@ -129,10 +129,14 @@ class Fitted:
             "validation": self.validation,
             "checksum": _checksum(weights),
         }
+        return save(weights, metadata={"fitted": json.dumps(story)})
+
+    def save(self, path: Path) -> None:
+        """Write everything to one safetensors file, which appears at `path` only when whole."""
         unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         try:
             with unfinished.open("wb") as file:
-                file.write(save(weights, metadata={"fitted": json.dumps(story)}))
+                file.write(self.to_bytes())
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 from filelock import FileLock
 from pydantic import SecretStr
 
 from backend.access import SECRET_HEADER
-from backend.connecting import connect, disconnect, forget, worker_runs
+from backend.connecting import connect, disconnect, forget, workers_running
 from backend.errors import (
     ConfigError,
     NotFound,
@@ -231,6 +233,17 @@ def test_without_a_database_forget_deletes_the_folder(settings: Settings) -> Non
     assert not settings.project_folder(5).exists()
 
 
+def test_forget_deletes_what_lies_in_a_shared_folder_too(
+    settings: Settings, tmp_path: Path
+) -> None:
+    there = settings.model_copy(update={"artifacts_url": str(tmp_path / "shared")})
+    kept = [tmp_path / "shared" / "projects" / "5", settings.project_folder(5)]
+    for folder in kept:
+        folder.mkdir(parents=True)
+    assert "Forgot project 5" in forget(there, None, 5)
+    assert not [folder for folder in kept if folder.exists()]
+
+
 def test_another_service_at_our_address_keeps_its_entry_webhook_and_options(
     settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
 ) -> None:
@@ -274,7 +287,7 @@ def test_nothing_is_forgotten_under_the_hands_of_a_worker(
 ) -> None:
     store.enter(known, "train")
     with FileLock(settings.data_dir / "worker.lock"):
-        assert worker_runs(settings)
+        assert workers_running(settings)
         with pytest.raises(ConfigError, match="busy with project") as caught:
             forget(settings, store, known)
         assert "run the same command again" in caught.value.mend
@@ -282,5 +295,5 @@ def test_nothing_is_forgotten_under_the_hands_of_a_worker(
         forget(settings, store, known)
     store.want(known)
     store.enter(known, "train")  # as a worker that was killed leaves it
-    assert not worker_runs(settings)
+    assert not workers_running(settings)
     assert forget(settings, store, known)

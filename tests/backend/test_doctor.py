@@ -19,13 +19,14 @@ from backend.app import create_app
 from backend.checks import Finding
 from backend.errors import ConfigError, FirstlightError
 from backend.gateway import QUEUE, LabelStudio
+from backend.membership import LIVELY_SECONDS
 from backend.publishing import Publisher
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import Store, Version
 from model import encoders
 from model.encoders import Encoder
-from tests.backend.conftest import the
+from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import URL, FakeLabelStudio
 
 US = "http://127.0.0.1:9090"
@@ -155,17 +156,17 @@ def test_a_worker_is_known_by_its_lock(settings: Settings) -> None:
     assert "python -m backend start" in finding.mend
 
 
-def test_without_a_lock_a_worker_is_missed_when_something_waits(
-    settings: Settings, store: Store, clock: Any, monkeypatch: pytest.MonkeyPatch
+def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
+    settings: Settings, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "worker_runs", lambda _: None)
-    monkeypatch.setattr(checks, "open_known", lambda _: store)
-    assert checks.worker(settings).ok
-    store.want(7)
-    clock.advance(60)
-    assert "Project 7 waits" in checks.worker(settings).what
-    store.enter(7, "train")
-    assert checks.worker(settings).ok
+    monkeypatch.setattr("backend.connecting.sqlite_path", lambda _: None)
+    monkeypatch.setattr("backend.connecting.open_known", lambda _: store)
+    assert not checks.worker(settings).ok
+    store.join("one", "here")
+    store.join("two", "there")
+    assert "2 of them run" in checks.worker(settings).what
+    clock.advance(LIVELY_SECONDS)
+    assert not checks.worker(settings).ok
 
 
 def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
@@ -537,5 +538,5 @@ def test_no_token_and_no_database_still_leave_the_rest_to_be_looked_at(
         found = list(doctor.examine(empty, 1, build=lambda *_: services, web=web))
     wrong = [one.name for one in found if not one.ok]
     assert wrong == ["database", "worker", "web process", "token"]
-    assert "4 of 5 checks are wrong: database, worker" in doctor.summary(found)
-    assert doctor.line(found[1]).startswith("WRONG  database: Nothing is known yet")
+    assert "4 of 6 checks are wrong: database, worker" in doctor.summary(found)
+    assert doctor.line(found[2]).startswith("WRONG  database: Nothing is known yet")

@@ -91,6 +91,17 @@ def test_a_data_folder_that_cannot_be_written_is_said_at_once(command: str, tmp_
     assert "hunter2" not in line
 
 
+@pytest.mark.parametrize("command", ["start", "web", "worker"])
+def test_a_store_that_this_installation_cannot_speak_to_is_said_at_once(
+    command: str, tmp_path: Path
+) -> None:
+    given = {"DATA_DIR": str(tmp_path), "LABEL_STUDIO_API_KEY": "hunter2"}
+    line = refused(command, ARTIFACTS_URL="gs://user:hidden@bucket", **given)
+    assert "ARTIFACTS_URL begins with gs://, for which a package is missing" in line
+    assert "pip install gcsfs" in line
+    assert "hidden" not in line
+
+
 def test_a_wrong_environment_names_every_variable(tmp_path: Path) -> None:
     line = refused("worker", DATA_DIR=str(tmp_path), PORT="http", FIRSTLIGHT_ALPHA="3")
     assert "PORT" in line

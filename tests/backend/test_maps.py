@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backend import artifacts
+from backend.artifacts import ProjectFiles
 from backend.errors import StorageError
 from backend.maps import Map, Maps, Space
 from backend.store import Embedding
@@ -34,7 +35,7 @@ class Pool:
                 self.found[i] = Embedding(task_id=i, chunk=name, row=row)
 
     def current(self, space: Space = SPACE, budget: int = BUDGET) -> Map:
-        return Maps(self.folder, self.found).current(space, budget)
+        return Maps(ProjectFiles(self.folder), self.found).current(space, budget)
 
     def places(self) -> dict[int, list[float]]:
         now = self.current()
@@ -49,7 +50,7 @@ def pool(tmp_path: Path) -> Pool:
 
 
 def test_embeddings_come_back_in_the_order_asked_for(pool: Pool) -> None:
-    keeper = Maps(pool.folder, pool.found)
+    keeper = Maps(ProjectFiles(pool.folder), pool.found)
 
     rows = keeper.embeddings([5, 0])
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from backend import artifacts, ledger, pages
 from backend.app import create_app
+from backend.artifacts import Artifacts
 from backend.errors import NotFound, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scans
@@ -97,7 +98,11 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     state = client.get("/projects/3?format=json").get_json()
-    assert state == {**pages.status(store, known, 3), "now": "idle.", "share": None}
+    assert state == {
+        **pages.status(store, Artifacts(known.data_dir), 3),
+        "now": "idle.",
+        "share": None,
+    }
     assert re.fullmatch("[0-9a-f]{40}", state.pop("digest"))
     assert state == {
         "now": "idle.",
@@ -146,7 +151,7 @@ def test_an_unknown_project_is_not_found_and_told_how_to_be_connected(
     assert response.status_code == 404
     assert "connect 9" in response.get_json()["mend"]
     with pytest.raises(NotFound):
-        pages.status(store, known, 9)
+        pages.status(store, Artifacts(known.data_dir), 9)
 
 
 def test_only_annotations_that_can_train_count_and_the_others_say_why(
@@ -159,7 +164,7 @@ def test_only_annotations_that_can_train_count_and_the_others_say_why(
     annotate(store, 3, problem="brush region 0: it has no label")
     annotate(store, 4)
     annotate(store, 9)
-    state = pages.status(store, known, 3)
+    state = pages.status(store, Artifacts(known.data_dir), 3)
     assert (state["scans"], state["labelled"], state["labels_used"]) == (5, 1, 1)
     assert state["labels_ignored"] == [
         {"annotation": 102, "task": 2, "reason": "skipped"},
@@ -178,7 +183,7 @@ def test_two_annotations_of_one_scan_are_one_label(store: Store, known: Settings
     add_tasks(store, 1)
     row = {"task_id": 1, "updated_at": "", "created_at": "", "ground_truth": False, "result": ""}
     store.replace_annotations(3, [1], [{"id": n, "cancelled": n == 2, **row} for n in (1, 2, 3)])
-    state = pages.status(store, known, 3)
+    state = pages.status(store, Artifacts(known.data_dir), 3)
     assert (state["labels_used"], len(state["labels_ignored"])) == (1, 1)
 
 
@@ -188,9 +193,9 @@ def test_a_project_is_complete_when_every_readable_scan_is_labelled(
     add_tasks(store, 1, 2, 3)
     store.update_task(3, 3, problem="The file is no picture.")
     annotate(store, 1)
-    assert not pages.status(store, known, 3)["complete"]
+    assert not pages.status(store, Artifacts(known.data_dir), 3)["complete"]
     annotate(store, 2)
-    assert pages.status(store, known, 3)["complete"]
+    assert pages.status(store, Artifacts(known.data_dir), 3)["complete"]
     assert DONE in page(client)
 
 
@@ -206,7 +211,7 @@ def test_next_are_the_first_open_scans_of_the_live_queue_with_their_reasons(
     rounds.mkdir(parents=True)
     reasons = [f"reason of {task}" for task in order]
     (rounds / "0007.json").write_text(json.dumps({"order": order, "reasons": reasons}))
-    following = pages.status(store, known, 3)["next"]
+    following = pages.status(store, Artifacts(known.data_dir), 3)["next"]
     assert [one["task"] for one in following] == [14, 12, 11, 10, 9, 8, 7, 6, 5, 4]
     assert [one["position"] for one in following] == list(range(1, 11))
     assert following[0]["reason"] == "reason of 14"
@@ -220,7 +225,10 @@ def test_a_labelled_scan_that_needs_another_annotator_still_waits(
     annotate(store, 1)
     annotate(store, 2)
     add_tasks(store, 2, is_labeled=True)
-    assert [one["task"] for one in pages.status(store, known, 3)["next"]] == [1, 3]
+    assert [one["task"] for one in pages.status(store, Artifacts(known.data_dir), 3)["next"]] == [
+        1,
+        3,
+    ]
     assert {task: one["rank"] for task, one in points_of(client).items()} == {1: 1, 2: 0, 3: 2}
     assert "2 scans waiting" in html(client)
 
@@ -268,7 +276,7 @@ def test_whatever_changes_is_told_by_the_next_look_and_by_another_digest(
     digests = [client.get("/projects/3?format=json").get_json()["digest"]]
     for what in every_change(store):
         state = client.get("/projects/3?format=json").get_json()
-        fresh = pages.status(store, known, 3)
+        fresh = pages.status(store, Artifacts(known.data_dir), 3)
         assert {name: state[name] for name in fresh} == fresh, what
         assert state["digest"] not in digests, what
         assert f'data-digest="{state["digest"]}"' in html(client), what
@@ -372,13 +380,15 @@ def test_a_draft_on_a_patient_that_its_model_was_trained_on_is_no_measure_of_qua
                 project_id=3, task_id=task, version="attention-unet r0007", created_at="", dice=dice
             )
         )
-    assert pages.status(store, known, 3)["prequential_dice"] == 0.5
+    assert pages.status(store, Artifacts(known.data_dir), 3)["prequential_dice"] == 0.5
 
 
 def test_next_does_without_the_file_of_reasons(store: Store, known: Settings) -> None:
     add_tasks(store, 1)
     publish(store, 1)
-    assert pages.status(store, known, 3)["next"] == [{"task": 1, "position": 1, "reason": ""}]
+    assert pages.status(store, Artifacts(known.data_dir), 3)["next"] == [
+        {"task": 1, "position": 1, "reason": ""}
+    ]
 
 
 def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
@@ -389,14 +399,14 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
             DraftScore(project_id=3, task_id=number, version="v", created_at=f"{number}", dice=dice)
         )
     publish(store, labels=12)
-    assert pages.status(store, known, 3)["validation_dice"] is None
+    assert pages.status(store, Artifacts(known.data_dir), 3)["validation_dice"] is None
     store.save_model(
         Model(
             project_id=3, key="k1", labels=12, created_at=1,
             quality={"validation_dice": 0.81, "calibration_error": 0.034},
         )
     )  # fmt: skip
-    state = pages.status(store, known, 3)
+    state = pages.status(store, Artifacts(known.data_dir), 3)
     assert state["prequential_dice"] == pytest.approx(0.7)
     assert (state["validation_dice"], state["labels_in_live"]) == (0.81, 12)
     text = page(client)
@@ -627,7 +637,7 @@ def write_round(
         "scans": {task: {"cluster": task % 2, "entropy": 0.25} for task in order},
         **more,
     }
-    artifacts.write_json(artifacts.round_file(known.project_folder(3), number), record)
+    Artifacts(known.data_dir).of(3).write_json(artifacts.round_name(number), record)
 
 
 def draw_map(store: Store, known: Settings, fitted: list[int], new: list[int]) -> Array:
@@ -909,7 +919,7 @@ def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(
 
 
 def keep_weights(known: Settings, key: str) -> None:
-    path = artifacts.weights_file(known.project_folder(3), key)
+    path = known.project_folder(3) / artifacts.weights_name(key)
     path.parent.mkdir(parents=True)
     path.touch()
 

@@ -64,7 +64,8 @@ def test_every_round_leaves_its_record(site: Site) -> None:
     site.refresh()
     first, second = site.store.rounds(site.number)
     assert set(first.record["seconds"]) == {"select", "publish", "switch"}
-    assert set(second.record["seconds"]) == {"train", "score", "select", "draft", "publish", "switch"}
+    trained = {"train", "score", "select", "draft", "publish", "switch"}
+    assert set(second.record["seconds"]) == trained
     assert second.record["version"] == site.project.live_version
     assert second.ended_at >= second.started_at
     folder = site.services.folder(site.number)
@@ -82,11 +83,11 @@ def test_what_a_selection_rests_on_is_said_on_the_page_in_the_record_and_once_in
         site.refresh()
     assert "the median cosine between two scans is" in said
     assert caplog.messages.count(said) == 1
-    state = pages.status(site.store, site.services.settings, site.number)
+    state = pages.status(site.store, site.services.artifacts, site.number)
     assert said in pages.text(state, site.clock())
     for number in (1, 2):
-        path = artifacts.round_file(site.services.folder(site.number), number)
-        assert said in artifacts.read_json(path)["warnings"]
+        record = site.services.files(site.number).read_json(artifacts.round_name(number))
+        assert said in record["warnings"]
 
 
 def test_a_refresh_without_news_publishes_nothing(site: Site) -> None:

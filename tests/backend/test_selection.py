@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backend import artifacts, ledger
+from backend.artifacts import ProjectFiles
 from backend.selection import Selector
 from backend.services import Services
 from backend.settings import ProjectOptions
@@ -72,7 +73,7 @@ class Pool:
 
     @property
     def selector(self) -> Selector:
-        return Selector(self.store, the(self.store, 1), self.folder, ENCODER)
+        return Selector(self.store, the(self.store, 1), ProjectFiles(self.folder), ENCODER)
 
     def plan(self) -> dict[str, Any]:
         return self.selector.plan(self.now)
@@ -191,7 +192,7 @@ def test_another_encoder_makes_a_round_due(pool: Pool) -> None:
     pool.go_live()
     pool.store.save_embeddings(1, "other", "1.npy", [1])
     other = encoders.Encoder(name="other", dim=256, forward=ENCODER.forward)
-    plan = Selector(pool.store, the(pool.store, 1), pool.folder, other).plan(pool.now)
+    plan = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), other).plan(pool.now)
     assert plan["due"]
 
 
@@ -354,5 +355,5 @@ def test_a_substitute_encoder_is_a_warning(pool: Pool) -> None:
     stand_in = encoders.Encoder(
         name="pixels", dim=256, forward=ENCODER.forward, substitution="stands in"
     )
-    selector = Selector(pool.store, the(pool.store, 1), pool.folder, stand_in)
+    selector = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), stand_in)
     assert selector.warnings == ["stands in"]

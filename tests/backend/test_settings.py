@@ -80,6 +80,29 @@ def test_every_wrong_variable_is_named_in_one_line_without_its_value(
     assert caught.value.mend
 
 
+@pytest.mark.parametrize(
+    "value", ["s3://bucket/prefix", "s3://bucket", "memory://x", "/shared", "file:///shared"]
+)
+def test_artifacts_lie_in_a_folder_or_at_an_address(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ARTIFACTS_URL", value)
+    assert load_settings().artifacts_url == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["hidden/folder", "s3:/hidden", "s3://", "s3:///hidden", "file://hidden/share", "s3://[hidden"],
+)
+def test_a_malformed_address_of_artifacts_is_refused_without_being_repeated(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ARTIFACTS_URL", value)
+    with pytest.raises(ConfigError, match="ARTIFACTS_URL: ") as caught:
+        load_settings()
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("given", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
 def test_half_of_the_basic_authentication_is_refused(
     monkeypatch: pytest.MonkeyPatch, given: str

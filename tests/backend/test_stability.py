@@ -10,6 +10,7 @@ from PIL import Image
 
 from backend import artifacts, ledger, stability
 from backend.__main__ import cli
+from backend.artifacts import Artifacts
 from backend.errors import ConfigError, NotFound, OptionsError
 from backend.selection import Selector
 from backend.settings import ProjectOptions, Settings
@@ -41,7 +42,8 @@ def pictures(folder: Path, count: int) -> Path:
 
 
 def warnings_of(store: Store, settings: Settings) -> list[str]:
-    selector = Selector(store, the(store, 1), settings.project_folder(1), encoders.load("pixels"))
+    files = Artifacts(settings.data_dir).of(1)
+    selector = Selector(store, the(store, 1), files, encoders.load("pixels"))
     found: list[str] = selector.rank(ledger.read(store, 1), {})["warnings"]
     return [line for line in found if line.startswith("instability")]
 

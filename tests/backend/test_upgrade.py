@@ -85,8 +85,8 @@ def test_every_release_left_a_sample() -> None:
 
 
 def test_the_commands_and_pages_of_this_release_show_what_was_kept(upgraded: Site) -> None:
-    folder = upgraded.services.folder(NUMBER)
-    table = Versions(upgraded.store, upgraded.project, folder).table()
+    files = upgraded.services.files(NUMBER)
+    table = Versions(upgraded.store, upgraded.project, files).table()
     for version in upgraded.store.versions(NUMBER):
         assert version.name in table
     client = create_app(upgraded.services.settings, upgraded.store, lambda *_: []).test_client()

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from backend import artifacts, pages
+from backend import pages
 from backend.__main__ import cli
 from backend.app import create_app
+from backend.artifacts import Artifacts, ProjectFiles, weights_name
 from backend.errors import ConfigError, NotFound
 from backend.settings import Settings
 from backend.store import DraftScore, Model, Store, Version, open_known, open_store
@@ -42,7 +43,7 @@ class Shelf:
         rank = len(self.store.models(NUMBER))
         row = {"classes": ["Lung"], "labels": 4, "created_at": float(rank), **values}
         self.store.save_model(Model(project_id=NUMBER, key=key, accepted=accepted, **row))
-        path = artifacts.weights_file(self.folder, key)
+        path = self.folder / weights_name(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return key
@@ -76,11 +77,11 @@ class Shelf:
             self.store.save_draft_score(DraftScore(project_id=NUMBER, dice=one, **row))
 
     def lose(self, key: str) -> None:
-        artifacts.weights_file(self.folder, key).unlink()
+        (self.folder / weights_name(key)).unlink()
 
     @property
     def versions(self) -> Versions:
-        return Versions(self.store, the(self.store, NUMBER), self.folder)
+        return Versions(self.store, the(self.store, NUMBER), ProjectFiles(self.folder))
 
     @property
     def weights(self) -> set[str]:
@@ -285,7 +286,7 @@ def test_the_page_says_what_is_pinned_and_for_how_long(shelf: Shelf, settings: S
     old = shelf.go_live(shelf.train("k1"))
     live = shelf.go_live(shelf.train("k2"))
     shelf.versions.pin(old)
-    state = pages.status(shelf.store, settings, NUMBER)
+    state = pages.status(shelf.store, Artifacts(settings.data_dir), NUMBER)
     assert (state["pinned"], state["live_version"]) == (old, live)
     lines = pages.text(state, 0.0).splitlines()
     at = lines.index(f"Queue: {live} is live.")
@@ -452,7 +453,7 @@ def test_the_record_of_a_model_outlives_its_weights(shelf: Shelf) -> None:
 
 def test_weights_that_no_record_knows_go(shelf: Shelf) -> None:
     shelf.train("k0")
-    artifacts.weights_file(shelf.folder, "unrecorded").touch()
+    (shelf.folder / weights_name("unrecorded")).touch()
     shelf.versions.tidy()
     assert shelf.weights == {"k0"}
 
