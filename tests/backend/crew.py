@@ -48,10 +48,11 @@ class Crew:
             steps: How many steps each of their trainings takes.
             launcher: Words before the command of each, with `{}` for its number.
         """
-        before = len(self.store.workers())
+        before, gone = len(self.store.workers()), self.ended()
         for row in range(before, before + number):
             self.workers.append(self._start(steps, [word.format(row) for word in launcher]))
-        wait_for(lambda: len(self.store.workers()) == before + number, 110)
+        wait_for(lambda: self.ended() != gone or len(self.store.workers()) == before + number, 110)
+        assert self.ended() == gone, self.log.read_text()
 
     def _start(self, steps: int, launcher: list[str]) -> subprocess.Popen[bytes]:
         env = os.environ | {

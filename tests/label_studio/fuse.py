@@ -122,12 +122,12 @@ def _end_with_parent() -> None:
 
 def put_in(fuse: Fuse) -> None:
     _around_steps(fuse)
-    from backend import gateway, learning, publishing, store
+    from backend import artifacts, gateway, learning, publishing, store
 
     gateway.IMPORT_CHUNK = CHUNK
     _in_training(fuse, learning.Learner)
     _in_imports(fuse, gateway.LabelStudio)
-    _behind(fuse, learning.Learner, "_save", "weights written")
+    _behind(fuse, artifacts.ProjectFiles, "write", "weights written", of="models/")
     _behind(fuse, publishing.Publisher, "_arrived", "all arrived")
     _behind(fuse, store.Store, "go_live", "live here")
     _behind(fuse, gateway.LabelStudio, "switch", "live there")
@@ -163,13 +163,15 @@ def _fused(fuse: Fuse, body: Callable[..., Any]) -> Callable[..., Any]:
     return fused
 
 
-def _behind(fuse: Fuse, owner: type[Any], name: str, point: str) -> None:
+def _behind(fuse: Fuse, owner: type[Any], name: str, point: str, of: str = "") -> None:
+    """Behind a method; `of` is what its first argument begins with, where that matters."""
     real = getattr(owner, name)
 
     @functools.wraps(real)
     def fused(*args: Any, **named: Any) -> Any:
         found = real(*args, **named)
-        fuse.burn(point)
+        if not of or args[1].startswith(of):
+            fuse.burn(point)
         return found
 
     setattr(owner, name, fused)
