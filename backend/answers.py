@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from backend import labels
+from backend import labels, logs
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.hints import Hints
 from backend.protocol import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
@@ -69,17 +70,20 @@ class OneAtATime:
         left = end - time.monotonic()
         if left <= 0:
             return []
-        future = self._thread.submit(self._drafts, project_id, task)
-        try:
-            return future.result(timeout=left)
-        except FirstlightError as error:
-            log.warning("no draft for task %d of project %d: %s", task.id, project_id, error)
-        except TimeoutError:
-            future.cancel()
-            log.warning("no draft for task %d of project %d in time", task.id, project_id)
-        except Exception:  # a defect in one draft must not cost a batch its answers
-            log.exception("the draft for task %d of project %d failed", task.id, project_id)
-        return []
+        with logs.context(project=project_id, task=task.id):
+            # The other thread logs what it meets with the same ids.
+            run = contextvars.copy_context().run
+            future = self._thread.submit(run, self._drafts, project_id, task)
+            try:
+                return future.result(timeout=left)
+            except FirstlightError as error:
+                log.warning("no draft: %s", error)
+            except TimeoutError:
+                future.cancel()
+                log.warning("no draft in time")
+            except Exception:  # a defect in one draft must not cost a batch its answers
+                log.exception("the draft failed")
+            return []
 
     def close(self) -> None:
         """Let go of the thread; a draft under way is finished and dropped."""
@@ -110,19 +114,36 @@ class Answers:
             "warnings": warnings,
         }
 
+    def ready(self) -> dict[str, Any]:
+        """Return that requests can be answered.
+
+        Label Studio has no say in it: while it is away the pages and what is known still serve, and
+        whoever takes an instance out of service then would take all of them.
+
+        Raises:
+            StorageError: When the database does not answer.
+        """
+        self._store.ping()
+        return {"status": "READY"}
+
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the live version and every problem; a new project is asked to be looked at."""
         request = SetupIn.model_validate(body)
-        project = self._project(request.project)
-        self._notice(request, project)
-        return {
-            "model_version": self._store.answer(project),
-            "problems": list(_setup_problems(request, project)),
-        }
+        with logs.context(project=request.project):
+            project = self._project(request.project)
+            self._notice(request, project)
+            return {
+                "model_version": self._store.answer(project),
+                "problems": list(_setup_problems(request, project)),
+            }
 
     def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return exactly one result a task, in their order."""
         request = PredictIn.model_validate(body)
+        with logs.context(project=request.project):
+            return self._predict(request)
+
+    def _predict(self, request: PredictIn) -> dict[str, Any]:
         project = self._project(request.project)
         results: list[list[Any]] = [[] for _ in request.tasks]
         if (
@@ -137,6 +158,10 @@ class Answers:
     def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Leave a hint if the event can change the queue, and say what was done."""
         event = WebhookIn.read(body)
+        with logs.context(project=event.project):
+            return self._webhook(event)
+
+    def _webhook(self, event: WebhookIn) -> dict[str, Any]:
         project = self._project(event.project)
         reason = _why_ignored(event, project)
         if reason or project is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from backend import logs, pages
 from backend.access import SECRET_HEADER, has_basic_auth, has_secret
 from backend.answers import Answers, DraftsOf, OneAtATime
-from backend.errors import FirstlightError, NotFound
+from backend.errors import FirstlightError, NotFound, StorageError
 from backend.hints import Hints
 from backend.metrics import Metrics
 from backend.settings import Settings
@@ -38,7 +39,9 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
     metrics, hints = Metrics(store), Hints(store)
     app.extensions["hints"] = hints  # whoever ends the process closes it
-    _add_protocol(app, Answers(store, hints, OneAtATime(drafts)), metrics)
+    answers = Answers(store, hints, OneAtATime(drafts))
+    _add_protocol(app, answers, metrics)
+    _add_probes(app, answers, settings)
     app.register_blueprint(pages.routes(store, settings))
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.text(), mimetype="text/plain"))
     add_errors(app)
@@ -46,12 +49,37 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
     return app
 
 
-def _add_protocol(app: Flask, answers: Answers, metrics: Metrics) -> None:
+def _add_probes(app: Flask, answers: Answers, settings: Settings) -> None:
+    """Liveness and readiness, for whatever watches over this process."""
+
     @app.get("/")
     @app.get("/health")
     def health() -> Response:
         return jsonify(answers.health())
 
+    @app.get("/ready")
+    def ready() -> Response:
+        _check_folder(settings)
+        return jsonify(answers.ready())
+
+
+def _check_folder(settings: Settings) -> None:
+    """Write a byte into DATA_DIR. The file has no name, so no two probes meet and none is left.
+
+    Raises:
+        StorageError: When that cannot be done. It names no path: /ready is open to everybody.
+    """
+    try:
+        with TemporaryFile(dir=settings.data_dir, buffering=0) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise StorageError(
+            f"DATA_DIR cannot be written ({error.strerror}).",
+            "Check its free space and its rights, and that it is mounted.",
+        ) from None
+
+
+def _add_protocol(app: Flask, answers: Answers, metrics: Metrics) -> None:
     @app.post("/setup")
     def setup() -> Response:
         return jsonify(answers.setup(json_body()))
@@ -103,7 +131,8 @@ def add_errors(app: Flask) -> None:
     def failed(error: FirstlightError) -> tuple[Response, int]:
         code = 404 if isinstance(error, NotFound) else 503
         if code == 503:
-            log.error("%s %s: %s", request.method, request.url_rule, error)
+            with logs.context(**logs.ids_of(error)):
+                log.error("%s %s: %s", request.method, request.url_rule, error)
         return jsonify({"error": error.what, "mend": error.mend}), code
 
     @app.errorhandler(Exception)
@@ -115,7 +144,9 @@ def add_errors(app: Flask) -> None:
 
 
 def protect(app: Flask, settings: Settings) -> None:
-    """Ask for what the settings have: basic auth but for /health, the secret for /webhook.
+    """Ask for what the settings have: basic auth, and for /webhook the secret.
+
+    Whoever only asks whether the service lives, at /health or /ready, needs no password.
 
     Whatever they have, no other site's page may change anything.
     """
@@ -125,7 +156,7 @@ def protect(app: Flask, settings: Settings) -> None:
     def check() -> None:
         sent = request.headers
         signed = has_basic_auth(sent.get("Authorization", ""), settings)
-        if request.endpoint != "health" and not signed:
+        if request.endpoint not in {"health", "ready"} and not signed:
             raise Unauthorized("Send the user and password that this backend was started with.")
         if request.endpoint == "webhook" and not has_secret(sent.get(SECRET_HEADER, ""), settings):
             raise Unauthorized(

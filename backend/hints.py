@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from backend import logs
 from backend.errors import StorageError
 from backend.store import Store
 
@@ -31,7 +32,8 @@ class Hints:
             problem = self._write(project_id, full)
             if not problem:
                 return True
-            log.warning("a hint for project %d waits in memory: %s", project_id, problem)
+            with logs.context(project=project_id):
+                log.warning("a hint waits in memory: %s", problem)
         self._remember(project_id, full)
         return False
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from statistics import fmean
 from typing import Any
 
 from backend import labels, ledger
 from backend.artifacts import ProjectFiles
 from backend.publishing import moment
 from backend.services import Services
+from backend.status import RECENT_DRAFTS
 from backend.store import DraftScore, Project, Version
 from model import metrics
 
@@ -25,6 +27,7 @@ def judge_drafts(services: Services, project: Project) -> None:
     now = ledger.read(store, project.id)
     sizes = {task.id: (task.height, task.width) for task in now.tasks}
     drafts_of = cache(partial(_drafts, services.files(project.id)))
+    judged = False
     for task_id, found in now.usable.items():
         if task_id in known:
             continue
@@ -46,6 +49,11 @@ def judge_drafts(services: Services, project: Project) -> None:
                 dice=dice,
             )
         )
+        judged = True
+    if judged:
+        # Here the ledger is at hand. Whoever asks for metrics cannot wait until it is read.
+        last = ledger.quality_drafts(store, project.id, now)[-RECENT_DRAFTS:]
+        store.update(project.id, draft_dice=fmean(one.dice for one in last) if last else None)
 
 
 def _shown_at(versions: list[Version], when: float) -> Version | None:

@@ -122,6 +122,42 @@ def counts(store: Store, project_id: int) -> tuple[object, ...]:
         )
 
 
+def usable_labels(store: Store) -> dict[int, int]:
+    """Return how many scans have an annotation that counts, by project, counted by the database."""
+    query = (
+        sa.select(Annotation.project_id, sa.func.count(sa.distinct(Annotation.task_id)))
+        .join(
+            Task, sa.and_(Task.project_id == Annotation.project_id, Task.id == Annotation.task_id)
+        )
+        .where(~Annotation.cancelled, Annotation.problem == "", Task.problem == "")
+        .group_by(Annotation.project_id)
+    )
+    with store.session() as session:
+        return {project_id: count for project_id, count in session.execute(query)}
+
+
+@dataclass(frozen=True)
+class ScanCounts:
+    """How many scans a project has, and how many of them are not at hand."""
+
+    all: int = 0
+    unreadable: int = 0
+    unseen: int = 0  # never read, and not known to be unreadable
+
+
+def scans(store: Store) -> dict[int, ScanCounts]:
+    """Return the number of scans by project, counted by the database."""
+    count = sa.func.count()
+    query = sa.select(
+        Task.project_id,
+        count,
+        count.filter(Task.problem != ""),
+        count.filter(Task.problem == "", Task.pixels == ""),
+    ).group_by(Task.project_id)
+    with store.session() as session:
+        return {number: ScanCounts(*counts) for number, *counts in session.execute(query)}
+
+
 def _figures_of(table: Any, columns: tuple[Any, ...], project_id: int) -> sa.Select[Any]:
     return sa.select(*columns).select_from(table).where(table.project_id == project_id)
 

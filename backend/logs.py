@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+_IDS = "log_context"  # the attribute of an error that holds what it was about
 _context: contextvars.ContextVar[dict[str, object] | None] = contextvars.ContextVar(
     "log_context", default=None
 )
@@ -18,12 +19,24 @@ _context: contextvars.ContextVar[dict[str, object] | None] = contextvars.Context
 
 @contextmanager
 def context(**fields: object) -> Iterator[None]:
-    """Add fields (project, round, task, request) to every record logged inside."""
-    token = _context.set({**(_context.get() or {}), **fields})
+    """Add fields (project, round, task, request) to every record logged inside.
+
+    An error that leaves takes them along, to whoever logs it outside.
+    """
+    inside = {**(_context.get() or {}), **fields}
+    token = _context.set(inside)
     try:
         yield
+    except Exception as error:
+        error.__dict__.setdefault(_IDS, inside)  # those of the innermost context are the most
+        raise
     finally:
         _context.reset(token)
+
+
+def ids_of(error: BaseException | None) -> dict[str, object]:
+    """Return the fields of the context that an error was raised in, {} outside of any."""
+    return {**getattr(error, _IDS, {})}
 
 
 class Once:
@@ -50,6 +63,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **ids_of(record.exc_info[1] if record.exc_info else None),
             **(_context.get() or {}),
         }
         if record.exc_info and record.exc_info[0]:

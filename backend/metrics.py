@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from backend import ledger
+from backend.membership import lively
 from backend.store import Project, Store
 
 
@@ -30,43 +33,152 @@ class Metrics:
 
 
 class StoreCollector(Collector):
-    """Figures of the projects, whichever process made them."""
+    """Figures of the installation and of its projects, whichever process made them.
+
+    Projects go by their ids: what a person typed stays out.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the figures as they stand.
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures as they stand; scans and annotations are counted, not read.
 
         Raises:
             StorageError: When the database does not answer.
         """
-        projects = self._store.projects()
-        yield GaugeMetricFamily(
-            "firstlight_trainings_running",
-            "Projects that train a network now.",
-            value=sum(project.step == "train" for project in projects),
-        )
-        yield GaugeMetricFamily(
-            "firstlight_refreshes_waiting",
-            "Projects with a refresh that is asked for and not done.",
-            value=sum(project.wanted > project.done for project in projects),
-        )
-        yield from _per_project(self._store, projects)
+        projects = [project for project in self._store.projects() if not project.gone]
+        yield from _installation(self._store, projects)
+        yield from _counted(self._store, projects)
+        yield from _waiting(self._store, projects)
+        yield from _quality(self._store, projects)
+        records = self._store.records()
+        yield from _rounds({one.id: records.get(one.id, []) for one in projects})
 
 
-def _per_project(store: Store, projects: Iterable[Project]) -> Iterator[GaugeMetricFamily]:
-    families = [
-        GaugeMetricFamily(name, text, labels=["project"])
-        for name, text in (
-            ("firstlight_labels", "Scans with a label that can be used."),
-            ("firstlight_scans", "Scans of the project."),
-            ("firstlight_rounds", "Rounds since the project was connected."),
-        )
-    ]
+def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "firstlight_workers",
+        "Workers that showed a sign of life within the last minute.",
+        value=len(lively(store)),
+    )
+    yield GaugeMetricFamily(
+        "firstlight_trainings_running",
+        "Projects that train a network now.",
+        value=sum(project.step == "train" for project in projects),
+    )
+    yield GaugeMetricFamily(
+        "firstlight_refreshes_waiting",
+        "Projects with a refresh that is asked for and not done.",
+        value=sum(project.wanted > project.done for project in projects),
+    )
+
+
+def _counted(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
+    scans, labels = ledger.scans(store), ledger.usable_labels(store)
+    counts: dict[tuple[str, str], Mapping[int, int]] = {
+        ("firstlight_scans", "Scans of the project."): {n: of.all for n, of in scans.items()},
+        (
+            "firstlight_scans_unreadable",
+            "Scans whose last fetch or decoding failed; each is tried again after a pause.",
+        ): {n: of.unreadable for n, of in scans.items()},
+        (
+            "firstlight_scans_unseen",
+            "Scans that wait for their first embedding; a change of the encoder does not count.",
+        ): {n: of.unseen for n, of in scans.items()},
+        ("firstlight_labels", "Scans with a label that can be used."): labels,
+        (
+            "firstlight_failures_in_a_row",
+            "Refreshes that failed since the last one that did not; 10 stands for 10 and more.",
+        ): {project.id: project.failures for project in projects},
+    }
+    for (name, text), by_project in counts.items():
+        yield _gauge(name, text, {one.id: by_project.get(one.id, 0) for one in projects})
+
+
+def _waiting(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
+    now, live = store.clock(), store.live()
+    yield _gauge(
+        "firstlight_refresh_wait_seconds",
+        "How long the oldest change waits for the queue that follows from it. The pause that is "
+        "kept between rounds and a round under way count; 0: nothing waits.",
+        {one.id: _age(now, one.waits_since) if one.wanted > one.done else 0.0 for one in projects},
+    )
+    yield _gauge(
+        "firstlight_queue_age_seconds",
+        "How long the queue that annotators get has been live.",
+        {one.id: _age(now, live[one.id][0]) for one in projects if one.id in live},
+    )
+
+
+def _age(now: float, since: float) -> float:
+    """Return the seconds since a moment, 0 for none; clocks of machines differ a little."""
+    return max(0.0, now - since) if since else 0.0
+
+
+def _quality(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
+    dice = GaugeMetricFamily(
+        "firstlight_dice",
+        "How good masks are: the live model's on held-out scans, and the last five drafts that "
+        "people corrected against what they submitted, but for those on scans of patients or "
+        "images that the model knew.",
+        labels=["project", "kind"],
+    )
+    versions = GaugeMetricFamily(
+        "firstlight_versions", "Versions of the queue, by state.", labels=["project", "state"]
+    )
+    live, states = store.live(), store.versions_by_state()
     for project in projects:
-        now = ledger.read(store, project.id)
-        values = (len(now.usable), len(now.tasks), store.last_round(project.id))
-        for family, value in zip(families, values, strict=True):
-            family.add_metric([str(project.id)], value)
-    yield from families
+        _, quality = live.get(project.id, (0.0, {}))
+        if "validation_dice" in quality:
+            dice.add_metric([str(project.id), "held-out"], quality["validation_dice"])
+        if project.draft_dice is not None:
+            dice.add_metric([str(project.id), "drafts"], project.draft_dice)
+        for state, number in states.get(project.id, {}).items():
+            versions.add_metric([str(project.id), state], number)
+    yield dice
+    yield versions
+
+
+def _rounds(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
+    yield _gauge(
+        "firstlight_rounds",
+        "Rounds since the project was connected.",
+        {number: len(found) for number, found in records.items()},
+    )
+    yield _gauge(
+        "firstlight_rounds_failed",
+        "Rounds that ended with an error; what they were to do was done by a later one.",
+        {number: sum("error" in one for one in found) for number, found in records.items()},
+    )
+    seconds = SummaryMetricFamily(
+        "firstlight_step_seconds",
+        "Seconds that the steps of all rounds took.",
+        labels=["project", "step"],
+    )
+    for number, found in records.items():
+        for step, spent in sorted(_by_step(found).items()):
+            seconds.add_metric([str(number), step], count_value=spent.count, sum_value=spent.sum)
+    yield seconds
+
+
+@dataclass
+class _Spent:
+    count: int = 0
+    sum: float = 0.0
+
+
+def _by_step(records: Sequence[Mapping[str, Any]]) -> dict[str, _Spent]:
+    found: dict[str, _Spent] = {}
+    for one in records:
+        for step, seconds in one.get("seconds", {}).items():
+            spent = found.setdefault(step, _Spent())
+            spent.count, spent.sum = spent.count + 1, spent.sum + seconds
+    return found
+
+
+def _gauge(name: str, text: str, by_project: Mapping[int, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=["project"])
+    for project_id, value in by_project.items():
+        family.add_metric([str(project_id)], value)
+    return family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import threading
 from collections import deque
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from backend import artifacts
+from backend import artifacts, logs
 from backend.decoding import decode
 from backend.errors import ImageError
 from backend.pixels import Pixels, shrink
@@ -86,7 +87,9 @@ class Scans:
         try:
             while True:
                 for task_id, url in islice(rows, 2 * FETCHERS - len(ahead)):
-                    ahead.append((task_id, pool.submit(self._attempt, task_id, url)))
+                    # What a library logs on the thread is about this project and this scan.
+                    run = contextvars.copy_context().run
+                    ahead.append((task_id, pool.submit(run, self._attempt, task_id, url)))
                 if not ahead:
                     return
                 task_id, scan = ahead.popleft()
@@ -123,10 +126,11 @@ class Scans:
         return scan
 
     def _attempt(self, task_id: int, url: str) -> Scan | ImageError:
-        try:
-            return self.get(task_id, url)
-        except ImageError as error:
-            return error
+        with logs.context(task=task_id):
+            try:
+                return self.get(task_id, url)
+            except ImageError as error:
+                return error
 
     def _path(self, task_id: int, url: str) -> Path:
         name = f"{task_id}-{artifacts.digest(url)[:16]}.npz"

@@ -64,6 +64,8 @@ class Project(Base):
     full_synced_at: Mapped[float] = mapped_column(default=0.0)
     fingerprint: Mapped[str] = mapped_column(default="")
     live_version: Mapped[str] = mapped_column(default="")
+    # Of the last drafts that people corrected, as the page shows it; none while it is unknown.
+    draft_dice: Mapped[float | None]
     # What is going on, for the page.
     step: Mapped[str] = mapped_column(default="")
     step_at: Mapped[float] = mapped_column(default=0.0)
@@ -453,7 +455,7 @@ class Store:
         kept = set(task_ids)
         gone = [task.id for task in self.tasks(project_id) if task.id not in kept]
         with self.session() as session:
-            for part in parts(gone):
+            for part in _parts(gone):
                 for table, column in (
                     (Task, Task.id),
                     (Annotation, Annotation.task_id),
@@ -511,7 +513,7 @@ class Store:
     ) -> None:
         """Make `rows` the only annotations of these tasks."""
         with self.session() as session:
-            for part in parts(task_ids):
+            for part in _parts(task_ids):
                 session.execute(
                     sa.delete(Annotation).where(
                         Annotation.project_id == project_id, Annotation.task_id.in_(part)
@@ -548,7 +550,7 @@ class Store:
             Embedding.project_id == project_id, Embedding.encoder == encoder
         )
         with self.session() as session:
-            for part in parts(task_ids):
+            for part in _parts(task_ids):
                 session.execute(former.where(Embedding.task_id.in_(part)))
             if rows:
                 session.execute(sa.insert(Embedding), rows)
@@ -861,7 +863,7 @@ def _end_rounds(session: Session, project_id: int, now: float, error: str) -> No
         found.ended_at = now
 
 
-def parts(ids: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
+def _parts(ids: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
     """Yield slices that fit into one IN (...) of every database."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]

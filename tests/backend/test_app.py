@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from backend import logs
 from backend.answers import OneAtATime
 from backend.app import create_app
 from backend.errors import ImageError
@@ -115,6 +117,78 @@ def test_health_is_up_and_says_so_when_the_database_does_not_answer(
     assert answer["status"] == "UP"
     assert "database" in answer["problems"][0]
     assert client.post("/setup", json={"project": 1}).status_code == 503
+
+
+def test_it_is_ready_while_its_database_answers_and_its_folder_can_be_written(
+    client: FlaskClient, tmp_path: Path, store: Store
+) -> None:
+    assert client.get("/ready").get_json() == {"status": "READY"}
+    store.engine.dispose()
+    (tmp_path / "memory.sqlite").write_bytes(b"not a database" * 100)
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    assert "database" in answer.get_json()["error"]
+    assert answer.get_json()["mend"]
+
+
+def test_it_is_not_ready_without_a_folder_that_can_be_written(tmp_path: Path, store: Store) -> None:
+    gone = Settings(data_dir=tmp_path / "unmounted")
+    answer = create_app(gone, store, one_region).test_client().get("/ready")
+    assert answer.status_code == 503
+    assert "DATA_DIR cannot be written" in answer.get_json()["error"]
+    assert str(tmp_path) not in answer.text, "nobody was asked for a password"
+    assert not gone.data_dir.exists(), "a share that is not mounted is not made up"
+
+
+def test_whether_it_is_ready_may_be_asked_many_times_at_once_and_leaves_nothing(
+    client: FlaskClient, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    ask = client.application.test_client
+    with ThreadPoolExecutor(8) as pool:
+        codes = set(pool.map(lambda _: ask().get("/ready").status_code, range(100)))
+    assert codes == {200}
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_readiness_tells_nothing_of_projects(client: FlaskClient, store: Store) -> None:
+    known(store, 3, title="Mrs Smith", problem="The token was refused.", mend="Set a new one.")
+    assert client.get("/ready").get_json() == {"status": "READY"}
+
+
+# -- ids in the log -------------------------------------------------------------------------------
+
+
+def test_what_a_draft_logs_on_its_thread_carries_project_and_task(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+        logging.getLogger("backend.drafts").warning("on the thread")
+        raise ImageError("The scan cannot be read.")
+
+    logs.configure("INFO")
+    drafts = OneAtATime(broken)
+    assert drafts(3, [TaskIn(id=8)]) == [[]]
+    drafts.close()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["message"].split(".")[0] for line in lines] == [
+        "on the thread",
+        "no draft: The scan cannot be read",
+    ]
+    assert {(line["project"], line["task"]) for line in lines} == {(3, 8)}
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+def test_what_label_studio_asked_for_in_vain_is_logged_with_its_project(
+    client: FlaskClient, tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    logs.configure("INFO")
+    store.engine.dispose()
+    (tmp_path / "memory.sqlite").write_bytes(b"not a database" * 100)
+    ask(client, path, {"project": 7, "action": "ANNOTATION_CREATED"}, code=503)
+    [line] = map(json.loads, capsys.readouterr().err.splitlines())
+    assert line["message"].startswith(f"POST {path}: The database")
+    assert line["project"] == 7
 
 
 # -- setup ----------------------------------------------------------------------------------------
@@ -345,7 +419,7 @@ def test_a_draft_that_fails_is_empty_and_said_in_one_line(
     results = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}, {"id": 2}]})["results"]
     assert [one["result"] for one in results] == [[], [REGION]]
     [record] = [r for r in caplog.records if r.name == "backend.answers"]
-    assert "task 1 of project 1: The scan is no picture." in record.getMessage()
+    assert record.getMessage() == "no draft: The scan is no picture. Send another."
 
 
 def test_tasks_after_the_deadline_get_nothing_and_a_late_draft_is_dropped() -> None:

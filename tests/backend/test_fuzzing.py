@@ -196,7 +196,7 @@ def ask(client: FlaskClient, sent: Sent) -> None:
         assert response.status_code < 400
 
 
-MAY_CHANGE = {"wanted", "full_sync", "not_before", "hostname"}
+MAY_CHANGE = {"wanted", "waits_since", "full_sync", "not_before", "hostname"}
 
 
 def remembered(store: Store) -> dict[str, list[Json]]:

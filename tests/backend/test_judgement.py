@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import artifacts, labels
+from backend import artifacts, labels, status
 from backend.judgement import judge_drafts
 from backend.services import Services
-from backend.store import Version
+from backend.store import DraftScore, Version
 from tests.backend.conftest import the
 
 TASK = 7
@@ -86,3 +86,18 @@ def test_a_draft_that_was_submitted_as_it_was_is_perfect(
 @pytest.mark.parametrize("kind", OFFERS)
 def test_an_emptied_draft_is_worth_nothing(services: Services, project_id: int, kind: str) -> None:
     assert judged(services, project_id, drawn(kind, slice(10, 50)), []) == [0.0]
+
+
+def test_what_the_page_says_of_the_last_drafts_is_kept_with_the_project(
+    services: Services, project_id: int
+) -> None:
+    store, mask = services.store, drawn("Brush", slice(10, 50))
+    for number, dice in enumerate((0.0, 0.0, 0.6, 0.7, 0.8), start=20):
+        moment = f"2020-01-{number}"  # before the one that is judged now, which is perfect
+        earlier = {"task_id": number, "version": "v", "created_at": moment, "dice": dice}
+        store.save_draft_score(DraftScore(project_id=project_id, **earlier))
+    assert the(store, project_id).draft_dice is None
+    judged(services, project_id, mask, mask)
+    kept = the(store, project_id).draft_dice
+    shown = status.status(store, services.artifacts, project_id)["prequential_dice"]
+    assert kept == shown == pytest.approx((0.0 + 0.6 + 0.7 + 0.8 + 1.0) / 5)

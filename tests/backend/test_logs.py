@@ -46,6 +46,19 @@ def test_context_ends_when_an_error_leaves_it() -> None:
     assert "project" not in formatted(record("x"))
 
 
+def test_an_error_takes_the_context_it_was_raised_in_along() -> None:
+    try:
+        with logs.context(project=3), logs.context(round=7):
+            raise ValueError("no")
+    except ValueError as error:
+        caught = logs.ids_of(error)
+        with logs.context(project=3):
+            line = formatted(record("a round failed", error=True))
+    assert caught == {"project": 3, "round": 7}
+    assert (line["project"], line["round"]) == (3, 7)
+    assert logs.ids_of(ValueError("of no context")) == {}
+
+
 def test_an_exception_brings_where_and_what_kind_but_not_its_message() -> None:
     try:
         raise ValueError(PATIENT)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from dbos import DBOS
 
-from backend import artifacts, pages, sync
+from backend import artifacts, logs, pages, sync
 from backend.errors import NotFound
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.store import RETRY_SCAN_SECONDS, Version
@@ -365,6 +366,25 @@ def test_a_round_that_fails_ends_with_the_reason_in_its_record(site: Site) -> No
     [opened] = site.store.rounds(project.id)
     assert opened.ended_at
     assert opened.record["error"] == project.problem
+
+
+def test_lines_of_the_log_say_which_project_round_and_scan_they_are_about(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("no")
+
+    site.fake.files[f"/data/upload/{site.number}/{site.tasks[2]}.png"] = b"no image"
+    site.label(0, 1)
+    monkeypatch.setattr("backend.publishing.Publisher.switch", broken)
+    logs.configure("INFO")
+    site.refresh()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    ours = [line for line in lines if line["logger"].startswith("backend.")]
+    assert {line.get("project") for line in ours} == {site.number}
+    about = {line["message"].partition(" ")[0]: line for line in ours}
+    assert about["Task"]["task"] == site.tasks[2]
+    assert {about[word]["round"] for word in ("trained", "epoch", "a")} == {1}, "a round failed"
 
 
 def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(

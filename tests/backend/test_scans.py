@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend import logs
 from backend.errors import ImageError, Unreachable
 from backend.scans import Scan, Scans
 from tests.backend.fake_label_studio import png
@@ -190,3 +193,19 @@ def test_the_bound_holds_for_scans_of_every_size_together(
         open_scans(longest=longest).get(1, "a")
     open_scans(max_bytes=0).trim()
     assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_what_is_logged_while_scans_are_fetched_carries_project_and_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fetch(url: str, task_id: int) -> bytes:
+        logging.getLogger("some.library").warning("an odd file")
+        return png(np.full((8, 12), 0.5))
+
+    logs.configure("INFO")
+    with logs.context(project=3, round=7):
+        scans = Scans(fetch, tmp_path, longest=64, max_pixels=10**6)
+        assert len(list(scans.many([(1, "a"), (2, "b")]))) == 2
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    told = sorted((line["project"], line["round"], line["task"]) for line in lines)
+    assert told == [(3, 7, 1), (3, 7, 2)]

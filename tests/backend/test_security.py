@@ -36,7 +36,7 @@ from tests.backend.site import Site
 ROOT = Path(__file__).parents[2]
 USER, PASSWORD, SECRET = "studio", "a-long-password-1", "a-webhook-secret-1"
 SIGNED = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-OPEN_TO_ALL = {"/", "/health"}
+OPEN_TO_ALL = {"/", "/health", "/ready"}
 
 
 def guarded(settings: Settings, store: Store) -> FlaskClient:
