@@ -24,6 +24,7 @@ SCHEMA_VERSION = "1"
 WEB_BUSY_MS = 500
 WORKER_BUSY_MS = 10_000
 CREATION = 0xF125  # names the lock under which tables are made in PostgreSQL
+GONE_SECONDS = 20  # for a PostgreSQL that takes nothing any more, less than workers wait for one
 SETTLE_SECONDS = 2.0
 RETRY_SCAN_SECONDS = 600.0
 LONGEST_RETRY_SECONDS = 86_400.0
@@ -748,7 +749,9 @@ def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
     try:
         # Parameters are addresses of scans and masks: no business of an error message.
         # A server that was started again has forgotten the connections kept here: ask before use.
-        engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        engine = sa.create_engine(
+            url, hide_parameters=True, pool_pre_ping=True, connect_args=_bounds(url)
+        )
     except (sa.exc.ArgumentError, ImportError) as error:
         raise ConfigError(
             f"DATABASE_URL cannot be used ({type(error).__name__}).",
@@ -802,6 +805,13 @@ def sqlite_path(url: str) -> Path | None:
     parsed = sa.make_url(url)
     on_disk = parsed.get_backend_name() == "sqlite" and parsed.database
     return Path(parsed.database) if on_disk and parsed.database else None
+
+
+def _bounds(url: str) -> dict[str, int]:
+    """Return how long to wait for a server that no longer answers at all; else minutes pass."""
+    if sa.make_url(url).get_backend_name() != "postgresql":
+        return {}
+    return {"connect_timeout": 5, "tcp_user_timeout": 1000 * GONE_SECONDS}
 
 
 def _tune(connection: Any, busy_ms: int) -> None:
