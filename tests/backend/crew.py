@@ -39,27 +39,34 @@ class Crew:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def hire(
-        self, number: int = 1, *, steps: int = TINY.steps, launcher: Sequence[str] = ()
+        self,
+        number: int = 1,
+        *,
+        steps: int = TINY.steps,
+        machine: Path | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
         """Start workers and wait until they live.
 
         Args:
             number: How many.
             steps: How many steps each of their trainings takes.
+            machine: Their DATA_DIR; `folder` unless told otherwise.
             launcher: Words before the command of each, with `{}` for its number.
         """
         before, gone = len(self.store.workers()), self.ended()
         for row in range(before, before + number):
-            self.workers.append(self._start(steps, [word.format(row) for word in launcher]))
+            words = [word.format(row) for word in launcher]
+            self.workers.append(self._start(steps, machine or self.folder, words))
         wait_for(lambda: self.ended() != gone or len(self.store.workers()) == before + number, 110)
         assert self.ended() == gone, self.log.read_text()
 
-    def _start(self, steps: int, launcher: list[str]) -> subprocess.Popen[bytes]:
+    def _start(self, steps: int, data_dir: Path, launcher: list[str]) -> subprocess.Popen[bytes]:
         env = os.environ | {
             "LABEL_STUDIO_URL": self.url,
             "LABEL_STUDIO_API_KEY": TOKEN,
             "DATABASE_URL": self.database,
-            "DATA_DIR": str(self.folder),
+            "DATA_DIR": str(data_dir),
             "ENCODER": "pixels",
             "RECONCILE_SECONDS": "5",
             FUSE: str(self.fuse.path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections import Counter
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from backend import labels
+from backend.artifacts import Artifacts
 from backend.membership import SILENT_SECONDS
 from backend.rounds import CHUNK
 from backend.store import Store
+from tests.backend import s3
 from tests.backend.crew import Crew, crew
 from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import SIZE, wait_for
@@ -81,6 +84,32 @@ def test_a_round_of_a_worker_that_is_gone_for_good_goes_on_elsewhere_within_a_mi
     wait_for(lambda: workers.store.known(number).step_at > killed_at, HANDED_ON_SECONDS)
     assert time.time() - killed_at > SILENT_SECONDS / 2, "it was taken for gone too soon"
     workers.until_live(number, after=first)
+
+
+def test_machines_that_share_a_bucket_share_a_project_and_outlive_each_other(
+    workers: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with s3.running(monkeypatch) as bucket:
+        monkeypatch.setenv("ARTIFACTS_URL", bucket.url)
+        workers.hire(machine=one)
+        number = workers.project(2 * CHUNK)
+        first = workers.until_live(number)
+        label(workers, number, 3)
+        second = workers.until_live(number, after=first)
+        workers.workers[0].terminate()
+        workers.workers[0].wait(10)
+        shutil.rmtree(one)
+        workers.hire(machine=two)
+        label(workers, number, 3)
+        third = workers.until_live(number, after=second)
+        files = Artifacts(two, bucket.url).of(number)
+        embedded = files.paths(files.names("embeddings"))
+        assert sum(len(np.load(file)) for file in embedded) == 2 * CHUNK, "none was embedded twice"
+        models = [workers.store.version(number, name) for name in (second, third)]
+        assert {model.model_key for model in models if model} == {
+            name.removeprefix("models/") for name in files.names("models")
+        }
 
 
 def test_two_projects_train_at_the_same_time(workers: Crew) -> None:
