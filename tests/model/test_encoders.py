@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -683,3 +684,19 @@ def test_pixels_are_the_small_grey_picture_itself() -> None:
 
 def test_every_name_has_a_recipe_and_every_recipe_a_name() -> None:
     assert tuple(registry.REGISTRY) == encoders.NAMES
+
+
+def test_running_a_network_leaves_no_id_of_the_machine_and_tells_nobody(tmp_path: Path) -> None:
+    program = """
+import numpy as np, onnx
+from onnx import helper, TensorProto
+from model.encoders import running
+one = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", one[:1], one[1:])
+made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+run = running.in_onnxruntime(made.SerializeToString())
+assert run(np.ones(1, np.float32)) == 1
+"""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | home, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
