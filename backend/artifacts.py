@@ -221,15 +221,25 @@ class ProjectFiles:
             FileNotFoundError: Without such a file.
             Exception: One of DAMAGED, when all there is of it is damaged.
         """
-        [path] = self.paths([name])
         try:
-            return load(path)
+            return self._load(name, load)
         except DAMAGED:
             if self._bucket is None:
                 raise
         self._drop(name)
+        return self._load(name, load)
+
+    def _load(self, name: str, load: Callable[[Path], Found]) -> Found:
         [path] = self.paths([name])
-        return load(path)
+        try:
+            return load(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"A file below {self._place} could not be read ({error.strerror}).",
+                f"Look at the disk or share of {self._place}; the round starts again by itself.",
+            ) from None
 
     def read_json(self, name: str) -> Any:
         """Return a JSON document, or None when there is none, or a damaged one."""

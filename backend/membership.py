@@ -23,11 +23,15 @@ class Membership:
     of beats has stood still for SILENT_SECONDS on the clock of the one who looks.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, release: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.release = release
         self._store = store
         self._clock = clock
         self._last: dict[str, tuple[int, float]] = {}  # beats of a worker, and since when
+        self._looked = clock()
 
     def join(self, *, alone: bool) -> None:
         """Begin as one of the workers.
@@ -38,7 +42,7 @@ class Membership:
         if alone:
             for worker in self._store.workers():
                 self._store.dismiss(worker.name)
-        self._store.join(self.name, socket.gethostname())
+        self._store.join(self.name, socket.gethostname(), self.release)
 
     def beat(self) -> bool:
         """Show that this worker lives; return False when the others took it for gone."""
@@ -50,10 +54,19 @@ class Membership:
 
     def living(self) -> list[str]:
         """Dismiss who is silent; return the names of the others and our own, oldest first."""
-        for worker in self._store.workers():
+        workers = self._store.workers()
+        if self._clock() - self._looked > 3 * BEAT_SECONDS:
+            # The database was away, or this machine: nobody could beat, or we could not see it.
+            self._last.clear()
+        self._looked = self._clock()
+        for worker in workers:
             if self._is_silent(worker):
                 self._store.dismiss(worker.name, worker.beats)
         return [worker.name for worker in self._store.workers()]
+
+    def releases(self) -> set[str]:
+        """Return the releases that workers are of."""
+        return {worker.release for worker in self._store.workers()}
 
     def leads(self) -> bool:
         """Return whether this is the worker that does what one alone has to do."""

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dbos import DBOS, DBOSConfiguredInstance
+from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions
 
 from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
 from backend.artifacts import ProjectFiles
 from backend.errors import FirstlightError, ImageError, NotFound, StorageError
 from backend.judgement import judge_drafts
-from backend.learning import UnreadableLabels
+from backend.learning import Learner, UnreadableLabels
 from backend.pixels import Pixels
 from backend.publishing import Publisher
 from backend.selection import Selector
@@ -161,8 +161,7 @@ class Rounds(DBOSConfiguredInstance):
         if looks:
             self.store.looked_at(project_id, looks)
             self._embed(project_id, encoder, [t for t in wanted if t.id not in broken], images)
-        if next(self._chunks) % CHUNKS_BETWEEN_TRIMS == 0:
-            learner.scans.trim()
+        self._trim_now_and_then(learner)
         self._note_unreadable(project_id, broken)
         self.store.advance(project_id, len(task_ids))
 
@@ -222,6 +221,7 @@ class Rounds(DBOSConfiguredInstance):
         learner = drafts.learner_for(self.services, self._project(project_id))
         wanted = self.store.some_tasks(project_id, task_ids)
         found = learner.uncertainties(key, [(task.id, task.url) for task in wanted])
+        self._trim_now_and_then(learner)
         self.store.advance(project_id, len(task_ids))
         return found
 
@@ -365,6 +365,10 @@ class Rounds(DBOSConfiguredInstance):
             files.write_array(file, encoder.encode(images))
         self.store.save_embeddings(project_id, encoder.name, name, ids)
 
+    def _trim_now_and_then(self, learner: Learner) -> None:
+        if next(self._chunks) % CHUNKS_BETWEEN_TRIMS == 0:
+            learner.scans.trim()
+
     def _unseen(self, project_id: int) -> list[int]:
         known = self.store.embeddings(project_id, self._selector(project_id).encoder)
         now = self.store.clock()
@@ -444,8 +448,17 @@ class Rounds(DBOSConfiguredInstance):
 
 def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Do the calls of a workflow on all workers, one at a time on each; return what they gave."""
-    handles = [DBOS.enqueue_workflow(CHUNK_QUEUE, work, *given) for given in calls]
-    return [handle.get_result(polling_interval_sec=0.2) for handle in handles]
+    handles = []
+    for turn, given in enumerate(calls, start=1):
+        # The first of every project before the second of any: a large one lets the others in.
+        with SetEnqueueOptions(priority=turn):
+            handles.append(DBOS.enqueue_workflow(CHUNK_QUEUE, work, *given))
+    try:
+        return [handle.get_result(polling_interval_sec=0.2) for handle in handles]
+    except Exception:
+        # The next try makes its own, and shall not wait for what nobody waits for any more.
+        DBOS.cancel_workflows([handle.workflow_id for handle in handles])
+        raise
 
 
 def _spacing(project: Project) -> float:

@@ -175,8 +175,14 @@ class Selector:
         try:
             return maps.current(space, chosen.cold_start_budget)
         except LostEmbeddings as lost:
-            self._store.forget_embeddings(self._project.id, lost.chunk)
+            self._forget_lost(lost.chunk)
             raise
+
+    def _forget_lost(self, chunk: str) -> None:
+        """Forget this file of embeddings and all others that are gone, not one a round."""
+        there = {name.rpartition("/")[2] for name in self._files.names("embeddings")}
+        lost = self._store.chunks(self._project.id) - there
+        self._store.forget_embeddings(self._project.id, {chunk, *lost})
 
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""

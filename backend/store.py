@@ -199,6 +199,7 @@ class Worker(Base):
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
+    release: Mapped[str]
     started_at: Mapped[float]
     beat_at: Mapped[float]  # by the worker's own clock
     beats: Mapped[int] = mapped_column(default=0)
@@ -403,11 +404,12 @@ class Store:
         with self.session() as session:
             return list(session.scalars(query))
 
-    def join(self, name: str, host: str) -> None:
+    def join(self, name: str, host: str, release: str) -> None:
         """Note that a worker begins."""
         now = self.clock()
+        row = Worker(name=name, host=host, release=release, started_at=now, beat_at=now)
         with self.session() as session:
-            session.add(Worker(name=name, host=host, started_at=now, beat_at=now))
+            session.add(row)
 
     def beat(self, name: str) -> bool:
         """Count a beat of a worker; return False when it was taken for gone."""
@@ -551,19 +553,28 @@ class Store:
             Embedding.project_id == project_id, Embedding.encoder == encoder
         )
         with self.session() as session:
+            # Two workers that embed the same scans take turns: both would delete, and then insert.
+            session.execute(sa.select(Project.id).where(Project.id == project_id).with_for_update())
             for part in _parts(task_ids):
                 session.execute(former.where(Embedding.task_id.in_(part)))
             if rows:
                 session.execute(sa.insert(Embedding), rows)
 
-    def forget_embeddings(self, project_id: int, chunk: str) -> None:
-        """Forget what lay in a file that is lost: its scans are embedded again."""
+    def chunks(self, project_id: int) -> set[str]:
+        """Return the names of the files that embeddings lie in."""
+        query = sa.select(Embedding.chunk).where(Embedding.project_id == project_id).distinct()
         with self.session() as session:
-            session.execute(
-                sa.delete(Embedding).where(
-                    Embedding.project_id == project_id, Embedding.chunk == chunk
+            return set(session.scalars(query))
+
+    def forget_embeddings(self, project_id: int, chunks: Collection[str]) -> None:
+        """Forget what lay in files that are lost: their scans are embedded again."""
+        with self.session() as session:
+            for part in _parts(sorted(chunks)):
+                session.execute(
+                    sa.delete(Embedding).where(
+                        Embedding.project_id == project_id, Embedding.chunk.in_(part)
+                    )
                 )
-            )
 
     def splits(self, project_id: int) -> dict[int, bool]:
         """Return the side of every scan that ever counted as labelled: True is validation."""
@@ -750,7 +761,7 @@ def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
         # Parameters are addresses of scans and masks: no business of an error message.
         # A server that was started again has forgotten the connections kept here: ask before use.
         engine = sa.create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, connect_args=_bounds(url)
+            url, hide_parameters=True, pool_pre_ping=True, connect_args=bounds(url)
         )
     except (sa.exc.ArgumentError, ImportError) as error:
         raise ConfigError(
@@ -807,7 +818,7 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database) if on_disk and parsed.database else None
 
 
-def _bounds(url: str) -> dict[str, int]:
+def bounds(url: str) -> dict[str, int]:
     """Return how long to wait for a server that no longer answers at all; else minutes pass."""
     if sa.make_url(url).get_backend_name() != "postgresql":
         return {}
@@ -873,7 +884,7 @@ def _end_rounds(session: Session, project_id: int, now: float, error: str) -> No
         found.ended_at = now
 
 
-def _parts(ids: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+def _parts(ids: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
     """Yield slices that fit into one IN (...) of every database."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]

@@ -35,6 +35,7 @@ from backend.store import (
     WORKER_BUSY_MS,
     Project,
     Store,
+    bounds,
     explained,
     is_damage,
     open_store,
@@ -66,13 +67,14 @@ def run(settings: Settings) -> None:
         store = open_store(settings.database, busy_ms=WORKER_BUSY_MS)
         store.create()
         services = build(settings, store)
-        member = Membership(store)
+        member = Membership(store, RELEASE)
         member.join(alone=alone)
         rounds = launch(services, member)
         threading.Thread(target=_beat, args=(member, stop), daemon=True).start()
+        threading.Thread(target=_look_after, args=(member, stop), daemon=True).start()
         threading.Thread(target=_reconcile, args=(services, member, stop), daemon=True).start()
-        if member.leads():
-            _want_all(store)  # settings may have changed, and events gone past, meanwhile
+        # Settings may have changed, and while no worker was there events gone past.
+        _want_all(store, full=member.leads())
         log.info("worker started")
         say = logs.Once(log)
         while not stop.wait(LOOK_SECONDS):
@@ -91,11 +93,13 @@ def launch(services: Services, member: Membership) -> Rounds:
         services: What the rounds work with.
         member: This worker, one of the living by now: what it takes up is not to be handed on.
     """
-    _set_aside_if_damaged(sqlite_path(services.settings.jobs_database))
+    jobs = services.settings.jobs_database
+    _set_aside_if_damaged(sqlite_path(jobs))
     DBOS(
         config={
             "name": "firstlight",
-            "system_database_url": services.settings.jobs_database,
+            "system_database_url": jobs,
+            "db_engine_kwargs": {"connect_args": bounds(jobs)} if bounds(jobs) else None,
             "application_version": RELEASE,
             "executor_id": member.name,
             "log_level": "WARNING",
@@ -105,7 +109,7 @@ def launch(services: Services, member: Membership) -> Rounds:
     DBOS.launch()
     DBOS.register_queue(REFRESH_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
     DBOS.register_queue(CHUNK_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
-    _drop_other_releases(services)
+    drop_other_releases(services, member)
     hand_on(member)
     return rounds
 
@@ -118,7 +122,8 @@ def hand_on(member: Membership) -> None:
     workers: whoever took some up in between lives.
     """
     left: list[Any] = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-    gone = {str(found.executor_id) for found in left} - set(member.living())
+    mine = [found for found in left if found.app_version == RELEASE]
+    gone = {str(found.executor_id) for found in mine} - set(member.living())
     if gone:
         # The public way back, `resume_workflow`, would let a second refresh of the project begin.
         DBOS._recover_pending_workflows(sorted(gone))
@@ -126,7 +131,7 @@ def hand_on(member: Membership) -> None:
 
 
 def _beat(member: Membership, stop: threading.Event) -> None:
-    """Show that this worker lives, and look after the work of those that do not."""
+    """Show that this worker lives; by nothing else is this thread held up."""
     say = logs.Once(log)
     while not stop.wait(BEAT_SECONDS):
         try:
@@ -135,13 +140,25 @@ def _beat(member: Membership, stop: threading.Event) -> None:
                 log.error("this worker was silent for too long and taken for gone; it ends")
                 logging.shutdown()
                 os._exit(1)
-            hand_on(member)
             say("")
-        except (FirstlightError, SQLAlchemyError) as error:
-            say(f"no sign of life could be left ({type(error).__name__})")
+        except FirstlightError as error:
+            say(f"no sign of life could be left: {error}")
         except Exception:
             # Nothing else would notice that this thread is gone, and with it this worker's beats.
             log.exception("a beat failed unexpectedly")
+
+
+def _look_after(member: Membership, stop: threading.Event) -> None:
+    """Take care of what workers that are gone left under way."""
+    say = logs.Once(log)
+    while not stop.wait(BEAT_SECONDS):
+        try:
+            hand_on(member)
+            say("")
+        except (FirstlightError, SQLAlchemyError) as error:
+            say(f"nobody could be looked after ({type(error).__name__})")
+        except Exception:
+            log.exception("looking after the other workers failed unexpectedly")
 
 
 def _hand_back(member: Membership) -> None:
@@ -152,10 +169,10 @@ def _hand_back(member: Membership) -> None:
         log.warning("the others will notice by the silence: %s", error)
 
 
-def _want_all(store: Store) -> None:
+def _want_all(store: Store, *, full: bool) -> None:
     for project in store.projects():
         if not project.gone:
-            store.want(project.id, full=True)
+            store.want(project.id, full=full)
 
 
 def enqueue_due(rounds: Rounds) -> str:
@@ -207,6 +224,7 @@ def _reconcile(services: Services, member: Membership, stop: threading.Event) ->
         try:
             if not member.leads():
                 continue
+            drop_other_releases(services, member)
             for project in services.store.projects():
                 if project.wanted == project.done and not project.gone:
                     _reconcile_one(services, project)
@@ -285,14 +303,17 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _drop_other_releases(services: Services) -> None:
-    """Cancel refreshes that another release began, and want them anew."""
-    left: list[Any] = DBOS.list_workflows(status=UNDER_WAY, load_input=False)
-    foreign = [found for found in left if found.app_version != RELEASE]
-    for found in foreign:
-        DBOS.cancel_workflow(found.workflow_id)
+def drop_other_releases(services: Services, member: Membership) -> None:
+    """Cancel what another release began and no worker of it can end, and want it anew.
+
+    It would hold its project's only place in the queue for ever.
+    """
+    left: list[Any] = DBOS.list_workflows(status=UNDER_WAY, load_input=False, load_output=False)
+    works = member.releases() | {RELEASE}
+    foreign = [found.workflow_id for found in left if found.app_version not in works]
     if foreign:
-        _want_all(services.store)
+        DBOS.cancel_workflows(foreign)
+        _want_all(services.store, full=True)
 
 
 def _forget_finished() -> None:

@@ -55,7 +55,7 @@ class Site:
         # A process has one worker; a second start in this one has to forget the first.
         registry = dbos_internals._get_or_create_dbos_registry()
         registry.instance_info_map.clear()
-        self.member = Membership(self.store)
+        self.member = Membership(self.store, worker.RELEASE)
         self.member.join(alone=True)  # whoever was stopped before this start
         self.rounds = worker.launch(self.services, self.member)
 

@@ -220,7 +220,7 @@ def test_what_was_lost_from_the_store_is_made_anew(trained: Site, elsewhere: Ser
     [chunk] = {one.chunk for one in trained.store.embeddings(number, "pixels").values()}
     with pytest.raises(StorageError, match="embeddings is gone"):
         Maps(elsewhere.files(number), trained.store.embeddings(number, "pixels")).embeddings([0])
-    trained.store.forget_embeddings(number, chunk)
+    trained.store.forget_embeddings(number, [chunk])
     trained.store.update(number, fingerprint="")
     trained.store.want(number)
     assert trained.refresh().problem == ""

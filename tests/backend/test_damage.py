@@ -142,6 +142,21 @@ def test_lost_embeddings_are_said_and_made_anew(trained: Site, kind: str) -> Non
     assert path.read_bytes() == whole
 
 
+def test_all_lost_embeddings_are_made_anew_by_one_round(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.rounds.CHUNK", 2)
+    site.refresh()
+    for path in files(site, "embeddings/*"):
+        path.unlink()
+    site.store.update(site.number, fingerprint="")
+    for path in files(site, "maps/*"):
+        path.unlink()
+    assert "file of embeddings" in site.refresh().problem
+    assert site.refresh().problem == ""
+    assert len(files(site, "embeddings/*")) == 3
+
+
 def test_damaged_records_of_rounds_and_drafts_stop_neither_rounds_nor_pages(trained: Site) -> None:
     for path in [*files(trained, "rounds/*"), *files(trained, "drafts/*")]:
         path.write_bytes(path.read_bytes()[:20])

@@ -162,8 +162,8 @@ def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
     monkeypatch.setattr("backend.connecting.sqlite_path", lambda _: None)
     monkeypatch.setattr("backend.connecting.open_known", lambda _: store)
     assert not checks.worker(settings).ok
-    store.join("one", "here")
-    store.join("two", "there")
+    store.join("one", "here", "1")
+    store.join("two", "there", "1")
     assert "2 of them run" in checks.worker(settings).what
     clock.advance(LIVELY_SECONDS)
     assert not checks.worker(settings).ok

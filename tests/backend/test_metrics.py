@@ -160,8 +160,8 @@ def test_scans_that_cannot_be_read_are_counted(client: FlaskClient, store: Store
 def test_workers_count_while_they_show_signs_of_life(
     client: FlaskClient, store: Store, clock: Clock
 ) -> None:
-    store.join("one", "here")
-    store.join("two", "there")
+    store.join("one", "here", "1")
+    store.join("two", "there", "1")
     assert figures(client)["firstlight_workers"] == 2
     clock.advance(50)
     store.beat("two")

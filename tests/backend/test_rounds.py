@@ -11,7 +11,8 @@ import pytest
 from dbos import DBOS
 
 from backend import artifacts, logs, pages, sync
-from backend.errors import NotFound
+from backend.errors import NotFound, StorageError
+from backend.learning import Learner
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.store import RETRY_SCAN_SECONDS, Version
 from tests.backend.fake_label_studio import CONFIG
@@ -490,6 +491,30 @@ def test_a_switch_that_fails_is_made_good_by_the_next_refresh(site: Site) -> Non
     assert project.problem == ""
     assert site.entry["title"] == project.live_version
     assert site.versions == ["cold-start r0001"]
+
+
+# -- chunks ---------------------------------------------------------------------------------------
+
+
+def test_chunks_of_a_round_that_failed_hold_up_nobody(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.rounds.SCORED", 1)
+    site.refresh()
+    site.label(0, 1)
+    real = Learner.uncertainties
+
+    def full(self: Learner, *given: Any) -> dict[int, float]:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(Learner, "uncertainties", full)
+    assert site.refresh().problem == "The disk is full."
+    left = DBOS.list_workflows(status=["ENQUEUED", "PENDING"])
+    assert [found for found in left if found.name.endswith("score")] == []
+    monkeypatch.setattr(Learner, "uncertainties", real)
+    project = site.refresh()
+    assert project.problem == ""
+    assert project.done == project.wanted
 
 
 # -- kills ----------------------------------------------------------------------------------------

@@ -131,25 +131,39 @@ def test_a_database_that_does_not_answer_is_no_end_of_the_worker(
     assert "did not answer" in worker.enqueue_due(site.rounds)
 
 
-def test_refreshes_of_another_schema_are_cancelled_and_wanted_anew(site: Site) -> None:
+def test_refreshes_of_another_release_are_cancelled_and_wanted_anew(site: Site) -> None:
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
     wanted = site.project.wanted
-    worker._drop_other_releases(site.services)
+    worker.drop_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]
     assert site.project.wanted == wanted + 1
-    worker._drop_other_releases(site.services)
+    worker.drop_other_releases(site.services, site.member)
     assert site.project.wanted == wanted + 1
 
 
-def test_a_refresh_of_another_schema_does_not_wake_a_project_that_was_disconnected(
+def test_a_refresh_of_another_release_is_left_to_its_workers_until_they_are_gone(
+    site: Site,
+) -> None:
+    other = Membership(site.store, "0")
+    other.join(alone=False)
+    with SetEnqueueOptions(app_version="0"):
+        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    worker.drop_other_releases(site.services, site.member)
+    assert [found.status for found in refreshes()] == ["ENQUEUED"]
+    other.leave()
+    worker.drop_other_releases(site.services, site.member)
+    assert [found.status for found in refreshes()] == ["CANCELLED"]
+
+
+def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnected(
     site: Site,
 ) -> None:
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
     site.store.update(site.number, gone=True)
     wanted = site.project.wanted
-    worker._drop_other_releases(site.services)
+    worker.drop_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]
     assert (site.project.gone, site.project.wanted) == (True, wanted)
 
