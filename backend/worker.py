@@ -224,10 +224,10 @@ def _reconcile(services: Services, member: Membership, stop: threading.Event) ->
         try:
             if not member.leads():
                 continue
-            drop_other_releases(services, member)
             for project in services.store.projects():
                 if project.wanted == project.done and not project.gone:
                     _reconcile_one(services, project)
+            drop_other_releases(services, member)
             _forget_finished()
             say("")
         except FirstlightError as error:
