@@ -4,6 +4,8 @@
 process on a core of its own, on one PostgreSQL (of the run's own unless one is named) and
 beside the tests' Label Studio in memory, served over HTTP. Both sides take turns; printed are the
 seconds from asking for a round until every scan has its embedding, and the ratio of the medians.
+With --kill instead: four workers, one of which is killed on the way; printed is how many embeddings
+there are of how many scans.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import sqlalchemy as sa
 
 from tests import postgresql
@@ -30,8 +33,11 @@ ENCODER = "efficientnet-lite0"
 def main() -> None:
     """Print a line for every run, and the ratio."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    named = sys.argv[1:]
+    named = [word for word in sys.argv[1:] if word != "--kill"]
     with nullcontext(named[0]) if named else postgresql.running() as server:
+        if "--kill" in sys.argv:
+            outlived(server)
+            return
         for _ in range(TURNS):
             for workers, runs in seconds.items():
                 runs.append(embedded(server, workers))
@@ -56,6 +62,28 @@ def embedded(server: str, workers: int) -> float:
             assert not found.ended()
             time.sleep(0.2)
         return time.monotonic() - began
+
+
+def outlived(server: str) -> None:
+    """Kill one of four workers behind a chunk that it has embedded and not yet noted as done."""
+    with (
+        database(server) as url,
+        tempfile.TemporaryDirectory() as name,
+        crew(url, Path(name)) as found,
+    ):
+        found.hire(4)
+        found.fuse.set("after embed_chunk", [0])
+        number = found.project(SCANS, encoder=ENCODER)
+        began = time.monotonic()
+        while not found.live(number):
+            time.sleep(0.2)
+        seconds = time.monotonic() - began
+        rows = found.store.embeddings(number, ENCODER).values()
+        files = (Path(name) / "projects" / str(number) / "embeddings").glob("*.npy")
+        written = sum(len(np.load(file)) for file in files)
+        places = len({(row.chunk, row.row) for row in rows})
+        print(f"ended: {found.ended()}; a queue after {seconds:.0f} s")
+        print(f"{SCANS} scans, {len(rows)} rows at {places} places, {written} embeddings in files")
 
 
 def warm_up(found: Crew) -> None:
