@@ -141,7 +141,7 @@ class Rounds(DBOSConfiguredInstance):
         if any(other != project_id for other in self.store.due()):
             ids = ids[:SHARE]
         self.store.enter(project_id, "embed", done=0, total=len(ids))
-        return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+        return _parted(ids, CHUNK)
 
     @DBOS.step()
     def embed_chunk(self, project_id: int, task_ids: list[int]) -> None:
@@ -213,7 +213,7 @@ class Rounds(DBOSConfiguredInstance):
             pool = self._selector(project_id).pool(ledger.read(self.store, project_id))
         ids = [task_id for task_id, _ in pool]
         self.store.enter(project_id, "score", done=0, total=len(ids))
-        return [ids[start : start + SCORED] for start in range(0, len(ids), SCORED)]
+        return _parted(ids, SCORED)
 
     @DBOS.step()
     def score_chunk(self, project_id: int, task_ids: list[int], key: str) -> dict[int, float]:
@@ -267,7 +267,7 @@ class Rounds(DBOSConfiguredInstance):
                 round=number,
                 model_key=key,
                 labels=len(now.usable),
-                drafts=f"{number:04d}.json" if key else "",
+                drafts=artifacts.drafts_name(number).removeprefix("drafts/") if key else "",
             )
             dice = [score.dice for score in self.store.draft_scores(project_id)]
             shown = bool(key) and drafts.wanted(project, len(now.usable), dice)
@@ -444,6 +444,10 @@ class Rounds(DBOSConfiguredInstance):
         if record is None:
             raise StorageError("The queue of this round is gone.", "The round starts again.")
         return [int(task) for task in record["order"]]
+
+
+def _parted(ids: list[int], size: int) -> list[list[int]]:
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
 def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
