@@ -10,17 +10,14 @@ there are of how many scans.
 
 from __future__ import annotations
 
-import secrets
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import sqlalchemy as sa
 
 from tests import postgresql
 from tests.backend.crew import Crew, crew
@@ -49,7 +46,7 @@ def main() -> None:
 def embedded(server: str, workers: int) -> float:
     """Return how long so many workers take."""
     with (
-        database(server) as url,
+        postgresql.empty_database(server) as url,
         tempfile.TemporaryDirectory() as name,
         crew(url, Path(name)) as found,
     ):
@@ -67,7 +64,7 @@ def embedded(server: str, workers: int) -> float:
 def outlived(server: str) -> None:
     """Kill one of four workers behind a chunk that it has embedded and not yet noted as done."""
     with (
-        database(server) as url,
+        postgresql.empty_database(server) as url,
         tempfile.TemporaryDirectory() as name,
         crew(url, Path(name)) as found,
     ):
@@ -91,18 +88,6 @@ def warm_up(found: Crew) -> None:
     number = found.project(64 * 8 * len(found.workers), encoder=ENCODER)
     while not found.live(number):
         time.sleep(0.2)
-
-
-@contextmanager
-def database(server: str) -> Iterator[str]:
-    """Make an empty database."""
-    name = f"scale_out_{secrets.token_hex(4)}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -11,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import sqlalchemy as sa
 
 DEBIAN = Path("/usr/lib/postgresql")
 OPTIONS = (
@@ -58,6 +61,18 @@ def running() -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 server.kill()  # ... and has nothing to lose
                 server.wait()
+
+
+@contextmanager
+def empty_database(server: str) -> Iterator[str]:
+    """Make a database on a server; yields its address, and drops it whoever is still connected."""
+    name = f"firstlight_{secrets.token_hex(4)}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
 
 
 def _wait_for(ready: list[str], server: subprocess.Popen[bytes]) -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 from pydantic import SecretStr
 
 from backend import labels
@@ -17,6 +15,7 @@ from backend.images import ImageSource
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import Project, Store, open_store
+from tests import postgresql
 from tests.backend.fake_label_studio import CONFIG, TOKEN, URL, FakeLabelStudio
 
 if TYPE_CHECKING:
@@ -66,14 +65,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def postgresql_database(postgresql_server: str) -> Iterator[str]:
     """An empty database on a PostgreSQL."""
-    server = postgresql_server
-    name = f"firstlight_{secrets.token_hex(4)}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
+    with postgresql.empty_database(postgresql_server) as url:
+        yield url
 
 
 @pytest.fixture
