@@ -14,6 +14,9 @@ from backend import ledger
 from backend.membership import lively
 from backend.store import Project, Store
 
+# Since when the queue of a project is live, and the quality of its model.
+Live = Mapping[int, tuple[float, Mapping[str, Any]]]
+
 
 class Metrics:
     """The registry of one app: the store's figures, and the webhooks of this process."""
@@ -50,8 +53,9 @@ class StoreCollector(Collector):
         projects = [project for project in self._store.projects() if not project.gone]
         yield from _installation(self._store, projects)
         yield from _counted(self._store, projects)
-        yield from _waiting(self._store, projects)
-        yield from _quality(self._store, projects)
+        live = self._store.live()
+        yield from _waiting(self._store.clock(), live, projects)
+        yield from _quality(live, self._store.versions_by_state(), projects)
         records = self._store.records()
         yield from _rounds({one.id: records.get(one.id, []) for one in projects})
 
@@ -96,8 +100,7 @@ def _counted(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
         yield _gauge(name, text, {one.id: by_project.get(one.id, 0) for one in projects})
 
 
-def _waiting(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
-    now, live = store.clock(), store.live()
+def _waiting(now: float, live: Live, projects: Sequence[Project]) -> Iterator[Metric]:
     yield _gauge(
         "firstlight_refresh_wait_seconds",
         "How long the oldest change waits for the queue that follows from it. The pause that is "
@@ -116,7 +119,9 @@ def _age(now: float, since: float) -> float:
     return max(0.0, now - since) if since else 0.0
 
 
-def _quality(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
+def _quality(
+    live: Live, states: Mapping[int, Mapping[str, int]], projects: Sequence[Project]
+) -> Iterator[Metric]:
     dice = GaugeMetricFamily(
         "firstlight_dice",
         "How good masks are: the live model's on held-out scans, and the last five drafts that "
@@ -127,7 +132,6 @@ def _quality(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
     versions = GaugeMetricFamily(
         "firstlight_versions", "Versions of the queue, by state.", labels=["project", "state"]
     )
-    live, states = store.live(), store.versions_by_state()
     for project in projects:
         _, quality = live.get(project.id, (0.0, {}))
         if "validation_dice" in quality:
