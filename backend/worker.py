@@ -207,7 +207,8 @@ def reconcile(services: Services, project: Project) -> None:
     try:
         seen = sync.look(services.studio, store, project)
     except FirstlightError as error:
-        _note(services, project, error)
+        if not _moved_on(store, project):
+            _note(services, project, error)
         return
     if project.problem and not project.failures:
         store.update(project.id, problem="", mend="")
@@ -225,8 +226,7 @@ def _reconcile(services: Services, member: Membership, stop: threading.Event) ->
             if not member.leads():
                 continue
             for project in services.store.projects():
-                if project.wanted == project.done and not project.gone:
-                    _reconcile_one(services, project)
+                _reconcile_one(services, project.id)
             drop_other_releases(services, member)
             _forget_finished()
             say("")
@@ -237,13 +237,26 @@ def _reconcile(services: Services, member: Membership, stop: threading.Event) ->
             log.exception("the timer failed unexpectedly")
 
 
-def _reconcile_one(services: Services, project: Project) -> None:
+def _reconcile_one(services: Services, project_id: int) -> None:
     """One project that fails must not cost the others their turn."""
-    with logs.context(project=project.id):
+    with logs.context(project=project_id):
         try:
-            reconcile(services, project)
+            # Read anew: the looks at the projects before it took their time.
+            project = services.store.project(project_id)
+            if project and project.wanted == project.done and not project.gone:
+                reconcile(services, project)
         except FirstlightError as error:
             log.warning("%s", error)
+
+
+def _moved_on(store: Store, project: Project) -> bool:
+    """Return whether a refresh or a rollback came in between, which says itself what is wrong.
+
+    Our entry is known by the live version: a look while that changes finds no entry of ours.
+    """
+    now = store.project(project.id)
+    before = (project.wanted, project.done, project.live_version)
+    return now is None or (now.wanted, now.done, now.live_version) != before
 
 
 def _note(services: Services, project: Project, error: FirstlightError) -> None:

@@ -16,6 +16,7 @@ from dbos import DBOS, SetEnqueueOptions
 
 from backend import sync, worker
 from backend.errors import ConfigError, StorageError
+from backend.gateway import ProjectInfo
 from backend.membership import Membership
 from backend.publishing import QUIET_SECONDS
 from backend.rounds import REFRESH_QUEUE
@@ -254,6 +255,33 @@ def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> Non
     project = the(timer.store, timer.number)
     assert not project.gone
     assert f"connect {timer.number}" in project.mend
+
+
+def test_a_look_while_a_round_changes_the_live_version_finds_no_problem(
+    timer: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, asked = timer.services.studio, timer.services.studio.project
+
+    def published_meanwhile(number: int) -> ProjectInfo:
+        [entry] = timer.fake.entries.values()
+        entry["model_version"] = "attention-unet r0002 0a1b2c"
+        timer.store.update(number, live_version="attention-unet r0002 0a1b2c")
+        return asked(number)
+
+    monkeypatch.setattr(studio, "project", published_meanwhile)
+    assert not timer.tick()
+    assert the(timer.store, timer.number).problem == ""
+    assert not timer.tick()
+
+
+def test_the_timer_looks_at_no_project_with_a_refresh_on_its_way(
+    timer: Timer, caplog: pytest.LogCaptureFixture
+) -> None:
+    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
+    timer.store.want(timer.number)
+    worker._reconcile_one(timer.services, timer.number)
+    assert the(timer.store, timer.number).problem == ""
+    assert caplog.text == ""
 
 
 def test_a_project_deleted_in_label_studio_is_let_go(timer: Timer) -> None:
