@@ -261,8 +261,11 @@ def interface(studio: LabelStudio, project_id: int) -> Finding:
 def entry(services: Services, project_id: int) -> Finding:
     """Whether exactly one backend entry is ours, and Label Studio reaches us through it."""
     url = services.settings.public_url
+    before = _answer(services, project_id)
     found = services.studio.entries(project_id)
-    ours = [e for e in found if is_of(e, _answer(services, project_id))]
+    # A round may make another version live meanwhile.
+    answers = {before, _answer(services, project_id)}
+    ours = [e for e in found if any(is_of(e, answer) for answer in answers)]
     if len(ours) > 1:
         return _several(services, ours)
     if ours:
@@ -472,14 +475,22 @@ def queue(services: Services, project_id: int) -> Finding:
 
 def model_version(services: Services, project_id: int) -> Finding:
     """Whether Label Studio serves the live version."""
-    found = services.studio.project(project_id).model_version
-    return _compared(services, project_id, "model version", found)
+    return _compared(
+        services,
+        project_id,
+        "model version",
+        lambda: services.studio.project(project_id).model_version,
+    )
 
 
 def title(services: Services, project_id: int) -> Finding:
     """Whether our entry has the live version as its title, so that late scans get a draft."""
-    found = _entry(services, project_id)
-    return _compared(services, project_id, "title", str(found["title"]) if found else "")
+
+    def read() -> str:
+        found = _entry(services, project_id)
+        return str(found["title"]) if found else ""
+
+    return _compared(services, project_id, "title", read)
 
 
 def sampling(services: Services, project_id: int) -> Finding:
@@ -488,7 +499,7 @@ def sampling(services: Services, project_id: int) -> Finding:
     found = services.studio.project(project_id).sampling
     if not live:
         return Finding("sampling", True, f"{found}; the first queue will change it.")
-    if found == QUEUE:
+    if found == QUEUE or _switching(services, project_id, live):
         return Finding("sampling", True, f"{found}.")
     return Finding(
         "sampling",
@@ -499,11 +510,12 @@ def sampling(services: Services, project_id: int) -> Finding:
     )
 
 
-def _compared(services: Services, project_id: int, name: str, found: str) -> Finding:
+def _compared(services: Services, project_id: int, name: str, read: Callable[[], str]) -> Finding:
     live = _live(services, project_id)
     if not live:
         return Finding(name, True, "Nothing is published yet.")
-    if found == live:
+    found = read()
+    if found == live or _switching(services, project_id, live):
         return Finding(name, True, f"{found}.")
     return Finding(
         name,
@@ -512,6 +524,12 @@ def _compared(services: Services, project_id: int, name: str, found: str) -> Fin
         f"Run `python -m backend doctor {project_id} --fix`.",
         lambda: _publisher(services, project_id).switch(live),
     )
+
+
+def _switching(services: Services, project_id: int, live: str) -> bool:
+    """Return whether a round was about to make a version live while this one was looked for."""
+    now = services.store.project(project_id)
+    return now is not None and (now.live_version != live or now.step == "switch")
 
 
 # -- what the checks share ------------------------------------------------------------------------

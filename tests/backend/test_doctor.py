@@ -387,6 +387,32 @@ def test_what_label_studio_serves_is_compared_and_mended(
     assert fake.projects[number].sampling == QUEUE
 
 
+@pytest.mark.parametrize("name", ["model version", "title", "sampling"])
+def test_a_round_that_is_just_switching_is_no_fault(
+    services: Services, fake: FakeLabelStudio, store: Store, number: int, name: str
+) -> None:
+    check = dict(checks.of_queue(services, number))[name]
+    store.update(number, step="switch", live_version="cold-start r0002 0a1b2c")
+    fake.projects[number].sampling = "Sequential sampling"
+    assert check().ok
+    store.update(number, step="")
+    assert not check().ok
+
+
+def test_an_entry_is_ours_by_the_version_before_as_well_as_by_the_next(
+    services: Services, store: Store, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = services.studio.entries
+
+    def live_meanwhile(project_id: int) -> Any:
+        found = asked(project_id)
+        store.update(project_id, live_version="cold-start r0002 0a1b2c")
+        return found
+
+    monkeypatch.setattr(services.studio, "entries", live_meanwhile)
+    assert checks.entry(services, number).ok
+
+
 def test_a_title_that_is_not_the_live_version_is_mended(
     services: Services, fake: FakeLabelStudio, number: int
 ) -> None:
