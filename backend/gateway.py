@@ -302,15 +302,10 @@ class LabelStudio:
     def rename(self, entry: Mapping[str, Any], version: str, auth: Mapping[str, Any]) -> None:
         """Give our entry the version as its title, so that scans beyond the horizon ask us.
 
-        All fields are sent: a partial PATCH reaches our /setup without options and credentials.
+        Without its options, which somebody may have changed since the entry was read; but with our
+        credentials, since Label Studio tries what is sent on our /setup first.
         """
-        fields = {
-            "title": version,
-            "url": entry["url"],
-            "project": entry["project"],
-            "extra_params": entry.get("extra_params"),
-            **auth,
-        }
+        fields = {"title": version, "url": entry["url"], "project": entry["project"], **auth}
         self._call("PATCH", f"api/ml/{entry['id']}", fields)
 
     def delete_version(self, project_id: int, version: str) -> None:

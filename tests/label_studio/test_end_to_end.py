@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 
-from tests.label_studio.conftest import Lab
+from tests.label_studio.conftest import OPTIONS, Lab
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(600)]
 
@@ -30,6 +30,8 @@ def test_from_the_cold_start_to_a_retrained_model_with_drafts(lab: Lab) -> None:
     served = lab.queue()
     assert sorted(served) == sorted(lab.scans.keys() - set(labelled)), "no labelled scan is asked"
     check_drafts(lab, warm["live_version"])
+    [entry] = lab.annotator.call("GET", "/api/ml", params={"project": lab.project})
+    assert (entry["title"], entry["extra_params"]) == (warm["live_version"], OPTIONS)
 
     following = lab.annotator.next_task(lab.project)
     assert following is not None
