@@ -178,7 +178,7 @@ class Rounds(DBOSConfiguredInstance):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
             pinned = self._versions(project_id).pinned()
-            plan = selector.plan(now, pinned.name if pinned else "")
+            plan = selector.plan(now, pinned.name if pinned else "", lost=self._is_lost(project_id))
             if not plan["due"]:
                 self._verify_live(project_id)
                 return plan
@@ -281,6 +281,8 @@ class Rounds(DBOSConfiguredInstance):
                 masks or {},
             )
             self.store.update(project_id, publish_seconds=self.store.clock() - started)
+            if not name:  # all that was open has been labelled meanwhile
+                self.store.close_round(project_id, number, {"version": ""})
             return name
 
     @DBOS.step()
@@ -318,10 +320,11 @@ class Rounds(DBOSConfiguredInstance):
         project = self._project(project_id)
         if missing and not self.services.studio.exists(project_id):
             log.info("the project is gone from Label Studio")
-            self.store.update(project_id, gone=True, step="", problem="", mend="")
-            return
-        if project.gone:  # disconnected meanwhile, which is no problem of anybody's
-            self.store.update(project_id, step="", progress={})
+            self.store.update(project_id, gone=True)
+            project = self._project(project_id)
+        if project.gone:  # or disconnected meanwhile, which is no problem of anybody's
+            self.store.abort_rounds(project_id, "The project was taken out.")
+            self.store.update(project_id, step="", progress={}, problem="", mend="")
             return
         if project.problem != what:
             number = self.store.open_round(project_id)
@@ -401,6 +404,13 @@ class Rounds(DBOSConfiguredInstance):
 
     def _publisher(self, project_id: int) -> Publisher:
         return Publisher(self.services.settings, self.store, self.services.studio, project_id)
+
+    def _is_lost(self, project_id: int) -> bool:
+        """Return whether somebody deleted the queue in Label Studio."""
+        live = self.store.version(project_id, self._project(project_id).live_version)
+        if live is None or not live.published:
+            return False
+        return self.services.studio.version_count(project_id, live.name) == 0
 
     def _verify_live(self, project_id: int) -> None:
         live = self._project(project_id).live_version

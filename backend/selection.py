@@ -31,12 +31,13 @@ class Selector:
         self.encoder = encoder.name
         self.warnings = [encoder.substitution] if encoder.substituted else []
 
-    def plan(self, now: Ledger, pinned: str = "") -> dict[str, Any]:
+    def plan(self, now: Ledger, pinned: str = "", *, lost: bool = False) -> dict[str, Any]:
         """Return whether a round is due, whether it trains, and what of its input is not labels.
 
         Args:
             now: The ledger.
             pinned: The version whose model is to judge; "" when the labels of today train one.
+            lost: Whether the live queue is gone from Label Studio.
         """
         # Labels are not in it: how many of them have to change is for `retrain_after` to say.
         fingerprint = artifacts.digest(
@@ -49,7 +50,8 @@ class Selector:
         )
         waiting = bool(self.pool(now))
         due = waiting and (
-            not self._project.live_version
+            lost
+            or not self._project.live_version
             or self._project.fingerprint != fingerprint
             or self._enough_changed(now)
             or self._running_low(now)

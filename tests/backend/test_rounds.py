@@ -13,6 +13,7 @@ from dbos import DBOS
 from backend import artifacts, logs, pages, sync
 from backend.errors import NotFound, StorageError
 from backend.learning import Learner
+from backend.publishing import Publisher
 from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
 from backend.store import RETRY_SCAN_SECONDS, Version
 from tests.backend.fake_label_studio import CONFIG
@@ -110,6 +111,15 @@ def test_a_refresh_without_news_still_mends_the_switch(site: Site) -> None:
     assert site.fake.projects[site.number].model_version == site.entry["title"] == live
 
 
+def test_a_queue_that_was_deleted_in_label_studio_is_published_anew(site: Site) -> None:
+    site.refresh()
+    site.fake.projects[site.number].predictions.clear()
+    site.fake.projects[site.number].model_version = ""
+    assert site.refresh().live_version.startswith("cold-start r0002")
+    assert sorted(site.queue) == sorted(site.tasks)
+    assert_each_task_once(site)
+
+
 def test_a_hint_during_a_refresh_makes_another_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +169,9 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
     monkeypatch.setattr(Rounds, "select", select)
     project = site.refresh()
     assert (project.problem, project.live_version) == ("", live)
+    last = site.store.rounds(site.number)[-1]
+    assert last.ended_at
+    assert (last.record["version"], last.record.get("error")) == ("", None)
     assert site.refresh().done == site.project.wanted
 
 
@@ -427,10 +440,11 @@ def test_a_round_that_a_disconnection_cut_off_leaves_no_problem_and_no_step(
         site.store.update(site.number, gone=True)
         raise NotFound("The project has no backend entries that are this service.", "Connect it.")
 
-    monkeypatch.setattr("backend.rounds.sync.sync", disconnected)
+    monkeypatch.setattr(Publisher, "publish", disconnected)
     project = site.refresh()
     assert (project.gone, project.step, project.problem) == (True, "", "")
     assert project.failures == 0
+    assert site.store.open_round(site.number) == 0
 
 
 def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> None:
