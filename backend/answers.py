@@ -207,7 +207,7 @@ class Answers:
         if request.project is None:
             return
         if project is None or project.gone:
-            self._hints.want(request.project, full=True)
+            self._hints.want(request.project, full=True, connected=True)
         elif _options_changed(project, request.extra_params):
             self._hints.want(request.project)
         if project is not None and request.hostname not in {"", project.hostname}:

@@ -88,12 +88,10 @@ def disconnect(
         LabelStudioError: When Label Studio cannot be asked.
     """
     answer = store.answer(store.project(project_id)) if store else ""
-    if store:
-        # The worker passes over it until somebody connects it again.
-        store.update(project_id, gone=True, problem="", mend="")
     try:
         found = studio.entries(project_id)
     except NotFound:
+        _let_go(store, project_id)
         yield "Label Studio has no such project, or none that this token may see."
         return
     at_our_url = [entry for entry in found if is_at(entry, settings.public_url)]
@@ -111,9 +109,18 @@ def disconnect(
     for entry in ours:
         studio.remove_entry(entry["id"])
         yield f"Removed the backend entry {entry['id']} ({entry['url']})."
+    # Not before: with each call about an entry Label Studio asks our /setup, which would take a
+    # project that is gone up again.
+    _let_go(store, project_id)
     yield from tabs.remove(studio, project_id)
     if left := len(found) - len(ours):
         yield f"Left {left} backend {'entry' if left == 1 else 'entries'} of other services alone."
+
+
+def _let_go(store: Store | None, project_id: int) -> None:
+    """Have the worker pass over a project until somebody connects it again."""
+    if store:
+        store.update(project_id, gone=True, problem="", mend="")
 
 
 def forget(settings: Settings, store: Store | None, project_id: int) -> str:

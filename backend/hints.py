@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 
 from backend import logs
 from backend.errors import StorageError
 from backend.store import Store
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked for beside a refresh."""
+
+    full: bool
+    connected: bool
+
+    def with_(self, other: _Wish | None) -> _Wish:
+        if other is None:
+            return self
+        return _Wish(self.full or other.full, self.connected or other.connected)
 
 
 class Hints:
@@ -19,22 +33,23 @@ class Hints:
         self._store = store
         self._retry_seconds = retry_seconds
         self._lock = threading.Lock()
-        self._pending: dict[int, bool] = {}  # project -> whether everything must be read again
+        self._pending: dict[int, _Wish] = {}
         self._retrying: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def want(self, project_id: int, *, full: bool = False) -> bool:
-        """Ask for a refresh; return whether that is stored yet. Never raises."""
+    def want(self, project_id: int, *, full: bool = False, connected: bool = False) -> bool:
+        """Ask for a refresh as `Store.want` does; return whether it is stored yet. Never raises."""
+        wish = _Wish(full, connected)
         with self._lock:
             waiting = project_id in self._pending
         # A database that just refused is not waited for again within the same request.
         if not waiting:
-            problem = self._write(project_id, full)
+            problem = self._write(project_id, wish)
             if not problem:
                 return True
             with logs.context(project=project_id):
                 log.warning("a hint waits in memory: %s", problem)
-        self._remember(project_id, full)
+        self._remember(project_id, wish)
         return False
 
     def close(self) -> None:
@@ -43,17 +58,17 @@ class Hints:
         if self._retrying is not None:
             self._retrying.join()
 
-    def _write(self, project_id: int, full: bool) -> str:
+    def _write(self, project_id: int, wish: _Wish) -> str:
         """Return why the hint could not be stored, "" when it could."""
         try:
-            self._store.want(project_id, full=full)
+            self._store.want(project_id, full=wish.full, connected=wish.connected)
         except StorageError as error:
             return str(error)
         return ""
 
-    def _remember(self, project_id: int, full: bool) -> None:
+    def _remember(self, project_id: int, wish: _Wish) -> None:
         with self._lock:
-            self._pending[project_id] = full or self._pending.get(project_id, False)
+            self._pending[project_id] = wish.with_(self._pending.get(project_id))
             if self._retrying is None and not self._closed.is_set():
                 self._retrying = threading.Thread(target=self._retry, name="hints", daemon=True)
                 self._retrying.start()
@@ -75,7 +90,7 @@ class Hints:
     def _flush(self) -> None:
         with self._lock:
             pending, self._pending = self._pending, {}
-        for project_id, full in pending.items():
-            if self._write(project_id, full):
+        for project_id, wish in pending.items():
+            if self._write(project_id, wish):
                 with self._lock:
-                    self._pending[project_id] = full or self._pending.get(project_id, False)
+                    self._pending[project_id] = wish.with_(self._pending.get(project_id))

@@ -302,11 +302,17 @@ class Store:
 
     # -- counters -------------------------------------------------------------------------------
 
-    def want(self, project_id: int, *, full: bool = False) -> None:
+    def want(self, project_id: int, *, full: bool = False, connected: bool = False) -> None:
         """Ask for a refresh: `wanted += 1`, and a full sync if told so.
 
         News may have mended what failed, so a project that waits after a failure waits no longer.
         A project heard of for the first time waits: Label Studio saves its entry after the call.
+
+        Args:
+            project_id: The project.
+            full: Whether everything has to be read again.
+            connected: Whether Label Studio has just shown an entry of ours: then a project that is
+                gone is taken up again, which no other news brings about.
         """
         soon = self.clock() + SETTLE_SECONDS
         waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
@@ -318,13 +324,17 @@ class Store:
                 else_=Project.waits_since,
             ),
             "gone": False,
-            "not_before": sa.case((waits_longer, soon), else_=Project.not_before),
+            "not_before": sa.case(
+                (sa.or_(waits_longer, Project.gone), soon), else_=Project.not_before
+            ),
         }
         if full:
             values["full_sync"] = True
+        served = sa.true() if connected else ~Project.gone
+        statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self.session() as session:
-            statement = sa.update(Project).where(Project.id == project_id).values(values)
-            if session.execute(statement).rowcount == 0:  # type: ignore[attr-defined]
+            found = session.execute(statement).rowcount  # type: ignore[attr-defined]
+            if not found and session.get(Project, project_id) is None:
                 first = Project(id=project_id, wanted=1, not_before=soon, waits_since=self.clock())
                 session.add(first)
 
@@ -376,6 +386,17 @@ class Store:
             session.execute(sa.delete(Project).where(Project.id == project_id))
             for table in (Task, Annotation, Embedding, Split, DraftScore, Model, Version, Round):
                 session.execute(sa.delete(table).where(table.project_id == project_id))
+
+    def update_unless_moved(self, project: Project, **values: Any) -> bool:
+        """Write into a project's row unless it has moved on since it was read; return whether.
+
+        A wish, a refresh, a rollback or a disconnect in between knows better.
+        """
+        moves = ("wanted", "done", "failures", "live_version", "gone")
+        same = [getattr(Project, name) == getattr(project, name) for name in moves]
+        statement = sa.update(Project).where(Project.id == project.id, *same).values(values)
+        with self.session() as session:
+            return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
 
     def synced(self, project: Project, seen: dict[str, Any]) -> None:
         """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""

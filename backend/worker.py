@@ -207,11 +207,12 @@ def reconcile(services: Services, project: Project) -> None:
     try:
         seen = sync.look(services.studio, store, project)
     except FirstlightError as error:
-        if not _moved_on(store, project):
-            _note(services, project, error)
+        _note(services, project, error)
         return
     if project.problem and not project.failures:
-        store.update(project.id, problem="", mend="")
+        store.update_unless_moved(project, problem="", mend="")
+    if project.wanted != project.done:
+        return  # a refresh is on its way, which looks for itself
     overdue = sync.full_overdue(store, project)
     if overdue or seen != project.seen or _retry_due(services, project):
         store.want(project.id)
@@ -243,33 +244,36 @@ def _reconcile_one(services: Services, project_id: int) -> None:
         try:
             # Read anew: the looks at the projects before it took their time.
             project = services.store.project(project_id)
-            if project and project.wanted == project.done and not project.gone:
+            if project and not project.gone and _to_look_at(project):
                 reconcile(services, project)
         except FirstlightError as error:
             log.warning("%s", error)
+        except Exception:
+            log.exception("the timer's look at a project failed unexpectedly")
 
 
-def _moved_on(store: Store, project: Project) -> bool:
-    """Return whether a refresh or a rollback came in between, which says itself what is wrong.
+def _to_look_at(project: Project) -> bool:
+    """Return whether no refresh will do, or one waits while the timer's word of a problem stands.
 
-    Our entry is known by the live version: a look while that changes finds no entry of ours.
+    What a refresh failed of is for the next one to take back.
     """
-    now = store.project(project.id)
-    before = (project.wanted, project.done, project.live_version)
-    return now is None or (now.wanted, now.done, now.live_version) != before
+    return project.wanted == project.done or bool(project.problem and not project.failures)
 
 
 def _note(services: Services, project: Project, error: FirstlightError) -> None:
-    """Show a problem that the timer met, and say it in the log once."""
+    """Show a problem that the timer met, and say it in the log once.
+
+    Not where the project has moved on: our entry is known by the live version, and a look while
+    that changes finds no entry of ours.
+    """
+    update = services.store.update_unless_moved
     if isinstance(error, NotFound) and not services.studio.exists(project.id):
-        log.info("project is gone from Label Studio")
-        services.store.update(project.id, gone=True, problem="", mend="")
+        if update(project, gone=True, problem="", mend=""):
+            log.info("project is gone from Label Studio")
         return
-    if project.problem != error.what:
+    blame = {"problem": error.what, "mend": error.mend, "problem_at": services.store.clock()}
+    if project.problem != error.what and update(project, **blame):
         log.warning("%s", error)
-        services.store.update(
-            project.id, problem=error.what, mend=error.mend, problem_at=services.store.clock()
-        )
 
 
 def _retry_due(services: Services, project: Project) -> bool:

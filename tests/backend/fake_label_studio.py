@@ -439,9 +439,10 @@ class FakeLabelStudio:
         return Answer(200, json=entry)
 
     def _delete_entry(self, request: httpx.Request, entry_id: int) -> Answer:
-        gone = self.entries.pop(entry_id, None)
-        if gone is None:
+        if entry_id not in self.entries:
             return error(404, "No MLBackend matches the given query.")
+        self._ask(self.entries[entry_id])
+        gone = self.entries.pop(entry_id)
         project = self.projects[gone["project"]]
         if project.model_version == gone["title"]:
             project.model_version = ""

@@ -8,6 +8,7 @@ from filelock import FileLock
 from pydantic import SecretStr
 
 from backend.access import SECRET_HEADER
+from backend.answers import Answers, OneAtATime
 from backend.connecting import connect, disconnect, forget, workers_running
 from backend.errors import (
     ConfigError,
@@ -17,6 +18,7 @@ from backend.errors import (
     UnsupportedLabelConfig,
 )
 from backend.gateway import LabelStudio
+from backend.hints import Hints
 from backend.settings import Settings
 from backend.store import Store
 from tests.backend.conftest import the
@@ -175,6 +177,38 @@ def test_disconnecting_removes_the_entry_and_the_webhook_left_behind(
     assert "Removed 1 webhook to http://127.0.0.1:9090/webhook." in said
     assert the(store, known).gone, "the worker passes over it"
     assert list(disconnect(settings, studio, store, known)) == []
+
+
+def test_the_questions_that_label_studio_asks_meanwhile_do_not_take_the_project_up_again(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    answers = Answers(store, Hints(store), OneAtATime(lambda *_: []))
+
+    def setup(project_id: int) -> str:
+        config = fake.projects[project_id].label_config
+        told = {"project": f"{project_id}.17", "schema": config, "hostname": "", "extra_params": {}}
+        return str(answers.setup(told)["model_version"])
+
+    fake.setup = setup
+    store.update(known, done=1)
+    list(disconnect(settings, studio, store, known))
+    assert fake.entries == {}
+    project = the(store, known)
+    assert (project.gone, project.wanted, project.problem) == (True, 1, "")
+    connect(settings, studio, known, "")
+    assert not the(store, known).gone
+
+
+def test_a_disconnection_cut_short_leaves_the_project_served_until_it_is_tried_again(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
+) -> None:
+    fake.fail("GET", "/api/ml", httpx.ConnectError, times=9)
+    with pytest.raises(Unreachable):
+        list(disconnect(settings, studio, store, known))
+    assert not the(store, known).gone
+    fake.mend()
+    list(disconnect(settings, studio, store, known))
+    assert the(store, known).gone
 
 
 def test_what_other_services_put_there_stays(

@@ -78,9 +78,9 @@ def test_a_database_that_stays_locked_is_told_of_once(
 ) -> None:
     tries, real = threading.Semaphore(0), store.want
 
-    def counted(project_id: int, *, full: bool = False) -> None:
+    def counted(project_id: int, **wish: bool) -> None:
         tries.release()
-        real(project_id, full=full)
+        real(project_id, **wish)
 
     monkeypatch.setattr(store, "want", counted)
     hints = Hints(store, retry_seconds=0.01)

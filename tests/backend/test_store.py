@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -177,13 +178,35 @@ def test_a_full_hint_is_remembered_by_later_ones(store: Store) -> None:
     assert the(store, 1).full_sync
 
 
-def test_a_project_that_is_gone_is_not_due_until_it_is_heard_of(store: Store, clock: Clock) -> None:
+def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
+    store: Store, clock: Clock
+) -> None:
     store.want(1)
     clock.advance(SETTLE_SECONDS)
     store.update(1, gone=True)
     assert store.due() == []
-    store.want(1)
+    store.want(1, full=True)
+    assert (the(store, 1).gone, the(store, 1).wanted) == (True, 1), "an event is no connection"
+    store.want(1, connected=True)
+    assert store.due() == [], "Label Studio has yet to save its entry"
+    clock.advance(SETTLE_SECONDS)
     assert store.due() == [1]
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [{"wanted": 2}, {"done": 1}, {"failures": 1}, {"live_version": "v2"}, {"gone": True}],
+    ids=lambda moved: next(iter(moved)),
+)
+def test_what_was_seen_of_a_project_is_not_written_once_it_has_moved_on(
+    store: Store, moved: dict[str, Any]
+) -> None:
+    store.want(1)
+    before = the(store, 1)
+    assert store.update_unless_moved(before, problem="seen")
+    store.update(1, **moved)
+    assert not store.update_unless_moved(before, problem="seen too late")
+    assert the(store, 1).problem == "seen"
 
 
 def test_who_has_waited_longest_comes_first(store: Store, clock: Clock) -> None:

@@ -249,6 +249,61 @@ def test_a_label_studio_that_is_down_is_said_once_and_the_word_is_taken_back(
     assert the(timer.store, timer.number).problem == ""
 
 
+def test_the_word_is_taken_back_too_while_a_refresh_waits_for_its_time(timer: Timer) -> None:
+    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
+    timer.tick()
+    timer.fake.mend()
+    timer.store.want(timer.number)
+    wanted = the(timer.store, timer.number).wanted
+    worker._reconcile_one(timer.services, timer.number)
+    project = the(timer.store, timer.number)
+    assert (project.problem, project.wanted) == ("", wanted)
+
+
+def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
+    timer: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
+    timer.tick()
+    timer.fake.mend()
+    studio, asked = timer.services.studio, timer.services.studio.project
+
+    def failed_meanwhile(number: int) -> ProjectInfo:
+        timer.store.update(number, problem="The disk is full.", failures=1)
+        return asked(number)
+
+    monkeypatch.setattr(studio, "project", failed_meanwhile)
+    timer.tick()
+    assert the(timer.store, timer.number).problem == "The disk is full."
+
+
+def test_a_look_that_a_disconnection_overtook_finds_no_problem(
+    timer: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, asked = timer.services.studio, timer.services.studio.project
+
+    def disconnected_meanwhile(number: int) -> ProjectInfo:
+        timer.fake.entries.clear()
+        timer.store.update(number, gone=True)
+        return asked(number)
+
+    monkeypatch.setattr(studio, "project", disconnected_meanwhile)
+    assert not timer.tick()
+    project = the(timer.store, timer.number)
+    assert (project.gone, project.problem) == (True, "")
+
+
+def test_a_defect_met_at_one_project_costs_the_others_nothing(
+    timer: Timer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(worker, "reconcile", broken)
+    worker._reconcile_one(timer.services, timer.number)
+    assert "failed unexpectedly" in caplog.text
+
+
 def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> None:
     timer.fake.entries.clear()
     assert not timer.tick()

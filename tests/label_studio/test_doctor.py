@@ -293,11 +293,13 @@ def test_disconnecting_takes_both_away_says_so_and_may_be_repeated(small: Lab, s
     assert f"stay in {folder}" in said
     for path in ("/api/ml", "/api/webhooks/"):
         assert small.annotator.call("GET", path, params={"project": small.project}) == []
+    assert small.page()["gone"], "what Label Studio asked meanwhile did not take it up again"
     code, said = site.run("disconnect", small.project)
     assert code == 0
     assert "had nothing of this backend" in said
 
     until(lambda: not small.page()["step"], small.page)
+    assert (small.page()["gone"], small.page()["problem"]) == (True, "")
     code, said = site.run("disconnect", small.project, "--forget")
     assert code == 0
     assert f"Forgot project {small.project}" in said
