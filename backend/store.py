@@ -54,6 +54,8 @@ class Project(Base):
     # Since when what is wanted and not done is wanted.
     waits_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
     full_sync: Mapped[bool] = mapped_column(default=True)
+    # What `wanted` became when a full sync was last asked for.
+    full_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
     gone: Mapped[bool] = mapped_column(default=False)
     title: Mapped[str] = mapped_column(default="")
     # By which Label Studio's own addresses may go in task data; never called.
@@ -329,7 +331,7 @@ class Store:
             ),
         }
         if full:
-            values["full_sync"] = True
+            values |= {"full_sync": True, "full_wanted": Project.wanted + 1}
         served = sa.true() if connected else ~Project.gone
         statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self.session() as session:
@@ -400,9 +402,7 @@ class Store:
 
     def synced(self, project: Project, seen: dict[str, Any]) -> None:
         """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
-        same = Project.wanted == project.wanted
-        full = sa.case((same, sa.false()), else_=Project.full_sync)
-        self.update(project.id, seen=seen, full_sync=full)
+        self.update(project.id, seen=seen, full_sync=Project.full_wanted > project.wanted)
 
     def enter(self, project_id: int, step: str, **progress: Any) -> None:
         """Say what the project is doing now; an empty step means idle."""
