@@ -91,7 +91,7 @@ def test_nobody_waited_for_a_project_while_it_was_disconnected(
     store.want(3)
     store.update(3, gone=True)
     clock.advance(1_000_000)
-    store.want(3)
+    store.want(3, connected=True)
     clock.advance(5)
     assert figures(client)["firstlight_refresh_wait_seconds3"] == 5
 

@@ -22,7 +22,7 @@ from tests.backend.crew import Crew, crew
 from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import SIZE, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 LONG = 100_000  # steps of a training that only its time box ends
 HANDED_ON_SECONDS = 60.0
