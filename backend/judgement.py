@@ -71,5 +71,7 @@ def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
 def _dice(
     draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
 ) -> float:
+    """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
     masks = [labels.masks(result, config, size=size) for result in (draft, submitted)]
-    return float(metrics.dice(*masks).mean())
+    drawn = metrics.drawn(*masks)
+    return float(metrics.dice(*masks).mean(where=drawn)) if drawn.any() else 1.0

@@ -28,6 +28,16 @@ def dice(pred: Masks, true: Masks) -> Scores:
     return np.where(total == 0, 1.0, 2.0 * common / np.maximum(total, 1))
 
 
+def drawn(pred: Masks, true: Masks) -> NDArray[np.bool_]:
+    """Return which classes are in either mask at all, shape (c,).
+
+    Of classes that nobody drew and nothing predicted there is nothing to be right about: in a
+    project of eight labels, one of them on each scan, they would make any mask look good.
+    """
+    pred, true = _pair(pred, true)
+    return np.array([mask.any() for mask in pred | true], dtype=np.bool_)
+
+
 def hd95(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
     """Return the 95th-percentile Hausdorff distance of each class, shape (c,).
 

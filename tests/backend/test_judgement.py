@@ -88,6 +88,20 @@ def test_an_emptied_draft_is_worth_nothing(services: Services, project_id: int, 
     assert judged(services, project_id, drawn(kind, slice(10, 50)), []) == [0.0]
 
 
+def test_labels_that_nobody_drew_make_no_draft_look_good(
+    services: Services, project_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = "".join(f'<Label value="Rib {number}"/>' for number in range(1, 8))
+    many = EVERY.replace('<Label value="Lung"/>', f'<Label value="Lung"/>{others}')
+    monkeypatch.setitem(globals(), "EVERY", many)
+    beside = drawn("Brush", slice(55, 75)), drawn("Brush", slice(10, 50))
+    assert judged(services, project_id, *beside) == [0.0]
+
+
+def test_what_is_rightly_left_empty_is_perfect(services: Services, project_id: int) -> None:
+    assert judged(services, project_id, [], []) == [1.0]
+
+
 def test_what_the_page_says_of_the_last_drafts_is_kept_with_the_project(
     services: Services, project_id: int
 ) -> None:

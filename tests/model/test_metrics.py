@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.metrics import Masks, dice, hd95
+from model.metrics import Masks, dice, drawn, hd95
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 pairs = shapes.flatmap(
@@ -165,3 +165,10 @@ def test_masks_that_cannot_be_compared_are_refused(
 def test_a_spacing_that_is_no_pixel_is_refused(spacing: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="spacing"):
         hd95(LEFT, LEFT, spacing)
+
+
+def test_a_class_is_drawn_if_either_mask_has_any_of_it() -> None:
+    pred, true = np.zeros((4, 3, 3), bool), np.zeros((4, 3, 3), bool)
+    pred[0, 0, 0] = true[1, 2, 2] = pred[2, 1, 1] = true[2, 0, 0] = True
+    np.testing.assert_array_equal(drawn(pred, true), [True, True, True, False])
+    np.testing.assert_array_equal(drawn(pred[3], true[3]), [False])
