@@ -194,13 +194,20 @@ class _Shrunk:
 def _shrunk(source: Source, folder: Path, longest: int) -> _Shrunk:
     scan = source.read()
     image = np.rint(shrink(scan.image, longest) * 255).astype(np.uint8)
-    masks = np.stack([shrink(m.astype(np.float32), longest) > 0.5 for m in scan.masks])
+    masks = np.stack([_shrunk_mask(mask, longest) for mask in scan.masks])
     pixels, drawn = _digest(image), _digest(masks)
     path = folder / f"{artifacts.digest(pixels, drawn)}.npz"
     if not path.exists():
         artifacts.write(path, lambda file: np.savez(file, image=image, masks=masks))
     (height, width), (small_height, small_width) = scan.image.shape[:2], image.shape[:2]
     return _Shrunk(path, pixels, (height / small_height, width / small_width), scan.spacing)
+
+
+def _shrunk_mask(mask: Masks, longest: int) -> Masks:
+    """Return where a mask covers half of a pixel or more, or what it touches if that is nowhere."""
+    covered = shrink(mask.astype(np.float32), longest)
+    half: Masks = covered > 0.5
+    return half if half.any() else covered > 0
 
 
 def _digest(array: npt.NDArray[np.generic]) -> str:
@@ -211,7 +218,7 @@ def _groups(folder: Path) -> dict[str, str]:
     path = folder / "groups.csv"
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.DictReader(file)
         if not {"name", "group"} <= set(rows.fieldnames or ()):
             raise ConfigError(
@@ -286,7 +293,7 @@ def _montgomery_spacing(image: Pixels) -> Spacing | None:
 
 
 def _is_chexmask(path: Path) -> bool:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         return set(CHEXMASK_LABELS) <= set(next(csv.reader(file), ()))
 
 
@@ -307,7 +314,7 @@ def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
 
 def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     csv.field_size_limit(2**24)  # the runs of one lung alone may exceed the usual limit
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.DictReader(file)
         # Each source calls its identifier otherwise; it is the first column that has a name.
         identifier = next(name for name in rows.fieldnames or () if name)

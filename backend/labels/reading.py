@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Points = NDArray[np.float64]
     Region = dict[str, Any]
 
-# A few kilobytes of RLE can announce any size; 16,384 x 16,384 is beyond what a browser draws.
+# Of a brush: a few kilobytes of RLE can announce any size.
 _MOST_PIXELS = 100_000_000
 _FARTHEST = 1000  # per cent of the image: the editor keeps what is drawn inside it, more or less
 _FEWEST_POINTS = 3
@@ -31,7 +31,7 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
     Regions of one label are united. A region counts by its type and label, whatever its tag is
     called: tags may have been renamed since. Key points, choices and other regions that are no
     masks are left out. Outlines are drawn at `size` (h, w), a brush of another size is scaled to
-    it by nearest neighbour.
+    it by nearest neighbour; what would vanish by that covers the pixels that it touches.
 
     Raises:
         ValueError: If a region cannot be read; it says which and why.
@@ -157,8 +157,6 @@ def _rows(region: Region, labels: Sequence[Any], config: LabelConfig) -> list[in
 def _drawn(shape: str, region: Region, size: tuple[int, int]) -> Mask:
     # `image_rotation` is how the page showed the image: what is stored is not turned with it.
     height, width = _length(region, "original_height"), _length(region, "original_width")
-    if height * width > _MOST_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are more than {_MOST_PIXELS}")
     value = _value(region)
     if shape not in SHAPES:
         raise ValueError("it holds no shape")
@@ -166,10 +164,19 @@ def _drawn(shape: str, region: Region, size: tuple[int, int]) -> Mask:
         return _resized(_decoded(value, height, width), size)
     # Turned on the image itself, where angles hold, and only then brought to another size.
     outline = _outline(shape, value, height, width)
-    return codec.filled(outline * (size[1] / width, size[0] / height), size)
+    smaller = outline * (size[1] / width, size[0] / height)
+    covered = codec.filled(smaller, size)
+    if covered.any() or codec.area_of(outline) < 1:
+        return covered
+    return codec.touched(smaller, size)
 
 
 def _decoded(value: dict[str, Any], height: int, width: int) -> Mask:
+    if height * width > _MOST_PIXELS:
+        raise ValueError(
+            f"{width} x {height} pixels are more than a brush is read of ({_MOST_PIXELS}); "
+            "outlines are read of any image"
+        )
     rle = value.get("rle")
     if value.get("format") != "rle" or not isinstance(rle, list):
         raise ValueError("it holds no run-length encoded mask")
@@ -242,4 +249,6 @@ def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
         for new, old in zip(size, mask.shape, strict=True)
     )
     scaled: Mask = mask[np.ix_(rows, columns)]
+    if not scaled.any():  # too small or too thin for this size, which is no reason to be lost
+        scaled[tuple((np.argwhere(mask) * size // mask.shape).T)] = True
     return scaled

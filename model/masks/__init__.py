@@ -4,11 +4,13 @@ from model.masks.rle import decode, encode
 from model.masks.shapes import (
     Box,
     Ellipse,
+    area_of,
     box_of,
     ellipse_of,
     filled,
     outline_of,
     parts,
+    touched,
     without_holes,
 )
 from model.masks.tidying import tidied
@@ -16,6 +18,7 @@ from model.masks.tidying import tidied
 __all__ = [
     "Box",
     "Ellipse",
+    "area_of",
     "box_of",
     "decode",
     "ellipse_of",
@@ -24,5 +27,6 @@ __all__ = [
     "outline_of",
     "parts",
     "tidied",
+    "touched",
     "without_holes",
 ]

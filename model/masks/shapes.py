@@ -93,6 +93,27 @@ def filled(outline: Points, size: tuple[int, int]) -> Mask:
     return covered
 
 
+def touched(outline: Points, size: tuple[int, int]) -> Mask:
+    """Return the pixels that the outline itself runs through; arguments as of `filled`.
+
+    Of one that is a hundred times as long as the picture is wide, not all of them.
+    """
+    covered: Mask = np.zeros(size, bool)
+    most = 200 * sum(size)
+    for start, end in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        steps = math.ceil(min(2 * np.abs(end - start).max(), most)) + 1
+        places = np.floor(np.linspace(start, end, steps + 1))[:, ::-1]
+        inside = ((places >= 0) & (places < size)).all(axis=1)
+        covered[tuple(places[inside].astype(np.int64).T)] = True
+    return covered
+
+
+def area_of(outline: Points) -> float:
+    """Return the area that the outline, shape (n, 2), goes around, in pixels."""
+    x, y = outline.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
 def parts(mask: Mask) -> Iterator[tuple[Mask, tuple[int, int]]]:
     """Yield each patch of pixels that touch by their edges, cropped, with its (row, column)."""
     numbers, _ = ndimage.label(mask)
@@ -197,10 +218,8 @@ def ellipse_of(part: Mask) -> Ellipse:
     (short, long), axes = np.linalg.eigh(spread)
     direction = axes[:, 1]
     x, y = points.mean(axis=0)
-    return Ellipse(
-        x=float(x),
-        y=float(y),
-        radius_x=float(2 * np.sqrt(long)),
-        radius_y=float(2 * np.sqrt(short)),
-        degrees=float(np.degrees(np.arctan2(direction[1], direction[0])) % 180),
-    )
+    radii = float(2 * np.sqrt(long)), float(2 * np.sqrt(short))
+    degrees = float(np.degrees(np.arctan2(direction[1], direction[0])) % 180)
+    if 45 < degrees < 135:  # radii are told in per cent of the side that they lie along
+        radii, degrees = radii[::-1], (degrees - 90) % 180
+    return Ellipse(float(x), float(y), *radii, degrees=degrees)

@@ -236,6 +236,23 @@ def test_groups_may_name_scans_without_their_ending_and_no_others(pairs: Path) -
         kept(pairs)
 
 
+def test_a_table_of_groups_may_come_from_a_spreadsheet(pairs: Path) -> None:
+    (pairs / "groups.csv").write_text("name,group\n0.png,Zoë\n1.png,Zoë\n", encoding="utf-8-sig")
+    first, second, third = (scan.group for scan in kept(pairs).scans)
+    assert first == second != third
+    (pairs / "groups.csv").write_text("name,group\n0.png,p\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match="columns name and group"):
+        kept(pairs)
+
+
+def test_what_is_drawn_small_is_kept_small_and_not_lost(pairs: Path) -> None:
+    mask = np.zeros((6, 8))
+    mask[2, 3] = 255
+    picture(pairs / "masks" / "0.png", mask)
+    _, masks = kept(pairs, longest=2).scans[0].load()
+    assert masks.any()
+
+
 def test_a_table_of_groups_without_its_columns_is_refused(pairs: Path) -> None:
     (pairs / "groups.csv").write_text("file,patient\n0.png,p\n")
     with pytest.raises(ConfigError, match=r"file, patient.*columns name and group"):

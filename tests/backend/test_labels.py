@@ -629,10 +629,52 @@ def test_a_malformed_shape_names_itself_and_the_reason(
         labels.masks([shape(kind, DRAWN[kind]), bad], EVERY, size=(8, 10))
 
 
-def test_a_shape_on_an_image_of_absurd_size_is_refused() -> None:
-    huge = shape("rectangle", SQUARE, original_width=10**6, original_height=10**6)
+def test_a_brush_on_an_image_of_absurd_size_is_refused() -> None:
+    huge = region(np.ones((2, 2), bool), original_width=10**6, original_height=10**6)
     with pytest.raises(ValueError, match="are more than"):
-        labels.masks([huge], EVERY, size=(8, 10))
+        labels.masks([huge], CONFIG, size=(8, 10))
+
+
+def test_an_outline_on_the_largest_image_costs_no_more_than_on_a_small_one() -> None:
+    huge = shape("rectangle", SQUARE, original_width=10**6, original_height=10**6)
+    small = shape("rectangle", SQUARE)
+    found, expected = (labels.masks([one], EVERY, size=(8, 10)) for one in (huge, small))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_what_is_small_beside_the_image_covers_a_pixel_of_the_small_mask(offset: int) -> None:
+    mask = block(256, 256, slice(100 + offset, 102 + offset), slice(40, 42))
+    [brush, _] = labels.masks([region(mask)], CONFIG, size=(32, 32))
+    tiny = {"x": 4000 / 256, "y": (10000 + 100 * offset) / 256, "width": 0.8, "height": 0.8}
+    side = {"original_width": 256, "original_height": 256}
+    [box, _] = labels.masks([shape("rectangle", tiny, **side)], EVERY, size=(32, 32))
+    assert 1 <= brush.sum() <= 2
+    assert 1 <= box.sum() <= 2
+    assert brush[12:14, 5].any()
+    assert box[12:14, 5].any()
+
+
+def test_a_thin_line_stays_a_line_in_the_small_mask() -> None:
+    mask = block(256, 256, slice(100, 101), slice(16, 240))
+    [brush, _] = labels.masks([region(mask)], CONFIG, size=(32, 32))
+    np.testing.assert_array_equal(brush, block(32, 32, slice(12, 13), slice(2, 30)))
+
+
+def test_a_click_that_drew_nothing_is_not_grown_into_a_pixel() -> None:
+    nothing = shape("rectangle", {"x": 50, "y": 50, "width": 0, "height": 0})
+    assert not labels.masks([nothing], EVERY, size=(4, 5)).any()
+
+
+def test_the_drafted_ellipse_of_a_tall_scan_can_be_read_back() -> None:
+    plane = np.zeros((1, 2000, 60), bool)
+    plane[0, 10:1990, 20:40] = True
+    config = labels.parse(
+        f'<View>{IMAGE}<EllipseLabels name="e" toName="image">'
+        '<Label value="Lung"/></EllipseLabels></View>'
+    )
+    drafted = labels.regions(plane, config, scores=[1.0])
+    assert labels.masks(drafted, config, size=(2000, 60)).any()
 
 
 def test_a_bitmask_is_refused_and_not_taken_for_empty() -> None:
