@@ -211,7 +211,7 @@ def _pixels(values: npt.NDArray[Any], dataset: Dataset) -> Pixels:
 
 def _grey(values: npt.NDArray[Any], dataset: Dataset, *, inverted: bool) -> Pixels:
     for name in ("RescaleSlope", "RescaleIntercept"):
-        if dataset.get(name, 0) in (None, ""):  # there, and empty
+        if not _is_number(dataset.get(name, 0)):  # there, and empty, or "nan"
             del dataset[name]
     values = apply_modality_lut(values, dataset)
     try:
@@ -223,13 +223,18 @@ def _grey(values: npt.NDArray[Any], dataset: Dataset, *, inverted: bool) -> Pixe
     return scaled(shown, low, high, inverted=inverted)
 
 
+def _is_number(found: object) -> bool:
+    return found not in (None, "") and bool(np.isfinite(float(found)))  # type: ignore[arg-type]
+
+
 def _windowed(values: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[Any], float, float]:
     """Return the values as the window shows them, and what its two ends are shown as."""
     if dataset.get("VOILUTSequence"):
         # A table is looked up by integers, which rescaled values are no longer.
         shown = apply_voi_lut(np.rint(values).astype(np.int64), dataset)
         return shown, 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
+    window = [dataset.get(name) for name in ("WindowCenter", "WindowWidth")]
+    if None in window or not np.isfinite(np.hstack(window).astype(np.float64)).all():
         return values, 0, 0
     low, high = apply_voi_lut(np.array([-1e30, 1e30]), dataset).tolist()
     return apply_voi_lut(values, dataset), low, high

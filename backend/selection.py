@@ -192,7 +192,8 @@ class Selector:
         record = live and self._files.read_json(artifacts.round_name(live.round))
         if not record:
             return True
-        changed = set(record["labels"]) ^ set(now.label_keys)
+        # A corrected label is another key of the same annotation.
+        changed = {key.partition("@")[0] for key in set(record["labels"]) ^ set(now.label_keys)}
         return len(changed) >= self._options.retrain_after
 
     def _running_low(self, now: Ledger) -> bool:

@@ -161,11 +161,11 @@ def _task_row(
     task: dict[str, Any], config: labels.LabelConfig, options: ProjectOptions
 ) -> dict[str, Any]:
     data = task.get("data") or {}
-    group = data.get(options.group_by, "") if options.group_by else ""
+    group = data.get(options.group_by) if options.group_by else None
     return {
         "id": int(task["id"]),
         "url": _text(data.get(config.image_key) or ""),
-        "group": _text(group),
+        "group": "" if group is None else _text(group),  # null names no patient
         "updated_at": str(task["updated_at"]),
         "is_labeled": bool(task["is_labeled"]),
     }

@@ -80,7 +80,18 @@ def test_the_other_window_functions_rise_from_0_to_1(function: str) -> None:
     assert found[-1] == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("elements", [{"WindowWidth": 0}, {"VOILUTFunction": "CURVED"}])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowWidth": 0},
+        {"VOILUTFunction": "CURVED"},
+        {"WindowWidth": "nan"},
+        {"WindowCenter": "nan"},
+        {"WindowCenter": "inf"},
+        {"RescaleSlope": "nan", "RescaleIntercept": "nan", "WindowWidth": 0},
+    ],
+    ids=str,
+)
 def test_a_window_that_makes_no_sense_is_passed_over(elements: dict[str, object]) -> None:
     made = dataset(CT, **{"WindowCenter": 5, "WindowWidth": 10} | elements)
     np.testing.assert_array_equal(read(made), read(dataset(CT)))

@@ -11,7 +11,7 @@ from backend.artifacts import ProjectFiles
 from backend.selection import Selector
 from backend.services import Services
 from backend.settings import ProjectOptions
-from backend.store import Version
+from backend.store import Annotation, Version
 from model import encoders
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
@@ -62,6 +62,10 @@ class Pool:
         )
         self.store.update_task(1, task, is_labeled=closes and not skip)
         return self.annotations
+
+    def correct(self, annotation: int) -> None:
+        with self.store.session() as session:
+            session.get_one(Annotation, (1, annotation)).updated_at = "later"
 
     def unlabel(self, task: int) -> None:
         self.store.replace_annotations(1, [task], [])
@@ -140,6 +144,17 @@ def test_a_round_is_due_after_as_many_changes_as_retrain_after_says(pool: Pool) 
         pool.label(task)
         due.append(pool.plan()["due"])
     assert due == [False, False, True]
+
+
+def test_a_corrected_label_is_one_change(pool: Pool) -> None:
+    pool.options(retrain_after=2)
+    annotations = [pool.label(task) for task in (1, 2)]
+    pool.go_live()
+    due = []
+    for annotation in annotations:
+        pool.correct(annotation)
+        due.append(pool.plan()["due"])
+    assert due == [False, True]
 
 
 def test_a_label_that_goes_or_changes_counts_as_a_change(pool: Pool) -> None:

@@ -295,8 +295,9 @@ def test_the_group_is_the_named_part_of_the_data(side: Side) -> None:
     entry["extra_params"] = {"group_by": "patient"}
     side.fake.add_task(side.number, patient="P1")
     side.fake.add_task(side.number)
+    side.fake.add_task(side.number, patient=None)
     side.sync()
-    assert [task.group for task in side.read().tasks] == ["P1", ""]
+    assert [task.group for task in side.read().tasks] == ["P1", "", ""]
 
 
 # -- label config and options ---------------------------------------------------------------------
