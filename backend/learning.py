@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a model is worth on one held-out scan: scores, and some of its pixels with the truth."""
+    """What a model is worth on one held-out scan: scores, and some of its pixels with the truth.
+
+    A label that was neither drawn nor predicted has no score: NaN.
+    """
 
     dice: tuple[float, ...]  # of each label
     hd95: tuple[float, ...]  # of each label, in pixels of the original
@@ -61,8 +64,8 @@ class Judged:
 
     @property
     def mean(self) -> float:
-        """Mean Dice over the labels."""
-        return float(np.mean(self.dice))
+        """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
+        return _mean(self.dice, empty=1.0)
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,20 @@ class Learner:
             task_ids: The scans to train on.
             start: Key of the model that training goes on from; empty for none.
         """
-        marks = [[task_id, *ledger.keys_of(task_id)] for task_id in task_ids]
         return artifacts.digest(
-            marks,
+            self._learnt(ledger, task_ids),
             self.config.labels,
+            sorted(self.config.rows.items()),
             repr(self.train_config),
             self.options.max_train_seconds,
             start or self._weights_mark,
         )
+
+    @staticmethod
+    def _learnt(ledger: Ledger, task_ids: Sequence[int]) -> str:
+        """Return the name of what is learnt from: these scans, and what is drawn on them."""
+        urls = {task.id: task.url for task in ledger.tasks}
+        return artifacts.digest([[i, urls[i], *ledger.keys_of(i)] for i in task_ids])
 
     @property
     def _weights_mark(self) -> str:
@@ -148,7 +157,11 @@ class Learner:
                 classes=list(self.config.labels),
                 trained_on=list(task_ids),
                 created_at=self.store.clock(),
-                quality={"train_seconds": seconds, "started_from": start},
+                quality={
+                    "train_seconds": seconds,
+                    "started_from": start,
+                    "learnt": self._learnt(ledger, task_ids),
+                },
             )
         )
         self.files.write(weights_name(key), lambda file: file.write(fitted.to_bytes()))
@@ -181,9 +194,13 @@ class Learner:
         before = str(model.quality.get("started_from", ""))
         if self.key(ledger, task_ids, before) == live:
             return before  # the live model was made from just these labels: nothing is to be learnt
-        # What it learnt from must still be there to learn from. A label that was deleted would
-        # live on in the weights, and a scan that is held out by now would no longer be unseen.
-        goes_on = set(model.trained_on) <= set(task_ids)
+        # What it learnt from must still be there to learn from. A label that was deleted or
+        # corrected would live on in the weights, and a scan that is held out by now would no longer
+        # be unseen. Models of former releases do not say what was drawn.
+        goes_on = set(model.trained_on) <= set(task_ids) and (
+            "learnt" not in model.quality
+            or model.quality["learnt"] == self._learnt(ledger, model.trained_on)
+        )
         return live if goes_on and self.train_config.continues(self.load(live).config) else ""
 
     def _trained(
@@ -295,9 +312,11 @@ class Learner:
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
             drawn, truth = found > 0.5, example.mask
+            scored = metrics.drawn(drawn, truth)
+            dice, hd95 = metrics.dice(drawn, truth), metrics.hd95(drawn, truth, example.spacing)
             judged[example.task] = Judged(
-                dice=tuple(metrics.dice(drawn, truth).tolist()),
-                hd95=tuple(metrics.hd95(drawn, truth, example.spacing).tolist()),
+                dice=tuple(np.where(scored, dice, np.nan).tolist()),
+                hd95=tuple(np.where(scored, hd95, np.nan).tolist()),
                 chances=_thinned(found),
                 truth=_thinned(truth),
             )
@@ -318,31 +337,45 @@ class Learner:
     ) -> Iterator[tuple[int, Scan, Pixels]]:
         """Yield (task id, scan, probabilities (c, h, w)) batch by batch; the pool never stacks."""
         fitted = self.load(key)
+        most = max(BATCH * 256**2 // max(fitted.config.image_size, 256) ** 2, 1)
         batch: list[tuple[int, Scan]] = []
         for task_id, scan in self.scans.many(wanted):
             if not isinstance(scan, ImageError):
                 batch.append((task_id, scan))
-            if len(batch) == BATCH:
+            if len(batch) == most:
                 yield from _predicted(fitted, batch)
                 batch = []
         yield from _predicted(fitted, batch)
 
 
 def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, Any]:
-    """Return what the held-out scans say of a model, as its record keeps it."""
+    """Return what the held-out scans say of a model, as its record keeps it.
+
+    A label's scores are over the scans that have any of it, drawn or predicted.
+    """
     chances = calibration.pixels([one.chances for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    dice = np.mean([one.dice for one in judged.values()], axis=0)  # (c,)
-    hd95 = np.mean([one.hd95 for one in judged.values()], axis=0)  # (c,), in original pixels
+    dice = [_mean(scores, empty=1.0) for scores in _by_label(j.dice for j in judged.values())]
+    hd95 = [_mean(scores, empty=0.0) for scores in _by_label(j.hd95 for j in judged.values())]
     return {
-        "validation_dice": float(dice.mean()),
-        "validation_hd95": float(hd95.mean()),
-        "dice_by_label": dict(zip(names, dice.tolist(), strict=True)),
-        "hd95_by_label": dict(zip(names, hd95.tolist(), strict=True)),
+        "validation_dice": float(np.mean([one.mean for one in judged.values()])),
+        "validation_hd95": float(np.mean([_mean(j.hd95, empty=0.0) for j in judged.values()])),
+        "dice_by_label": dict(zip(names, dice, strict=True)),
+        "hd95_by_label": dict(zip(names, hd95, strict=True)),
         "validation_scans": len(judged),
         "calibration_error": calibration.expected_calibration_error(chances, truth),
         "temperature": calibration.temperature(chances, truth),
     }
+
+
+def _by_label(scans: Iterable[tuple[float, ...]]) -> Iterator[tuple[float, ...]]:
+    return zip(*scans, strict=True)
+
+
+def _mean(scores: Sequence[float], *, empty: float) -> float:
+    """Return the mean of what is no NaN, `empty` where nothing is."""
+    there = [score for score in scores if not math.isnan(score)]
+    return float(np.mean(there)) if there else empty
 
 
 def _group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:
@@ -398,7 +431,7 @@ class Pace:
         return min(each * (progress.steps - progress.step), max(self._most - (now - began), 0.0))
 
 
-BATCH = 16
+BATCH = 16  # scans at once where they have up to 256 pixels a side, fewer where they have more
 JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
 
@@ -406,7 +439,7 @@ def _predicted(
     fitted: training.Fitted, batch: Sequence[tuple[int, Scan]]
 ) -> Iterator[tuple[int, Scan, Pixels]]:
     images = [scan.image for _, scan in batch]
-    predictions = inference.predict(fitted, images, batch_size=BATCH)
+    predictions = inference.predict(fitted, images, batch_size=max(len(batch), 1))
     for (task_id, scan), probabilities in zip(batch, predictions, strict=True):
         yield task_id, scan, probabilities
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import artifacts, drafts, labels, ledger, sync
+from backend import artifacts, drafts, labels, learning, ledger, sync
 from backend.drafts import LiveDrafts
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.judgement import judge_drafts
@@ -112,6 +113,17 @@ def test_a_deleted_a_new_and_a_redrawn_label_each_make_another_model(lab: Lab) -
     lab.fake.delete_annotation(first)
     keys.append(key())
     assert len(set(keys)) == 4
+
+
+def test_another_picture_or_label_of_a_row_makes_another_model(lab: Lab) -> None:
+    lab.label(0, 1)
+    now = lab.sync()
+    learner, ids = lab.learner, list(now.usable)
+    swapped = replace(learner.config, rows={**learner.config.rows, "Left": 0})
+    keys = {learner.key(now, ids), replace(learner, config=swapped).key(now, ids)}
+    lab.fake.change_data(lab.tasks[0], image="/data/upload/9/other.png")
+    keys.add(learner.key(lab.sync(), ids))
+    assert len(keys) == 3
 
 
 def test_another_way_of_training_or_set_of_labels_makes_another_model(lab: Lab) -> None:
@@ -331,6 +343,13 @@ def test_a_live_model_that_does_not_fit_is_not_trained_on(lab: Lab) -> None:
     assert warm_fit(lab, live) == ""
 
 
+def test_a_live_model_that_learnt_from_a_mistake_is_not_trained_on(lab: Lab) -> None:
+    first, *_ = lab.label(0, 1)
+    live = lab.fit()
+    lab.fake.change_annotation(first, result=drawn(size=SIZE))
+    assert warm_fit(lab, live) == ""
+
+
 # -- the split ------------------------------------------------------------------------------------
 
 
@@ -451,6 +470,21 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     assert (
         model.quality["hd95_by_label"] == {"Lung": model.quality["validation_hd95"]} == {"Lung": 7}
     )
+
+
+def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
+    pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
+    found = {
+        1: Judged((0.5, math.nan, math.nan), (9.0, math.nan, math.nan), *pixels),
+        2: Judged((0.7, 0.1, math.nan), (5.0, 3.0, math.nan), *pixels),
+        3: Judged((math.nan, math.nan, math.nan), (math.nan, math.nan, math.nan), *pixels),
+    }
+    assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
+    quality = learning._quality(found, ["Lung", "Heart", "Rib"])
+    assert quality["validation_dice"] == pytest.approx(1.9 / 3)
+    assert quality["validation_hd95"] == pytest.approx(13 / 3)
+    assert quality["dice_by_label"] == pytest.approx({"Lung": 0.6, "Heart": 0.1, "Rib": 1.0})
+    assert quality["hd95_by_label"] == pytest.approx({"Lung": 7, "Heart": 3, "Rib": 0})
 
 
 def test_slices_of_one_patient_are_one_piece_of_evidence(
