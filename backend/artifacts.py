@@ -111,6 +111,11 @@ def round_name(number: int) -> str:
     return f"rounds/{number:04d}.json"
 
 
+def round_of(name: str) -> int:
+    """Return the number of the round that a queue or drafts are of."""
+    return int(Path(name).stem)
+
+
 def drafts_name(number: int) -> str:
     """Return the name of the drafts of a round."""
     return f"drafts/{number:04d}.json"

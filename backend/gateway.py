@@ -23,6 +23,7 @@ from backend.settings import Settings
 
 PAGE = 1_000
 IMPORT_CHUNK = 500
+IMPORT_NUMBERS = 10_000_000  # of masks in one call: some 40 MB, Label Studio takes 250
 IDS_IN_ADDRESS = 100
 OVERLAP_SECONDS = 5
 # A personal token is exchanged for one of five minutes; less than this is not worth sending.
@@ -281,15 +282,15 @@ class LabelStudio:
         A repeated import would leave two predictions of one version on a task, which corrupts
         Label Studio's order, so the caller verifies the count and takes a new name after a doubt.
         """
-        for start in range(0, len(queue), IMPORT_CHUNK):
+        for chunk in _imports(queue):
             rows = [
                 {
                     "task": item.task,
-                    "score": score(start + offset, len(queue)),
+                    "score": score(position, len(queue)),
                     "model_version": version,
                     "result": item.result,
                 }
-                for offset, item in enumerate(queue[start : start + IMPORT_CHUNK])
+                for position, item in chunk
             ]
             self._call("POST", f"api/projects/{project_id}/import/predictions", rows, retries=0)
 
@@ -544,6 +545,29 @@ class LabelStudio:
                 f"Label Studio answered {status}.", "See its log; it is asked again by itself."
             )
         return LabelStudioError(f"Label Studio refused the request ({status}): {detail}")
+
+
+def _imports(queue: Sequence[QueueItem]) -> Iterator[list[tuple[int, QueueItem]]]:
+    """Yield what goes out in one call each: (position in the queue, item)."""
+    chunk: list[tuple[int, QueueItem]] = []
+    room = 0
+    for position, item in enumerate(queue):
+        numbers = sum(map(_numbers, item.result))
+        if chunk and (len(chunk) == IMPORT_CHUNK or numbers > room):
+            yield chunk
+            chunk = []
+        if not chunk:
+            room = IMPORT_NUMBERS
+        chunk.append((position, item))
+        room -= numbers
+    if chunk:
+        yield chunk
+
+
+def _numbers(region: Mapping[str, Any]) -> int:
+    """Return how many numbers draw a region, next to which all else of it is small."""
+    value = region["value"]
+    return len(value.get("rle", ())) + 2 * len(value.get("points", ()))
 
 
 def score(position: int, number: int) -> float:

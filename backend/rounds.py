@@ -40,6 +40,7 @@ CHUNKS_BETWEEN_TRIMS = 16  # to look through all kept scans after each would tak
 MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 KEPT_DRAFTS = 20
+JUDGED_DRAFTS = 100  # more than are labelled while a round is made
 
 
 @DBOS.dbos_class()
@@ -245,7 +246,7 @@ class Rounds(DBOSConfiguredInstance):
         with self._at(project_id, "draft", number):
             project = self._project(project_id)
             learner = drafts.learner_for(self.services, project)
-            head = self._queue(project_id, number)[: learner.options.horizon]
+            head = self._queue(project_id, number)[: self._drafts_wanted(project)]
             urls = {task.id: task.url for task in self.store.tasks(project_id)}
             found = {
                 task_id: drafts.regions(probabilities, scan.size, learner.config)
@@ -269,8 +270,7 @@ class Rounds(DBOSConfiguredInstance):
                 labels=len(now.usable),
                 drafts=artifacts.drafts_name(number).removeprefix("drafts/") if key else "",
             )
-            dice = [score.dice for score in self.store.draft_scores(project_id)]
-            shown = bool(key) and drafts.wanted(project, len(now.usable), dice)
+            shown = bool(key) and self._shown(project)
             masks = (
                 self._files(project_id).read_json(artifacts.drafts_name(number)) if shown else {}
             )
@@ -405,6 +405,19 @@ class Rounds(DBOSConfiguredInstance):
     def _publisher(self, project_id: int) -> Publisher:
         return Publisher(self.services.settings, self.store, self.services.studio, project_id)
 
+    def _drafts_wanted(self, project: Project) -> int:
+        """Return for how many scans at the queue's head drafts are drawn.
+
+        While none is shown they only serve to judge the model by what is labelled next.
+        """
+        horizon = ledger.stored_options(project).horizon
+        return horizon if self._shown(project) else min(horizon, JUDGED_DRAFTS)
+
+    def _shown(self, project: Project) -> bool:
+        """Return whether drafts are shown to people by now."""
+        dice = [score.dice for score in self.store.draft_scores(project.id)]
+        return drafts.wanted(project, len(ledger.read(self.store, project.id).usable), dice)
+
     def _is_lost(self, project_id: int) -> bool:
         """Return whether somebody deleted the queue in Label Studio."""
         live = self.store.version(project_id, self._project(project_id).live_version)
@@ -443,7 +456,8 @@ class Rounds(DBOSConfiguredInstance):
     def _forget_drafts(self, project_id: int) -> None:
         """Drop the drafts of versions that nobody can have open any more."""
         files = self._files(project_id)
-        for name in files.names("drafts")[:-KEPT_DRAFTS]:
+        by_round = sorted(files.names("drafts"), key=artifacts.round_of)
+        for name in by_round[:-KEPT_DRAFTS]:
             files.remove(name)
 
     def _files(self, project_id: int) -> ProjectFiles:

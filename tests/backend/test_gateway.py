@@ -166,6 +166,20 @@ def test_the_first_scan_of_the_queue_gets_the_lowest_score_and_its_draft(
     assert studio.version_count(project_id, "w") == 0
 
 
+def test_large_drafts_go_out_in_smaller_parts(
+    studio: LabelStudio, fake: FakeLabelStudio, project_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = len(drawn()[0]["value"]["rle"])
+    monkeypatch.setattr(gateway, "IMPORT_NUMBERS", 2 * one)
+    tasks = [fake.add_task(project_id) for _ in range(6)]
+    results = [drawn(), [], drawn(), drawn(), 3 * drawn(), drawn()]
+    queue = [QueueItem(task, result) for task, result in zip(tasks, results, strict=True)]
+    studio.import_queue(project_id, "v", queue)
+    assert [len(rows) for rows in fake.imports] == [3, 1, 1, 1]
+    studio.switch(project_id, "v")
+    assert fake.served(project_id) == tasks
+
+
 @pytest.mark.parametrize("answer", [500, 503, 429, httpx.ConnectError, httpx.RemoteProtocolError])
 def test_an_import_is_never_repeated_by_itself(
     studio: LabelStudio,

@@ -208,6 +208,35 @@ def test_no_more_than_the_horizon_is_published(site: Site) -> None:
     assert len(site.queue) == 4
 
 
+def test_drafts_that_nobody_sees_are_drawn_for_no_more_than_will_be_judged(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.rounds.JUDGED_DRAFTS", 1)
+    site.entry["extra_params"] = {**OPTIONS, "prelabel_after": 3}
+    site.label(0, 1)
+    site.refresh()
+    assert drawn_in(site, 1) == site.queue[:1]
+    site.label(2)
+    site.refresh()
+    assert sorted(drawn_in(site, 2)) == sorted(site.queue)
+
+
+def drawn_in(site: Site, number: int) -> list[int]:
+    found = site.services.files(site.number).read_json(artifacts.drafts_name(number)) or {}
+    return [int(task) for task in found]
+
+
+def test_the_newest_drafts_stay_however_many_rounds_there_were(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.rounds.KEPT_DRAFTS", 3)
+    files = site.services.files(site.number)
+    for number in (9_998, 9_999, 10_000, 10_001):
+        files.write_json(artifacts.drafts_name(number), {})
+    site.refresh()
+    assert set(files.names("drafts")) == {f"drafts/{n}.json" for n in (9_999, 10_000, 10_001)}
+
+
 def test_the_time_between_rounds_is_kept(site: Site) -> None:
     site.entry["extra_params"] = {**OPTIONS, "min_seconds_between_rounds": 50}
     project = site.refresh()
