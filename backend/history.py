@@ -12,6 +12,7 @@ from typing import Any
 
 from backend import artifacts, ledger
 from backend.artifacts import ProjectFiles, round_name
+from backend.errors import NotFound
 from backend.ledger import Ledger
 from backend.store import DraftScore, Model, Project, Round, Store, Version
 from backend.versions import Versions
@@ -29,8 +30,17 @@ class History:
     files: ProjectFiles
     ledger: Ledger | None = None
 
-    def versions(self) -> list[dict[str, Any]]:
-        """Return the versions that were ever live, newest first, as the page lists them."""
+    @property
+    def lived(self) -> int:
+        """How many versions were ever live."""
+        return len(self._lived)
+
+    def versions(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return the versions that were ever live, newest first, as the page lists them.
+
+        Args:
+            most: How many of the newest; the live and the pinned one come along. All when None.
+        """
         known = Versions(self.store, self.project, self.files)
         pinned = self.store.pinned(self.project.id)
         return [
@@ -50,8 +60,8 @@ class History:
                 and found.state != "live"
                 and not known.obstacle(found),
             }
-            for found in sorted(self._versions, key=lambda one: -one.live_at)
-            if found.live_at
+            for place, found in enumerate(self._lived)
+            if most is None or place < most or found.state == "live" or found.name == pinned
         ]
 
     def curve(self) -> dict[str, Any]:
@@ -85,9 +95,15 @@ class History:
             chosen: The number of the only round to tell about; all when None.
 
         Raises:
+            NotFound: When there is no such round.
             StorageError: When the database or the artifacts do not answer; at once, for what is
                 sent already could not be taken back.
         """
+        if chosen is not None and chosen not in self._rounds:
+            raise NotFound(
+                f"Project {self.project.id} has no round {chosen}.",
+                "Ask without a round: the record of all of them says which there are.",
+            )
         wanted = [one for one in self._rounds.values() if chosen in {None, one.number}]
         _ = self._versions, self._models, self._scores, self._telling
         self.files.paths([round_name(one.number) for one in wanted])
@@ -181,6 +197,12 @@ class History:
     @cached_property
     def _versions(self) -> Sequence[Version]:
         return self.store.versions(self.project.id)
+
+    @cached_property
+    def _lived(self) -> Sequence[Version]:
+        """The versions that were ever live, newest first."""
+        lived = [found for found in self._versions if found.live_at]
+        return sorted(lived, key=lambda one: -one.live_at)
 
     @cached_property
     def _rounds(self) -> Mapping[int, Round]:

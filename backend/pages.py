@@ -18,7 +18,7 @@ from backend.history import History
 from backend.ledger import Ledger
 from backend.sentences import text
 from backend.settings import Settings
-from backend.status import Statuses, status
+from backend.status import Keeper, Statuses, status
 from backend.store import Project, Store
 from backend.versions import Versions
 
@@ -29,6 +29,8 @@ Change = Callable[[Versions], str]
 
 KINDS = ("html", "text", "json")
 QUEUED = 50  # scans of the queue on one page
+LISTED = 30  # versions on a page that was not asked for all of them
+MAPS = 8  # projects whose map is kept; that of 100,000 scans takes five megabytes
 
 PROJECT = "/projects/<int(max=2147483647):project_id>"  # no column holds a larger number
 
@@ -78,6 +80,7 @@ class _Site:
         self._settings = settings
         self._artifacts = Artifacts(settings.data_dir, settings.artifacts_url)
         self._statuses = Statuses(store, self._artifacts)
+        self._maps = Keeper(store, self._map, MAPS)
 
     def check_name(self) -> None:
         """Refuse a name that anybody could have given this machine, where no password is asked for.
@@ -110,30 +113,26 @@ class _Site:
         if kind == "html":
             return self._page(project_id)
         state = self._statuses.of(project_id)
+        now = self._store.clock()
         if kind == "text":
-            return Response(text(state, self._store.clock()), mimetype="text/plain")
-        return jsonify({**state, **sentences.progress(state)})
+            return Response(text(state, now), mimetype="text/plain")
+        said = {**sentences.progress(state), "freshness": sentences.freshness(state, now)}
+        return jsonify({**state, **said})
 
     def map(self, project_id: int) -> Response:
-        now = ledger.read(self._store, project_id)
-        found = points.read(self._store, self._files(project_id), project_id, now)
-        curve = self._history(project_id, now).curve()
-        body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
-        return assets.packed(body.get_data(), "application/json")
+        body = self._maps.of(self._store.known(project_id))
+        return assets.packed(body, "application/json")
 
     def rounds(self, project_id: int) -> Response:
-        chosen = request.args.get("round", type=int)
-        record = self._history(project_id).audit(chosen)
+        record = self._history(project_id).audit(_round())
         response = Response(record, mimetype="application/json")
         response.headers["Content-Disposition"] = f"inline; filename=project-{project_id}.json"
         return response
 
     def scan(self, project_id: int, task: str) -> Response:
-        number = int(task) if task.isascii() and task.isdigit() and len(task) < 12 else 0
         folder = self._settings.project_folder(project_id)
-        response = Response(
-            thumbnails.png(self._store, folder, project_id, number), mimetype="image/png"
-        )
+        picture = thumbnails.png(self._store, folder, project_id, _number(task) or 0)
+        response = Response(picture, mimetype="image/png")
         response.headers["Cache-Control"] = "private, max-age=600"
         return response
 
@@ -161,18 +160,13 @@ class _Site:
     def _page(self, project_id: int, refused: str = "") -> Response:
         now = ledger.read(self._store, project_id)
         state = status(self._store, self._artifacts, project_id, now)
-        waiting = points.queue(self._store, self._files(project_id), project_id, now)
-        start = max(0, request.args.get("from", 1, type=int) - 1) // QUEUED * QUEUED
         many = state["scans"] > MANY
         page = render_template(
             "project.html",
             state=state,
             progress=sentences.progress(state),
-            queue=waiting.part(start, QUEUED),
-            waiting=len(waiting.order),
-            start=start,
-            size=QUEUED,
-            versions=self._history(project_id, now).versions(),
+            **self._queue(project_id, now),
+            **self._versions(project_id, now),
             quality=sentences.quality(state),
             freshness=sentences.freshness(state, self._store.clock()),
             task_url=self._task_url(project_id),
@@ -184,6 +178,35 @@ class _Site:
         if many:  # plotly compiles its WebGL programs in the browser
             response.headers["Content-Security-Policy"] = _POLICY.format(" 'unsafe-eval'")
         return response
+
+    def _queue(self, project_id: int, now: Ledger) -> dict[str, Any]:
+        """Return the part of the queue that is asked for, as the page shows it."""
+        found = points.queue(self._store, self._files(project_id), project_id, now)
+        waiting = len(found.order)
+        start = _start(waiting)
+        return {
+            "queue": found.part(start, QUEUED),
+            "waiting": waiting,
+            "start": start,
+            "size": QUEUED,
+        }
+
+    def _versions(self, project_id: int, now: Ledger) -> dict[str, Any]:
+        """Return the versions as the page lists them: the newest, or all if that is asked for."""
+        history, every = self._history(project_id, now), request.args.get("versions") == "all"
+        return {
+            "versions": history.versions(None if every else LISTED),
+            "lived": history.lived,
+            "listed": LISTED,
+            "all_versions": every,
+        }
+
+    def _map(self, project_id: int) -> bytes:
+        now = ledger.read(self._store, project_id)
+        found = points.read(self._store, self._files(project_id), project_id, now)
+        curve = self._history(project_id, now).curve()
+        body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
+        return body.get_data()
 
     def _history(self, project_id: int, now: Ledger | None = None) -> History:
         project = self._store.known(project_id)
@@ -226,6 +249,32 @@ def _kind() -> str:
     if asked not in KINDS:
         abort(400, f"format is {asked[:40]!r}: expected one of {', '.join(KINDS)}.")
     return asked
+
+
+def _start(waiting: int) -> int:
+    """Return where the part of the queue that is asked for starts.
+
+    A queue shrinks under an open page: past its end, that is the last part that has scans.
+    """
+    asked = request.args.get("from", 1, type=int)
+    return (max(1, min(asked, waiting)) - 1) // QUEUED * QUEUED
+
+
+def _round() -> int | None:
+    """Return the number of the round that is asked for, None for all."""
+    asked = request.args.get("round")
+    if asked is None:
+        return None
+    number = _number(asked)
+    if number is None:
+        abort(400, f"round is {asked[:40]!r}: expected the number of a round.")
+    return number
+
+
+def _number(written: str) -> int | None:
+    """Return a number that somebody wrote, None if no row could have it."""
+    fits = written.isascii() and written.isdigit() and len(written) < 12
+    return int(written) if fits else None
 
 
 def _entry(project: Project) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from backend import artifacts, ledger
 from backend.artifacts import Artifacts
@@ -15,6 +17,10 @@ from backend.store import Project, Store, Version
 RECENT_DRAFTS = 5
 NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
+
+KEPT = 64  # projects whose status is kept
+
+T = TypeVar("T")
 
 # What of a project's row tells that its status may be another one.
 _WATCHED = (
@@ -32,33 +38,47 @@ _WATCHED = (
 )
 
 
-class Statuses:
-    """The status of every project that is asked for, made anew only when it may have changed.
+@dataclass
+class _Kept(Generic[T]):
+    """What was made of one project, and what the project was like."""
 
-    Pages ask every few seconds, and reading the ledger of a large project takes seconds.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    facts: object = None
+    made: T | None = None
+
+
+class Keeper(Generic[T]):
+    """Something that is made of a project, made anew only when the project may have changed.
+
+    Pages ask every few seconds, and reading the ledger of a large project takes seconds. Who asks
+    while it is made waits for it and takes it; nobody waits for another project's.
     """
 
-    def __init__(self, store: Store, files: Artifacts) -> None:
+    def __init__(self, store: Store, make: Callable[[int], T], most: int) -> None:
         self._store = store
-        self._files = files
-        self._last: dict[int, tuple[object, dict[str, Any]]] = {}
-        self._lock = threading.Lock()  # who asks meanwhile waits for the answer, and takes it
+        self._make = make
+        self._most = most
+        self._kept: OrderedDict[int, _Kept[T]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def of(self, project_id: int) -> dict[str, Any]:
-        """Return what `status` does.
-
-        Raises:
-            NotFound: If the project is not known here.
-        """
-        project = self._store.known(project_id)
-        # Looked at before the ledger is read: what changes in between is read once more.
+    def of(self, project: Project) -> T:
+        """Return what is made of a project as it now is."""
+        # Looked at before anything is made: what changes in between is read once more.
         facts = self._facts(project)
+        kept = self._kept_of(project.id)
+        with kept.lock:
+            if kept.made is None or kept.facts != facts:
+                kept.made, kept.facts = self._make(project.id), facts
+            return kept.made
+
+    def _kept_of(self, project_id: int) -> _Kept[T]:
+        """Return what is kept of a project, and drop what was not asked for the longest."""
         with self._lock:
-            known, state = self._last.get(project_id, (None, {}))
-            if known != facts:
-                state = status(self._store, self._files, project_id)
-                self._last[project_id] = facts, state
-        return {**state, **_activity(project, self._store.clock())}
+            kept = self._kept.setdefault(project_id, _Kept())
+            self._kept.move_to_end(project_id)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return kept
 
     def _facts(self, project: Project) -> tuple[object, ...]:
         return (
@@ -69,10 +89,27 @@ class Statuses:
         )
 
 
+class Statuses:
+    """The status of every project that is asked for."""
+
+    def __init__(self, store: Store, files: Artifacts) -> None:
+        self._store = store
+        self._lasting = Keeper(store, lambda number: status(store, files, number), KEPT)
+
+    def of(self, project_id: int) -> dict[str, Any]:
+        """Return what `status` does.
+
+        Raises:
+            NotFound: If the project is not known here.
+        """
+        project = self._store.known(project_id)
+        return {**self._lasting.of(project), **_activity(project, self._store.clock())}
+
+
 def status(
     store: Store, files: Artifacts, project_id: int, now: Ledger | None = None
 ) -> dict[str, Any]:
-    """Return what `GET /projects/<id>?format=json` answers.
+    """Return what `GET /projects/<id>?format=json` answers, but for its sentences.
 
     Its `digest` is another one whenever anything in it is, but for what runs now and how far it is.
 

@@ -255,6 +255,8 @@ function tell(state) {
   byId("dot").classList.toggle("busy", Boolean(state.step));
   byId("share").hidden = state.share === null;
   if (state.share !== null) byId("share").value = state.share;
+  // No digest knows of it: it is another sentence at every look, which is no reason to swap the page.
+  if (state.freshness) byId("freshness").textContent = state.freshness;
 }
 
 async function look() {

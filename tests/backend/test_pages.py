@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from backend.errors import NotFound, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scans
 from backend.settings import Settings
+from backend.status import Keeper
 from backend.store import DraftScore, Model, Store, Version, open_store
 from model import projection
 from tests.backend.fake_label_studio import CONFIG
@@ -102,7 +105,9 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         **pages.status(store, Artifacts(known.data_dir), 3),
         "now": "idle.",
         "share": None,
+        "freshness": page(client).splitlines()[-1],
     }
+    assert "All scans were last listed: 4 min ago." in state.pop("freshness")
     assert re.fullmatch("[0-9a-f]{40}", state.pop("digest"))
     assert state == {
         "now": "idle.",
@@ -299,6 +304,94 @@ def test_a_look_at_what_did_not_change_reads_no_scan_and_yet_tells_how_far_a_ste
         digest,
     )
     assert "epoch 2 of 5" in page(client)
+
+
+def test_how_fresh_a_page_is_is_told_by_every_look_and_by_no_digest(
+    client: FlaskClient, store: Store
+) -> None:
+    store.want(3)
+    waits = client.get("/projects/3?format=json").get_json()
+    assert "1 change in Label Studio still to be looked at" in waits["freshness"]
+    store.update(3, done=2)
+    store.clock = lambda: NOW + 60
+    done = client.get("/projects/3?format=json").get_json()
+    assert "every change that Label Studio reported has been looked at" in done["freshness"]
+    assert "last listed: 5 min ago" in done["freshness"]
+    assert done["digest"] == waits["digest"]
+
+
+def test_a_map_is_made_anew_for_a_change_and_not_for_every_tab(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_tasks(store, 1, 2, 3)
+    read, times = ledger.read, []
+
+    def counted(*given: Any) -> Ledger:
+        times.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(ledger, "read", counted)
+    first, second = points_of(client), points_of(client)
+    assert (first, len(times)) == (second, 1)
+    for number, what in enumerate(every_change(store), start=2):
+        points_of(client)
+        assert len(times) == number, what
+
+
+class Makes:
+    """Makes something of a project, and holds one project's making until it is let go."""
+
+    def __init__(self, held: int = 0) -> None:
+        self.made: list[int] = []
+        self.held = held
+        self.started, self.let_go = threading.Event(), threading.Event()
+
+    def __call__(self, project_id: int) -> int:
+        self.made.append(project_id)
+        if project_id == self.held:
+            self.started.set()
+            assert self.let_go.wait(30)
+        return project_id
+
+
+def test_nobody_waits_for_what_is_made_of_another_project(store: Store) -> None:
+    store.want(4)
+    makes = Makes(held=3)
+    keeper = Keeper(store, makes, most=8)
+    slow = threading.Thread(target=lambda: keeper.of(store.known(3)))
+    quick = threading.Thread(target=lambda: keeper.of(store.known(4)))
+    slow.start()
+    assert makes.started.wait(30)
+    quick.start()
+    quick.join(10)
+    waited = quick.is_alive()
+    makes.let_go.set()
+    for thread in (slow, quick):
+        thread.join(30)
+    assert not waited
+
+
+def test_who_asks_while_something_is_made_takes_that(store: Store) -> None:
+    makes = Makes(held=3)
+    keeper = Keeper(store, makes, most=8)
+    both = [threading.Thread(target=lambda: keeper.of(store.known(3))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    assert makes.started.wait(30)
+    makes.let_go.set()
+    for thread in both:
+        thread.join(30)
+    assert makes.made == [3]
+
+
+def test_what_was_not_asked_for_the_longest_is_dropped_first(store: Store) -> None:
+    makes = Makes()
+    keeper = Keeper(store, makes, most=2)
+    store.want(4)
+    store.want(5)
+    for number in (3, 4, 3, 5, 3, 4):
+        assert keeper.of(store.known(number)) == number
+    assert makes.made == [3, 4, 5, 4]
 
 
 @pytest.mark.parametrize("path", ["/projects/3", "/projects/3/map.json"])
@@ -614,7 +707,28 @@ def test_the_queue_is_a_list_of_links_in_pages_of_fifty(
     assert 'src="/projects/3/scans/120.png"' in first
 
 
-@pytest.mark.parametrize("start", ["-5", "0", "x", "100000"])
+@pytest.mark.parametrize(
+    ("waiting", "start", "first", "nav"),
+    [(50, 51, 1, False), (60, 101, 51, True), (100, 101, 51, True), (101, 999, 101, True)],
+)
+def test_a_part_that_the_queue_has_no_more_is_the_last_one_that_has_scans(
+    client: FlaskClient, store: Store, waiting: int, start: int, first: int, nav: bool
+) -> None:
+    add_tasks(store, *range(1, waiting + 1))
+    publish(store, *range(1, waiting + 1))
+    shown = html(client, f"/projects/3?from={start}")
+    assert f'<ol class="queue" start="{first}"' in shown
+    assert f'id="task-{waiting}"' in shown
+    assert (">Earlier</a>" in shown) == nav
+
+
+def test_a_queue_in_which_nothing_waits_says_so(client: FlaskClient, store: Store) -> None:
+    add_tasks(store, 1, is_labeled=True)
+    publish(store, 1)
+    assert "No scan waits." in html(client, "/projects/3?from=51")
+
+
+@pytest.mark.parametrize("start", ["-5", "0", "x", "100000", "9" * 5000])
 def test_an_odd_part_of_the_queue_is_no_error(
     client: FlaskClient, store: Store, start: str
 ) -> None:
@@ -854,6 +968,27 @@ def test_one_round_of_the_audit_record_can_be_asked_for(
     assert [one["round"] for one in found["rounds"]] == [2]
 
 
+@pytest.mark.parametrize("asked", ["", "abc", "2.0", "-1", " 2", "\u0662", "9" * 5000])
+def test_a_round_that_is_no_number_is_refused_with_a_sentence(
+    client: FlaskClient, store: Store, known: Settings, asked: str
+) -> None:
+    record_rounds(store, known)
+    response = client.get("/projects/3/rounds.json", query_string={"round": asked})
+    assert response.status_code == 400
+    said = f"round is {asked[:40]!r}: expected the number of a round."
+    assert response.get_json()["error"] == said
+
+
+@pytest.mark.parametrize("number", [0, 4, 99999999999])
+def test_a_round_that_never_was_is_not_found(
+    client: FlaskClient, store: Store, known: Settings, number: int
+) -> None:
+    record_rounds(store, known)
+    response = client.get(f"/projects/3/rounds.json?round={number}")
+    assert response.status_code == 404
+    assert response.get_json()["error"] == f"Project 3 has no round {number}."
+
+
 def test_a_round_that_failed_or_lost_its_file_is_recorded_with_what_is_known(
     client: FlaskClient, store: Store
 ) -> None:
@@ -918,6 +1053,68 @@ def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(
     assert offered.findall(html(client)) == ["v1"], "v2 was trained for other labels"
 
 
+def publish_often(store: Store, times: int) -> None:
+    """Let a version go live after the other, each a second later."""
+    for number in range(1, times + 1):
+        store.clock = lambda number=number: NOW + number  # type: ignore[misc]
+        publish(store, number=number)
+
+
+def versions_on(page: str) -> list[int]:
+    """The rounds of the versions that a page lists, in its order."""
+    return [int(one) for one in re.findall(r'<th scope="row">attention-unet r(\d+)', page)]
+
+
+def test_the_newest_versions_are_listed_and_all_of_them_for_whoever_asks(
+    client: FlaskClient, store: Store
+) -> None:
+    publish_often(store, 100)
+    newest, every = html(client), html(client, "/projects/3?versions=all")
+    assert versions_on(newest) == list(range(100, 70, -1))
+    assert "30 of 100 versions are listed." in newest
+    assert 'href="/projects/3?from=1&amp;versions=all#versions"' in newest
+    assert versions_on(every) == list(range(100, 0, -1))
+    assert 'href="/projects/3?from=1#versions"' in every
+
+
+def test_a_pinned_version_is_listed_however_old_it_is(client: FlaskClient, store: Store) -> None:
+    publish_often(store, 40)
+    store.pin(3, "attention-unet r0002")
+    assert versions_on(html(client)) == [*range(40, 10, -1), 2]
+
+
+def test_a_live_version_is_listed_though_many_were_live_after_it(
+    client: FlaskClient, store: Store
+) -> None:
+    """As after a clock that was set back."""
+    publish_often(store, 40)
+    store.clock = lambda: NOW - 1000
+    publish(store, number=41)
+    assert versions_on(html(client)) == [*range(40, 10, -1), 41]
+
+
+@pytest.mark.parametrize("path", ["/projects/3", "/projects/3?versions=all"])
+def test_few_versions_are_listed_without_a_way_to_more(
+    client: FlaskClient, store: Store, path: str
+) -> None:
+    publish_often(store, 30)
+    assert len(versions_on(html(client, path))) == 30
+    assert "versions are listed" not in html(client, path)
+
+
+def test_parts_of_the_queue_and_of_the_versions_are_kept_by_each_others_links(
+    client: FlaskClient, store: Store
+) -> None:
+    add_tasks(store, *range(1, 151))
+    publish_often(store, 40)
+    publish(store, *range(1, 151), number=41)
+    plain, every = (html(client, f"/projects/3?from=51{more}") for more in ("", "&versions=all"))
+    for link in ("from=51&amp;versions=all#versions", "from=1#queue", "from=101#queue"):
+        assert f'href="/projects/3?{link}"' in plain
+    for link in ("from=51#versions", "from=1&amp;versions=all#queue"):
+        assert f'href="/projects/3?{link}"' in every
+
+
 def keep_weights(known: Settings, key: str) -> None:
     path = known.project_folder(3) / artifacts.weights_name(key)
     path.parent.mkdir(parents=True)
@@ -960,6 +1157,26 @@ def test_what_stands_in_the_way_of_a_rollback_is_said_on_the_page(
     response = client.post("/projects/3/resume", headers=OURS)
     assert response.status_code == 409
     assert "Nothing is pinned in project 3." in response.text
+
+
+@pytest.mark.parametrize("path", ["rollback", "resume"])
+def test_every_link_of_a_page_that_refuses_a_change_leads_somewhere(
+    client: FlaskClient, store: Store, path: str
+) -> None:
+    add_tasks(store, *range(1, 61))
+    publish_often(store, 40)
+    publish(store, *range(1, 61), number=41)
+    response = client.post(f"/projects/3/{path}", data={"version": "v9"}, headers=OURS)
+    assert response.status_code == 409
+    links = [
+        one.replace("&amp;", "&") for one in re.findall(r'<a [^>]*href="([^"]*)"', response.text)
+    ]
+    ours = {
+        urljoin(f"/projects/3/{path}", one) for one in links if not one.startswith(("http", "#"))
+    }
+    codes = {one: client.get(one, headers=BROWSER).status_code for one in ours}
+    assert codes == dict.fromkeys(ours, 200)
+    assert len(ours) == 6
 
 
 @pytest.mark.parametrize("path", ["rollback", "resume"])

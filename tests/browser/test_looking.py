@@ -14,7 +14,7 @@ from werkzeug.serving import make_server
 from backend.app import create_app
 from backend.settings import Settings
 from backend.store import Store, open_store
-from tests.backend.test_pages import add_tasks, record_rounds
+from tests.backend.test_pages import add_tasks, publish_often, record_rounds
 from tests.browser.conftest import ELSEWHERE
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
@@ -123,6 +123,36 @@ def test_a_list_that_somebody_opened_stays_open(served: Served, page: Page) -> N
     look(page)
     expect(page.locator("#unreadable li")).to_have_count(2)
     expect(page.locator("#unreadable li").last).to_be_visible()
+
+
+def test_how_fresh_the_page_is_stays_true_without_the_page_being_swapped(
+    served: Served, page: Page
+) -> None:
+    served.store.want(3)
+    open_page(page, served)
+    expect(page.locator("#freshness")).to_contain_text("1 change in Label Studio still")
+    swaps: list[str] = []
+    page.on(
+        "request",
+        lambda one: swaps.append(one.url) if one.headers["accept"] == "text/html" else None,
+    )
+    served.store.update(3, done=served.store.known(3).wanted)
+    look(page)
+    expect(page.locator("#freshness")).to_contain_text("has been looked at")
+    assert not swaps
+
+
+def test_whoever_lists_every_version_goes_on_doing_so(served: Served, page: Page) -> None:
+    publish_often(served.store, 40)
+    open_page(page, served)
+    rows = page.locator("#versions tbody tr")
+    expect(rows).to_have_count(30)
+    page.get_by_role("link", name="List all of them").click()
+    expect(rows).to_have_count(43)
+    served.store.update(3, problem="The token was refused.")
+    look(page)
+    expect(page.locator("#troubles")).to_contain_text("The token was refused.")
+    expect(rows).to_have_count(43)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ELSEWHERE])
