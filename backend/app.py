@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, jsonify, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -126,6 +127,11 @@ def add_errors(app: Flask) -> None:
         response.set_data(app.json.dumps({"error": error.description or error.name}))
         response.content_type = "application/json"
         return response
+
+    @app.errorhandler(ParseException)
+    def malformed(_: ParseException) -> tuple[Response, int]:
+        # Gunicorn reads the chunks of a body as the body is read: in here.
+        return jsonify({"error": "The body is not in valid chunks."}), 400
 
     @app.errorhandler(FirstlightError)
     def failed(error: FirstlightError) -> tuple[Response, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import subprocess
@@ -8,7 +9,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from time import sleep
+from typing import IO
 
 import httpx
 import pytest
@@ -16,7 +20,7 @@ import pytest
 from backend.errors import ConfigError
 from backend.settings import Settings
 from backend.store import open_store
-from backend.web import listen
+from backend.web import THREADS, listen
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
@@ -26,15 +30,18 @@ from backend.errors import FirstlightError
 from backend.settings import Settings
 from backend.web import serve
 try:
-    serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])))
+    serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])), silence_seconds=1.0)
 except FirstlightError as error:
     sys.exit(str(error))
 """
 
 
-def start(port: int, folder: Path) -> subprocess.Popen[str]:
+def start(
+    port: int, folder: Path, log: int | IO[str] = subprocess.PIPE, level: str = "INFO"
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SERVE, str(port), str(folder)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, "LOG_LEVEL": level}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=log, text=True)
 
 
 def free_port() -> int:
@@ -51,19 +58,28 @@ def wait_for(url: str) -> None:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("data")
     port = free_port()
-    process = start(port, folder)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(url)
-        yield url
-        process.terminate()
-        _, log = process.communicate(timeout=30)
-        assert process.returncode == 0
-        lines = [json.loads(line) for line in log.splitlines()]
-        assert not [line for line in lines if line["level"] not in {"info", "warning"}]
-        assert not any("/webhook" in line["message"] for line in lines)
-    finally:
-        process.kill()
+    with (folder / "log").open("w+") as log:
+        process = start(port, folder, log, "DEBUG")
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(url)
+            yield url
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        check(log.read())
+
+
+def check(log: str) -> None:
+    """A log of requests good and bad: nothing failed, and no piece of a request is in it."""
+    lines = [json.loads(line) for line in log.splitlines()]
+    lines = [line for line in lines if line["level"] != "debug"]
+    assert not [line for line in lines if line["level"] not in {"info", "warning"}]
+    assert not any("/webhook" in line["message"] for line in lines)
+    assert "hunter2" not in log
 
 
 def test_the_served_backend_registers_a_project_and_takes_its_events(served: str) -> None:
@@ -87,6 +103,115 @@ def test_a_body_of_unknown_length_over_the_limit_is_refused_too(served: str) -> 
             yield b" " * 1_000_000
 
     assert httpx.post(f"{served}/webhook", content=parts()).status_code == 413
+
+
+def connected(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def answer_to(url: str, sent: bytes) -> bytes:
+    with connected(url) as client:
+        client.sendall(sent)
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+HEAD = b"POST /webhook HTTP/1.1\r\nHost: hunter2\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        HEAD,
+        HEAD + b"Content-Length: 99\r\n\r\n{",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{",
+    ],
+    ids=["head", "body", "chunked body"],
+)
+def test_more_silent_clients_than_threads_stop_nobody_else(served: str, begun: bytes) -> None:
+    with ExitStack() as silent:
+        for _ in range(THREADS + 8):
+            client = silent.enter_context(connected(served))
+            client.sendall(begun)
+        assert httpx.get(f"{served}/health", timeout=10).status_code == 200
+        assert httpx.get(f"{served}/health", timeout=10).status_code == 200
+
+
+def test_a_client_that_is_slow_but_steady_is_served(served: str) -> None:
+    event = json.dumps({"action": "ANNOTATION_CREATED", "project": {"id": 1}}).encode()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(event) + event
+    with connected(served) as client:
+        for begin in range(0, len(request), 20):
+            client.sendall(request[begin : begin + 20])
+            sleep(0.3)  # all together longer than anybody may be silent
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+LARGE = b"GET /static/plotly.min.js HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
+def narrow(url: str) -> socket.socket:
+    """A client that has room for little, so that the server has to wait for it to read."""
+    host, port = url.removeprefix("http://").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    client.connect((host, int(port)))
+    return client
+
+
+def test_more_clients_that_take_no_answer_than_threads_stop_nobody_else(served: str) -> None:
+    with ExitStack() as silent:
+        for _ in range(THREADS + 8):
+            silent.enter_context(narrow(served)).sendall(LARGE)
+        assert httpx.get(f"{served}/health", timeout=10).status_code == 200
+        assert httpx.get(f"{served}/health", timeout=10).status_code == 200
+
+
+def test_a_large_answer_down_a_slow_line_arrives_whole(served: str) -> None:
+    whole = httpx.get(f"{served}/static/plotly.min.js", headers={"Accept-Encoding": "identity"})
+    with narrow(served) as client:
+        client.sendall(LARGE)
+        got = client.recv(4096)
+        for _ in range(20):
+            sleep(0.1)  # all together longer than anybody may be silent
+            for _ in range(16):
+                got += client.recv(4096)
+        got += b"".join(iter(lambda: client.recv(65536), b""))
+    assert got.partition(b"\r\n\r\n")[2] == whole.content
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"hunter2\r\n\r\n", HEAD + b"hunter2\r\n\r\n", b"GET / hunter2\r\n\r\n"],
+    ids=["request line", "header", "protocol"],
+)
+def test_a_malformed_request_is_refused_and_not_quoted_in_the_log(served: str, sent: bytes) -> None:
+    assert answer_to(served, sent).startswith(b"HTTP/1.1 400 ")
+
+
+def test_the_log_names_the_address_and_the_kind_of_a_malformed_request(tmp_path: Path) -> None:
+    port = free_port()
+    process = start(port, tmp_path)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url)
+        answer_to(url, HEAD + b"hunter2\r\n\r\n")
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    messages = [json.loads(line)["message"] for line in log.splitlines()]
+    assert "Invalid request from ip=127.0.0.1: InvalidHeader" in messages
+
+
+@pytest.mark.parametrize("path", ["/webhook", "/predict", "/projects/1/rollback"])
+def test_a_bad_size_of_a_chunk_is_refused_and_not_quoted_in_the_log(served: str, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
+    form = "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+    answer = answer_to(served, (head + form + "hunter2\r\n").encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"The body is not in valid chunks." in answer
 
 
 @pytest.mark.slow
