@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -16,7 +17,7 @@ from flask import Flask, Response, abort, jsonify
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend import bucket
+from backend import bucket, logs
 from backend.answers import Answers, OneAtATime, live_drafts
 from backend.app import add_errors, json_body, protect
 from backend.hints import Hints
@@ -36,7 +37,9 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         bucket.prepare(settings.artifacts_url)
         store = open_store(settings.database)
         store.create()
-        return Answers(store, Hints(store), OneAtATime(live_drafts(settings, store)))
+        hints = Hints(store)
+        atexit.register(hints.close)  # one that waits for the database is known here alone
+        return Answers(store, hints, OneAtATime(live_drafts(settings, store)))
 
     def setup(self) -> None:
         """Tell the 2.x base class which version is live; it is made anew for each request."""
@@ -64,6 +67,12 @@ def create_app() -> Flask:
     1.0.9 answers /setup with its own job numbers, /predict with tracebacks, and starts a process
     for each event; both contracts drop ANNOTATIONS_DELETED, and know no GET /versions.
     """
+    settings = load_settings()
+    # A host that has set up its logging (a generated _wsgi.py, an application around this one)
+    # keeps it: to set up anew would close its handlers. Under a bare WSGI server nobody has, and
+    # what is logged would lose its level, time and project.
+    if not logging.getLogger().handlers:
+        logs.configure(settings.log_level)
     # At DEBUG the package writes whole requests, access tokens included.
     logging.getLogger("label_studio_ml").setLevel(logging.INFO)
     server: Flask = init_app(Firstlight)
@@ -76,7 +85,7 @@ def create_app() -> Flask:
     server.add_url_rule("/versions", "versions", lambda: jsonify(answers().versions()))
     server.add_url_rule("/job_status", "job_status", _job_status, methods=["POST"])
     add_errors(server)
-    protect(server, load_settings())
+    protect(server, settings)
     return server
 
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 from flask import Flask, jsonify, request
 
+from backend.answers import MOST_WAITING
 from backend.store import Store, Version, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -219,6 +223,79 @@ def test_the_server_asks_for_the_password_as_the_own_one_does(
     assert client.post("/setup", json={}).status_code == 401
     assert client.post("/setup", json={}, auth=("studio", "secret")).status_code == 200
     assert client.get("/health").status_code == 200
+
+
+STAND_IN = """
+import logging, sys
+from types import ModuleType
+from flask import Flask
+
+def init_app(model_class):
+    server = Flask("stand-in")
+    server.add_url_rule("/webhook", "webhook", lambda: "", methods=["POST"])
+    server.add_url_rule("/health", "health", lambda: "")
+    return server
+
+for name, values in (
+    ("label_studio_ml", {}),
+    ("label_studio_ml.api", {"init_app": init_app}),
+    ("label_studio_ml.model", {"LabelStudioMLBase": object}),
+):
+    sys.modules[name] = ModuleType(name)
+    vars(sys.modules[name]).update(values)
+
+from backend.adapter import create_app
+"""
+WAITS = """
+import sqlite3
+client = create_app().test_client()
+writer = sqlite3.connect(sys.argv[1])
+writer.execute("BEGIN IMMEDIATE")
+print(client.post("/webhook", json={"action": "ANNOTATION_CREATED", "project": {"id": 1}}).json)
+writer.rollback()
+"""
+LOGS = """
+if sys.argv[1] == "own":
+    logging.basicConfig(format="%(name)s says %(message)s", level="INFO")
+create_app()
+logging.getLogger("backend.test").info("hello")
+"""
+
+
+def run(script: str, argument: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, over a stand-in of the package."""
+    return subprocess.run(
+        [sys.executable, "-c", STAND_IN + script, argument],
+        env={**os.environ, "DATA_DIR": str(folder)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_a_hint_that_waits_for_the_database_is_stored_when_the_process_ends(
+    store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "firstlight.sqlite"
+    said = run(WAITS, str(file), tmp_path)
+    assert said.stdout == "{'status': 'ok'}\n"
+    with closing(sqlite3.connect(file)) as reader:
+        assert reader.execute("SELECT wanted FROM projects").fetchone() == (2,)
+
+
+def test_logs_are_json_lines_where_nobody_else_has_set_them_up(tmp_path: Path) -> None:
+    [line] = run(LOGS, "", tmp_path).stderr.splitlines()
+    assert json.loads(line)["message"] == "hello"
+
+
+def test_a_host_keeps_the_logging_that_it_has_set_up(tmp_path: Path) -> None:
+    assert run(LOGS, "own", tmp_path).stderr == "backend.test says hello\n"
+
+
+def test_the_documented_server_has_more_threads_than_can_wait_for_a_draft() -> None:
+    [threads] = re.findall(r"--threads (\d+) 'backend\.adapter", (ROOT / "README.md").read_text())
+    assert int(threads) > MOST_WAITING
 
 
 REAL = """
