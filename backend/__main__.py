@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from backend.versions import Versions
 
 
+PROJECT = click.IntRange(1, 2**31 - 1)  # what Label Studio numbers its projects with
+
+
 @click.group(help=__doc__)
 def cli() -> None:
     """Firstlight, an active-learning backend for Label Studio."""
@@ -66,7 +69,7 @@ def worker(with_parent: bool, alive: bool) -> None:
 
 
 @cli.command()
-@click.argument("project", type=int)
+@click.argument("project", type=PROJECT)
 @click.option("--extra-params", default="", help='Project options as JSON, e.g. {"alpha": 0.5}.')
 def connect(project: int, extra_params: str) -> None:
     """Register this backend with the Label Studio project PROJECT."""
@@ -79,7 +82,7 @@ def connect(project: int, extra_params: str) -> None:
 
 
 @cli.command()
-@click.argument("project", type=int)
+@click.argument("project", type=PROJECT)
 @click.option("--forget", is_flag=True, help="Delete what is kept here of the project, too.")
 def disconnect(project: int, forget: bool) -> None:
     """Take this backend out of PROJECT: its entry, webhook and tab in Label Studio."""
@@ -104,7 +107,7 @@ def disconnect(project: int, forget: bool) -> None:
 
 
 @cli.command()
-@click.argument("project", type=int)
+@click.argument("project", type=PROJECT)
 def clean(project: int) -> None:
     """Remove the predictions of old versions of PROJECT from Label Studio now.
 
@@ -128,7 +131,7 @@ def clean(project: int) -> None:
 
 
 @cli.command()
-@click.argument("project", type=int, required=False)
+@click.argument("project", type=PROJECT, required=False)
 @click.option("--fix", is_flag=True, help="Mend what Label Studio's API can mend.")
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON list.")
 def doctor(project: int | None, fix: bool, as_json: bool) -> None:
@@ -170,26 +173,27 @@ def stability_(
     from backend import stability
     from backend.store import open_known
 
+    project = PROJECT(source) if source.isdigit() else None
     settings = load_settings()
     given = {"cold_start_budget": budget, "cold_start": cold_start, "encoder": encoder}
     changed = {name: value for name, value in given.items() if value is not None}
-    if source.isdigit():
+    if project is not None:
         store = open_known(settings.database)
-        found = stability.of_project(settings, store, int(source), changed, seeds)
+        found = stability.of_project(settings, store, project, changed, seeds)
     else:
         found = stability.of_folder(settings, Path(source), changed, seeds)
     click.echo(stability.table(found))
 
 
 @cli.command()
-@click.argument("project", type=int)
+@click.argument("project", type=PROJECT)
 def versions(project: int) -> None:
     """List the published versions of PROJECT, newest first."""
     click.echo(_versions(project).table())
 
 
 @cli.command()
-@click.argument("project", type=int)
+@click.argument("project", type=PROJECT)
 @click.argument("version", nargs=-1)
 @click.option("--resume", is_flag=True, help="Train again, from the next round on.")
 def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:

@@ -80,6 +80,21 @@ class Settings(BaseSettings):
             raise ValueError("expected an address such as http://127.0.0.1:8080")
         return value.rstrip("/")
 
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if value:
+            from sqlalchemy import exc, make_url  # takes a while, and most set no address
+
+            try:
+                make_url(value)
+            except (exc.ArgumentError, ValueError):
+                # Nothing of the address, nor of the reason, which may quote it: it has a password.
+                raise ValueError(
+                    "expected sqlite:///file or postgresql+psycopg://user:password@host/database"
+                ) from None
+        return value
+
     @field_validator("artifacts_url")
     @classmethod
     def _store_or_folder(cls, value: str) -> str:

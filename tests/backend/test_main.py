@@ -108,6 +108,32 @@ def test_a_wrong_environment_names_every_variable(tmp_path: Path) -> None:
     assert "FIRSTLIGHT_ALPHA" in line
 
 
+@pytest.mark.parametrize("address", ["hidden", "postgresql://user:hidden@host:port/database"])
+@pytest.mark.parametrize("words", [("versions", "1"), ("web",), ("worker",), ("doctor",)])
+def test_an_address_that_is_no_database_is_said_without_being_repeated(
+    words: tuple[str, ...], address: str, tmp_path: Path
+) -> None:
+    given = {"DATA_DIR": str(tmp_path), "LABEL_STUDIO_API_KEY": "hunter2"}
+    line = refused(*words, DATABASE_URL=address, **given)
+    assert "DATABASE_URL: " in line
+    assert "expected sqlite:///file or postgresql+psycopg://" in line
+    assert "hidden" not in line
+
+
+@pytest.mark.parametrize(
+    "command", ["connect", "disconnect", "clean", "doctor", "versions", "rollback", "stability"]
+)
+@pytest.mark.parametrize("project", ["2147483648", "99999999999999999999", "0"])
+def test_a_number_that_no_project_can_have_is_refused(
+    command: str, project: str, tmp_path: Path
+) -> None:
+    result = run(command, project, DATA_DIR=str(tmp_path), LABEL_STUDIO_API_KEY="hunter2")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith(
+        f"{project} is not in the range 1<=x<=2147483647."
+    )
+
+
 def test_a_wrong_token_is_said_with_the_mend(refusing: str) -> None:
     line = refused("connect", "1", LABEL_STUDIO_URL=refusing, LABEL_STUDIO_API_KEY="hunter2")
     assert "refused the request (401): Invalid token." in line

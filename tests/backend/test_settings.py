@@ -103,6 +103,16 @@ def test_a_malformed_address_of_artifacts_is_refused_without_being_repeated(
     assert "hidden" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["hidden", "postgresql://hidden@host:port/name", "//hidden"])
+def test_a_malformed_address_of_the_database_is_refused_without_being_repeated(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", value)
+    with pytest.raises(ConfigError, match="DATABASE_URL: ") as caught:
+        load_settings()
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("given", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
 def test_half_of_the_basic_authentication_is_refused(
     monkeypatch: pytest.MonkeyPatch, given: str
