@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from demo import scans
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # Given to the services by .env alone, as an admin would.
 SETTINGS = {
+    "LABEL_STUDIO_ORIGIN": "https://studio.example",
     "ENCODER": "pixels",
     "RECONCILE_SECONDS": "5",
     "FIRSTLIGHT_COLD_START_BUDGET": "4",
@@ -81,6 +83,17 @@ def test_the_databases_are_apart(stack: Stack) -> None:
 
     # The worker makes its own when it has started, which nobody has to wait for.
     until(lambda: {"public", "dbos"} <= schemas(), schemas, seconds=60)
+
+
+def test_people_sign_in_through_a_proxy_that_speaks_tls(stack: Stack) -> None:
+    def refused(origin: str) -> bool:
+        with httpx.Client(base_url=stack.studio_url, trust_env=False, timeout=30) as browser:
+            browser.get("/user/login/").raise_for_status()
+            form = {"csrfmiddlewaretoken": browser.cookies["csrftoken"], "email": "nobody"}
+            return browser.post("/user/login/", data=form, headers={"Origin": origin}).is_error
+
+    assert not refused("https://studio.example")
+    assert refused("https://elsewhere.example")
 
 
 def test_a_killed_worker_comes_back_and_ends_its_round(

@@ -15,6 +15,7 @@ from demo.studio import ROOT
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 
 SETTINGS = {name.upper() for name in Settings.model_fields}
@@ -59,3 +60,56 @@ def test_the_files_are_valid_together(more: list[str]) -> None:
         check=False,
     )
     assert not done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ({}, "http://localhost:8080"),
+        ({"LABEL_STUDIO_PUBLIC_URL": "https://host"}, "https://host"),
+        (
+            {
+                "LABEL_STUDIO_PUBLIC_URL": "https://host/label",
+                "LABEL_STUDIO_ORIGIN": "https://host",
+            },
+            "https://host",
+        ),
+    ],
+)
+def test_label_studio_takes_forms_from_its_public_address(
+    given: dict[str, str], origin: str
+) -> None:
+    environment = SERVICES["label-studio"]["environment"]
+    written = environment["LABEL_STUDIO_CSRF_TRUSTED_ORIGINS"]
+    filled = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: given.get(found[1]) or found[2], written)
+    assert origin in filled.split(",")
+    # Django starts with no origin that lacks its scheme.
+    assert all(re.match("https?://", one) for one in filled.split(","))
+
+
+def commands_of(section: str) -> str:
+    [found] = re.findall(
+        rf"^### {section}\n.*?^```\n(.*?)^```", OPERATIONS, re.DOTALL | re.MULTILINE
+    )
+    return str(found).replace("\\\n    ", "")
+
+
+def test_a_backup_and_a_restore_know_the_volumes_by_the_containers_that_mount_them() -> None:
+    mounted = {
+        (name, volume.split(":")[1])
+        for name in ("label-studio", "web")
+        for volume in SERVICES[name]["volumes"]
+    }
+    taken = r'--volumes-from "\$\(docker compose ps -aq (\S+)\)%s" postgres:16 tar -C (\S+) -%s - '
+    assert set(re.findall(taken % (":ro", "cf"), commands_of("Backup"))) == mounted
+    assert set(re.findall(taken % ("", "xpf"), commands_of("Restore"))) == mounted
+    # A volume by a name that is not there would be made, and be empty.
+    assert not re.search(r"docker run [^\n]*(-v|--volume) ", OPERATIONS)
+
+
+def test_a_restore_fills_databases_and_volumes_before_anything_uses_them() -> None:
+    steps = ["up -d postgres databases", "pg_restore", "up --no-start", "--volumes-from", "up -d\n"]
+    commands = commands_of("Restore")
+    places = [commands.index(step) for step in steps]
+    assert places == sorted(places)
+    assert commands.endswith(steps[-1])
