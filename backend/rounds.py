@@ -270,7 +270,7 @@ class Rounds(DBOSConfiguredInstance):
                 labels=len(now.usable),
                 drafts=artifacts.drafts_name(number).removeprefix("drafts/") if key else "",
             )
-            shown = bool(key) and self._shown(project)
+            shown = bool(key) and self._shown(project, now)
             masks = (
                 self._files(project_id).read_json(artifacts.drafts_name(number)) if shown else {}
             )
@@ -411,12 +411,13 @@ class Rounds(DBOSConfiguredInstance):
         While none is shown they only serve to judge the model by what is labelled next.
         """
         horizon = ledger.stored_options(project).horizon
-        return horizon if self._shown(project) else min(horizon, JUDGED_DRAFTS)
+        shown = self._shown(project, ledger.read(self.store, project.id))
+        return horizon if shown else min(horizon, JUDGED_DRAFTS)
 
-    def _shown(self, project: Project) -> bool:
+    def _shown(self, project: Project, now: ledger.Ledger) -> bool:
         """Return whether drafts are shown to people by now."""
         dice = [score.dice for score in self.store.draft_scores(project.id)]
-        return drafts.wanted(project, len(ledger.read(self.store, project.id).usable), dice)
+        return drafts.wanted(project, len(now.usable), dice)
 
     def _is_lost(self, project_id: int) -> bool:
         """Return whether somebody deleted the queue in Label Studio."""
