@@ -249,6 +249,12 @@ def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
         for new, old in zip(size, mask.shape, strict=True)
     )
     scaled: Mask = mask[np.ix_(rows, columns)]
-    if not scaled.any():  # too small or too thin for this size, which is no reason to be lost
-        scaled[tuple((np.argwhere(mask) * size // mask.shape).T)] = True
-    return scaled
+    # What is too small or too thin for this size must not be lost.
+    return scaled if scaled.any() else _touched(mask, size)
+
+
+def _touched(mask: Mask, size: tuple[int, int]) -> Mask:
+    """Return the pixels of another size that hold any of a mask."""
+    for axis, (new, old) in enumerate(zip(size, mask.shape, strict=True)):
+        mask = np.logical_or.reduceat(mask, np.arange(new) * old // new, axis=axis)
+    return mask
