@@ -176,12 +176,10 @@ class Publisher:
         return [task for task in queue if not labelled.get(task, not since)]
 
     def _switched(self, entry: Mapping[str, Any], version: str) -> bool:
+        if entry.get("title") != version:
+            return False
         info = self._studio.project(self._project_id)
-        return (
-            info.model_version == version
-            and info.sampling == QUEUE
-            and entry.get("title") == version
-        )
+        return info.model_version == version and info.sampling == QUEUE
 
     def _before(self, live: str) -> str:
         """Return the version that was live before this one."""
