@@ -760,7 +760,7 @@ BODIES = JSON | st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(POSTS), body=BODIES)
 def test_no_json_makes_the_service_fail(
     client: FlaskClient, store: Store, path: str, body: object
@@ -777,7 +777,7 @@ def test_no_json_makes_the_service_fail(
         assert len(response.get_json()["results"]) == many
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(POSTS), data=st.binary(max_size=60))
 def test_no_bytes_make_the_service_fail(client: FlaskClient, path: str, data: bytes) -> None:
     response = client.post(path, data=data)

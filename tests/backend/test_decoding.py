@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from backend.decoding import PICTURES, decode, pictures
 from backend.errors import ImageError
 
-QUICK = settings(deadline=None, max_examples=150)
+QUICK = settings(max_examples=150)
 MANY = 10**6
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (7, 5), dtype=np.uint8)

@@ -317,7 +317,7 @@ WHOLE.append(written(with_runs))
     st.sampled_from(WHOLE),
     st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=4)), min_size=1, max_size=5),
 )
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_a_mutated_file_is_decoded_or_refused(data: bytes, cuts: list[tuple[int, bytes]]) -> None:
     for at, new in cuts:
         at %= len(data) + 1
@@ -332,7 +332,7 @@ def test_a_mutated_file_is_decoded_or_refused(data: bytes, cuts: list[tuple[int,
     st.sampled_from([b"\0" * 128 + b"DICM", b"\x08\0\x05\0", b"\2\0\0\0"]),
     st.binary(max_size=400),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_random_bytes_are_refused(magic: bytes, data: bytes) -> None:
     with pytest.raises(ImageError):
         decode(magic + data, max_pixels=10_000)

@@ -216,7 +216,7 @@ def remembered(store: Store) -> dict[str, list[Json]]:
 
 
 @given(data=st.data())
-@limits(deadline=None, max_examples=200, suppress_health_check=SLOW)
+@limits(max_examples=200, suppress_health_check=SLOW)
 def test_no_sequence_of_requests_makes_the_service_fail_or_forget(
     world: tuple[Flask, Store], caplog: pytest.LogCaptureFixture, data: st.DataObject
 ) -> None:
@@ -264,7 +264,7 @@ def test_what_once_was_an_internal_error_is_answered(
 
 
 @given(JSON | st.dictionaries(st.sampled_from([*ProjectOptions.model_fields]) | ANY_TEXT, JSON))
-@limits(deadline=None, max_examples=200)
+@limits(max_examples=200)
 def test_any_options_are_read_or_refused(given_options: object) -> None:
     with suppress(OptionsError):
         assert parse_options(given_options).horizon >= 1
@@ -323,7 +323,7 @@ TREES = st.recursive(
 
 
 @given(st.lists(TREES, max_size=4), st.booleans())
-@limits(deadline=None, max_examples=300)
+@limits(max_examples=300)
 def test_any_tree_of_tags_is_an_interface_or_refused(trees: list[Any], whole: bool) -> None:
     root = ElementTree.fromstring(CONFIG) if whole else ElementTree.Element("View")  # noqa: S314
     root.extend(trees)
@@ -437,7 +437,7 @@ def regions(draw: st.DrawFn) -> Json:
 
 
 @given(st.lists(regions() | JSON, max_size=3))
-@limits(deadline=None, max_examples=400)
+@limits(max_examples=400)
 def test_any_result_is_a_mask_or_a_value_error_in_little_memory(result: list[Any]) -> None:
     tracemalloc.start()
     start = time.process_time()
@@ -470,7 +470,7 @@ def test_a_region_nested_as_deeply_as_can_be_sent_is_refused(name: str) -> None:
     st.lists(st.tuples(st.integers(0, 400), RUNS), max_size=3),
     st.tuples(SIZES, SIZES) | st.none(),
 )
-@limits(deadline=None, max_examples=400)
+@limits(max_examples=400)
 def test_a_mutated_encoding_is_a_mask_of_the_size_asked_for_or_a_value_error(
     mask: Any, cuts: list[tuple[int, list[Any]]], size: tuple[Any, Any] | None
 ) -> None:
@@ -513,7 +513,7 @@ SEVERAL = [
     st.sampled_from(SEVERAL),
     st.lists(st.tuples(st.integers(0, 2_000), st.binary(max_size=4)), max_size=5),
 )
-@limits(deadline=None, max_examples=200)
+@limits(max_examples=200)
 def test_a_mutated_picture_of_several_frames_is_decoded_or_refused(
     data: bytes, cuts: list[tuple[int, bytes]]
 ) -> None:
@@ -656,7 +656,7 @@ def test_every_call_of_the_gateway_is_among_those_that_are_tried() -> None:
 
 @pytest.mark.usefixtures("_no_waiting")
 @given(data=st.data())
-@limits(deadline=None, max_examples=600, suppress_health_check=SLOW)
+@limits(max_examples=600, suppress_health_check=SLOW)
 def test_whatever_label_studio_answers_only_our_errors_come_out(data: st.DataObject) -> None:
     studio = opened(TOKEN, Pretender(data))
     with suppress(FirstlightError):
@@ -680,7 +680,7 @@ TOKENS = st.fixed_dictionaries({"exp": EXPIRIES | JSON}, optional={"token_type":
 @pytest.mark.usefixtures("_no_waiting")
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning")
 @given(TOKENS, TOKENS, JSON)
-@limits(deadline=None, max_examples=200, suppress_health_check=SLOW)
+@limits(max_examples=200, suppress_health_check=SLOW)
 def test_no_token_makes_the_gateway_fail_in_another_way(
     personal: object, access: object, odd: object
 ) -> None:
@@ -698,7 +698,7 @@ def test_no_token_makes_the_gateway_fail_in_another_way(
 
 @pytest.mark.usefixtures("_no_waiting")
 @given(data=st.data())
-@limits(deadline=None, max_examples=150, suppress_health_check=SLOW)
+@limits(max_examples=150, suppress_health_check=SLOW)
 def test_a_sync_with_what_is_no_label_studio_ends_with_one_of_our_errors(
     store: Store, data: st.DataObject
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backend.errors import ImageError, Unauthorized
 from backend.images import ImageSource, resolve
 
-QUICK = settings(deadline=None, max_examples=150)
+QUICK = settings(max_examples=150)
 TOKEN = "Token s3cr3t"
 BODY = b"pixels"
 PUBLIC = "93.184.216.34"

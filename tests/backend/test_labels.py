@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     from label_studio_sdk.converter.brush import decode_rle, mask2rle
     from label_studio_sdk.label_interface.interface import LabelInterface
 
-QUICK = settings(deadline=None, max_examples=40)
+QUICK = settings(max_examples=40)
 IMAGE = '<Image name="image" value="$image"/>'
 BRUSH = (
     '<BrushLabels name="tag" toName="image"><Label value="Lung"/><Label value="Heart"/>'

@@ -131,9 +131,7 @@ HAPPENINGS = st.lists(
 )
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happenings=HAPPENINGS)
 def test_after_the_timer_the_ledger_is_what_label_studio_says_whatever_was_heard(
     day: Callable[[], Day], happenings: list[tuple[str, int]]

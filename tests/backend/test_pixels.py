@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from backend.errors import ImageError
 from backend.pixels import check_size, scaled, shrink, stretched
 
-QUICK = settings(deadline=None, max_examples=150)
+QUICK = settings(max_examples=150)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 80), st.booleans())

@@ -507,7 +507,7 @@ def memory() -> Iterator[Store]:
 
 
 @given(history=HISTORIES, pinned=st.integers(0, 39))
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_in_any_history_what_a_rule_keeps_stays_and_all_else_goes(
     history: Sequence[Past], pinned: int
 ) -> None:

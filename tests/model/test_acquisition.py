@@ -19,7 +19,7 @@ from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
 
-FEW = settings(deadline=None, max_examples=60)
+FEW = settings(max_examples=60)
 
 
 @st.composite

@@ -13,7 +13,7 @@ from model.active_learning import Decision, SelectionOptions, decide, reasons
 
 Array = npt.NDArray[Any]
 
-FEW = settings(deadline=None, max_examples=40)
+FEW = settings(max_examples=40)
 
 
 def pool(n: int = 40, seed: int = 0) -> tuple[Array, Array]:

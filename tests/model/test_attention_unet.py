@@ -21,7 +21,7 @@ from model.attention_unet import (
 )
 
 SMALLEST = "tu-test_resnet"
-few = settings(deadline=None, max_examples=20)
+few = settings(max_examples=20)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
@@ -60,7 +60,6 @@ def test_a_temperature_stays_in_bounds_where_everything_is_right_or_wrong() -> N
     assert temperature(chances, np.array([True, True, False])) == pytest.approx(10, rel=0.01)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=1), st.floats(0.1, 10))
 def test_a_temperature_keeps_order_sides_and_type(values: list[float], heat: float) -> None:
     chances = np.array(values, np.float32)

@@ -18,7 +18,7 @@ from tests.model.planted import blobs, coarse_pools
 Array = npt.NDArray[Any]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(coarse_pools())
 def test_k_is_the_silhouette_maximum_and_medoids_have_the_least_summed_distance(
     pool: dict[str, Any],

@@ -20,7 +20,7 @@ from tests.model.planted import blobs, coarse_pools
 
 Array = npt.NDArray[Any]
 
-FEW = settings(deadline=None, max_examples=40)
+FEW = settings(max_examples=40)
 pytestmark = pytest.mark.usefixtures("few_nulls")
 
 

@@ -240,7 +240,7 @@ def test_a_file_that_holds_no_tensors_is_refused(name: str, content: bytes, tmp_
 
 @given(st.binary(max_size=200))
 @example(b"\x80\x00")  # a pickle of protocol 0
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_no_noise_does_more_than_raise_a_value_error(noise: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pt"

@@ -27,7 +27,7 @@ from model.inference import (
 )
 from model.training import Fitted, TrainConfig
 
-few = settings(deadline=None, max_examples=40)
+few = settings(max_examples=40)
 sides = st.integers(1, 90)
 chances = hnp.arrays(
     np.float32,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model import masks
 
-few = settings(deadline=None, max_examples=60)
+few = settings(max_examples=60)
 any_mask = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=23))
 
 

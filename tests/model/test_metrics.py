@@ -12,7 +12,7 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 pairs = shapes.flatmap(
     lambda shape: st.tuples(hnp.arrays(np.bool_, shape), hnp.arrays(np.bool_, shape))
 )
-few = settings(deadline=None, max_examples=60)
+few = settings(max_examples=60)
 
 
 def mask(*rows: str) -> Masks:

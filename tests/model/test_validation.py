@@ -58,7 +58,7 @@ def test_ground_truth_is_always_validation() -> None:
     assert split(groups, sides, clusters, always).tolist() == [TRAINING, VALIDATION, TRAINING]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80), st.integers(0, 2**31))
 def test_no_group_is_ever_split_and_membership_only_grows(keys: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
