@@ -734,7 +734,7 @@ def test_an_odd_part_of_the_queue_is_no_error(
 ) -> None:
     add_tasks(store, 1)
     publish(store, 1)
-    html(client, f"/projects/3?from={start}")
+    assert 'id="task-1"' in html(client, f"/projects/3?from={start}")
 
 
 # -- the map --------------------------------------------------------------------------------------
