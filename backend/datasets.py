@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -214,11 +215,16 @@ def _digest(array: npt.NDArray[np.generic]) -> str:
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()[:32]
 
 
+def _opened(table: Path) -> TextIO:
+    """Open a CSV, of a spreadsheet too: those begin with a byte order mark."""
+    return table.open(newline="", encoding="utf-8-sig", errors="replace")
+
+
 def _groups(folder: Path) -> dict[str, str]:
     path = folder / "groups.csv"
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+    with _opened(path) as file:
         rows = csv.DictReader(file)
         if not {"name", "group"} <= set(rows.fieldnames or ()):
             raise ConfigError(
@@ -293,7 +299,7 @@ def _montgomery_spacing(image: Pixels) -> Spacing | None:
 
 
 def _is_chexmask(path: Path) -> bool:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+    with _opened(path) as file:
         return set(CHEXMASK_LABELS) <= set(next(csv.reader(file), ()))
 
 
@@ -314,7 +320,7 @@ def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
 
 def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     csv.field_size_limit(2**24)  # the runs of one lung alone may exceed the usual limit
-    with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+    with _opened(table) as file:
         rows = csv.DictReader(file)
         # Each source calls its identifier otherwise; it is the first column that has a name.
         identifier = next(name for name in rows.fieldnames or () if name)

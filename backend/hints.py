@@ -17,12 +17,10 @@ log = logging.getLogger(__name__)
 class _Wish:
     """What is asked for beside a refresh."""
 
-    full: bool
-    connected: bool
+    full: bool = False
+    connected: bool = False
 
-    def with_(self, other: _Wish | None) -> _Wish:
-        if other is None:
-            return self
+    def __or__(self, other: _Wish) -> _Wish:
         return _Wish(self.full or other.full, self.connected or other.connected)
 
 
@@ -68,7 +66,7 @@ class Hints:
 
     def _remember(self, project_id: int, wish: _Wish) -> None:
         with self._lock:
-            self._pending[project_id] = wish.with_(self._pending.get(project_id))
+            self._pending[project_id] = wish | self._pending.get(project_id, _Wish())
             if self._retrying is None and not self._closed.is_set():
                 self._retrying = threading.Thread(target=self._retry, name="hints", daemon=True)
                 self._retrying.start()
@@ -93,4 +91,4 @@ class Hints:
         for project_id, wish in pending.items():
             if self._write(project_id, wish):
                 with self._lock:
-                    self._pending[project_id] = wish.with_(self._pending.get(project_id))
+                    self._pending[project_id] = wish | self._pending.get(project_id, _Wish())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -355,21 +355,18 @@ def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, An
     """
     chances = calibration.pixels([one.chances for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    dice = [_mean(scores, empty=1.0) for scores in _by_label(j.dice for j in judged.values())]
-    hd95 = [_mean(scores, empty=0.0) for scores in _by_label(j.hd95 for j in judged.values())]
+    dice, hd95 = [one.dice for one in judged.values()], [one.hd95 for one in judged.values()]
+    dice_by_label = [_mean(scores, empty=1.0) for scores in zip(*dice, strict=True)]
+    hd95_by_label = [_mean(scores, empty=0.0) for scores in zip(*hd95, strict=True)]
     return {
         "validation_dice": float(np.mean([one.mean for one in judged.values()])),
-        "validation_hd95": float(np.mean([_mean(j.hd95, empty=0.0) for j in judged.values()])),
-        "dice_by_label": dict(zip(names, dice, strict=True)),
-        "hd95_by_label": dict(zip(names, hd95, strict=True)),
+        "validation_hd95": float(np.mean([_mean(scores, empty=0.0) for scores in hd95])),
+        "dice_by_label": dict(zip(names, dice_by_label, strict=True)),
+        "hd95_by_label": dict(zip(names, hd95_by_label, strict=True)),
         "validation_scans": len(judged),
         "calibration_error": calibration.expected_calibration_error(chances, truth),
         "temperature": calibration.temperature(chances, truth),
     }
-
-
-def _by_label(scans: Iterable[tuple[float, ...]]) -> Iterator[tuple[float, ...]]:
-    return zip(*scans, strict=True)
 
 
 def _mean(scores: Sequence[float], *, empty: float) -> float:

@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions
@@ -179,7 +180,8 @@ class Rounds(DBOSConfiguredInstance):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
             pinned = self._versions(project_id).pinned()
-            plan = selector.plan(now, pinned.name if pinned else "", lost=self._is_lost(project_id))
+            lost = partial(self._is_lost, project_id)
+            plan = selector.plan(now, pinned.name if pinned else "", lost=lost)
             if not plan["due"]:
                 self._verify_live(project_id)
                 return plan
@@ -318,13 +320,12 @@ class Rounds(DBOSConfiguredInstance):
     def fail(self, project_id: int, what: str, mend: str, missing: bool) -> None:
         """Say what went wrong, once, and try again later, later each time."""
         project = self._project(project_id)
-        if missing and not self.services.studio.exists(project_id):
+        deleted = missing and not self.services.studio.exists(project_id)
+        if deleted:
             log.info("the project is gone from Label Studio")
-            self.store.update(project_id, gone=True)
-            project = self._project(project_id)
-        if project.gone:  # or disconnected meanwhile, which is no problem of anybody's
+        if deleted or project.gone:  # disconnected meanwhile, which is no problem of anybody's
             self.store.abort_rounds(project_id, "The project was taken out.")
-            self.store.update(project_id, step="", progress={}, problem="", mend="")
+            self.store.update(project_id, gone=True, step="", progress={}, problem="", mend="")
             return
         if project.problem != what:
             number = self.store.open_round(project_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,16 @@ class Selector:
         self.encoder = encoder.name
         self.warnings = [encoder.substitution] if encoder.substituted else []
 
-    def plan(self, now: Ledger, pinned: str = "", *, lost: bool = False) -> dict[str, Any]:
+    def plan(
+        self, now: Ledger, pinned: str = "", *, lost: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
         """Return whether a round is due, whether it trains, and what of its input is not labels.
 
         Args:
             now: The ledger.
             pinned: The version whose model is to judge; "" when the labels of today train one.
-            lost: Whether the live queue is gone from Label Studio.
+            lost: Says whether the live queue is gone from Label Studio; asked when nothing else
+                makes a round due.
         """
         # Labels are not in it: how many of them have to change is for `retrain_after` to say.
         fingerprint = artifacts.digest(
@@ -50,11 +53,11 @@ class Selector:
         )
         waiting = bool(self.pool(now))
         due = waiting and (
-            lost
-            or not self._project.live_version
+            not self._project.live_version
             or self._project.fingerprint != fingerprint
             or self._enough_changed(now)
             or self._running_low(now)
+            or lost()
         )
         train = waiting and not pinned and len(now.usable) >= 2
         return {"due": due, "train": train, "fingerprint": fingerprint}
