@@ -91,24 +91,24 @@ def test_artifacts_lie_in_a_folder_or_at_an_address(
 
 
 @pytest.mark.parametrize(
-    "value",
-    ["hidden/folder", "s3:/hidden", "s3://", "s3:///hidden", "file://hidden/share", "s3://[hidden"],
+    ("name", "value"),
+    [
+        ("ARTIFACTS_URL", "hidden/folder"),
+        ("ARTIFACTS_URL", "s3:/hidden"),
+        ("ARTIFACTS_URL", "s3://"),
+        ("ARTIFACTS_URL", "s3:///hidden"),
+        ("ARTIFACTS_URL", "file://hidden/share"),
+        ("ARTIFACTS_URL", "s3://[hidden"),
+        ("DATABASE_URL", "hidden"),
+        ("DATABASE_URL", "postgresql://hidden@host:port/name"),
+        ("DATABASE_URL", "//hidden"),
+    ],
 )
-def test_a_malformed_address_of_artifacts_is_refused_without_being_repeated(
-    monkeypatch: pytest.MonkeyPatch, value: str
+def test_a_malformed_address_is_refused_without_being_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    monkeypatch.setenv("ARTIFACTS_URL", value)
-    with pytest.raises(ConfigError, match="ARTIFACTS_URL: ") as caught:
-        load_settings()
-    assert "hidden" not in str(caught.value)
-
-
-@pytest.mark.parametrize("value", ["hidden", "postgresql://hidden@host:port/name", "//hidden"])
-def test_a_malformed_address_of_the_database_is_refused_without_being_repeated(
-    monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", value)
-    with pytest.raises(ConfigError, match="DATABASE_URL: ") as caught:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name}: ") as caught:
         load_settings()
     assert "hidden" not in str(caught.value)
 

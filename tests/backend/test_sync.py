@@ -88,32 +88,20 @@ def test_an_incremental_sync_agrees_with_a_full_one(side: Side) -> None:
     assert len(incremental[1]) == 4
 
 
-def test_an_event_during_a_full_sync_does_not_have_everything_read_once_more(
-    side: Side, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", [False, True], ids=["an event", "a full sync asked for"])
+def test_after_a_full_sync_another_is_due_only_if_it_was_asked_for_meanwhile(
+    side: Side, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     side.tasks(2)
-    monkeypatch.setattr(side.studio, "tasks", meanwhile(side, side.studio.tasks, full=False))
+    tasks = side.studio.tasks
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        side.store.want(side.number, full=asked)
+        return tasks(*given, **named)
+
+    monkeypatch.setattr(side.studio, "tasks", meanwhile)
     side.sync()
-    assert not the(side.store, side.number).full_sync
-
-
-def test_a_full_sync_that_is_asked_for_during_another_stays_asked_for(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side.tasks(2)
-    monkeypatch.setattr(side.studio, "tasks", meanwhile(side, side.studio.tasks, full=True))
-    side.sync()
-    assert the(side.store, side.number).full_sync
-
-
-def meanwhile(side: Side, call: Callable[..., Any], *, full: bool) -> Callable[..., Any]:
-    """Return a call during which news of the project arrive."""
-
-    def act(*given: Any, **named: Any) -> Any:
-        side.store.want(side.number, full=full)
-        return call(*given, **named)
-
-    return act
+    assert the(side.store, side.number).full_sync == asked
 
 
 def test_a_quiet_sync_asks_only_for_what_may_have_changed(side: Side) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,16 @@ class Timer:
         worker.reconcile(self.services, before)
         return the(self.store, self.number).wanted > before.wanted
 
+    def meanwhile(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+        """Let something happen between what a look knows of the project and what it asks."""
+        asked = self.services.studio.project
+
+        def overtaken(number: int) -> ProjectInfo:
+            act()
+            return asked(number)
+
+        monkeypatch.setattr(self.services.studio, "project", overtaken)
+
 
 @pytest.fixture
 def timer(services: Services, fake: FakeLabelStudio, project_id: int) -> Timer:
@@ -266,13 +277,11 @@ def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
     timer.fake.fail("GET", "", httpx.ConnectError, times=99)
     timer.tick()
     timer.fake.mend()
-    studio, asked = timer.services.studio, timer.services.studio.project
 
-    def failed_meanwhile(number: int) -> ProjectInfo:
-        timer.store.update(number, problem="The disk is full.", failures=1)
-        return asked(number)
+    def refresh_fails() -> None:
+        timer.store.update(timer.number, problem="The disk is full.", failures=1)
 
-    monkeypatch.setattr(studio, "project", failed_meanwhile)
+    timer.meanwhile(monkeypatch, refresh_fails)
     timer.tick()
     assert the(timer.store, timer.number).problem == "The disk is full."
 
@@ -280,14 +289,11 @@ def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
 def test_a_look_that_a_disconnection_overtook_finds_no_problem(
     timer: Timer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio, asked = timer.services.studio, timer.services.studio.project
-
-    def disconnected_meanwhile(number: int) -> ProjectInfo:
+    def disconnect() -> None:
         timer.fake.entries.clear()
-        timer.store.update(number, gone=True)
-        return asked(number)
+        timer.store.update(timer.number, gone=True)
 
-    monkeypatch.setattr(studio, "project", disconnected_meanwhile)
+    timer.meanwhile(monkeypatch, disconnect)
     assert not timer.tick()
     project = the(timer.store, timer.number)
     assert (project.gone, project.problem) == (True, "")
@@ -315,15 +321,12 @@ def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> Non
 def test_a_look_while_a_round_changes_the_live_version_finds_no_problem(
     timer: Timer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio, asked = timer.services.studio, timer.services.studio.project
-
-    def published_meanwhile(number: int) -> ProjectInfo:
+    def publish() -> None:
         [entry] = timer.fake.entries.values()
         entry["model_version"] = "attention-unet r0002 0a1b2c"
-        timer.store.update(number, live_version="attention-unet r0002 0a1b2c")
-        return asked(number)
+        timer.store.update(timer.number, live_version="attention-unet r0002 0a1b2c")
 
-    monkeypatch.setattr(studio, "project", published_meanwhile)
+    timer.meanwhile(monkeypatch, publish)
     assert not timer.tick()
     assert the(timer.store, timer.number).problem == ""
     assert not timer.tick()
