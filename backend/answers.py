@@ -166,7 +166,7 @@ class Answers:
         reason = _why_ignored(event, project)
         if reason or project is None:
             return {"status": "ignored", "reason": reason}
-        stored = self._hints.want(project.id, full=event.changes_tasks)
+        stored = self._hints.want(project.id, full=event.deletes_tasks)
         if event.action != "START_TRAINING":
             return {"status": "ok"}
         now = self._project(project.id) if stored else None
@@ -206,8 +206,8 @@ class Answers:
         """See what is new: the project itself, its options, the name Label Studio goes by."""
         if request.project is None:
             return
-        if project is None or project.gone:
-            self._hints.want(request.project, full=True, connected=True)
+        if project is None or project.disconnected:
+            self._hints.sight(request.project)
         elif _options_changed(project, request.extra_params):
             self._hints.want(request.project)
         if project is not None and request.hostname not in {"", project.hostname}:
@@ -257,7 +257,7 @@ def _same_labels(sent: str, known: str) -> bool:
 def _why_ignored(event: WebhookIn, project: Project | None) -> str:
     if event.project is None:
         return "the event names no project"
-    if project is None or project.gone:
+    if project is None or project.disconnected:
         return f"project {event.project} is not connected"
     if event.action == "PROJECT_UPDATED":
         # Our own changes of the project come back as this event too.

@@ -431,7 +431,7 @@ def _first_scan(
 def rounds(store: Store, project_id: int) -> Finding:
     """Whether the project's rounds go on."""
     found = store.project(project_id)
-    if found is None or found.gone:
+    if found is None or found.disconnected:
         return Finding(
             "rounds",
             False,

@@ -120,7 +120,7 @@ def disconnect(
 def _let_go(store: Store | None, project_id: int) -> None:
     """Have the worker pass over a project until somebody connects it again."""
     if store:
-        store.update(project_id, gone=True, problem="", mend="")
+        store.update(project_id, disconnected=True, vanished_at=0.0, problem="", mend="")
 
 
 def forget(settings: Settings, store: Store | None, project_id: int) -> str:

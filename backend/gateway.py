@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,8 @@ from backend.settings import Settings
 PAGE = 1_000
 IMPORT_CHUNK = 500
 IMPORT_NUMBERS = 10_000_000  # of masks in one call: some 40 MB, Label Studio takes 250
-IDS_IN_ADDRESS = 100
+# Of one call: their ids fit into an address, and their masks into some ten megabytes.
+TASKS_WITH_MASKS = 50
 OVERLAP_SECONDS = 5
 # A personal token is exchanged for one of five minutes; less than this is not worth sending.
 RENEW_SECONDS = 30
@@ -177,19 +178,35 @@ class LabelStudio:
             counters={name: int(found.get(name) or 0) for name in counters},
         )
 
-    def exists(self, project_id: int) -> bool:
-        """Return whether there is such a project; True as long as Label Studio cannot be asked."""
-        try:
-            self.project(project_id)
-        except NotFound:
-            return False
-        except LabelStudioError:
-            return True
-        return True
+    def has_vanished(self, project_id: int) -> bool:
+        """Return whether a Label Studio in good order says that it has no such project.
 
-    def newest_update(self, project_id: int) -> str:
-        """Return when a task of the project last changed, "" when it has none."""
-        page = self._tasks_page(project_id, ["-tasks:updated_at"], size=1, fields="id,updated_at")
+        While Label Studio restarts, a proxy before it answers 404 to everything: only a server
+        that tells its version and knows our token is believed.
+        """
+        with suppress(LabelStudioError):
+            self.server_version()
+            self.check_token()
+            try:
+                self.project(project_id)
+            except NotFound:
+                return True
+        return False
+
+    def newest_update(self, project_id: int, *, before: str = "") -> str:
+        """Return when a task of the project last changed, "" when it has none.
+
+        Args:
+            project_id: The project.
+            before: Leave out what changed at this time or later; "" leaves nothing out.
+        """
+        page = self._tasks_page(
+            project_id,
+            ["-tasks:updated_at"],
+            filters=[_filter("updated_at", "less", "Datetime", before)] if before else [],
+            size=1,
+            fields="id,updated_at",
+        )
         found = self._rows(page["tasks"], {"updated_at": str})
         return str(found[0]["updated_at"]) if found else ""
 
@@ -216,8 +233,8 @@ class LabelStudio:
 
     def annotations(self, project_id: int, task_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Yield every submitted annotation of these tasks, skips among them, drafts not."""
-        for start in range(0, len(task_ids), IDS_IN_ADDRESS):
-            part = list(task_ids[start : start + IDS_IN_ADDRESS])
+        for start in range(0, len(task_ids), TASKS_WITH_MASKS):
+            part = list(task_ids[start : start + TASKS_WITH_MASKS])
             # Not by export: of each one Label Studio keeps a copy on its disk for good.
             page = self._call(
                 "GET",
@@ -470,6 +487,8 @@ class LabelStudio:
                 self._renew(at_once=True)
                 response = send()
             self._refuse_redirect(response)
+            if response.status_code == 404 and not _is_label_studios(response):
+                raise self._foreign()
             if response.status_code >= 400:
                 # A refused queue would be quoted back with what is drawn on it.
                 detail = response.reason_phrase if isinstance(body, list) else _detail(response)
@@ -538,7 +557,7 @@ class LabelStudio:
         if status == 404:
             return NotFound(
                 f"Label Studio does not know what was asked for (404): {detail}",
-                "Was the project or backend entry deleted? Connect it again.",
+                "Was the project or its backend entry deleted? Then connect it again.",
             )
         if status == 429 or status >= 500:
             return Unreachable(
@@ -604,6 +623,16 @@ def _fits(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) ->
     return isinstance(value, kind)
 
 
+def _is_label_studios(response: httpx.Response) -> bool:
+    """Return whether an error is in Label Studio's own words, and not in those of a proxy."""
+    try:
+        found = response.json()
+    except (ValueError, RecursionError):
+        return False
+    own = isinstance(found, dict) and found.get("status_code") == response.status_code
+    return own and isinstance(found.get("detail"), str)
+
+
 def _detail(response: httpx.Response) -> str:
     """Return Label Studio's own sentence about an error, and nothing else of the body."""
     try:
@@ -654,14 +683,18 @@ def _origin(url: object) -> str:
 
 
 def _shortly_before(moment: str) -> str:
-    """Return a time some seconds earlier, in the one notation that Label Studio's filter reads.
+    """Return a time some seconds earlier: a change stamped earlier may become visible later.
 
-    A change stamped earlier may become visible later; to any other notation it answers 500. ""
-    stands for no time, and for what is none.
+    "" stands for no time, and for what is none.
     """
     try:
         exact = datetime.fromisoformat(moment).astimezone(UTC)
         earlier = exact - timedelta(seconds=OVERLAP_SECONDS)
     except (ValueError, OverflowError):
         return ""
-    return earlier.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return notation(earlier)
+
+
+def notation(moment: datetime) -> str:
+    """Return a time in the only notation that Label Studio's filters read; others get a 500."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

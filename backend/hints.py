@@ -17,11 +17,16 @@ log = logging.getLogger(__name__)
 class _Wish:
     """What is asked for beside a refresh."""
 
+    refresh: bool = False
     full: bool = False
-    connected: bool = False
+    sighting: bool = False  # of a project that may have an entry of ours by now
 
     def __or__(self, other: _Wish) -> _Wish:
-        return _Wish(self.full or other.full, self.connected or other.connected)
+        return _Wish(
+            self.refresh or other.refresh,
+            self.full or other.full,
+            self.sighting or other.sighting,
+        )
 
 
 class Hints:
@@ -35,9 +40,15 @@ class Hints:
         self._retrying: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def want(self, project_id: int, *, full: bool = False, connected: bool = False) -> bool:
+    def want(self, project_id: int, *, full: bool = False) -> bool:
         """Ask for a refresh as `Store.want` does; return whether it is stored yet. Never raises."""
-        wish = _Wish(full, connected)
+        return self._leave(project_id, _Wish(refresh=True, full=full))
+
+    def sight(self, project_id: int) -> None:
+        """Note a project as `Store.sight` does. Never raises."""
+        self._leave(project_id, _Wish(sighting=True))
+
+    def _leave(self, project_id: int, wish: _Wish) -> bool:
         with self._lock:
             waiting = project_id in self._pending
         # A database that just refused is not waited for again within the same request.
@@ -59,7 +70,10 @@ class Hints:
     def _write(self, project_id: int, wish: _Wish) -> str:
         """Return why the hint could not be stored, "" when it could."""
         try:
-            self._store.want(project_id, full=wish.full, connected=wish.connected)
+            if wish.sighting:
+                self._store.sight(project_id)
+            if wish.refresh:
+                self._store.want(project_id, full=wish.full)
         except StorageError as error:
             return str(error)
         return ""

@@ -55,7 +55,7 @@ class History:
                 "went_back": self._went_back(found),
                 **self._quality(found),
                 "seconds": self._seconds(found.round),
-                "can_go_back": not self.project.gone
+                "can_go_back": not self.project.disconnected
                 and found.name != pinned
                 and found.state != "live"
                 and not known.obstacle(found),

@@ -32,12 +32,13 @@ Pixels = npt.NDArray[np.float32]
 class UnreadableLabels(ImageError):
     """Labelled scans that cannot be read any more, and why, by task id."""
 
-    def __init__(self, broken: Mapping[int, ImageError]) -> None:
+    def __init__(self, broken: Mapping[int, ImageError], asked: int) -> None:
         super().__init__(
             f"{len(broken)} labelled scans can no longer be read.",
             "The round starts again without them.",
         )
         self.broken = broken
+        self.asked = asked  # how many scans were to be read
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class Learner:
             height, width = (o / k for o, k in zip(scan.size, scan.image.shape, strict=False))
             yield Example(task=task_id, image=scan.image, mask=mask, spacing=(height, width))
         if broken:
-            raise UnreadableLabels(broken)
+            raise UnreadableLabels(broken, asked=len(task_ids))
 
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
         """Return what people drew on one scan, merged by majority, shape (c, h, w)."""

@@ -122,6 +122,25 @@ def counts(store: Store, project_id: int) -> tuple[object, ...]:
         )
 
 
+def totals(store: Store, project_id: int) -> dict[str, int]:
+    """Return the counters of a project by Label Studio's names, counted by the database."""
+    count = sa.func.count()
+    annotations = (count.filter(~Annotation.cancelled), count.filter(Annotation.cancelled))
+    with store.session() as session:
+        tasks = session.execute(_figures_of(Task, (count,), project_id)).scalar_one()
+        submitted, skipped, truth = session.execute(
+            _figures_of(
+                Annotation, (*annotations, count.filter(Annotation.ground_truth)), project_id
+            )
+        ).one()
+    return {
+        "task_number": tasks,
+        "total_annotations_number": submitted,
+        "skipped_annotations_number": skipped,
+        "ground_truth_number": truth,
+    }
+
+
 def usable_labels(store: Store) -> dict[int, int]:
     """Return how many scans have an annotation that counts, by project, counted by the database."""
     query = (

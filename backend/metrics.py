@@ -50,7 +50,7 @@ class StoreCollector(Collector):
         Raises:
             StorageError: When the database does not answer.
         """
-        projects = [project for project in self._store.projects() if not project.gone]
+        projects = [project for project in self._store.projects() if not project.disconnected]
         yield from _installation(self._store, projects)
         yield from _counted(self._store, projects)
         live = self._store.live()
@@ -111,6 +111,11 @@ def _waiting(now: float, live: Live, projects: Sequence[Project]) -> Iterator[Me
         "firstlight_queue_age_seconds",
         "How long the queue that annotators get has been live.",
         {one.id: _age(now, live[one.id][0]) for one in projects if one.id in live},
+    )
+    yield _gauge(
+        "firstlight_project_vanished",
+        "1 while Label Studio says that it has no such project, though nobody disconnected it.",
+        {one.id: float(one.vanished_at > 0) for one in projects},
     )
 
 

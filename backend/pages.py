@@ -285,7 +285,9 @@ def _entry(project: Project) -> dict[str, Any]:
         "step": project.step or None,
         "now": sentences.STEPS.get(project.step, project.step) or "idle",
         "problem": project.problem,
-        "gone": project.gone,
+        "disconnected": project.disconnected,
+        "gone": project.disconnected,  # its name until 0.1; read "disconnected"
+        "vanished_since": project.vanished_at or None,
     }
 
 

@@ -115,8 +115,13 @@ class WebhookIn(_Message):
 
     @property
     def changes_tasks(self) -> bool:
-        """Whether scans came or went, so that only a full sync tells what is left."""
+        """Whether scans came, changed or went."""
         return self.action.startswith(("TASK_", "TASKS_"))
+
+    @property
+    def deletes_tasks(self) -> bool:
+        """Whether scans may have gone, so that only a list of all tells which are left."""
+        return self.changes_tasks and not self.action.endswith("_CREATED")
 
     @property
     def changes_labels(self) -> bool:

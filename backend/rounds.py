@@ -18,29 +18,31 @@ from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions
 
 from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
 from backend.artifacts import ProjectFiles
-from backend.errors import FirstlightError, ImageError, NotFound, StorageError
+from backend.errors import FirstlightError, ImageError, LabelStudioError, NotFound, StorageError
 from backend.judgement import judge_drafts
 from backend.learning import Learner, UnreadableLabels
 from backend.pixels import Pixels
 from backend.publishing import Publisher
 from backend.selection import Selector
 from backend.services import Services
-from backend.store import Project, Task, Version
+from backend.store import LONGEST_BACKOFF_SECONDS, Project, Task, Version, is_retried
 from backend.versions import Versions
 from model import encoders
 
 log = logging.getLogger(__name__)
 
-STORY = "2"  # goes up when the steps of a round change, which one under way cannot follow
+STORY = "3"  # goes up when the steps of a round change, which one under way cannot follow
 REFRESH_QUEUE = "refresh"
 CHUNK_QUEUE = "chunks"
 CHUNK = 64
 SCORED = 256  # scans a chunk: many enough that reading the weights does not count
 SHARE = 1024  # scans
 CHUNKS_BETWEEN_TRIMS = 16  # to look through all kept scans after each would take longer than it
-MOST_BACKOFF_SECONDS = 300.0
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 KEPT_DRAFTS = 20
+MANY_UNREADABLE = 4  # more than one scan in so many, and a storage is away
+STORAGE_AWAY = "Many scans that could be read before cannot be read now."
+LOST_AFTER_SECONDS = 24 * 3600.0
 JUDGED_DRAFTS = 100  # more than are labelled while a round is made
 
 
@@ -65,14 +67,12 @@ class Rounds(DBOSConfiguredInstance):
                 wanted = self.begin(project_id)
                 published = self._round(project_id)
             except FirstlightError as error:
-                self.fail(project_id, error.what, error.mend, isinstance(error, NotFound))
+                self.fail(project_id, error.what, error.mend, _kind(error))
             except Exception:
                 # The one place in the worker where a defect of ours ends: told in the log with its
                 # traceback, on the page without it, and tried again like everything else.
                 log.exception("a round failed unexpectedly")
-                self.fail(
-                    project_id, "A round failed unexpectedly.", "See the worker's log.", False
-                )
+                self.fail(project_id, "A round failed unexpectedly.", "See the worker's log.", "")
             else:
                 self.finish(project_id, wanted, published)
 
@@ -92,8 +92,7 @@ class Rounds(DBOSConfiguredInstance):
                 key = self.train(project_id, number)
             chunks = self.pool(project_id) if key else []
             scored = _spread(self.score, [(project_id, chunk, number, key) for chunk in chunks])
-            uncertainties = {task: value for part in scored for task, value in part.items()}
-            self.select(project_id, number, uncertainties)
+            self.select(project_id, number, [pair for part in scored for pair in part], key)
             if key:
                 self.draft(project_id, number, key)
             version = self.publish(project_id, number, key)
@@ -110,8 +109,8 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.workflow()
     def score(
         self, project_id: int, task_ids: list[int], number: int, key: str
-    ) -> dict[int, float]:
-        """Return the uncertainties of one chunk of scans, on whichever worker is free."""
+    ) -> list[tuple[int, float]]:
+        """Return (task id, uncertainty) of one chunk of scans, on whichever worker is free."""
         with logs.context(project=project_id, round=number):
             return self.score_chunk(project_id, task_ids, key)
 
@@ -164,6 +163,8 @@ class Rounds(DBOSConfiguredInstance):
             self.store.looked_at(project_id, looks)
             self._embed(project_id, encoder, [t for t in wanted if t.id not in broken], images)
         self._trim_now_and_then(learner)
+        if any(task.problem for task in wanted if task.id not in broken):
+            self.store.retry_unreadable(project_id)  # their storage may be back
         self._note_unreadable(project_id, broken)
         self.store.advance(project_id, len(task_ids))
 
@@ -206,6 +207,7 @@ class Rounds(DBOSConfiguredInstance):
                 key = learner.fit(now, to_train, learner.reporter(), live)
                 return learner.gate(now, key, live, held)
             except UnreadableLabels as error:
+                self._check_storage(project_id, len(error.broken), error.asked)
                 self._note_unreadable(project_id, error.broken)
                 raise
 
@@ -219,23 +221,37 @@ class Rounds(DBOSConfiguredInstance):
         return _parted(ids, SCORED)
 
     @DBOS.step()
-    def score_chunk(self, project_id: int, task_ids: list[int], key: str) -> dict[int, float]:
-        """Return how uncertain the model is of each scan that can be read, by task id."""
+    def score_chunk(
+        self, project_id: int, task_ids: list[int], key: str
+    ) -> list[tuple[int, float]]:
+        """Return (task id, how uncertain the model is of it) for each scan that can be read."""
         learner = drafts.learner_for(self.services, self._project(project_id))
         wanted = self.store.some_tasks(project_id, task_ids)
         found = learner.uncertainties(key, [(task.id, task.url) for task in wanted])
         self._trim_now_and_then(learner)
         self.store.advance(project_id, len(task_ids))
-        return found
+        return list(found.items())
 
     @DBOS.step()
-    def select(self, project_id: int, number: int, uncertainties: dict[int, float]) -> None:
-        """Rank the pool and write the queue with its reasons down."""
+    def select(
+        self, project_id: int, number: int, uncertainties: list[tuple[int, float]], key: str = ""
+    ) -> None:
+        """Rank the pool and write the queue with its reasons down.
+
+        Args:
+            project_id: The project.
+            number: Of the round.
+            uncertainties: (task id, uncertainty) of the scans that the model could judge.
+            key: Of that model, "" for none.
+        """
         self._end_score(project_id, number)
         with self._at(project_id, "select", number):
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
-            queue = selector.rank(now, uncertainties)
+            if key:
+                pool = selector.pool(now)
+                self._check_storage(project_id, len(pool) - len(uncertainties), len(pool))
+            queue = selector.rank(now, dict(uncertainties))
             self._files(project_id).write_json(artifacts.round_name(number), queue)
             notes = labels.parse(self._project(project_id).label_config).notes
             said = [*notes, *queue["warnings"]]
@@ -317,32 +333,57 @@ class Rounds(DBOSConfiguredInstance):
         )
 
     @DBOS.step()
-    def fail(self, project_id: int, what: str, mend: str, missing: bool) -> None:
-        """Say what went wrong, once, and try again later, later each time."""
+    def fail(self, project_id: int, what: str, mend: str, kind: str) -> None:
+        """Say what went wrong, once, and try again later, later each time.
+
+        Args:
+            project_id: The project.
+            what: What happened.
+            mend: How to put it right.
+            kind: "missing" if Label Studio did not find something, "outage" if it failed in another
+                way, "" for everything else.
+        """
         project = self._project(project_id)
-        deleted = missing and not self.services.studio.exists(project_id)
-        if deleted:
-            log.info("the project is gone from Label Studio")
-        if deleted or project.gone:  # disconnected meanwhile, which is no problem of anybody's
-            self.store.abort_rounds(project_id, "The project was taken out.")
-            self.store.update(project_id, gone=True, step="", progress={}, problem="", mend="")
+        if project.disconnected:  # meanwhile, which is no problem of anybody's
+            self.store.abort_rounds(project_id, "The project was disconnected.")
+            self.store.update(project_id, step="", progress={}, problem="", mend="")
+            return
+        if kind == "missing" and self.services.studio.has_vanished(project_id):
+            self._vanish(project)
             return
         if project.problem != what:
             number = self.store.open_round(project_id)
             with logs.context(**({"round": number} if number else {})):
                 log.warning("%s %s", what, mend)
+            self.store.update(project_id, problem_at=self.store.clock())
         self.store.abort_rounds(project_id, what)
-        wait = min(MOST_BACKOFF_SECONDS, 2.0**project.failures)
+        wait = min(self._longest_backoff(kind), 2.0**project.failures)
         self.store.update(
             project_id,
             step="",
             progress={},
             problem=what,
             mend=mend,
-            problem_at=self.store.clock(),
             failures=min(project.failures + 1, 10),
             not_before=self.store.clock() + wait,
         )
+
+    def _vanish(self, project: Project) -> None:
+        """Note that Label Studio has no such project; the timer goes on asking for it."""
+        log.warning("Label Studio has no project %d any more", project.id)
+        self.store.abort_rounds(project.id, "The project vanished from Label Studio.")
+        self.store.update(project.id, step="", progress={}, failures=0)
+        self.store.vanish(self._project(project.id))
+
+    def _longest_backoff(self, kind: str) -> float:
+        """Return the seconds after which a failed refresh is tried again at the latest.
+
+        A refresh that Label Studio fails costs a call or two: it may be tried at every tick of the
+        timer, so that an outage ends here when it ends there.
+        """
+        if not kind:
+            return LONGEST_BACKOFF_SECONDS
+        return min(LONGEST_BACKOFF_SECONDS, self.services.settings.reconcile_seconds)
 
     # -- what the steps share -------------------------------------------------------------------
 
@@ -379,7 +420,7 @@ class Rounds(DBOSConfiguredInstance):
         return [
             task.id
             for task in self.store.tasks(project_id)
-            if (task.problem and task.retry_at <= now)
+            if (task.problem and is_retried(task, now))
             or (task.id not in known and not task.problem)
         ]
 
@@ -432,6 +473,28 @@ class Rounds(DBOSConfiguredInstance):
         if live:
             self._publisher(project_id).switch(live)
 
+    def _check_storage(self, project_id: int, unreadable: int, asked: int) -> None:
+        """Fail the round if so many scans cannot be read that their storage must be away.
+
+        The live version stays. After a day the scans count as lost, and the round goes on.
+
+        Raises:
+            ImageError: If more than a quarter of the scans, and more than one, cannot be read.
+        """
+        if unreadable <= max(1, asked // MANY_UNREADABLE):
+            return
+        project = self._project(project_id)
+        since = project.problem_at if project.problem == STORAGE_AWAY else self.store.clock()
+        if self.store.clock() - since < LOST_AFTER_SECONDS:
+            # If Label Studio itself is down, this raises, and that is the cause.
+            self.services.studio.project(project_id)
+            log.warning("%d of %d scans cannot be read", unreadable, asked)
+            raise ImageError(
+                STORAGE_AWAY,
+                "Is the storage of the images running? It is asked again by itself, and the queue "
+                "stays as it is. Scans that are gone for good: delete their tasks, or wait a day.",
+            )
+
     def _note_unreadable(self, project_id: int, broken: Mapping[int, ImageError]) -> None:
         if broken:
             # A Label Studio that is down is no fault of a scan: this raises, and the round waits.
@@ -470,6 +533,13 @@ class Rounds(DBOSConfiguredInstance):
         if record is None:
             raise StorageError("The queue of this round is gone.", "The round starts again.")
         return [int(task) for task in record["order"]]
+
+
+def _kind(error: FirstlightError) -> str:
+    """Return how a round failed, as `Rounds.fail` takes it."""
+    if isinstance(error, NotFound):
+        return "missing"
+    return "outage" if isinstance(error, LabelStudioError) else ""
 
 
 def _parted(ids: list[int], size: int) -> list[list[int]]:

@@ -51,16 +51,19 @@ class Selector:
             self.encoder,
             *filter(None, [pinned]),  # absent unless pinned: old fingerprints stay valid
         )
-        waiting = bool(self.pool(now))
-        due = waiting and (
+        trains = not pinned and len(now.usable) >= 2
+        if not self.pool(now):
+            # Nobody waits for a queue, but people who labelled everything want the last model.
+            last = trains and self._changed(now, self._store.last_round(self._project.id)) != set()
+            return {"due": last, "train": last, "fingerprint": fingerprint}
+        due = (
             not self._project.live_version
             or self._project.fingerprint != fingerprint
             or self._enough_changed(now)
             or self._running_low(now)
             or lost()
         )
-        train = waiting and not pinned and len(now.usable) >= 2
-        return {"due": due, "train": train, "fingerprint": fingerprint}
+        return {"due": due, "train": trains, "fingerprint": fingerprint}
 
     def readable(self, now: Ledger) -> list[int]:
         """Return the tasks that have an embedding, by id."""
@@ -192,12 +195,16 @@ class Selector:
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
         live = self._store.version(self._project.id, self._project.live_version)
-        record = live and self._files.read_json(artifacts.round_name(live.round))
+        changed = self._changed(now, live.round if live else 0)
+        return changed is None or len(changed) >= self._options.retrain_after
+
+    def _changed(self, now: Ledger, number: int) -> set[str] | None:
+        """Return the ids of the labels that changed since a round; None if it left no record."""
+        record = self._files.read_json(artifacts.round_name(number))
         if not record:
-            return True
+            return None
         # A corrected label is another key of the same annotation.
-        changed = {key.partition("@")[0] for key in set(record["labels"]) ^ set(now.label_keys)}
-        return len(changed) >= self._options.retrain_after
+        return {key.partition("@")[0] for key in set(record["labels"]) ^ set(now.label_keys)}
 
     def _running_low(self, now: Ledger) -> bool:
         """Return whether fewer than a quarter of the published scans are still open."""

@@ -70,7 +70,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
 
 
 def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
-    if state["gone"]:
+    if state["disconnected"]:
         connect = f"python -m backend connect {state['project']}"
         yield f"This project is not connected. Connect it again: {connect}"
     if state["problem"]:
@@ -164,7 +164,7 @@ def overview(projects: Iterable[Project]) -> str:
 
 
 def _standing(project: Project) -> str:
-    return "not connected" if project.gone else project.live_version or "no queue yet"
+    return "not connected" if project.disconnected else project.live_version or "no queue yet"
 
 
 def _bullets(

@@ -28,7 +28,8 @@ _WATCHED = (
     "done",
     "full_synced_at",
     "title",
-    "gone",
+    "disconnected",
+    "vanished_at",
     "live_version",
     "step",
     "problem",
@@ -128,7 +129,9 @@ def status(
     lasting = {
         "project": project.id,
         "title": project.title,
-        "gone": project.gone,
+        "disconnected": project.disconnected,
+        "gone": project.disconnected,  # its name until 0.1; read "disconnected"
+        "vanished_since": project.vanished_at or None,
         "pinned": store.pinned(project_id) or None,
         **_labels(now, live),
         **_quality(store, project_id, live, now),

@@ -26,8 +26,10 @@ WORKER_BUSY_MS = 10_000
 CREATION = 0xF125  # names the lock under which tables are made in PostgreSQL
 GONE_SECONDS = 20  # for a PostgreSQL that takes nothing any more, less than workers wait for one
 SETTLE_SECONDS = 2.0
-RETRY_SCAN_SECONDS = 600.0
-LONGEST_RETRY_SECONDS = 86_400.0
+RETRY_SCAN_SECONDS = 60.0
+LONGEST_RETRY_SECONDS = 3_600.0
+LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
+MOST_SIGHTINGS = 100  # at once: a flood of made-up projects fills no database
 
 
 class Base(DeclarativeBase):
@@ -56,7 +58,11 @@ class Project(Base):
     full_sync: Mapped[bool] = mapped_column(default=True)
     # What `wanted` became when a full sync was last asked for.
     full_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
-    gone: Mapped[bool] = mapped_column(default=False)
+    # Taken out by a person; only a connection takes the project up again. (Its column is older.)
+    disconnected: Mapped[bool] = mapped_column("gone", default=False)
+    # Since when Label Studio says that it has no such project; 0 while it has it. The timer goes on
+    # asking, and takes the project up again by itself.
+    vanished_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
     title: Mapped[str] = mapped_column(default="")
     # By which Label Studio's own addresses may go in task data; never called.
     hostname: Mapped[str] = mapped_column(default="")
@@ -83,6 +89,14 @@ class Project(Base):
     not_before: Mapped[float] = mapped_column(default=0.0)
     started_at: Mapped[float] = mapped_column(default=0.0)
     publish_seconds: Mapped[float] = mapped_column(default=0.0)
+
+
+class Sighting(Base):
+    """A project that somebody named in a call of /setup; a worker asks Label Studio about it."""
+
+    __tablename__ = "sightings"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[float]
 
 
 class Task(Base):
@@ -234,7 +248,8 @@ class Store:
         try:
             with self._alone():
                 Base.metadata.create_all(self.engine)
-                _add_columns(self.engine)
+                if Project.__table__.c.vanished_at in _add_columns(self.engine):
+                    self._doubt_disconnections()
         except sa.exc.DatabaseError as error:
             raise explained(error) from error
         except OSError as error:
@@ -248,6 +263,15 @@ class Store:
                 f"The database has schema {found}, this release reads {SCHEMA_VERSION}.",
                 "Use the release that wrote it, or start with an empty DATA_DIR.",
             )
+
+    def _doubt_disconnections(self) -> None:
+        """Ask Label Studio again about every project that an earlier release let go.
+
+        That release took any answer of 404 for a disconnection, so nobody knows which were meant.
+        """
+        let_go = sa.update(Project).where(Project.disconnected)
+        with self.session() as session:
+            session.execute(let_go.values(disconnected=False, vanished_at=self.clock()))
 
     def answer(self, project: Project | None) -> str:
         """Return the version that /setup answers: the live one, else this installation's name.
@@ -313,26 +337,26 @@ class Store:
         Args:
             project_id: The project.
             full: Whether everything has to be read again.
-            connected: Whether Label Studio has just shown an entry of ours: then a project that is
-                gone is taken up again, which no other news brings about.
+            connected: Whether Label Studio has just shown an entry of ours: then a project that was
+                disconnected is taken up again. No other news does that.
         """
         soon = self.clock() + SETTLE_SECONDS
         waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
+        away = sa.or_(Project.disconnected, Project.vanished_at > 0)
         values: dict[str, Any] = {
             "wanted": Project.wanted + 1,
             "waits_since": sa.case(
-                # Nobody waited for a project while it was gone.
-                (sa.or_(Project.wanted == Project.done, Project.gone), self.clock()),
+                # Nobody waited for a project while it was away.
+                (sa.or_(Project.wanted == Project.done, away), self.clock()),
                 else_=Project.waits_since,
             ),
-            "gone": False,
-            "not_before": sa.case(
-                (sa.or_(waits_longer, Project.gone), soon), else_=Project.not_before
-            ),
+            "disconnected": False,
+            "vanished_at": 0.0,
+            "not_before": sa.case((sa.or_(waits_longer, away), soon), else_=Project.not_before),
         }
         if full:
             values |= {"full_sync": True, "full_wanted": Project.wanted + 1}
-        served = sa.true() if connected else ~Project.gone
+        served = sa.true() if connected else ~Project.disconnected
         statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self.session() as session:
             found = session.execute(statement).rowcount  # type: ignore[attr-defined]
@@ -341,12 +365,22 @@ class Store:
                 session.add(first)
 
     def due(self) -> list[int]:
-        """Return projects whose refresh may start now, longest waiting first."""
+        """Return projects whose refresh may start now, longest waiting first.
+
+        A pause that was written down by a clock that was ahead has no meaning: a refresh that
+        started in the future tells of such a clock, and so does a pause beyond the longest one.
+        """
+        now = self.clock()
+        waited = sa.or_(
+            Project.not_before <= now,
+            Project.started_at > now,
+            sa.and_(Project.failures > 0, Project.not_before > now + LONGEST_BACKOFF_SECONDS),
+        )
         query = (
             sa.select(Project.id)
-            .where(Project.wanted > Project.done, Project.not_before <= self.clock())
-            .where(~Project.gone)
-            .order_by(Project.started_at)
+            .where(Project.wanted > Project.done, waited)
+            .where(~Project.disconnected, Project.vanished_at == 0)
+            .order_by(sa.case((Project.started_at > now, 0.0), else_=Project.started_at))
         )
         with self.session() as session:
             return list(session.scalars(query))
@@ -394,11 +428,26 @@ class Store:
 
         A wish, a refresh, a rollback or a disconnect in between knows better.
         """
-        moves = ("wanted", "done", "failures", "live_version", "gone")
+        moves = ("wanted", "done", "failures", "live_version", "disconnected", "vanished_at")
         same = [getattr(Project, name) == getattr(project, name) for name in moves]
         statement = sa.update(Project).where(Project.id == project.id, *same).values(values)
         with self.session() as session:
             return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+
+    def vanish(self, project: Project) -> bool:
+        """Note that Label Studio has no such project, unless it has moved on; return whether.
+
+        The timer goes on asking for it, and takes it up again.
+        """
+        now = self.clock()
+        return self.update_unless_moved(
+            project,
+            vanished_at=project.vanished_at or now,
+            problem="Label Studio has no such project any more, or hides it from this token.",
+            mend="It is asked for again by itself. If it was deleted, say so: "
+            f"python -m backend disconnect {project.id}",
+            problem_at=project.vanished_at or now,
+        )
 
     def synced(self, project: Project, seen: dict[str, Any]) -> None:
         """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
@@ -416,6 +465,25 @@ class Store:
             if found is not None:
                 done = int(found.progress.get("done", 0)) + number
                 found.progress = {**found.progress, "done": done}
+
+    # -- projects that /setup named -----------------------------------------------------------
+
+    def sight(self, project_id: int) -> None:
+        """Note that a call of /setup named a project; beyond MOST_SIGHTINGS nothing is noted."""
+        with self.session() as session:
+            known = session.scalar(sa.select(sa.func.count()).select_from(Sighting)) or 0
+            if known < MOST_SIGHTINGS:
+                session.merge(Sighting(project_id=project_id, at=self.clock()))
+
+    def sightings(self) -> list[Sighting]:
+        """Return the projects that /setup named and nobody has looked for yet, oldest first."""
+        with self.session() as session:
+            return list(session.scalars(sa.select(Sighting).order_by(Sighting.at)))
+
+    def drop_sighting(self, project_id: int) -> None:
+        """Forget that /setup named a project."""
+        with self.session() as session:
+            session.execute(sa.delete(Sighting).where(Sighting.project_id == project_id))
 
     # -- workers --------------------------------------------------------------------------------
 
@@ -474,12 +542,16 @@ class Store:
                 for name, value in row.items():
                     setattr(task, name, value)
 
-    def keep_only(self, project_id: int, task_ids: Collection[int]) -> None:
-        """Forget tasks that Label Studio no longer has, with everything known of them."""
+    def keep_only(self, project_id: int, task_ids: Collection[int]) -> list[int]:
+        """Forget tasks that Label Studio no longer has, with everything known of them.
+
+        Return the ids of the tasks that are forgotten.
+        """
         kept = set(task_ids)
-        gone = [task.id for task in self.tasks(project_id) if task.id not in kept]
+        query = sa.select(Task.id).where(Task.project_id == project_id)
         with self.session() as session:
-            for part in _parts(gone):
+            deleted = sorted(set(session.scalars(query)) - kept)
+            for part in _parts(deleted):
                 for table, column in (
                     (Task, Task.id),
                     (Annotation, Annotation.task_id),
@@ -490,6 +562,19 @@ class Store:
                     session.execute(
                         sa.delete(table).where(table.project_id == project_id, column.in_(part))
                     )
+        return deleted
+
+    def newest_task(self, project_id: int) -> tuple[int, str]:
+        """Return the task that changed last as far as is known, and when; (0, "") for no task."""
+        query = (
+            sa.select(Task.id, Task.updated_at)
+            .where(Task.project_id == project_id)
+            .order_by(Task.updated_at.desc())
+            .limit(1)
+        )
+        with self.session() as session:
+            found = session.execute(query).first()
+            return (found.id, found.updated_at) if found else (0, "")
 
     def update_task(self, project_id: int, task_id: int, **values: Any) -> None:
         """Set columns of one task."""
@@ -528,22 +613,58 @@ class Store:
             retry_at = self.clock() + pause
             self.update_task(project_id, task_id, problem=problem, retry_at=retry_at, pause=pause)
 
+    def retry_unreadable(self, project_id: int) -> None:
+        """Let every scan that could not be read be tried again at once."""
+        unreadable = sa.update(Task).where(Task.project_id == project_id, Task.problem != "")
+        with self.session() as session:
+            session.execute(unreadable.values(retry_at=0.0))
+
     def annotations(self, project_id: int) -> list[Annotation]:
         """Return all annotations of a project, oldest first."""
         return self._of(Annotation, project_id, Annotation.id)
 
+    def annotation_counts(
+        self, project_id: int, task_ids: Sequence[int]
+    ) -> dict[int, tuple[int, int]]:
+        """Return how many annotations a task has, and how many skips, by task id."""
+        skipped = sa.func.count().filter(Annotation.cancelled)
+        query = sa.select(Annotation.task_id, sa.func.count() - skipped, skipped).where(
+            Annotation.project_id == project_id
+        )
+        found: dict[int, tuple[int, int]] = {}
+        with self.session() as session:
+            for part in _parts(task_ids):
+                rows = session.execute(
+                    query.where(Annotation.task_id.in_(part)).group_by(Annotation.task_id)
+                )
+                found |= {task_id: (submitted, skips) for task_id, submitted, skips in rows}
+        return found
+
     def replace_annotations(
         self, project_id: int, task_ids: Sequence[int], rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Make `rows` the only annotations of these tasks."""
+        """Make `rows` the only annotations of these tasks; what is known already is not written.
+
+        An id may be known of another task: Label Studio moves annotations between tasks, and after
+        a restored backup it gives ids out again.
+        """
+        known = _among(Annotation, project_id, [row["id"] for row in rows])
         with self.session() as session:
+            there = {row.id: row for row in session.scalars(known)}
+            same = {row["id"] for row in rows if _is_same(there.get(row["id"]), row)}
             for part in _parts(task_ids):
-                session.execute(
-                    sa.delete(Annotation).where(
-                        Annotation.project_id == project_id, Annotation.task_id.in_(part)
-                    )
+                former = sa.delete(Annotation).where(
+                    Annotation.project_id == project_id, Annotation.task_id.in_(part)
                 )
-            session.add_all(Annotation(project_id=project_id, **row) for row in rows)
+                session.execute(former.where(Annotation.id.not_in(same)))
+            changed = [{"project_id": project_id, **row} for row in rows if row["id"] not in same]
+            for part in _parts([row["id"] for row in changed]):
+                elsewhere = sa.delete(Annotation).where(
+                    Annotation.project_id == project_id, Annotation.id.in_(part)
+                )
+                session.execute(elsewhere)
+            if changed:
+                session.execute(sa.insert(Annotation), changed)
 
     def results(self, project_id: int, annotation_ids: Sequence[int]) -> list[list[Any]]:
         """Return what was drawn in each of these annotations, as Label Studio gave it."""
@@ -820,6 +941,12 @@ def is_damage(error: Exception) -> bool:
 
 def explained(error: sa.exc.SQLAlchemyError) -> StorageError:
     """Return what an error of the database means, and what to do."""
+    if isinstance(error, sa.exc.IntegrityError):
+        return StorageError(
+            "Two rows of the database contradict each other (IntegrityError).",
+            "This is a defect of Firstlight: please report it with the worker's log. Everything is "
+            "read from Label Studio again.",
+        )
     if is_damage(error):
         return StorageError(
             "The database is damaged: a part of its file cannot be read.",
@@ -854,12 +981,13 @@ def _tune(connection: Any, busy_ms: int) -> None:
     cursor.close()
 
 
-def _add_columns(engine: sa.Engine) -> None:
-    """Add the columns that databases of this schema were first written without.
+def _add_columns(engine: sa.Engine) -> list[sa.Column[Any]]:
+    """Add and return the columns that databases of this schema were first written without.
 
     Such a column has a default of the database's own: rows from before it have to have a value.
     """
-    for column in _missing(engine):
+    added = _missing(engine)
+    for column in added:
         definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
         add = sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
         try:
@@ -868,6 +996,7 @@ def _add_columns(engine: sa.Engine) -> None:
         except sa.exc.ProgrammingError:
             if column in _missing(engine):  # else the other process was faster
                 raise
+    return added
 
 
 def _missing(engine: sa.Engine) -> list[sa.Column[Any]]:
@@ -885,8 +1014,23 @@ def _pin(project_id: int) -> str:
     return f"pinned in project {project_id}"
 
 
+def is_retried(task: Task, now: float) -> bool:
+    """Return whether a scan that could not be read is to be tried again.
+
+    A try that lies further ahead than any pause was set by a clock that was ahead.
+    """
+    return not now < task.retry_at <= now + LONGEST_RETRY_SECONDS
+
+
 def _among(table: Any, project_id: int, ids: Sequence[int]) -> sa.Select[Any]:
     return sa.select(table).where(table.project_id == project_id, table.id.in_(ids))
+
+
+def _is_same(known: Annotation | None, row: Mapping[str, Any]) -> bool:
+    """Return whether an annotation is known as it is; a change of its result has a new time."""
+    return known is not None and all(
+        getattr(known, name) == value for name, value in row.items() if name != "result"
+    )
 
 
 def _forget_pixels(session: Session, task: Task) -> None:

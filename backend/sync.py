@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backend import labels
+from backend import labels, ledger
 from backend.artifacts import digest
 from backend.errors import OptionsError
-from backend.gateway import LabelStudio, ProjectInfo
+from backend.gateway import TASKS_WITH_MASKS, LabelStudio, ProjectInfo, notation
 from backend.ledger import stored_options
 from backend.settings import ProjectOptions, parse_options
 from backend.store import Project, Store
@@ -19,6 +20,9 @@ from backend.store import Project, Store
 log = logging.getLogger(__name__)
 
 FULL_SYNC_SECONDS = 6 * 3600
+# Changes within this time before now are always read again, whatever their stamps say. Clocks of
+# two machines differ by less; a stamp further ahead was made while a clock was wrong.
+CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
@@ -28,14 +32,15 @@ def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
     """
     info = studio.project(project.id)
     entry = studio.entry(project.id, store.answer(project))
-    return _seen(studio, project.id, info, entry)
+    return _seen(studio, store, project.id, info, entry)
 
 
 def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     """Bring the ledger up to date and return the project's options.
 
-    Reads only what changed since the last sync, or everything when that was asked for, is due, or
-    the counts do not agree.
+    Reads the tasks that changed since the last sync. Lists all of them when that was asked for,
+    when the counts do not agree, or when clocks or a restored backup have put Label Studio's times
+    out of order. Reads every annotation when the labelling interface changed, and every six hours.
 
     Raises:
         UnsupportedLabelConfig: When the labelling interface cannot be served.
@@ -44,33 +49,47 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     info = studio.project(project.id)
     entry = studio.entry(project.id, store.answer(project))
     # Looked at before the tasks are read: what changes meanwhile shows up as a difference.
-    seen = _seen(studio, project.id, info, entry)
+    seen = _seen(studio, store, project.id, info, entry)
     options = _options(store, project, entry)
-    full = _everything_due(store, project, info, options)
+    masks_too = full_overdue(store, project) or project.label_config != info.label_config
+    full = masks_too or _list_is_due(store, project, options, seen)
     title, config = _text(info.title), info.label_config
     store.update(project.id, title=title, label_config=config, full_sync=full)
     copy = _Copy(studio, store, project.id, labels.parse(info.label_config), options)
     if full or not copy.changes():
-        copy.everything()
+        copy.everything(masks_too=masks_too)
+    if masks_too:
         store.update(project.id, full_synced_at=store.clock())
     store.synced(project, seen)
     return options
 
 
 def full_overdue(store: Store, project: Project) -> bool:
-    """Return whether everything was read too long ago, so that the next sync will read it again."""
-    return store.clock() - project.full_synced_at >= FULL_SYNC_SECONDS
+    """Return whether every annotation was last read too long ago, or in the future."""
+    return not 0 <= store.clock() - project.full_synced_at < FULL_SYNC_SECONDS
 
 
 def _seen(
-    studio: LabelStudio, project_id: int, info: ProjectInfo, entry: dict[str, Any]
+    studio: LabelStudio, store: Store, project_id: int, info: ProjectInfo, entry: dict[str, Any]
 ) -> dict[str, Any]:
+    newest, now = studio.newest_update(project_id), _now(store)
+    ahead = bool(newest) and datetime.fromisoformat(newest) > now + CLOCKS_DIFFER
     return {
         **info.counters,
-        "newest_update": studio.newest_update(project_id),
+        "newest_update": newest,
+        # A stamp of the future hides the changes that are made until then.
+        **({"newest_until_now": _newest_until_now(studio, project_id, now)} if ahead else {}),
         "label_config": digest(info.label_config),
         "extra_params": entry.get("extra_params") or {},
     }
+
+
+def _newest_until_now(studio: LabelStudio, project_id: int, now: datetime) -> str:
+    return studio.newest_update(project_id, before=notation(now + CLOCKS_DIFFER))
+
+
+def _now(store: Store) -> datetime:
+    return datetime.fromtimestamp(store.clock(), UTC)
 
 
 def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOptions:
@@ -85,14 +104,13 @@ def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOp
     return options
 
 
-def _everything_due(
-    store: Store, project: Project, info: ProjectInfo, options: ProjectOptions
+def _list_is_due(
+    store: Store, project: Project, options: ProjectOptions, seen: dict[str, Any]
 ) -> bool:
     """Return whether what is known of unchanged tasks may be wrong too."""
     return (
         project.full_sync
-        or full_overdue(store, project)
-        or project.label_config != info.label_config
+        or "newest_until_now" in seen
         or stored_options(project).group_by != options.group_by
     )
 
@@ -107,54 +125,82 @@ class _Copy:
     config: labels.LabelConfig
     options: ProjectOptions
 
-    def everything(self) -> None:
-        """Read all tasks and annotations; what is not among them is forgotten."""
-        listed = self._pull("", {})
+    def everything(self, *, masks_too: bool) -> None:
+        """List all tasks, and forget those that are not listed.
+
+        Args:
+            masks_too: Whether the annotations of all tasks are read, and not only those of tasks
+                that have another time of change or other counts than the ledger.
+        """
+        listed: set[int] = set()
+        for page in self.studio.tasks(self.project_id):
+            self._take(page, masks_too=masks_too)
+            listed.update(int(task["id"]) for task in page)
         self.store.keep_only(self.project_id, listed)
 
     def changes(self) -> bool:
-        """Read what changed since the last time; return whether the counts agree afterwards.
+        """Read what changed since the last time; return whether that is all that changed.
 
-        A submit between counting and reading would disagree for no reason, hence the second try.
+        The counts have to agree afterwards. A submit between counting and reading would disagree
+        for no reason, hence the second try. And the task that changed last as far as the ledger
+        knows has to be among those that changed: if it is not, Label Studio has forgotten that
+        change, as it does when an older backup is restored.
         """
+        newest, moment = self.store.newest_task(self.project_id)
+        since = min(moment, notation(_now(self.store) - CLOCKS_DIFFER))
         for _ in range(2):
-            known = {task.id: task.updated_at for task in self.store.tasks(self.project_id)}
-            self._pull(max(known.values(), default=""), known)
+            listed: set[int] = set()
+            for page in self.studio.tasks(self.project_id, since=since):
+                self._take(page)
+                listed.update(int(task["id"]) for task in page)
+            if newest not in {0, *listed}:
+                break
             if self._counts() == self.studio.project(self.project_id).counters:
                 return True
-        log.info("counts differ from Label Studio's: reading everything")
+        log.info("counts or times differ from Label Studio's: listing everything")
         return False
 
-    def _pull(self, since: str, known: Mapping[int, str]) -> list[int]:
-        pages = list(self.studio.tasks(self.project_id, since=since))
-        listed = [task for page in pages for task in page]
-        changed = [task for task in listed if known.get(task["id"]) != task["updated_at"]]
-        drawn_on = [int(task["id"]) for task in changed if _annotated(task)]
-        rows = [
-            _annotation_row(found, self.config)
-            for found in self.studio.annotations(self.project_id, drawn_on)
-        ]
-        changed_ids = [int(task["id"]) for task in changed]
-        self.store.replace_annotations(self.project_id, changed_ids, rows)
+    def _take(self, page: Sequence[dict[str, Any]], *, masks_too: bool = False) -> None:
+        """Copy a page of tasks, and the annotations of those that changed."""
+        ids = [int(task["id"]) for task in page]
+        changed = set(ids) if masks_too else self._changed(page, ids)
+        drawn_on = {int(task["id"]) for task in page if _annotated(task)} & changed
+        self.store.replace_annotations(self.project_id, sorted(changed - drawn_on), [])
+        for part in _parts(sorted(drawn_on)):
+            found = self.studio.annotations(self.project_id, part)
+            rows = [_annotation_row(annotation, self.config) for annotation in found]
+            self.store.replace_annotations(self.project_id, part, rows)
         # Tasks last: after a kill before this line the next sync sees the same ones changed.
-        for page in pages:
-            rows = [_task_row(task, self.config, self.options) for task in page]
-            self.store.save_tasks(self.project_id, rows)
-        return [int(task["id"]) for task in listed]
+        rows = [_task_row(task, self.config, self.options) for task in page]
+        self.store.save_tasks(self.project_id, rows)
+
+    def _changed(self, page: Sequence[dict[str, Any]], ids: Sequence[int]) -> set[int]:
+        """Return the tasks of a page whose annotations may differ from the ledger's."""
+        times = {task.id: task.updated_at for task in self.store.some_tasks(self.project_id, ids)}
+        counts = self.store.annotation_counts(self.project_id, ids)
+        return {
+            task["id"]
+            for task in page
+            if times.get(task["id"]) != task["updated_at"]
+            or counts.get(task["id"], (0, 0)) != _counts_of(task)
+        }
 
     def _counts(self) -> dict[str, int]:
         """Count the ledger as Label Studio counts itself."""
-        annotations = self.store.annotations(self.project_id)
-        return {
-            "task_number": len(self.store.tasks(self.project_id)),
-            "total_annotations_number": sum(not found.cancelled for found in annotations),
-            "skipped_annotations_number": sum(found.cancelled for found in annotations),
-            "ground_truth_number": sum(found.ground_truth for found in annotations),
-        }
+        return ledger.totals(self.store, self.project_id)
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), TASKS_WITH_MASKS):
+        yield ids[start : start + TASKS_WITH_MASKS]
+
+
+def _counts_of(task: dict[str, Any]) -> tuple[int, int]:
+    return int(task["total_annotations"]), int(task["cancelled_annotations"])
 
 
 def _annotated(task: dict[str, Any]) -> bool:
-    return bool(task["total_annotations"] or task["cancelled_annotations"])
+    return any(_counts_of(task))
 
 
 def _task_row(

@@ -92,7 +92,7 @@ class Versions:
 
     def _check_connected(self) -> None:
         """Refuse to wish for a round: that would bring a disconnected project back to life."""
-        if self.project.gone:
+        if self.project.disconnected:
             raise ConfigError(
                 f"Project {self.project.id} is not connected: no round will follow.",
                 f"Connect it first: python -m backend connect {self.project.id}",

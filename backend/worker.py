@@ -12,6 +12,8 @@ import os
 import signal
 import sqlite3
 import threading
+import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +25,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs, sync
-from backend.errors import ConfigError, FirstlightError, NotFound, StorageError
+from backend.errors import ConfigError, FirstlightError, NotFound, StorageError, Unauthorized
+from backend.job_serializer import JsonSerializer, refuse_pickle
 from backend.ledger import stored_options
 from backend.membership import BEAT_SECONDS, Membership
 from backend.publishing import Publisher
@@ -32,12 +35,14 @@ from backend.services import Services, build
 from backend.settings import Settings
 from backend.store import (
     SCHEMA_VERSION,
+    SETTLE_SECONDS,
     WORKER_BUSY_MS,
     Project,
     Store,
     bounds,
     explained,
     is_damage,
+    is_retried,
     open_store,
     sqlite_path,
 )
@@ -45,6 +50,9 @@ from backend.store import (
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+LOOK_FOR_NEW_SECONDS = 1.0
+JUMP_SECONDS = 60.0
+FORGET_SIGHTING_SECONDS = 10.0  # in which Label Studio saves the entry that it called /setup for
 RELEASE = f"{SCHEMA_VERSION}.{STORY}"  # by which rounds under way can be gone on with
 FINISHED_DAYS = 7
 NICE = 10
@@ -73,6 +81,7 @@ def run(settings: Settings) -> None:
         threading.Thread(target=_beat, args=(member, stop), daemon=True).start()
         threading.Thread(target=_look_after, args=(member, stop), daemon=True).start()
         threading.Thread(target=_reconcile, args=(services, member, stop), daemon=True).start()
+        threading.Thread(target=_find_new, args=(services, member, stop), daemon=True).start()
         # Settings may have changed, and while no worker was there events gone past.
         _want_all(store, full=member.leads())
         log.info("worker started")
@@ -93,6 +102,7 @@ def launch(services: Services, member: Membership) -> Rounds:
         services: What the rounds work with.
         member: This worker, one of the living by now: what it takes up is not to be handed on.
     """
+    refuse_pickle()
     jobs = services.settings.jobs_database
     _set_aside_if_damaged(sqlite_path(jobs))
     DBOS(
@@ -103,6 +113,7 @@ def launch(services: Services, member: Membership) -> Rounds:
             "application_version": RELEASE,
             "executor_id": member.name,
             "log_level": "WARNING",
+            "serializer": JsonSerializer(),
         }
     )
     rounds = Rounds(services)
@@ -171,7 +182,8 @@ def _hand_back(member: Membership) -> None:
 
 def _want_all(store: Store, *, full: bool) -> None:
     for project in store.projects():
-        if not project.gone:
+        # The timer asks for those that vanished.
+        if not project.disconnected and not project.vanished_at:
             store.want(project.id, full=full)
 
 
@@ -201,13 +213,18 @@ def enqueue_due(rounds: Rounds) -> str:
 def reconcile(services: Services, project: Project) -> None:
     """Compare Label Studio's counters with what the last sync saw; ask for a refresh on any change.
 
-    Heals lost webhooks and sees what has none: tasks from a storage sync, changed options.
+    Heals lost webhooks and sees what has none: tasks from a storage sync, changed options. Takes a
+    project that had vanished up again once Label Studio has it.
     """
     store = services.store
     try:
         seen = sync.look(services.studio, store, project)
     except FirstlightError as error:
         _note(services, project, error)
+        return
+    if project.vanished_at:
+        log.info("Label Studio has the project again")
+        store.want(project.id, full=True)
         return
     if project.problem and not project.failures:
         store.update_unless_moved(project, problem="", mend="")
@@ -220,12 +237,32 @@ def reconcile(services: Services, project: Project) -> None:
     Publisher(services.settings, store, services.studio, project.id).clean()
 
 
+class ClockWatch:
+    """Notices that the clock of this machine was set, by a clock that nobody can set."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._steady = clock, steady
+        self._offset = clock() - steady()
+
+    def jumped(self) -> bool:
+        """Return whether the clock was set by a minute or more since the last question."""
+        before, self._offset = self._offset, self._clock() - self._steady()
+        return abs(self._offset - before) >= JUMP_SECONDS
+
+
 def _reconcile(services: Services, member: Membership, stop: threading.Event) -> None:
-    say = logs.Once(log)
+    say, clock = logs.Once(log), ClockWatch()
     while not stop.wait(services.settings.reconcile_seconds):
         try:
             if not member.leads():
                 continue
+            if clock.jumped():
+                log.warning("the clock of this machine was set: every project is listed anew")
+                _want_all(services.store, full=True)
             for project in services.store.projects():
                 _reconcile_one(services, project.id)
             drop_other_releases(services, member)
@@ -238,13 +275,51 @@ def _reconcile(services: Services, member: Membership, stop: threading.Event) ->
             log.exception("the timer failed unexpectedly")
 
 
+def _find_new(services: Services, member: Membership, stop: threading.Event) -> None:
+    """Take up the projects that /setup named, where Label Studio shows an entry of ours."""
+    say = logs.Once(log)
+    while not stop.wait(LOOK_FOR_NEW_SECONDS):
+        try:
+            if services.store.sightings() and member.leads():
+                take_up(services)
+            say("")
+        except FirstlightError as error:
+            say(f"new projects could not be looked for: {error}")
+        except Exception:
+            log.exception("looking for new projects failed unexpectedly")
+
+
+def take_up(services: Services) -> None:
+    """Ask Label Studio about each project that /setup named; take up those with an entry of ours.
+
+    Anybody can call /setup. A project that Label Studio knows nothing of leaves no trace.
+
+    Raises:
+        FirstlightError: While Label Studio cannot be asked; the projects are asked for again.
+    """
+    store, studio = services.store, services.studio
+    for seen in store.sightings():
+        age = store.clock() - seen.at
+        if 0 <= age < SETTLE_SECONDS:
+            continue  # Label Studio saves its entry after the call
+        project = store.project(seen.project_id)
+        try:
+            studio.entry(seen.project_id, store.answer(project))
+        except (NotFound, Unauthorized):  # refused: the project of somebody else
+            if 0 <= age < FORGET_SIGHTING_SECONDS:
+                continue
+        else:
+            store.want(seen.project_id, full=True, connected=True)
+        store.drop_sighting(seen.project_id)
+
+
 def _reconcile_one(services: Services, project_id: int) -> None:
     """One project that fails must not cost the others their turn."""
     with logs.context(project=project_id):
         try:
             # Read anew: the looks at the projects before it took their time.
             project = services.store.project(project_id)
-            if project and not project.gone and _to_look_at(project):
+            if project and not project.disconnected and _to_look_at(project):
                 reconcile(services, project)
         except FirstlightError as error:
             log.warning("%s", error)
@@ -253,11 +328,13 @@ def _reconcile_one(services: Services, project_id: int) -> None:
 
 
 def _to_look_at(project: Project) -> bool:
-    """Return whether no refresh will do, or one waits while the timer's word of a problem stands.
+    """Return whether the timer looks at a project, and not the next refresh.
 
-    What a refresh failed of is for the next one to take back.
+    It does when no refresh waits, when the project has vanished (no refresh starts then), and when
+    the timer itself reported the problem that is shown. A refresh takes back its own problems.
     """
-    return project.wanted == project.done or bool(project.problem and not project.failures)
+    reported = bool(project.problem and not project.failures)
+    return project.wanted == project.done or bool(project.vanished_at) or reported
 
 
 def _note(services: Services, project: Project, error: FirstlightError) -> None:
@@ -266,13 +343,16 @@ def _note(services: Services, project: Project, error: FirstlightError) -> None:
     Not where the project has moved on: our entry is known by the live version, and a look while
     that changes finds no entry of ours.
     """
-    update = services.store.update_unless_moved
-    if isinstance(error, NotFound) and not services.studio.exists(project.id):
-        if update(project, gone=True, problem="", mend=""):
-            log.info("project is gone from Label Studio")
+    store = services.store
+    if isinstance(error, NotFound) and services.studio.has_vanished(project.id):
+        if store.vanish(project) and not project.vanished_at:
+            log.warning("Label Studio has no project %d any more", project.id)
         return
-    blame = {"problem": error.what, "mend": error.mend, "problem_at": services.store.clock()}
-    if project.problem != error.what and update(project, **blame):
+    if isinstance(error, NotFound) and project.vanished_at:
+        store.want(project.id, full=True)  # it is back, and our entry is not: the refresh says so
+        return
+    blame = {"problem": error.what, "mend": error.mend, "problem_at": store.clock()}
+    if project.problem != error.what and store.update_unless_moved(project, **blame):
         log.warning("%s", error)
 
 
@@ -280,7 +360,8 @@ def _retry_due(services: Services, project: Project) -> bool:
     if stored_options(project).paused:
         return False
     now = services.store.clock()
-    return any(task.problem and task.retry_at <= now for task in services.store.tasks(project.id))
+    tasks = services.store.tasks(project.id)
+    return any(task.problem and is_retried(task, now) for task in tasks)
 
 
 def _only_one(settings: Settings, stack: ExitStack) -> bool:

@@ -5,6 +5,7 @@ It answers as Label Studio 1.23.2 does, with what this service asks for, and fai
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import time
@@ -66,6 +67,7 @@ class FakeLabelStudio:
         locked: The next request finds the database locked at its end, and is run once more.
         answers: What another service than ours answers, by its address.
         unreachable: Addresses at which no backend answers; the entry keeps what it held.
+        away: Answers every request instead, as a proxy does before a server that is down.
         banned: Reasons by which addresses are refused, for `ml` and `webhooks`.
     """
 
@@ -86,6 +88,7 @@ class FakeLabelStudio:
         self.unreachable: set[str] = set()
         self.banned: dict[str, tuple[int, str]] = {}
         self.page_size_limit = 10_000
+        self.away: Callable[[httpx.Request], Answer] | None = None
         self._failures: list[Failure] = []
         self._last = 0.0
         self._number = 0
@@ -168,6 +171,23 @@ class FakeLabelStudio:
         annotation |= {**values, "updated_at": self._moment()}
         self._task(annotation["task"])["updated_at"] = self._moment()
 
+    def remove_duplicate(self, kept: int, removed: int) -> None:
+        """Do what *Remove Duplicated Tasks* does: annotations move, and keep all their times."""
+        for found in self._project_of(removed).annotations.values():
+            if found["task"] == removed:
+                found["task"] = kept
+        self.delete_task(removed)
+
+    def backup(self) -> tuple[Any, ...]:
+        """Return all that Label Studio's database holds."""
+        state = (self.projects, self.entries, self.webhooks, self.tabs, self._number)
+        return copy.deepcopy(state)
+
+    def restore(self, backup: tuple[Any, ...]) -> None:
+        """Put a backup back: what came later is gone, and its ids are given out again."""
+        state = copy.deepcopy(backup)
+        self.projects, self.entries, self.webhooks, self.tabs, self._number = state
+
     def delete_annotation(self, annotation_id: int) -> None:
         task_id = self._annotation(annotation_id)["task"]
         del self._project_of(task_id).annotations[annotation_id]
@@ -230,6 +250,8 @@ class FakeLabelStudio:
         if request.url.params.get("fields") == "all":
             path = "/api/tasks/whole"  # told apart here: with annotations and all they hold
         self.requests.append((method, path))
+        if self.away is not None:
+            return self.away(request)
         failed = self._failed(method, path, request)
         if failed is not None:
             return failed
@@ -488,7 +510,9 @@ class FakeLabelStudio:
         return self._number
 
     def _moment(self) -> str:
-        self._last = max(self._last + 1e-5, self.clock())
+        now = self.clock()
+        # Two changes have two times, unless the clock was set back.
+        self._last = now if now < self._last - 60 else max(self._last + 1e-5, now)
         return datetime.fromtimestamp(self._last, UTC).strftime(MOMENT)
 
     def _project_of(self, task_id: int) -> FakeProject:
@@ -515,6 +539,8 @@ def passes(task: Json, item: Json) -> bool:
         datetime.strptime(item["value"], MOMENT)  # Label Studio answers 500 to any other notation
     if item["operator"] == "greater_or_equal":
         return bool(value >= item["value"])
+    if item["operator"] == "less":
+        return bool(value < item["value"])
     return bool(value > item["value"])
 
 

@@ -24,7 +24,7 @@ from backend.errors import ImageError
 from backend.logs import JsonFormatter
 from backend.protocol import TaskIn, identifier
 from backend.settings import Settings
-from backend.store import Store, Version, open_store
+from backend.store import MOST_SIGHTINGS, Store, Version, open_store
 
 WIRE = Path(__file__).parent.parent / "wire"
 CONFIG = json.loads((WIRE / "setup.json").read_text())["body"]["schema"]
@@ -194,12 +194,20 @@ def test_what_label_studio_asked_for_in_vain_is_logged_with_its_project(
 # -- setup ----------------------------------------------------------------------------------------
 
 
-def test_setup_of_a_new_project_asks_for_a_full_look_and_names_the_installation(
+def test_setup_of_a_new_project_leaves_it_to_the_worker_and_names_the_installation(
     client: FlaskClient, store: Store
 ) -> None:
     answer = ask(client, "/setup", recorded("setup"))
     assert answer == {"model_version": f"firstlight-{store.installation}", "problems": []}
-    assert counters(store) == (1, True)
+    assert [seen.project_id for seen in store.sightings()] == [1]
+    assert store.projects() == [], "anybody may have asked"
+
+
+def test_a_flood_of_made_up_projects_leaves_no_project(client: FlaskClient, store: Store) -> None:
+    for number in range(1, 300):
+        assert client.post("/setup", json={"project": number}).status_code == 200
+    assert store.projects() == []
+    assert len(store.sightings()) == MOST_SIGHTINGS
 
 
 def test_setup_answers_with_the_live_version_and_leaves_a_settled_project_alone(
@@ -276,24 +284,25 @@ def test_setup_remembers_by_which_name_label_studio_goes(
     assert project.hostname == kept
 
 
-def test_setup_of_a_project_that_was_gone_asks_for_a_full_look(
+def test_setup_of_a_project_that_was_disconnected_leaves_it_to_the_worker(
     client: FlaskClient, store: Store
 ) -> None:
-    known(store, gone=True)
+    known(store, disconnected=True)
     ask(client, "/setup", {"project": 1, "schema": CONFIG})
-    assert counters(store) == (2, True)
+    assert [seen.project_id for seen in store.sightings()] == [1]
+    assert counters(store) == (1, False)
 
 
 @pytest.mark.parametrize("name", ["annotation_created", "tasks_created", "start_training"])
 def test_no_event_wakes_a_project_that_was_disconnected(
     client: FlaskClient, store: Store, name: str
 ) -> None:
-    known(store, gone=True)
+    known(store, disconnected=True)
     answer = ask(client, "/webhook", recorded(name))
     assert answer == {"status": "ignored", "reason": "project 1 is not connected"}
     project = store.project(1)
     assert project is not None
-    assert (project.gone, project.wanted) == (True, 1)
+    assert (project.disconnected, project.wanted) == (True, 1)
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -475,7 +484,7 @@ EVENTS = (
     ("annotation_created_skip", False),
     ("annotation_updated", False),
     ("annotations_deleted", False),
-    ("tasks_created", True),
+    ("tasks_created", False),
     ("tasks_deleted", True),
 )
 

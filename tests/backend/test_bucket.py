@@ -233,7 +233,7 @@ def test_forgetting_a_project_empties_the_store_of_it(
     trained: Site, elsewhere: Services, store: Store
 ) -> None:
     assert Bucket(elsewhere.settings.artifacts_url).keys("projects")
-    store.update(trained.number, gone=True)
+    store.update(trained.number, disconnected=True)
     connecting.forget(elsewhere.settings, store, trained.number)
     assert Bucket(elsewhere.settings.artifacts_url).keys("projects") == []
     assert Artifacts(elsewhere.settings.data_dir).of(trained.number).names("models") == []

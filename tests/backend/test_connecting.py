@@ -175,7 +175,7 @@ def test_disconnecting_removes_the_entry_and_the_webhook_left_behind(
     assert fake.webhooks == {}
     assert "Removed the backend entry" in said[1]
     assert "Removed 1 webhook to http://127.0.0.1:9090/webhook." in said
-    assert the(store, known).gone, "the worker passes over it"
+    assert the(store, known).disconnected, "the worker passes over it"
     assert list(disconnect(settings, studio, store, known)) == []
 
 
@@ -194,9 +194,9 @@ def test_the_questions_that_label_studio_asks_meanwhile_do_not_take_the_project_
     list(disconnect(settings, studio, store, known))
     assert fake.entries == {}
     project = the(store, known)
-    assert (project.gone, project.wanted, project.problem) == (True, 1, "")
+    assert (project.disconnected, project.wanted, project.problem) == (True, 1, "")
     connect(settings, studio, known, "")
-    assert not the(store, known).gone
+    assert not the(store, known).disconnected
 
 
 def test_a_disconnection_cut_short_leaves_the_project_served_until_it_is_tried_again(
@@ -205,10 +205,10 @@ def test_a_disconnection_cut_short_leaves_the_project_served_until_it_is_tried_a
     fake.fail("GET", "/api/ml", httpx.ConnectError, times=9)
     with pytest.raises(Unreachable):
         list(disconnect(settings, studio, store, known))
-    assert not the(store, known).gone
+    assert not the(store, known).disconnected
     fake.mend()
     list(disconnect(settings, studio, store, known))
-    assert the(store, known).gone
+    assert the(store, known).disconnected
 
 
 def test_what_other_services_put_there_stays(

@@ -477,7 +477,7 @@ def test_what_rounds_stumble_over_is_told(store: Store, number: int) -> None:
     store.update(number, problem="It broke.", mend="Glue it.")
     finding = checks.rounds(store, number)
     assert (finding.ok, finding.what, finding.mend) == (False, "It broke.", "Glue it.")
-    store.update(number, gone=True)
+    store.update(number, disconnected=True)
     assert f"connect {number}" in checks.rounds(store, number).mend
 
 

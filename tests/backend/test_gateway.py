@@ -118,7 +118,7 @@ def test_a_single_task_is_never_asked_for(
 def test_annotations_of_many_tasks_are_read_in_parts(
     studio: LabelStudio, fake: FakeLabelStudio, project_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "IDS_IN_ADDRESS", 2)
+    monkeypatch.setattr(gateway, "TASKS_WITH_MASKS", 2)
     tasks = [fake.add_task(project_id) for _ in range(5)]
     for task in tasks[1:]:
         fake.annotate(task, drawn())

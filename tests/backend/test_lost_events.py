@@ -14,7 +14,7 @@ from backend.answers import Answers, OneAtATime
 from backend.hints import Hints
 from backend.services import Services
 from backend.store import Store
-from tests.backend.conftest import drawn, the
+from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
 OTHER_CONFIG = CONFIG.replace("Lung", "Heart")
@@ -23,13 +23,15 @@ OTHER_CONFIG = CONFIG.replace("Lung", "Heart")
 class Day:
     """A day of a project: people change things, and events of it arrive, or do not."""
 
-    def __init__(self, services: Services, fake: FakeLabelStudio) -> None:
+    def __init__(self, services: Services, fake: FakeLabelStudio, clock: Clock) -> None:
         self.services, self.store, self.fake = services, services.store, fake
+        self.clock = clock
         self.number = fake.add_project()
         fake.connect(self.number)
         self.store.want(self.number)
         self.answers = Answers(self.store, Hints(self.store), OneAtATime(lambda *_: []))
         self.events: list[dict[str, Any]] = []
+        self.backup = fake.backup()
 
     # -- what people do -------------------------------------------------------------------------
 
@@ -46,6 +48,10 @@ class Day:
             "skip": self._to_a_task(lambda task: self.fake.annotate(task, skip=True)),
             "storage": lambda _: self.fake.add_task(self.number),
             "PROJECT_UPDATED": self._relabel,
+            "remove duplicates": self._remove_duplicate,
+            "backup": lambda _: vars(self).update(backup=self.fake.backup()),
+            "restore": lambda _: self.fake.restore(self.backup),
+            "clock": self._set_clock,
         }
         changes[what](which)
         self.events.append({"action": what, "project": {"id": self.number}})
@@ -59,6 +65,16 @@ class Day:
     def _to(self, ids: list[int], which: int, change: Callable[[int], object]) -> None:
         if ids:
             change(ids[which % len(ids)])
+
+    def _remove_duplicate(self, which: int) -> None:
+        ids = list(self._project.tasks)
+        if len(ids) > 1:
+            self.fake.remove_duplicate(ids[which % len(ids)], ids[(which + 1) % len(ids)])
+
+    def _set_clock(self, which: int) -> None:
+        """Jump by a day, ahead or back; the worker's timer notices."""
+        self.clock.advance((-1) ** which * 86_400)
+        worker._want_all(self.store, full=True)
 
     def _relabel(self, _: int) -> None:
         self._project.label_config = OTHER_CONFIG
@@ -109,8 +125,8 @@ class Day:
 
 
 @pytest.fixture
-def day(services: Services, fake: FakeLabelStudio) -> Callable[[], Day]:
-    return lambda: Day(services, fake)
+def day(services: Services, fake: FakeLabelStudio, clock: Clock) -> Callable[[], Day]:
+    return lambda: Day(services, fake, clock)
 
 
 CHANGES = (
@@ -122,6 +138,10 @@ CHANGES = (
     "PROJECT_UPDATED",
     "skip",
     "storage",
+    "remove duplicates",
+    "backup",
+    "restore",
+    "clock",
 )
 HAPPENINGS = st.lists(
     st.tuples(st.sampled_from(CHANGES), st.integers(0, 8))
@@ -152,9 +172,9 @@ def test_after_the_timer_the_ledger_is_what_label_studio_says_whatever_was_heard
 
 
 def test_an_event_of_a_project_that_nobody_connected_leaves_no_trace(
-    services: Services, store: Store, fake: FakeLabelStudio
+    day: Callable[[], Day], store: Store
 ) -> None:
-    known = Day(services, fake)
+    known = day()
     before = [found.id for found in store.projects()]
     for project in (0, -1, 10**6, known.number + 1, "no id", None):
         answer = known.answers.webhook({"action": "ANNOTATION_CREATED", "project": project})

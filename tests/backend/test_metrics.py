@@ -89,7 +89,7 @@ def test_nobody_waited_for_a_project_while_it_was_disconnected(
     client: FlaskClient, store: Store, clock: Clock
 ) -> None:
     store.want(3)
-    store.update(3, gone=True)
+    store.update(3, disconnected=True)
     clock.advance(1_000_000)
     store.want(3, connected=True)
     clock.advance(5)
@@ -171,7 +171,7 @@ def test_workers_count_while_they_show_signs_of_life(
 
 def test_a_disconnected_project_has_no_figures(client: FlaskClient, store: Store) -> None:
     store.want(3)
-    store.update(3, gone=True)
+    store.update(3, disconnected=True)
     assert "firstlight_scans3" not in figures(client)
 
 

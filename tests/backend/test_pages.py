@@ -271,7 +271,7 @@ def every_change(store: Store) -> Iterator[str]:
     yield "a round"
     store.keep_only(3, [1, 2])
     yield "a deleted scan"
-    store.update(3, gone=True)
+    store.update(3, disconnected=True)
     yield "a disconnection"
 
 
@@ -436,7 +436,7 @@ def test_a_project_that_was_disconnected_says_so_and_offers_no_way_back(
 ) -> None:
     record_rounds(store, known)
     store.pin(3, "v1")
-    store.update(3, gone=True)
+    store.update(3, disconnected=True)
     shown = html(client)
     assert "This project is not connected" in shown
     assert "python -m backend connect 3" in shown
@@ -452,11 +452,11 @@ def test_a_project_that_was_disconnected_is_not_woken_by_a_button(
 ) -> None:
     record_rounds(store, known)
     store.pin(3, "v1")
-    store.update(3, gone=True)
+    store.update(3, disconnected=True)
     response = client.post(f"/projects/3/{path}", data={"version": "v1"}, headers=OURS)
     assert response.status_code == 409
     assert "Project 3 is not connected" in response.text
-    assert (store.known(3).gone, store.pinned(3)) == (True, "v1")
+    assert (store.known(3).disconnected, store.pinned(3)) == (True, "v1")
 
 
 @pytest.mark.parametrize("shared", ["group", "pixels"])

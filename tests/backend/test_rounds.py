@@ -14,8 +14,8 @@ from backend import artifacts, logs, pages, sync
 from backend.errors import NotFound, StorageError
 from backend.learning import Learner
 from backend.publishing import Publisher
-from backend.rounds import MOST_BACKOFF_SECONDS, Rounds
-from backend.store import RETRY_SCAN_SECONDS, Version
+from backend.rounds import LOST_AFTER_SECONDS, STORAGE_AWAY, Rounds
+from backend.store import LONGEST_BACKOFF_SECONDS, RETRY_SCAN_SECONDS, Version
 from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import OPTIONS, TINY, Site, assert_each_task_once, wait_for
 
@@ -146,13 +146,22 @@ def test_a_paused_project_is_watched_and_left_alone(site: Site) -> None:
     assert site.refresh().live_version
 
 
-def test_with_every_scan_labelled_the_project_rests(site: Site) -> None:
+def test_with_every_scan_labelled_the_last_model_is_trained_once(site: Site) -> None:
     site.refresh()
     site.label(*range(6))
     project = site.refresh()
     assert (project.done, project.problem) == (project.wanted, "")
-    assert site.versions == ["cold-start r0001"]
-    assert site.store.model(site.number, "") is None
+    assert site.versions == ["cold-start r0001"], "there is nothing left to serve"
+    [model] = site.store.models(site.number)
+    assert model.labels == 6
+    rounds = len(site.store.rounds(site.number))
+    site.store.want(site.number)
+    site.refresh()
+    assert len(site.store.rounds(site.number)) == rounds
+    site.fake.change_annotation(next(iter(site.fake.projects[site.number].annotations)))
+    site.store.want(site.number)
+    site.refresh()
+    assert len(site.store.models(site.number)) == 2, "a label was corrected"
 
 
 def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
@@ -390,9 +399,9 @@ def test_an_unreachable_label_studio_is_said_once_backs_off_and_heals(
     with caplog.at_level(logging.WARNING, logger="backend"):
         for _ in range(12):
             project = site.refresh()
-            waits.append(project.not_before - project.problem_at)
+            waits.append(project.not_before + 1 - site.clock())
     assert waits[:4] == [1, 2, 4, 8]
-    assert max(waits) == MOST_BACKOFF_SECONDS
+    assert max(waits) == site.services.settings.reconcile_seconds, "it ends as soon as the outage"
     assert len([r for r in caplog.records if r.name == "backend.rounds"]) == 1
     assert "did not answer" in project.problem
     assert project.mend
@@ -453,25 +462,57 @@ def test_an_unknown_encoder_is_said_and_the_last_good_options_stay(site: Site) -
     assert project.live_version
 
 
-def test_a_project_deleted_in_label_studio_is_left_alone(site: Site) -> None:
+def test_what_fails_here_and_not_in_label_studio_backs_off_for_longer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("The disk is full.", "Make room.")
+
+    monkeypatch.setattr(sync, "sync", full)
+    for _ in range(12):
+        project = site.refresh()
+    assert project.not_before + 1 - site.clock() == LONGEST_BACKOFF_SECONDS
+
+
+def test_a_project_deleted_in_label_studio_vanishes_and_is_no_more_refreshed(site: Site) -> None:
     site.refresh()
     del site.fake.projects[site.number]
     site.store.want(site.number)
     project = site.refresh()
-    assert project.gone
+    assert project.vanished_at
+    assert not project.disconnected
+    assert "no such project" in project.problem
+    assert (project.step, project.failures) == ("", 0)
     assert site.store.due() == []
+    assert site.store.open_round(site.number) == 0
+
+
+def test_a_404_of_a_proxy_is_no_word_of_label_studio(site: Site) -> None:
+    site.refresh()
+    for answer in (
+        httpx.Response(404, text="404 page not found"),
+        httpx.Response(404, json={"detail": "Not found."}),
+        httpx.Response(404, json={"status_code": 404, "detail": "Not found."}),
+    ):
+        site.fake.away = lambda _, answer=answer: answer
+        site.store.want(site.number)
+        project = site.refresh()
+        assert project.problem
+        assert (project.vanished_at, project.disconnected) == (0, False)
+        site.fake.away = None
+        assert site.refresh().problem == ""
 
 
 def test_a_round_that_a_disconnection_cut_off_leaves_no_problem_and_no_step(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disconnected(*_: object) -> None:
-        site.store.update(site.number, gone=True)
+        site.store.update(site.number, disconnected=True)
         raise NotFound("The project has no backend entries that are this service.", "Connect it.")
 
     monkeypatch.setattr(Publisher, "publish", disconnected)
     project = site.refresh()
-    assert (project.gone, project.step, project.problem) == (True, "", "")
+    assert (project.disconnected, project.step, project.problem) == (True, "", "")
     assert project.failures == 0
     assert site.store.open_round(site.number) == 0
 
@@ -513,6 +554,77 @@ def test_a_training_during_an_outage_loses_no_label(site: Site) -> None:
     site.fake.fail("GET", "/data/upload", httpx.ConnectError, times=99)
     site.fake.fail("GET", r"/api/projects/\d+$", httpx.ConnectError, after=1, times=99)
     assert "did not answer" in site.refresh().problem
+    assert all(not task.problem for task in site.store.tasks(site.number))
+
+
+def storage_is_away(site: Site) -> None:
+    """Let no image come, with nothing kept of any, while Label Studio itself answers."""
+    for kept in site.services.folder(site.number).glob("scans-*/*.npz"):
+        kept.unlink()
+    site.fake.fail("GET", "/data/upload", 404, times=9_999)
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["in training", "in scoring"])
+def test_while_the_storage_of_the_images_is_away_queue_and_drafts_stay(
+    site: Site, trained: bool
+) -> None:
+    site.refresh()
+    site.label(0, 1, 2)
+    site.refresh()
+    live, queue = site.project.live_version, site.queue
+    if trained:  # the labels are the same, so their model is there
+        site.entry["extra_params"] = {**OPTIONS, "alpha": 0.5}
+        site.store.want(site.number)
+    else:
+        site.label(3)
+    storage_is_away(site)
+    for _ in range(3):
+        assert site.refresh().problem == STORAGE_AWAY
+        site.clock.advance(3600)
+    assert all(not task.problem for task in site.store.tasks(site.number)), "no scan is blamed"
+    assert site.project.live_version == live
+    assert set(queue) - set(site.queue) <= {site.tasks[3]}
+    site.fake.mend()
+    project = site.refresh()
+    assert project.problem == ""
+    assert project.live_version.startswith("attention-unet")
+    assert project.live_version != live
+
+
+def test_scans_that_are_gone_for_a_day_count_as_lost(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1, 2)
+    site.refresh()
+    site.label(3)
+    storage_is_away(site)
+    assert site.refresh().problem == STORAGE_AWAY
+    site.clock.advance(LOST_AFTER_SECONDS)
+    site.refresh()
+    assert site.refresh().problem == ""
+    assert [bool(task.problem) for task in site.store.tasks(site.number)][:4] == [True] * 4
+
+
+def test_one_labelled_scan_that_is_gone_holds_nobody_up(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1, 2)
+    [kept] = site.services.folder(site.number).glob(f"scans-*/{site.tasks[0]}-*.npz")
+    kept.unlink()
+    site.fake.fail("GET", f"/data/upload/{site.number}/{site.tasks[0]}.png", 404, times=99)
+    site.refresh()
+    assert site.refresh().problem == ""
+    assert site.versions[-1].startswith("attention-unet")
+    assert site.store.tasks(site.number)[0].problem
+
+
+def test_when_one_unreadable_scan_is_read_again_the_others_are_tried_at_once(site: Site) -> None:
+    images = dict(site.fake.files)
+    site.fake.files.clear()
+    site.refresh()
+    assert all(task.problem for task in site.store.tasks(site.number))
+    site.store.update_task(site.number, site.tasks[0], retry_at=0.0)
+    site.fake.files.update(images)
+    site.refresh()
+    site.refresh()
     assert all(not task.problem for task in site.store.tasks(site.number))
 
 

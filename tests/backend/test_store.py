@@ -10,12 +10,15 @@ import sqlalchemy as sa
 from backend.errors import ConfigError, StorageError
 from backend.settings import Settings
 from backend.store import (
+    LONGEST_BACKOFF_SECONDS,
+    MOST_SIGHTINGS,
     SETTLE_SECONDS,
     DraftScore,
     Meta,
     Model,
     Store,
     Version,
+    is_retried,
     open_store,
     sqlite_path,
 )
@@ -183,10 +186,12 @@ def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
 ) -> None:
     store.want(1)
     clock.advance(SETTLE_SECONDS)
-    store.update(1, gone=True)
+    store.update(1, disconnected=True)
     assert store.due() == []
     store.want(1, full=True)
-    assert (the(store, 1).gone, the(store, 1).wanted) == (True, 1), "an event is no connection"
+    assert (the(store, 1).disconnected, the(store, 1).wanted) == (True, 1), (
+        "an event is no connection"
+    )
     store.want(1, connected=True)
     assert store.due() == [], "Label Studio has yet to save its entry"
     clock.advance(SETTLE_SECONDS)
@@ -195,7 +200,14 @@ def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
 
 @pytest.mark.parametrize(
     "moved",
-    [{"wanted": 2}, {"done": 1}, {"failures": 1}, {"live_version": "v2"}, {"gone": True}],
+    [
+        {"wanted": 2},
+        {"done": 1},
+        {"failures": 1},
+        {"live_version": "v2"},
+        {"disconnected": True},
+        {"vanished_at": 1.0},
+    ],
     ids=lambda moved: next(iter(moved)),
 )
 def test_what_was_seen_of_a_project_is_not_written_once_it_has_moved_on(
@@ -343,7 +355,7 @@ def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None
     assert found.ended_at == clock()
 
 
-def test_the_wait_for_a_scan_that_cannot_be_read_doubles_up_to_a_day(
+def test_the_wait_for_a_scan_that_cannot_be_read_doubles_up_to_an_hour(
     store: Store, clock: Clock
 ) -> None:
     store.save_tasks(1, [task(5)])
@@ -352,12 +364,12 @@ def test_the_wait_for_a_scan_that_cannot_be_read_doubles_up_to_a_day(
         store.unreadable(1, 5, "broken")
         [found] = store.some_tasks(1, [5])
         waits.append(found.retry_at - clock())
-    assert waits[:4] == [600, 1200, 2400, 4800]
-    assert waits[-1] == 86_400
+    assert waits[:4] == [60, 120, 240, 480]
+    assert waits[-1] == 3_600
     store.update_task(1, 5, problem="")  # it was read
     store.unreadable(1, 5, "broken anew")
     [found] = store.some_tasks(1, [5])
-    assert found.retry_at - clock() == 600
+    assert found.retry_at - clock() == 60
 
 
 def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> None:
@@ -368,5 +380,75 @@ def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> No
     store.create()
     store.save_tasks(1, [task(5)])
     store.unreadable(1, 5, "broken")
-    assert store.some_tasks(1, [5])[0].pause == 600
+    assert store.some_tasks(1, [5])[0].pause == 60
     store.engine.dispose()
+
+
+# -- clocks that were set, projects that are away --------------------------------------------------
+
+
+def test_a_pause_that_a_clock_ahead_wrote_down_holds_nothing_up(store: Store, clock: Clock) -> None:
+    store.want(1)
+    clock.advance(8 * 3600)  # the clock is ahead during one round
+    store.update(1, started_at=clock(), not_before=clock() + 20)
+    clock.advance(-8 * 3600)
+    assert store.due() == [1]
+    store.update(1, started_at=0.0, not_before=clock() + 8 * 3600, failures=1)
+    assert store.due() == [1], "no pause after a failure is as long as this one"
+    store.update(1, not_before=clock() + LONGEST_BACKOFF_SECONDS)
+    assert store.due() == []
+
+
+def test_a_long_pause_between_rounds_that_was_chosen_is_kept(store: Store, clock: Clock) -> None:
+    store.want(1)
+    store.update(1, started_at=clock(), not_before=clock() + 86_400)
+    clock.advance(1)
+    assert store.due() == []
+
+
+def test_a_scan_whose_next_try_lies_beyond_every_pause_is_tried(store: Store, clock: Clock) -> None:
+    store.save_tasks(1, [task(5)])
+    store.unreadable(1, 5, "broken")
+    [found] = store.some_tasks(1, [5])
+    assert not is_retried(found, clock())
+    assert is_retried(found, clock() + found.pause)
+    assert is_retried(found, clock() - 86_400)
+
+
+def test_a_vanished_project_is_not_refreshed_until_news_of_it(store: Store, clock: Clock) -> None:
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    assert store.vanish(the(store, 1))
+    assert store.due() == []
+    assert "disconnect 1" in the(store, 1).mend
+    store.want(1)
+    clock.advance(SETTLE_SECONDS)
+    assert (store.due(), the(store, 1).vanished_at) == ([1], 0.0)
+
+
+def test_what_an_earlier_release_let_go_is_asked_for_again(settings: Settings) -> None:
+    store = open_store(settings.database, busy_ms=200)
+    store.create()
+    store.want(1)
+    store.want(2)
+    store.update(1, disconnected=True)
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE projects DROP COLUMN vanished_at"))
+    store.create()
+    assert [(one.disconnected, bool(one.vanished_at)) for one in store.projects()] == [
+        (False, True),
+        (False, False),
+    ]
+    store.update(1, disconnected=True, vanished_at=0.0)
+    store.create()
+    assert the(store, 1).disconnected, "this release knows what it means"
+    store.engine.dispose()
+
+
+def test_a_flood_of_projects_that_nobody_has_leaves_few_rows(store: Store) -> None:
+    for number in range(1, 2 * MOST_SIGHTINGS):
+        store.sight(number)
+    assert len(store.sightings()) == MOST_SIGHTINGS
+    assert store.projects() == []
+    store.drop_sighting(1)
+    assert len(store.sightings()) == MOST_SIGHTINGS - 1

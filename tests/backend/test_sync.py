@@ -10,7 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from backend import ledger, sync
-from backend.errors import LabelStudioError, NotFound, Unreachable, UnsupportedLabelConfig
+from backend.errors import (
+    LabelStudioError,
+    NotFound,
+    StorageError,
+    Unreachable,
+    UnsupportedLabelConfig,
+)
 from backend.gateway import LabelStudio
 from backend.settings import ProjectOptions
 from backend.store import Annotation, Store
@@ -138,17 +144,19 @@ def test_a_deleted_annotation_gives_the_scan_back_to_the_pool(side: Side) -> Non
 
 
 def test_counts_that_differ_lead_to_a_full_read(
-    side: Side, caplog: pytest.LogCaptureFixture
+    side: Side, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = side.tasks(2)
     side.fake.annotate(first, drawn())
+    clock.advance(3600)
+    side.fake.change_data(second, note="newer")
     side.sync()
     # As if a change had been lost: Label Studio will not list this task as changed.
     side.store.replace_annotations(side.number, [first], [])
     with caplog.at_level(logging.INFO):
         side.sync()
     assert list(side.read().usable) == [first]
-    assert "counts differ" in caplog.text
+    assert "listing everything" in caplog.text
     assert side.read().open == {second}
 
 
@@ -392,19 +400,137 @@ def test_what_changes_during_a_sync_shows_up_as_a_difference(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = side.tasks(2)
-    real = side.studio.annotations
+    real = side.studio.tasks
 
-    def late(project_id: int, tasks: Any) -> Any:
-        yield from real(project_id, tasks)
+    def late(project_id: int, **named: Any) -> Any:
+        yield from real(project_id, **named)
         if not side.fake.projects[project_id].annotations:
             side.fake.annotate(first, drawn())
 
-    monkeypatch.setattr(side.studio, "annotations", late)
+    monkeypatch.setattr(side.studio, "tasks", late)
     side.sync()
     assert side.read().usable == {}
     assert side.look() != the(side.store, side.number).seen
     side.sync()
     assert list(side.read().usable) == [first]
+
+
+# -- Label Studio's times and ids ----------------------------------------------------------------
+
+
+def ledger_is_label_studio(side: Side) -> bool:
+    """Return whether the ledger holds the annotations of Label Studio, each on its task."""
+    truth = side.fake.projects[side.number].annotations.values()
+    known = side.store.annotations(side.number)
+    drawn_in = side.store.results(side.number, [found.id for found in known])
+    return sorted((a["id"], a["task"], a["updated_at"], str(a["result"])) for a in truth) == sorted(
+        (found.id, found.task_id, found.updated_at, str(result))
+        for found, result in zip(known, drawn_in, strict=True)
+    )
+
+
+def test_after_duplicates_were_removed_an_annotation_is_on_the_task_that_is_left(
+    side: Side,
+) -> None:
+    kept, removed = side.tasks(2)
+    side.fake.annotate(kept, drawn())
+    side.fake.annotate(removed, drawn(slice(3, 4)))
+    side.sync()
+    side.store.save_splits(side.number, {kept: True, removed: False})
+    side.fake.remove_duplicate(kept, removed)
+    side.sync()
+    assert ledger_is_label_studio(side)
+    assert len(side.read().usable[kept]) == 2
+    assert side.store.splits(side.number) == {kept: True}
+
+
+def test_after_an_older_backup_was_restored_the_ledger_is_what_the_backup_says(
+    side: Side, clock: Clock
+) -> None:
+    first, second, third = side.tasks(3)
+    corrected = side.fake.annotate(first, drawn())
+    backup = side.fake.backup()
+    clock.advance(3600)
+    side.fake.change_annotation(corrected, result=drawn(slice(2, 3)))
+    lost = side.fake.annotate(second, drawn())
+    side.sync()
+    side.store.save_splits(side.number, {first: True, second: False})
+    side.fake.restore(backup)
+    clock.advance(3600)
+    assert side.fake.annotate(third, drawn(slice(5, 6))) == lost, "its id is given out again"
+    side.sync()
+    assert ledger_is_label_studio(side)
+    assert side.store.splits(side.number) == {first: True, second: False}
+
+
+def test_a_change_under_a_clock_that_was_set_back_is_seen(side: Side, clock: Clock) -> None:
+    first, second = side.tasks(2)
+    annotation = side.fake.annotate(first, drawn())
+    clock.advance(86_400)
+    side.fake.annotate(second, drawn())
+    side.sync()
+    clock.advance(-86_400)
+    side.sync()
+    side.fake.change_annotation(annotation, result=drawn(slice(2, 3)))
+    assert side.look() != the(side.store, side.number).seen, "the timer sees it"
+    side.sync()
+    assert ledger_is_label_studio(side)
+
+
+def test_a_full_read_asks_for_few_masks_at_a_time_and_writes_nothing_that_is_known(
+    side: Side, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr(sync, "TASKS_WITH_MASKS", 2)
+    for task in side.tasks(5):
+        side.fake.annotate(task, drawn())
+    side.sync()
+    asked: list[int] = []
+    real = side.studio.annotations
+
+    def counted(project: int, tasks: Any) -> Any:
+        asked.append(len(tasks))
+        return real(project, tasks)
+
+    monkeypatch.setattr(side.studio, "annotations", counted)
+    written: list[str] = []
+    sa.event.listen(
+        side.store.engine,
+        "before_cursor_execute",
+        lambda *given: written.append(given[2]),
+    )
+    clock.advance(sync.FULL_SYNC_SECONDS)
+    side.sync()
+    assert asked == [2, 2, 1]
+    assert not [sql for sql in written if "annotations" in sql and sql.startswith("INSERT")]
+    assert not [sql for sql in written if sql.startswith(("INSERT INTO tasks", "UPDATE tasks"))]
+
+
+def test_new_tasks_do_not_have_everything_listed(side: Side, clock: Clock) -> None:
+    side.tasks(3)
+    clock.advance(3600)
+    last = side.fake.add_task(side.number)
+    side.sync()
+    clock.advance(3600)
+    new = side.fake.add_task(side.number)
+    listed: list[int] = []
+    pages = side.studio.tasks
+
+    def counted(*given: Any, **named: Any) -> Any:
+        for page in pages(*given, **named):
+            listed.extend(task["id"] for task in page)
+            yield page
+
+    side.studio.tasks = counted  # type: ignore[method-assign]
+    side.sync()
+    assert listed == [last, new]
+
+
+def test_rows_that_contradict_each_other_are_no_matter_of_the_disk(side: Side) -> None:
+    [task] = side.tasks(1)
+    row = {"id": 1, "task_id": task, "updated_at": "", "created_at": "", "cancelled": False}
+    rows = [{**row, "ground_truth": False, "result": "[]"}] * 2
+    with pytest.raises(StorageError, match="contradict"):
+        side.store.replace_annotations(side.number, [task], rows)
 
 
 def test_an_error_of_label_studio_leaves_the_sync(side: Side) -> None:

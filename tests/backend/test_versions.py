@@ -190,12 +190,12 @@ def test_a_pin_ends_once(shelf: Shelf) -> None:
 def test_no_wish_wakes_a_project_that_was_disconnected(shelf: Shelf) -> None:
     name = shelf.go_live()
     shelf.versions.pin(name)
-    shelf.store.update(NUMBER, gone=True)
+    shelf.store.update(NUMBER, disconnected=True)
     for wish in (partial(Versions.pin, name=name), Versions.resume):
         with pytest.raises(ConfigError, match="Project 3 is not connected") as caught:
             wish(shelf.versions)
         assert caught.value.mend == "Connect it first: python -m backend connect 3"
-    assert the(shelf.store, NUMBER).gone
+    assert the(shelf.store, NUMBER).disconnected
     assert shelf.store.pinned(NUMBER) == name
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,17 +16,19 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions
+from dbos import _dbos as dbos_internals
 
 from backend import sync, worker
-from backend.errors import ConfigError, StorageError
+from backend.errors import ConfigError, StorageError, Unreachable
 from backend.gateway import ProjectInfo
 from backend.membership import Membership
 from backend.publishing import QUIET_SECONDS
 from backend.rounds import REFRESH_QUEUE
 from backend.services import Services
 from backend.settings import Settings
-from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS
+from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS, Store
 from tests.backend.conftest import Clock, settings_in, the
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import OPTIONS, Site, wait_for
@@ -31,6 +36,11 @@ from tests.backend.site import OPTIONS, Site, wait_for
 pytestmark = pytest.mark.databases
 
 ROOT = Path(__file__).parents[2]
+
+
+def jobs_engine() -> sa.Engine:
+    engine: sa.Engine = dbos_internals._get_dbos_instance()._sys_db.engine
+    return engine
 
 
 def refreshes() -> list[Any]:
@@ -117,7 +127,7 @@ def test_a_project_with_very_many_new_scans_lets_the_others_in_between(
     assert site.project.wanted > site.project.done
     DBOS.start_workflow(site.rounds.refresh, other).get_result()
     assert len(site.store.embeddings(other, "pixels")) == 2, "the first one waits for its turn"
-    site.store.update(other, gone=True)
+    site.store.update(other, disconnected=True)
     site.refresh()
     assert len(site.store.embeddings(site.number, "pixels")) == 6, "nobody else waits"
     assert sorted(site.queue) == site.tasks
@@ -163,11 +173,11 @@ def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnec
 ) -> None:
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
-    site.store.update(site.number, gone=True)
+    site.store.update(site.number, disconnected=True)
     wanted = site.project.wanted
     worker.drop_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]
-    assert (site.project.gone, site.project.wanted) == (True, wanted)
+    assert (site.project.disconnected, site.project.wanted) == (True, wanted)
 
 
 def test_finished_refreshes_are_forgotten_after_a_week(
@@ -291,12 +301,12 @@ def test_a_look_that_a_disconnection_overtook_finds_no_problem(
 ) -> None:
     def disconnect() -> None:
         timer.fake.entries.clear()
-        timer.store.update(timer.number, gone=True)
+        timer.store.update(timer.number, disconnected=True)
 
     timer.meanwhile(monkeypatch, disconnect)
     assert not timer.tick()
     project = the(timer.store, timer.number)
-    assert (project.gone, project.problem) == (True, "")
+    assert (project.disconnected, project.problem) == (True, "")
 
 
 def test_a_defect_met_at_one_project_costs_the_others_nothing(
@@ -314,7 +324,7 @@ def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> Non
     timer.fake.entries.clear()
     assert not timer.tick()
     project = the(timer.store, timer.number)
-    assert not project.gone
+    assert not project.disconnected
     assert f"connect {timer.number}" in project.mend
 
 
@@ -342,11 +352,164 @@ def test_the_timer_looks_at_no_project_with_a_refresh_on_its_way(
     assert caplog.text == ""
 
 
-def test_a_project_deleted_in_label_studio_is_let_go(timer: Timer) -> None:
-    del timer.fake.projects[timer.number]
-    assert not timer.tick()
+def test_a_project_that_vanished_is_said_asked_for_and_taken_up_again(
+    timer: Timer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    backup = timer.fake.backup()
+    timer.fake.projects.clear()
+    timer.fake.entries.clear()
+    with caplog.at_level(logging.WARNING, logger="backend.worker"):
+        for _ in range(3):
+            assert not timer.tick()
+            clock.advance(60)
+    assert len(caplog.records) == 1
     project = the(timer.store, timer.number)
-    assert (project.gone, project.problem) == (True, "")
+    assert (project.disconnected, project.vanished_at) == (False, clock() - 180)
+    assert "no such project" in project.problem
+    timer.fake.restore(backup)
+    assert timer.tick()
+    assert the(timer.store, timer.number).vanished_at == 0
+
+
+def test_a_project_that_comes_back_without_our_entry_is_told_how_to_get_one(timer: Timer) -> None:
+    backup = timer.fake.backup()
+    timer.fake.projects.clear()
+    assert not timer.tick()
+    timer.fake.restore(backup)
+    timer.fake.entries.clear()
+    assert timer.tick(), "a refresh says what is missing"
+    assert the(timer.store, timer.number).vanished_at == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(404, text="404 page not found"),
+        httpx.Response(404, json={"status_code": 404, "detail": "Not found."}),
+        httpx.Response(401, json={"status_code": 401, "detail": "Invalid token."}),
+        httpx.Response(200, text="<html>Sign in</html>"),
+        httpx.Response(500, text="Internal Server Error"),
+    ],
+    ids=["proxy", "json", "401", "html", "500"],
+)
+def test_whatever_answers_while_label_studio_is_away_no_project_is_lost(
+    timer: Timer, answer: httpx.Response
+) -> None:
+    timer.fake.away = lambda _: answer
+    for _ in range(3):
+        worker._reconcile_one(timer.services, timer.number)
+    project = the(timer.store, timer.number)
+    assert (project.disconnected, project.vanished_at) == (False, 0)
+    assert project.problem
+    timer.fake.annotate(timer.tasks[0])
+    timer.fake.away = None
+    assert timer.tick()
+    assert the(timer.store, timer.number).problem == ""
+
+
+# -- projects that /setup named -------------------------------------------------------------------
+
+
+def test_a_project_with_an_entry_of_ours_is_taken_up(
+    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
+) -> None:
+    number = fake.add_project()
+    fake.connect(number)
+    store.sight(number)
+    worker.take_up(services)
+    assert store.projects() == [], "Label Studio saves its entry after the call"
+    clock.advance(SETTLE_SECONDS)
+    worker.take_up(services)
+    assert the(store, number).wanted == 1
+    assert store.sightings() == []
+
+
+def test_a_disconnected_project_is_taken_up_when_it_has_an_entry_again(
+    services: Services, store: Store, fake: FakeLabelStudio, project_id: int, clock: Clock
+) -> None:
+    store.update(project_id, disconnected=True)
+    store.sight(project_id)
+    clock.advance(SETTLE_SECONDS)
+    entries = dict(fake.entries)
+    fake.entries.clear()
+    worker.take_up(services)
+    assert the(store, project_id).disconnected
+    fake.entries |= entries
+    worker.take_up(services)
+    assert not the(store, project_id).disconnected
+
+
+def test_made_up_projects_leave_nothing_and_a_label_studio_that_is_down_loses_none(
+    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
+) -> None:
+    store.sight(77)
+    clock.advance(SETTLE_SECONDS)
+    fake.fail("", "", httpx.ConnectError, times=99)
+    with pytest.raises(Unreachable):
+        worker.take_up(services)
+    fake.mend()
+    worker.take_up(services)
+    assert len(store.sightings()) == 1, "its entry may be saved yet"
+    clock.advance(worker.FORGET_SIGHTING_SECONDS)
+    worker.take_up(services)
+    assert (store.sightings(), store.projects()) == ([], [])
+
+
+# -- clocks, and what lies in the jobs' database --------------------------------------------------
+
+
+def test_a_clock_that_was_set_is_noticed_once() -> None:
+    clock, steady = Clock(), Clock()
+    watch = worker.ClockWatch(clock, steady)
+    for passed, jumps in ((60, 0), (3600, 0), (60, 86_400), (60, 0), (60, -86_400)):
+        steady.advance(passed)
+        clock.advance(passed + jumps)
+        assert watch.jumped() == bool(jumps)
+        assert not watch.jumped()
+
+
+def test_a_pickled_row_in_the_jobs_database_runs_no_code(site: Site, tmp_path: Path) -> None:
+    site.refresh()
+    mark = tmp_path / "code ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (mark,)
+
+    handle = DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, 10**6)
+    pickled = base64.b64encode(pickle.dumps(Payload())).decode()
+    with jobs_engine().begin() as connection:
+        schema = "" if connection.dialect.name == "sqlite" else "dbos."
+        connection.execute(
+            sa.text(
+                f"UPDATE {schema}workflow_status SET inputs = :row, output = :row, "  # noqa: S608
+                "serialization = 'py_pickle', status = 'PENDING', executor_id = :me "
+                "WHERE workflow_uuid = :id"
+            ),
+            {"row": pickled, "me": site.member.name, "id": handle.workflow_id},
+        )
+    site.stop()
+    site.start()
+    wait_for(
+        lambda: [w.workflow_id for w in DBOS.list_workflows(status="ERROR")] == [handle.workflow_id]
+    )
+    assert not mark.exists()
+    assert site.refresh().problem == ""
+
+
+def test_every_value_in_the_jobs_database_is_json(site: Site) -> None:
+    site.refresh()
+    site.label(0, 1)
+    site.refresh()
+    with jobs_engine().connect() as connection:
+        schema = "" if connection.dialect.name == "sqlite" else "dbos."
+        for table, columns in (
+            ("workflow_status", "inputs, output, error"),
+            ("operation_outputs", "output, error"),
+        ):
+            rows = connection.execute(sa.text(f"SELECT {columns} FROM {schema}{table}"))  # noqa: S608
+            for value in (value for row in rows for value in row if value is not None):
+                json.loads(value)
 
 
 def test_old_versions_go_while_everything_rests(site: Site, clock: Clock) -> None:
