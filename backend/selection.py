@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, stability
-from backend.artifacts import ProjectFiles
+from backend.artifacts import ProjectFiles, Space
 from backend.ledger import Ledger, stored_options
-from backend.maps import LostEmbeddings, Map, Maps, Space
+from backend.maps import LostEmbeddings, Map, Maps
 from backend.store import Project, Store
 from model import active_learning, encoders
 from model.validation import group

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from backend import artifacts, ledger, pages
 from backend.app import create_app
-from backend.artifacts import Artifacts
+from backend.artifacts import Artifacts, Space
 from backend.errors import NotFound, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scans
@@ -763,12 +763,12 @@ def draw_map(store: Store, known: Settings, fitted: list[int], new: list[int]) -
         artifacts.write_array(folder / "embeddings" / name, values.astype(np.float32))
         store.save_embeddings(3, "pixels", name, tasks)
     found = projection.fit(embeddings[: len(fitted)].astype(np.float32), method="pca")
-    space = {"encoder": "pixels", "projection": "pca", "seed": 0}
-    scans = [f"a.npy/{row}" for row in range(len(fitted))]
+    space = Space("pixels", "pca", 0)
+    scans = [artifacts.scan_name("a.npy", row) for row in range(len(fitted))]
     content = {"scans": np.array(scans, bytes), **vars(found)}
-    path = folder / "maps" / f"{artifacts.digest(space)}.npz"
+    path = folder / artifacts.map_name(space)
     artifacts.write(path, lambda file: np.savez(file, **content))
-    path = folder / "clusters" / f"{artifacts.digest(space, scans, 2)}.npz"
+    path = folder / artifacts.clusters_name(space, scans, 2)
     clusters = np.array(fitted) % 2
     artifacts.write(path, lambda file: np.savez(file, clusters=clusters))
     places: Array = np.vstack(
