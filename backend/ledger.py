@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import sqlalchemy as sa
@@ -181,6 +183,42 @@ def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScor
         for score in scores
         if now.groups.get(score.task_id) not in seen.get(key_of.get(score.version, ""), ())
     ]
+
+
+@dataclass(frozen=True)
+class DraftQuality:
+    """How good some compared drafts were.
+
+    An unchanged draft was right, or nobody looked at it closely. So the Dice of the changed ones
+    is told beside the Dice of all.
+
+    Attributes:
+        compared: Number of drafts.
+        unchanged: How many of them were submitted unchanged.
+        dice: Mean Dice of all, None without a draft.
+        changed_dice: Mean Dice of those that were changed, None without such a draft.
+    """
+
+    compared: int
+    unchanged: int
+    dice: float | None
+    changed_dice: float | None
+
+    @classmethod
+    def of(cls, scores: Sequence[DraftScore]) -> DraftQuality:
+        """Return how good these drafts were."""
+        changed = [score.dice for score in scores if not score.unchanged]
+        return cls(
+            compared=len(scores),
+            unchanged=len(scores) - len(changed),
+            dice=fmean(score.dice for score in scores) if scores else None,
+            changed_dice=fmean(changed) if changed else None,
+        )
+
+    @property
+    def share_unchanged(self) -> float | None:
+        """Return the share that was submitted unchanged, None without a draft."""
+        return self.unchanged / self.compared if self.compared else None
 
 
 def stored_options(project: Project) -> ProjectOptions:

@@ -69,6 +69,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(_when, "when")
     blueprint.add_app_template_filter(sentences.span, "span")
     blueprint.add_app_template_filter(sentences.count, "counted")
+    blueprint.add_app_template_filter(sentences.unchanged, "unchanged")
     return blueprint
 
 

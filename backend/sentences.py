@@ -129,7 +129,8 @@ def quality(state: Mapping[str, Any]) -> str:
     drafts, held_out = state["prequential_dice"], state["validation_dice"]
     off = state["calibration_error"]
     known = [
-        f"the last drafts matched what people then drew with Dice {drafts:.2f}"
+        f"the last drafts matched what people then submitted with Dice {drafts:.2f} "
+        f"({unchanged(state)})"
         if drafts is not None
         else "",
         f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
@@ -137,6 +138,13 @@ def quality(state: Mapping[str, Any]) -> str:
     ]
     said = "; ".join(filter(None, known))
     return f"Quality: {said or 'not known yet'}."
+
+
+def unchanged(drafts: Mapping[str, Any]) -> str:
+    """Return how many of some compared drafts people did not change, and the Dice of the others."""
+    share = f"{drafts['drafts_unchanged']} of {drafts['drafts_compared']} submitted unchanged"
+    others = drafts["changed_draft_dice"]
+    return share if others is None else f"{share}, Dice {others:.2f} for the changed"
 
 
 def freshness(state: Mapping[str, Any], now: float) -> str:

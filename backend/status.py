@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from backend import artifacts, ledger
 from backend.artifacts import Artifacts
-from backend.ledger import Ledger
+from backend.ledger import DraftQuality, Ledger
 from backend.store import Project, Store, Version
 
 RECENT_DRAFTS = 5
@@ -181,11 +180,13 @@ def _unreadable(now: Ledger) -> dict[str, Any]:
 
 
 def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -> dict[str, Any]:
-    scores = ledger.quality_drafts(store, project_id, now)
-    recent = [score.dice for score in scores[-RECENT_DRAFTS:]]
+    drafts = DraftQuality.of(ledger.quality_drafts(store, project_id, now)[-RECENT_DRAFTS:])
     model = store.model(project_id, live.model_key) if live and live.model_key else None
     return {
-        "prequential_dice": statistics.fmean(recent) if recent else None,
+        "prequential_dice": drafts.dice,
+        "drafts_compared": drafts.compared,
+        "drafts_unchanged": drafts.unchanged,
+        "changed_draft_dice": drafts.changed_dice,
         "validation_dice": model.quality.get("validation_dice") if model else None,
         "calibration_error": model.quality.get("calibration_error") if model else None,
     }

@@ -67,8 +67,11 @@ class Project(Base):
     full_synced_at: Mapped[float] = mapped_column(default=0.0)
     fingerprint: Mapped[str] = mapped_column(default="")
     live_version: Mapped[str] = mapped_column(default="")
-    # Of the last drafts that people corrected, as the page shows it; none while it is unknown.
+    # Of the last drafts that were compared, as the page shows it; none while it is unknown: their
+    # Dice, the share of them that was submitted unchanged, and the Dice of the others.
     draft_dice: Mapped[float | None]
+    unchanged_drafts: Mapped[float | None]
+    changed_draft_dice: Mapped[float | None]
     # What is going on, for the page.
     step: Mapped[str] = mapped_column(default="")
     step_at: Mapped[float] = mapped_column(default=0.0)
@@ -149,6 +152,11 @@ class DraftScore(Base):
     version: Mapped[str]
     created_at: Mapped[str]  # of the annotation
     dice: Mapped[float]
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the person submitted every pixel of the draft as it was, an empty draft too."""
+        return self.dice == 1.0
 
 
 class Model(Base):

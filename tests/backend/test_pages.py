@@ -128,6 +128,9 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "labelled": 0,
         "complete": False,
         "prequential_dice": None,
+        "drafts_compared": 0,
+        "drafts_unchanged": 0,
+        "changed_draft_dice": None,
         "validation_dice": None,
         "calibration_error": None,
         "wanted": 1,
@@ -507,6 +510,28 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     assert "is 0.81" in text
     assert "its probabilities are off by 0.03 there, on average" in text
     assert "it was made from 12 labelled scans." in text
+
+
+def test_drafts_submitted_unchanged_are_told_beside_the_dice_wherever_it_is_shown(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    for task, dice in ((1, 1.0), (3, 1.0)):
+        row = {"task_id": task, "version": "v2", "created_at": f"2{task}", "dice": dice}
+        store.save_draft_score(DraftScore(project_id=3, **row))
+    state = client.get("/projects/3?format=json").get_json()
+    assert state["prequential_dice"] == pytest.approx(0.933, abs=0.001)
+    figures = state["drafts_unchanged"], state["drafts_compared"], state["changed_draft_dice"]
+    assert figures == (2, 3, 0.8)
+    said = "2 of 3 submitted unchanged, Dice 0.80 for the changed"
+    assert said in page(client)
+    shown = html(client)
+    assert f"<small>{said}</small>" in shown
+    row = shown[shown.index('<th scope="row">v2') :]
+    cells = re.findall(r'<td class="n">(.*?)</td>', row)[2:5]
+    assert cells == ["0.933", "2 of 3", "0.800"]
+    curve = client.get("/projects/3/map.json").get_json()["curve"]
+    assert [one["unchanged"] for one in curve["drafts"]] == [False, True, True]
 
 
 def test_the_page_says_what_is_going_on_and_for_how_long(client: FlaskClient, store: Store) -> None:
@@ -956,7 +981,7 @@ def test_the_audit_record_has_every_round_with_what_it_decided_and_why(
     assert trained["seconds"] == {"train": 12.5}
     [version] = trained["versions"]
     assert (version["name"], version["quality"]) == ("v2", {"validation_dice": 0.9})
-    assert version["drafts"] == [{"task": 2, "dice": 0.8, "counts": True}]
+    assert version["drafts"] == [{"task": 2, "dice": 0.8, "unchanged": False, "counts": True}]
     assert [one["pinned"] for one in (cold, trained, pinned)] == [False, False, True]
 
 
@@ -1035,7 +1060,7 @@ def test_the_learning_curve_has_models_and_drafts_over_labels(
     assert curve["models"] == [
         {"labels": 2, "version": "v2", "accepted": True, "dice": 0.9, "hd95": None}
     ]
-    assert curve["drafts"] == [{"labels": 3, "dice": 0.8, "task": 2}]
+    assert curve["drafts"] == [{"labels": 3, "dice": 0.8, "unchanged": False, "task": 2}]
 
 
 def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(
