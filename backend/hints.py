@@ -19,9 +19,14 @@ class _Wish:
 
     full: bool = False
     connected: bool = False
+    train: bool = False
 
     def __or__(self, other: _Wish) -> _Wish:
-        return _Wish(self.full or other.full, self.connected or other.connected)
+        return _Wish(
+            self.full or other.full,
+            self.connected or other.connected,
+            self.train or other.train,
+        )
 
 
 class Hints:
@@ -35,9 +40,16 @@ class Hints:
         self._retrying: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def want(self, project_id: int, *, full: bool = False, connected: bool = False) -> bool:
+    def want(
+        self,
+        project_id: int,
+        *,
+        full: bool = False,
+        connected: bool = False,
+        train: bool = False,
+    ) -> bool:
         """Ask for a refresh as `Store.want` does; return whether it is stored yet. Never raises."""
-        wish = _Wish(full, connected)
+        wish = _Wish(full, connected, train)
         with self._lock:
             waiting = project_id in self._pending
         # A database that just refused is not waited for again within the same request.
@@ -59,7 +71,7 @@ class Hints:
     def _write(self, project_id: int, wish: _Wish) -> str:
         """Return why the hint could not be stored, "" when it could."""
         try:
-            self._store.want(project_id, full=wish.full, connected=wish.connected)
+            self._store.want(project_id, full=wish.full, connected=wish.connected, train=wish.train)
         except StorageError as error:
             return str(error)
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from backend.settings import ProjectOptions
 from backend.store import Annotation, DraftScore, Project, Store, Task
 from model import validation
+
+LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Ledger:
     def keys_of(self, task_id: int) -> list[str]:
         """The keys of one task's labels."""
         return [f"{found.id}@{found.updated_at}" for found in self.usable[task_id]]
+
+    def changed_since(self, keys: Iterable[str]) -> int:
+        """Return how many labels came, went or changed since their keys were these."""
+        # A corrected label is another key of the same annotation.
+        return len({key.partition("@")[0] for key in {*keys} ^ {*self.label_keys}})
 
     @cached_property
     def _known(self) -> frozenset[int]:
@@ -224,3 +231,11 @@ class DraftQuality:
 def stored_options(project: Project) -> ProjectOptions:
     """Return the last valid options of a project."""
     return ProjectOptions(**project.options)
+
+
+def spacing(project: Project) -> float:
+    """Return the seconds between the starts of two rounds that publish."""
+    chosen = stored_options(project).min_seconds_between_rounds
+    if chosen is not None:
+        return chosen
+    return max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)

@@ -56,6 +56,7 @@ class Selector:
             not self._project.live_version
             or self._project.fingerprint != fingerprint
             or self._enough_changed(now)
+            or (self._asked_for() and not pinned)
             or self._running_low(now)
             or lost()
         )
@@ -189,15 +190,17 @@ class Selector:
         lost = self._store.chunks(self._project.id) - there
         self._store.forget_embeddings(self._project.id, {chunk, *lost})
 
+    def _asked_for(self) -> bool:
+        """Return whether a person pressed Start Training since the last round."""
+        return self._project.train_wanted > self._project.done
+
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
         live = self._store.version(self._project.id, self._project.live_version)
         record = live and self._files.read_json(artifacts.round_name(live.round))
         if not record:
             return True
-        # A corrected label is another key of the same annotation.
-        changed = {key.partition("@")[0] for key in set(record["labels"]) ^ set(now.label_keys)}
-        return len(changed) >= self._options.retrain_after
+        return now.changed_since(record["labels"]) >= self._options.retrain_after
 
     def _running_low(self, now: Ledger) -> bool:
         """Return whether fewer than a quarter of the published scans are still open."""

@@ -56,6 +56,9 @@ class Project(Base):
     full_sync: Mapped[bool] = mapped_column(default=True)
     # What `wanted` became when a full sync was last asked for.
     full_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
+    # What `wanted` became when a person last pressed Start Training: until `done` comes that far,
+    # a round is due, however few labels have changed.
+    train_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
     gone: Mapped[bool] = mapped_column(default=False)
     title: Mapped[str] = mapped_column(default="")
     # By which Label Studio's own addresses may go in task data; never called.
@@ -312,7 +315,14 @@ class Store:
 
     # -- counters -------------------------------------------------------------------------------
 
-    def want(self, project_id: int, *, full: bool = False, connected: bool = False) -> None:
+    def want(
+        self,
+        project_id: int,
+        *,
+        full: bool = False,
+        connected: bool = False,
+        train: bool = False,
+    ) -> None:
         """Ask for a refresh: `wanted += 1`, and a full sync if told so.
 
         News may have mended what failed, so a project that waits after a failure waits no longer.
@@ -323,6 +333,8 @@ class Store:
             full: Whether everything has to be read again.
             connected: Whether Label Studio has just shown an entry of ours: then a project that is
                 gone is taken up again, which no other news brings about.
+            train: Whether a person asked for a round: then the refresh makes one, however few
+                labels have changed.
         """
         soon = self.clock() + SETTLE_SECONDS
         waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
@@ -340,6 +352,8 @@ class Store:
         }
         if full:
             values |= {"full_sync": True, "full_wanted": Project.wanted + 1}
+        if train:
+            values |= {"train_wanted": Project.wanted + 1}
         served = sa.true() if connected else ~Project.gone
         statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self.session() as session:
