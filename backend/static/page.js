@@ -256,6 +256,7 @@ async function swap() {
 
 function tell(state) {
   if (byId("now").textContent !== state.now) byId("now").textContent = state.now;
+  if (byId("then").textContent !== state.then) byId("then").textContent = state.then;
   byId("dot").classList.toggle("busy", Boolean(state.step));
   byId("share").hidden = state.share === null;
   if (state.share !== null) byId("share").value = state.share;
@@ -275,7 +276,7 @@ async function keepLooking() {
   try {
     await look();
   } catch {
-    tell({ now: "The backend does not answer; this page shows what it said last.", step: null, share: null });
+    tell({ now: "The backend does not answer; this page shows what it said last.", then: "", step: null, share: null });
   }
   setTimeout(keepLooking, EVERY_MS);
 }

@@ -33,7 +33,9 @@ Array = npt.NDArray[Any]
 NOW = 1_800_000_000.0
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OURS = {**BROWSER, "Sec-Fetch-Site": "same-origin"}
-DONE = "Every scan is labelled: nothing is left to draw, training has stopped."
+DONE = "Every scan is labelled: nothing is left to draw."
+
+SCANS = "The next round starts when scans come that can be read and need a label."
 
 
 @pytest.fixture
@@ -104,6 +106,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     assert state == {
         **pages.status(store, Artifacts(known.data_dir), 3),
         "now": "idle.",
+        "then": SCANS,
         "share": None,
         "freshness": page(client).splitlines()[-1],
     }
@@ -111,6 +114,18 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     assert re.fullmatch("[0-9a-f]{40}", state.pop("digest"))
     assert state == {
         "now": "idle.",
+        "then": SCANS,
+        "next_round": {
+            "reason": "scans",
+            "labels": 0,
+            "needed": 1,
+            "seconds": None,
+            "every": 20.0,
+        },
+        "labels_changed": 0,
+        "scans_waiting": 0,
+        "last_model": None,
+        "strategy": None,
         "share": None,
         "project": 3,
         "gone": False,
@@ -203,8 +218,42 @@ def test_a_project_is_complete_when_every_readable_scan_is_labelled(
     annotate(store, 1)
     assert not pages.status(store, Artifacts(known.data_dir), 3)["complete"]
     annotate(store, 2)
+    store.save_model(Model(project_id=3, key="k0", labels=2, created_at=1))
+    quality = {"validation_dice": 0.91, "validation_scans": 8}
+    store.save_model(Model(project_id=3, key="k1", labels=40, created_at=2, quality=quality))
+    refused = Model(project_id=3, key="k2", labels=50, created_at=3, accepted=False)
+    store.save_model(refused)
     assert pages.status(store, Artifacts(known.data_dir), 3)["complete"]
-    assert DONE in page(client)
+    said = f"{DONE} The last model was trained on 40 labels, Dice 0.91 on 8 held-out scans."
+    assert said in page(client)
+    assert said in html(client)
+
+
+def test_the_page_says_when_the_next_round_is_due_in_html_text_and_json(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1, 2, 3, 4)
+    store.update(3, options={"retrain_after": 6})
+    publish(store, 1, 2, 3, 4)
+    for task in (1, 2):
+        annotate(store, task)
+    write_round(known, [3, 4], reasons=["a", "b"], labels=["101@"], strategy="medoids")
+    due = client.get("/projects/3?format=json").get_json()
+    assert (due["next_round"]["labels"], due["next_round"]["needed"]) == (1, 6)
+    assert due["then"].startswith("1 of 6 new or changed labels; next round at 6 labels, or now:")
+    assert f"Now: idle. {due['then']}" in page(client)
+    assert f'<p id="then" class="quiet">{due["then"]}</p>' in html(client).replace("&gt;", ">")
+
+
+@pytest.mark.parametrize(("strategy", "said"), [("entropy-diversity", True), ("medoids", False)])
+def test_a_queue_with_scores_says_why_they_may_rise(
+    client: FlaskClient, store: Store, known: Settings, strategy: str, said: bool
+) -> None:
+    add_tasks(store, 1, 2)
+    publish(store, 1, 2)
+    write_round(known, [1, 2], reasons=["score 0.8", "score 0.9"], labels=[], strategy=strategy)
+    for shown in (html(client), page(client)):
+        assert ("so scores may rise down the queue" in shown) is said
 
 
 def test_next_are_the_first_open_scans_of_the_live_queue_with_their_reasons(
@@ -527,8 +576,8 @@ def test_drafts_submitted_unchanged_are_told_beside_the_dice_wherever_it_is_show
     assert said in page(client)
     shown = html(client)
     assert f"<small>{said}</small>" in shown
-    row = shown[shown.index('<th scope="row">v2') :]
-    cells = re.findall(r'<td class="n">(.*?)</td>', row)[2:5]
+    line_of_v2 = shown[shown.index('<th scope="row">v2') :]
+    cells = re.findall(r'<td class="n">(.*?)</td>', line_of_v2)[2:5]
     assert cells == ["0.933", "2 of 3", "0.800"]
     curve = client.get("/projects/3/map.json").get_json()["curve"]
     assert [one["unchanged"] for one in curve["drafts"]] == [False, True, True]
