@@ -166,8 +166,9 @@ class Answers:
         reason = _why_ignored(event, project)
         if reason or project is None:
             return {"status": "ignored", "reason": reason}
-        stored = self._hints.want(project.id, full=event.deletes_tasks)
-        if event.action != "START_TRAINING":
+        train = event.action == "START_TRAINING"
+        stored = self._hints.want(project.id, full=event.deletes_tasks, train=train)
+        if not train:
             return {"status": "ok"}
         now = self._project(project.id) if stored else None
         return {"status": "ok", "job": job(project.id, now.wanted if now else project.wanted + 1)}

@@ -15,6 +15,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -129,6 +130,36 @@ def weights_name(key: str) -> str:
 def embeddings_name(chunk: str) -> str:
     """Return the name of a chunk of embeddings."""
     return f"embeddings/{chunk}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where distances are measured: an encoder, a projection and its seed."""
+
+    encoder: str
+    projection: str
+    seed: int
+
+
+def map_name(space: Space) -> str:
+    """Return the name of the map that was fitted in a space."""
+    return f"maps/{digest(vars(space))}.npz"
+
+
+def clusters_name(space: Space, scans: Sequence[str], budget: int) -> str:
+    """Return the name of the clusters of a map.
+
+    Args:
+        space: The map's.
+        scans: The names of the scans that the map was fitted on, in the map's order.
+        budget: The cold start's, which the number of clusters depends on.
+    """
+    return f"clusters/{digest(vars(space), scans, budget)}.npz"
+
+
+def scan_name(chunk: str, row: int) -> str:
+    """Return the name of a scan in the file of a map: where its embedding lies."""
+    return f"{chunk}/{row}"
 
 
 class Artifacts:

@@ -20,12 +20,14 @@ class _Wish:
     refresh: bool = False
     full: bool = False
     sighting: bool = False  # of a project that may have an entry of ours by now
+    train: bool = False
 
     def __or__(self, other: _Wish) -> _Wish:
         return _Wish(
             self.refresh or other.refresh,
             self.full or other.full,
             self.sighting or other.sighting,
+            self.train or other.train,
         )
 
 
@@ -40,9 +42,9 @@ class Hints:
         self._retrying: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def want(self, project_id: int, *, full: bool = False) -> bool:
+    def want(self, project_id: int, *, full: bool = False, train: bool = False) -> bool:
         """Ask for a refresh as `Store.want` does; return whether it is stored yet. Never raises."""
-        return self._leave(project_id, _Wish(refresh=True, full=full))
+        return self._leave(project_id, _Wish(refresh=True, full=full, train=train))
 
     def sight(self, project_id: int) -> None:
         """Note a project as `Store.sight` does. Never raises."""
@@ -73,7 +75,7 @@ class Hints:
             if wish.sighting:
                 self._store.sight(project_id)
             if wish.refresh:
-                self._store.want(project_id, full=wish.full)
+                self._store.want(project_id, full=wish.full, train=wish.train)
         except StorageError as error:
             return str(error)
         return ""

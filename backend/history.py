@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any
 from backend import artifacts, ledger
 from backend.artifacts import ProjectFiles, round_name
 from backend.errors import NotFound
-from backend.ledger import Ledger
+from backend.ledger import DraftQuality, Ledger
 from backend.store import DraftScore, Model, Project, Round, Store, Version
 from backend.versions import Versions
 
@@ -150,6 +149,7 @@ class History:
                 {
                     "task": score.task_id,
                     "dice": score.dice,
+                    "unchanged": score.unchanged,
                     "counts": score.task_id in self._telling,
                 }
                 for score in scores
@@ -168,21 +168,26 @@ class History:
 
     def _quality(self, found: Version) -> dict[str, Any]:
         model = self._models.get(found.model_key)
-        scores = [
-            score.dice
-            for score in self._scores.get(found.name, [])
-            if score.task_id in self._telling
-        ]
+        scores = self._scores.get(found.name, [])
+        drafts = DraftQuality.of([score for score in scores if score.task_id in self._telling])
         return {
             "dice": model.quality.get("validation_dice") if model else None,
             "hd95": model.quality.get("validation_hd95") if model else None,
-            "draft_dice": statistics.fmean(scores) if scores else None,
+            "draft_dice": drafts.dice,
+            "drafts_compared": drafts.compared,
+            "drafts_unchanged": drafts.unchanged,
+            "changed_draft_dice": drafts.changed_dice,
         }
 
     def _drafts(self) -> list[dict[str, Any]]:
         labels = {found.name: found.labels for found in self._versions}
         return [
-            {"labels": labels.get(name, 0) + place, "dice": score.dice, "task": score.task_id}
+            {
+                "labels": labels.get(name, 0) + place,
+                "dice": score.dice,
+                "unchanged": score.unchanged,
+                "task": score.task_id,
+            }
             for name, scores in self._scores.items()
             for place, score in enumerate(scores, start=1)
             if score.task_id in self._telling

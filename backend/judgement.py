@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from statistics import fmean
 from typing import Any
 
 from backend import labels, ledger
 from backend.artifacts import ProjectFiles
+from backend.ledger import DraftQuality
 from backend.publishing import moment
 from backend.services import Services
 from backend.status import RECENT_DRAFTS
@@ -52,8 +52,13 @@ def judge_drafts(services: Services, project: Project) -> None:
         judged = True
     if judged:
         # Here the ledger is at hand. Whoever asks for metrics cannot wait until it is read.
-        last = ledger.quality_drafts(store, project.id, now)[-RECENT_DRAFTS:]
-        store.update(project.id, draft_dice=fmean(one.dice for one in last) if last else None)
+        last = DraftQuality.of(ledger.quality_drafts(store, project.id, now)[-RECENT_DRAFTS:])
+        store.update(
+            project.id,
+            draft_dice=last.dice,
+            unchanged_drafts=last.share_unchanged,
+            changed_draft_dice=last.changed_dice,
+        )
 
 
 def _shown_at(versions: list[Version], when: float) -> Version | None:

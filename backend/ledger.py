@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +13,8 @@ import sqlalchemy as sa
 from backend.settings import ProjectOptions
 from backend.store import Annotation, DraftScore, Project, Store, Task
 from model import validation
+
+LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Ledger:
     def keys_of(self, task_id: int) -> list[str]:
         """The keys of one task's labels."""
         return [f"{found.id}@{found.updated_at}" for found in self.usable[task_id]]
+
+    def changed_since(self, keys: Iterable[str]) -> int:
+        """Return how many labels came, went or changed since their keys were these."""
+        # A corrected label is another key of the same annotation.
+        return len({key.partition("@")[0] for key in {*keys} ^ {*self.label_keys}})
 
     @cached_property
     def _known(self) -> frozenset[int]:
@@ -202,6 +211,50 @@ def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScor
     ]
 
 
+@dataclass(frozen=True)
+class DraftQuality:
+    """How good some compared drafts were.
+
+    An unchanged draft was right, or nobody looked at it closely. So the Dice of the changed ones
+    is told beside the Dice of all.
+
+    Attributes:
+        compared: Number of drafts.
+        unchanged: How many of them were submitted unchanged.
+        dice: Mean Dice of all, None without a draft.
+        changed_dice: Mean Dice of those that were changed, None without such a draft.
+    """
+
+    compared: int
+    unchanged: int
+    dice: float | None
+    changed_dice: float | None
+
+    @classmethod
+    def of(cls, scores: Sequence[DraftScore]) -> DraftQuality:
+        """Return how good these drafts were."""
+        changed = [score.dice for score in scores if not score.unchanged]
+        return cls(
+            compared=len(scores),
+            unchanged=len(scores) - len(changed),
+            dice=fmean(score.dice for score in scores) if scores else None,
+            changed_dice=fmean(changed) if changed else None,
+        )
+
+    @property
+    def share_unchanged(self) -> float | None:
+        """Return the share that was submitted unchanged, None without a draft."""
+        return self.unchanged / self.compared if self.compared else None
+
+
 def stored_options(project: Project) -> ProjectOptions:
     """Return the last valid options of a project."""
     return ProjectOptions(**project.options)
+
+
+def spacing(project: Project) -> float:
+    """Return the seconds between the starts of two rounds that publish."""
+    chosen = stored_options(project).min_seconds_between_rounds
+    if chosen is not None:
+        return chosen
+    return max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)

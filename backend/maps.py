@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts
-from backend.artifacts import ProjectFiles, embeddings_name
+from backend.artifacts import ProjectFiles, Space, embeddings_name, scan_name
 from backend.errors import StorageError
 from backend.store import Embedding
 from model import clustering, projection
@@ -41,15 +41,6 @@ class LostEmbeddings(StorageError):
             "The next round embeds its scans again.",
         )
         self.chunk = chunk
-
-
-@dataclass(frozen=True)
-class Space:
-    """Where distances are measured: an encoder, a projection and its seed."""
-
-    encoder: str
-    projection: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class Maps:
         self._files = files
         self._found = found
         self.ids = sorted(found)
-        self._scans = [f"{found[i].chunk}/{found[i].row}" for i in self.ids]
+        self._scans = [scan_name(found[i].chunk, found[i].row) for i in self.ids]
 
     def current(self, space: Space, budget: int) -> Map:
         """Return the map of all embedded scans, with the clusters for a cold-start budget."""
@@ -172,7 +163,7 @@ class Maps:
             ) from None
 
     def _fitted(self, space: Space) -> _Fitted:
-        name = f"maps/{artifacts.digest(space.__dict__)}.npz"
+        name = artifacts.map_name(space)
         fitted = self._whole(name, _Fitted.load)
         if fitted is not None:
             stayed = len(set(self._scans) & set(fitted.scans))
@@ -196,7 +187,7 @@ class Maps:
     ) -> Clustering:
         """Return the clusters of the fitted map; scans that joined since go to the nearest."""
         points = fitted.projection.coordinates.astype(np.float64)
-        name = f"clusters/{artifacts.digest(space.__dict__, fitted.scans, budget)}.npz"
+        name = artifacts.clusters_name(space, fitted.scans, budget)
         found = self._whole(name, _load)
         if found is None:
             found = clustering.cluster(points, budget, seed=space.seed)

@@ -129,10 +129,15 @@ def _quality(
 ) -> Iterator[Metric]:
     dice = GaugeMetricFamily(
         "firstlight_dice",
-        "How good masks are: the live model's on held-out scans, and the last five drafts that "
-        "people corrected against what they submitted, but for those on scans of patients or "
-        "images that the model knew.",
+        "How good masks are: the live model's on held-out scans, and the last five drafts against "
+        "what people submitted: all of them, and those that people changed. Drafts on scans of "
+        "patients or images that the model knew do not count.",
         labels=["project", "kind"],
+    )
+    unchanged = GaugeMetricFamily(
+        "firstlight_drafts_unchanged_ratio",
+        "Share of the last five drafts that people submitted unchanged.",
+        labels=["project"],
     )
     versions = GaugeMetricFamily(
         "firstlight_versions", "Versions of the queue, by state.", labels=["project", "state"]
@@ -141,11 +146,18 @@ def _quality(
         _, quality = live.get(project.id, (0.0, {}))
         if "validation_dice" in quality:
             dice.add_metric([str(project.id), "held-out"], quality["validation_dice"])
-        if project.draft_dice is not None:
-            dice.add_metric([str(project.id), "drafts"], project.draft_dice)
+        for kind, value in (
+            ("drafts", project.draft_dice),
+            ("drafts-changed", project.changed_draft_dice),
+        ):
+            if value is not None:
+                dice.add_metric([str(project.id), kind], value)
+        if project.unchanged_drafts is not None:
+            unchanged.add_metric([str(project.id)], project.unchanged_drafts)
         for state, number in states.get(project.id, {}).items():
             versions.add_metric([str(project.id), state], number)
     yield dice
+    yield unchanged
     yield versions
 
 

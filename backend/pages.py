@@ -69,6 +69,8 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(_when, "when")
     blueprint.add_app_template_filter(sentences.span, "span")
     blueprint.add_app_template_filter(sentences.count, "counted")
+    blueprint.add_app_template_filter(sentences.unchanged, "unchanged")
+    blueprint.add_app_template_filter(sentences.complete, "complete")
     return blueprint
 
 
@@ -167,6 +169,7 @@ class _Site:
             progress=sentences.progress(state),
             **self._queue(project_id, now),
             **self._versions(project_id, now),
+            scores=sentences.SCORES if sentences.scored(state) else "",
             quality=sentences.quality(state),
             freshness=sentences.freshness(state, self._store.clock()),
             task_url=self._task_url(project_id),

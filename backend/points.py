@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts
-from backend.artifacts import ProjectFiles, round_name
+from backend.artifacts import ProjectFiles, Space, round_name, scan_name
 from backend.errors import StorageError
 from backend.ledger import Ledger
 from backend.store import Embedding, Store
@@ -125,31 +125,26 @@ def _why(task: int, state: str, now: Ledger, waiting: Queue) -> str:
 # -- where a scan lies ----------------------------------------------------------------------------
 
 
-def _space(record: Mapping[str, Any]) -> dict[str, Any]:
+def _space(record: Mapping[str, Any]) -> Space:
     options = record["options"]
-    return {
-        "encoder": record["encoder"],
-        "projection": options["projection"],
-        "seed": options["seed"],
-    }
+    return Space(record["encoder"], options["projection"], options["seed"])
 
 
 def _places(
     store: Store, files: ProjectFiles, project_id: int, record: Mapping[str, Any]
 ) -> dict[int, tuple[float, float]]:
     """Return where each scan lies on the map of a round, by task id."""
-    drawn = _arrays(files, _map_name(record), "scans", "coordinates") if record else None
+    if not record:
+        return {}
+    name = artifacts.map_name(_space(record))
+    drawn = _arrays(files, name, "scans", "coordinates")
     if drawn is None:
         return {}
     fitted = dict(zip(drawn[0].astype(str), drawn[1], strict=True))
     found = store.embeddings(project_id, record["encoder"])
     known = {i: fitted[_row(one)] for i, one in found.items() if _row(one) in fitted}
     new = {i: one for i, one in found.items() if i not in known}
-    return _flat({**known, **_transformed(files, _map_name(record), new)})
-
-
-def _map_name(record: Mapping[str, Any]) -> str:
-    return f"maps/{artifacts.digest(_space(record))}.npz"
+    return _flat({**known, **_transformed(files, name, new)})
 
 
 def _arrays(files: ProjectFiles, name: str, *columns: str) -> list[Array] | None:
@@ -166,7 +161,7 @@ def _arrays(files: ProjectFiles, name: str, *columns: str) -> list[Array] | None
 
 
 def _row(one: Embedding) -> str:
-    return f"{one.chunk}/{one.row}"
+    return scan_name(one.chunk, one.row)
 
 
 def _transformed(files: ProjectFiles, name: str, new: Mapping[int, Embedding]) -> dict[int, Array]:
@@ -220,10 +215,11 @@ def _clusters(
     if not record:
         return {}
     ranked = {int(task): terms["cluster"] for task, terms in record["scans"].items()}
-    drawn = _arrays(files, _map_name(record), "scans")
+    drawn = _arrays(files, artifacts.map_name(_space(record)), "scans")
     scans = drawn[0].astype(str).tolist() if drawn else []
-    name = artifacts.digest(_space(record), scans, record["options"]["cold_start_budget"])
-    found = _arrays(files, f"clusters/{name}.npz", "clusters")
+    budget = record["options"]["cold_start_budget"]
+    name = artifacts.clusters_name(_space(record), scans, budget)
+    found = _arrays(files, name, "clusters")
     if found is None:
         return ranked
     cluster = dict(zip(scans, found[0].tolist(), strict=True))

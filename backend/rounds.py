@@ -38,7 +38,6 @@ CHUNK = 64
 SCORED = 256  # scans a chunk: many enough that reading the weights does not count
 SHARE = 1024  # scans
 CHUNKS_BETWEEN_TRIMS = 16  # to look through all kept scans after each would take longer than it
-LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 KEPT_DRAFTS = 20
 MANY_UNREADABLE = 4  # more than one scan in so many, and a storage is away
 STORAGE_AWAY = "Many scans that could be read before cannot be read now."
@@ -319,7 +318,7 @@ class Rounds(DBOSConfiguredInstance):
     def finish(self, project_id: int, wanted: int, published: bool) -> None:
         """Note what was done, and when the next round may start."""
         project = self._project(project_id)
-        spacing = _spacing(project) if published else 0.0
+        spacing = ledger.spacing(project) if published else 0.0
         self.store.update(
             project_id,
             done=wanted,
@@ -559,11 +558,3 @@ def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[
         # The next try makes its own, and shall not wait for what nobody waits for any more.
         DBOS.cancel_workflows([handle.workflow_id for handle in handles])
         raise
-
-
-def _spacing(project: Project) -> float:
-    """Return the seconds between the starts of two rounds that publish."""
-    chosen = ledger.stored_options(project).min_seconds_between_rounds
-    if chosen is not None:
-        return chosen
-    return max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)

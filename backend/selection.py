@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, stability
-from backend.artifacts import ProjectFiles
+from backend.artifacts import ProjectFiles, Space
 from backend.ledger import Ledger, stored_options
-from backend.maps import LostEmbeddings, Map, Maps, Space
+from backend.maps import LostEmbeddings, Map, Maps
 from backend.store import Project, Store
 from model import active_learning, encoders
 from model.validation import group
@@ -54,12 +54,13 @@ class Selector:
         trains = not pinned and len(now.usable) >= 2
         if not self.pool(now):
             # Nobody waits for a queue, but people who labelled everything want the last model.
-            last = trains and self._changed(now, self._store.last_round(self._project.id)) != set()
+            last = trains and self._changed(now, self._store.last_round(self._project.id)) != 0
             return {"due": last, "train": last, "fingerprint": fingerprint}
         due = (
             not self._project.live_version
             or self._project.fingerprint != fingerprint
             or self._enough_changed(now)
+            or (self._asked_for() and not pinned)
             or self._running_low(now)
             or lost()
         )
@@ -192,19 +193,20 @@ class Selector:
         lost = self._store.chunks(self._project.id) - there
         self._store.forget_embeddings(self._project.id, {chunk, *lost})
 
+    def _asked_for(self) -> bool:
+        """Return whether a person pressed Start Training since the last round."""
+        return self._project.train_wanted > self._project.done
+
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
         live = self._store.version(self._project.id, self._project.live_version)
         changed = self._changed(now, live.round if live else 0)
-        return changed is None or len(changed) >= self._options.retrain_after
+        return changed is None or changed >= self._options.retrain_after
 
-    def _changed(self, now: Ledger, number: int) -> set[str] | None:
-        """Return the ids of the labels that changed since a round; None if it left no record."""
+    def _changed(self, now: Ledger, number: int) -> int | None:
+        """Return how many labels changed since a round; None if it left no record."""
         record = self._files.read_json(artifacts.round_name(number))
-        if not record:
-            return None
-        # A corrected label is another key of the same annotation.
-        return {key.partition("@")[0] for key in set(record["labels"]) ^ set(now.label_keys)}
+        return now.changed_since(record["labels"]) if record else None
 
     def _running_low(self, now: Ledger) -> bool:
         """Return whether fewer than a quarter of the published scans are still open."""

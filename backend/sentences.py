@@ -9,6 +9,13 @@ from typing import Any
 from backend.store import Project
 from backend.versions import resume_command
 
+# Said of a queue whose reasons hold a score: without it, a score that rises looks like a defect.
+SCORES = (
+    "Each score is from the moment when its scan was picked. Every pick changes the scores of the "
+    "scans that are left, so scores may rise down the queue."
+)
+SCORED = "entropy-diversity"  # the strategy whose reasons hold a score
+
 LISTED = 5  # lines of one list on the page; the JSON has all
 
 STEPS = {
@@ -33,13 +40,36 @@ _PROGRESS = {
 }
 
 
+# Why the next round waits; "running" needs no words beside the step that runs.
+_NEXT_ROUND = {
+    "disconnected": "No round starts while the project is not connected.",
+    "vanished": "The next round starts when Label Studio has the project again.",
+    "running": "",
+    "paused": "Paused by the option `paused`: set it to false in Label Studio (Settings > Model).",
+    "worker": "The next round starts as soon as the worker is free.",
+    "pinned": "{pinned} is pinned: rounds follow scans and labels, but train nothing.",
+    "complete": "No round waits: every scan is labelled.",
+    "scans": "The next round starts when scans come that can be read and need a label.",
+}
+_TRAIN = "press Start Training in Label Studio (Settings > Model)"
+
+
 def progress(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what runs now as a sentence, and how far it is as a share of 1, None if unknown."""
+    """Return what the page says of now.
+
+    Returns:
+        `now`: What runs. `then`: When the next round is due and why it waits, "" while something
+        runs. `share`: How far the step is as a share of 1, None if unknown.
+    """
     done = state["progress"]
     parts = (("done", "total"), ("batch", "batches"))
     known = [(done[part], done[whole]) for part, whole in parts if done.get(whole)]
     share = [round(min(1.0, part / whole), 3) for part, whole in known if part is not None]
-    return {"now": doing(state), "share": share[0] if share else None}
+    return {
+        "now": doing(state),
+        "then": next_round(state),
+        "share": share[0] if share else None,
+    }
 
 
 def text(state: Mapping[str, Any], now: float) -> str:
@@ -47,11 +77,11 @@ def text(state: Mapping[str, Any], now: float) -> str:
     parts = (
         [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
         _troubles(state),
-        [f"Now: {doing(state)}", *_queue(state)],
+        [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
         [quality(state)],
         _bullets(
-            "Next to label:",
+            f"Next to label. {SCORES}" if scored(state) else "Next to label:",
             [
                 f"task {one['task']}" + (f": {one['reason']}" if one["reason"] else "")
                 for one in state["next"]
@@ -90,6 +120,36 @@ def doing(state: Mapping[str, Any]) -> str:
     return f"{', '.join([step, *_progress(state['progress']), so_far])}."
 
 
+def next_round(state: Mapping[str, Any]) -> str:
+    """Return when the next round is due and why it waits; "" while something runs."""
+    due = state["next_round"]
+    reason, seconds = due["reason"], due["seconds"]
+    if reason == "problem":
+        again = f"in {span(seconds)}" if seconds is not None else "soon"
+        return f"Waits: {_line(state['problem']).rstrip('.')}; tried again {again}."
+    if reason == "asked":
+        when = f"in {span(seconds)}" if seconds is not None else "as soon as the worker is free"
+        return f"Start Training was pressed: the round starts {when}."
+    if reason == "spacing":
+        often = f"rounds start at most every {span(due['every'])}"
+        what = "Next round" if due["needed"] == 1 else "Next look at Label Studio"
+        return f"{what} in {span(seconds)} ({often})."
+    if reason == "labels":
+        return _labels_due(due["labels"], due["needed"])
+    return _NEXT_ROUND[reason].format_map(state)
+
+
+def _labels_due(labels: int, needed: int) -> str:
+    if labels >= needed:
+        return "The next round starts with the next look at Label Studio."
+    if needed == 1:
+        return f"The next round starts with the next label, or now: {_TRAIN}."
+    return (
+        f"{labels} of {needed} new or changed labels; next round at {needed} labels, "
+        f"or now: {_TRAIN}."
+    )
+
+
 def _progress(done: Mapping[str, Any]) -> Iterator[str]:
     """Say how far a step is."""
     for name, words in _PROGRESS.items():
@@ -115,7 +175,7 @@ def _queue(state: Mapping[str, Any]) -> Iterator[str]:
 def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
     yield f"Labels: {state['labelled']} of {count(state['scans'], 'scan')} labelled and used."
     if state["complete"]:
-        yield "Every scan is labelled: nothing is left to draw, training has stopped."
+        yield complete(state)
     ignored = [
         f"annotation {one['annotation']} on task {one['task']}: {one['reason']}"
         for one in state["labels_ignored"]
@@ -124,12 +184,33 @@ def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
     yield from _bullets("Annotations that are not used:", ignored, total=total)
 
 
+def scored(state: Mapping[str, Any]) -> bool:
+    """Return whether the reasons of the queue hold a score."""
+    return bool(state["strategy"] == SCORED)
+
+
+def complete(state: Mapping[str, Any]) -> str:
+    """Return that every scan is labelled, and how good the last model is."""
+    model = state["last_model"]
+    done = "Every scan is labelled: nothing is left to draw."
+    if model is None:
+        return f"{done} No model was trained: that takes two labels."
+    trained = f"{done} The last model was trained on {count(model['labels'], 'label')}"
+    if model["dice"] is not None:
+        scans = count(model["held_out"] or 0, "held-out scan")
+        return f"{trained}, Dice {model['dice']:.2f} on {scans}."
+    if state["prequential_dice"] is not None:
+        return f"{trained}; the last drafts had Dice {state['prequential_dice']:.2f}."
+    return f"{trained}; its quality is not known, because no scan is held out."
+
+
 def quality(state: Mapping[str, Any]) -> str:
     """Return what is known of the live model's quality."""
     drafts, held_out = state["prequential_dice"], state["validation_dice"]
     off = state["calibration_error"]
     known = [
-        f"the last drafts matched what people then drew with Dice {drafts:.2f}"
+        f"the last drafts matched what people then submitted with Dice {drafts:.2f} "
+        f"({unchanged(state)})"
         if drafts is not None
         else "",
         f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
@@ -137,6 +218,13 @@ def quality(state: Mapping[str, Any]) -> str:
     ]
     said = "; ".join(filter(None, known))
     return f"Quality: {said or 'not known yet'}."
+
+
+def unchanged(drafts: Mapping[str, Any]) -> str:
+    """Return how many of some compared drafts people did not change, and the Dice of the others."""
+    share = f"{drafts['drafts_unchanged']} of {drafts['drafts_compared']} submitted unchanged"
+    others = drafts["changed_draft_dice"]
+    return share if others is None else f"{share}, Dice {others:.2f} for the changed"
 
 
 def freshness(state: Mapping[str, Any], now: float) -> str:

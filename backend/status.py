@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -11,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from backend import artifacts, ledger
 from backend.artifacts import Artifacts
-from backend.ledger import Ledger
-from backend.store import Project, Store, Version
+from backend.ledger import DraftQuality, Ledger, spacing, stored_options
+from backend.store import Project, Store, Version, pause_left
 
 RECENT_DRAFTS = 5
 NEXT_SHOWN = 10
@@ -104,7 +103,8 @@ class Statuses:
             NotFound: If the project is not known here.
         """
         project = self._store.known(project_id)
-        return {**self._lasting.of(project), **_activity(project, self._store.clock())}
+        lasting = self._lasting.of(project)
+        return {**lasting, **_activity(project, lasting, self._store.clock())}
 
 
 def status(
@@ -126,6 +126,7 @@ def status(
     project = store.known(project_id)
     now = now or ledger.read(store, project_id)
     live = store.version(project_id, project.live_version) if project.live_version else None
+    record = _record(files, project_id, live)
     lasting = {
         "project": project.id,
         "title": project.title,
@@ -134,8 +135,11 @@ def status(
         "vanished_since": project.vanished_at or None,
         "pinned": store.pinned(project_id) or None,
         **_labels(now, live),
+        **_waiting(now, record),
         **_quality(store, project_id, live, now),
-        "next": _next(files, project_id, live, now),
+        "last_model": _last_model(store, project_id) if now.complete else None,
+        "strategy": record.get("strategy"),
+        "next": _next(record, live, now),
         **_unreadable(now),
         "warnings": project.warnings,
         "problem": project.problem,
@@ -144,11 +148,12 @@ def status(
         "round": store.last_round(project_id),
     }
     digest = artifacts.digest(lasting)
-    return {**lasting, "digest": digest, **_activity(project, store.clock())}
+    return {**lasting, "digest": digest, **_activity(project, lasting, store.clock())}
 
 
-def _activity(project: Project, now: float) -> dict[str, Any]:
+def _activity(project: Project, lasting: Mapping[str, Any], now: float) -> dict[str, Any]:
     return {
+        "next_round": next_round(project, lasting, now),
         "step": project.step or None,
         "step_seconds": round(now - project.step_at, 1) if project.step else None,
         "progress": project.progress,
@@ -156,6 +161,51 @@ def _activity(project: Project, now: float) -> dict[str, Any]:
         "done": project.done,
         "synced_at": project.full_synced_at or None,
     }
+
+
+def next_round(project: Project, state: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return why the next round of a project waits; `sentences.next_round` says it in words.
+
+    Args:
+        project: Its row.
+        state: What `status` knows of its labels and scans, and what is pinned.
+        now: Seconds since the epoch.
+
+    Returns:
+        `reason`: A word of `_reason`. `labels` and `needed`: How many labels changed since the
+        live queue was made, and how many make a round due. `seconds`: Until Label Studio is read
+        again; None when that waits for news or for the worker. `every`: The least seconds between
+        two rounds.
+    """
+    left = pause_left(project, now)
+    waits = project.wanted > project.done and not project.step and left > 0
+    return {
+        "reason": _reason(project, state, waits=waits),
+        "labels": state["labels_changed"],
+        "needed": stored_options(project).retrain_after,
+        "seconds": round(left, 1) if waits else None,
+        "every": spacing(project),
+    }
+
+
+def _reason(project: Project, state: Mapping[str, Any], *, waits: bool) -> str:
+    """Return the first of these that holds for a project."""
+    wanted = project.wanted > project.done
+    reasons = {
+        "disconnected": project.disconnected,
+        "vanished": bool(project.vanished_at),
+        "running": bool(project.step),
+        "problem": bool(project.problem),
+        "paused": stored_options(project).paused,
+        "asked": project.train_wanted > project.done and not state["pinned"],
+        "spacing": waits,
+        "worker": wanted,
+        "pinned": bool(state["pinned"]),
+        "complete": state["complete"],
+        "scans": not state["scans_waiting"],
+        "labels": True,
+    }
+    return next(reason for reason, holds in reasons.items() if holds)
 
 
 def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
@@ -175,6 +225,15 @@ def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
     }
 
 
+def _waiting(now: Ledger, record: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many labels changed since a round, and how many scans wait for their first."""
+    readable = {task.id for task in now.tasks} - now.unreadable.keys()
+    return {
+        "labels_changed": now.changed_since(record.get("labels", [])),
+        "scans_waiting": len((readable & now.open) - now.usable.keys()),
+    }
+
+
 def _unreadable(now: Ledger) -> dict[str, Any]:
     listed = list(now.unreadable.items())[:LISTED]
     return {
@@ -184,22 +243,34 @@ def _unreadable(now: Ledger) -> dict[str, Any]:
 
 
 def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -> dict[str, Any]:
-    scores = ledger.quality_drafts(store, project_id, now)
-    recent = [score.dice for score in scores[-RECENT_DRAFTS:]]
+    drafts = DraftQuality.of(ledger.quality_drafts(store, project_id, now)[-RECENT_DRAFTS:])
     model = store.model(project_id, live.model_key) if live and live.model_key else None
     return {
-        "prequential_dice": statistics.fmean(recent) if recent else None,
+        "prequential_dice": drafts.dice,
+        "drafts_compared": drafts.compared,
+        "drafts_unchanged": drafts.unchanged,
+        "changed_draft_dice": drafts.changed_dice,
         "validation_dice": model.quality.get("validation_dice") if model else None,
         "calibration_error": model.quality.get("calibration_error") if model else None,
     }
 
 
-def _next(
-    files: Artifacts, project_id: int, live: Version | None, now: Ledger
-) -> list[dict[str, Any]]:
+def _last_model(store: Store, project_id: int) -> dict[str, Any] | None:
+    """Return what the newest model that was not refused was trained on, and how good it is."""
+    models = [model for model in store.models(project_id) if model.accepted]
+    if not models:
+        return None
+    return {
+        "labels": models[-1].labels,
+        "dice": models[-1].quality.get("validation_dice"),
+        "held_out": models[-1].quality.get("validation_scans"),
+    }
+
+
+def _next(record: Mapping[str, Any], live: Version | None, now: Ledger) -> list[dict[str, Any]]:
     if live is None:
         return []
-    reasons = _reasons(files, project_id, live.round)
+    reasons = dict(zip(record.get("order", []), record.get("reasons", []), strict=False))
     waiting = [task for task in live.published if task in now.open]
     return [
         {"task": task, "position": position, "reason": reasons.get(task, "")}
@@ -207,6 +278,7 @@ def _next(
     ]
 
 
-def _reasons(files: Artifacts, project_id: int, number: int) -> Mapping[int, str]:
-    found = files.of(project_id).read_json(artifacts.round_name(number)) or {}
-    return dict(zip(found.get("order", []), found.get("reasons", []), strict=False))
+def _record(files: Artifacts, project_id: int, live: Version | None) -> Mapping[str, Any]:
+    """Return the record of the round that made the live queue, empty without one."""
+    found = files.of(project_id).read_json(artifacts.round_name(live.round)) if live else None
+    return found or {}

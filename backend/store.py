@@ -58,6 +58,9 @@ class Project(Base):
     full_sync: Mapped[bool] = mapped_column(default=True)
     # What `wanted` became when a full sync was last asked for.
     full_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
+    # What `wanted` became when a person last pressed Start Training: until `done` comes that far,
+    # a round is due, however few labels have changed.
+    train_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
     # Taken out by a person; only a connection takes the project up again. (Its column is older.)
     disconnected: Mapped[bool] = mapped_column("gone", default=False)
     # Since when Label Studio says that it has no such project; 0 while it has it. The timer goes on
@@ -73,8 +76,11 @@ class Project(Base):
     full_synced_at: Mapped[float] = mapped_column(default=0.0)
     fingerprint: Mapped[str] = mapped_column(default="")
     live_version: Mapped[str] = mapped_column(default="")
-    # Of the last drafts that people corrected, as the page shows it; none while it is unknown.
+    # Of the last drafts that were compared, as the page shows it; none while it is unknown: their
+    # Dice, the share of them that was submitted unchanged, and the Dice of the others.
     draft_dice: Mapped[float | None]
+    unchanged_drafts: Mapped[float | None]
+    changed_draft_dice: Mapped[float | None]
     # What is going on, for the page.
     step: Mapped[str] = mapped_column(default="")
     step_at: Mapped[float] = mapped_column(default=0.0)
@@ -163,6 +169,11 @@ class DraftScore(Base):
     version: Mapped[str]
     created_at: Mapped[str]  # of the annotation
     dice: Mapped[float]
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the person submitted every pixel of the draft as it was, an empty draft too."""
+        return self.dice == 1.0
 
 
 class Model(Base):
@@ -328,7 +339,14 @@ class Store:
 
     # -- counters -------------------------------------------------------------------------------
 
-    def want(self, project_id: int, *, full: bool = False, connected: bool = False) -> None:
+    def want(
+        self,
+        project_id: int,
+        *,
+        full: bool = False,
+        connected: bool = False,
+        train: bool = False,
+    ) -> None:
         """Ask for a refresh: `wanted += 1`, and a full sync if told so.
 
         News may have mended what failed, so a project that waits after a failure waits no longer.
@@ -339,6 +357,8 @@ class Store:
             full: Whether everything has to be read again.
             connected: Whether Label Studio has just shown an entry of ours: then a project that was
                 disconnected is taken up again. No other news does that.
+            train: Whether a person asked for a round: then the refresh makes one, however few
+                labels have changed.
         """
         soon = self.clock() + SETTLE_SECONDS
         waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
@@ -356,6 +376,8 @@ class Store:
         }
         if full:
             values |= {"full_sync": True, "full_wanted": Project.wanted + 1}
+        if train:
+            values |= {"train_wanted": Project.wanted + 1}
         served = sa.true() if connected else ~Project.disconnected
         statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self.session() as session:
@@ -365,25 +387,14 @@ class Store:
                 session.add(first)
 
     def due(self) -> list[int]:
-        """Return projects whose refresh may start now, longest waiting first.
-
-        A pause that was written down by a clock that was ahead has no meaning: a refresh that
-        started in the future tells of such a clock, and so does a pause beyond the longest one.
-        """
+        """Return projects whose refresh may start now, longest waiting first."""
         now = self.clock()
-        waited = sa.or_(
-            Project.not_before <= now,
-            Project.started_at > now,
-            sa.and_(Project.failures > 0, Project.not_before > now + LONGEST_BACKOFF_SECONDS),
-        )
-        query = (
-            sa.select(Project.id)
-            .where(Project.wanted > Project.done, waited)
-            .where(~Project.disconnected, Project.vanished_at == 0)
-            .order_by(sa.case((Project.started_at > now, 0.0), else_=Project.started_at))
+        query = sa.select(Project).where(
+            Project.wanted > Project.done, ~Project.disconnected, Project.vanished_at == 0
         )
         with self.session() as session:
-            return list(session.scalars(query))
+            found = [one for one in session.scalars(query) if pause_left(one, now) <= 0]
+        return [one.id for one in sorted(found, key=lambda one: one.started_at)]
 
     def project(self, project_id: int) -> Project | None:
         """Return one project, or None when nobody has connected it."""
@@ -1012,6 +1023,17 @@ def _missing(engine: sa.Engine) -> list[sa.Column[Any]]:
 
 def _pin(project_id: int) -> str:
     return f"pinned in project {project_id}"
+
+
+def pause_left(project: Project, now: float) -> float:
+    """Return the seconds until a project's next refresh may start, 0 or less if it may now.
+
+    A pause that was written down while the clock was ahead does not count. A refresh that started
+    in the future tells of such a clock, and so does a pause beyond the longest one.
+    """
+    left = project.not_before - now
+    impossible = project.failures > 0 and left > LONGEST_BACKOFF_SECONDS
+    return 0.0 if impossible or project.started_at > now else left
 
 
 def is_retried(task: Task, now: float) -> bool:

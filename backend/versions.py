@@ -6,7 +6,6 @@ round publishes what the version's model gives, under a name of its own, and tra
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from functools import cached_property
 from backend import labels, ledger
 from backend.artifacts import ProjectFiles, weights_name
 from backend.errors import ConfigError, UnsupportedLabelConfig
-from backend.ledger import stored_options
-from backend.store import Model, Project, Store, Version
+from backend.ledger import DraftQuality, stored_options
+from backend.store import DraftScore, Model, Project, Store, Version
 
 KEPT_MODELS = 5
 KEPT_LIVE_MODELS = 30
@@ -163,9 +162,10 @@ class Versions:
         """Return the Dice on held-out scans; without any, that of the drafts people corrected."""
         if model and "validation_dice" in model.quality:
             return f"{model.quality['validation_dice']:.2f} held out"
-        if model and model.key in self._draft_dice:
-            return f"{self._draft_dice[model.key]:.2f} drafts"
-        return "-"
+        drafts = self._drafts.get(model.key) if model else None
+        if drafts is None:
+            return "-"
+        return f"{drafts.dice:.2f} drafts, {drafts.unchanged} of {drafts.compared} unchanged"
 
     # -- retention ------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Versions:
             for model in fit
             if "validation_dice" in model.quality
         }
-        drafts = {m.key: self._draft_dice[m.key] for m in fit if m.key in self._draft_dice}
+        drafts = {m.key: self._drafts[m.key].dice or 0.0 for m in fit if m.key in self._drafts}
         scores = held_out or drafts
         return max(scores, key=lambda key: scores[key], default="")
 
@@ -246,14 +246,14 @@ class Versions:
             return []
 
     @cached_property
-    def _draft_dice(self) -> Mapping[str, float]:
-        """The mean Dice of a model's drafts against what people then drew, by its key."""
+    def _drafts(self) -> Mapping[str, DraftQuality]:
+        """How good a model's drafts were against what people then drew, by its key."""
         key_of = {found.name: found.model_key for found in self._newest_first}
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[DraftScore]] = {}
         now = ledger.read(self.store, self.project.id)
         for score in ledger.quality_drafts(self.store, self.project.id, now):
-            found.setdefault(key_of.get(score.version, ""), []).append(score.dice)
-        return {key: statistics.fmean(dice) for key, dice in found.items()}
+            found.setdefault(key_of.get(score.version, ""), []).append(score)
+        return {key: DraftQuality.of(scores) for key, scores in found.items()}
 
 
 def resume_command(project_id: int) -> str:

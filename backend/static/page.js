@@ -115,21 +115,25 @@ async function drawCurve() {
     text: rows.map((one) => one.accepted === false ? "refused, not used" : one.version),
     hovertemplate: "%{y:.3f} from %{x} labels<br>%{text}<extra></extra>",
     line: { color: colour, width: 2 },
+    cliponaxis: false, // a point at 0 or 1 is drawn whole
     marker: { color: colour, size: 9,
       symbol: rows.map((one) => one.accepted === false ? "x" : symbol) } });
-  const all = [{
-    type: "scatter", mode: "markers", name: "Drafts against what was drawn", x: drafts.map((one) => one.labels),
-    y: drafts.map((one) => one.dice), text: drafts.map((one) => `task ${one.task}`),
+  const dots = (name, rows, symbol) => ({
+    type: "scatter", mode: "markers", name, cliponaxis: false,
+    x: rows.map((one) => one.labels), y: rows.map((one) => one.dice), text: rows.map((one) => `task ${one.task}`),
     hovertemplate: "%{y:.3f}, %{text}<extra></extra>",
-    marker: { color: look.mark, symbol: "circle-open", size: 8, line: { width: 1.6 } } }];
+    marker: { color: look.mark, symbol, size: 8, line: { width: 1.6 } } });
+  const kept = drafts.filter((one) => one.unchanged), changed = drafts.filter((one) => !one.unchanged);
+  const all = [dots("Drafts that people changed", changed, "circle-open")];
+  if (kept.length) all.push(dots("Drafts submitted unchanged", kept, "circle-dot"));
   if (held.length) all.push(line("Dice on held-out scans", held, "dice", BLUE, "diamond", "y"));
   if (far.length) all.push(line("HD95 on held-out scans (pixels)", far, "hd95", VERMILION, "square", "y2"));
   const axis = { gridcolor: look.grid, linecolor: look.line, zeroline: false, tickfont: { color: look.quiet } };
   await Plotly.react("curve", all, layout({
-    margin: { l: 44, r: far.length ? 44 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+    margin: { l: 44, r: far.length ? 44 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
     xaxis: { ...axis, title: { text: "labelled scans", font: { color: look.quiet, size: 13 } },
       rangemode: "tozero", tickformat: "d", fixedrange: true },
-    yaxis: { ...axis, range: [0, 1.02], title: { text: "Dice", font: { color: look.quiet, size: 13 } }, fixedrange: true },
+    yaxis: { ...axis, range: [0, 1], title: { text: "Dice", font: { color: look.quiet, size: 13 } }, fixedrange: true },
     yaxis2: { ...axis, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, fixedrange: true },
   }), { displayModeBar: false, responsive: true });
 }
@@ -252,6 +256,7 @@ async function swap() {
 
 function tell(state) {
   if (byId("now").textContent !== state.now) byId("now").textContent = state.now;
+  if (byId("then").textContent !== state.then) byId("then").textContent = state.then;
   byId("dot").classList.toggle("busy", Boolean(state.step));
   byId("share").hidden = state.share === null;
   if (state.share !== null) byId("share").value = state.share;
@@ -271,7 +276,7 @@ async function keepLooking() {
   try {
     await look();
   } catch {
-    tell({ now: "The backend does not answer; this page shows what it said last.", step: null, share: null });
+    tell({ now: "The backend does not answer; this page shows what it said last.", then: "", step: null, share: null });
   }
   setTimeout(keepLooking, EVERY_MS);
 }

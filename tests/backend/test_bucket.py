@@ -10,10 +10,10 @@ import pytest
 
 from backend import bucket, checks, connecting, drafts, ledger
 from backend.app import create_app
-from backend.artifacts import Artifacts, embeddings_name, round_name
+from backend.artifacts import Artifacts, Space, embeddings_name, round_name
 from backend.bucket import Bucket
 from backend.errors import ConfigError, StorageError
-from backend.maps import Maps, Space
+from backend.maps import Maps
 from backend.services import Services
 from backend.settings import Settings
 from backend.store import Store, Version

@@ -91,6 +91,20 @@ def test_a_database_that_stays_locked_is_told_of_once(
     assert len(caplog.messages) == 1
 
 
+def test_a_press_of_start_training_outlives_a_locked_database(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    for train in (True, False):
+        assert not hints.want(3, train=train)
+    writer.rollback()
+    store.want(3)
+    hints.close()
+    project = store.project(3)
+    assert project is not None
+    assert project.train_wanted == project.wanted == 2
+
+
 def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_sync(
     store: Store, writer: sqlite3.Connection
 ) -> None:

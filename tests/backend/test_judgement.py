@@ -113,5 +113,41 @@ def test_what_the_page_says_of_the_last_drafts_is_kept_with_the_project(
     assert the(store, project_id).draft_dice is None
     judged(services, project_id, mask, mask)
     kept = the(store, project_id).draft_dice
-    shown = status.status(store, services.artifacts, project_id)["prequential_dice"]
-    assert kept == shown == pytest.approx((0.0 + 0.6 + 0.7 + 0.8 + 1.0) / 5)
+    shown = status.status(store, services.artifacts, project_id)
+    assert kept == shown["prequential_dice"] == pytest.approx((0.0 + 0.6 + 0.7 + 0.8 + 1.0) / 5)
+
+
+def test_a_draft_submitted_unchanged_does_not_flatter_the_others(
+    services: Services, project_id: int
+) -> None:
+    store, mask = services.store, drawn("Brush", slice(10, 50))
+    for number, dice in enumerate((0.6, 0.8), start=20):
+        earlier = {"task_id": number, "version": "v", "created_at": f"2020-01-{number}"}
+        store.save_draft_score(DraftScore(project_id=project_id, dice=dice, **earlier))
+    judged(services, project_id, mask, mask)
+    kept, shown = the(store, project_id), status.status(store, services.artifacts, project_id)
+    assert (shown["drafts_unchanged"], shown["drafts_compared"]) == (1, 3)
+    assert kept.unchanged_drafts == pytest.approx(1 / 3)
+    assert kept.changed_draft_dice == shown["changed_draft_dice"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("draft", "submitted", "unchanged"),
+    [
+        (drawn("Brush", slice(10, 50)), drawn("Brush", slice(10, 50)), True),
+        (drawn("Brush", slice(10, 50)), drawn("Brush", slice(10, 51)), False),
+        (drawn("Brush", slice(10, 50)), [], False),
+        ([], drawn("Brush", slice(10, 50)), False),
+        ([], [], True),
+    ],
+)
+def test_a_draft_is_unchanged_when_every_pixel_was_submitted_as_it_was(
+    services: Services,
+    project_id: int,
+    draft: list[Any],
+    submitted: list[Any],
+    unchanged: bool,
+) -> None:
+    judged(services, project_id, draft, submitted)
+    [score] = services.store.draft_scores(project_id)
+    assert score.unchanged is unchanged

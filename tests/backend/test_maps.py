@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from backend import artifacts
-from backend.artifacts import ProjectFiles
+from backend.artifacts import ProjectFiles, Space
 from backend.errors import StorageError
-from backend.maps import Map, Maps, Space
+from backend.maps import Map, Maps
 from backend.store import Embedding
 
 SPACE = Space("pixels", "pca", 0)

@@ -139,9 +139,13 @@ def test_dice_is_absent_until_it_is_known(client: FlaskClient, store: Store) -> 
     store.save_version(Version(project_id=3, name="a", round=1, attempt=1, model_key="k"))
     store.go_live(3, "a")
     store.update(3, draft_dice=0.75)
+    assert "firstlight_drafts_unchanged_ratio3" not in figures(client)
+    store.update(3, unchanged_drafts=0.4, changed_draft_dice=0.6)
     found = figures(client)
     assert found["firstlight_diceheld-out3"] == 0.9
     assert found["firstlight_dicedrafts3"] == 0.75
+    assert found["firstlight_dicedrafts-changed3"] == 0.6
+    assert found["firstlight_drafts_unchanged_ratio3"] == 0.4
 
 
 def test_scans_that_cannot_be_read_are_counted(client: FlaskClient, store: Store) -> None:

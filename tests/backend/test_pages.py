@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from backend import artifacts, ledger, pages
 from backend.app import create_app
-from backend.artifacts import Artifacts
+from backend.artifacts import Artifacts, Space
 from backend.errors import NotFound, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scans
@@ -33,7 +33,9 @@ Array = npt.NDArray[Any]
 NOW = 1_800_000_000.0
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OURS = {**BROWSER, "Sec-Fetch-Site": "same-origin"}
-DONE = "Every scan is labelled: nothing is left to draw, training has stopped."
+DONE = "Every scan is labelled: nothing is left to draw."
+
+SCANS = "The next round starts when scans come that can be read and need a label."
 
 
 @pytest.fixture
@@ -104,6 +106,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     assert state == {
         **pages.status(store, Artifacts(known.data_dir), 3),
         "now": "idle.",
+        "then": SCANS,
         "share": None,
         "freshness": page(client).splitlines()[-1],
     }
@@ -111,9 +114,23 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     assert re.fullmatch("[0-9a-f]{40}", state.pop("digest"))
     assert state == {
         "now": "idle.",
+        "then": SCANS,
+        "next_round": {
+            "reason": "scans",
+            "labels": 0,
+            "needed": 1,
+            "seconds": None,
+            "every": 20.0,
+        },
+        "labels_changed": 0,
+        "scans_waiting": 0,
+        "last_model": None,
+        "strategy": None,
         "share": None,
         "project": 3,
+        "disconnected": False,
         "gone": False,
+        "vanished_since": None,
         "title": "Liver CT",
         "step": None,
         "step_seconds": None,
@@ -128,6 +145,9 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "labelled": 0,
         "complete": False,
         "prequential_dice": None,
+        "drafts_compared": 0,
+        "drafts_unchanged": 0,
+        "changed_draft_dice": None,
         "validation_dice": None,
         "calibration_error": None,
         "wanted": 1,
@@ -200,8 +220,42 @@ def test_a_project_is_complete_when_every_readable_scan_is_labelled(
     annotate(store, 1)
     assert not pages.status(store, Artifacts(known.data_dir), 3)["complete"]
     annotate(store, 2)
+    store.save_model(Model(project_id=3, key="k0", labels=2, created_at=1))
+    quality = {"validation_dice": 0.91, "validation_scans": 8}
+    store.save_model(Model(project_id=3, key="k1", labels=40, created_at=2, quality=quality))
+    refused = Model(project_id=3, key="k2", labels=50, created_at=3, accepted=False)
+    store.save_model(refused)
     assert pages.status(store, Artifacts(known.data_dir), 3)["complete"]
-    assert DONE in page(client)
+    said = f"{DONE} The last model was trained on 40 labels, Dice 0.91 on 8 held-out scans."
+    assert said in page(client)
+    assert said in html(client)
+
+
+def test_the_page_says_when_the_next_round_is_due_in_html_text_and_json(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1, 2, 3, 4)
+    store.update(3, options={"retrain_after": 6})
+    publish(store, 1, 2, 3, 4)
+    for task in (1, 2):
+        annotate(store, task)
+    write_round(known, [3, 4], reasons=["a", "b"], labels=["101@"], strategy="medoids")
+    due = client.get("/projects/3?format=json").get_json()
+    assert (due["next_round"]["labels"], due["next_round"]["needed"]) == (1, 6)
+    assert due["then"].startswith("1 of 6 new or changed labels; next round at 6 labels, or now:")
+    assert f"Now: idle. {due['then']}" in page(client)
+    assert f'<p id="then" class="quiet">{due["then"]}</p>' in html(client).replace("&gt;", ">")
+
+
+@pytest.mark.parametrize(("strategy", "said"), [("entropy-diversity", True), ("medoids", False)])
+def test_a_queue_with_scores_says_why_they_may_rise(
+    client: FlaskClient, store: Store, known: Settings, strategy: str, said: bool
+) -> None:
+    add_tasks(store, 1, 2)
+    publish(store, 1, 2)
+    write_round(known, [1, 2], reasons=["score 0.8", "score 0.9"], labels=[], strategy=strategy)
+    for shown in (html(client), page(client)):
+        assert ("so scores may rise down the queue" in shown) is said
 
 
 def test_next_are_the_first_open_scans_of_the_live_queue_with_their_reasons(
@@ -509,6 +563,28 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     assert "it was made from 12 labelled scans." in text
 
 
+def test_drafts_submitted_unchanged_are_told_beside_the_dice_wherever_it_is_shown(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    for task, dice in ((1, 1.0), (3, 1.0)):
+        row = {"task_id": task, "version": "v2", "created_at": f"2{task}", "dice": dice}
+        store.save_draft_score(DraftScore(project_id=3, **row))
+    state = client.get("/projects/3?format=json").get_json()
+    assert state["prequential_dice"] == pytest.approx(0.933, abs=0.001)
+    figures = state["drafts_unchanged"], state["drafts_compared"], state["changed_draft_dice"]
+    assert figures == (2, 3, 0.8)
+    said = "2 of 3 submitted unchanged, Dice 0.80 for the changed"
+    assert said in page(client)
+    shown = html(client)
+    assert f"<small>{said}</small>" in shown
+    line_of_v2 = shown[shown.index('<th scope="row">v2') :]
+    cells = re.findall(r'<td class="n">(.*?)</td>', line_of_v2)[2:5]
+    assert cells == ["0.933", "2 of 3", "0.800"]
+    curve = client.get("/projects/3/map.json").get_json()["curve"]
+    assert [one["unchanged"] for one in curve["drafts"]] == [False, True, True]
+
+
 def test_the_page_says_what_is_going_on_and_for_how_long(client: FlaskClient, store: Store) -> None:
     store.enter(3, "train")
     store.clock = lambda: NOW + 12
@@ -763,12 +839,12 @@ def draw_map(store: Store, known: Settings, fitted: list[int], new: list[int]) -
         artifacts.write_array(folder / "embeddings" / name, values.astype(np.float32))
         store.save_embeddings(3, "pixels", name, tasks)
     found = projection.fit(embeddings[: len(fitted)].astype(np.float32), method="pca")
-    space = {"encoder": "pixels", "projection": "pca", "seed": 0}
-    scans = [f"a.npy/{row}" for row in range(len(fitted))]
+    space = Space("pixels", "pca", 0)
+    scans = [artifacts.scan_name("a.npy", row) for row in range(len(fitted))]
     content = {"scans": np.array(scans, bytes), **vars(found)}
-    path = folder / "maps" / f"{artifacts.digest(space)}.npz"
+    path = folder / artifacts.map_name(space)
     artifacts.write(path, lambda file: np.savez(file, **content))
-    path = folder / "clusters" / f"{artifacts.digest(space, scans, 2)}.npz"
+    path = folder / artifacts.clusters_name(space, scans, 2)
     clusters = np.array(fitted) % 2
     artifacts.write(path, lambda file: np.savez(file, clusters=clusters))
     places: Array = np.vstack(
@@ -956,7 +1032,7 @@ def test_the_audit_record_has_every_round_with_what_it_decided_and_why(
     assert trained["seconds"] == {"train": 12.5}
     [version] = trained["versions"]
     assert (version["name"], version["quality"]) == ("v2", {"validation_dice": 0.9})
-    assert version["drafts"] == [{"task": 2, "dice": 0.8, "counts": True}]
+    assert version["drafts"] == [{"task": 2, "dice": 0.8, "unchanged": False, "counts": True}]
     assert [one["pinned"] for one in (cold, trained, pinned)] == [False, False, True]
 
 
@@ -1035,7 +1111,7 @@ def test_the_learning_curve_has_models_and_drafts_over_labels(
     assert curve["models"] == [
         {"labels": 2, "version": "v2", "accepted": True, "dice": 0.9, "hd95": None}
     ]
-    assert curve["drafts"] == [{"labels": 3, "dice": 0.8, "task": 2}]
+    assert curve["drafts"] == [{"labels": 3, "dice": 0.8, "unchanged": False, "task": 2}]
 
 
 def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(

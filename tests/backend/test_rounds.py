@@ -11,6 +11,7 @@ import pytest
 from dbos import DBOS
 
 from backend import artifacts, logs, pages, sync
+from backend.app import create_app
 from backend.errors import NotFound, StorageError
 from backend.learning import Learner
 from backend.publishing import Publisher
@@ -134,6 +135,22 @@ def test_a_hint_during_a_refresh_makes_another_one(
     project = site.refresh()
     assert project.wanted == project.done + 1
     assert site.store.due() == [site.number]
+
+
+def test_start_training_makes_a_round_of_fewer_labels_than_retrain_after(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "retrain_after": 50}
+    site.refresh()
+    site.label(0, 1)
+    site.refresh()
+    assert site.versions == ["cold-start r0001"]
+    client = create_app(site.services.settings, site.store, lambda *_: []).test_client()
+    event = {"action": "START_TRAINING", "project": {"id": site.number}}
+    assert client.post("/webhook", json=event).get_json()["status"] == "ok"
+    site.refresh()
+    assert site.versions == ["cold-start r0001", "attention-unet r0002"]
+    site.store.want(site.number)
+    site.refresh()
+    assert len(site.versions) == 2, "the press is answered once"
 
 
 def test_a_paused_project_is_watched_and_left_alone(site: Site) -> None:

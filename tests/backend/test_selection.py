@@ -146,6 +146,26 @@ def test_a_round_is_due_after_as_many_changes_as_retrain_after_says(pool: Pool) 
     assert due == [False, False, True]
 
 
+def test_a_round_that_a_person_asked_for_is_due_until_it_is_done(pool: Pool) -> None:
+    pool.options(retrain_after=99)
+    pool.go_live()
+    pool.store.want(1)
+    assert not pool.plan()["due"]
+    pool.store.want(1, train=True)
+    pool.store.want(1)
+    assert pool.plan()["due"]
+    pool.store.update(1, done=the(pool.store, 1).wanted)
+    assert not pool.plan()["due"]
+
+
+def test_a_pinned_project_makes_no_round_of_a_press_of_start_training(pool: Pool) -> None:
+    pool.go_live()
+    pinned = pool.selector.plan(pool.now, "r1")["fingerprint"]
+    pool.store.update(1, fingerprint=pinned)
+    pool.store.want(1, train=True)
+    assert not pool.selector.plan(pool.now, "r1")["due"]
+
+
 def test_a_corrected_label_is_one_change(pool: Pool) -> None:
     pool.options(retrain_after=2)
     annotations = [pool.label(task) for task in (1, 2)]
