@@ -264,6 +264,7 @@ def test_annotations_of_other_tasks_stay_when_some_are_replaced(store: Store) ->
 
 
 def test_embeddings_of_two_encoders_lie_side_by_side(store: Store) -> None:
+    store.save_tasks(1, [task(5), task(6)])
     store.save_embeddings(1, "pixels", "a.npy", [5, 6])
     store.save_embeddings(1, "other", "b.npy", [6])
     found = store.embeddings(1, "pixels")
