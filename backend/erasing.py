@@ -201,14 +201,15 @@ def _erase_rows(files: ProjectFiles, name: str, rows: set[int]) -> None:
 
     Its name and the places of the other rows stay: maps and the database go by them.
     """
+    if not rows:
+        files.remove(name)
+        return
     try:
         vectors = files.read(name, _vectors)
     except FileNotFoundError:
         return
     except artifacts.DAMAGED:
-        rows = set()  # the next round embeds its scans again
-    if not rows:
-        files.remove(name)
+        files.remove(name)  # nobody can read it; the next round embeds its scans again
         return
     lost = ~np.isin(np.arange(len(vectors)), list(rows))
     if vectors[lost].any():

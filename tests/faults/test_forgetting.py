@@ -50,9 +50,8 @@ class Ward:
         self.vector = b""
 
     def live_through_rounds(self) -> None:
-        """A cold start, a model with drafts, the scan's own label, and another model."""
+        """A model with drafts, the scan's own label, and a model that learnt from it."""
         site = self.site
-        assert site.refresh().problem == ""
         site.label(1, 2)
         assert site.refresh().problem == ""
         assert self.has_draft
@@ -158,9 +157,10 @@ def eraser(settings: Settings, store: Store, clock: Clock) -> Eraser:
     )
 
 
-def delete(ward: Ward) -> None:
-    """Delete the scan in Label Studio and let a refresh see it."""
+def delete(ward: Ward, *, paused: bool = True) -> None:
+    """Delete the scan in Label Studio and let a refresh see it; a paused one trains nothing."""
     ward.site.fake.delete_task(ward.task)
+    ward.site.entry["extra_params"]["paused"] = paused
     ward.site.store.want(ward.site.number, full=True)
     assert ward.site.refresh().problem == ""
 
@@ -169,7 +169,7 @@ def delete(ward: Ward) -> None:
 def test_a_deleted_scan_is_in_no_file_of_a_running_service(
     ward: Ward, settings: Settings, clock: Clock, web: FlaskClient
 ) -> None:
-    delete(ward)
+    delete(ward, paused=False)
     eraser(settings, ward.site.store, clock).turn(leads=True)
     assert set(ward.traces()) == {"title"}
     assert not ward.has_draft
