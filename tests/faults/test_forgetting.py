@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,13 +24,16 @@ from backend.artifacts import Artifacts, embeddings_name
 from backend.erasing import SETTLE_SECONDS, Eraser
 from backend.settings import Settings
 from backend.store import Store, open_store
+from backend.web import listen
 from tests.backend import s3 as servers
 from tests.backend.conftest import Clock, settings_in
+from tests.backend.crew import crew
 from tests.backend.fake_label_studio import CONFIG, png
 from tests.backend.s3 import S3
-from tests.backend.site import OPTIONS, SIZE, Site
+from tests.backend.site import OPTIONS, SIZE, Site, wait_for
 
 FILE_NAME, GROUP, TITLE = "marie-curie-1867", "patient-7391-curie", "Lungs of ward 12 B"
+ROOT = Path(__file__).parents[2]
 WINDOW = 48  # bytes: a page of the database may end within a text, but not within each part of it
 
 
@@ -286,3 +291,59 @@ def test_a_log_that_somebody_reads_is_overwritten_by_the_worker_later(
         works.turn(leads=True)
         assert ward.traces() == {}
     assert store.erasures_to_do() == []
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+WEB = """
+import sys
+from pathlib import Path
+from backend import erasing
+from backend.settings import Settings
+from backend.web import serve
+erasing.TURN_SECONDS = 0.1
+serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])))
+"""
+
+
+def test_a_web_process_without_a_worker_beside_it_erases_what_its_machine_keeps(
+    tmp_path: Path,
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
+    store.create()
+    store.want(1)
+    row = {"url": "a", "group": "", "updated_at": "1", "is_labeled": False}
+    store.save_tasks(1, [{"id": 5, **row}])
+    store.keep_only(1, [])
+    store.note_erased([note.number for note in store.erasures()], files_done=True)
+    kept = tmp_path / "projects" / "1" / "scans-256" / "5-0123456789abcdef.npz"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    with listen("127.0.0.1", 0) as found:
+        port = found.getsockname()[1]
+    command = [sys.executable, "-c", WEB, str(port), str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: not kept.exists())
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        store.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_running_worker_erases_a_deleted_scan_by_itself(tmp_path: Path) -> None:
+    with crew(f"sqlite:///{tmp_path / 'firstlight.sqlite'}", tmp_path) as workers:
+        workers.hire(1)
+        number = workers.project(6)
+        workers.until_live(number)
+        task, *_ = workers.fake.projects[number].tasks
+        name = workers.fake.projects[number].tasks[task]["data"]["image"].encode()
+        folder = tmp_path / "projects" / str(number)
+        assert list(folder.glob(f"scans-*/{task}-*"))
+        workers.fake.delete_task(task)
+        workers.store.want(number, full=True)
+        wait_for(lambda: [note.database_done for note in workers.store.erasures()] == [True])
+        wait_for(lambda: not list(folder.glob(f"scans-*/{task}-*")))
+        assert not [path for path in tmp_path.glob("*sqlite*") if name in path.read_bytes()]
