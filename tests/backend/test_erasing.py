@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +101,21 @@ def test_only_files_of_deleted_scans_are_read(
 ) -> None:
     for number in range(1, 21):
         embedded(store, files, number, chunk=f"{number}.npy")
+    files.write_array(embeddings_name("3.npy"), np.array([[3.0], [4.0]], np.float32))
+    store.save_tasks(1, [task(21)])
+    store.save_embeddings(1, "pixels", "3.npy", [3, 21])
     read: list[str] = []
     reading = ProjectFiles.read
-    monkeypatch.setattr(
-        ProjectFiles,
-        "read",
-        lambda self, name, load: read.append(name) or reading(self, name, load),
-    )
-    store.keep_only(1, [number for number in range(1, 21) if number != 3])
+
+    def noted(self: ProjectFiles, name: str, load: Callable[[Path], object]) -> object:
+        read.append(name)
+        return reading(self, name, load)
+
+    monkeypatch.setattr(ProjectFiles, "read", noted)
+    store.keep_only(1, [number for number in range(1, 22) if number != 3])
     eraser.turn(leads=True)
-    assert [name for name in read if name.startswith("embeddings/")] == []
-    assert len(files.names("embeddings")) == 19
+    assert [name for name in read if name.startswith("embeddings/")] == ["embeddings/3.npy"]
+    assert vectors(files, "3.npy") == [0, 4]
 
 
 def test_a_scan_that_is_deleted_while_it_is_embedded_is_erased_too(

@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 from backend import connecting, erasing, labels
 from backend.app import create_app
 from backend.artifacts import Artifacts, embeddings_name
-from backend.erasing import SETTLE_SECONDS, Eraser
+from backend.erasing import Eraser
 from backend.settings import Settings
 from backend.store import Store, open_store
 from backend.web import listen
@@ -170,7 +170,6 @@ def delete(ward: Ward, *, paused: bool = True) -> None:
     assert ward.site.refresh().problem == ""
 
 
-@pytest.mark.parametrize("bucket", [False, True], indirect=True, ids=["folder", "bucket"])
 def test_a_deleted_scan_is_in_no_file_of_a_running_service(
     ward: Ward, settings: Settings, clock: Clock, web: FlaskClient
 ) -> None:
@@ -185,20 +184,6 @@ def test_a_deleted_scan_is_in_no_file_of_a_running_service(
     ward.site.label(3)
     assert ward.site.refresh().problem == ""
     assert set(ward.traces()) == {"title"}, "nor does a round"
-
-
-@pytest.mark.parametrize("bucket", [False, True], indirect=True, ids=["folder", "bucket"])
-def test_a_forgotten_project_is_in_no_file_of_a_running_service(
-    ward: Ward, settings: Settings, store: Store
-) -> None:
-    number = ward.site.number
-    command = open_store(settings.database)
-    list(connecting.disconnect(settings, ward.site.services.studio, command, number))
-    said = connecting.forget(settings, command, number)
-    command.engine.dispose()
-    assert said.endswith("are deleted.")
-    assert store.projects() == []
-    assert ward.traces() == {}
 
 
 def test_a_scan_with_another_address_leaves_nothing_of_the_former_one(
@@ -234,63 +219,48 @@ def test_copies_on_another_machine_go_when_its_worker_looks_next(
     copies = list(files.folder.rglob("*.*"))
     if whole:
         store.update(number, gone=True)
-        connecting.forget(settings, store, number)
-        connecting_again(store, number)
+        assert connecting.forget(settings, store, number).endswith("are deleted.")
+        assert ward.traces() == {}
+        store.want(number, connected=True)
     else:
         delete(ward)
         eraser(settings, store, clock).turn(leads=True)
+        assert set(ward.traces()) == {"title"}
     assert {"pixels", "embedding"} <= set(ward.traces(there.data_dir))
     eraser(there, store, clock).turn(leads=False)
     assert set(ward.traces(there.data_dir)) <= {"title"}
     assert any(path.exists() for path in copies) is not whole
 
 
-def connecting_again(store: Store, number: int) -> None:
-    store.want(number, connected=True)
-
-
-def test_a_scan_that_was_under_way_when_it_was_deleted_goes_when_that_has_ended(
-    ward: Ward, settings: Settings, clock: Clock
-) -> None:
-    [kept] = settings.project_folder(ward.site.number).glob(f"scans-*/{ward.task}-*")
-    content = kept.read_bytes()
-    works = eraser(settings, ward.site.store, clock)
-    delete(ward)
-    works.turn(leads=True)
-    assert not kept.exists()
-    kept.write_bytes(content)  # as a draft on demand does that began before
-    half = kept.with_name(f".{kept.name}.0123abcd.partial")
-    half.write_bytes(content)
-    clock.advance(SETTLE_SECONDS)
-    works.turn(leads=True)
-    assert not kept.exists()
-    assert not half.exists()
-    assert "pixels" not in ward.traces()
-
-
-def test_a_log_that_somebody_reads_is_overwritten_by_the_worker_later(
+def test_a_forgotten_project_is_in_no_file_of_a_running_service(
     ward: Ward,
     settings: Settings,
     store: Store,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """While somebody reads the log it cannot be emptied: the worker does that afterwards."""
     if settings.database_url:
         pytest.skip("the log is SQLite's")
     monkeypatch.setattr(erasing, "PURGE_TRIES", 2)
+    number = ward.site.number
+    command = open_store(settings.database)
     with closing(sqlite3.connect(settings.data_dir / "firstlight.sqlite")) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM projects").fetchall()
-        store.update(ward.site.number, gone=True)
-        said = connecting.forget(settings, store, ward.site.number)
+        list(connecting.disconnect(settings, ward.site.services.studio, command, number))
+        said = connecting.forget(settings, command, number)
         assert "the worker overwrites them within a minute" in said
+        assert store.projects() == []
         works = eraser(settings, store, clock)
         works.turn(leads=True)
-        assert ward.traces(), "it cannot be overwritten under the reader's hands"
+        assert "pixels" not in ward.traces()
+        assert "title" in ward.traces()
         reader.execute("COMMIT")
         works.turn(leads=True)
         assert ward.traces() == {}
     assert store.erasures_to_do() == []
+    command.engine.dispose()
 
 
 # -- processes ------------------------------------------------------------------------------------
