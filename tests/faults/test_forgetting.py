@@ -149,8 +149,8 @@ def web(settings: Settings, store: Store) -> Iterator[FlaskClient]:
 def ward(site: Site, settings: Settings, bucket: S3 | None, web: FlaskClient) -> Ward:
     made = Ward(site, settings.data_dir, bucket)
     made.live_through_rounds()
-    for page in ("", "/map", f"/tasks/{made.task}.png"):
-        web.get(f"/projects/{site.number}{page}")
+    for page in ("", "/map.json", f"/scans/{made.task}.png"):
+        assert web.get(f"/projects/{site.number}{page}").status_code == 200
     found = made.traces()
     assert set(found) == set(made.marks), "every mark has to be there before it can be gone"
     return made
@@ -178,8 +178,8 @@ def test_a_deleted_scan_is_in_no_file_of_a_running_service(
     assert set(ward.traces()) == {"title"}
     assert not ward.has_draft
     number = ward.site.number
-    assert web.get(f"/projects/{number}").status_code == 200
-    assert web.get(f"/projects/{number}/tasks/{ward.task}.png").status_code == 404
+    for page, status in (("", 200), ("/map.json", 200), (f"/scans/{ward.task}.png", 404)):
+        assert web.get(f"/projects/{number}{page}").status_code == status
     assert set(ward.traces()) == {"title"}, "a look at the pages brings nothing back"
     ward.site.label(3)
     assert ward.site.refresh().problem == ""
