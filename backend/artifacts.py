@@ -205,8 +205,9 @@ class ProjectFiles:
         prefix: Of their names in the bucket.
 
     A copy is made once the file is in the bucket, never before: what lies on one machine can be had
-    by all. Names of a LASTING kind stand for one content for ever; of other files the bucket's mark
-    is kept beside the copy, and asked for at every read. Every method may raise a StorageError.
+    by all. Names of a LASTING kind stand for one content, but for scans that are erased from it:
+    then copies are dropped. Of other files the bucket's mark is kept beside the copy, and asked for
+    at every read. Every method may raise a StorageError.
     """
 
     def __init__(
@@ -251,7 +252,7 @@ class ProjectFiles:
         return [self.folder / name for name in names]
 
     def read(self, name: str, load: Callable[[Path], Found]) -> Found:
-        """Return what `load` makes of a file; a damaged copy is fetched again, once.
+        """Return what `load` makes of a file; a damaged or lost copy is fetched again, once.
 
         Raises:
             FileNotFoundError: Without such a file.
@@ -259,7 +260,7 @@ class ProjectFiles:
         """
         try:
             return self._load(name, load)
-        except DAMAGED:
+        except (FileNotFoundError, *DAMAGED):
             if self._bucket is None:
                 raise
         self._drop(name)
@@ -324,6 +325,22 @@ class ProjectFiles:
             _together(self._bucket.remove, self._bucket.keys(self._prefix))
         for folder in {self.folder, self.scratch}:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_all_copies(self) -> None:
+        """Drop all that this machine keeps of a project in a bucket; it is fetched anew."""
+        if self._bucket:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def drop_copies(self, chunks: Iterable[str]) -> None:
+        """Drop this machine's copies of all that changes when scans are erased.
+
+        Args:
+            chunks: The files of embeddings that changed, or are gone.
+        """
+        if self._bucket:
+            changed = map(embeddings_name, chunks)
+            for name in [*changed, *self._here("maps"), *self._here("drafts")]:
+                self._drop(name)
 
     def probe(self) -> None:
         """Write, list, read and delete a file. Not for a project that has any."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from backend import labels, tabs
+from backend import erasing, labels, tabs
 from backend.access import entry_credentials, webhook_headers
 from backend.artifacts import Artifacts
 from backend.errors import ConfigError, LabelStudioError, NotFound, StorageError
@@ -126,7 +126,8 @@ def _let_go(store: Store | None, project_id: int) -> None:
 def forget(settings: Settings, store: Store | None, project_id: int) -> str:
     """Delete all that is kept here of a disconnected project; return a sentence about it.
 
-    Without a database there may still be its folder.
+    Without a database there may still be its folder. What is not done when this ends, by an error
+    or because others use the database, is done by the worker.
 
     Raises:
         ConfigError: While a worker is in the middle of a round of it.
@@ -147,7 +148,13 @@ def forget(settings: Settings, store: Store | None, project_id: int) -> str:
             raise ConfigError(
                 f"Some files of {folder} could not be deleted.", "Delete the folder by hand."
             )
-    return f"Forgot project {project_id}: its models, maps, rounds and ledger are deleted."
+    said = f"Forgot project {project_id}: its models, maps, rounds and ledger are deleted."
+    if store and not erasing.forgotten(store, project_id):
+        said += (
+            " Another process still uses the database, whose log may hold traces of it: the worker "
+            "overwrites them within a minute, or when it is started next."
+        )
+    return said
 
 
 def workers_running(settings: Settings) -> int:

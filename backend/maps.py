@@ -10,12 +10,13 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from backend import artifacts
 from backend.artifacts import ProjectFiles, Space, embeddings_name, scan_name
@@ -82,6 +83,77 @@ class _Fitted:
         # Opened here, because numpy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
+
+    def without(self, lost: npt.NDArray[np.bool_]) -> _Fitted | None:
+        """Return the map with each lost scan at the place of its nearest neighbour.
+
+        No row goes: clusters stand for rows, and stay as they are. None when too little is left.
+
+        Args:
+            lost: Which rows are of lost scans, shape (n,).
+        """
+        drawn = self.projection
+        # An anchor lies at the very place of its scan.
+        anchors = _among(drawn.places, drawn.coordinates[lost])
+        if lost.all() or (len(anchors) and anchors.all()):
+            return None
+        beside = _nearest(drawn.places, anchors)
+        moved = replace(
+            drawn,
+            coordinates=drawn.coordinates[_nearest(drawn.coordinates, lost)],
+            anchors=drawn.anchors[beside],
+            places=drawn.places[beside],
+        )
+        return replace(self, projection=moved)
+
+
+def erase(files: ProjectFiles, left: Mapping[str, Collection[int]]) -> None:
+    """Take the embeddings and places of scans out of every map. It may be repeated.
+
+    Args:
+        files: The project's.
+        left: File of embeddings to those of its rows that still are some scan's.
+    """
+    for name in files.names("maps"):
+        try:
+            fitted = files.read(name, _Fitted.load)
+        except FileNotFoundError:
+            continue
+        except artifacts.DAMAGED:
+            files.remove(name)  # nobody can read it, and it may hold what has to go
+            continue
+        lost = np.array([_is_lost(scan, left) for scan in fitted.scans], bool)
+        # Those that lie where another scan lies are erased already.
+        lost &= ~_among(fitted.projection.coordinates, fitted.projection.coordinates[~lost])
+        if lost.any():
+            _keep(files, name, fitted.without(lost))
+
+
+def _is_lost(scan: str, left: Mapping[str, Collection[int]]) -> bool:
+    chunk, _, row = scan.rpartition("/")
+    return chunk in left and int(row) not in left[chunk]
+
+
+def _keep(files: ProjectFiles, name: str, fitted: _Fitted | None) -> None:
+    if fitted:
+        fitted.save(files, name)
+    else:
+        files.remove(name)
+
+
+def _among(points: Array, others: Array) -> npt.NDArray[np.bool_]:
+    """Return which points are equal to one of the others, shape (n,)."""
+    known = {point.tobytes() for point in others}
+    return np.array([point.tobytes() in known for point in points], bool)
+
+
+def _nearest(points: Array, lost: npt.NDArray[np.bool_]) -> Array:
+    """Return a row for each point, shape (n,): its own, or that of the nearest that is not lost."""
+    rows = np.arange(len(points))
+    if lost.any():
+        stay = np.flatnonzero(~lost)
+        rows[lost] = stay[cKDTree(points[stay]).query(points[lost])[1]]
+    return rows
 
 
 class Maps:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import hashlib
+import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,8 +134,32 @@ class Scans:
                 return error
 
     def _path(self, task_id: int, url: str) -> Path:
-        name = f"{task_id}-{artifacts.digest(url)[:16]}.npz"
-        return self._folder / f"scans-{self._longest}" / name
+        return self._folder / f"scans-{self._longest}" / f"{_stem(task_id, url)}.npz"
+
+
+def erase(folder: Path, addresses: Mapping[int, str | None]) -> None:
+    """Delete what is kept of some tasks, half-written files too.
+
+    Args:
+        folder: The one that `Scans` keeps scans in.
+        addresses: Task id to today's address, whose scan stays; None when the task is gone.
+    """
+    stay = {_stem(task_id, url) for task_id, url in addresses.items() if url is not None}
+    for path in folder.glob("scans-*/*"):
+        stem = path.name.removeprefix(".").partition(".")[0]
+        task_id = stem.partition("-")[0]
+        if task_id.isdigit() and int(task_id) in addresses and stem not in stay:
+            path.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Delete all scans that are kept of a project."""
+    for kept in folder.glob("scans-*"):
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _stem(task_id: int, url: str) -> str:
+    return f"{task_id}-{artifacts.digest(url)[:16]}"
 
 
 def _floats(small: npt.NDArray[np.uint8]) -> Pixels:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,8 @@ WORKER_BUSY_MS = 10_000
 CREATION = 0xF125  # names the lock under which tables are made in PostgreSQL
 GONE_SECONDS = 20  # for a PostgreSQL that takes nothing any more, less than workers wait for one
 SETTLE_SECONDS = 2.0
+PURGE_BUSY_SECONDS = 0.1
+WIPED = "deleted rows are overwritten"  # a fact of a database that was never without it
 RETRY_SCAN_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3_600.0
 LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
@@ -220,6 +223,23 @@ class Round(Base):
     record: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
+class Erasure(Base):
+    """A note that scans, or a whole project, were deleted: their traces in files have to go, too.
+
+    It is written in the transaction that deletes the rows, so no kill can come in between.
+    """
+
+    __tablename__ = "erasures"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int]
+    whole: Mapped[bool] = mapped_column(default=False)  # the project, not some scans of it
+    task_ids: Mapped[list[int]] = mapped_column(sa.JSON, default=list)
+    chunks: Mapped[list[str]] = mapped_column(default=list)  # files that hold their embeddings
+    # What is done: the files that all machines share, and the database's own file and log.
+    files_done: Mapped[bool] = mapped_column(default=False)
+    database_done: Mapped[bool] = mapped_column(default=False)
+
+
 class Worker(Base):
     """A worker that lives: it counts its beats here, and its row goes when it does."""
 
@@ -258,6 +278,7 @@ class Store:
         """
         try:
             with self._alone():
+                new = not sa.inspect(self.engine).has_table(Meta.__tablename__)
                 Base.metadata.create_all(self.engine)
                 if Project.__table__.c.vanished_at in _add_columns(self.engine):
                     self._doubt_disconnections()
@@ -268,6 +289,8 @@ class Store:
                 f"The database cannot be opened ({error.strerror}).", "Check DATA_DIR."
             ) from error
         self._once("installation", secrets.token_hex(4))
+        if new:
+            self._once(WIPED, "yes")
         found = self._once("schema", SCHEMA_VERSION)
         if found != SCHEMA_VERSION:
             raise ConfigError(
@@ -426,9 +449,10 @@ class Store:
             session.execute(sa.update(Project).where(Project.id == project_id).values(**values))
 
     def forget(self, project_id: int) -> None:
-        """Delete everything that is known of a project."""
+        """Delete everything that is known of a project, and note that its files have to go."""
         pin = sa.delete(Meta).where(Meta.key == _pin(project_id))
         with self.session() as session:
+            session.add(Erasure(project_id=project_id, whole=True))
             session.execute(pin)
             session.execute(sa.delete(Project).where(Project.id == project_id))
             for table in (Task, Annotation, Embedding, Split, DraftScore, Model, Version, Round):
@@ -538,42 +562,43 @@ class Store:
         with self.session() as session:
             return list(session.scalars(_among(Task, project_id, task_ids).order_by(Task.id)))
 
+    def addresses(self, project_id: int, task_ids: Sequence[int]) -> dict[int, str]:
+        """Return the addresses of those of these scans that the project has, by task id."""
+        query = sa.select(Task.id, Task.url).where(Task.project_id == project_id)
+        found: dict[int, str] = {}
+        with self.session() as session:
+            for part in _parts(task_ids):
+                found.update(
+                    (row.id, row.url) for row in session.execute(query.where(Task.id.in_(part)))
+                )
+        return found
+
     def save_tasks(self, project_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert or update tasks by id; a changed address forgets what its pixels said."""
         with self.session() as session:
             wanted = [row["id"] for row in rows]
             known = {task.id: task for task in session.scalars(_among(Task, project_id, wanted))}
+            moved = [
+                known[row["id"]]
+                for row in rows
+                if row["id"] in known and known[row["id"]].url != row["url"]
+            ]
+            _forget_pixels(session, project_id, moved)
             for row in rows:
                 task = known.get(row["id"])
                 if task is None:
                     session.add(Task(project_id=project_id, **row))
                     continue
-                if task.url != row["url"]:
-                    _forget_pixels(session, task)
                 for name, value in row.items():
                     setattr(task, name, value)
 
-    def keep_only(self, project_id: int, task_ids: Collection[int]) -> list[int]:
-        """Forget tasks that Label Studio no longer has, with everything known of them.
-
-        Return the ids of the tasks that are forgotten.
-        """
+    def keep_only(self, project_id: int, task_ids: Collection[int]) -> None:
+        """Forget tasks that Label Studio no longer has, with everything known of them."""
         kept = set(task_ids)
         query = sa.select(Task.id).where(Task.project_id == project_id)
         with self.session() as session:
             deleted = sorted(set(session.scalars(query)) - kept)
-            for part in _parts(deleted):
-                for table, column in (
-                    (Task, Task.id),
-                    (Annotation, Annotation.task_id),
-                    (Embedding, Embedding.task_id),
-                    (Split, Split.task_id),
-                    (DraftScore, DraftScore.task_id),
-                ):
-                    session.execute(
-                        sa.delete(table).where(table.project_id == project_id, column.in_(part))
-                    )
-        return deleted
+            delete_tasks(session, project_id, deleted)
 
     def newest_task(self, project_id: int) -> tuple[int, str]:
         """Return the task that changed last as far as is known, and when; (0, "") for no task."""
@@ -710,8 +735,11 @@ class Store:
             session.execute(sa.select(Project.id).where(Project.id == project_id).with_for_update())
             for part in _parts(task_ids):
                 session.execute(former.where(Embedding.task_id.in_(part)))
-            if rows:
-                session.execute(sa.insert(Embedding), rows)
+            known = {task.id for task in session.scalars(_among(Task, project_id, task_ids))}
+            if there := [row for row in rows if row["task_id"] in known]:
+                session.execute(sa.insert(Embedding), there)
+            if gone := sorted(set(task_ids) - known):  # deleted while they were embedded
+                session.add(Erasure(project_id=project_id, task_ids=gone, chunks=[chunk]))
 
     def chunks(self, project_id: int) -> set[str]:
         """Return the names of the files that embeddings lie in."""
@@ -728,6 +756,16 @@ class Store:
                         Embedding.project_id == project_id, Embedding.chunk.in_(part)
                     )
                 )
+
+    def rows_of(self, project_id: int, chunks: Collection[str]) -> dict[str, set[int]]:
+        """Return the rows that are some scan's embedding, for each of these files."""
+        found: dict[str, set[int]] = {chunk: set() for chunk in chunks}
+        query = sa.select(Embedding.chunk, Embedding.row).where(Embedding.project_id == project_id)
+        with self.session() as session:
+            for part in _parts(sorted(chunks)):
+                for chunk, row in session.execute(query.where(Embedding.chunk.in_(part))):
+                    found[chunk].add(row)
+        return found
 
     def splits(self, project_id: int) -> dict[int, bool]:
         """Return the side of every scan that ever counted as labelled: True is validation."""
@@ -747,6 +785,54 @@ class Store:
         """Store one comparison of a draft with what was submitted."""
         with self.session() as session:
             session.merge(score)
+
+    # -- what was deleted and has to go from files, too -----------------------------------------
+
+    def erasures(self, after: int = 0) -> list[Erasure]:
+        """Return the notes of deleted scans and projects with a number above `after`, in order."""
+        query = sa.select(Erasure).where(Erasure.number > after).order_by(Erasure.number)
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def erasures_to_do(self) -> list[Erasure]:
+        """Return the notes that files or the database still have to follow, in order."""
+        left = sa.or_(~Erasure.files_done, ~Erasure.database_done)
+        with self.session() as session:
+            return list(session.scalars(sa.select(Erasure).where(left).order_by(Erasure.number)))
+
+    def note_erased(self, numbers: Sequence[int], **done: bool) -> None:
+        """Set `files_done` or `database_done` of some notes."""
+        with self.session() as session:
+            for part in _parts(numbers):
+                session.execute(sa.update(Erasure).where(Erasure.number.in_(part)).values(**done))
+
+    def purge_log(self) -> bool:
+        """Leave nothing of deleted rows in the files of SQLite; return whether that succeeded.
+
+        It fails while another connection reads or writes; then try again. Another database cares
+        for its own files: this returns True.
+        """
+        path = sqlite_path(self.engine.url.render_as_string(hide_password=False))
+        if path is None:
+            return True
+        wiped = self._wiped()
+        try:
+            with closing(sqlite3.connect(path, timeout=PURGE_BUSY_SECONDS)) as connection:
+                connection.execute("PRAGMA secure_delete = ON")
+                if not wiped:
+                    connection.execute("VACUUM")
+                # For as long as this waits nobody can write, hence the short time.
+                [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:  # locked
+            return False
+        if not wiped and not busy:
+            self._once(WIPED, "yes")
+        return not busy
+
+    def _wiped(self) -> bool:
+        """Return whether all that was ever deleted here was overwritten as well."""
+        with self.session() as session:
+            return session.get(Meta, WIPED) is not None
 
     # -- models, versions, rounds ---------------------------------------------------------------
 
@@ -989,6 +1075,7 @@ def _tune(connection: Any, busy_ms: int) -> None:
     cursor.execute(f"PRAGMA busy_timeout = {busy_ms:d}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA secure_delete = ON")  # deleted rows are overwritten, not just unlinked
     cursor.close()
 
 
@@ -1055,13 +1142,43 @@ def _is_same(known: Annotation | None, row: Mapping[str, Any]) -> bool:
     )
 
 
-def _forget_pixels(session: Session, task: Task) -> None:
-    task.pixels, task.problem, task.retry_at, task.height, task.width = "", "", 0.0, 0, 0
-    session.execute(
-        sa.delete(Embedding).where(
-            Embedding.project_id == task.project_id, Embedding.task_id == task.id
-        )
-    )
+def delete_tasks(session: Session, project_id: int, task_ids: Sequence[int]) -> None:
+    """Delete all rows of some tasks, and note that their traces in files have to go."""
+    _note_erasure(session, project_id, task_ids)
+    for part in _parts(task_ids):
+        for table, column in (
+            (Task, Task.id),
+            (Annotation, Annotation.task_id),
+            (Embedding, Embedding.task_id),
+            (Split, Split.task_id),
+            (DraftScore, DraftScore.task_id),
+        ):
+            session.execute(
+                sa.delete(table).where(table.project_id == project_id, column.in_(part))
+            )
+
+
+def _forget_pixels(session: Session, project_id: int, tasks: Sequence[Task]) -> None:
+    """Forget what was learnt from the pixels of scans whose address is another one now."""
+    ids = [task.id for task in tasks]
+    _note_erasure(session, project_id, ids)
+    for task in tasks:
+        task.pixels, task.problem, task.retry_at, task.height, task.width = "", "", 0.0, 0, 0
+    of_project = sa.delete(Embedding).where(Embedding.project_id == project_id)
+    for part in _parts(ids):
+        session.execute(of_project.where(Embedding.task_id.in_(part)))
+
+
+def _note_erasure(session: Session, project_id: int, task_ids: Sequence[int]) -> None:
+    """Note which scans have to go from files. Not after their rows of embeddings are deleted."""
+    if not task_ids:
+        return
+    query = sa.select(Embedding.chunk).where(Embedding.project_id == project_id)
+    chunks: set[str] = set()
+    for part in _parts(task_ids):
+        chunks.update(session.scalars(query.where(Embedding.task_id.in_(part)).distinct()))
+    note = {"task_ids": list(task_ids), "chunks": sorted(chunks)}
+    session.add(Erasure(project_id=project_id, **note))
 
 
 def _end_rounds(session: Session, project_id: int, now: float, error: str) -> None:

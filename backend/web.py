@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from backend import logs
 from backend.answers import live_drafts
 from backend.app import create_app
+from backend.artifacts import Artifacts
+from backend.erasing import Eraser, follow
 from backend.errors import ConfigError
 from backend.settings import Settings, prepare_data_dir
 from backend.store import open_store
@@ -136,6 +139,11 @@ class _Server(BaseApplication):  # type: ignore[misc]
         store = open_store(self._settings.database)
         app = create_app(self._settings, store, live_drafts(self._settings, store))
         atexit.register(app.extensions["hints"].close)
+        # Decoded scans lie here as well, and there may be no worker on this machine.
+        files = Artifacts(self._settings.data_dir, self._settings.artifacts_url)
+        eraser = Eraser(store, files, self._settings.data_dir)
+        never = threading.Event()
+        threading.Thread(target=follow, args=(eraser, lambda: False, never), daemon=True).start()
         return app
 
 

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs, sync
+from backend.erasing import Eraser, follow
 from backend.errors import ConfigError, FirstlightError, NotFound, StorageError, Unauthorized
 from backend.job_serializer import JsonSerializer, refuse_pickle
 from backend.ledger import stored_options
@@ -82,6 +83,8 @@ def run(settings: Settings) -> None:
         threading.Thread(target=_look_after, args=(member, stop), daemon=True).start()
         threading.Thread(target=_reconcile, args=(services, member, stop), daemon=True).start()
         threading.Thread(target=_find_new, args=(services, member, stop), daemon=True).start()
+        eraser = Eraser(store, services.artifacts, settings.data_dir)
+        threading.Thread(target=follow, args=(eraser, member.leads, stop), daemon=True).start()
         # Settings may have changed, and while no worker was there events gone past.
         _want_all(store, full=member.leads())
         log.info("worker started")

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend import artifacts
+from backend import artifacts, maps
 from backend.artifacts import ProjectFiles, Space
 from backend.errors import StorageError
-from backend.maps import Map, Maps
+from backend.maps import Map, Maps, _Fitted
 from backend.store import Embedding
+from model.projection import Projection
 
 SPACE = Space("pixels", "pca", 0)
 BUDGET = 4
@@ -206,3 +209,82 @@ def test_the_warnings_of_a_map_are_kept_with_it(
     [second] = pool.current().warnings
 
     assert first == second
+
+
+# -- scans that are erased ------------------------------------------------------------------------
+
+
+def left_of(pool: Pool) -> dict[str, set[int]]:
+    """Return the rows that are still scans', for every file that ever held some."""
+    left: dict[str, set[int]] = {path.name: set() for path in pool.folder.glob("embeddings/*")}
+    for found in pool.found.values():
+        left[found.chunk].add(found.row)
+    return left
+
+
+def content(pool: Pool, kind: str) -> bytes:
+    [path] = (pool.folder / kind).iterdir()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("projection", ["tsne", "pca", "none"])
+def test_an_erased_scan_is_in_no_map_and_moves_nobody(pool: Pool, projection: str) -> None:
+    space = Space("pixels", projection, 0)
+    files, before = ProjectFiles(pool.folder), pool.current(space)
+    clusters = content(pool, "clusters")
+    gone = pool.found.pop(7)
+    vector = np.load(pool.folder / "embeddings" / gone.chunk)[gone.row].tobytes()
+    place = before.coordinates[before.ids.index(7)].tobytes()
+    assert place in content(pool, "maps")
+    assert (vector in content(pool, "maps")) == (projection == "tsne")
+    expected = pool.current(space)
+    maps.erase(files, left_of(pool))
+    erased = content(pool, "maps")
+    assert place not in erased
+    assert vector not in erased
+    after = pool.current(space)
+    assert np.array_equal(after.coordinates, expected.coordinates)
+    assert np.array_equal(after.clustering.clusters, expected.clustering.clusters)
+    assert content(pool, "clusters") == clusters
+    maps.erase(files, left_of(pool))
+    assert content(pool, "maps") == erased, "done twice it changes nothing"
+
+
+def test_maps_of_other_files_are_left_alone(pool: Pool) -> None:
+    pool.current()
+    before = content(pool, "maps")
+    maps.erase(ProjectFiles(pool.folder), {"elsewhere.npy": set()})
+    assert content(pool, "maps") == before
+
+
+def test_a_map_goes_with_the_last_of_its_scans_and_when_it_is_damaged(pool: Pool) -> None:
+    files = ProjectFiles(pool.folder)
+    pool.current()
+    pool.found.clear()
+    maps.erase(files, left_of(pool))
+    assert files.names("maps") == []
+    files.write("maps/x.npz", lambda file: file.write(b"no map"))
+    maps.erase(files, {"elsewhere.npy": set()})
+    assert files.names("maps") == []
+
+
+@given(gone=st.sets(st.integers(0, 11), max_size=11), landmarks=st.integers(5, 12))
+def test_whatever_is_erased_the_map_holds_only_what_the_others_have(
+    gone: set[int], landmarks: int
+) -> None:
+    rng = np.random.default_rng(len(gone))
+    drawn, anchors = rng.random((12, 2)).astype(np.float32), rng.random((landmarks, 3))
+    nothing = np.empty((0, 3))
+    whole = Projection(drawn, np.zeros(3), nothing, anchors, drawn[:landmarks])
+    fitted = _Fitted([f"a.npy/{row}" for row in range(12)], whole)
+    stay = [row for row in range(12) if row not in gone]
+    found = fitted.without(np.isin(np.arange(12), list(gone)))
+    if found is None:
+        assert min(stay) >= landmarks, "some scan is left that others can be placed by"
+        return
+    assert found.scans == fitted.scans
+    assert np.array_equal(found.projection.coordinates[stay], drawn[stay])
+    assert np.isin(found.projection.coordinates, drawn[stay]).all()
+    pairs = zip(found.projection.anchors, found.projection.places, strict=True)
+    known = {(anchors[i].tobytes(), drawn[i].tobytes()) for i in stay if i < landmarks}
+    assert {(anchor.tobytes(), place.tobytes()) for anchor, place in pairs} == known

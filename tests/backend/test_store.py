@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from backend.store import (
     LONGEST_BACKOFF_SECONDS,
     MOST_SIGHTINGS,
     SETTLE_SECONDS,
+    WIPED,
     DraftScore,
     Meta,
     Model,
@@ -276,6 +279,7 @@ def test_annotations_of_other_tasks_stay_when_some_are_replaced(store: Store) ->
 
 
 def test_embeddings_of_two_encoders_lie_side_by_side(store: Store) -> None:
+    store.save_tasks(1, [task(5), task(6)])
     store.save_embeddings(1, "pixels", "a.npy", [5, 6])
     store.save_embeddings(1, "other", "b.npy", [6])
     found = store.embeddings(1, "pixels")
@@ -452,3 +456,65 @@ def test_a_flood_of_projects_that_nobody_has_leaves_few_rows(store: Store) -> No
     assert store.projects() == []
     store.drop_sighting(1)
     assert len(store.sightings()) == MOST_SIGHTINGS - 1
+
+
+# -- what was deleted -----------------------------------------------------------------------------
+
+
+def names_in_files(folder: Path, name: bytes) -> list[str]:
+    return [path.name for path in folder.glob("*.sqlite*") if name in path.read_bytes()]
+
+
+def test_deleted_rows_are_overwritten_in_the_file_and_its_log(tmp_path: Path) -> None:
+    """With many rows, so that pages are split, joined and freed."""
+    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    store.create()
+    store.save_tasks(1, [task(number, f"scan-of-curie-{number:04d}") for number in range(1_500)])
+    store.replace_annotations(1, [7], [annotation(9, 7) | {"result": "'mask of curie'" * 2_000}])
+    store.keep_only(1, [number for number in range(1_500) if number % 3])
+    assert names_in_files(tmp_path, b"mask of curie")
+    assert store.purge_log()
+    assert (tmp_path / "a.sqlite-wal").stat().st_size == 0
+    assert names_in_files(tmp_path, b"scan-of-curie-0004") == ["a.sqlite"]
+    gone = [number for number in range(0, 1_500, 3)]
+    held = (tmp_path / "a.sqlite").read_bytes()
+    assert [number for number in gone if b"scan-of-curie-%04d" % number in held] == []
+    store.keep_only(1, [])
+    assert store.purge_log()
+    assert names_in_files(tmp_path, b"curie") == []
+    store.engine.dispose()
+
+
+def test_a_log_that_somebody_reads_or_writes_is_left_for_another_time(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    store.create()
+    for begin in ("BEGIN", "BEGIN IMMEDIATE"):
+        with closing(sqlite3.connect(tmp_path / "a.sqlite")) as other:
+            other.execute(begin)
+            other.execute("SELECT * FROM meta").fetchall()
+            store.want(1) if begin == "BEGIN" else None
+            assert not store.purge_log()
+            other.rollback()
+            assert store.purge_log()
+    store.engine.dispose()
+
+
+def test_what_former_releases_deleted_is_overwritten_the_first_time(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    store.create()
+    store.save_tasks(1, [task(number, f"scan-of-curie-{number}") for number in range(100)])
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as former:
+        former.execute("PRAGMA secure_delete = OFF")
+        former.execute("DELETE FROM tasks")
+        former.execute("DELETE FROM meta WHERE key = ?", (WIPED,))
+        former.commit()
+    assert store.purge_log()
+    assert names_in_files(tmp_path, b"curie") == []
+    store.engine.dispose()
+
+
+def test_another_database_cares_for_its_own_files() -> None:
+    store = open_store("sqlite://")
+    store.create()
+    assert store.purge_log()
+    store.engine.dispose()

@@ -1,0 +1,29 @@
+"""The same small worlds as the tests of the service use."""
+
+from __future__ import annotations
+
+from tests.backend.conftest import (
+    _loggers,
+    clock,
+    database_url,
+    fake,
+    project_id,
+    services,
+    settings,
+    site,
+    store,
+    studio,
+)
+
+__all__ = [
+    "_loggers",
+    "clock",
+    "database_url",
+    "fake",
+    "project_id",
+    "services",
+    "settings",
+    "site",
+    "store",
+    "studio",
+]
