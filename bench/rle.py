@@ -67,7 +67,7 @@ def disc(size: tuple[int, int], radius: float) -> NDArray[np.bool_]:
     return inside
 
 
-def annotations() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def examples() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield annotations that people draw, and some that nobody does, by name."""
     scan, mammogram = (3000, 2500), (9000, 6700)
     stroke = brush_region(disc(scan, 300), 0)["value"]["rle"]
@@ -90,7 +90,7 @@ def annotations() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def time_annotations() -> None:
     """Print the CPU seconds and the peak of memory to read each annotation at three sizes."""
     print(f"\n{'annotation':52} {'size':>12} {'CPU s':>8} {'peak MB':>8}")
-    for name, result in annotations():
+    for name, result in examples():
         for size in ((8, 8), (256, 214), (3000, 2500)):
             start = time.process_time()
             labels.masks(result, CONFIG, size=size)
