@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Points = NDArray[np.float64]
     Region = dict[str, Any]
 
-# Of one annotation, in all its regions: far beyond drawing by hand, and seconds of work in training.
+# Of one annotation, in all its regions: far beyond drawing by hand, seconds of work in training.
 _MOST_RLE = 20_000_000  # bytes of brush masks; a mask of a 60-megapixel scan takes below a million
 _MOST_AREA = 1_000  # whole images that the boxes around its outlines cover
 _LONGEST = 10**9  # pixels of a side; far longer ones are no numbers to calculate with
