@@ -4,8 +4,8 @@
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .     without CUDA
 #
 # To build the same image again later, name the base by its digest:
-#   --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:...
-ARG PYTHON_IMAGE=python:3.11-slim
+#   --build-arg PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:...
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 FROM $PYTHON_IMAGE
 
 # An index of packages inside the house, instead of pypi.org.
@@ -17,22 +17,22 @@ ARG TORCH_INDEX=""
 
 # What pip installs changes seldom and is most of the image, our code changes often and is small:
 # whatever stands above the code is not built anew for it. The file names every package there is to
-# be but setuptools, which torch asks for; so nothing is resolved (--no-deps), and pip check says
-# whether anything is missing.
-ARG SETUPTOOLS=setuptools==84.2.1
+# be, with the SHA-256 of its files; so nothing is resolved (--no-deps), and pip check says whether
+# anything is missing. It knows the files of PyPI: torch from TORCH_INDEX is held to its version alone.
 COPY requirements.txt /app/
 RUN set -eu; \
     cd /app; \
+    sed -e ':join' -e '/\\$/{N;s/\\\n *//;b join' -e '}' requirements.txt >/tmp/locked.txt; \
     if [ -n "$TORCH_INDEX" ]; then \
-        grep -E '^torch(vision)?==' requirements.txt >/tmp/torch.txt; \
-        grep -vE '^(torch(vision)?==|nvidia-|cuda-|triton==)' requirements.txt >/tmp/others.txt; \
+        sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' /tmp/locked.txt >/tmp/torch.txt; \
+        grep -vE '^(torch(vision)?==|nvidia-|cuda-|triton==)' /tmp/locked.txt >/tmp/others.txt; \
         pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" --requirement /tmp/torch.txt; \
     else \
-        cp requirements.txt /tmp/others.txt; \
+        cp /tmp/locked.txt /tmp/others.txt; \
     fi; \
-    pip install --no-cache-dir --no-deps "$SETUPTOOLS" --requirement /tmp/others.txt; \
+    pip install --no-cache-dir --no-deps --require-hashes --requirement /tmp/others.txt; \
     pip check; \
-    rm -f /tmp/torch.txt /tmp/others.txt
+    rm -f /tmp/locked.txt /tmp/torch.txt /tmp/others.txt
 
 # A number of its own, so that a volume belongs to the same user in every later image.
 RUN useradd --uid 1000 --create-home firstlight && install -d -o firstlight -g firstlight /data

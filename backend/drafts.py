@@ -35,14 +35,16 @@ def regions(
         config: The labelling interface; its labels are the classes.
     """
     height, width = size
-    drawn = np.zeros((len(probabilities), height, width), bool)
-    scores = []
-    for row, plane in enumerate(masks.tidied(probabilities)):  # one float image in memory, not all
-        full = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
-        drawn[row] = full > 0.5
-        scores.append(float(full[drawn[row]].mean()) if drawn[row].any() else 0.0)
     pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
-    return labels.regions(drawn, config, scores=scores, tolerance=pixel)
+    found = []
+    # Of an original as large as scans get, one label at a time is all that memory has room for.
+    for label, plane in zip(config.labels, probabilities, strict=True):
+        [small] = masks.tidied(plane[None])
+        full = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
+        drawn = full > 0.5
+        score = float(full[drawn].mean()) if drawn.any() else 0.0
+        found += labels.regions_of(label, drawn, config, score=score, tolerance=pixel)
+    return found
 
 
 def wanted(project: Project, usable: int, dice: list[float]) -> bool:

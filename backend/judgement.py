@@ -77,6 +77,11 @@ def _dice(
     draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
 ) -> float:
     """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
-    masks = [labels.masks(result, config, size=size) for result in (draft, submitted)]
-    drawn = metrics.drawn(*masks)
-    return float(metrics.dice(*masks).mean(where=drawn)) if drawn.any() else 1.0
+    # One label at a time: at the original's size the masks of all labels may not fit into memory.
+    planes = [labels.planes(result, config, size=size) for result in (draft, submitted)]
+    scores = [
+        float(metrics.dice(*pair)[0])
+        for pair in zip(*planes, strict=True)
+        if metrics.drawn(*pair).any()
+    ]
+    return fmean(scores) if scores else 1.0

@@ -250,8 +250,9 @@ class Learner:
         """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
         height, width = size
         results = self.store.results(self.project_id, [found.id for found in annotations])
-        drawn = [labels.masks(result, self.config, size=(height, width)) for result in results]
-        return labels.merge(drawn)
+        return labels.merge(
+            labels.masks(result, self.config, size=(height, width)) for result in results
+        )
 
     def load(self, key: str) -> training.Fitted:
         """Return a trained network, ready to predict."""

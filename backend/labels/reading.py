@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.labels.config import BARE, LABELLED, SHAPES, LabelConfig
 from model import masks as codec
+from model.masks import Boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     Points = NDArray[np.float64]
     Region = dict[str, Any]
 
-# Of a brush: a few kilobytes of RLE can announce any size.
-_MOST_PIXELS = 100_000_000
+# Of one annotation, in all its regions: far beyond drawing by hand, seconds of work in training.
+_MOST_RLE = 20_000_000  # bytes of brush masks; a mask of a 60-megapixel scan takes below a million
+_MOST_AREA = 1_000  # whole images that the boxes around its outlines cover
+_LONGEST = 10**9  # pixels of a side; far longer ones are no numbers to calculate with
 _FARTHEST = 1000  # per cent of the image: the editor keeps what is drawn inside it, more or less
 _FEWEST_POINTS = 3
 _UNREAD = frozenset({"bitmask", "bitmasklabels"})
@@ -33,35 +37,118 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
     masks are left out. Outlines are drawn at `size` (h, w), a brush of another size is scaled to
     it by nearest neighbour; what would vanish by that covers the pixels that it touches.
 
+    Time and memory follow what the annotation holds and `size`, not the size that its regions
+    claim for the image.
+
     Raises:
-        ValueError: If a region cannot be read; it says which and why.
+        ValueError: If a region cannot be read, or all of them are too much; it says which and why.
     """
-    try:
-        return _united(result, config, size)
-    except RecursionError:  # from showing what came instead of a number, say
-        raise ValueError("the result is nested too deeply") from None
-
-
-def _united(result: Sequence[Any], config: LabelConfig, size: tuple[int, int]) -> Mask:
     out = np.zeros((len(config.labels), *size), dtype=bool)
-    for index, shape, region, labels in _regions(result, config):
-        try:
-            rows = _rows(region, labels, config)
-            out[rows] |= _drawn(shape, region, size)
-        except ValueError as error:
-            raise ValueError(f"{shape} region {index}: {error}") from error
+    for row, plane in enumerate(planes(result, config, size=size)):
+        out[row] = plane
     return out
 
 
-def merge(annotations: Sequence[Mask]) -> Mask:
-    """Return the pixels that more than half of the (c, h, w) masks cover; a tie is background."""
-    shapes = {mask.shape for mask in annotations}
+def planes(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Iterator[Mask]:
+    """Return an iterator over the planes (h, w) of `masks`: no two have to be held at once.
+
+    Raises:
+        ValueError: As `masks`, before the first plane.
+    """
+    try:
+        drawings = _drawings(result, config, size)
+    except RecursionError:  # from showing what came instead of a number, say
+        raise ValueError("the result is nested too deeply") from None
+    return (_plane(drawings.get(row, []), size) for row in range(len(config.labels)))
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """A shape to be filled."""
+
+    corners: Points  # in pixels of the wanted size
+    area: float  # in pixels of its image
+    share: float  # of its image that the box around it covers
+
+    def draw(self, plane: Mask) -> None:
+        """Cover what it goes around, or the pixels that it runs through where that is none."""
+        height, width = plane.shape
+        covered, window = codec.filled_window(self.corners, (height, width))
+        if covered.any() or self.area < 1:
+            plane[window] |= covered
+        else:
+            plane |= codec.touched(self.corners, (height, width))
+
+
+@dataclass
+class _Amount:
+    """How much an annotation holds so far; a region with two labels counts twice."""
+
+    rle: int = 0  # bytes
+    area: float = 0.0  # images
+
+    def add(self, *, rle: int = 0, area: float = 0.0) -> None:
+        """Count a region.
+
+        Raises:
+            ValueError: If the annotation now holds more than is read of one.
+        """
+        self.rle, self.area = self.rle + rle, self.area + area
+        if self.rle > _MOST_RLE:
+            raise ValueError(
+                f"with it the brush masks of the annotation take more than {_MOST_RLE} bytes; "
+                "draw them again with fewer or smoother strokes"
+            )
+        if self.area > _MOST_AREA:
+            raise ValueError(
+                f"with it the outlines of the annotation cover more than {_MOST_AREA} times the "
+                "image; delete some that lie above each other"
+            )
+
+
+def _drawings(
+    result: Sequence[Any], config: LabelConfig, size: tuple[int, int]
+) -> dict[int, list[Boxes | _Outline]]:
+    """Return what covers each label that is drawn at all, by its row."""
+    found: dict[int, list[Boxes | _Outline]] = {}
+    amount = _Amount()
+    for index, shape, region, labels in _regions(result, config):
+        try:
+            rows = _rows(region, labels, config)
+            amount.add(rle=len(rows) * _rle_length(region))
+            drawing = _drawing(shape, region, size)
+            if isinstance(drawing, _Outline):
+                amount.add(area=len(rows) * drawing.share)
+        except ValueError as error:
+            raise ValueError(f"{shape} region {index}: {error}") from error
+        for row in rows:
+            found.setdefault(row, []).append(drawing)
+    return found
+
+
+def _plane(drawings: Sequence[Boxes | _Outline], size: tuple[int, int]) -> Mask:
+    boxes = [drawing for drawing in drawings if not isinstance(drawing, _Outline)]
+    plane = codec.painted(boxes, size) if boxes else np.zeros(size, dtype=bool)
+    for drawing in drawings:
+        if isinstance(drawing, _Outline):
+            drawing.draw(plane)
+    return plane
+
+
+def merge(annotations: Iterable[Mask]) -> Mask:
+    """Return the pixels that more than half of the (c, h, w) masks cover; a tie is background.
+
+    One mask is held at a time where they come from an iterator.
+    """
+    shapes, number = set(), 0
+    votes: NDArray[np.uint16] = np.zeros((1, 1, 1), np.uint16)
+    for mask in annotations:
+        shapes.add(mask.shape)
+        if len(shapes) == 1:
+            number, votes = number + 1, votes + mask
     if len(shapes) != 1:
         raise ValueError(f"expected one or more masks of one shape, got {sorted(shapes)}")
-    votes = np.zeros(shapes.pop(), dtype=np.uint16)
-    for mask in annotations:
-        votes += mask
-    agreed: Mask = 2 * votes > len(annotations)
+    agreed: Mask = 2 * votes > number
     return agreed
 
 
@@ -151,36 +238,37 @@ def _rows(region: Region, labels: Sequence[Any], config: LabelConfig) -> list[in
     unknown = [label for label in labels if not isinstance(label, str) or label not in config.rows]
     if unknown:
         raise ValueError(f"label {unknown[0]!r} is not one of {', '.join(config.labels)}")
-    return [config.rows[label] for label in labels]
+    return sorted({config.rows[label] for label in labels})
 
 
-def _drawn(shape: str, region: Region, size: tuple[int, int]) -> Mask:
+def _rle_length(region: Region) -> int:
+    rle = _value(region).get("rle")
+    return len(rle) if isinstance(rle, list) else 0
+
+
+def _drawing(shape: str, region: Region, size: tuple[int, int]) -> Boxes | _Outline:
     # `image_rotation` is how the page showed the image: what is stored is not turned with it.
     height, width = _length(region, "original_height"), _length(region, "original_width")
     value = _value(region)
     if shape not in SHAPES:
         raise ValueError("it holds no shape")
     if shape == "brush":
-        return _resized(_decoded(value, height, width), size)
+        return _brush(value, height, width, size)
     # Turned on the image itself, where angles hold, and only then brought to another size.
     outline = _outline(shape, value, height, width)
-    smaller = outline * (size[1] / width, size[0] / height)
-    covered = codec.filled(smaller, size)
-    if covered.any() or codec.area_of(outline) < 1:
-        return covered
-    return codec.touched(smaller, size)
+    sides = np.ptp(np.clip(outline / (width, height), 0, 1), axis=0)
+    return _Outline(
+        corners=outline * (size[1] / width, size[0] / height),
+        area=codec.area_of(outline),
+        share=float(sides.prod()),
+    )
 
 
-def _decoded(value: dict[str, Any], height: int, width: int) -> Mask:
-    if height * width > _MOST_PIXELS:
-        raise ValueError(
-            f"{width} x {height} pixels are more than a brush is read of ({_MOST_PIXELS}); "
-            "outlines are read of any image"
-        )
+def _brush(value: dict[str, Any], height: int, width: int, size: tuple[int, int]) -> Boxes:
     rle = value.get("rle")
     if value.get("format") != "rle" or not isinstance(rle, list):
         raise ValueError("it holds no run-length encoded mask")
-    return codec.decode(rle, height, width)
+    return codec.decode_boxes(rle, height, width, size)
 
 
 def _outline(shape: str, value: dict[str, Any], height: int, width: int) -> Points:
@@ -236,25 +324,6 @@ def _value(region: Region) -> dict[str, Any]:
 
 def _length(region: Region, name: str) -> int:
     length = region.get(name)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"{name} is {length!r}, expected a number of pixels")
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= _LONGEST:
+        raise ValueError(f"{name} is {_short(length)}, expected a number of pixels")
     return length
-
-
-def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
-    if mask.shape == size:
-        return mask
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new)
-        for new, old in zip(size, mask.shape, strict=True)
-    )
-    scaled: Mask = mask[np.ix_(rows, columns)]
-    # What is too small or too thin for this size must not be lost.
-    return scaled if scaled.any() else _touched(mask, size)
-
-
-def _touched(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Return the pixels of another size that hold any of a mask."""
-    for axis, (new, old) in enumerate(zip(size, mask.shape, strict=True)):
-        mask = np.logical_or.reduceat(mask, np.arange(new) * old // new, axis=axis)
-    return mask

@@ -39,12 +39,23 @@ def regions(
         )
     if not all(0 <= score <= 1 for score in scores):
         raise ValueError(f"scores must lie in [0, 1], got {list(scores)}")
-    found = []
-    for label, plane, score in zip(config.labels, mask, scores, strict=True):
-        tool = config.tool_for(label)
-        for value in _values(tool.shape, plane, tolerance):
-            found += _entries(tool, label, value, float(score), config.image_name, plane.shape)
-    return found
+    return [
+        region
+        for label, plane, score in zip(config.labels, mask, scores, strict=True)
+        for region in regions_of(label, plane, config, score=score, tolerance=tolerance)
+    ]
+
+
+def regions_of(
+    label: str, plane: Mask, config: LabelConfig, *, score: float, tolerance: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return the regions of one label, as `regions` does, from its plane (h, w) alone."""
+    tool = config.tool_for(label)
+    return [
+        entry
+        for value in _values(tool.shape, plane, tolerance)
+        for entry in _entries(tool, label, value, float(score), config.image_name, plane.shape)
+    ]
 
 
 def _values(shape: str, plane: Mask, tolerance: float) -> Iterator[dict[str, Any]]:

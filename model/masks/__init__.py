@@ -1,6 +1,6 @@
 """Masks: as a brush stores them, as outlines and shapes, and tidied before a person sees them."""
 
-from model.masks.rle import decode, encode
+from model.masks.rle import Boxes, decode, decode_boxes, encode, painted
 from model.masks.shapes import (
     Box,
     Ellipse,
@@ -8,6 +8,7 @@ from model.masks.shapes import (
     box_of,
     ellipse_of,
     filled,
+    filled_window,
     outline_of,
     parts,
     touched,
@@ -17,14 +18,18 @@ from model.masks.tidying import tidied
 
 __all__ = [
     "Box",
+    "Boxes",
     "Ellipse",
     "area_of",
     "box_of",
     "decode",
+    "decode_boxes",
     "ellipse_of",
     "encode",
     "filled",
+    "filled_window",
     "outline_of",
+    "painted",
     "parts",
     "tidied",
     "touched",

@@ -9,15 +9,22 @@ Source: the rle-pack format, https://github.com/thi-ng/umbrella/tree/develop/pac
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
+Boxes = NDArray[np.int64]  # (n, 4): top, bottom, left, right, the second and fourth excluded
+Edges = NDArray[np.int64]
+Places = Callable[[Edges, Edges, int, int], tuple[Edges, Edges]]
 
 CHANNELS = 4
 WORD = 8  # bits of one value
 HEADER = 32 + 5 + 4 * 4  # bits
 RUN_SIZES = np.array([3, 4, 8, 16])  # what Label Studio itself writes
+OPAQUE = 127  # alpha above this is foreground
 LONGEST = 1 << 16  # values in one token of the largest run size
 
 
@@ -95,11 +102,54 @@ def decode(rle: list[int], height: int, width: int) -> Mask:
         ValueError: If the stream is malformed or of another size; nothing of a size that only the
             stream claims is ever allocated.
     """
+    starts, ends = _foreground(rle, height, width).T
+    edges = np.zeros(height * width + 1, np.int8)
+    edges[starts], edges[ends] = 1, -1
+    mask: Mask = np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)
+    return mask.reshape(height, width)
+
+
+def decode_boxes(rle: list[int], height: int, width: int, size: tuple[int, int]) -> Boxes:
+    """Return the foreground of a brush RLE at another size, as boxes for `painted`.
+
+    The mask is scaled by nearest neighbour. A foreground that would vanish by that covers every
+    pixel of the other size that it touches. Time and memory follow the length of the stream alone:
+    neither image is made.
+
+    Args:
+        rle: As of `decode`.
+        height: Height of the image that the stream is of, in pixels.
+        width: Its width.
+        size: Height and width of the mask that is wanted.
+    Raises:
+        ValueError: As `decode`.
+    """
+    drawn = _boxes(_foreground(rle, height, width), width)
+    centres = _scaled(drawn, (height, width), size, _centres)
+    return centres if len(centres) else _scaled(drawn, (height, width), size, _touched)
+
+
+def painted(boxes: Sequence[Boxes], size: tuple[int, int]) -> Mask:
+    """Return a mask of a size (h, w) that covers the pixels of all boxes."""
+    height, width = size
+    edges = np.zeros((height + 1, width + 1), np.int32)
+    for box in boxes:
+        top, bottom, left, right = box.T
+        for rows, columns, step in ((top, left, 1), (top, right, -1), (bottom, left, -1)):
+            np.add.at(edges, (rows, columns), step)
+        np.add.at(edges, (bottom, right), 1)
+    for axis in (0, 1):
+        np.cumsum(edges, axis=axis, out=edges)
+    mask: Mask = edges[:height, :width] > 0
+    return mask
+
+
+def _foreground(rle: list[int], height: int, width: int) -> NDArray[np.int64]:
+    """Return the runs of foreground pixels, shape (n, 2): start and end, ascending, apart."""
     if height < 1 or width < 1:
         raise ValueError(f"image size {height} x {width}: height and width must be at least 1")
     stream, sizes = _open(rle, height, width)
-    starts = _token_starts(stream, sizes)
-    repeat, counts, words = _read_tokens(stream, starts, sizes)
+    repeat, counts, words = _read_tokens(stream, _token_starts(stream, sizes), sizes)
     total = height * width * CHANNELS
     ends = np.cumsum(counts)
     tokens = int(np.searchsorted(ends, total)) + 1
@@ -110,12 +160,75 @@ def decode(rle: list[int], height: int, width: int) -> Mask:
         )
     if ends[tokens - 1] != total:
         raise ValueError(f"brush RLE is corrupt: a run goes beyond the {total} values of the image")
-    values = np.repeat(_bytes_at(stream, words[:tokens]), counts[:tokens])
-    for token in np.flatnonzero(~repeat[:tokens] & (counts[:tokens] > 1)):
-        end, count = int(ends[token]), int(counts[token])
-        values[end - count : end] = _literal(stream, int(words[token]), count)
-    alpha: Mask = values.reshape(height, width, CHANNELS)[..., -1] > 127
-    return alpha
+    repeat, counts, words, ends = repeat[:tokens], counts[:tokens], words[:tokens], ends[:tokens]
+    # A pixel's alpha is the last of its four values, so a token holds that of these pixels.
+    starts = ends - counts
+    first, last = starts // CHANNELS, ends // CHANNELS
+    alone, alpha = _literals(stream, starts[~repeat], ends[~repeat], words[~repeat])
+    shown = repeat & (_bytes_at(stream, words) > OPAQUE) & (last > first)
+    alone = alone[alpha > OPAQUE]
+    runs = np.concatenate(
+        [np.column_stack([first[shown], last[shown]]), np.column_stack([alone, alone + 1])]
+    )
+    return _joined(runs[np.argsort(runs[:, 0])])
+
+
+def _literals(
+    stream: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], words: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the pixels whose alpha lies in literal tokens, and the alpha of each."""
+    first = starts // CHANNELS
+    lengths = ends // CHANNELS - first
+    before = np.cumsum(lengths) - lengths
+    pixels = np.arange(lengths.sum()) + np.repeat(first - before, lengths)
+    places = pixels * CHANNELS + CHANNELS - 1 - np.repeat(starts, lengths)
+    return pixels, _bytes_at(stream, np.repeat(words, lengths) + WORD * places)
+
+
+def _joined(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ascending runs with those that follow without a gap made one."""
+    if not len(runs):
+        return runs
+    apart = runs[1:, 0] != runs[:-1, 1]
+    starts = runs[np.append(True, apart), 0]
+    ends = runs[np.append(apart, True), 1]
+    return np.column_stack([starts, ends])
+
+
+def _boxes(runs: NDArray[np.int64], width: int) -> Boxes:
+    """Return runs of pixels as boxes (top, bottom, left, right), at most three for each run.
+
+    They are the row it starts in, the row it ends in, and the whole rows between.
+    """
+    (top, left), (bottom, right) = np.divmod(runs[:, 0], width), np.divmod(runs[:, 1] - 1, width)
+    several = bottom > top
+    ends_at = np.where(several, width, right + 1)
+    starts = np.column_stack([top, top + 1, left, ends_at])
+    zero, whole = np.zeros_like(top), np.full_like(top, width)
+    between = np.column_stack([top + 1, bottom, zero, whole])[bottom > top + 1]
+    ends = np.column_stack([bottom, bottom + 1, zero, right + 1])[several]
+    return np.concatenate([starts, between, ends])
+
+
+def _scaled(boxes: Boxes, old: tuple[int, int], new: tuple[int, int], places: Places) -> Boxes:
+    rows = places(boxes[:, 0], boxes[:, 1], old[0], new[0])
+    columns = places(boxes[:, 2], boxes[:, 3], old[1], new[1])
+    scaled = np.column_stack([*rows, *columns])
+    kept: Boxes = scaled[(rows[1] > rows[0]) & (columns[1] > columns[0])]
+    return kept
+
+
+def _centres(start: Edges, end: Edges, old: int, new: int) -> tuple[Edges, Edges]:
+    """Return the first and last + 1 of `new` pixels whose centres lie in [start, end) of `old`."""
+    centres = (2 * np.arange(new) + 1) * old // (2 * new)
+    return np.searchsorted(centres, start), np.searchsorted(centres, end)
+
+
+def _touched(start: Edges, end: Edges, old: int, new: int) -> tuple[Edges, Edges]:
+    """Return the first and last + 1 of `new` pixels that hold any of [start, end) of `old`."""
+    begins = np.arange(new) * old // new
+    first = begins[np.searchsorted(begins, start, side="right") - 1]
+    return np.searchsorted(begins, first), np.searchsorted(begins, end - 1, side="right")
 
 
 def _open(rle: list[int], height: int, width: int) -> tuple[bytes, NDArray[np.int64]]:
@@ -152,7 +265,7 @@ def _token_starts(stream: bytes, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
     kinds = (bits[:-2] << 2 | bits[1:-1] << 1 | bits[2:]).tobytes()
     widths = [3 + size + WORD for size in sizes.tolist()]
-    starts, position, last = [], HEADER, bits.size - min(widths)
+    starts, position, last = array("q"), HEADER, bits.size - min(widths)
     while position <= last:
         kind = kinds[position]
         following = position + widths[kind & 3]
@@ -163,7 +276,7 @@ def _token_starts(stream: bytes, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
             break
         starts.append(position)
         position = following
-    return np.array(starts, np.int64)
+    return np.frombuffer(starts, np.int64)
 
 
 def _integer(stream: bytes, bit: int, size: int) -> int:
@@ -189,10 +302,3 @@ def _bytes_at(stream: bytes, bits: NDArray[np.int64]) -> NDArray[np.uint8]:
     pair = padded[first].astype(np.uint16) << 8 | padded[first + 1]
     eight: NDArray[np.uint8] = (pair >> (8 - shift)).astype(np.uint8)
     return eight
-
-
-def _literal(stream: bytes, bit: int, count: int) -> NDArray[np.uint8]:
-    """Return `count` successive words; the last one lies wholly in the stream."""
-    window = np.frombuffer(stream[bit // 8 : bit // 8 + count + 1] + b"\0", np.uint8)
-    pairs = window[:count].astype(np.uint16) << 8 | window[1 : count + 1]
-    return (pairs >> (8 - bit % 8)).astype(np.uint8)

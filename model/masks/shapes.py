@@ -18,6 +18,7 @@ from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]  # (n, 2), x before y
+Window = tuple[slice, slice]  # rows and columns of a picture
 
 ELLIPSE_POINTS = 360  # corners an ellipse is drawn with: off by 0.004 % of its radius
 # Beside the centre proper, where outlines run upright, level or at 45 degrees: so rounding decides
@@ -79,18 +80,35 @@ def filled(outline: Points, size: tuple[int, int]) -> Mask:
         outline: Corners, shape (n, 2), closed from the last to the first; may leave the picture.
         size: Height and width of the mask.
     """
-    height, width = size
-    windings = np.zeros((height, width + 1), np.int32)
+    covered: Mask = np.zeros(size, bool)
+    found, window = filled_window(outline, size)
+    covered[window] = found
+    return covered
+
+
+def filled_window(outline: Points, size: tuple[int, int]) -> tuple[Mask, Window]:
+    """Return what `filled` covers, cropped to the outline, and the rows and columns of the crop.
+
+    Time and memory follow the crop: many small shapes on a large picture cost little.
+    """
+    rows, columns = (
+        slice(*np.clip([math.floor(side.min()), math.ceil(side.max())], 0, most).tolist())
+        for side, most in zip(outline.T[::-1], size, strict=True)
+    )
+    windings = np.zeros((rows.stop - rows.start, columns.stop - columns.start + 1), np.int32)
     for (x0, y0), (x1, y1) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
         first, last = (
-            min(max(math.ceil(y - CENTRE_Y), 0), height) for y in sorted((float(y0), float(y1)))
+            min(max(math.ceil(y - CENTRE_Y), rows.start), rows.stop)
+            for y in sorted((float(y0), float(y1)))
         )
-        rows = np.arange(first, last)
-        crossings = x0 + (rows + CENTRE_Y - y0) * (x1 - x0) / ((y1 - y0) or 1)
-        columns = np.clip(np.ceil(crossings - CENTRE_X), 0, width).astype(np.int64)
-        windings[rows, columns] += 1 if y1 > y0 else -1
-    covered: Mask = np.cumsum(windings, axis=1)[:, :width] != 0
-    return covered
+        crossed = np.arange(first, last)
+        crossings = x0 + (crossed + CENTRE_Y - y0) * (x1 - x0) / ((y1 - y0) or 1)
+        places = np.clip(np.ceil(crossings - CENTRE_X), columns.start, columns.stop)
+        windings[crossed - rows.start, places.astype(np.int64) - columns.start] += (
+            1 if y1 > y0 else -1
+        )
+    covered: Mask = np.cumsum(windings, axis=1)[:, :-1] != 0
+    return covered, (rows, columns)
 
 
 def touched(outline: Points, size: tuple[int, int]) -> Mask:

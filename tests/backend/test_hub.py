@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -40,22 +41,30 @@ def test_what_was_fetched_before_is_found_without_the_hub(
     kept.touch()
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    assert hub.fetch("them/it", ("a.safetensors", "a.bin"), cache_dir=tmp_path) == kept
+    found = hub.Weights(kept, commit)
+    files = ("a.safetensors", "a.bin")
+    assert hub.fetch("them/it", files, cache_dir=tmp_path) == found
+    assert hub.fetch("them/it", files, revision=commit, cache_dir=tmp_path) == found
     assert silent == []
+    assert hub.fetch("them/it", files, revision="f" * 40, cache_dir=tmp_path) is None
+    assert silent == [f"https://huggingface.co/them/it/resolve/{'f' * 40}/a.safetensors"]
 
 
-def test_the_first_file_that_the_hub_has_is_fetched(
+def test_the_first_file_that_the_hub_has_is_fetched_at_the_commit_that_it_tells(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def answer(url: str, **_: Any) -> None:
+    commit = "0123456789" * 4
+
+    def answer(url: str, **_: Any) -> SimpleNamespace:
         if url.endswith("safetensors"):
             raise EntryNotFoundError("absent")
+        return SimpleNamespace(commit_hash=commit)
 
-    def download(repository: str, file: str, **_: Any) -> str:
-        return f"/{repository}/{file}"
+    def download(repository: str, file: str, *, revision: str, **_: Any) -> str:
+        return f"/{repository}/{revision}/{file}"
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", answer)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     found = hub.fetch("them/it", ("a.safetensors", "a.bin", "a.pt"), cache_dir=tmp_path)
-    assert found == Path("/them/it/a.bin")
+    assert found == hub.Weights(Path(f"/them/it/{commit}/a.bin"), commit)
     assert hub.fetch("them/it", ("a.safetensors",), cache_dir=tmp_path) is None

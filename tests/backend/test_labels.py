@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -284,7 +285,8 @@ def test_regions_of_other_tags_are_left_out() -> None:
         ({"original_height": 0}, "original_height is 0"),
         ({"original_height": True}, "original_height is True"),
         ({"original_height": "6"}, "original_height is '6'"),
-        ({"original_height": 10**6, "original_width": 10**6}, "are more than"),
+        ({"original_height": 10**400}, "original_height is 1000"),
+        ({"original_height": 10**6, "original_width": 10**6}, "check original_height"),
         ({"to_name": "former"}, "drawn on 'former', the Image is called 'image'"),
         ({"value": None}, "no value"),
         ({"value": {"format": "rle", "rle": [1, 2, 3], "brushlabels": ["Lung"]}}, ""),
@@ -629,10 +631,89 @@ def test_a_malformed_shape_names_itself_and_the_reason(
         labels.masks([shape(kind, DRAWN[kind]), bad], EVERY, size=(8, 10))
 
 
-def test_a_brush_on_an_image_of_absurd_size_is_refused() -> None:
-    huge = region(np.ones((2, 2), bool), original_width=10**6, original_height=10**6)
-    with pytest.raises(ValueError, match="are more than"):
-        labels.masks([huge], CONFIG, size=(8, 10))
+def claiming(height: int, width: int, tokens: int) -> dict[str, Any]:
+    """A brush region of few bytes on an image of any size: all of it background but the start."""
+    values = height * width * 4
+    fields = [(values, 32), (7, 5), (2, 4), (3, 4), (7, 4), (15, 4)]
+    for token in range(-(-values // 65_536)):
+        count = min(values - token * 65_536, 65_536)
+        fields += [(1, 1), (3, 2), (count - 1, 16), (255 * (token < tokens), 8)]
+    bits = "".join(f"{value:0{size}b}" for value, size in fields)
+    padded = bits + "0" * (-len(bits) % 8)
+    rle = [int(padded[i : i + 8], 2) for i in range(0, len(padded), 8)]
+    value = {"format": "rle", "rle": rle, "brushlabels": ["Lung"]}
+    return region(np.ones((2, 2), bool), original_width=width, original_height=height) | {
+        "value": value
+    }
+
+
+def test_what_a_brush_claims_of_its_image_costs_nothing() -> None:
+    regions = [claiming(8_000, 12_500, 1)] * 50  # 50 x 100 megapixels, in 50 x 21 kilobytes
+    tracemalloc.start()
+    found = labels.masks(regions, CONFIG, size=(64, 100))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[0].sum() == found[0, 0].sum() == 100  # the first row, which it touches
+    assert peak < 20_000_000  # one of them, decoded, is 100 MB
+
+
+def test_brush_masks_of_more_bytes_than_people_draw_are_refused() -> None:
+    brush = region(block(6, 9, slice(0, 2), slice(None)))
+    brush["value"]["rle"] += [0] * 10_000_000
+    assert labels.masks([brush], CONFIG, size=(6, 9))[0].sum() == 18
+    with pytest.raises(
+        ValueError, match=r"^brush region 1: with it the brush masks .* bytes; draw"
+    ):
+        labels.masks([brush] * 2, CONFIG, size=(6, 9))
+    brush["value"]["brushlabels"] = ["Lung", "Heart"]
+    with pytest.raises(ValueError, match=r"^brush region 0: with it the brush masks"):
+        labels.masks([brush], CONFIG, size=(6, 9))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 80)])
+def test_outlines_that_cover_the_image_a_thousand_times_are_refused_at_every_size(
+    size: tuple[int, int],
+) -> None:
+    whole = shape("rectangle", {"x": -10, "y": 0, "width": 500, "height": 100})
+    assert labels.masks([whole] * 1000, EVERY, size=size).any()
+    with pytest.raises(ValueError, match=r"^rectangle region 1000: with it .* times the image"):
+        labels.masks([whole] * 1001, EVERY, size=size)
+
+
+def test_a_thousand_small_polygons_cost_what_they_cover() -> None:
+    corners = [[10.0, 10.0], [11.0, 10.0], [11.0, 11.0]]
+    small = shape("polygon", {"points": corners, "polygonlabels": ["Lung"]})
+    tracemalloc.start()
+    found = labels.masks([small] * 1000, EVERY, size=(1500, 1500))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.sum() == pytest.approx(15 * 15 / 2, rel=0.1)
+    assert peak < 4 * found.nbytes
+
+
+def test_a_label_named_twice_by_its_region_is_drawn_once() -> None:
+    brush = region(block(6, 9, slice(0, 2), slice(None)))
+    brush["value"]["brushlabels"] = ["Lung"] * 100_000
+    assert labels.masks([brush] * 100, CONFIG, size=(6, 9))[0].sum() == 18
+
+
+def test_planes_are_the_masks_one_by_one() -> None:
+    result = [
+        region(block(6, 9, slice(0, 2), slice(None)), "Heart"),
+        shape("polygon", DRAWN["polygon"]),
+    ]
+    found = list(labels.planes(result, EVERY, size=(6, 9)))
+    np.testing.assert_array_equal(found, labels.masks(result, EVERY, size=(6, 9)))
+    with pytest.raises(ValueError, match="entry 0"):
+        labels.planes([None], CONFIG, size=(6, 9))  # before the first plane is asked for
+
+
+def test_an_outline_on_an_image_without_end_is_refused() -> None:
+    endless = shape("rectangle", SQUARE, original_width=10**400)
+    with pytest.raises(
+        ValueError, match=r"^rectangle region 0: original_width is 1000\d+, expected"
+    ):
+        labels.masks([endless], EVERY, size=(8, 10))
 
 
 def test_an_outline_on_the_largest_image_costs_no_more_than_on_a_small_one() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend import artifacts, drafts, labels, learning, ledger, sync
 from backend.drafts import LiveDrafts
@@ -19,7 +21,7 @@ from backend.learning import Judged, Learner, Pace, UnreadableLabels, train_conf
 from backend.services import Services
 from backend.settings import ProjectOptions
 from backend.store import Model, Store, Version
-from model import phantoms
+from model import masks, phantoms
 from model.training import Progress, TrainConfig
 from tests.backend.conftest import Clock, Region, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
@@ -565,6 +567,54 @@ def test_a_draft_is_drawn_at_the_images_own_size() -> None:
 
 def test_a_draft_of_nothing_has_no_region() -> None:
     assert drafts.regions(np.zeros((1, 4, 4), np.float32), (8, 8), PARSED) == []
+
+
+def drawn_at_once(
+    probabilities: np.ndarray[Any, Any], size: tuple[int, int], config: labels.LabelConfig
+) -> list[dict[str, Any]]:
+    """A draft from the masks of all labels together."""
+    full = [
+        np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR))
+        for plane in masks.tidied(probabilities)
+    ]
+    drawn = np.stack(full) > 0.5
+    scores = [
+        float(plane[mask].mean()) if mask.any() else 0.0
+        for plane, mask in zip(full, drawn, strict=True)
+    ]
+    pixel = max(size[0] / probabilities.shape[1], size[1] / probabilities.shape[2], 1.0)
+    return labels.regions(drawn, config, scores=scores, tolerance=pixel)
+
+
+def many_labels(number: int, kind: str) -> labels.LabelConfig:
+    names = "".join(f'<Label value="{row}"/>' for row in range(number))
+    return labels.parse(
+        '<View><Image name="image" value="$image"/>'
+        f'<{kind}Labels name="tag" toName="image">{names}</{kind}Labels></View>'
+    )
+
+
+@pytest.mark.parametrize("kind", ["Brush", "Polygon", "Ellipse", "Rectangle"])
+def test_a_draft_label_by_label_is_that_of_all_labels_at_once(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((5, 7, 9)).astype(np.float32)
+    probabilities[3] = 0
+    config = many_labels(5, kind)
+    found = drafts.regions(probabilities, (31, 40), config)
+    assert found
+    assert found == drawn_at_once(probabilities, (31, 40), config)
+
+
+def test_a_draft_of_many_labels_takes_the_memory_of_one() -> None:
+    probabilities = np.zeros((50, 16, 16), np.float32)
+    probabilities[:, 4:9, 4:9] = 0.9
+    config = many_labels(50, "Brush")
+    tracemalloc.start()
+    found = drafts.regions(probabilities, (800, 1000), config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 50
+    assert peak < 20 * 800 * 1000  # bytes; the masks of all are 50 for each pixel
 
 
 # -- when drafts are shown ------------------------------------------------------------------------

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FILES = (ROOT / "docker-compose.yml", ROOT / "tests" / "compose" / "override.yml")
 _PASSED_ON = ("PATH", "HOME", "LANG", "DOCKER_HOST", "TORCH_INDEX", "PIP_INDEX_URL")
-BASE = "python:3.11-slim"
+BASE = "python:3.11.15-slim-bookworm"
 
 
 def compose_command() -> list[str]:

@@ -13,8 +13,8 @@
 #   ROOTFS     a finished debootstrap folder, to save its two minutes
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-base=${1:-python:3.11-slim}
-postgres=${2:-postgres:16}
+base=${1:-python:3.11.15-slim-bookworm}
+postgres=${2:-postgres:16.14}
 label_studio=${3:-heartexlabs/label-studio:1.23.2}
 mirror=${MIRROR:-http://deb.debian.org/debian}
 work=$(mktemp -d)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from backend.settings import ProjectOptions, Settings
 from demo.studio import ROOT
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
@@ -33,6 +36,50 @@ def test_every_setting_and_option_can_be_given_by_env_and_is_shown_there() -> No
     read = set(re.findall(r"(?<!\$)\$\{(\w+)", COMPOSE))
     assert read >= (SETTINGS | OPTIONS) - OF_THE_IMAGE - OF_THE_FILE
     assert read == set(re.findall(r"^#?([A-Z_]+)=", EXAMPLE, flags=re.MULTILINE))
+
+
+def test_every_image_is_named_by_its_full_release() -> None:
+    named = re.findall(r"(?:_IMAGE:-|_IMAGE=)([\w./-]+:[\w.-]+)", COMPOSE + DOCKERFILE + EXAMPLE)
+    used = re.findall(r"^ +image: (.+)$", COMPOSE, flags=re.MULTILINE)
+    assert len(named) == 9
+    assert len(set(named)) == 3
+    assert all(re.search(r":\d+\.\d+", name) for name in named)
+    assert {image for image in used if ":-" not in image} == {"firstlight"}
+
+
+@pytest.mark.parametrize("index", ["", "https://index.example/cpu"])
+def test_the_image_installs_every_package_of_the_lock_by_its_hashes(
+    tmp_path: Path, index: str
+) -> None:
+    [script] = re.findall(r"^RUN (set -eu;.*?)\n\n", DOCKERFILE, flags=re.MULTILINE | re.DOTALL)
+    asked = tmp_path / "asked"
+    pip = f'pip() {{ for last; do :; done; echo "$@" >>{asked}; cat "$last" >>{asked}; }}\n'
+    for written, here in (("/tmp/", f"{tmp_path}/"), ("/app", str(ROOT)), ("pip check;", "")):  # noqa: S108
+        script = script.replace(written, here)
+    environment = {"PATH": os.defpath, "TORCH_INDEX": index}
+    subprocess.run(["sh", "-c", pip + script], env=environment, check=True)
+    lines = [line for line in asked.read_text().splitlines() if not line.startswith("#")]
+    locked = re.findall(
+        r"^([a-z0-9-]+==\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE
+    )
+    pinned = [line for line in lines if "==" in line]
+    bare = [line.split()[0] for line in pinned if "--hash=sha256:" not in line]
+    if index:
+        left_out = [name for name in locked if name.startswith(("nvidia-", "cuda-", "triton"))]
+        assert [name.split("==")[0] for name in bare] == ["torch", "torchvision"]
+        assert sorted(line.split()[0] for line in pinned) == sorted(set(locked) - set(left_out))
+    else:
+        assert bare == []
+        assert [line.split()[0] for line in pinned] == locked
+    assert any(line.startswith("install") and "--require-hashes" in line for line in lines)
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("requirements*.txt")), ids=lambda file: file.name)
+def test_every_requirement_carries_a_version_and_hashes(file: Path) -> None:
+    joined = file.read_text().replace("\\\n", "")
+    lines = [line for line in joined.splitlines() if not line.startswith(("#", "-r "))]
+    assert lines
+    assert all(re.match(r"[a-z0-9-]+==\S+ .*--hash=sha256:[0-9a-f]{64}$", line) for line in lines)
 
 
 def test_only_what_cannot_have_a_default_has_to_be_written() -> None:
@@ -100,7 +147,9 @@ def test_a_backup_and_a_restore_know_the_volumes_by_the_containers_that_mount_th
         for name in ("label-studio", "web")
         for volume in SERVICES[name]["volumes"]
     }
-    taken = r'--volumes-from "\$\(docker compose ps -aq (\S+)\)%s" postgres:16 tar -C (\S+) -%s - '
+    taken = (
+        r'--volumes-from "\$\(docker compose ps -aq (\S+)\)%s" postgres:16.14 tar -C (\S+) -%s - '
+    )
     assert set(re.findall(taken % (":ro", "cf"), commands_of("Backup"))) == mounted
     assert set(re.findall(taken % ("", "xpf"), commands_of("Restore"))) == mounted
     # A volume by a name that is not there would be made, and be empty.

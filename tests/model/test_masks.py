@@ -117,6 +117,53 @@ def test_literal_runs_of_the_browser_decode(
     assert np.array_equal(masks.decode(pack(fields), 7, 5), picture[..., 3] > 127)
 
 
+def scaled(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask by nearest neighbour, or every pixel that it touches where that is empty."""
+    rows, columns = (
+        [(2 * place + 1) * old // (2 * new) for place in range(new)]
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    nearest: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
+    if nearest.any():
+        return nearest
+    for axis, (new, old) in enumerate(zip(size, mask.shape, strict=True)):
+        mask = np.logical_or.reduceat(mask, np.arange(new) * old // new, axis=axis)
+    return mask
+
+
+@given(any_mask, st.tuples(st.integers(1, 40), st.integers(1, 40)))
+@example(np.eye(23, 23, 22, dtype=bool), (3, 30))
+@example(np.ones((23, 23), bool), (5, 7))
+@few
+def test_a_brush_at_another_size_is_its_mask_at_that_size(
+    mask: NDArray[np.bool_], size: tuple[int, int]
+) -> None:
+    height, width = mask.shape
+    boxes = masks.decode_boxes(masks.encode(mask), height, width, size)
+    assert np.array_equal(masks.painted([boxes], size), scaled(mask, size))
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=9, max_side=23)), st.data())
+@few
+def test_a_few_pixels_are_found_again_at_a_smaller_size(
+    shape: NDArray[np.bool_], data: st.DataObject
+) -> None:
+    mask = np.zeros(shape.shape, bool)
+    start = data.draw(st.integers(0, mask.size - 1))
+    mask.ravel()[start : start + data.draw(st.integers(1, 30))] = True
+    size = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 30)))
+    height, width = mask.shape
+    boxes = masks.decode_boxes(masks.encode(mask), height, width, size)
+    assert np.array_equal(masks.painted([boxes], size), scaled(mask, size))
+
+
+def test_the_boxes_of_several_brushes_are_painted_over_each_other() -> None:
+    one, other = disc(20), np.eye(20, dtype=bool)
+    boxes = [masks.decode_boxes(masks.encode(mask), 20, 20, (20, 20)) for mask in (one, other)]
+    assert np.array_equal(masks.painted(boxes, (20, 20)), one | other)
+    assert not masks.painted([], (3, 4)).any()
+
+
 def test_run_sizes_are_read_from_the_header() -> None:
     fields = [(8, 32), (7, 5), (0, 4), (1, 4), (2, 4), (3, 4)]
     fields += [(1, 1), (2, 2), (3, 3), (255, 8)]  # four values with a count of 3 bits
@@ -311,6 +358,16 @@ def test_a_pixel_is_filled_if_the_outline_goes_around_its_centre(
         share = np.clip(((point - corners[:, 0]) * along).sum(axis=1) / length, 0, 1)
         nearest = corners[:, 0] + share[:, None] * along
         assert np.hypot(*(nearest - point).T).min() < 1e-5
+
+
+@given(outlines())
+@few
+def test_the_window_of_an_outline_holds_all_that_it_covers(outline: NDArray[np.float64]) -> None:
+    covered, window = masks.filled_window(outline, (9, 12))
+    whole = masks.filled(outline, (9, 12))
+    assert np.array_equal(whole[window], covered)
+    assert whole.sum() == covered.sum()
+    assert covered.size <= (np.ptp(outline[:, 0]) + 2) * (np.ptp(outline[:, 1]) + 2)
 
 
 @given(outlines(), st.integers(0, 8))
