@@ -102,6 +102,10 @@ class Task(Base):
     retry_at: Mapped[float] = mapped_column(default=0.0)
     # How long the last wait for another try was.
     pause: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    # The worker that reads and embeds this scan at the moment, and how many workers died while they
+    # did so, since the last time that went well.
+    read_by: Mapped[str] = mapped_column(default="", server_default="")
+    deaths: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Annotation(Base):
@@ -520,13 +524,51 @@ class Store:
         with self.session() as session:
             session.connection().execute(update, list(scans))
 
-    def unreadable(self, project_id: int, task_id: int, problem: str) -> None:
-        """Note that a scan cannot be read; the wait for the next try doubles up to a day."""
+    def unreadable(
+        self, project_id: int, task_id: int, problem: str, least: float = RETRY_SCAN_SECONDS
+    ) -> None:
+        """Note that a scan cannot be read; the wait for the next try doubles up to a day.
+
+        Args:
+            project_id: The project.
+            task_id: The scan.
+            problem: Why it cannot be read, and how to fix it.
+            least: The shortest wait, in seconds.
+        """
         for task in self.some_tasks(project_id, [task_id]):
             grown = min(2 * task.pause, LONGEST_RETRY_SECONDS) if task.problem else 0.0
-            pause = max(grown, RETRY_SCAN_SECONDS)
+            pause = max(grown, least)
             retry_at = self.clock() + pause
             self.update_task(project_id, task_id, problem=problem, retry_at=retry_at, pause=pause)
+
+    def update_reading(self, project_id: int, task_ids: Sequence[int], **values: Any) -> None:
+        """Set `read_by` or `deaths` of some scans."""
+        with self.session() as session:
+            for part in _parts(task_ids):
+                session.execute(
+                    sa.update(Task)
+                    .where(Task.project_id == project_id, Task.id.in_(part))
+                    .values(**values)
+                )
+
+    def stop_reading(self, worker: str) -> None:
+        """Note that a worker ends in order: the scans that it was reading did it no harm."""
+        with self.session() as session:
+            session.execute(sa.update(Task).where(Task.read_by == worker).values(read_by=""))
+
+    def count_deaths(self, workers: Collection[str]) -> dict[int, list[int]]:
+        """Count the deaths of workers against the scans that they were reading.
+
+        Returns:
+            The task ids of these scans, by project.
+        """
+        found: dict[int, list[int]] = {}
+        query = sa.select(Task).where(Task.read_by.in_(workers)).order_by(Task.id)
+        with self.session() as session:
+            for task in session.scalars(query.with_for_update()):
+                task.read_by, task.deaths = "", task.deaths + 1
+                found.setdefault(task.project_id, []).append(task.id)
+        return found
 
     def annotations(self, project_id: int) -> list[Annotation]:
         """Return all annotations of a project, oldest first."""
@@ -891,6 +933,7 @@ def _among(table: Any, project_id: int, ids: Sequence[int]) -> sa.Select[Any]:
 
 def _forget_pixels(session: Session, task: Task) -> None:
     task.pixels, task.problem, task.retry_at, task.height, task.width = "", "", 0.0, 0, 0
+    task.deaths = 0
     session.execute(
         sa.delete(Embedding).where(
             Embedding.project_id == task.project_id, Embedding.task_id == task.id
