@@ -197,3 +197,12 @@ def test_the_worst_file_of_each_format_stays_within_the_bound(name: str) -> None
     found = bench.measure(data, max_pixels=most)
     assert found.refusal == ""
     assert 0 < found.peak < MEMORY
+
+
+@pytest.mark.slow
+def test_a_mammogram_of_60_megapixels_takes_less_than_half_of_the_bound() -> None:
+    data = bench.mammogram(bench.side_of(bench.MAMMOGRAM))
+    most = Settings.model_fields["max_image_pixels"].default
+    found = bench.measure(data, max_pixels=most)
+    assert found.refusal == ""
+    assert 0 < found.peak < MEMORY / 2
