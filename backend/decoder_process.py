@@ -37,6 +37,9 @@ MEMORY = 2 * 2**30
 LARGE = 16_000_000  # pixels; of such images one is decoded at a time
 SECONDS = 900.0  # for one image; the worst file took 300 on a machine with ten times its work
 READY = b"ready"
+MOST_ANSWER = (
+    2**26
+)  # bytes, for a file may have taken its decoder over; 2,048 x 2,048 RGB are 13 MB
 _START_SECONDS = 60.0
 # A decoder finds modules where its parent does, and its own first argument is its end of the pipe.
 PROGRAM = """
@@ -154,7 +157,7 @@ class _Decoder:
         """
         try:
             if self._pipe.poll(seconds):
-                return self._pipe.recv_bytes()
+                return self._pipe.recv_bytes(MOST_ANSWER)
         except (EOFError, OSError):
             raise ImageError(
                 f"The decoder ended while it read the image ({self._how()}).",
