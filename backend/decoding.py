@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from backend.errors import ImageError
-from backend.pixels import Pixels, check_size, from_bytes, stretched
+from backend.pixels import Pixels, Rows, check_size, from_bytes, one_channel, stretched
 
 # Every size is checked here, against a limit that can be set, before anything is allocated.
 # Pillow's own limit is one for the whole process and cannot be raised for a file.
@@ -65,6 +69,18 @@ _UPRIGHT = {  # EXIF orientation -> what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {  # rows of the upright image are columns of the file's
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
+_FROM_THE_END = {  # the first row of the upright image is the last row or column of the file's
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
 # The rest is rare, and its readers are where libtiff's holes were.
 _COMPRESSIONS = (
     *("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "zstd", "jpeg"),
@@ -75,6 +91,19 @@ _COMPRESSIONS = (
 def pictures(folder: Path) -> list[Path]:
     """Return the files of a folder that are named as images, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image file of which no more than the header was read.
+
+    Attributes:
+        pixels: Height times width.
+        load: Decodes the file.
+    """
+
+    pixels: int
+    load: Callable[[], Rows]
 
 
 def decode(data: bytes, *, max_pixels: int) -> Pixels:
@@ -92,40 +121,68 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     Raises:
         ImageError: If it is another format, damaged, or larger than `max_pixels`.
     """
-    try:
-        if any(re.match(magic, data) for magic, _ in _READERS):
-            return _picture(data, max_pixels)
-        if _DICOM.match(data):
-            from backend import dicom  # only who has such files waits for pydicom
+    with refusing():
+        return opened(data, max_pixels=max_pixels).load().whole()
 
-            return dicom.decode(data, max_pixels=max_pixels)
+
+def opened(data: bytes, *, max_pixels: int) -> Opened:
+    """Read the header of an image file; its pixels are those that `decode` returns.
+
+    Call this, `Opened.load` and everything that reads the rows within `refusing`.
+
+    Raises:
+        ImageError: If it is another format or larger than `max_pixels`.
+        Others: What `DAMAGED` lists.
+    """
+    if any(re.match(magic, data) for magic, _ in _READERS):
+        return _picture(data, max_pixels)
+    if _DICOM.match(data):
+        from backend import dicom  # only who has such files waits for pydicom
+
+        dataset = dicom.read(data, max_pixels=max_pixels)
+        return Opened(int(dataset.Rows) * int(dataset.Columns), partial(dicom.decode, dataset))
+    what = "neither PNG nor JPEG nor TIFF, WebP, BMP, GIF or DICOM" if data else "empty"
+    raise ImageError(f"The image is {what}.", "Put an image of one of these kinds in the task.")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what the readers raise into an ImageError that says nothing of the file's content."""
+    try:
+        yield
     except MemoryError:
         raise ImageError(
-            "There is not enough memory to decode the image.",
-            "Shrink it, give this machine more memory, or lower MAX_IMAGE_PIXELS.",
+            "The image needs more memory than a decoder may take.",
+            "Save it as a plain PNG or JPEG, or shrink it.",
         ) from None
     except DAMAGED:
         raise ImageError(
             "The image is damaged, cut short, or of a rare kind.",
             "Upload it again; if it opens elsewhere, save it as PNG.",
         ) from None
-    what = "neither PNG nor JPEG nor TIFF, WebP, BMP, GIF or DICOM" if data else "empty"
-    raise ImageError(f"The image is {what}.", "Put an image of one of these kinds in the task.")
 
 
-def _picture(data: bytes, max_pixels: int) -> Pixels:
-    with _opened(data, max_pixels) as image:
-        check_size(*image.size, max_pixels)
-        if isinstance(image, TiffImageFile):
-            _check_tiff(image, max_pixels)
-        image.load()
-        return _pixels(_upright(image))
-
-
-def _opened(data: bytes, max_pixels: int) -> ImageFile:
-    # The readers are called by name: no other format is tried, and none decodes yet.
+def _picture(data: bytes, max_pixels: int) -> Opened:
     if data.startswith(b"RIFF"):
-        check_size(*_webp_size(data), max_pixels)  # its reader allocates as it opens
+        size = _webp_size(data)
+        check_size(*size, max_pixels)
+        # The reader allocates as it opens.
+        return Opened(size[0] * size[1], lambda: _loaded(_opened(data), max_pixels))
+    image = _opened(data)
+    check_size(*image.size, max_pixels)
+    if isinstance(image, TiffImageFile):
+        _check_tiff(image, max_pixels)
+    return Opened(image.width * image.height, lambda: _loaded(image, max_pixels))
+
+
+def _loaded(image: ImageFile, max_pixels: int) -> Rows:
+    check_size(*image.size, max_pixels)
+    image.load()
+    return _pixels(image)
+
+
+def _opened(data: bytes) -> ImageFile:
+    # The readers are called by name: no other format is tried, and none decodes yet.
     reader = next(reader for magic, reader in _READERS if re.match(magic, data))
     return reader(BytesIO(data))
 
@@ -156,28 +213,47 @@ def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
         check_size(*tile, max(max_pixels, 2**20))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _cut(image: Image.Image, turn: Image.Transpose | None, top: int, bottom: int) -> Image.Image:
+    """Return some rows of what the image would be after the turn."""
+    width, height = image.size
+    side = width if turn in _SIDEWAYS else height
+    first, last = (side - bottom, side - top) if turn in _FROM_THE_END else (top, bottom)
+    box = (first, 0, last, height) if turn in _SIDEWAYS else (0, first, width, last)
+    strip = image.crop(box)
+    return strip if turn is None else strip.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns the image upright, None if it is so."""
     # EXIF alone, as in the browser the mask is drawn in; Pillow's getexif would follow XMP too.
     if not isinstance(image, _TURNED_BY_BROWSERS):
-        return image
+        return None
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
-        turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+        return _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
     except DAMAGED:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
-def _pixels(image: Image.Image) -> Pixels:
+def _pixels(image: Image.Image) -> Rows:
+    turn = _turn(image)
+    width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+    cut = partial(_cut, image, turn)
     if image.mode == "F" or image.mode.startswith("I"):
-        return stretched(np.asarray(image), inverted=_low_is_white(image))
-    if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-    if image.mode != "L":
-        image = image.convert("RGB")
-    return from_bytes(np.asarray(image))
+        values = Rows((height, width), lambda top, bottom: np.asarray(cut(top, bottom)))
+        return stretched(values, inverted=_low_is_white(image))
+    see_through = image.has_transparency_data
+    shape = (height, width) if image.mode == "L" and not see_through else (height, width, 3)
+
+    def read(top: int, bottom: int) -> Pixels:
+        strip = cut(top, bottom)
+        if see_through:
+            black = Image.new("RGBA", strip.size, (0, 0, 0, 255))
+            strip = Image.alpha_composite(black, strip.convert("RGBA"))
+        return from_bytes(np.asarray(strip if len(shape) == 2 else strip.convert("RGB")))
+
+    return one_channel(Rows(shape, read))
 
 
 def _low_is_white(image: Image.Image) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -16,11 +18,17 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import (
+    apply_color_lut,
+    apply_modality_lut,
+    apply_voi_lut,
+    convert_color_space,
+)
+from pydicom.pixels.utils import as_pixel_options
 
 from backend.errors import ImageError
-from backend.pixels import Pixels, check_size, one_channel, scaled, stretched
+from backend.pixels import Rows, check_size, one_channel, scaled, stretched
 
 # pydicom quotes the values it stumbles over, and a value may be a patient's.
 logging.getLogger("pydicom").propagate = False
@@ -69,7 +77,21 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _CONVERT = "Convert it, for example with gdcmconv --raw, or put a PNG of it in the task."
 
 
-def decode(data: bytes, *, max_pixels: int) -> Pixels:
+def read(data: bytes, *, max_pixels: int) -> Dataset:
+    """Return the image elements of a DICOM file; nothing is decoded yet.
+
+    Raises:
+        ImageError: If it holds no image, is compressed in a way that cannot be read, or is
+            larger than `max_pixels`.
+        Others: What `backend.decoding.DAMAGED` lists, on bytes that make no sense.
+    """
+    with _refusing():
+        dataset = _read(data)
+        _check(dataset, max_pixels)
+        return dataset
+
+
+def decode(dataset: Dataset) -> Rows:
     """Return a DICOM image as float32 in [0, 1], (h, w) if grey, else (h, w, 3).
 
     Of several frames the middle one (number n // 2, from 0) is taken. Grey goes through the
@@ -80,22 +102,33 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     the frame. Overlays, padding and the pixels' aspect are not looked at.
 
     Raises:
-        ImageError: If it holds no image, is compressed in a way that cannot be read, or is
-            larger than `max_pixels`.
         Others: What `backend.decoding.DAMAGED` lists, on bytes that make no sense.
     """
-    try:
-        dataset = _read(data)
-        _check(dataset, max_pixels)
+    with _refusing(), np.errstate(all="ignore"):
         frames = int(dataset.get("NumberOfFrames") or 1)
         frame = frames // 2
         _check_frame(dataset, frame, frames)
-        values = pixel_array(dataset, index=frame)
+        values = _values(dataset, frame)
         _adopt_groups(dataset, frame)
-        with np.errstate(all="ignore"):
-            return _pixels(values, dataset)
+        return _pixels(values, dataset)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
     except (BytesLengthException, InvalidDicomError):  # no ValueErrors, though meant as such
         raise ValueError("no DICOM") from None
+
+
+def _values(dataset: Dataset, frame: int) -> Rows:
+    """Return the stored values of one frame; YBR becomes RGB a strip at a time."""
+    options = as_pixel_options(dataset)
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    values, properties = decoder.as_array(dataset, index=frame, raw=True, **options)
+    if properties["photometric_interpretation"] in ("YBR_FULL", "YBR_FULL_422"):
+        return Rows.of(values).map(lambda strip: convert_color_space(strip, "YBR_FULL", "RGB"))
+    return Rows.of(values)
 
 
 def _read(data: bytes) -> Dataset:
@@ -198,43 +231,56 @@ def _adopt_groups(dataset: Dataset, frame: int) -> None:
                 dataset.update(item)
 
 
-def _pixels(values: npt.NDArray[Any], dataset: Dataset) -> Pixels:
+def _pixels(values: Rows, dataset: Dataset) -> Rows:
     interpretation = dataset.PhotometricInterpretation
     if interpretation in _GREY:
-        return _grey(values, dataset, inverted=interpretation == "MONOCHROME1")
+        return _quiet(_grey(values, dataset, inverted=interpretation == "MONOCHROME1"))
     bits = int(dataset.BitsStored)
     if interpretation == "PALETTE COLOR":
-        values = apply_color_lut(values, dataset)
-        bits = 8 * values.dtype.itemsize
-    return one_channel(scaled(values[..., :3], 0, 2**bits - 1))
+        bits = 8 * apply_color_lut(values.read(0, 1), dataset).dtype.itemsize
+        values = values.map(lambda strip: apply_color_lut(strip, dataset))
+    shape = (*values.shape[:2], 3)
+    colour = values.map(lambda strip: scaled(strip[..., :3], 0, 2**bits - 1), shape)
+    return one_channel(_quiet(colour))
 
 
-def _grey(values: npt.NDArray[Any], dataset: Dataset, *, inverted: bool) -> Pixels:
+def _quiet(image: Rows) -> Rows:
+    """Let odd values pass without a word: the rows are made later, by whoever reads them."""
+
+    def read(top: int, bottom: int) -> npt.NDArray[Any]:
+        with np.errstate(all="ignore"):
+            return image.read(top, bottom)
+
+    return Rows(image.shape, read)
+
+
+def _grey(values: Rows, dataset: Dataset, *, inverted: bool) -> Rows:
     for name in ("RescaleSlope", "RescaleIntercept"):
         if not _is_number(dataset.get(name, 0)):  # there, and empty, or "nan"
             del dataset[name]
-    values = apply_modality_lut(values, dataset)
+    values = values.map(lambda strip: apply_modality_lut(strip, dataset))
     try:
         shown, low, high = _windowed(values, dataset)
     except ValueError:  # a width of 0, a function that nobody knows
         return stretched(values, inverted=inverted)
     if low == high:
         return stretched(shown, inverted=inverted)
-    return scaled(shown, low, high, inverted=inverted)
+    return shown.map(lambda strip: scaled(strip, low, high, inverted=inverted))
 
 
 def _is_number(found: object) -> bool:
     return found not in (None, "") and bool(np.isfinite(float(found)))  # type: ignore[arg-type]
 
 
-def _windowed(values: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[Any], float, float]:
+def _windowed(values: Rows, dataset: Dataset) -> tuple[Rows, float, float]:
     """Return the values as the window shows them, and what its two ends are shown as."""
     if dataset.get("VOILUTSequence"):
         # A table is looked up by integers, which rescaled values are no longer.
-        shown = apply_voi_lut(np.rint(values).astype(np.int64), dataset)
+        shown = values.map(lambda strip: apply_voi_lut(np.rint(strip).astype(np.int64), dataset))
+        shown.read(0, 1)  # a table that makes no sense is found out here
         return shown, 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
     window = [dataset.get(name) for name in ("WindowCenter", "WindowWidth")]
     if None in window or not np.isfinite(np.hstack(window).astype(np.float64)).all():
         return values, 0, 0
     low, high = apply_voi_lut(np.array([-1e30, 1e30]), dataset).tolist()
-    return apply_voi_lut(values, dataset), low, high
+    return values.map(lambda strip: apply_voi_lut(strip, dataset)), low, high

@@ -25,7 +25,14 @@ from backend.pixels import Pixels
 from backend.publishing import Publisher
 from backend.selection import Selector
 from backend.services import Services
-from backend.store import LONGEST_BACKOFF_SECONDS, Project, Task, Version, is_retried
+from backend.store import (
+    KILLER_PAUSE_SECONDS,
+    LONGEST_BACKOFF_SECONDS,
+    Project,
+    Task,
+    Version,
+    is_retried,
+)
 from backend.versions import Versions
 from model import encoders
 
@@ -43,14 +50,17 @@ MANY_UNREADABLE = 4  # more than one scan in so many, and a storage is away
 STORAGE_AWAY = "Many scans that could be read before cannot be read now."
 LOST_AFTER_SECONDS = 24 * 3600.0
 JUDGED_DRAFTS = 100  # more than are labelled while a round is made
+MOST_DEATHS = 2  # of workers that read a scan among others; from then on it is read alone
 
 
 @DBOS.dbos_class()
 class Rounds(DBOSConfiguredInstance):
     """The refresh workflow and its steps, bound to the services of one worker."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, worker: str) -> None:
+        """Bind the rounds to a worker's services and to its name."""
         self.services = services
+        self.worker = worker
         self.store = services.store
         self._encoders: dict[str, encoders.Encoder] = {}
         self._chunks = itertools.count(1)
@@ -150,21 +160,15 @@ class Rounds(DBOSConfiguredInstance):
         encoder = self._encoder(project)
         wanted = self.store.some_tasks(project_id, task_ids)
         learner = drafts.learner_for(self.services, project)
-        images, looks, broken = [], [], {}
-        for task_id, scan in learner.scans.many((task.id, task.url) for task in wanted):
-            if isinstance(scan, ImageError):
-                broken[task_id] = scan
-                continue
-            height, width = scan.size
-            images.append(scan.image)
-            looks.append({"task": task_id, "height": height, "width": width, "pixels": scan.digest})
-        if looks:
-            self.store.looked_at(project_id, looks)
-            self._embed(project_id, encoder, [t for t in wanted if t.id not in broken], images)
+        broken: dict[int, ImageError] = {}
+        for tasks in _apart([task for task in wanted if task.deaths <= MOST_DEATHS]):
+            with self._in_hand(project_id, [task.id for task in tasks]):
+                broken |= self._read(project_id, encoder, learner, tasks)
         self._trim_now_and_then(learner)
         if any(task.problem for task in wanted if task.id not in broken):
             self.store.retry_unreadable(project_id)  # their storage may be back
         self._note_unreadable(project_id, broken)
+        self._name_killers(project_id, [task for task in wanted if task.deaths > MOST_DEATHS])
         self.store.advance(project_id, len(task_ids))
 
     @DBOS.step()
@@ -395,6 +399,47 @@ class Rounds(DBOSConfiguredInstance):
         if number:
             self.store.add_seconds(project_id, number, step, self.store.clock() - started)
 
+    @contextmanager
+    def _in_hand(self, project_id: int, task_ids: list[int]) -> Iterator[None]:
+        """Note in the database which scans this worker reads: if it dies, the next one knows."""
+        self.store.update_reading(project_id, task_ids, read_by=self.worker)
+        try:
+            yield
+        finally:
+            self.store.update_reading(project_id, task_ids, read_by="")
+
+    def _read(
+        self, project_id: int, encoder: encoders.Encoder, learner: Learner, tasks: Sequence[Task]
+    ) -> dict[int, ImageError]:
+        """Embed scans; return those that cannot be read, and why, by task id."""
+        images, looks, broken = [], [], {}
+        for task_id, scan in learner.scans.many((task.id, task.url) for task in tasks):
+            if isinstance(scan, ImageError):
+                broken[task_id] = scan
+                continue
+            height, width = scan.size
+            images.append(scan.image)
+            looks.append({"task": task_id, "height": height, "width": width, "pixels": scan.digest})
+        if looks:
+            self.store.looked_at(project_id, looks)
+            self._embed(project_id, encoder, [t for t in tasks if t.id not in broken], images)
+            harmless = [t.id for t in tasks if t.deaths and t.id not in broken]
+            self.store.update_reading(project_id, harmless, deaths=0)
+        return broken
+
+    def _name_killers(self, project_id: int, tasks: Sequence[Task]) -> None:
+        """Name the scans that were alone in the hands of a worker that died; read none of them."""
+        for task in tasks:
+            error = ImageError(
+                f"Task {task.id}: {task.deaths} workers died while they read or embedded its scan.",
+                "Save the scan as a plain PNG or JPEG, or give the worker more memory; it is tried "
+                "again after a day.",
+            )
+            with logs.context(task=task.id):
+                log.error("%s", error)
+            self.store.unreadable(project_id, task.id, str(error), KILLER_PAUSE_SECONDS)
+            self.store.update_reading(project_id, [task.id], deaths=MOST_DEATHS)
+
     def _embed(
         self,
         project_id: int,
@@ -543,6 +588,16 @@ def _kind(error: FirstlightError) -> str:
 
 def _parted(ids: list[int], size: int) -> list[list[int]]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
+
+
+def _apart(tasks: list[Task]) -> Iterator[list[Task]]:
+    """Yield scans that are read together, then one by one those that workers died with."""
+    together = [task for task in tasks if task.deaths < MOST_DEATHS]
+    if together:
+        yield together
+    for task in tasks:
+        if task.deaths >= MOST_DEATHS:
+            yield [task]
 
 
 def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-import hashlib
 import shutil
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from backend import artifacts, logs
-from backend.decoding import decode
+from backend.decoder_process import Decoders
 from backend.errors import ImageError
-from backend.pixels import Pixels, shrink
+from backend.pixels import Pixels
 
 FETCHERS = 8  # mostly they wait for a server
-DECODERS = 2  # each may hold an image of max_pixels several times over
 # The longer side of a kept scan: encoders look at 224 pixels, the small networks at fewer.
 WORKING_SIZE = 256
 
@@ -43,6 +40,7 @@ class Scans:
     Args:
         fetch: Address and task id to the bytes of the image.
         folder: Where decoded scans are kept.
+        decoders: Decode what is fetched; shared by all projects.
         longest: The longer side of a kept scan, in pixels; smaller scans stay as they are.
         max_pixels: Larger images are refused before they are decoded.
         max_bytes: How much of the folder scans may take, those of every size together.
@@ -52,6 +50,7 @@ class Scans:
         self,
         fetch: Callable[[str, int], bytes],
         folder: Path,
+        decoders: Decoders,
         *,
         longest: int,
         max_pixels: int,
@@ -59,10 +58,10 @@ class Scans:
     ) -> None:
         self._fetch = fetch
         self._folder = folder
+        self._decoders = decoders
         self._longest = longest
         self._max_pixels = max_pixels
         self._max_bytes = max_bytes
-        self._decoders = threading.Semaphore(DECODERS)
 
     def get(self, task_id: int, url: str) -> Scan:
         """Return one scan, from disk when it was seen before.
@@ -75,10 +74,19 @@ class Scans:
             return _read(path)
         data = self._fetch(url, task_id)
         try:
-            with self._decoders:
-                return self._kept(decode(data, max_pixels=self._max_pixels), path)
+            found = self._decoders.decode(data, longest=self._longest, max_pixels=self._max_pixels)
         except ImageError as error:
             raise ImageError(f"Task {task_id}: {error.what}", error.mend) from None
+        artifacts.write(
+            path,
+            lambda file: np.savez(
+                file,
+                image=found.small,
+                size=np.array(found.size),
+                digest=np.array(found.digest),
+            ),
+        )
+        return Scan(_floats(found.small), found.size, found.digest)
 
     def many(self, wanted: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Scan | ImageError]]:
         """Yield (task id, scan or why not) in order; a few are fetched ahead, never all."""
@@ -111,20 +119,6 @@ class Scans:
                 return
             excess -= size
             path.unlink(missing_ok=True)
-
-    def _kept(self, image: Pixels, path: Path) -> Scan:
-        digest = hashlib.sha256(repr(image.shape).encode())
-        digest.update(np.ascontiguousarray(image).data)
-        small = np.rint(shrink(image, self._longest) * 255).astype(np.uint8)
-        height, width = image.shape[:2]
-        scan = Scan(_floats(small), (height, width), digest.hexdigest()[:32])
-        artifacts.write(
-            path,
-            lambda file: np.savez(
-                file, image=small, size=np.array(scan.size), digest=np.array(scan.digest)
-            ),
-        )
-        return scan
 
     def _attempt(self, task_id: int, url: str) -> Scan | ImageError:
         with logs.context(task=task_id):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import httpx
 
 from backend.artifacts import Artifacts, ProjectFiles
+from backend.decoder_process import Decoders
 from backend.gateway import LabelStudio
 from backend.images import ImageSource
 from backend.scans import WORKING_SIZE, Scans
@@ -24,6 +25,7 @@ class Services:
     store: Store
     studio: LabelStudio
     source: ImageSource
+    decoders: Decoders = field(default_factory=Decoders)
 
     @cached_property
     def artifacts(self) -> Artifacts:
@@ -44,6 +46,7 @@ class Services:
         return Scans(
             replace(self.source, aliases=aliases).fetch,
             self.folder(project.id),
+            self.decoders,
             longest=max(WORKING_SIZE, image_size),
             max_pixels=self.settings.max_image_pixels,
         )

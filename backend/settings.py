@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = SecretStr("")
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_image_bytes: int = Field(default=200_000_000, ge=1)
-    max_image_pixels: int = Field(default=100_000_000, ge=1)
+    max_image_pixels: int = Field(default=80_000_000, ge=1)
     reconcile_seconds: float = Field(default=60.0, gt=0)
     encoder: Encoder = "auto"
     encoder_weights: Path | None = None

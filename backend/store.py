@@ -31,6 +31,7 @@ PURGE_BUSY_SECONDS = 0.1
 WIPED = "deleted rows are overwritten"  # a fact of a database that was never without it
 RETRY_SCAN_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3_600.0
+KILLER_PAUSE_SECONDS = 86_400.0  # before a scan that killed its worker is tried again
 LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
 MOST_SIGHTINGS = 100  # at once: a flood of made-up projects fills no database
 
@@ -125,6 +126,10 @@ class Task(Base):
     retry_at: Mapped[float] = mapped_column(default=0.0)
     # How long the last wait for another try was.
     pause: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    # The worker that reads and embeds this scan at the moment, and how many workers died while they
+    # did so, since the last time that went well.
+    read_by: Mapped[str] = mapped_column(default="", server_default="")
+    deaths: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Annotation(Base):
@@ -641,19 +646,59 @@ class Store:
         with self.session() as session:
             session.connection().execute(update, list(scans))
 
-    def unreadable(self, project_id: int, task_id: int, problem: str) -> None:
-        """Note that a scan cannot be read; the wait for the next try doubles up to a day."""
+    def unreadable(
+        self, project_id: int, task_id: int, problem: str, least: float = RETRY_SCAN_SECONDS
+    ) -> None:
+        """Note that a scan cannot be read; the wait for the next try doubles up to an hour.
+
+        Args:
+            project_id: The project.
+            task_id: The scan.
+            problem: Why it cannot be read, and how to fix it.
+            least: The shortest wait, in seconds.
+        """
         for task in self.some_tasks(project_id, [task_id]):
             grown = min(2 * task.pause, LONGEST_RETRY_SECONDS) if task.problem else 0.0
-            pause = max(grown, RETRY_SCAN_SECONDS)
+            pause = max(grown, least)
             retry_at = self.clock() + pause
             self.update_task(project_id, task_id, problem=problem, retry_at=retry_at, pause=pause)
 
     def retry_unreadable(self, project_id: int) -> None:
-        """Let every scan that could not be read be tried again at once."""
-        unreadable = sa.update(Task).where(Task.project_id == project_id, Task.problem != "")
+        """Let the scans that could not be read be tried again at once, but for those that kill."""
+        unreadable = sa.update(Task).where(
+            Task.project_id == project_id, Task.problem != "", Task.deaths == 0
+        )
         with self.session() as session:
             session.execute(unreadable.values(retry_at=0.0))
+
+    def update_reading(self, project_id: int, task_ids: Sequence[int], **values: Any) -> None:
+        """Set `read_by` or `deaths` of some scans."""
+        with self.session() as session:
+            for part in _parts(task_ids):
+                session.execute(
+                    sa.update(Task)
+                    .where(Task.project_id == project_id, Task.id.in_(part))
+                    .values(**values)
+                )
+
+    def stop_reading(self, worker: str) -> None:
+        """Note that a worker ends in order: the scans that it was reading did it no harm."""
+        with self.session() as session:
+            session.execute(sa.update(Task).where(Task.read_by == worker).values(read_by=""))
+
+    def count_deaths(self, workers: Collection[str]) -> dict[int, list[int]]:
+        """Count the deaths of workers against the scans that they were reading.
+
+        Returns:
+            The task ids of these scans, by project.
+        """
+        found: dict[int, list[int]] = {}
+        query = sa.select(Task).where(Task.read_by.in_(workers)).order_by(Task.id)
+        with self.session() as session:
+            for task in session.scalars(query.with_for_update()):
+                task.read_by, task.deaths = "", task.deaths + 1
+                found.setdefault(task.project_id, []).append(task.id)
+        return found
 
     def annotations(self, project_id: int) -> list[Annotation]:
         """Return all annotations of a project, oldest first."""
@@ -1126,9 +1171,9 @@ def pause_left(project: Project, now: float) -> float:
 def is_retried(task: Task, now: float) -> bool:
     """Return whether a scan that could not be read is to be tried again.
 
-    A try that lies further ahead than any pause was set by a clock that was ahead.
+    A try that lies further ahead than the scan's pause was set by a clock that was ahead.
     """
-    return not now < task.retry_at <= now + LONGEST_RETRY_SECONDS
+    return not now < task.retry_at <= now + task.pause
 
 
 def _among(table: Any, project_id: int, ids: Sequence[int]) -> sa.Select[Any]:
@@ -1164,6 +1209,7 @@ def _forget_pixels(session: Session, project_id: int, tasks: Sequence[Task]) -> 
     _note_erasure(session, project_id, ids)
     for task in tasks:
         task.pixels, task.problem, task.retry_at, task.height, task.width = "", "", 0.0, 0, 0
+        task.deaths = 0
     of_project = sa.delete(Embedding).where(Embedding.project_id == project_id)
     for part in _parts(ids):
         session.execute(of_project.where(Embedding.task_id.in_(part)))

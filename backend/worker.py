@@ -80,7 +80,7 @@ def run(settings: Settings) -> None:
         member.join(alone=alone)
         rounds = launch(services, member)
         threading.Thread(target=_beat, args=(member, stop), daemon=True).start()
-        threading.Thread(target=_look_after, args=(member, stop), daemon=True).start()
+        threading.Thread(target=_look_after, args=(store, member, stop), daemon=True).start()
         threading.Thread(target=_reconcile, args=(services, member, stop), daemon=True).start()
         threading.Thread(target=_find_new, args=(services, member, stop), daemon=True).start()
         eraser = Eraser(store, services.artifacts, settings.data_dir)
@@ -92,7 +92,7 @@ def run(settings: Settings) -> None:
         while not stop.wait(LOOK_SECONDS):
             say(enqueue_due(rounds))
     log.info("worker stops")
-    _hand_back(member)
+    _hand_back(store, member)
     logging.shutdown()
     # A training cannot be asked to end in time, and need not be.
     os._exit(0)
@@ -119,16 +119,16 @@ def launch(services: Services, member: Membership) -> Rounds:
             "serializer": JsonSerializer(),
         }
     )
-    rounds = Rounds(services)
+    rounds = Rounds(services, member.name)
     DBOS.launch()
     DBOS.register_queue(REFRESH_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
     DBOS.register_queue(CHUNK_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
     drop_other_releases(services, member)
-    hand_on(member)
+    hand_on(services.store, member)
     return rounds
 
 
-def hand_on(member: Membership) -> None:
+def hand_on(store: Store, member: Membership) -> None:
     """Put what workers that are gone left under way back into its queues.
 
     A workflow belongs to the worker that took it up, and DBOS by itself waits for that one. Back in
@@ -139,9 +139,48 @@ def hand_on(member: Membership) -> None:
     mine = [found for found in left if found.app_version == RELEASE]
     gone = {str(found.executor_id) for found in mine} - set(member.living())
     if gone:
+        for project_id, task_ids in store.count_deaths(gone).items():
+            _blame(store, project_id, task_ids)
+            _put_behind_others(store, project_id, gone)
         # The public way back, `resume_workflow`, would let a second refresh of the project begin.
         DBOS._recover_pending_workflows(sorted(gone))
         log.warning("took over what %d workers left that are gone", len(gone))
+
+
+def _blame(store: Store, project_id: int, task_ids: list[int]) -> None:
+    """Say on the project's page and in the log that a worker died while it read these scans."""
+    few = ", ".join(map(str, task_ids[:5])) + (", ..." if len(task_ids) > 5 else "")
+    scans = "the scan of task" if len(task_ids) == 1 else f"{len(task_ids)} scans, of tasks"
+    what = f"A worker died while it read or embedded {scans} {few}."
+    with logs.context(project=project_id):
+        log.error("%s", what)
+    now = store.clock()
+    store.abort_rounds(project_id, what)
+    store.update(
+        project_id,
+        problem=what,
+        mend="They are read again, one by one after two deaths, to find the scan that does it.",
+        problem_at=now,
+        failures=Project.failures + 1,
+        started_at=now,  # by which the longest waiting project is found
+        step="",
+        progress={},
+    )
+
+
+def _put_behind_others(store: Store, project_id: int, gone: set[str]) -> None:
+    """Take the refresh that workers who are gone had begun out of the queue, and want it anew."""
+    held: list[Any] = DBOS.list_workflows(
+        status="PENDING", queue_name=REFRESH_QUEUE, load_input=False, load_output=False
+    )
+    begun = [
+        found.workflow_id
+        for found in held
+        if found.deduplication_id == str(project_id) and found.executor_id in gone
+    ]
+    if begun:
+        DBOS.cancel_workflows(begun, cancel_children=True)
+        store.want(project_id)
 
 
 def _beat(member: Membership, stop: threading.Event) -> None:
@@ -162,12 +201,12 @@ def _beat(member: Membership, stop: threading.Event) -> None:
             log.exception("a beat failed unexpectedly")
 
 
-def _look_after(member: Membership, stop: threading.Event) -> None:
+def _look_after(store: Store, member: Membership, stop: threading.Event) -> None:
     """Take care of what workers that are gone left under way."""
     say = logs.Once(log)
     while not stop.wait(BEAT_SECONDS):
         try:
-            hand_on(member)
+            hand_on(store, member)
             say("")
         except (FirstlightError, SQLAlchemyError) as error:
             say(f"nobody could be looked after ({type(error).__name__})")
@@ -175,10 +214,11 @@ def _look_after(member: Membership, stop: threading.Event) -> None:
             log.exception("looking after the other workers failed unexpectedly")
 
 
-def _hand_back(member: Membership) -> None:
+def _hand_back(store: Store, member: Membership) -> None:
     """Leave what is under way to the other workers, or to the next start."""
     try:
         member.leave()
+        store.stop_reading(member.name)
     except FirstlightError as error:
         log.warning("the others will notice by the silence: %s", error)
 

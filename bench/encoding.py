@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from backend.decoder_process import Decoders
 from backend.errors import ImageError
 from backend.scans import WORKING_SIZE, Scans
 from backend.settings import tame_threads
@@ -32,7 +33,11 @@ MOST_PIXELS = 100_000_000
 def ours(encoder: encoders.Encoder, folder: Path) -> Embed:
     """Return what embeds files as production does, keeping decoded scans in `folder`."""
     scans = Scans(
-        lambda url, _: Path(url).read_bytes(), folder, longest=WORKING_SIZE, max_pixels=MOST_PIXELS
+        lambda url, _: Path(url).read_bytes(),
+        folder,
+        Decoders(),
+        longest=WORKING_SIZE,
+        max_pixels=MOST_PIXELS,
     )
 
     def embed(files: Sequence[Path]) -> encoders.Floats:

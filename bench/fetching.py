@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from backend.decoder_process import Decoders
 from backend.images import ImageSource
 from backend.scans import FETCHERS, WORKING_SIZE, Scan, Scans
 
@@ -60,7 +61,9 @@ def timed(source: ImageSource, address: str, number: int, *, ahead: bool) -> flo
     """Return the seconds that so many scans take, none of them kept from before."""
     wanted = [(row, f"{address}/{row}.png") for row in range(number)]
     with tempfile.TemporaryDirectory() as folder:
-        scans = Scans(source.fetch, Path(folder), longest=WORKING_SIZE, max_pixels=10**8)
+        scans = Scans(
+            source.fetch, Path(folder), Decoders(), longest=WORKING_SIZE, max_pixels=10**8
+        )
         start = time.perf_counter()
         found = scans.many(wanted) if ahead else ((row, scans.get(row, url)) for row, url in wanted)
         assert all(isinstance(scan, Scan) for _, scan in found)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from backend import labels
+from backend.decoder_process import Decoders
 from backend.gateway import LabelStudio
 from backend.images import ImageSource
 from backend.services import Services
@@ -102,8 +103,16 @@ def fake(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeLabelStudio:
     return FakeLabelStudio(clock)
 
 
+@pytest.fixture(scope="session")
+def decoders() -> Decoders:
+    """The decoders of the whole run: one takes a second to start."""
+    return Decoders()
+
+
 @pytest.fixture
-def services(settings: Settings, store: Store, fake: FakeLabelStudio) -> Iterator[Services]:
+def services(
+    settings: Settings, store: Store, fake: FakeLabelStudio, decoders: Decoders
+) -> Iterator[Services]:
     fake.setup = answering(store)
     with fake.client() as client:
         studio = LabelStudio(settings, client)
@@ -114,7 +123,7 @@ def services(settings: Settings, store: Store, fake: FakeLabelStudio) -> Iterato
             max_bytes=settings.max_image_bytes,
             client=client,
         )
-        yield Services(settings=settings, store=store, studio=studio, source=source)
+        yield Services(settings, store, studio, source, decoders)
 
 
 @pytest.fixture

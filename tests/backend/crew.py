@@ -36,6 +36,7 @@ class Crew:
     fake: FakeLabelStudio
     store: Store
     fuse: Fuse
+    program: str = "tests.backend.worker_process"
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def hire(
@@ -61,6 +62,10 @@ class Crew:
         wait_for(lambda: self.ended() != gone or len(self.store.workers()) == before + number, 110)
         assert self.ended() == gone, self.log.read_text()
 
+    def replace(self) -> None:
+        """Start a worker in place of the last one, which has ended."""
+        self.workers.append(self._start(TINY.steps, self.folder, []))
+
     def _start(self, steps: int, data_dir: Path, launcher: list[str]) -> subprocess.Popen[bytes]:
         env = os.environ | {
             "LABEL_STUDIO_URL": self.url,
@@ -73,7 +78,7 @@ class Crew:
             STEPS: str(steps),
         }
         with self.log.open("ab") as log:
-            command = [*launcher, sys.executable, "-m", "tests.backend.worker_process"]
+            command = [*launcher, sys.executable, "-m", self.program]
             # It watches the pipe, and ends with the test run. The fuse kills a whole group.
             return subprocess.Popen(
                 command,

@@ -428,3 +428,33 @@ def test_a_mutated_image_is_decoded_or_refused(
 def test_random_bytes_are_refused(magic: bytes, data: bytes) -> None:
     with pytest.raises(ImageError):
         decode(magic + data, max_pixels=10_000)
+
+
+# ---- strips
+
+
+def turned(image: Image.Image, turn: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return encoded(image, exif=exif)
+
+
+ODD = [
+    *(turned(Image.fromarray(COLOUR), turn) for turn in range(1, 9)),
+    turned(Image.fromarray(GREY.astype(np.uint16)), 6),
+    encoded(Image.fromarray(np.dstack([GREY] * 3))),
+    encoded(Image.fromarray(np.where(GREY > 99, np.nan, GREY).astype(np.float32)), "TIFF"),
+    encoded(Image.new("RGBA", (5, 7), (200, 100, 50, 9))),
+    encoded(Image.fromarray(GREY).convert("P"), transparency=bytes(GREY.ravel())),
+    encoded(Image.fromarray(COLOUR).convert("CMYK"), "TIFF"),
+]
+
+
+@pytest.mark.parametrize("data", [*WHOLE, *ODD])
+def test_an_image_is_the_same_in_strips_of_any_height(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decode(data, max_pixels=MANY)
+    for pixels in (1, 13):
+        monkeypatch.setattr("backend.pixels.STRIP", pixels)
+        np.testing.assert_array_equal(decode(data, max_pixels=MANY), whole)

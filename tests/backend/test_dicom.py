@@ -328,6 +328,16 @@ def test_a_mutated_file_is_decoded_or_refused(data: bytes, cuts: list[tuple[int,
         assert 0 <= found.min() <= found.max() <= 1
 
 
+@pytest.mark.parametrize("data", WHOLE)
+def test_an_image_is_the_same_in_strips_of_any_height(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = decode(data, max_pixels=MANY)
+    for pixels in (1, 13):
+        monkeypatch.setattr("backend.pixels.STRIP", pixels)
+        np.testing.assert_array_equal(decode(data, max_pixels=MANY), whole)
+
+
 @given(
     st.sampled_from([b"\0" * 128 + b"DICM", b"\x08\0\x05\0", b"\2\0\0\0"]),
     st.binary(max_size=400),

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from backend import artifacts, ledger, pages
 from backend.app import create_app
 from backend.artifacts import Artifacts, Space
+from backend.decoder_process import Decoders
 from backend.errors import NotFound, StorageError
 from backend.ledger import Ledger
 from backend.scans import Scans
@@ -942,7 +943,9 @@ def keep_scan(known: Settings, task: int, image: Array) -> None:
     file = BytesIO()
     Image.fromarray(image).save(file, "PNG")
     folder = known.project_folder(3)
-    scans = Scans(lambda url, task: file.getvalue(), folder, longest=256, max_pixels=10**6)
+    scans = Scans(
+        lambda url, task: file.getvalue(), folder, Decoders(), longest=256, max_pixels=10**6
+    )
     scans.get(task, f"/{task}.png")
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from backend.errors import ImageError
-from backend.pixels import check_size, scaled, shrink, stretched
+from backend.pixels import Rows, check_size, scaled, shrink, shrunk, stretched
 
 QUICK = settings(max_examples=150)
 
@@ -40,6 +42,24 @@ def test_shrinking_averages_where_picking_pixels_would_show_stripes() -> None:
     np.testing.assert_allclose(shrink(stripes, 8)[:, 1:-1], 0.5, atol=0.02)
 
 
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.integers(1, 80), st.booleans(), st.integers(1, 900)
+)
+@QUICK
+def test_shrinking_in_strips_is_shrinking_whole_but_for_the_last_bits_of_tall_images(
+    height: int, width: int, longest: int, colour: bool, strip: int
+) -> None:
+    shape = (height, width, 3) if colour else (height, width)
+    image = np.random.default_rng(width).random(shape, dtype=np.float32)
+    seen: list[np.ndarray[Any, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backend.pixels.STRIP", strip)
+        small = shrunk(Rows.of(image), longest, seen.append)
+    allowed = 1e-6 if height >= 2 * width else 0
+    np.testing.assert_allclose(small, shrink(image, longest), rtol=0, atol=allowed)
+    np.testing.assert_array_equal(np.concatenate(seen), image)
+
+
 def test_a_side_below_one_pixel_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         shrink(np.ones((4, 6), dtype=np.float32), 0)
@@ -56,7 +76,7 @@ def test_a_side_below_one_pixel_is_refused() -> None:
 def test_whatever_is_stretched_lies_between_0_and_1(
     values: np.ndarray[tuple[int, int], np.dtype[np.float64]], inverted: bool
 ) -> None:
-    found = stretched(values, inverted=inverted)
+    found = stretched(Rows.of(values), inverted=inverted).whole()
     assert found.dtype == np.float32
     assert found.shape == values.shape
     assert ((found >= 0) & (found <= 1)).all()
@@ -64,14 +84,16 @@ def test_whatever_is_stretched_lies_between_0_and_1(
 
 def test_what_is_no_number_is_black_and_does_not_count() -> None:
     values = np.array([[np.nan, 2.0, 4.0, np.inf, -np.inf, 3.0]])
-    np.testing.assert_allclose(stretched(values), [[0, 0, 1, 0, 0, 0.5]])
-    np.testing.assert_allclose(stretched(values, inverted=True), [[0, 1, 0, 0, 0, 0.5]])
-    assert not stretched(np.full((2, 2), np.nan)).any()
+    np.testing.assert_allclose(stretched(Rows.of(values)).whole(), [[0, 0, 1, 0, 0, 0.5]])
+    np.testing.assert_allclose(
+        stretched(Rows.of(values), inverted=True).whole(), [[0, 1, 0, 0, 0, 0.5]]
+    )
+    assert not stretched(Rows.of(np.full((2, 2), np.nan))).whole().any()
 
 
 def test_neighbours_among_integers_of_32_bits_stay_apart() -> None:
     values = np.array([[2**30, 2**30 + 1, 2**30 + 2]], np.int32)
-    np.testing.assert_allclose(stretched(values), [[0, 0.5, 1]])
+    np.testing.assert_allclose(stretched(Rows.of(values)).whole(), [[0, 0.5, 1]])
 
 
 def test_what_lies_beyond_the_ends_takes_the_nearer_end() -> None:

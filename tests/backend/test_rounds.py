@@ -16,7 +16,7 @@ from backend.errors import NotFound, StorageError
 from backend.learning import Learner
 from backend.publishing import Publisher
 from backend.rounds import LOST_AFTER_SECONDS, STORAGE_AWAY, Rounds
-from backend.store import LONGEST_BACKOFF_SECONDS, RETRY_SCAN_SECONDS, Version
+from backend.store import KILLER_PAUSE_SECONDS, LONGEST_BACKOFF_SECONDS, RETRY_SCAN_SECONDS, Version
 from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import OPTIONS, TINY, Site, assert_each_task_once, wait_for
 
@@ -787,3 +787,55 @@ def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
     again = outcome(site)
     assert disturbed | {"rounds": None} == again | {"rounds": None}
     assert disturbed["rounds"] == [1, 2, 3, 4]
+
+
+# -- scans that kill their worker -----------------------------------------------------------------
+
+
+def test_scans_are_noted_while_they_are_read_and_those_of_two_deaths_go_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.refresh()
+    site.store.forget_embeddings(site.number, site.store.chunks(site.number))
+    site.store.update_reading(site.number, site.tasks[:2], deaths=2)
+    site.store.update_reading(site.number, site.tasks[2:3], deaths=1)
+    noted: list[list[int]] = []
+    real = Rounds._read
+
+    def read(self: Rounds, *given: Any) -> Any:
+        tasks = site.store.tasks(site.number)
+        noted.append([task.id for task in tasks if task.read_by == self.worker])
+        return real(self, *given)
+
+    monkeypatch.setattr(Rounds, "_read", read)
+    site.refresh()
+    assert noted == [site.tasks[2:], site.tasks[:1], site.tasks[1:2]]
+    after = site.store.tasks(site.number)
+    assert {(task.read_by, task.deaths) for task in after} == {("", 0)}
+    assert len(site.store.embeddings(site.number, "pixels")) == len(site.tasks)
+
+
+def test_a_scan_that_was_alone_when_its_worker_died_is_named_and_not_read(site: Site) -> None:
+    site.refresh()
+    site.store.forget_embeddings(site.number, site.store.chunks(site.number))
+    deadly = site.tasks[0]
+    site.store.update_reading(site.number, [deadly], deaths=3)
+    site.refresh()
+    assert deadly not in site.store.embeddings(site.number, "pixels")
+    [named] = site.store.some_tasks(site.number, [deadly])
+    assert named.problem.startswith(f"Task {deadly}: 3 workers died while they read or embedded")
+    assert named.retry_at >= site.clock() + KILLER_PAUSE_SECONDS - 10
+    assert named.deaths == 2, "the next try is alone again, and costs one death at most"
+
+
+def test_a_reading_that_fails_forgets_no_death(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise StorageError("The disk is full.")
+
+    site.refresh()
+    site.store.forget_embeddings(site.number, site.store.chunks(site.number))
+    site.store.update_reading(site.number, site.tasks, deaths=1)
+    monkeypatch.setattr(Rounds, "_embed", full)
+    assert site.refresh().problem == "The disk is full."
+    after = site.store.tasks(site.number)
+    assert {(task.read_by, task.deaths) for task in after} == {("", 1)}

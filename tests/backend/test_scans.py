@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backend import logs
+from backend.decoder_process import Decoders
 from backend.errors import ImageError, Unreachable
 from backend.scans import Scan, Scans
 from tests.backend.fake_label_studio import png
@@ -40,9 +41,10 @@ def source() -> Source:
 
 
 @pytest.fixture
-def open_scans(source: Source, tmp_path: Path) -> Callable[..., Scans]:
+def open_scans(source: Source, tmp_path: Path, decoders: Decoders) -> Callable[..., Scans]:
     def opened(longest: int = 64, max_bytes: int = 10**9) -> Scans:
-        return Scans(source.fetch, tmp_path, longest=longest, max_pixels=10**6, max_bytes=max_bytes)
+        sizes = {"longest": longest, "max_pixels": 10**6, "max_bytes": max_bytes}
+        return Scans(source.fetch, tmp_path, decoders, **sizes)
 
     return opened
 
@@ -112,14 +114,14 @@ def test_a_scan_that_cannot_be_decoded_is_named(
         open_scans().get(7, "a")
 
 
-def test_scans_are_fetched_at_the_same_time(tmp_path: Path) -> None:
+def test_scans_are_fetched_at_the_same_time(tmp_path: Path, decoders: Decoders) -> None:
     together = threading.Barrier(4, timeout=30)
 
     def fetch(url: str, task_id: int) -> bytes:
         together.wait()  # passes only when four are here at once
         return png(np.full((8, 12), 0.5))
 
-    scans = Scans(fetch, tmp_path, longest=8, max_pixels=100)
+    scans = Scans(fetch, tmp_path, decoders, longest=8, max_pixels=100)
     found = list(scans.many((number, str(number)) for number in range(8)))
     assert all(isinstance(scan, Scan) for _, scan in found)
 
@@ -135,12 +137,12 @@ def test_whoever_stops_reading_stops_the_fetching(
 
 
 def test_a_label_studio_that_is_down_is_no_fault_of_the_scan(
-    tmp_path: Path,
+    tmp_path: Path, decoders: Decoders
 ) -> None:
     def fetch(url: str, task_id: int) -> bytes:
         raise Unreachable("down")
 
-    scans = Scans(fetch, tmp_path, longest=8, max_pixels=100)
+    scans = Scans(fetch, tmp_path, decoders, longest=8, max_pixels=100)
     with pytest.raises(Unreachable):
         list(scans.many([(1, "a")]))
 
@@ -196,7 +198,7 @@ def test_the_bound_holds_for_scans_of_every_size_together(
 
 
 def test_what_is_logged_while_scans_are_fetched_carries_project_and_task(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, decoders: Decoders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fetch(url: str, task_id: int) -> bytes:
         logging.getLogger("some.library").warning("an odd file")
@@ -204,7 +206,7 @@ def test_what_is_logged_while_scans_are_fetched_carries_project_and_task(
 
     logs.configure("INFO")
     with logs.context(project=3, round=7):
-        scans = Scans(fetch, tmp_path, longest=64, max_pixels=10**6)
+        scans = Scans(fetch, tmp_path, decoders, longest=64, max_pixels=10**6)
         assert len(list(scans.many([(1, "a"), (2, "b")]))) == 2
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     told = sorted((line["project"], line["round"], line["task"]) for line in lines)

@@ -376,6 +376,26 @@ def test_the_wait_for_a_scan_that_cannot_be_read_doubles_up_to_an_hour(
     assert found.retry_at - clock() == 60
 
 
+def test_a_workers_death_counts_against_the_scans_that_it_was_reading(store: Store) -> None:
+    store.save_tasks(1, [task(number) for number in (1, 2, 3)])
+    store.save_tasks(2, [task(9)])
+    store.update_reading(1, [1, 2], read_by="gone")
+    store.update_reading(1, [3], read_by="lives")
+    store.update_reading(2, [9], read_by="stopped")
+    store.stop_reading("stopped")
+    assert store.count_deaths({"gone", "stopped"}) == {1: [1, 2]}
+    assert store.count_deaths({"gone", "stopped"}) == {}, "each death counts once"
+    found = store.tasks(1) + store.tasks(2)
+    assert [(one.deaths, one.read_by) for one in found] == [(1, ""), (1, ""), (0, "lives"), (0, "")]
+
+
+def test_a_changed_address_forgets_the_deaths_too(store: Store) -> None:
+    store.save_tasks(1, [task(1, url="a")])
+    store.update_reading(1, [1], deaths=2)
+    store.save_tasks(1, [task(1, url="b")])
+    assert store.tasks(1)[0].deaths == 0
+
+
 def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> None:
     store = open_store(settings.database, busy_ms=200)
     store.create()

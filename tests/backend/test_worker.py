@@ -251,7 +251,8 @@ def test_the_timer_sees_changed_options(timer: Timer) -> None:
 
 def test_an_unreadable_scan_is_tried_again_when_it_is_time(timer: Timer, clock: Clock) -> None:
     retry_at = clock() + RETRY_SCAN_SECONDS
-    timer.store.update_task(timer.number, timer.tasks[0], problem="broken", retry_at=retry_at)
+    waits = {"problem": "broken", "retry_at": retry_at, "pause": RETRY_SCAN_SECONDS}
+    timer.store.update_task(timer.number, timer.tasks[0], **waits)
     assert not timer.tick()
     clock.advance(RETRY_SCAN_SECONDS)
     assert timer.tick()

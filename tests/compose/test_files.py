@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from backend.decoder_process import MEMORY
 from backend.settings import ProjectOptions, Settings
 from demo.studio import ROOT
 
@@ -91,6 +92,18 @@ def test_defaults_shown_are_the_defaults() -> None:
     shown = dict(re.findall(r"^#(FIRSTLIGHT_\w+)=(.+)$", EXAMPLE, flags=re.MULTILINE))
     lower = {name.removeprefix("FIRSTLIGHT_").lower(): value for name, value in shown.items()}
     assert ProjectOptions(**lower) == ProjectOptions()
+
+
+def test_the_memory_of_our_services_is_limited_so_that_a_machine_of_8_gb_stays_whole() -> None:
+    limits = {}
+    for name in ("web", "worker"):
+        found = re.fullmatch(r"\$\{[A-Z]+_MEMORY:-(\d+)g\}", SERVICES[name]["mem_limit"])
+        assert found is not None
+        limits[name] = int(found[1]) * 2**30
+    assert sum(limits.values()) <= 5 * 2**30, "3 GB are Label Studio's, PostgreSQL's, the system's"
+    # A decoder at its bound ends before the others of its container: it has to fit in.
+    assert all(limit >= MEMORY for limit in limits.values())
+    assert limits["worker"] >= MEMORY + 2**30
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is missing")

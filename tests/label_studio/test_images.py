@@ -110,7 +110,7 @@ def found(ours: Services, project: int, folder: Path) -> dict[str, Scan | ImageE
         for page in ours.studio.tasks(project)
         for task in page
     }
-    scans = Scans(ours.source.fetch, folder, longest=256, max_pixels=10**6)
+    scans = Scans(ours.source.fetch, folder, ours.decoders, longest=256, max_pixels=10**6)
     names = {task: url.rpartition("/")[2].rpartition("-")[2] for task, url in urls.items()}
     return {names[task]: scan for task, scan in scans.many(urls.items())}
 
