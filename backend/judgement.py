@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from statistics import fmean
 from typing import Any
 
 from backend import labels, ledger
