@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from backend import labels, logs, prelabels
+from backend.draft_process import DraftProcess
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.hints import Hints
 from backend.protocol import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
@@ -26,19 +27,9 @@ MOST_WAITING = 20
 MOST_DRAWN = 500  # tasks of one request: more drafts are not drawn before the deadline
 
 
-def live_drafts(settings: Settings, store: Store) -> DraftsOf:
-    """Return a callable that imports the network's libraries when it is first called."""
-    made: list[Any] = []
-
-    def regions(project_id: int, task_id: int) -> list[dict[str, Any]]:
-        if not made:
-            from backend.drafts import LiveDrafts
-
-            made.append(LiveDrafts(settings, store))
-        found: list[dict[str, Any]] = made[0].regions(project_id, task_id)
-        return found
-
-    return regions
+def live_drafts(settings: Settings, store: Store) -> DraftProcess:
+    """Return what draws live drafts; the web process calls its `keep_warm`."""
+    return DraftProcess(settings, store)
 
 
 class OneAtATime:
