@@ -901,11 +901,12 @@ settings = Settings(data_dir=Path(sys.argv[1]))
 store = open_store(settings.database)
 store.create()
 client = create_app(settings, store, live_drafts(settings, store)).test_client()
-setup, event = (json.loads(Path(name).read_text())["body"] for name in sys.argv[2:])
+setup, event, task = (json.loads(Path(name).read_text())["body"] for name in sys.argv[2:])
 calls = (
     lambda: client.get("/health"),
     lambda: client.post("/setup", json=setup),
     lambda: client.post("/webhook", json=event),
+    lambda: client.post("/predict", json=task),
 )
 for call in calls:
     assert call().status_code == 200
@@ -913,10 +914,10 @@ print(json.dumps(list(sys.modules)))
 """
 
 
-def test_health_setup_and_webhook_answer_without_the_network_in_memory(
+def test_what_needs_no_network_is_answered_without_one_in_memory(
     tmp_path: Path,
 ) -> None:
-    files = [str(WIRE / "setup.json"), str(WIRE / "annotation_created.json")]
+    files = [str(WIRE / f"{name}.json") for name in ("setup", "annotation_created", "predict")]
     run = subprocess.run(
         [sys.executable, "-c", LIGHT, str(tmp_path), *files],
         capture_output=True,

@@ -116,10 +116,14 @@ def test_a_child_that_cannot_be_started_is_said(
 def test_no_child_starts_while_no_project_shows_drafts(
     drafts: DraftProcess, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = []
-    look = DraftProcess._look
+    look, looks = DraftProcess._look, []
+
+    def counted(self: DraftProcess) -> None:
+        look(self)
+        looks.append(self)
+
     monkeypatch.setattr(draft_process, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(DraftProcess, "_look", lambda self: looks.append(look(self)))
+    monkeypatch.setattr(DraftProcess, "_look", counted)
     store.want(1)
     live(store, name="medoids r0001")
     drafts.keep_warm()
