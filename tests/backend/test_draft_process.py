@@ -149,7 +149,8 @@ def test_networks_are_loaded_once_before_a_draft_is_asked_for_the_newest_two(
     os.kill(child, signal.SIGKILL)
     wait_for(lambda: len(asked(settings)) >= 5)
     again = asked(settings)[3:]
-    assert [one["project"] for one in again] == [3, 2]
+    # In either order: the death may be noticed between the two.
+    assert {one["project"] for one in again} == {2, 3}
     assert child not in {one["process"] for one in again}
     store.update(1, live_version="")
     version = store.version(2, "unet r0001")
