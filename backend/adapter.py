@@ -39,7 +39,9 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         store.create()
         hints = Hints(store)
         atexit.register(hints.close)  # one that waits for the database is known here alone
-        return Answers(store, hints, OneAtATime(live_drafts(settings, store)))
+        drafts = live_drafts(settings, store)
+        drafts.keep_warm()
+        return Answers(store, hints, OneAtATime(drafts))
 
     def setup(self) -> None:
         """Tell the 2.x base class which version is live; it is made anew for each request."""

@@ -11,33 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from backend import labels, logs
+from backend import labels, logs, prelabels
+from backend.draft_process import DraftProcess
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.hints import Hints
 from backend.protocol import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
 from backend.settings import Settings, parse_options
-from backend.store import Project, Store
+from backend.store import Project, Store, Task
 
 log = logging.getLogger(__name__)
 
-DraftsOf = Callable[[int, TaskIn], list[dict[str, Any]]]
+DraftsOf = Callable[[int, int], list[dict[str, Any]]]  # project and task to regions
 DEADLINE_SECONDS = 10.0
 MOST_WAITING = 20
+MOST_DRAWN = 500  # tasks of one request: more drafts are not drawn before the deadline
 
 
-def live_drafts(settings: Settings, store: Store) -> DraftsOf:
-    """Return a callable that imports the network's libraries when it is first called."""
-    made: list[Any] = []
-
-    def regions(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
-        if not made:
-            from backend.drafts import LiveDrafts
-
-            made.append(LiveDrafts(settings, store))
-        found: list[dict[str, Any]] = made[0].regions(project_id, task.id, task.data)
-        return found
-
-    return regions
+def live_drafts(settings: Settings, store: Store) -> DraftProcess:
+    """Return what draws live drafts; the web process calls its `keep_warm`."""
+    return DraftProcess(settings, store)
 
 
 class OneAtATime:
@@ -56,9 +48,9 @@ class OneAtATime:
         # Those who wait hold a thread of the server, which webhooks need too.
         self._places = threading.BoundedSemaphore(most_waiting)
 
-    def __call__(self, project_id: int, tasks: Sequence[TaskIn | None]) -> list[list[Any]]:
+    def __call__(self, project_id: int, tasks: Sequence[int | None]) -> list[list[Any]]:
         """Return the regions of each task; [] for no task, an unreadable one, or one too late."""
-        if not self._places.acquire(blocking=False):
+        if not any(tasks) or not self._places.acquire(blocking=False):
             return [[] for _ in tasks]
         try:
             end = time.monotonic() + self._seconds
@@ -66,11 +58,11 @@ class OneAtATime:
         finally:
             self._places.release()
 
-    def _one(self, project_id: int, task: TaskIn, end: float) -> list[Any]:
+    def _one(self, project_id: int, task: int, end: float) -> list[Any]:
         left = end - time.monotonic()
         if left <= 0:
             return []
-        with logs.context(project=project_id, task=task.id):
+        with logs.context(project=project_id, task=task):
             # The other thread logs what it meets with the same ids.
             run = contextvars.copy_context().run
             future = self._thread.submit(run, self._drafts, project_id, task)
@@ -146,14 +138,31 @@ class Answers:
     def _predict(self, request: PredictIn) -> dict[str, Any]:
         project = self._project(request.project)
         results: list[list[Any]] = [[] for _ in request.tasks]
-        if (
-            project is not None
-            and project.live_version
-            and _same_labels(request.label_config, project.label_config)
-        ):
-            results = self._drafts(project.id, request.tasks)
+        if project is not None and self._draws(project, request.label_config):
+            first = self._stored(project, request.tasks[:MOST_DRAWN])
+            results[: len(first)] = self._drafts(project.id, first)
         version = self._store.answer(project)
         return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
+
+    def _draws(self, project: Project, label_config: str) -> bool:
+        """Return whether a draft of the live model would be shown; no network is asked."""
+        same = _same_labels(label_config, project.label_config)
+        return same and prelabels.drawing(self._store, project) is not None
+
+    def _stored(self, project: Project, tasks: Sequence[TaskIn | None]) -> list[int | None]:
+        """Return the ids of tasks, None for one whose image the last sync did not see.
+
+        The image of a draft is the stored one: a request's own address is never fetched.
+        """
+        ids = [task.id for task in tasks if task]
+        stored = {task.id: task for task in self._store.some_tasks(project.id, ids)}
+        key = labels.parse(project.label_config).image_key
+        return [
+            task.id
+            if task and task.id in stored and _same_image(task, stored[task.id], key)
+            else None
+            for task in tasks
+        ]
 
     def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Leave a hint if the event can change the queue, and say what was done."""
@@ -253,6 +262,16 @@ def _same_labels(sent: str, known: str) -> bool:
         return labels.parse(sent) == labels.parse(known)
     except UnsupportedLabelConfig:
         return False
+
+
+def _same_image(sent: TaskIn, stored: Task, image_key: str) -> bool:
+    """Return whether a task still has the image that it had at the last sync.
+
+    The address alone does not tell: Label Studio lists that of a bucket in another form than it
+    sends to /predict. So it counts only for a task that has changed since the sync.
+    """
+    address = sent.data.get(image_key, stored.url)
+    return sent.updated_at in {"", stored.updated_at} or address == stored.url
 
 
 def _why_ignored(event: WebhookIn, project: Project | None) -> str:

@@ -33,8 +33,8 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
     Args:
         settings: For access and for the folder of the rounds.
         store: The project's memory.
-        drafts: Returns the live model's regions for one task; may be slow, may raise
-            FirstlightError. Called on one thread only, and only by /predict.
+        drafts: Returns the live model's regions for a project and a stored task; may be slow, may
+            raise FirstlightError. Called on one thread only, and only by /predict.
     """
     app = Flask("firstlight", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ from PIL import Image
 from backend import labels
 from backend.learning import Learner, train_config
 from backend.ledger import stored_options
+from backend.prelabels import KEPT_MODELS, drawing
 from backend.services import Services, build
 from backend.settings import Settings
 from backend.store import Project, Store
 from model import inference, masks, training
-
-KEPT_MODELS = 2
 
 
 def regions(
@@ -47,21 +45,6 @@ def regions(
     return found
 
 
-def wanted(project: Project, usable: int, dice: list[float]) -> bool:
-    """Return whether drafts are shown: enough labels, and people found the last ones useful.
-
-    Args:
-        project: Its options say from when on and how good.
-        usable: Number of labelled scans.
-        dice: Of every draft against what was then submitted, oldest first.
-    """
-    options = stored_options(project)
-    if not options.prelabels or usable < options.prelabel_after:
-        return False
-    last = dice[-5:]
-    return len(last) < 5 or sum(last) / 5 >= options.prelabel_min_dice
-
-
 def learner_for(services: Services, project: Project) -> Learner:
     """Return the models of a project, with its label config and options as last synced."""
     options = stored_options(project)
@@ -79,38 +62,49 @@ def learner_for(services: Services, project: Project) -> Learner:
 
 
 class LiveDrafts:
-    """Drafts on demand, for scans beyond the published horizon; used by the web process.
+    """Drafts on demand, for scans beyond the published horizon.
 
-    One thread computes at a time; the caller sees to that, and to the deadline.
+    One at a time, on one thread: webhooks are answered beside it, on the same cores.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        # Webhooks are answered beside it, on the same cores.
         torch.set_num_threads(1)
         self._services = build(settings, store)
         self._models: OrderedDict[tuple[int, str], training.Fitted] = OrderedDict()
 
-    def regions(
-        self, project_id: int, task_id: int, data: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
-        """Return the live model's draft for one task, [] while no drafts are shown.
+    def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
+        """Return the live model's draft for a stored task, [] while no drafts are shown.
 
         Raises:
             FirstlightError: When the scan cannot be read.
         """
+        live = self._live(project_id)
+        tasks = self._services.store.some_tasks(project_id, [task_id])
+        if live is None or not tasks:
+            return []
+        learner, model = live
+        scan = learner.scans.get(task_id, tasks[0].url)
+        [found] = inference.predict(model, [scan.image])
+        return regions(found, scan.size, learner.config)
+
+    def warm(self, project_id: int) -> None:
+        """Make the first draft of a project's live model as quick as the next ones."""
+        live = self._live(project_id)
+        if live is not None:
+            _, model = live
+            side = model.config.image_size
+            list(inference.predict(model, [np.zeros((side, side), np.float32)]))
+
+    def _live(self, project_id: int) -> tuple[Learner, training.Fitted] | None:
+        """Return the live model if it draws drafts and its file is there."""
         project = self._services.store.project(project_id)
-        version = project and self._services.store.version(project_id, project.live_version)
-        if project is None or not version or not version.model_key:
-            return []
-        scores = [score.dice for score in self._services.store.draft_scores(project_id)]
-        if not wanted(project, version.labels, scores):
-            return []
+        version = drawing(self._services.store, project) if project else None
+        if project is None or version is None:
+            return None
         learner = learner_for(self._services, project)
         if not learner.knows(version.model_key):
-            return []  # the labels have changed since; the next round draws them
-        scan = learner.scans.get(task_id, str(data.get(learner.config.image_key) or ""))
-        [found] = inference.predict(self._model(learner, version.model_key), [scan.image])
-        return regions(found, scan.size, learner.config)
+            return None
+        return learner, self._model(learner, version.model_key)
 
     def _model(self, learner: Learner, key: str) -> training.Fitted:
         name = (learner.project_id, key)

@@ -9,6 +9,7 @@ FirstlightError                what happened and how to mend it, safe to show to
 │   ├── Unauthorized             the token was refused
 │   └── NotFound                 the project, task or entry is gone
 ├── ImageError                 one scan cannot be fetched or decoded; the others go on
+├── DraftError                 a live draft cannot be drawn; the scan is served without one
 ├── StorageError               DATA_DIR or the database cannot be read or written
 └── PublishError               a queue went out but did not arrive whole
 """
@@ -58,6 +59,10 @@ class NotFound(LabelStudioError):
 
 class ImageError(FirstlightError):
     """One scan cannot be fetched or decoded; the others go on."""
+
+
+class DraftError(FirstlightError):
+    """A live draft cannot be drawn; the scan is served without one."""
 
 
 class StorageError(FirstlightError):

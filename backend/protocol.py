@@ -66,12 +66,13 @@ class TaskIn(_Message):
 
     id: int
     data: Object = Field(default_factory=dict)
+    updated_at: Text = ""
 
     @classmethod
     def read(cls, value: object) -> Self | None:
         """Return the task, or None when it is not an object with an id."""
         number = identifier(value) if isinstance(value, dict) else None
-        return None if number is None else cls(id=number, data=_object(_object(value).get("data")))
+        return None if number is None else cls.model_validate({**_object(value), "id": number})
 
 
 class SetupIn(_Message):

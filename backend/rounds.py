@@ -16,7 +16,7 @@ from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions
 
-from backend import artifacts, drafts, encoding, labels, ledger, logs, sync
+from backend import artifacts, drafts, encoding, labels, ledger, logs, prelabels, sync
 from backend.artifacts import ProjectFiles
 from backend.errors import FirstlightError, ImageError, LabelStudioError, NotFound, StorageError
 from backend.judgement import judge_drafts
@@ -503,7 +503,7 @@ class Rounds(DBOSConfiguredInstance):
     def _shown(self, project: Project, now: ledger.Ledger) -> bool:
         """Return whether drafts are shown to people by now."""
         dice = [score.dice for score in self.store.draft_scores(project.id)]
-        return drafts.wanted(project, len(now.usable), dice)
+        return prelabels.wanted(project, len(now.usable), dice)
 
     def _is_lost(self, project_id: int) -> bool:
         """Return whether somebody deleted the queue in Label Studio."""

@@ -137,7 +137,9 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         # In the worker, after the fork: connections and threads do not survive one.
         store = open_store(self._settings.database)
-        app = create_app(self._settings, store, live_drafts(self._settings, store))
+        drafts = live_drafts(self._settings, store)
+        drafts.keep_warm()
+        app = create_app(self._settings, store, drafts)
         atexit.register(app.extensions["hints"].close)
         # Decoded scans lie here as well, and there may be no worker on this machine.
         files = Artifacts(self._settings.data_dir, self._settings.artifacts_url)

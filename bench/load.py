@@ -1,21 +1,24 @@
-"""What people and webhooks wait for while a network is trained beside them: python -m bench.load.
+"""What webhooks and people wait for after a start of the web process: python -m bench.load.
 
-Starts a real Label Studio and the backend on phantoms, and lets a training of some minutes begin.
-While it runs a recorded webhook is sent 50 times a second for two minutes, and 20 people open a
-scan at once: scans whose draft is published, then scans beyond the horizon, whose draft is drawn
-when they are opened. The same without a training is the baseline. A webhook's time counts from the
-moment it was due.
+Starts a real Label Studio and the backend on phantoms. Then, once without and once beside a
+training, the web process is killed and started again, and is not warmed up. From its first answer
+on a recorded webhook is sent 50 times a second for a minute, and 20 people open a scan at the same
+moment: at 0, 20 and 40 s scans beyond the horizon, whose draft is drawn when they are opened, and
+at 50 s scans whose draft is published. A webhook's time counts from the moment it was due, a
+person's until Label Studio has answered with the scan.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -26,13 +29,77 @@ from demo.backend import Backend
 from demo.studio import ROOT, LabelStudio
 
 RATE = 50  # webhooks a second
-SECONDS = 120
+SECONDS = 60
 PEOPLE = 20
+BEYOND_AT, PUBLISHED_AT = (0, 20, 40), 50  # seconds after the first answer
 LABELS = 10
-SCANS = LABELS + 2 + 4 * PEOPLE  # some were published before and are not now
+# Each queue before the measured one may have published other scans than the one before it.
+SCANS = LABELS + 2 + 4 * PEOPLE + 2 * len(BEYOND_AT) * PEOPLE
 WEBHOOK = ROOT / "tests" / "wire" / "annotation_created.json"
 QUICK = {"horizon": PEOPLE, "image_size": 64, "prelabel_min_dice": 0.0}
 LONG = QUICK | {"image_size": 448, "max_train_seconds": 300}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One person's scan."""
+
+    seconds: float
+    drafted: bool
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one measurement needs to know."""
+
+    studio: LabelStudio
+    backend: Backend
+    event: bytes
+    version: str
+    published: Sequence[int]  # task ids
+
+    def measure(self, beyond: Sequence[int]) -> tuple[list[float], dict[str, list[Opened]]]:
+        """Return the seconds of each webhook, and what people saw, from a cold start on."""
+        restart_web(self.backend)
+        groups = [beyond[row * PEOPLE : (row + 1) * PEOPLE] for row in range(len(BEYOND_AT))]
+        waves = [("beyond", *wave) for wave in zip(BEYOND_AT, groups, strict=True)]
+        waves.append(("published", PUBLISHED_AT, self.published))
+        with ThreadPoolExecutor(len(waves)) as pool:
+            began = time.perf_counter()
+            opened = {
+                f"{name}, {at} s": pool.submit(self.open_at_once, tasks, began + at)
+                for name, at, tasks in waves
+            }
+            webhooks = self.send(began)
+            return webhooks, {name: wave.result() for name, wave in opened.items()}
+
+    def send(self, began: float) -> list[float]:
+        """Return the seconds of each webhook; one that is refused ends the measurement."""
+        # Label Studio opens a connection for every webhook.
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        url = f"{self.backend.url}/webhook"
+        with httpx.Client(timeout=30) as client, ThreadPoolExecutor(16) as senders:
+
+            def post(due: float) -> float:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                client.post(url, content=self.event, headers=headers).raise_for_status()
+                return time.perf_counter() - due
+
+            return list(senders.map(post, [began + n / RATE for n in range(RATE * SECONDS)]))
+
+    def open_at_once(self, tasks: Sequence[int], due: float) -> list[Opened]:
+        """Return what each person saw, all of whom open their scan at the same moment."""
+        headers = {"Authorization": f"Token {self.studio.token}"}
+        with httpx.Client(base_url=self.studio.url, timeout=120, headers=headers) as client:
+
+            def open_one(task: int) -> Opened:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                answer = client.get(f"/api/tasks/{task}/").raise_for_status().json()
+                shown = [p for p in answer["predictions"] if p["model_version"] == self.version]
+                return Opened(time.perf_counter() - due, any(one["result"] for one in shown))
+
+            with ThreadPoolExecutor(len(tasks)) as people:
+                return list(people.map(open_one, tasks))
 
 
 def main() -> None:
@@ -54,19 +121,15 @@ def main() -> None:
         published = [one["task"] for one in held if one["model_version"] == version]
         # For a scan that has a prediction of any version Label Studio asks for no other.
         beyond = [i for i in pool if i not in {*labelled, *(one["task"] for one in held)}]
-        event = webhook(project)
-        # The first draft that is drawn brings the network into the web process.
-        open_at_once(studio, beyond[:1], version)
-        found = {
-            "idle": measure(studio, backend, event, version, (published, beyond[1 : PEOPLE + 1]))
-        }
+        load = Load(studio, backend, webhook(project), version, published)
+        opened = len(BEYOND_AT) * PEOPLE
+        assert len(beyond) >= 2 * opened, "too many scans were published before: raise SCANS"
+        found = {"idle": load.measure(beyond[:opened])}
         backend.connect(project, LONG)
         label(annotator, project, pool, 1)
         while not training(backend):
             time.sleep(0.1)
-        found["training"] = measure(
-            studio, backend, event, version, (published, beyond[PEOPLE + 1 :])
-        )
+        found["training"] = load.measure(beyond[opened:])
         assert training(backend), "the training ended before the measurement: raise LONG"
     show(found)
 
@@ -101,66 +164,48 @@ def training(backend: Backend) -> bool:
     return float(line.split()[1]) > 0
 
 
-def measure(
-    studio: LabelStudio,
-    backend: Backend,
-    event: bytes,
-    version: str,
-    opened: tuple[Sequence[int], Sequence[int]],
-) -> dict[str, Any]:
-    """Return the seconds of each webhook, and of each person's scan of both kinds."""
-    drafts = {
-        name: open_at_once(studio, tasks, version)
-        for name, tasks in zip(("published", "beyond"), opened, strict=True)
-    }
-    return {"webhooks": send(backend, event), **drafts}
+def restart_web(backend: Backend) -> None:
+    """Kill the web process, and come back at the first answer of the one that follows it."""
+    for process in web_processes(backend):
+        os.kill(process, signal.SIGKILL)
+    while True:
+        try:
+            httpx.get(f"{backend.url}/health", timeout=30).raise_for_status()
+            return
+        except httpx.TransportError:
+            time.sleep(0.05)
 
 
-def send(backend: Backend, content: bytes) -> list[float]:
-    """Return the seconds of each request; one that is refused ends the measurement."""
-    # Label Studio opens a connection for every webhook.
-    headers = {"Content-Type": "application/json", "Connection": "close"}
-    with httpx.Client(timeout=30) as client, ThreadPoolExecutor(16) as senders:
-
-        def post(due: float) -> float:
-            time.sleep(max(0.0, due - time.perf_counter()))
-            answer = client.post(f"{backend.url}/webhook", content=content, headers=headers)
-            answer.raise_for_status()
-            return time.perf_counter() - due
-
-        began = time.perf_counter()
-        return list(senders.map(post, [began + n / RATE for n in range(RATE * SECONDS)]))
-
-
-def open_at_once(
-    studio: LabelStudio, tasks: Sequence[int], version: str
-) -> list[tuple[float, bool]]:
-    """Return, of each person, the seconds until a scan is there, and whether with a draft."""
-    headers = {"Authorization": f"Token {studio.token}"}
-    with httpx.Client(base_url=studio.url, timeout=120, headers=headers) as client:
-
-        def open_one(task: int) -> tuple[float, bool]:
-            began = time.perf_counter()
-            answer = client.get(f"/api/tasks/{task}/").raise_for_status().json()
-            found = [p for p in answer["predictions"] if p["model_version"] == version]
-            return time.perf_counter() - began, any(one["result"] for one in found)
-
-        with ThreadPoolExecutor(len(tasks)) as people:
-            return list(people.map(open_one, tasks))
+def web_processes(backend: Backend) -> list[int]:
+    """Return the ids of the processes that are this backend's `python -m backend web`."""
+    mark = f"DATA_DIR={backend.data}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            ours = mark in (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if ours and command[1:4] == [b"-m", b"backend", b"web"]:
+            found.append(int(entry.name))
+    return found
 
 
-def show(found: dict[str, dict[str, Any]]) -> None:
+def show(found: dict[str, tuple[list[float], dict[str, list[Opened]]]]) -> None:
     """Print the tables."""
-    print(f"webhooks  {'number':>10}{'p50 ms':>10}{'p99 ms':>10}{'worst ms':>10}")
-    for name, one in found.items():
-        p50, p99, worst = 1000 * np.percentile(one["webhooks"], [50, 99, 100])
-        print(f"{name:10}{len(one['webhooks']):10d}{p50:10.1f}{p99:10.1f}{worst:10.1f}")
-    for kind in ("published", "beyond"):
-        print(f"{kind:10}{'people':>10}{'drafts':>10}{'p50 s':>10}{'worst s':>10}")
-        for name, one in found.items():
-            p50, worst = np.percentile([seconds for seconds, _ in one[kind]], [50, 100])
-            drafts = sum(drawn for _, drawn in one[kind])
-            print(f"{name:10}{len(one[kind]):10d}{drafts:10d}{p50:10.2f}{worst:10.2f}")
+    columns = ("p50 ms", "p99 ms", "worst ms", "over 500")
+    print(f"{'webhooks':12}{'number':>10}{''.join(f'{name:>10}' for name in columns)}")
+    for name, (webhooks, _) in found.items():
+        p50, p99, worst = 1000 * np.percentile(webhooks, [50, 99, 100])
+        late = sum(seconds > 0.5 for seconds in webhooks)
+        print(f"{name:12}{len(webhooks):10d}{p50:10.1f}{p99:10.1f}{worst:10.1f}{late:10d}")
+    print(f"\n{'opened':28}{'people':>10}{'drafts':>10}{'p50 s':>10}{'worst s':>10}")
+    for name, (_, waves) in found.items():
+        for wave, people in waves.items():
+            p50, worst = np.percentile([one.seconds for one in people], [50, 100])
+            drafts = sum(one.drafted for one in people)
+            row = f"{name}, {wave}"
+            print(f"{row:28}{len(people):10d}{drafts:10d}{p50:10.2f}{worst:10.2f}")
 
 
 if __name__ == "__main__":

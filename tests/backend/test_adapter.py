@@ -18,6 +18,7 @@ import pytest
 from flask import Flask, jsonify, request
 
 from backend.answers import MOST_WAITING
+from backend.draft_process import DraftProcess
 from backend.store import Store, Version, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,17 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def adapter(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[Callable[[type], Any]]:
+def kept_warm(monkeypatch: pytest.MonkeyPatch) -> list[DraftProcess]:
+    """The drafts that would be kept warm, by a thread that nobody here would end."""
+    found: list[DraftProcess] = []
+    monkeypatch.setattr(DraftProcess, "keep_warm", lambda drafts: found.append(drafts))
+    return found
+
+
+@pytest.fixture
+def adapter(
+    monkeypatch: pytest.MonkeyPatch, store: Store, kept_warm: list[DraftProcess]
+) -> Iterator[Callable[[type], Any]]:
     """Import the adapter over a stand-in of the package with the given base class."""
 
     def over(base: type) -> Any:
@@ -141,6 +152,13 @@ def test_predict_answers_one_result_a_task_under_both_contracts(
     empty = {"result": [], "score": 1.0, "model_version": version}
     assert model.predict([{"id": 1, "project": 1}, None], context=None) == [empty, empty]
     assert model.predict([]) == []
+
+
+def test_the_network_of_live_drafts_is_loaded_before_one_is_asked_for(
+    adapter: Callable[[type], Any], kept_warm: list[DraftProcess]
+) -> None:
+    adapter(NewBase).Firstlight.answers()
+    assert len(kept_warm) == 1
 
 
 def test_predict_under_1_0_9_learns_the_project_from_the_tasks(

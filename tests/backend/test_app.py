@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from backend import logs
-from backend.answers import OneAtATime
+from backend import labels, logs
+from backend.answers import MOST_DRAWN, OneAtATime
 from backend.app import create_app
 from backend.errors import ImageError
 from backend.logs import JsonFormatter
-from backend.protocol import TaskIn, identifier
+from backend.protocol import identifier
 from backend.settings import Settings
-from backend.store import MOST_SIGHTINGS, Store, Version, open_store
+from backend.store import MOST_SIGHTINGS, DraftScore, Model, Store, Version, open_store
 
 WIRE = Path(__file__).parent.parent / "wire"
 CONFIG = json.loads((WIRE / "setup.json").read_text())["body"]["schema"]
 REGION = {"id": "a", "type": "brushlabels"}
+SYNCED = "2026-11-23T00:07:32.683860Z"
 POSTS = ("/setup", "/predict", "/webhook", "/job_status")
 
 
-def one_region(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+def one_region(project_id: int, task_id: int) -> list[dict[str, Any]]:
     return [REGION]
 
 
-def forbidden(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+def forbidden(project_id: int, task_id: int) -> list[dict[str, Any]]:
     raise AssertionError("nothing here may compute a draft")
 
 
@@ -82,6 +83,22 @@ def live(store: Store, project_id: int = 1, name: str = "unet r0001") -> None:
         Version(project_id=project_id, name=name, round=1, attempt=1, created_at=store.clock())
     )
     store.go_live(project_id, name)
+
+
+def drawing(store: Store, urls: Mapping[int, str], project_id: int = 1) -> None:
+    """Make a project whose live model draws drafts, and these scans of it."""
+    known(store, project_id)
+    classes = list(labels.parse(CONFIG).labels)
+    store.save_model(
+        Model(project_id=project_id, key="m", labels=5, created_at=0.0, classes=classes)
+    )
+    live(store, project_id)
+    version = store.version(project_id, "unet r0001")
+    assert version is not None
+    version.model_key, version.labels = "m", 5
+    store.save_version(version)
+    rows = [{"id": task, "url": url, "updated_at": SYNCED} for task, url in urls.items()]
+    store.save_tasks(project_id, rows)
 
 
 def counters(store: Store, project_id: int = 1) -> tuple[int, bool]:
@@ -162,13 +179,13 @@ def test_readiness_tells_nothing_of_projects(client: FlaskClient, store: Store) 
 def test_what_a_draft_logs_on_its_thread_carries_project_and_task(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def broken(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+    def broken(project_id: int, task_id: int) -> list[dict[str, Any]]:
         logging.getLogger("backend.drafts").warning("on the thread")
         raise ImageError("The scan cannot be read.")
 
     logs.configure("INFO")
     drafts = OneAtATime(broken)
-    assert drafts(3, [TaskIn(id=8)]) == [[]]
+    assert drafts(3, [8]) == [[]]
     drafts.close()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["message"].split(".")[0] for line in lines] == [
@@ -356,8 +373,7 @@ def test_nothing_of_a_setup_body_is_stored_or_logged(
 def test_predict_answers_one_result_a_task_with_the_live_version(
     client: FlaskClient, store: Store
 ) -> None:
-    known(store)
-    live(store)
+    drawing(store, sent())
     answer = ask(client, "/predict", recorded("predict"))
     expected = {"result": [REGION], "score": 1.0, "model_version": "unet r0001"}
     assert answer == {"results": [expected, expected]}
@@ -374,6 +390,90 @@ def test_predict_without_a_live_version_answers_nothing_drawn_and_asks_no_model(
     assert ask(client, "/predict", recorded("predict")) == {"results": [expected, expected]}
 
 
+def sent() -> dict[int, str]:
+    """The scans of the recorded request."""
+    return {task["id"]: task["data"]["image"] for task in recorded("predict")["tasks"]}
+
+
+def test_a_task_that_is_not_stored_gets_nothing_and_no_network_is_asked(
+    tmp_path: Path, store: Store
+) -> None:
+    asked = []
+
+    def draw(project_id: int, task_id: int) -> list[dict[str, Any]]:
+        asked.append((project_id, task_id))
+        return [REGION]
+
+    drawing(store, {1: "a.png"})
+    drawing(store, {2: "b.png"}, project_id=2)
+    client = create_app(Settings(data_dir=tmp_path), store, draw).test_client()
+    files = sorted(tmp_path.rglob("*"))
+    tasks = [{"id": n, "data": {"image": "data:image/png;base64,AAAA"}} for n in (2, 1, 99)]
+    results = ask(client, "/predict", {"project": 1, "tasks": tasks})["results"]
+    assert [one["result"] for one in results] == [[], [REGION], []]
+    assert asked == [(1, 1)]
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("updated_at", "image", "drawn"),
+    [
+        (SYNCED, "/tasks/1/resolve/?fileuri=czM6Ly9i", True),
+        (SYNCED, "s3://b/a.png", True),  # the same image in the form that /predict is sent
+        ("2026-11-23T01:00:00.000000Z", "/tasks/1/resolve/?fileuri=czM6Ly9i", True),
+        ("2026-11-23T01:00:00.000000Z", "s3://b/another.png", False),
+    ],
+)
+def test_no_draft_of_an_image_that_was_replaced_since_the_last_sync_is_handed_out(
+    client: FlaskClient, store: Store, updated_at: str, image: str, drawn: bool
+) -> None:
+    drawing(store, {1: "/tasks/1/resolve/?fileuri=czM6Ly9i"})
+    task = {"id": 1, "data": {"image": image}, "updated_at": updated_at}
+    [result] = ask(client, "/predict", {"project": 1, "tasks": [task]})["results"]
+    assert bool(result["result"]) is drawn
+
+
+def test_a_request_for_all_tasks_of_a_large_project_gets_a_result_for_each(
+    client: FlaskClient, store: Store
+) -> None:
+    number = 3 * MOST_DRAWN
+    drawing(store, {n: "a.png" for n in range(1, number + 1)})
+    tasks = [{"id": n} for n in range(1, number + 1)]
+    results = ask(client, "/predict", {"project": 1, "tasks": tasks})["results"]
+    assert [bool(one["result"]) for one in results[:MOST_DRAWN]] == [True] * MOST_DRAWN
+    assert [one["result"] for one in results[MOST_DRAWN:]] == [[]] * (number - MOST_DRAWN)
+
+
+def undrawn(store: Store, why: str) -> None:
+    """Change a project that draws drafts into one that does not."""
+    if why == "cold start":
+        live(store, name="medoids r0002")
+    elif why == "switched off":
+        store.update(1, options={"prelabels": False})
+    elif why == "poor":
+        for task in range(10, 15):
+            score = DraftScore(project_id=1, task_id=task, version="v", created_at="t", dice=0.1)
+            store.save_draft_score(score)
+    elif why == "other labels":
+        store.update(1, label_config=CONFIG.replace("Other", "Rib"))
+    elif why == "labels that cannot be read":
+        store.update(1, label_config="<View/>")
+
+
+@pytest.mark.parametrize(
+    "why", ["cold start", "switched off", "poor", "other labels", "labels that cannot be read"]
+)
+def test_where_no_draft_is_shown_no_network_is_asked(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    drawing(store, {1: "a.png"})
+    undrawn(store, why)
+    client = create_app(Settings(data_dir=tmp_path), store, forbidden).test_client()
+    [result] = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}]})["results"]
+    assert result["result"] == []
+    assert not caplog.records, "a draft that was asked for would have failed"
+
+
 @pytest.mark.parametrize(
     ("change", "drawn"),
     [
@@ -386,8 +486,7 @@ def test_predict_without_a_live_version_answers_nothing_drawn_and_asks_no_model(
 def test_no_draft_of_former_labels_is_handed_out(
     client: FlaskClient, store: Store, change: tuple[str, str], drawn: bool
 ) -> None:
-    known(store)
-    live(store)
+    drawing(store, sent())
     body = recorded("predict")
     store.update(1, label_config=body["label_config"])
     body["label_config"] = body["label_config"].replace(*change)
@@ -408,8 +507,7 @@ def test_no_draft_of_former_labels_is_handed_out(
 def test_odd_tasks_get_one_result_each_in_their_order(
     client: FlaskClient, store: Store, tasks: object, drawn: list[bool]
 ) -> None:
-    known(store)
-    live(store)
+    drawing(store, {1: "a.png", 2: "b.png", 3: "c.png"})
     results = ask(client, "/predict", {"project": 1, "tasks": tasks})["results"]
     assert [bool(one["result"]) for one in results] == drawn
 
@@ -417,13 +515,12 @@ def test_odd_tasks_get_one_result_each_in_their_order(
 def test_a_draft_that_fails_is_empty_and_said_in_one_line(
     tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def first_unreadable(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
-        if task.id == 1:
+    def first_unreadable(project_id: int, task_id: int) -> list[dict[str, Any]]:
+        if task_id == 1:
             raise ImageError("The scan is no picture.", "Send another.")
         return [REGION]
 
-    known(store)
-    live(store)
+    drawing(store, {1: "a.png", 2: "b.png"})
     client = create_app(Settings(data_dir=tmp_path), store, first_unreadable).test_client()
     results = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}, {"id": 2}]})["results"]
     assert [one["result"] for one in results] == [[], [REGION]]
@@ -434,12 +531,12 @@ def test_a_draft_that_fails_is_empty_and_said_in_one_line(
 def test_tasks_after_the_deadline_get_nothing_and_a_late_draft_is_dropped() -> None:
     release, asked = threading.Event(), []
 
-    def slow(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
-        asked.append(task.id)
+    def slow(project_id: int, task_id: int) -> list[dict[str, Any]]:
+        asked.append(task_id)
         release.wait(30)
         return [REGION]
 
-    tasks = [TaskIn(id=number) for number in (1, 2, 3)]
+    tasks = [1, 2, 3]
     before = set(threading.enumerate())
     drafts = OneAtATime(slow, seconds=0.05)
     assert drafts(1, tasks) == [[], [], []]
@@ -447,7 +544,7 @@ def test_tasks_after_the_deadline_get_nothing_and_a_late_draft_is_dropped() -> N
     assert asked == [1]
     assert len(set(threading.enumerate()) - before) == 1
     release.set()
-    while drafts(1, [TaskIn(id=9)]) == [[]]:
+    while drafts(1, [9]) == [[]]:
         pass  # the thread is still busy with what came too late
     assert asked.count(1) == 1
     drafts.close()
@@ -461,19 +558,19 @@ def test_tasks_after_the_deadline_get_nothing_and_a_late_draft_is_dropped() -> N
 def test_few_requests_wait_for_drafts_and_the_others_are_answered_at_once() -> None:
     release, started = threading.Event(), threading.Semaphore(0)
 
-    def slow(project_id: int, task: TaskIn) -> list[dict[str, Any]]:
+    def slow(project_id: int, task_id: int) -> list[dict[str, Any]]:
         started.release()
         release.wait(30)
         return [REGION]
 
     drafts = OneAtATime(slow, seconds=30, most_waiting=1)
-    first = threading.Thread(target=drafts, args=(1, [TaskIn(id=1)]))
+    first = threading.Thread(target=drafts, args=(1, [1]))
     first.start()
     started.acquire(timeout=30)
-    assert drafts(1, [TaskIn(id=2), None]) == [[], []]
+    assert drafts(1, [2, None]) == [[], []]
     release.set()
     first.join(30)
-    assert drafts(1, [TaskIn(id=3)]) == [[REGION]]
+    assert drafts(1, [3]) == [[REGION]]
     drafts.close()
 
 
@@ -656,11 +753,13 @@ def test_a_body_is_read_as_json_whatever_type_it_claims(client: FlaskClient) -> 
 
 
 def test_a_defect_in_one_draft_costs_that_draft_alone(tmp_path: Path, store: Store) -> None:
-    known(store)
-    live(store)
-    client = create_app(Settings(data_dir=tmp_path), store, forbidden).test_client()
+    def first_broken(project_id: int, task_id: int) -> list[dict[str, Any]]:
+        return [REGION] if task_id == 2 else forbidden(project_id, task_id)
+
+    drawing(store, {1: "a.png", 2: "b.png"})
+    client = create_app(Settings(data_dir=tmp_path), store, first_broken).test_client()
     answer = ask(client, "/predict", {"project": 1, "tasks": [{"id": 1}, {"id": 2}]})
-    assert [one["result"] for one in answer["results"]] == [[], []]
+    assert [one["result"] for one in answer["results"]] == [[], [REGION]]
 
 
 def test_an_unexpected_error_is_logged_under_the_id_that_the_caller_gets(
@@ -775,8 +874,7 @@ def test_no_json_makes_the_service_fail(
     client: FlaskClient, store: Store, path: str, body: object
 ) -> None:
     if store.project(1) is None:
-        known(store)
-        live(store)
+        drawing(store, {1: "a.png"})
     response = client.post(path, data=json.dumps(body))
     assert response.status_code < 500, response.text
     assert response.get_json()
@@ -812,11 +910,12 @@ settings = Settings(data_dir=Path(sys.argv[1]))
 store = open_store(settings.database)
 store.create()
 client = create_app(settings, store, live_drafts(settings, store)).test_client()
-setup, event = (json.loads(Path(name).read_text())["body"] for name in sys.argv[2:])
+setup, event, task = (json.loads(Path(name).read_text())["body"] for name in sys.argv[2:])
 calls = (
     lambda: client.get("/health"),
     lambda: client.post("/setup", json=setup),
     lambda: client.post("/webhook", json=event),
+    lambda: client.post("/predict", json=task),
 )
 for call in calls:
     assert call().status_code == 200
@@ -824,10 +923,10 @@ print(json.dumps(list(sys.modules)))
 """
 
 
-def test_health_setup_and_webhook_answer_without_the_network_in_memory(
+def test_what_needs_no_network_is_answered_without_one_in_memory(
     tmp_path: Path,
 ) -> None:
-    files = [str(WIRE / "setup.json"), str(WIRE / "annotation_created.json")]
+    files = [str(WIRE / f"{name}.json") for name in ("setup", "annotation_created", "predict")]
     run = subprocess.run(
         [sys.executable, "-c", LIGHT, str(tmp_path), *files],
         capture_output=True,

@@ -95,7 +95,7 @@ def furnished(folder: Path) -> tuple[Flask, Store]:
     annotate(store, 1)
     annotate(store, 2, problem="brush region 0: it has no label")
     keep_scan(known, 1, np.zeros((8, 8), np.uint8))
-    return create_app(known, store, lambda project, task: [{"id": str(task.data)}]), store
+    return create_app(known, store, lambda project, task: [{"id": str(task)}]), store
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import artifacts, drafts, labels, learning, ledger, sync
+from backend import artifacts, drafts, labels, learning, ledger, prelabels, sync
 from backend.drafts import LiveDrafts
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.judgement import judge_drafts
@@ -636,13 +636,13 @@ def test_a_draft_of_many_labels_takes_the_memory_of_one() -> None:
 def test_drafts_begin_with_enough_labels_and_end_while_the_last_five_are_poor(
     store: Store, project_id: int, usable: int, dice: list[float], expected: bool
 ) -> None:
-    assert drafts.wanted(the(store, project_id), usable, dice) is expected
+    assert prelabels.wanted(the(store, project_id), usable, dice) is expected
 
 
 def test_drafts_can_be_switched_off_and_their_limits_moved(store: Store, project_id: int) -> None:
     def wanted(usable: int, dice: list[float], **options: Any) -> bool:
         store.update(project_id, options=ProjectOptions(**options).model_dump())
-        return drafts.wanted(the(store, project_id), usable, dice)
+        return prelabels.wanted(the(store, project_id), usable, dice)
 
     assert not wanted(99, [], prelabels=False)
     assert wanted(1, [], prelabel_after=1)
@@ -755,8 +755,7 @@ def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LiveDrafts:
 
 
 def asked(lab: Lab, live: LiveDrafts) -> list[Region]:
-    task = lab.tasks[5]
-    return live.regions(lab.number, task, {"image": f"/data/upload/{lab.number}/{task}.png"})
+    return live.regions(lab.number, lab.tasks[5])
 
 
 def test_a_live_draft_is_the_models_own(lab: Lab, live: LiveDrafts) -> None:
@@ -774,8 +773,22 @@ def test_no_live_draft_is_drawn_while_drafts_are_off(lab: Lab, live: LiveDrafts)
     lab.store.update(lab.number, options=ProjectOptions(prelabels=False).model_dump())
     before = len(lab.fake.requests)
     assert asked(lab, live) == []
-    assert live.regions(99, 1, {}) == []
+    assert live.regions(99, 1) == []
     assert len(lab.fake.requests) == before
+
+
+def test_no_live_draft_is_drawn_of_a_task_that_is_not_stored(lab: Lab, live: LiveDrafts) -> None:
+    before = len(lab.fake.requests)
+    assert live.regions(lab.number, max(lab.tasks) + 1) == []
+    assert len(lab.fake.requests) == before
+
+
+def test_a_network_that_was_warmed_up_is_not_read_again(
+    lab: Lab, live: LiveDrafts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.warm(lab.number)
+    monkeypatch.setattr(Learner, "load", None)
+    assert all(region["original_width"] == SIZE for region in asked(lab, live))
 
 
 def test_a_live_draft_of_an_unreadable_scan_is_an_image_error(lab: Lab, live: LiveDrafts) -> None:
