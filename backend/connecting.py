@@ -16,7 +16,7 @@ from backend.errors import ConfigError, LabelStudioError, NotFound, StorageError
 from backend.gateway import LabelStudio
 from backend.membership import lively
 from backend.settings import Settings, parse_options
-from backend.store import Store, open_known, sqlite_path
+from backend.store import Store, open_known, sqlite_path, worker_lock
 
 TITLE = "Firstlight"
 # What /setup answers: the installation's name, then versions by what made their queue.
@@ -156,13 +156,14 @@ def workers_running(settings: Settings) -> int:
     On SQLite it is looked up by taking the worker's lock for an instant, elsewhere by their beats:
     one that was killed counts for another minute.
     """
-    if sqlite_path(settings.database) is None:
+    database = sqlite_path(settings.database)
+    if database is None:
         store = open_known(settings.database)
         try:
             return len(lively(store))
         finally:
             store.engine.dispose()
-    path = settings.data_dir / "worker.lock"
+    path = worker_lock(database)
     if not path.exists():
         return 0
     try:

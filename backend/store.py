@@ -839,6 +839,14 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database) if on_disk and parsed.database else None
 
 
+def worker_lock(database: Path) -> Path:
+    """Return the file that the only worker on a SQLite database holds a lock on.
+
+    It lies beside the database, so that workers with different DATA_DIRs meet there.
+    """
+    return database.resolve().with_name(f"{database.name}.worker.lock")
+
+
 def bounds(url: str) -> dict[str, int]:
     """Return how long to wait for a server that no longer answers at all; else minutes pass."""
     if sa.make_url(url).get_backend_name() != "postgresql":

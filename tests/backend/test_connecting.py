@@ -320,7 +320,7 @@ def test_nothing_is_forgotten_under_the_hands_of_a_worker(
     settings: Settings, store: Store, known: int
 ) -> None:
     store.enter(known, "train")
-    with FileLock(settings.data_dir / "worker.lock"):
+    with FileLock(settings.data_dir / "firstlight.sqlite.worker.lock"):
         assert workers_running(settings)
         with pytest.raises(ConfigError, match="busy with project") as caught:
             forget(settings, store, known)

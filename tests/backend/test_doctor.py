@@ -149,7 +149,7 @@ def test_credentials_that_the_web_process_does_not_take_are_said_without_them(
 
 def test_a_worker_is_known_by_its_lock(settings: Settings) -> None:
     assert not checks.worker(settings).ok
-    with FileLock(settings.data_dir / "worker.lock"):
+    with FileLock(settings.data_dir / "firstlight.sqlite.worker.lock"):
         assert checks.worker(settings).ok
     finding = checks.worker(settings)
     assert not finding.ok
@@ -488,7 +488,7 @@ def examined(
     services: Services, web: httpx.Client, project: int | None, *, fix: bool = False
 ) -> dict[str, Finding]:
     """Look at everything, with a worker beside it."""
-    with FileLock(services.settings.data_dir / "worker.lock"):
+    with FileLock(services.settings.data_dir / "firstlight.sqlite.worker.lock"):
         found = doctor.examine(
             services.settings, project, build=lambda *_: services, web=web, fix=fix
         )
