@@ -114,6 +114,11 @@ class WebhookIn(_Message):
         )
 
     @property
+    def is_of_webhook(self) -> bool:
+        """Whether a webhook told it; the button Start training signs with the entry's password."""
+        return self.action != "START_TRAINING"
+
+    @property
     def changes_tasks(self) -> bool:
         """Whether scans came or went, so that only a full sync tells what is left."""
         return self.action.startswith(("TASK_", "TASKS_"))

@@ -37,7 +37,7 @@ class Base(DeclarativeBase):
 
 
 class Meta(Base):
-    """Facts of the installation: its id, the schema version, and what a person pinned."""
+    """Facts of the installation: id, schema version, webhooks' secret, what a person pinned."""
 
     __tablename__ = "meta"
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -75,6 +75,8 @@ class Project(Base):
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
     warnings: Mapped[list[str]] = mapped_column(default=list)
     options_problem: Mapped[str] = mapped_column(default="")
+    # Since when Label Studio's events are refused; 0 while they are not.
+    webhook_refused_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
     problem: Mapped[str] = mapped_column(default="")
     mend: Mapped[str] = mapped_column(default="")
     problem_at: Mapped[float] = mapped_column(default=0.0)
@@ -271,6 +273,11 @@ class Store:
     def installation(self) -> str:
         """Eight hex digits, the same for as long as the database lives."""
         return self._once("installation", secrets.token_hex(4))
+
+    @property
+    def webhook_secret(self) -> str:
+        """The secret that webhooks bring where WEBHOOK_SECRET is not set; made once."""
+        return self._once("webhook secret", secrets.token_urlsafe(32))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
