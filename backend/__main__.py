@@ -13,6 +13,7 @@ from backend import bucket, logs
 from backend.errors import FirstlightError, StorageError
 from backend.settings import (
     Settings,
+    keep_private,
     load_settings,
     prepare_data_dir,
     require_api_key,
@@ -33,6 +34,7 @@ PROJECT = click.IntRange(1, 2**31 - 1)  # what Label Studio numbers its projects
 def cli() -> None:
     """Firstlight, an active-learning backend for Label Studio."""
     tame_threads()
+    keep_private()
 
 
 @cli.command()

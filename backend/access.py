@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Callable
 
 from backend.settings import Settings
 
@@ -21,15 +22,24 @@ def entry_credentials(settings: Settings) -> dict[str, str]:
     }
 
 
-def webhook_headers(settings: Settings) -> dict[str, str]:
-    """Return the headers of a webhook: Label Studio signs none by itself, so they lie with it."""
-    headers = {}
-    if settings.basic_auth_user:
-        pair = base64.b64encode(_pair(settings)).decode()
-        headers["Authorization"] = f"Basic {pair}"
-    if secret := settings.webhook_secret.get_secret_value():
-        headers[SECRET_HEADER] = secret
-    return headers
+def webhook_secret(settings: Settings, stored: Callable[[], str]) -> str:
+    """Return the secret that a webhook has to bring, "" where webhooks are open to everybody.
+
+    Args:
+        settings: WEBHOOK_SECRET wins. Without a password and without it, webhooks are open.
+        stored: Reads the secret that the database keeps for this installation.
+    """
+    if given := settings.webhook_secret.get_secret_value():
+        return given
+    return stored() if settings.basic_auth_user else ""
+
+
+def webhook_headers(secret: str) -> dict[str, str]:
+    """Return the headers of a webhook. Every account of Label Studio can read them there.
+
+    So the password is never among them: the secret opens /webhook alone.
+    """
+    return {SECRET_HEADER: secret} if secret else {}
 
 
 def has_basic_auth(authorization: str, settings: Settings) -> bool:
@@ -40,10 +50,9 @@ def has_basic_auth(authorization: str, settings: Settings) -> bool:
     return scheme.lower() == "basic" and hmac.compare_digest(_decoded(token), _pair(settings))
 
 
-def has_secret(given: str, settings: Settings) -> bool:
-    """Return whether this is the secret of webhooks, if the settings have one."""
-    expected = settings.webhook_secret.get_secret_value()
-    return not expected or hmac.compare_digest(given.encode(), expected.encode())
+def has_secret(given: str, expected: str) -> bool:
+    """Return whether this is the secret that is expected."""
+    return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _pair(settings: Settings) -> bytes:

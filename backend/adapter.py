@@ -13,15 +13,24 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from flask import Flask, Response, abort, jsonify
+from flask import Flask, Response, jsonify, request
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend import bucket, logs
 from backend.answers import Answers, OneAtATime, live_drafts
-from backend.app import add_errors, json_body, protect
+from backend.app import (
+    MOST_BYTES,
+    Gate,
+    add_errors,
+    health_of,
+    job_status_of,
+    json_body,
+    protect,
+    webhook_of,
+)
 from backend.hints import Hints
-from backend.settings import load_settings, prepare_data_dir
+from backend.settings import keep_private, load_settings, prepare_data_dir
 from backend.store import open_store
 
 
@@ -32,6 +41,7 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
     @cache
     def answers(cls) -> Answers:
         """Return what this process answers with, from the environment's settings."""
+        keep_private()
         settings = load_settings()
         prepare_data_dir(settings)
         bucket.prepare(settings.artifacts_url)
@@ -68,6 +78,9 @@ def create_app() -> Flask:
 
     1.0.9 answers /setup with its own job numbers, /predict with tracebacks, and starts a process
     for each event; both contracts drop ANNOTATIONS_DELETED, and know no GET /versions.
+
+    Bodies over 50 MB get 413, and none is read before the password. A WSGI server that takes whole
+    requests in before it hands them over has to bound them itself.
     """
     settings = load_settings()
     # A host that has set up its logging (a generated _wsgi.py, an application around this one)
@@ -78,19 +91,38 @@ def create_app() -> Flask:
     # At DEBUG the package writes whole requests, access tokens included.
     logging.getLogger("label_studio_ml").setLevel(logging.INFO)
     server: Flask = init_app(Firstlight)
+    server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
+    # The package's own would answer some errors with their text, and log it.
+    server.error_handler_spec.clear()
+    gate = Gate(settings, lambda: Firstlight.answers().webhook_secret())
+    _add_answers(server, gate)
+    add_errors(server)
+    protect(server, gate, Firstlight.answers)
+    return server
+
+
+def _add_answers(server: Flask, gate: Gate) -> None:
+    """Put our answers in the place of the package's, and add the routes that it lacks."""
     answers = Firstlight.answers
     server.view_functions |= {
         "_setup": lambda: jsonify(answers().setup(json_body())),
         "_predict": lambda: jsonify(answers().predict(json_body())),
-        "webhook": lambda: jsonify(answers().webhook(json_body())),
+        "webhook": lambda: webhook_of(answers()),
+        "health": lambda: health_of(answers(), gate),
+        "get_version": _versions,  # POST, in 1.0.9
+        "_train": _train,
+        "_is_training": lambda: jsonify(answers().is_training(request.args.get("project"))),
     }
-    server.add_url_rule("/versions", "versions", lambda: jsonify(answers().versions()))
-    server.add_url_rule("/job_status", "job_status", _job_status, methods=["POST"])
-    add_errors(server)
-    protect(server, settings)
-    return server
+    server.add_url_rule("/versions", "versions", _versions)
+    server.add_url_rule(
+        "/job_status", "job_status", lambda: job_status_of(answers()), methods=["POST"]
+    )
 
 
-def _job_status() -> Response:
-    answer = Firstlight.answers().job_status(json_body())
-    return jsonify(answer) if answer else abort(410, "No such job was given out here.")
+def _versions() -> Response:
+    return jsonify(Firstlight.answers().versions())
+
+
+def _train() -> Response:
+    """Take what Label Studio before 1.4.1 sent for the button that now is START_TRAINING."""
+    return jsonify(Firstlight.answers().webhook({**json_body(), "action": "START_TRAINING"}))

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from backend import labels, logs, prelabels
+from backend import labels, logs, prelabels, sentences
 from backend.draft_process import DraftProcess
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
-from backend.hints import Hints
+from backend.hints import Hints, Refusals
 from backend.protocol import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
 from backend.settings import Settings, parse_options
 from backend.store import Project, Store, Task
@@ -89,6 +89,15 @@ class Answers:
         self._store = store
         self._hints = hints
         self._drafts = drafts
+        self._refusals = Refusals(store)
+
+    def webhook_secret(self) -> str:
+        """Return the secret that this installation keeps for its webhooks."""
+        return self._store.webhook_secret
+
+    def alive(self) -> dict[str, Any]:
+        """Return that this process is up, which anybody may know."""
+        return {"status": "UP", "model_class": "Firstlight"}
 
     def health(self) -> dict[str, Any]:
         """Return that this process is up, and what is wrong with which project."""
@@ -98,13 +107,10 @@ class Answers:
             projects, problems = [], [str(error)]
         else:
             problems = [f"project {p.id}: {_problem(p)}" for p in projects if p.problem]
+            refused = (sentences.refused(p.id, p.webhook_refused_at) for p in projects)
+            problems += filter(None, refused)
         warnings = [f"project {p.id}: {line}" for p in projects for line in p.warnings]
-        return {
-            "status": "UP",
-            "model_class": "Firstlight",
-            "problems": problems,
-            "warnings": warnings,
-        }
+        return {**self.alive(), "problems": problems, "warnings": warnings}
 
     def ready(self) -> dict[str, Any]:
         """Return that requests can be answered.
@@ -172,6 +178,8 @@ class Answers:
 
     def _webhook(self, event: WebhookIn) -> dict[str, Any]:
         project = self._project(event.project)
+        if project is not None and event.is_of_webhook:
+            self._refusals.over(project)
         reason = _why_ignored(event, project)
         if reason or project is None:
             return {"status": "ignored", "reason": reason}
@@ -181,6 +189,15 @@ class Answers:
             return {"status": "ok"}
         now = self._project(project.id) if stored else None
         return {"status": "ok", "job": job(project.id, now.wanted if now else project.wanted + 1)}
+
+    def webhook_refused(self, body: bytes) -> None:
+        """Tell of an event that came without the secret; `body` is b"" if it was not read."""
+        self._refusals.note(body)
+
+    def is_training(self, project: object) -> dict[str, Any]:
+        """Return whether a worker is busy with a project, however the project is named."""
+        found = self._project(identifier(project))
+        return {"is_training": bool(found and found.step)}
 
     def versions(self) -> dict[str, Any]:
         """Return the names of queues that are or were shown, newest first."""

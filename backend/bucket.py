@@ -144,7 +144,7 @@ class Bucket:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        # At the first use: its thread would not survive gunicorn's fork.
+        # At the first use: its thread would not survive a server's fork.
         from fsspec.core import url_to_fs
 
         is_s3 = urlsplit(self._url).scheme in {"s3", "s3a"}

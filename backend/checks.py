@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from backend import bucket, labels, ledger, tabs
-from backend.access import entry_credentials, webhook_headers
+from backend.access import SECRET_HEADER, entry_credentials
 from backend.artifacts import Artifacts
 from backend.connecting import (
     Entry,
@@ -22,6 +22,7 @@ from backend.connecting import (
     is_connected,
     is_of,
     register,
+    signed_headers,
     webhook_url,
     workers_running,
 )
@@ -131,24 +132,26 @@ def web_process(settings: Settings, web: httpx.Client) -> Finding:
 
 
 def web_access(settings: Settings, web: httpx.Client) -> Finding:
-    """Whether the web process takes a webhook with the credentials of these settings."""
-    url = f"{settings.public_url}/webhook"
+    """Whether the web process takes webhooks and requests with the secrets of these settings."""
+    url, headers = settings.public_url, signed_headers(settings)
+    password = settings.basic_auth_pass.get_secret_value()
+    auth = (settings.basic_auth_user, password) if settings.basic_auth_user else None
     try:
         # It names no project, so nothing comes of it.
-        status = str(web.post(url, json={}, headers=webhook_headers(settings)).status_code)
+        codes = [web.post(f"{url}/webhook", json={}, headers=headers).status_code]
+        codes.append(web.get(f"{url}/versions", auth=auth).status_code)
+        wrong = next((f"answers {code}" for code in codes if code != 200), "")
     except httpx.HTTPError as error:
-        status = type(error).__name__
-    if status != "200":
+        wrong = f"breaks off ({type(error).__name__})"
+    if wrong:
         return Finding(
             "web access",
             False,
-            f"The web process answers {status} to a webhook with the credentials of this command.",
-            "Give both the same BASIC_AUTH_USER, BASIC_AUTH_PASS and WEBHOOK_SECRET.",
+            f"The web process {wrong} when it is called with the credentials of this command.",
+            "Give both the same BASIC_AUTH_USER, BASIC_AUTH_PASS, WEBHOOK_SECRET, DATA_DIR and "
+            "DATABASE_URL.",
         )
-    signed = " and ".join(webhook_headers(settings))
-    by_whom = (
-        f"that are signed by {signed}" if signed else "from everybody: nothing has to be signed"
-    )
+    by_whom = f"that bring {SECRET_HEADER}" if headers else "from everybody: no secret is set"
     return Finding("web access", True, f"It takes webhooks {by_whom}.")
 
 
@@ -355,22 +358,34 @@ def options(services: Services, project_id: int) -> Finding:
 
 
 def webhook(services: Services, project_id: int) -> Finding:
-    """Whether our webhook is there, tells all that matters, and signs."""
-    settings, studio = services.settings, services.studio
+    """Whether our webhook is there, tells all that matters, and brings the secret alone."""
+    settings, store, studio = services.settings, services.store, services.studio
     found = _entry(services, project_id)
     url = webhook_url(found or {"url": settings.public_url})
-    headers = webhook_headers(settings)
+    headers = signed_headers(settings)
     hooks = [h for h in studio.webhooks(project_id) if h["url"] == url]
     problems = list(_webhook_problems(hooks[0], headers)) if hooks else ["it is not there"]
+    known = store.project(project_id)
+    if known and known.webhook_refused_at:
+        problems.append("this service refuses its events")
     if not problems:
         return Finding("webhook", True, f"It tells {url} everything.")
+
+    def mend() -> None:
+        studio.ensure_webhook(project_id, url, headers)
+        store.update(project_id, webhook_refused_at=0.0)
+
+    readable = any("Authorization" in _headers_of(hook) for hook in hooks)
     return Finding(
         "webhook",
         False,
         f"The webhook to {url}: {'; '.join(problems)}.",
-        f"Run `python -m backend doctor {project_id} --fix`.",
-        lambda: studio.ensure_webhook(project_id, url, headers),
+        f"Run `python -m backend doctor {project_id} --fix`{_LEAKED if readable else '.'}",
+        mend,
     )
+
+
+_LEAKED = ", then change BASIC_AUTH_PASS, here and in the entry (`--fix` writes it)."
 
 
 def _webhook_problems(hook: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
@@ -381,9 +396,16 @@ def _webhook_problems(hook: Mapping[str, Any], headers: Mapping[str, str]) -> It
     missing = EVENTS - set(hook.get("actions") or ())
     if not hook.get("send_for_all_actions") and missing:
         yield f"it does not tell of {', '.join(sorted(missing))}"
-    given = hook.get("headers") or {}
+    given = _headers_of(hook)
     for name in (name for name, value in headers.items() if given.get(name) != value):
         yield f"its header {name} is {'another' if name in given else 'missing'}"
+    if "Authorization" in given:
+        yield "the password lies in its header Authorization, where every account can read it"
+
+
+def _headers_of(hook: Mapping[str, Any]) -> dict[str, Any]:
+    given = hook.get("headers")
+    return given if isinstance(given, dict) else {}
 
 
 def tab(studio: LabelStudio, project_id: int) -> Finding:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from backend import erasing, labels, tabs
-from backend.access import entry_credentials, webhook_headers
+from backend.access import entry_credentials, webhook_headers, webhook_secret
 from backend.artifacts import Artifacts
-from backend.errors import ConfigError, LabelStudioError, NotFound, StorageError
+from backend.errors import (
+    ConfigError,
+    FirstlightError,
+    LabelStudioError,
+    NotFound,
+    StorageError,
+)
 from backend.gateway import LabelStudio
 from backend.membership import lively
 from backend.settings import Settings, parse_options
-from backend.store import Store, open_known, sqlite_path
+from backend.store import Store, open_known, sqlite_path, worker_lock
 
 TITLE = "Firstlight"
 # What /setup answers: the installation's name, then versions by what made their queue.
@@ -63,11 +70,40 @@ def register(
                 f"which answers {str(entry['model_version'])[:60]!r}.",
                 "Set PORT, or BACKEND_URL, to the address of this service.",
             )
+    headers = signed_headers(settings)
     try:
         studio.connect(fields)
-        studio.ensure_webhook(project_id, webhook_url(fields), webhook_headers(settings))
+        studio.ensure_webhook(project_id, webhook_url(fields), headers)
     except LabelStudioError as error:
         raise explained(error, settings.public_url) from None
+    if headers:
+        _take_back_refusals(settings, project_id)
+
+
+def _take_back_refusals(settings: Settings, project_id: int) -> None:
+    """Forget refused events: Label Studio made the webhook, and until now it brought no secret."""
+    with suppress(FirstlightError):  # the next event that is taken does the same
+        store = open_known(settings.database)
+        store.update(project_id, webhook_refused_at=0.0)
+        store.engine.dispose()
+
+
+def signed_headers(settings: Settings) -> dict[str, str]:
+    """Return the headers that a webhook to this service has to bring.
+
+    Raises:
+        ConfigError: Where the database keeps the secret, and there is no database.
+        StorageError: When the database cannot be opened.
+    """
+
+    def stored() -> str:
+        store = open_known(settings.database)
+        try:
+            return store.webhook_secret
+        finally:
+            store.engine.dispose()
+
+    return webhook_headers(webhook_secret(settings, stored))
 
 
 def disconnect(
@@ -163,13 +199,14 @@ def workers_running(settings: Settings) -> int:
     On SQLite it is looked up by taking the worker's lock for an instant, elsewhere by their beats:
     one that was killed counts for another minute.
     """
-    if sqlite_path(settings.database) is None:
+    database = sqlite_path(settings.database)
+    if database is None:
         store = open_known(settings.database)
         try:
             return len(lively(store))
         finally:
             store.engine.dispose()
-    path = settings.data_dir / "worker.lock"
+    path = worker_lock(database)
     if not path.exists():
         return 0
     try:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from backend import logs
 from backend.errors import StorageError
-from backend.store import Store
+from backend.protocol import WebhookIn
+from backend.store import Project, Store
 
 log = logging.getLogger(__name__)
+
+
+REFUSALS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -108,3 +116,55 @@ class Hints:
             if self._write(project_id, wish):
                 with self._lock:
                     self._pending[project_id] = wish | self._pending.get(project_id, _Wish())
+
+
+class Refusals:
+    """Tells of events that came without the secret: in the log, and on their project's page.
+
+    Anybody can send such an event, so each of the two is written at most once a minute.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._told: dict[int, float] = {}  # by known project; 0 is the log
+
+    def note(self, body: bytes) -> None:
+        """Tell of a refused event. Its project is shown if it is known. Never raises."""
+        event = _event(body)
+        project = None
+        if event.project is not None and event.is_of_webhook:
+            with suppress(StorageError):
+                project = self._store.project(event.project)
+        with logs.context(project=project.id if project else None):
+            if self._is_due(0):
+                log.warning("an event was refused: it came without the webhooks' secret")
+        if project is not None and not project.webhook_refused_at and self._is_due(project.id):
+            self._write(project, self._store.clock())
+
+    def over(self, project: Project) -> None:
+        """Take back what was told, once an event of the project is accepted."""
+        if project.webhook_refused_at:
+            self._write(project, 0.0)
+
+    def _write(self, project: Project, refused_at: float) -> None:
+        with suppress(StorageError):  # the next event brings it again
+            self._store.update(project.id, webhook_refused_at=refused_at)
+
+    def _is_due(self, key: int) -> bool:
+        now = self._clock()
+        with self._lock:
+            if now - self._told.get(key, float("-inf")) < REFUSALS_SECONDS:
+                return False
+            self._told[key] = now
+            return True
+
+
+def _event(body: bytes) -> WebhookIn:
+    """Return what a body tells of; an empty event for one that is no JSON object."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    return WebhookIn.read(found if isinstance(found, dict) else {})

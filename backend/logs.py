@@ -84,7 +84,9 @@ def configure(level: str) -> None:
             # Libraries only when something is wrong: at INFO some name every address they call.
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {
-                **{name: {"level": level} for name in ("backend", "model", "gunicorn")},
+                **{name: {"level": level} for name in ("backend", "model", "waitress")},
+                # Warns whenever a request waits for a thread, which is no news.
+                "waitress.queue": {"level": "ERROR"},
                 # Without a handler of ours DBOS takes one of its own, which quotes errors whole.
                 "dbos": {"handlers": ["stderr"], "propagate": False},
             },

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
@@ -30,6 +29,9 @@ Change = Callable[[Versions], str]
 KINDS = ("html", "text", "json")
 QUEUED = 50  # scans of the queue on one page
 LISTED = 30  # versions on a page that was not asked for all of them
+RECORDS = (
+    4  # sent at once: each holds a thread until its reader has taken it, and webhooks need some
+)
 MAPS = 8  # projects whose map is kept; that of 100,000 scans takes five megabytes
 
 PROJECT = "/projects/<int(max=2147483647):project_id>"  # no column holds a larger number
@@ -63,7 +65,6 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     for method, rules in (("GET", views), ("POST", changes)):
         for rule, view in rules:
             blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
-    blueprint.before_request(site.check_name)
     blueprint.after_request(_harden)
     blueprint.add_app_template_global(assets.address, "asset")
     blueprint.add_app_template_filter(_when, "when")
@@ -83,24 +84,7 @@ class _Site:
         self._artifacts = Artifacts(settings.data_dir, settings.artifacts_url)
         self._statuses = Statuses(store, self._artifacts)
         self._maps = Keeper(store, self._map, MAPS)
-
-    def check_name(self) -> None:
-        """Refuse a name that anybody could have given this machine, where no password is asked for.
-
-        A page of another site whose name leads here all of a sudden would be of "our" site.
-        """
-        name = _host(f"//{request.host}")
-        if self._settings.basic_auth_user or name in self._names() or _is_address(name):
-            return
-        abort(
-            403,
-            f"These pages are not shown by the name {name[:100]!r}. Open them by this machine's IP "
-            "address, set BACKEND_URL to an address of that name, or ask for a password: "
-            "BASIC_AUTH_USER and BASIC_AUTH_PASS.",
-        )
-
-    def _names(self) -> set[str]:
-        return {"localhost", self._settings.host.lower(), _host(self._settings.public_url)}
+        self._records = threading.BoundedSemaphore(RECORDS)
 
     def overview(self) -> Response:
         projects, kind = self._store.projects(), _kind()
@@ -127,7 +111,10 @@ class _Site:
 
     def rounds(self, project_id: int) -> Response:
         record = self._history(project_id).audit(_round())
+        if not self._records.acquire(blocking=False):
+            abort(503, f"{RECORDS} records are being sent already. Ask again in a minute.")
         response = Response(record, mimetype="application/json")
+        response.call_on_close(self._records.release)
         response.headers["Content-Disposition"] = f"inline; filename=project-{project_id}.json"
         return response
 
@@ -172,6 +159,7 @@ class _Site:
             scores=sentences.SCORES if sentences.scored(state) else "",
             quality=sentences.quality(state),
             freshness=sentences.freshness(state, self._store.clock()),
+            refusal=sentences.refused(project_id, state["events_refused_since"]),
             task_url=self._task_url(project_id),
             studio_url=self._project_url(project_id),
             refused=refused,
@@ -225,21 +213,6 @@ class _Site:
 
     def _task_url(self, project_id: int) -> str:
         return f"{self._project_url(project_id)}?task="
-
-
-def _host(address: str) -> str:
-    """Return the host of an address, "" if it has none."""
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        return bool(ip_address(name))
-    except ValueError:
-        return False
 
 
 def _kind() -> str:

@@ -115,6 +115,11 @@ class WebhookIn(_Message):
         )
 
     @property
+    def is_of_webhook(self) -> bool:
+        """Whether a webhook told it; the button Start training signs with the entry's password."""
+        return self.action != "START_TRAINING"
+
+    @property
     def changes_tasks(self) -> bool:
         """Whether scans came, changed or went."""
         return self.action.startswith(("TASK_", "TASKS_"))

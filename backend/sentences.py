@@ -105,10 +105,28 @@ def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"This project is not connected. Connect it again: {connect}"
     if state["problem"]:
         yield f"Problem: {_line(state['problem'])} {_line(state['mend'])}".rstrip()
+    if refusal := refused(state["project"], state["events_refused_since"]):
+        yield f"Events: {refusal}"
     if state["options_problem"]:
         yield (
             f"Options: {_line(state['options_problem'])} Until then the last good ones stay in use."
         )
+
+
+def refused(project_id: int, since: float | None) -> str:
+    """Return that Label Studio's events are refused and how to end it, "" if they are not.
+
+    Args:
+        project_id: The project that the events name.
+        since: When the first of them was refused, in seconds since 1970; 0 or None if none was.
+    """
+    if not since:
+        return ""
+    when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"Label Studio's events for project {project_id} are refused since {when}: its webhook "
+        f"lacks the right secret. Run `python -m backend doctor {project_id} --fix`."
+    )
 
 
 def doing(state: Mapping[str, Any]) -> str:

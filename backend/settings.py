@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -192,6 +194,14 @@ def tame_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def keep_private() -> None:
+    """Let only this user read the files that this process makes; they hold scans and labels.
+
+    In a folder with a default ACL, Linux takes the rights of new files from that instead.
+    """
+    os.umask(0o077)
+
+
 def require_api_key(settings: Settings) -> None:
     """Refuse to start a process that will have to speak to Label Studio without a token."""
     if not settings.api_key:
@@ -202,9 +212,13 @@ def require_api_key(settings: Settings) -> None:
 
 
 def prepare_data_dir(settings: Settings) -> None:
-    """Make DATA_DIR, and find out now rather than mid-round whether it can be written."""
+    """Make DATA_DIR, and find out now rather than mid-round whether it can be written.
+
+    A DATA_DIR of an earlier release is closed to everybody outside of its user and group.
+    """
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _close_to_others(settings.data_dir)
         probe = settings.data_dir / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
@@ -213,6 +227,15 @@ def prepare_data_dir(settings: Settings) -> None:
             f"DATA_DIR {settings.data_dir} cannot be written ({error.strerror}).",
             "Point DATA_DIR at a folder that this user may write.",
         ) from None
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take the rights of all other users from a folder. Its group stays: a person chose that."""
+    found = folder.stat()
+    # Only the owner may, and only where DATA_DIR is no shared folder such as /tmp.
+    if found.st_uid == os.geteuid() and found.st_mode & 0o007 and not found.st_mode & stat.S_ISVTX:
+        with suppress(OSError):  # a file system without such rights
+            folder.chmod(stat.S_IMODE(found.st_mode) & ~0o007)
 
 
 class ProjectOptions(BaseSettings):

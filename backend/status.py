@@ -35,6 +35,7 @@ _WATCHED = (
     "mend",
     "warnings",
     "options_problem",
+    "webhook_refused_at",
 )
 
 
@@ -145,6 +146,7 @@ def status(
         "problem": project.problem,
         "mend": project.mend,
         "options_problem": project.options_problem,
+        "events_refused_since": project.webhook_refused_at or None,
         "round": store.last_round(project_id),
     }
     digest = artifacts.digest(lasting)

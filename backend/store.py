@@ -43,7 +43,7 @@ class Base(DeclarativeBase):
 
 
 class Meta(Base):
-    """Facts of the installation: its id, the schema version, and what a person pinned."""
+    """Facts of the installation: id, schema version, webhooks' secret, what a person pinned."""
 
     __tablename__ = "meta"
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -91,6 +91,8 @@ class Project(Base):
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
     warnings: Mapped[list[str]] = mapped_column(default=list)
     options_problem: Mapped[str] = mapped_column(default="")
+    # Since when Label Studio's events are refused; 0 while they are not.
+    webhook_refused_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
     problem: Mapped[str] = mapped_column(default="")
     mend: Mapped[str] = mapped_column(default="")
     problem_at: Mapped[float] = mapped_column(default=0.0)
@@ -334,6 +336,11 @@ class Store:
     def installation(self) -> str:
         """Eight hex digits, the same for as long as the database lives."""
         return self._once("installation", secrets.token_hex(4))
+
+    @property
+    def webhook_secret(self) -> str:
+        """The secret that webhooks bring where WEBHOOK_SECRET is not set; made once."""
+        return self._once("webhook secret", secrets.token_urlsafe(32))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -1106,6 +1113,14 @@ def sqlite_path(url: str) -> Path | None:
     parsed = sa.make_url(url)
     on_disk = parsed.get_backend_name() == "sqlite" and parsed.database
     return Path(parsed.database) if on_disk and parsed.database else None
+
+
+def worker_lock(database: Path) -> Path:
+    """Return the file that the only worker on a SQLite database holds a lock on.
+
+    It lies beside the database, so that workers with different DATA_DIRs meet there.
+    """
+    return database.resolve().with_name(f"{database.name}.worker.lock")
 
 
 def bounds(url: str) -> dict[str, int]:

@@ -46,6 +46,7 @@ from backend.store import (
     is_retried,
     open_store,
     sqlite_path,
+    worker_lock,
 )
 
 log = logging.getLogger(__name__)
@@ -412,15 +413,23 @@ def _only_one(settings: Settings, stack: ExitStack) -> bool:
 
     Return whether that is so.
     """
-    if sqlite_path(settings.database) is None:
+    database = sqlite_path(settings.database)
+    if database is None:
         return False
+    lock = worker_lock(database)
     try:
         # Not at once: `doctor` looks by taking it for an instant.
-        stack.enter_context(FileLock(settings.data_dir / "worker.lock", timeout=1))
+        stack.enter_context(FileLock(lock, timeout=1))
     except Timeout:
         raise ConfigError(
-            f"Another worker already uses {settings.data_dir}.",
-            "Stop it first, or give this one a DATA_DIR of its own.",
+            f"Another worker already uses the SQLite database in {lock.parent}.",
+            "Stop that worker first, or give this one a database of its own (DATA_DIR or "
+            "DATABASE_URL). Several workers need PostgreSQL.",
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{lock} cannot be opened ({error.strerror}).",
+            "Run the worker as the user that owns the database's folder.",
         ) from None
     return True
 

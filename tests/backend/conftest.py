@@ -41,7 +41,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
     """Leave the loggers as they were: a handler may write to a stream that ends with its test."""
-    touched = [logging.getLogger(name) for name in ("", "backend", "model", "gunicorn", "dbos")]
+    touched = [logging.getLogger(name) for name in ("", "backend", "model", "waitress", "dbos")]
     before = [(one, one.handlers[:], one.level, one.propagate) for one in touched]
     yield
     for logger, handlers, level, propagate in before:

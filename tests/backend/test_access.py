@@ -11,14 +11,13 @@ from backend.access import (
     SECRET_HEADER,
     entry_credentials,
     has_basic_auth,
-    has_secret,
     webhook_headers,
 )
 from backend.answers import live_drafts
-from backend.app import create_app
+from backend.app import Gate, create_app
 from backend.errors import ConfigError
 from backend.settings import Settings, load_settings
-from backend.store import Store
+from backend.store import Store, open_store
 
 OPEN = Settings()
 GUARDED = Settings(basic_auth_user="us", basic_auth_pass=SecretStr("hunter2"))
@@ -38,24 +37,50 @@ def test_an_entry_gets_the_credentials_that_label_studio_signs_with() -> None:
     }
 
 
-def test_a_webhook_gets_what_its_receiver_asks_for() -> None:
+def gate(settings: Settings, stored: str = "st0red") -> Gate:
+    return Gate(settings, lambda: stored)
+
+
+def test_a_webhook_brings_the_secret_and_never_the_password() -> None:
     both = GUARDED.model_copy(update={"webhook_secret": SecretStr("s3cret")})
-    assert webhook_headers(OPEN) == {}
-    assert webhook_headers(SECRET) == {SECRET_HEADER: "s3cret"}
-    assert webhook_headers(both) == {
-        "Authorization": basic("us:hunter2"),
-        SECRET_HEADER: "s3cret",
-    }
-    assert has_basic_auth(webhook_headers(both)["Authorization"], both)
-    assert has_secret(webhook_headers(both)[SECRET_HEADER], both)
+    assert [gate(one).secret for one in (OPEN, SECRET, GUARDED, both)] == [
+        "",
+        "s3cret",
+        "st0red",
+        "s3cret",
+    ]
+    assert webhook_headers("") == {}
+    assert webhook_headers("s3cret") == {SECRET_HEADER: "s3cret"}
 
 
 @pytest.mark.parametrize("sent", ["", "Basic", "Basic !", "Bearer x", basic("us:other"), "s3cret"])
 def test_only_the_right_credentials_are_let_in(sent: str) -> None:
     assert not has_basic_auth(sent, GUARDED)
     assert has_basic_auth(sent, OPEN)
-    assert has_secret(sent, SECRET) is (sent == "s3cret")
-    assert has_secret(sent, OPEN)
+    assert not gate(GUARDED).admits("/setup", sent, "st0red")
+    assert gate(SECRET).admits("/webhook", "", sent) is (sent == "s3cret")
+    assert gate(OPEN).admits("/webhook", "", sent)
+
+
+@pytest.mark.parametrize("settings", [GUARDED, SECRET])
+def test_a_webhook_without_credentials_stays_outside(settings: Settings) -> None:
+    guarded = gate(settings)
+    assert not guarded.admits("/webhook", "", "")
+    assert guarded.admits("/webhook", "", guarded.secret)
+    assert guarded.admits("/health", "", "")
+
+
+def test_start_training_may_bring_the_password_of_its_entry_instead() -> None:
+    assert gate(GUARDED).admits("/webhook", basic("us:hunter2"), "")
+    assert not gate(SECRET).admits("/webhook", basic("us:hunter2"), "")
+
+
+def test_the_secret_of_an_installation_is_made_once(settings: Settings, store: Store) -> None:
+    made = store.webhook_secret
+    assert len(made) > 40
+    again = open_store(settings.database)
+    assert again.webhook_secret == made
+    again.engine.dispose()
 
 
 def web(settings: Settings, store: Store, **access: Any) -> FlaskClient:
@@ -77,17 +102,15 @@ def test_with_a_secret_no_webhook_comes_in_without_it(settings: Settings, store:
     assert client.post("/setup", json={}).status_code == 200
 
 
-def test_with_both_a_webhook_has_to_bring_both(settings: Settings, store: Store) -> None:
-    access = {
-        "basic_auth_user": "us",
-        "basic_auth_pass": SecretStr("hunter2"),
-        "webhook_secret": SecretStr("s3cret"),
-    }
-    client = web(settings, store, **access)
-    headers = webhook_headers(settings.model_copy(update=access))
+def test_with_a_password_the_webhook_has_a_secret_of_its_own(
+    settings: Settings, store: Store
+) -> None:
+    client = web(settings, store, basic_auth_user="us", basic_auth_pass=SecretStr("hunter2"))
+    headers = webhook_headers(store.webhook_secret)
     assert client.post("/webhook", json={}, headers=headers).status_code == 200
-    for name in headers:
-        assert client.post("/webhook", json={}, headers={name: headers[name]}).status_code == 401
+    assert client.get("/versions", headers=headers).status_code == 401
+    for wrong in ({}, {SECRET_HEADER: "hunter2"}):
+        assert client.post("/webhook", json={}, headers=wrong).status_code == 401
 
 
 @pytest.mark.parametrize("value", [" s3cret", "s3\ncret", "gehäim"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import re
@@ -75,7 +76,32 @@ def server_of(model_class: Any) -> Flask:
     def health() -> Any:
         return jsonify({"status": "UP"})
 
+    add_old_routes(server)
     return server
+
+
+def add_old_routes(server: Flask) -> None:
+    """What release 1.0.9 has beside these: most of it fails, and it reads every body first."""
+
+    @server.post("/train")
+    def _train() -> Any:
+        raise TypeError("train() got an unexpected keyword argument")
+
+    @server.get("/is_training")
+    def _is_training() -> Any:
+        raise TypeError("is_training() missing an argument")
+
+    @server.post("/versions")
+    def get_version() -> Any:
+        return jsonify({"versions": request.json["project"]})
+
+    @server.before_request
+    def log_request_info() -> None:
+        server.logger.debug("Request body: %s", request.get_data())
+
+    @server.errorhandler(IndexError)
+    def index_error(error: IndexError) -> Any:
+        return str(error), 500
 
 
 @pytest.fixture
@@ -243,6 +269,121 @@ def test_the_server_asks_for_the_password_as_the_own_one_does(
     assert client.get("/health").status_code == 200
 
 
+def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIC_AUTH_USER", "studio")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "secret")
+
+
+class Unread(io.BytesIO):
+    """A body of so many bytes that nobody may read; the client asks for its length by seeking."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = self._length if whence == io.SEEK_END else offset
+        return self._at
+
+    def tell(self) -> int:
+        return getattr(self, "_at", 0)
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError("the body was read")
+
+    readinto = read1 = readline = read  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook", "/train", "/versions", "/x"])
+def test_no_body_is_read_before_the_password(
+    adapter: Callable[[type], Any],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    refusing(monkeypatch)
+    client = adapter(OldBase).create_app().test_client()
+    answer = client.post(path, input_stream=Unread(600_000_000))
+    assert answer.status_code == 401
+    assert answer.get_json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook", "/train"])
+def test_a_body_over_50_mb_is_refused_unread(
+    adapter: Callable[[type], Any], store: Store, path: str
+) -> None:
+    client = adapter(OldBase).create_app().test_client()
+    answer = client.post(path, input_stream=Unread(60_000_000))
+    assert answer.status_code == 413
+    assert answer.get_json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "code"),
+    [
+        ("POST", "/train", b"{", 400),
+        ("POST", "/train", b"[]", 400),
+        ("GET", "/train", b"", 405),
+        ("POST", "/is_training", b"", 405),
+        ("GET", "/is_training", b"", 200),
+        ("GET", "/is_training?project=1.5", b"", 200),
+        ("POST", "/versions", b"{", 200),
+        ("DELETE", "/versions", b"", 405),
+        ("PUT", "/setup", b"", 405),
+        ("GET", "/nowhere", b"", 404),
+    ],
+)
+def test_whatever_comes_is_answered_with_json(
+    adapter: Callable[[type], Any],
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    path: str,
+    data: bytes,
+    code: int,
+) -> None:
+    answer = adapter(OldBase).create_app().test_client().open(path, method=method, data=data)
+    assert answer.status_code == code
+    assert isinstance(answer.get_json(), dict)
+    assert not caplog.records
+
+
+def test_the_former_way_to_train_asks_for_a_refresh(
+    adapter: Callable[[type], Any], store: Store
+) -> None:
+    client = adapter(OldBase).create_app().test_client()
+    answer = client.post("/train", json={"project": "1.1795391735", "annotations": []})
+    assert answer.get_json() == {"status": "ok", "job": "1.2"}
+    assert client.get("/is_training?project=1.5").get_json() == {"is_training": False}
+    store.enter(1, "train")
+    assert client.get("/is_training?project=1.5").get_json() == {"is_training": True}
+
+
+def test_events_are_answered_with_the_codes_of_the_own_server(
+    adapter: Callable[[type], Any], store: Store
+) -> None:
+    client = adapter(OldBase).create_app().test_client()
+    assert client.post("/webhook", json=body("annotation_created")).status_code == 201
+    unknown = client.post("/webhook", json={"action": "PROJECT_DELETED", "project": 1})
+    assert (unknown.status_code, unknown.get_json()["status"]) == (200, "ignored")
+
+
+def test_the_server_refuses_what_the_own_one_refuses(
+    adapter: Callable[[type], Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = adapter(OldBase).create_app().test_client()
+    evil = {"Host": "evil.example"}
+    assert client.post("/setup", json={"project": 77}, headers=evil).status_code == 403
+    assert store.project(77) is None
+    refusing(monkeypatch)
+    client = adapter(OldBase).create_app().test_client()
+    event = body("annotation_created")
+    assert client.post("/webhook", json=event).status_code == 401
+    headers = {"X-Webhook-Secret": store.webhook_secret}
+    assert client.post("/webhook", json=event, headers=headers).status_code == 201
+    assert client.get("/health").get_json() == {"status": "UP", "model_class": "Firstlight"}
+
+
 STAND_IN = """
 import logging, sys
 from types import ModuleType
@@ -312,7 +453,7 @@ def test_a_host_keeps_the_logging_that_it_has_set_up(tmp_path: Path) -> None:
 
 
 def test_the_documented_server_has_more_threads_than_can_wait_for_a_draft() -> None:
-    [threads] = re.findall(r"--threads (\d+) 'backend\.adapter", (ROOT / "README.md").read_text())
+    [threads] = re.findall(r"--threads=(\d+) .*backend\.adapter", (ROOT / "README.md").read_text())
     assert int(threads) > MOST_WAITING
 
 
@@ -336,6 +477,12 @@ found["predict"] = ask("predict")
 if not plain:  # the package would start a process for it
     found["webhook"] = ask("annotations_deleted")
     found["versions"] = client.get("/versions").get_json()
+    for name, answer in (
+        ("train", client.post("/train", json={"project": 77})),
+        ("is_training", client.get("/is_training")),
+        ("post_versions", client.post("/versions", data="{")),
+    ):
+        found[name] = [answer.status_code, answer.get_json()]
 print(json.dumps(found))
 """
 
@@ -380,6 +527,7 @@ def test_the_adapter_runs_under_the_released_package(
     assert found["predict"][1]["results"] == results
     if how == "whole":
         assert found["setup"][1] == {"model_version": version, "problems": []}
-        assert found["webhook"] == [200, {"status": "ok"}]
+        assert found["webhook"] == [201, {"status": "ok"}]
+        assert found["train"][0] == found["is_training"][0] == found["post_versions"][0] == 200
         assert found["versions"] == {"versions": []}
         assert wanted(store) == 2

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from backend import labels, logs
+from backend.access import SECRET_HEADER
 from backend.answers import MOST_DRAWN, OneAtATime
 from backend.app import create_app
 from backend.errors import ImageError
@@ -25,6 +26,7 @@ from backend.logs import JsonFormatter
 from backend.protocol import identifier
 from backend.settings import Settings
 from backend.store import MOST_SIGHTINGS, DraftScore, Model, Store, Version, open_store
+from tests.backend.conftest import the
 
 WIRE = Path(__file__).parent.parent / "wire"
 CONFIG = json.loads((WIRE / "setup.json").read_text())["body"]["schema"]
@@ -65,9 +67,11 @@ def recorded(name: str, project_id: int = 1) -> dict[str, Any]:
 
 
 def ask(client: FlaskClient, path: str, body: Any, code: int = 200) -> dict[str, Any]:
+    """Post and return the answer; an event that is taken is answered with 201."""
     response = client.post(path, json=body)
-    assert response.status_code == code, response.text
     answer: dict[str, Any] = response.get_json()
+    taken = path == "/webhook" and answer.get("status") == "ok"
+    assert response.status_code == (201 if taken else code), response.text
     return answer
 
 
@@ -337,8 +341,12 @@ def test_no_page_of_another_site_can_post_anything(
 
 
 @pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
-def test_label_studio_may_call_us_by_any_name(client: FlaskClient, path: str) -> None:
+def test_label_studio_calls_us_by_the_name_of_backend_url(
+    tmp_path: Path, store: Store, path: str
+) -> None:
     """As it did when its requests were recorded: with neither Origin nor Sec-Fetch-Site."""
+    settings = Settings(data_dir=tmp_path, backend_url="http://firstlight.internal:9090")
+    client = create_app(settings, store, lambda project, task: []).test_client()
     name = {"/setup": "setup", "/predict": "predict"}.get(path, "annotation_created")
     response = client.post(path, json=recorded(name), headers={"Host": "firstlight.internal:9090"})
     assert response.status_code == 200
@@ -831,6 +839,70 @@ def test_without_the_password_every_route_but_health_answers_401(
         assert guarded.post(path, json={}, headers=headers).status_code == 401
     assert guarded.get("/health", headers=headers).status_code == 200
     assert guarded.get("/", headers=headers).status_code == 200
+
+
+def test_health_tells_what_is_wrong_only_to_whoever_sends_the_password(
+    guarded: FlaskClient, store: Store
+) -> None:
+    known(store, 3, problem="The token was refused.")
+    up = {"status": "UP", "model_class": "Firstlight"}
+    for path in ("/", "/health"):
+        assert guarded.get(path).get_json() == up
+        told = guarded.get(path, headers={"Authorization": basic(b"studio:geheim")}).get_json()
+        assert told == {**up, "problems": ["project 3: The token was refused."], "warnings": []}
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/versions", "/metrics", "/projects", "/x"])
+def test_no_answer_is_kept_by_anybody_on_the_way(client: FlaskClient, path: str) -> None:
+    assert client.get(path).headers["Cache-Control"] == "no-store"
+
+
+def test_a_refused_event_is_shown_where_its_project_is_shown(
+    guarded: FlaskClient, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(store, 1)
+    signed = {"Authorization": basic(b"studio:geheim")}
+    with caplog.at_level("WARNING"):
+        for name in ("annotation_created", "tasks_created"):
+            assert guarded.post("/webhook", json=recorded(name)).status_code == 401
+    assert [record.getMessage() for record in caplog.records] == [
+        "an event was refused: it came without the webhooks' secret"
+    ]
+    state = guarded.get("/projects/1?format=json", headers=signed).get_json()
+    assert state["events_refused_since"] == the(store, 1).webhook_refused_at > 0
+    page = guarded.get("/projects/1?format=html", headers=signed).text
+    text = guarded.get("/projects/1?format=text", headers=signed).text
+    [problem] = guarded.get("/health", headers=signed).get_json()["problems"]
+    for said in (page, text, problem):
+        assert "events for project 1 are refused since" in said
+        assert "doctor 1 --fix" in said
+    assert counters(store) == (1, False)
+
+
+def test_an_event_that_is_taken_ends_the_word_of_refused_ones(
+    guarded: FlaskClient, store: Store
+) -> None:
+    known(store, 1)
+    event = recorded("annotation_created")
+    guarded.post("/webhook", json=event)
+    signed = {"Authorization": basic(b"studio:geheim")}
+    guarded.post("/webhook", json=recorded("start_training"), headers=signed)
+    assert the(store, 1).webhook_refused_at, "the button says nothing of the webhook"
+    headers = {SECRET_HEADER: store.webhook_secret}
+    assert guarded.post("/webhook", json=event, headers=headers).status_code == 201
+    assert not the(store, 1).webhook_refused_at
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"project": 77}', b'{"project": 1}' + b" " * 1_000_000]
+)
+def test_a_refused_event_of_nobody_we_know_is_not_written_down(
+    guarded: FlaskClient, store: Store, body: bytes
+) -> None:
+    known(store, 1)
+    assert guarded.post("/webhook", data=body).status_code == 401
+    assert [project.id for project in store.projects()] == [1]
+    assert not the(store, 1).webhook_refused_at
 
 
 def test_the_right_password_opens_every_route(guarded: FlaskClient) -> None:

@@ -80,16 +80,27 @@ def test_options_of_the_environment_are_not_written_into_label_studio(
     assert entry["extra_params"] == {"alpha": 0.5}
 
 
-def test_webhooks_carry_the_credentials_that_label_studio_leaves_out(
-    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
+def test_no_password_lies_in_a_webhook_but_a_secret_of_its_own(
+    settings: Settings, store: Store, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
 ) -> None:
-    guarded = Settings(
-        data_dir=settings.data_dir, basic_auth_user="us", basic_auth_pass=SecretStr("hunter2")
-    )
-    connect(guarded, studio, fresh, "")
+    access = {"basic_auth_user": "us", "basic_auth_pass": SecretStr("hunter2")}
+    store.want(fresh)
+    store.update(fresh, webhook_refused_at=1.0)  # by the webhook that Label Studio makes at first
+    connect(settings.model_copy(update=access), studio, fresh, "")
+    assert not the(store, fresh).webhook_refused_at
     [entry], [hook] = fake.entries.values(), fake.webhooks.values()
     assert (entry["auth_method"], entry["basic_auth_user"]) == ("BASIC_AUTH", "us")
-    assert hook["headers"] == {"Authorization": "Basic dXM6aHVudGVyMg=="}
+    assert hook["headers"] == {SECRET_HEADER: store.webhook_secret}
+
+
+def test_without_the_database_that_keeps_the_secret_nothing_is_connected(
+    studio: LabelStudio, fake: FakeLabelStudio, fresh: int, tmp_path: Path
+) -> None:
+    access = {"basic_auth_user": "us", "basic_auth_pass": SecretStr("hunter2")}
+    elsewhere = Settings(data_dir=tmp_path / "elsewhere").model_copy(update=access)
+    with pytest.raises(ConfigError, match="Nothing is known yet"):
+        connect(elsewhere, studio, fresh, "")
+    assert (fake.entries, fake.webhooks) == ({}, {})
 
 
 def test_webhooks_carry_the_secret_that_is_asked_of_them(
@@ -320,7 +331,7 @@ def test_nothing_is_forgotten_under_the_hands_of_a_worker(
     settings: Settings, store: Store, known: int
 ) -> None:
     store.enter(known, "train")
-    with FileLock(settings.data_dir / "worker.lock"):
+    with FileLock(settings.data_dir / "firstlight.sqlite.worker.lock"):
         assert workers_running(settings)
         with pytest.raises(ConfigError, match="busy with project") as caught:
             forget(settings, store, known)

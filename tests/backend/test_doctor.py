@@ -149,7 +149,7 @@ def test_credentials_that_the_web_process_does_not_take_are_said_without_them(
 
 def test_a_worker_is_known_by_its_lock(settings: Settings) -> None:
     assert not checks.worker(settings).ok
-    with FileLock(settings.data_dir / "worker.lock"):
+    with FileLock(settings.data_dir / "firstlight.sqlite.worker.lock"):
         assert checks.worker(settings).ok
     finding = checks.worker(settings)
     assert not finding.ok
@@ -355,6 +355,46 @@ def test_whatever_is_wrong_with_the_webhook_is_told_and_mended(
     assert len(theirs) == ("url" in change), "what leads to another address is another's"
 
 
+def test_a_password_in_a_webhook_is_told_taken_out_and_to_be_changed(
+    services: Services, store: Store, fake: FakeLabelStudio, number: int
+) -> None:
+    access = {"basic_auth_user": "us", "basic_auth_pass": SecretStr("hunter2")}
+    guarded = replace(services, settings=services.settings.model_copy(update=access))
+    [hook] = fake.webhooks.values()
+    hook["headers"] = {"Authorization": "Basic dXM6aHVudGVyMg=="}
+    finding = checks.webhook(guarded, number)
+    assert f"header {SECRET_HEADER} is missing" in finding.what
+    assert "every account can read it" in finding.what
+    assert "change BASIC_AUTH_PASS" in finding.mend
+    assert "dXM6" not in str(finding)
+    assert mended(lambda: checks.webhook(guarded, number)).ok
+    [hook] = fake.webhooks.values()
+    assert hook["headers"] == {SECRET_HEADER: store.webhook_secret}
+
+
+def test_refused_events_are_told_until_the_webhook_is_written_anew(
+    services: Services, store: Store, number: int
+) -> None:
+    store.update(number, webhook_refused_at=1_800_000_000.0)
+    finding = checks.webhook(services, number)
+    assert "refuses its events" in finding.what
+    assert mended(lambda: checks.webhook(services, number)).ok
+    assert not the(store, number).webhook_refused_at
+
+
+def test_a_password_that_the_web_process_does_not_take_is_said(
+    settings: Settings, store: Store
+) -> None:
+    access = {"basic_auth_user": "us", "basic_auth_pass": SecretStr("hunter2")}
+    guarded = settings.model_copy(update=access)
+    other = guarded.model_copy(update={"basic_auth_pass": SecretStr("hunter3")})
+    with served(guarded, store) as web:
+        assert checks.web_access(guarded, web).ok
+        finding = checks.web_access(other, web)
+    assert not finding.ok
+    assert "hunter" not in str(finding)
+
+
 def test_a_webhook_that_tells_of_every_event_by_name_will_do(
     services: Services, fake: FakeLabelStudio, number: int
 ) -> None:
@@ -488,7 +528,7 @@ def examined(
     services: Services, web: httpx.Client, project: int | None, *, fix: bool = False
 ) -> dict[str, Finding]:
     """Look at everything, with a worker beside it."""
-    with FileLock(services.settings.data_dir / "worker.lock"):
+    with FileLock(services.settings.data_dir / "firstlight.sqlite.worker.lock"):
         found = doctor.examine(
             services.settings, project, build=lambda *_: services, web=web, fix=fix
         )

@@ -3,12 +3,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from backend.hints import Hints
+from backend.hints import REFUSALS_SECONDS, Hints, Refusals
 from backend.store import Store, open_store
+from tests.backend.conftest import Clock, the
 
 
 @pytest.fixture
@@ -147,3 +149,42 @@ def test_closing_twice_or_with_a_database_that_stays_locked_ends_all_the_same(
     assert not retrying()
     writer.rollback()
     assert wanted(store, 3) == 0
+
+
+EVENT = b'{"action": "ANNOTATION_CREATED", "project": {"id": 1}}'
+
+
+def test_refused_events_are_logged_and_written_once_a_minute(
+    store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.want(1)
+    store.clock = clock
+    passed = Clock(0.0)
+    refusals = Refusals(store, passed)
+
+    def refused_at() -> float:
+        return the(store, 1).webhook_refused_at
+
+    refusals.note(EVENT)
+    first = refused_at()
+    assert first == clock()
+    refusals.over(the(store, 1))
+    refusals.note(EVENT)
+    assert (refused_at(), len(caplog.records)) == (0.0, 1)
+    passed.advance(REFUSALS_SECONDS)
+    clock.advance(REFUSALS_SECONDS)
+    refusals.note(EVENT)
+    assert (refused_at(), len(caplog.records)) == (clock(), 2)
+    passed.advance(REFUSALS_SECONDS)
+    refusals.note(EVENT)
+    assert refused_at() == clock(), "the first of them is what is told"
+
+
+def test_a_refused_event_is_no_failure_while_the_database_is_locked(
+    store: Store, tmp_path: Path
+) -> None:
+    store.want(1)
+    with closing(sqlite3.connect(tmp_path / "memory.sqlite")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        Refusals(store).note(EVENT)
+    assert not the(store, 1).webhook_refused_at

@@ -228,3 +228,16 @@ def test_every_command_has_a_line_of_help() -> None:
         "rollback",
     }
     assert all(command and command.help for command in commands)
+
+
+def test_what_a_command_writes_is_for_its_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert main.cli.callback is not None
+        main.cli.callback()
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "folder").stat().st_mode & 0o077 == 0

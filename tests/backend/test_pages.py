@@ -22,6 +22,7 @@ from backend.artifacts import Artifacts, Space
 from backend.decoder_process import Decoders
 from backend.errors import NotFound, StorageError
 from backend.ledger import Ledger
+from backend.pages import RECORDS
 from backend.scans import Scans
 from backend.settings import Settings
 from backend.status import Keeper
@@ -161,6 +162,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "problem": "",
         "mend": "",
         "options_problem": "",
+        "events_refused_since": None,
         "round": 0,
     }
     text = page(client)
@@ -1308,12 +1310,41 @@ def test_the_pages_open_by_an_address_and_by_localhost(
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil", "[x"]
 )
-@pytest.mark.parametrize("path", ["/projects", "/projects/3", "/projects/3/map.json"])
-def test_a_name_that_anybody_could_have_given_us_shows_no_page(
+@pytest.mark.parametrize("path", ["/projects", "/projects/3", "/projects/3/map.json", "/health"])
+def test_a_name_that_anybody_could_have_given_us_opens_nothing(
     store: Store, known: Settings, host: str, path: str
 ) -> None:
     assert named(store, known, host, path) in {400, 403}
-    assert named(store, known, host, "/health") in {200, 400}, "Label Studio may call us anything"
+
+
+def test_no_route_at_all_is_opened_by_such_a_name(store: Store, known: Settings) -> None:
+    app = create_app(known, store, lambda project, task: [])
+    for rule in app.url_map.iter_rules():
+        path = re.sub("<[^>]*>", "3", str(rule))
+        for method in rule.methods or ():
+            sent = app.test_client().open(path, method=method, headers={"Host": "evil.example"})
+            assert sent.status_code == 403, (method, path)
+    sent = app.test_client().post("/setup", json={"project": 77}, headers={"Host": "evil.example"})
+    assert sent.status_code == 403
+    assert store.project(77) is None
+
+
+def test_a_name_without_a_dot_opens_the_service(store: Store, known: Settings) -> None:
+    """No public name server can give one away."""
+    assert named(store, known, "firstlight-server:9090") == 200
+
+
+def test_few_records_are_sent_at_once_for_each_holds_a_thread(
+    store: Store, known: Settings
+) -> None:
+    app = create_app(known, store, lambda project, task: [])
+    taking = [app.test_client().get("/projects/3/rounds.json") for _ in range(RECORDS)]
+    refused = app.test_client().get("/projects/3/rounds.json")
+    assert refused.status_code == 503
+    assert "Ask again" in refused.get_json()["error"]
+    for answer in taking:
+        answer.close()
+    assert app.test_client().get("/projects/3/rounds.json").status_code == 200
 
 
 def test_what_to_set_is_said_to_whoever_comes_by_an_unknown_name(client: FlaskClient) -> None:

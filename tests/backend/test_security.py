@@ -110,13 +110,18 @@ def test_password_and_secret_are_compared_whole_and_in_constant_time(
     monkeypatch.setattr(hmac, "compare_digest", watched)
     client = guarded(settings, store)
     wrong = "Basic " + base64.b64encode(b"x:y").decode()
-    for sent, secret, code in ((wrong, "", 401), (SIGNED, "s", 401), (SIGNED, SECRET, 200)):
+    pair, secret = f"{USER}:{PASSWORD}".encode(), SECRET.encode()
+    for path, sent, given, code, expected in (
+        ("/webhook", wrong, "", 401, secret),
+        ("/webhook", SIGNED, "s", 401, secret),
+        ("/webhook", "", SECRET, 200, secret),
+        ("/setup", wrong, SECRET, 401, pair),
+        ("/setup", SIGNED, "", 200, pair),
+    ):
         compared.clear()
-        headers = {"Authorization": sent, SECRET_HEADER: secret}
-        assert client.post("/webhook", json={}, headers=headers).status_code == code
-        pair, *rest = compared
-        assert pair[1] == f"{USER}:{PASSWORD}".encode()
-        assert [expected for _, expected in rest] == [SECRET.encode()] * (sent == SIGNED)
+        headers = {"Authorization": sent, SECRET_HEADER: given}
+        assert client.post(path, json={}, headers=headers).status_code == code
+        assert [other for _, other in compared] == [expected]
 
 
 def test_a_secret_is_compared_nowhere_but_in_constant_time() -> None:
@@ -213,7 +218,7 @@ class Everything(logging.Handler):
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    names = ("", "backend", "model", "gunicorn", "httpx", "httpcore", "dbos", "PIL", "sqlalchemy")
+    names = ("", "backend", "model", "waitress", "httpx", "httpcore", "dbos", "PIL", "sqlalchemy")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     handler = Everything()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -182,6 +183,23 @@ def test_the_data_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     prepare_data_dir(Settings(data_dir=folder))
     assert list(folder.iterdir()) == []
+
+
+def test_a_new_data_folder_is_open_to_its_user_alone(tmp_path: Path) -> None:
+    prepare_data_dir(Settings(data_dir=tmp_path / "new"))
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(0o755, 0o750), (0o777, 0o770), (0o2775, 0o2770), (0o700, 0o700), (0o1777, 0o1777)],
+)
+def test_an_older_data_folder_is_closed_to_others_and_stays_open_to_its_group(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    tmp_path.chmod(before)
+    prepare_data_dir(Settings(data_dir=tmp_path))
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == after
 
 
 def test_a_data_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dbos import DBOS, SetEnqueueOptions
 from dbos import _dbos as dbos_internals
 
 from backend import sync, worker
+from backend.connecting import workers_running
 from backend.errors import ConfigError, StorageError, Unreachable
 from backend.gateway import ProjectInfo
 from backend.membership import Membership
@@ -573,7 +574,18 @@ def test_on_another_database_workers_may_be_many(settings: Settings, tmp_path: P
     with ExitStack() as first, ExitStack() as second:
         worker._only_one(shared, first)
         worker._only_one(shared, second)
-    assert not (tmp_path / "worker.lock").exists()
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_two_folders_with_one_sqlite_database_have_room_for_one_worker(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
+    one, other = (settings_in(tmp_path / name, url) for name in ("one", "other"))
+    with ExitStack() as first, ExitStack() as second:
+        worker._only_one(one, first)
+        with pytest.raises(ConfigError, match="Another worker already uses"):
+            worker._only_one(other, second)
+        assert workers_running(other) == 1
+    assert workers_running(other) == 0
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
