@@ -127,7 +127,7 @@ class Learner:
         self,
         ledger: Ledger,
         task_ids: Sequence[int],
-        on_epoch: Callable[[training.Progress], None],
+        on_batch: Callable[[training.Progress], None],
         live: str = "",
     ) -> str:
         """Train on these scans unless that was done before; return the model's key.
@@ -145,7 +145,7 @@ class Learner:
             return key
         examples = list(self.examples(ledger, task_ids))
         started = time.monotonic()
-        fitted = self._trained(examples, start, on_epoch)
+        fitted = self._trained(examples, start, on_batch)
         seconds = round(time.monotonic() - started, 1)
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
         # Before the weights: whoever finds those need not train again.
@@ -207,7 +207,7 @@ class Learner:
         self,
         examples: Sequence[Example],
         start: str,
-        on_epoch: Callable[[training.Progress], None],
+        on_batch: Callable[[training.Progress], None],
     ) -> training.Fitted:
         # Held-out scans are not handed in: the gate judges by them, and what stopped at their best
         # would look better there than it is.
@@ -218,7 +218,7 @@ class Learner:
                 [example.mask for example in examples],
                 replace(self.train_config, init="warm") if start else self.train_config,
                 start=self.load(start) if start else None,
-                on_epoch=on_epoch,
+                on_batch=on_batch,
                 stop=lambda: time.monotonic() >= deadline,
             )
         except training.Untrainable as error:

@@ -232,6 +232,7 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     validation: Labelled | None = None,
     start: Fitted | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
+    on_batch: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fitted:
     """Return a trained network, on a CPU the same one for the same seed.
@@ -242,7 +243,9 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         validation: Held-out scans and masks, measured after every epoch: the weights that did best
             on them are kept, and training ends after PATIENCE epochs without a better Dice.
         start: Where to begin when `config.init` is "warm": a network of the same architecture.
-        on_epoch: Told after every batch how far training is.
+        on_epoch: Told after every epoch how far training is; an epoch that `stop` cuts short is
+            not told.
+        on_batch: Told the same after every batch, before `on_epoch`.
         stop: Asked before every batch; once true, training ends with what there is.
     Raises:
         ValueError: If there is no scan, or scans, masks, start and config do not fit together.
@@ -278,10 +281,20 @@ def fit(  # noqa: PLR0913  # the contract's keywords
             flat_average.whole.lerp_(flat.whole, FOLLOW if step > 1 else 1.0)
             if step % epoch == 0:
                 best.look(average, step)
-            if on_epoch is not None:
-                on_epoch(Progress(step, config.steps, history[-1], epoch, best.last))
+            _tell(Progress(step, config.steps, history[-1], epoch, best.last), on_batch, on_epoch)
     best.restore(average, len(history))
     return Fitted(average.eval(), config, tuple(history), best.scores)
+
+
+def _tell(
+    progress: Progress,
+    on_batch: Callable[[Progress], None] | None,
+    on_epoch: Callable[[Progress], None] | None,
+) -> None:
+    if on_batch is not None:
+        on_batch(progress)
+    if on_epoch is not None and progress.ends_epoch:
+        on_epoch(progress)
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
