@@ -72,6 +72,5 @@ def _dice(
     draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
 ) -> float:
     """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
-    masks = [labels.masks(result, config, size=size) for result in (draft, submitted)]
-    drawn = metrics.drawn(*masks)
-    return float(metrics.dice(*masks).mean(where=drawn)) if drawn.any() else 1.0
+    found, truth = (labels.masks(result, config, size=size) for result in (draft, submitted))
+    return metrics.scan_dice(found, truth)

@@ -65,7 +65,7 @@ class Judged:
     @property
     def mean(self) -> float:
         """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
-        return _mean(self.dice, empty=1.0)
+        return float(metrics.mean(self.dice, empty=1.0))
 
 
 @dataclass(frozen=True)
@@ -312,11 +312,10 @@ class Learner:
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
             drawn, truth = found > 0.5, example.mask
-            scored = metrics.drawn(drawn, truth)
             dice, hd95 = metrics.dice(drawn, truth), metrics.hd95(drawn, truth, example.spacing)
             judged[example.task] = Judged(
-                dice=tuple(np.where(scored, dice, np.nan).tolist()),
-                hd95=tuple(np.where(scored, hd95, np.nan).tolist()),
+                dice=tuple(metrics.where_drawn(dice, drawn, truth).tolist()),
+                hd95=tuple(metrics.where_drawn(hd95, drawn, truth).tolist()),
                 chances=_thinned(found),
                 truth=_thinned(truth),
             )
@@ -355,24 +354,19 @@ def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, An
     """
     chances = calibration.pixels([one.chances for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    dice, hd95 = [one.dice for one in judged.values()], [one.hd95 for one in judged.values()]
-    dice_by_label = [_mean(scores, empty=1.0) for scores in zip(*dice, strict=True)]
-    hd95_by_label = [_mean(scores, empty=0.0) for scores in zip(*hd95, strict=True)]
+    dice = np.array([one.dice for one in judged.values()])  # (n, c)
+    hd95 = np.array([one.hd95 for one in judged.values()])  # (n, c)
+    dice_by_label = metrics.mean(dice, empty=1.0, axis=0).tolist()
+    hd95_by_label = metrics.mean(hd95, empty=0.0, axis=0).tolist()
     return {
-        "validation_dice": float(np.mean([one.mean for one in judged.values()])),
-        "validation_hd95": float(np.mean([_mean(scores, empty=0.0) for scores in hd95])),
+        "validation_dice": float(metrics.mean(dice, empty=1.0).mean()),
+        "validation_hd95": float(metrics.mean(hd95, empty=0.0).mean()),
         "dice_by_label": dict(zip(names, dice_by_label, strict=True)),
         "hd95_by_label": dict(zip(names, hd95_by_label, strict=True)),
         "validation_scans": len(judged),
         "calibration_error": calibration.expected_calibration_error(chances, truth),
         "temperature": calibration.temperature(chances, truth),
     }
-
-
-def _mean(scores: Sequence[float], *, empty: float) -> float:
-    """Return the mean of what is no NaN, `empty` where nothing is."""
-    there = [score for score in scores if not math.isnan(score)]
-    return float(np.mean(there)) if there else empty
 
 
 def _group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:

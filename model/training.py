@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
 from model.inference import CHANNELS, Image, letterbox, predict, standardise, together
-from model.metrics import dice
+from model.metrics import dice, scan_dice
 
 Masks = NDArray[np.bool_]
 Labelled = tuple[Sequence[Image], Sequence[Masks]]
@@ -93,7 +93,7 @@ class Progress:
     steps: int
     loss: float
     steps_in_epoch: int
-    dice: float | None = None  # mean on held-out scans, as last measured
+    dice: float | None = None  # mean of `scan_dice` on held-out scans, as last measured
 
     @property
     def epoch(self) -> int:
@@ -118,7 +118,7 @@ class Fitted:
     network: nn.Module
     config: TrainConfig
     history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
-    validation: tuple[tuple[float, ...], ...]  # Dice of each held-out scan and class
+    validation: tuple[tuple[float, ...], ...]  # `metrics.dice` of each held-out scan and class
 
     def to_bytes(self) -> bytes:
         """Return everything as one safetensors file."""
@@ -336,8 +336,8 @@ class _Best:
         """Measure the network as it is after a step; a second look at one step does nothing."""
         if self._validation is None or step == self._looked_at:
             return
-        scores = _dice(Fitted(network, self._config, (), ()), *self._validation)
-        self._looked_at, self.last = step, float(np.mean(scores))
+        scores, overall = _dice(Fitted(network, self._config, (), ()), *self._validation)
+        self._looked_at, self.last = step, overall
         # While the rate goes up the network may well stand still for a while: that is no sign.
         rising = step < RISE * self._config.steps
         self._without_gain = 0 if rising or self.last > self._dice else self._without_gain + 1
@@ -548,9 +548,12 @@ def _randomness(seed: int) -> Iterator[None]:
 
 def _dice(
     fitted: Fitted, images: Sequence[Image], masks: Sequence[Masks]
-) -> tuple[tuple[float, ...], ...]:
-    pairs = zip(predict(fitted, images), masks, strict=True)
-    return tuple(tuple(dice(found > 0.5, mask).tolist()) for found, mask in pairs)
+) -> tuple[tuple[tuple[float, ...], ...], float]:
+    """Return the Dice of each scan and class, and the mean Dice of a scan."""
+    found = [probabilities > 0.5 for probabilities in predict(fitted, images)]
+    pairs = list(zip(found, masks, strict=True))
+    overall = float(np.mean([scan_dice(*pair) for pair in pairs]))
+    return tuple(tuple(dice(*pair).tolist()) for pair in pairs), overall
 
 
 def _check(images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig) -> None:
