@@ -44,8 +44,8 @@ def lift(flat: Array, rng: np.random.Generator) -> Array:
     waves = rng.normal(size=(flat.shape[1], 3 * dim)) * rng.uniform(0.8, 2)
     bent = np.sin(flat @ waves + rng.uniform(0, 2 * np.pi, 3 * dim))
     bent = bent @ rng.normal(size=(3 * dim, dim)) / np.sqrt(3 * dim)
-    noise: Array = rng.uniform(0, 0.05) * rng.normal(size=bent.shape)
-    return bent + noise
+    noisy: Array = bent + rng.uniform(0, 0.05) * rng.normal(size=bent.shape)
+    return noisy
 
 
 def sheet(n: int, rng: np.random.Generator) -> Array:
@@ -57,7 +57,8 @@ def polynomial_sheet(n: int, rng: np.random.Generator) -> Array:
     """Return a sheet bent by polynomials up to the third degree."""
     x, y = rng.uniform(-1, 1, (2, n))
     bent = np.column_stack([x, y, x * x, x * y, y * y, x**3, y**3])
-    return bent @ rng.normal(size=(7, int(rng.choice(DIMENSIONS))))
+    lifted: Array = bent @ rng.normal(size=(7, int(rng.choice(DIMENSIONS))))
+    return lifted
 
 
 def cloud(n: int, rng: np.random.Generator) -> Array:
@@ -94,7 +95,8 @@ def blobs(n: int, rng: np.random.Generator, shape: str = "round") -> Array:
     gap = (8 if dim == 10 else 10 if dim == 64 else 14) + (2 if shape == "heavy" else 0)
     axes = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:number]
     rows = np.repeat(np.arange(number), _sizes(n, number, rng, shape == "round"))
-    return gap / np.sqrt(2) * axes[rows] + _scatter(rows, dim, gap, shape, rng)
+    drawn: Array = gap / np.sqrt(2) * axes[rows] + _scatter(rows, dim, gap, shape, rng)
+    return drawn
 
 
 def _sizes(n: int, number: int, rng: np.random.Generator, equal: bool) -> Array:
@@ -224,7 +226,7 @@ def _known(path: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
     with path.open(newline="") as file:
         found = [{k: v if k == "family" else float(v) for k, v in row.items()}
                  for row in csv.DictReader(file)]  # fmt: skip
-    return {(row["family"], int(row["scans"]), int(row["seed"])): row for row in found}  # type: ignore[arg-type, misc]
+    return {(row["family"], int(row["scans"]), int(row["seed"])): row for row in found}  # type: ignore[misc]
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
