@@ -63,7 +63,8 @@ def polynomial_sheet(n: int, rng: np.random.Generator) -> Array:
 
 def cloud(n: int, rng: np.random.Generator) -> Array:
     """Return a Gaussian cloud whose deviation falls from axis to axis."""
-    return rng.normal(size=(n, 256)) / np.arange(1, 257) ** rng.uniform(0, 1)
+    falling: Array = rng.normal(size=(n, 256)) / np.arange(1, 257) ** rng.uniform(0, 1)
+    return falling
 
 
 def heavy_cloud(n: int, rng: np.random.Generator) -> Array:
