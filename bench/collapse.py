@@ -63,13 +63,12 @@ def polynomial_sheet(n: int, rng: np.random.Generator) -> Array:
 
 def cloud(n: int, rng: np.random.Generator) -> Array:
     """Return a Gaussian cloud whose deviation falls from axis to axis."""
-    falling: Array = rng.normal(size=(n, 256)) / np.arange(1, 257) ** rng.uniform(0, 1)
-    return falling
+    return np.asarray(rng.normal(size=(n, 256)) / np.arange(1, 257) ** rng.uniform(0, 1))
 
 
 def heavy_cloud(n: int, rng: np.random.Generator) -> Array:
     """Return a cloud of Student's t with three degrees of freedom."""
-    return rng.normal(size=(n, 64)) / np.sqrt(rng.chisquare(3, (n, 1)) / 3)
+    return np.asarray(rng.normal(size=(n, 64)) / np.sqrt(rng.chisquare(3, (n, 1)) / 3))
 
 
 def cube(n: int, rng: np.random.Generator) -> Array:

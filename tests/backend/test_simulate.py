@@ -266,8 +266,8 @@ def test_labels_that_are_not_on_a_scan_are_no_part_of_its_score(
     for label in range(8):
         (several / "masks" / f"label {label}").mkdir(parents=True)
         for number in range(12):  # scan 0 holds label 0 alone; scans 8 to 11 hold none
-            drawn = 255 * (label == number) * np.eye(32, dtype=np.uint8)
-            Image.fromarray(drawn).save(several / "masks" / f"label {label}" / f"{number:02}.png")
+            mask = 255 * (label == number) * np.eye(32, dtype=np.uint8)
+            Image.fromarray(mask).save(several / "masks" / f"label {label}" / f"{number:02}.png")
     of = study(several, tmp_path / "out", plan(labels="2", held_out=12 - 2))
     nothing = np.zeros((8, 32, 32), np.float32)
     monkeypatch.setattr(simulate, "_predicted", lambda fitted, scans: (nothing for _ in scans))
