@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from statistics import fmean
 from typing import Any
 
 from backend import labels, ledger
@@ -79,10 +78,5 @@ def _dice(
 ) -> float:
     """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
     # One label at a time: at the original's size the masks of all labels may not fit into memory.
-    planes = [labels.planes(result, config, size=size) for result in (draft, submitted)]
-    scores = [
-        float(metrics.dice(*pair)[0])
-        for pair in zip(*planes, strict=True)
-        if metrics.drawn(*pair).any()
-    ]
-    return fmean(scores) if scores else 1.0
+    found, truth = (labels.planes(result, config, size=size) for result in (draft, submitted))
+    return metrics.scan_dice(found, truth)

@@ -66,7 +66,7 @@ class Judged:
     @property
     def mean(self) -> float:
         """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
-        return _mean(self.dice, empty=1.0)
+        return float(metrics.mean(self.dice, empty=1.0))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Learner:
         self,
         ledger: Ledger,
         task_ids: Sequence[int],
-        on_epoch: Callable[[training.Progress], None],
+        on_batch: Callable[[training.Progress], None],
         live: str = "",
     ) -> str:
         """Train on these scans unless that was done before; return the model's key.
@@ -146,7 +146,7 @@ class Learner:
             return key
         examples = list(self.examples(ledger, task_ids))
         started = time.monotonic()
-        fitted = self._trained(examples, start, on_epoch)
+        fitted = self._trained(examples, start, on_batch)
         seconds = round(time.monotonic() - started, 1)
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
         # Before the weights: whoever finds those need not train again.
@@ -208,7 +208,7 @@ class Learner:
         self,
         examples: Sequence[Example],
         start: str,
-        on_epoch: Callable[[training.Progress], None],
+        on_batch: Callable[[training.Progress], None],
     ) -> training.Fitted:
         # Held-out scans are not handed in: the gate judges by them, and what stopped at their best
         # would look better there than it is.
@@ -219,7 +219,7 @@ class Learner:
                 [example.mask for example in examples],
                 replace(self.train_config, init="warm") if start else self.train_config,
                 start=self.load(start) if start else None,
-                on_epoch=on_epoch,
+                on_batch=on_batch,
                 stop=lambda: time.monotonic() >= deadline,
             )
         except training.Untrainable as error:
@@ -314,11 +314,10 @@ class Learner:
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
             drawn, truth = found > 0.5, example.mask
-            scored = metrics.drawn(drawn, truth)
             dice, hd95 = metrics.dice(drawn, truth), metrics.hd95(drawn, truth, example.spacing)
             judged[example.task] = Judged(
-                dice=tuple(np.where(scored, dice, np.nan).tolist()),
-                hd95=tuple(np.where(scored, hd95, np.nan).tolist()),
+                dice=tuple(metrics.where_drawn(dice, drawn, truth).tolist()),
+                hd95=tuple(metrics.where_drawn(hd95, drawn, truth).tolist()),
                 chances=_thinned(found),
                 truth=_thinned(truth),
             )
@@ -357,24 +356,19 @@ def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, An
     """
     chances = calibration.pixels([one.chances for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    dice, hd95 = [one.dice for one in judged.values()], [one.hd95 for one in judged.values()]
-    dice_by_label = [_mean(scores, empty=1.0) for scores in zip(*dice, strict=True)]
-    hd95_by_label = [_mean(scores, empty=0.0) for scores in zip(*hd95, strict=True)]
+    dice = np.array([one.dice for one in judged.values()])  # (n, c)
+    hd95 = np.array([one.hd95 for one in judged.values()])  # (n, c)
+    dice_by_label = metrics.mean(dice, empty=1.0, axis=0).tolist()
+    hd95_by_label = metrics.mean(hd95, empty=0.0, axis=0).tolist()
     return {
-        "validation_dice": float(np.mean([one.mean for one in judged.values()])),
-        "validation_hd95": float(np.mean([_mean(scores, empty=0.0) for scores in hd95])),
+        "validation_dice": float(metrics.mean(dice, empty=1.0).mean()),
+        "validation_hd95": float(metrics.mean(hd95, empty=0.0).mean()),
         "dice_by_label": dict(zip(names, dice_by_label, strict=True)),
         "hd95_by_label": dict(zip(names, hd95_by_label, strict=True)),
         "validation_scans": len(judged),
         "calibration_error": calibration.expected_calibration_error(chances, truth),
         "temperature": calibration.temperature(chances, truth),
     }
-
-
-def _mean(scores: Sequence[float], *, empty: float) -> float:
-    """Return the mean of what is no NaN, `empty` where nothing is."""
-    there = [score for score in scores if not math.isnan(score)]
-    return float(np.mean(there)) if there else empty
 
 
 def _group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -288,5 +288,5 @@ def _load(path: Path) -> Clustering:
             k=int(archive["k"]),
             silhouette=float(archive["silhouette"]),
             medoids=archive["medoids"],
-            threshold=float(archive["threshold"]),
+            strays=float(archive["strays"]),
         )

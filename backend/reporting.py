@@ -364,8 +364,8 @@ def _explanation(results: Results) -> list[str]:
     )
     return [
         "Settings: " + ", ".join(settings) + ".",
-        f"Dice and HD95 (in {results.unit}) are means over the held-out scans and their labels, "
-        "then over runs; sd is "
+        f"Dice and HD95 (in {results.unit}) of a scan are means over the labels that are drawn or "
+        "predicted on it; the table shows means over the held-out scans, then over runs; sd is "
         "over runs; worst scan is the lowest Dice of a held-out scan, mean over runs. Differences "
         f"are to `{results.baseline}`, paired over seeds where both have the same seeds. Intervals "
         f"cover the chance {chance}, and are not corrected for the number of comparisons: one that "

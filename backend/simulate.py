@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 Say = Callable[[str], object]
 
-FORMAT = 2  # of a run's file; raise it when old files must not stand for new runs
+FORMAT = 3  # of a run's file; raise it when old files must not stand for new runs
 NETWORKS_APART = 10_000  # between the seeds of networks that share a selection
 CHUNK = 64  # scans encoded at once
 
@@ -267,7 +267,8 @@ class Learned:
     """What a network trained on some scans is worth, and what it says of the others.
 
     Attributes:
-        dice, hd95: Of each held-out scan and label, shape (h, c).
+        dice, hd95: Of each held-out scan and label, shape (h, c); NaN for a label that was
+            neither drawn nor predicted.
         uncertainty: Of each scan of the pool, shape (p,); 0 where it is labelled or was not asked.
         seconds: Of training and measuring, shape ().
     """
@@ -305,12 +306,8 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     started = time.monotonic()
     fitted = _fit(study.scans(study.pool[row] for row in labelled), config)
     held = study.scans(study.held)
-    scores = [
-        (metrics.dice(found > 0.5, masks), metrics.hd95(found > 0.5, masks, scan.spacing))
-        for (scan, masks), found in zip(
-            ((scan, scan.load()[1]) for scan in held), _predicted(fitted, held), strict=True
-        )
-    ]
+    pairs = zip(held, _predicted(fitted, held), strict=True)
+    scores = [_scores(scan, found > 0.5) for scan, found in pairs]
     uncertainty = np.zeros(len(study.pool))
     if measure:
         others = np.setdiff1d(np.arange(len(study.pool)), labelled)
@@ -325,6 +322,13 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     )
 
 
+def _scores(scan: datasets.Kept, found: Array) -> tuple[Array, Array]:
+    """Return Dice and HD95 of each label of a scan, as production measures them."""
+    truth = scan.load()[1]
+    dice, hd95 = metrics.dice(found, truth), metrics.hd95(found, truth, scan.spacing)
+    return metrics.where_drawn(dice, found, truth), metrics.where_drawn(hd95, found, truth)
+
+
 def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
     examples = [scan.load() for scan in scans]
     return training.fit([image for image, _ in examples], [masks for _, masks in examples], config)
@@ -337,9 +341,18 @@ def _predicted(fitted: training.Fitted, scans: Sequence[datasets.Kept]) -> Itera
 def _step(
     study: Study, decision: active_learning.Decision, chosen: Array, learned: Sequence[Learned]
 ) -> dict[str, Any]:
-    """Return what a count of labels gave, scores as means over the networks."""
-    dice = np.mean([one.dice for one in learned], axis=0)  # (h, c)
-    hd95 = np.mean([one.hd95 for one in learned], axis=0)  # (h, c)
+    """Return what a count of labels gave, scores as means over the networks.
+
+    A scan's score is the mean over its labels, a label's the mean over the scans that have any of
+    it, drawn or predicted.
+    """
+    dice = np.array([one.dice for one in learned])  # (networks, h, c)
+    hd95 = np.array([one.hd95 for one in learned])  # (networks, h, c)
+    by_scan = metrics.mean(dice, empty=1.0)  # (networks, h)
+    by_label = {
+        f"{name}_by_label": metrics.mean(scores, empty=empty, axis=1).mean(axis=0).tolist()
+        for name, scores, empty in (("dice", dice, 1.0), ("hd95", hd95, 0.0))
+    }
     rows = [study.pool[row] for row in chosen]
     return {
         "labels": len(study.pool) - len(decision.order) + len(chosen),
@@ -347,22 +360,25 @@ def _step(
         "strategy": decision.strategy,
         "rows": rows,
         "names": [scan.name for scan in study.scans(rows)],
-        "dice": float(dice.mean()),
-        "dice_by_network": [float(one.dice.mean()) for one in learned],
-        "worst": float(dice.mean(axis=1).min()),
-        "hd95": float(hd95.mean()),
-        "dice_by_label": dict(zip(study.data.labels, dice.mean(axis=0).tolist(), strict=True)),
-        "hd95_by_label": dict(zip(study.data.labels, hd95.mean(axis=0).tolist(), strict=True)),
-        "held_out": {
-            scan.name: {"dice": d, "hd95": h}
-            for scan, d, h in zip(
-                study.scans(study.held), dice.tolist(), hd95.tolist(), strict=True
-            )
-        },
+        "dice": float(by_scan.mean()),
+        "dice_by_network": by_scan.mean(axis=1).tolist(),
+        "worst": float(by_scan.mean(axis=0).min()),
+        "hd95": float(metrics.mean(hd95, empty=0.0).mean()),
+        **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
+        "held_out": _held_out(study, dice, hd95),
         "seconds": round(sum(float(one.seconds) for one in learned), 1),
         "k": decision.k,
         "silhouette": _number(decision.silhouette),
         "alpha": _number(decision.alpha),
+    }
+
+
+def _held_out(study: Study, dice: Array, hd95: Array) -> dict[str, dict[str, list[float | None]]]:
+    """Return the scores of each scan and label; null where no network had anything to score."""
+    means = [metrics.mean(scores, empty=np.nan, axis=0) for scores in (dice, hd95)]  # (h, c) each
+    return {
+        scan.name: {"dice": [*map(_number, d)], "hd95": [*map(_number, h)]}
+        for scan, d, h in zip(study.scans(study.held), *means, strict=True)
     }
 
 

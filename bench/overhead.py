@@ -62,7 +62,7 @@ def step_seconds(images: Sequence[Image], masks: Sequence[Masks], config: TrainC
     def note(_: Progress) -> None:
         times.append(time.perf_counter())
 
-    fit(images, masks, config, on_epoch=note)
+    fit(images, masks, config, on_batch=note)
     return (times[-1] - times[SKIPPED]) / (len(times) - 1 - SKIPPED)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.training import read, test
 from model.inference import Image, letterbox, prepare, restore
-from model.metrics import Masks, dice
+from model.metrics import Masks, scan_dice
 from model.training import _augment, default_config, fit, segmentation_loss
 
 GOAL = 0.93
@@ -118,7 +118,7 @@ def _score(network: Any, task: Task) -> float:
     for row in task.held:
         image, mask = task.images[row], task.masks[row]
         square = torch.sigmoid(network(prepare([image], MONAI_SIZE)[:, :1]))[0]
-        scores.append(float(dice(restore(square, image.shape[:2]).numpy() > 0.5, mask)[0]))
+        scores.append(scan_dice(restore(square, image.shape[:2]).numpy() > 0.5, mask))
     return float(np.mean(scores))
 
 

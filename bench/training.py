@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image as Files
 
 from model.inference import Image, predict
-from model.metrics import Masks, dice, hd95
+from model.metrics import Masks, hd95, scan_dice
 from model.training import Fitted, TrainConfig, default_config, fit
 
 
@@ -76,7 +76,7 @@ def test(
     order = sorted(rows)
     overlap, distance = [], []
     for row, found in zip(order, predict(fitted, (images[r] for r in order)), strict=True):
-        overlap.append(float(dice(found > 0.5, masks[row])[0]))
+        overlap.append(scan_dice(found > 0.5, masks[row]))
         distance.append(float(hd95(found > 0.5, masks[row])[0]))
     return overlap, distance
 

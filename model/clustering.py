@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,8 +26,8 @@ from model.pool import assign, sample
 Array = npt.NDArray[Any]
 
 STARTS = 10
-NULLS = 20  # clusterings of uniform points that real clusters have to beat
-PERCENTILE = 95
+JUDGED = 10  # clusters looked for at least when a pool is judged, however small the budget
+MOST_STRAYS = 0.08  # bench/collapse.py compares it with rivals
 MEMBERS = 4  # scans a cluster has at least in the sample that k-means sees, on average
 
 
@@ -39,20 +40,20 @@ class Clustering:
         k: How many clusters there are.
         silhouette: Mean silhouette in [-1, 1]; NaN when nothing could be compared.
         medoids: Row of each cluster with the least summed distance to the others, shape (k,).
-        threshold: Silhouette that it has to exceed, as clusters of uniform points may reach it; NaN
-            where that was not asked for.
+        strays: Share of the neighbours of scans that lie in another cluster, in [0, 1], of the best
+            clusters found, whatever their number; NaN where it was not measured.
     """
 
     clusters: Array
     k: int
     silhouette: float
     medoids: Array
-    threshold: float = math.nan
+    strays: float = math.nan
 
     @property
     def collapsed(self) -> bool:
-        """Whether the map has no more clusters than uniform points; all is one cluster then."""
-        return self.silhouette <= self.threshold  # NaN compares false
+        """Whether clusters run into each other, so that the map counts as one cluster."""
+        return self.strays > MOST_STRAYS  # NaN compares false
 
 
 def most_clusters(n: int) -> int:
@@ -61,34 +62,33 @@ def most_clusters(n: int) -> int:
 
 
 def cluster(points: Array, limit: int, *, seed: int = 0) -> Clustering:
-    """Return the k-means clustering of highest mean silhouette, if chance would not do as well.
+    """Return the k-means clustering of highest mean silhouette, if the map has clusters at all.
 
     k goes from 2 to min(limit, `most_clusters`), ties to the smaller. One cluster comes back where
-    two cannot be told apart, and where the silhouette is not above the 95th percentile of 20
-    clusterings, with the same k, of uniform points in the map's bounding box.
+    two cannot be told apart, and where more than MOST_STRAYS of the neighbours of scans lie in
+    another cluster. Whether a map has clusters is a question about the scans, not about the
+    budget: up to JUDGED clusters are looked for to answer it, even if `limit` is lower.
 
     Args:
         points: The map, shape (n, m).
         limit: Most clusters wanted; each will get a medoid out of the budget.
-        seed: Of k-means, of the uniform points, and of the samples used from 5,000 scans on.
+        seed: Of k-means, and of the samples used from 5,000 scans on.
     """
     seen = points[sample(np.arange(len(points)), seed, pool.LARGE)]
     distinct = len(np.unique(seen, axis=0))
-    labels: Array = np.zeros(len(seen), int)
-    best, centres = -math.inf, seen[:1]
-    for k in range(2, min(limit, most_clusters(len(points)), len(seen) - 1, distinct) + 1):
-        split, middles = _kmeans(seen, k, seed)
-        score = _silhouette(seen, split, seed)
-        if score > best:
-            best, labels, centres = score, split, middles
-    threshold = _null_silhouette(seen, len(centres), seed) if len(centres) > 1 else math.nan
-    if len(centres) < 2 or best <= threshold:
+    most = min(max(limit, JUDGED), most_clusters(len(points)), len(seen) - 1, distinct)
+    splits = [_split(seen, k, seed) for k in range(2, most + 1)]
+    splits = [split for split in splits if not math.isnan(split.silhouette)]
+    best = _best(splits)
+    wanted = _best([split for split in splits if len(split.centres) <= limit])
+    strays = _strays(seen, best.clusters, seed) if best else math.nan
+    if wanted is None or strays > MOST_STRAYS:
         one = describe(points, np.zeros(len(points), int), seed=seed)
-        return replace(one, silhouette=best if len(centres) > 1 else math.nan, threshold=threshold)
-    everyone = labels if len(seen) == len(points) else assign(points, centres)
-    found = describe(points, _by_size(everyone), seed=seed)
-    # Judged on what k-means saw, as the threshold is: another sample might contradict it.
-    return replace(found, silhouette=best, threshold=threshold)
+        return replace(one, silhouette=best.silhouette if best else math.nan, strays=strays)
+    labels = wanted.clusters if len(seen) == len(points) else assign(points, wanted.centres)
+    found = describe(points, _by_size(labels), seed=seed)
+    # Measured on what k-means saw, as the strays are: another sample might contradict them.
+    return replace(found, silhouette=wanted.silhouette, strays=strays)
 
 
 def partition(points: Array, k: int, *, seed: int = 0) -> Array:
@@ -125,7 +125,7 @@ def carry_over(
     """Return the clusters of a pool that changed since they were found.
 
     A scan that was there keeps its cluster, a new one joins the nearest; a cluster that lost all
-    its scans is gone. Silhouette and threshold stay as they were measured.
+    its scans is gone. Silhouette and strays stay as they were measured.
 
     Args:
         found: The clusters of the former pool.
@@ -137,7 +137,7 @@ def carry_over(
     new = clusters < 0
     clusters[new] = assign(points[new], centroids(fitted, found.clusters))
     described = describe(points, _by_size(clusters), seed=seed)
-    return replace(described, silhouette=found.silhouette, threshold=found.threshold)
+    return replace(described, silhouette=found.silhouette, strays=found.strays)
 
 
 def centroids(points: Array, clusters: Array) -> Array:
@@ -157,16 +157,52 @@ def _kmeans(points: Array, k: int, seed: int) -> tuple[Array, Array]:
     return fitted.labels_, fitted.cluster_centers_[used]
 
 
-def _null_silhouette(points: Array, k: int, seed: int) -> float:
-    """Return the 95th percentile of the silhouettes that k clusters of uniform points have."""
-    rng = np.random.default_rng(seed)
-    size = (min(len(points), pool.SAMPLE), points.shape[1])
-    low, high = points.min(axis=0), points.max(axis=0)
-    scores = []
-    for _ in range(NULLS):
-        uniform = rng.uniform(low, high, size)
-        scores.append(_silhouette(uniform, _kmeans(uniform, k, seed)[0], seed))
-    return float(np.percentile(scores, PERCENTILE))
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """One k-means clustering: clusters (n,), centres (k, m), and its mean silhouette."""
+
+    clusters: Array
+    centres: Array
+    silhouette: float
+
+
+def _split(points: Array, k: int, seed: int) -> _Split:
+    clusters, centres = _kmeans(points, k, seed)
+    return _Split(clusters, centres, _silhouette(points, clusters, seed))
+
+
+def _best(splits: Sequence[_Split]) -> _Split | None:
+    """Return the split of highest silhouette, of equals the first; None without any."""
+    return max(splits, key=lambda split: split.silhouette, default=None)
+
+
+def _strays(points: Array, clusters: Array, seed: int) -> float:
+    """Return the share of the neighbours of scans that lie in another cluster, in [0, 1].
+
+    A scan in a cluster of m scans is asked for its m - 1 nearest neighbours: between separate
+    clusters all of them are its own. The gaps that t-SNE makes in a pool of one kind are narrow
+    beside a cluster, so that neighbours beyond a gap still count.
+    """
+    rows = sample(np.arange(len(points)), seed)
+    seen, numbers = points[rows], clusters[rows]
+    parts = [
+        _stray_shares(seen, numbers, members)
+        for members in (np.flatnonzero(numbers == number) for number in np.unique(numbers))
+    ]
+    return float(np.concatenate(parts).mean())
+
+
+def _stray_shares(points: Array, clusters: Array, members: Array) -> Array:
+    """Return the share of strays among the neighbours of each member of one cluster."""
+    near = max(len(members), 2)  # the scan itself is among them; alone it is no cluster
+    shares = []
+    for part in pool.chunks(len(members)):
+        rows = members[part]
+        distances = cdist(points[rows], points)
+        distances[np.arange(len(rows)), rows] = -1  # before its duplicates
+        nearest = np.argpartition(distances, near - 1, axis=1)[:, :near]
+        shares.append((clusters[nearest] != clusters[rows, None]).sum(axis=1) / (near - 1))
+    return np.concatenate(shares)
 
 
 @cache

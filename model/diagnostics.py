@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 from sklearn import manifold
 
-from model.clustering import NULLS, PERCENTILE, Clustering
+from model.clustering import MOST_STRAYS, Clustering
 
 Array = npt.NDArray[Any]
 
@@ -73,10 +73,10 @@ def collapse(found: Clustering) -> tuple[str, ...]:
     if not found.collapsed:
         return ()
     return (
-        f"collapse: the mean silhouette {found.silhouette:.2f} is not above "
-        f"{found.threshold:.2f}, the {PERCENTILE}th percentile of {NULLS} clusterings of uniform "
-        "points: the map is taken for one cluster, over which the cold start medoids becomes a "
-        "farthest-point traversal; another encoder or projection may tell the scans apart",
+        f"collapse: {found.strays:.0%} of the neighbours of scans lie in another cluster, more "
+        f"than {MOST_STRAYS:.0%}: the map is taken for one cluster, over which the cold start "
+        "medoids becomes a farthest-point traversal; another encoder or projection may tell the "
+        "scans apart",
     )
 
 

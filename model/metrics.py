@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 Masks = NDArray[np.bool_]
@@ -36,6 +36,43 @@ def drawn(pred: Masks, true: Masks) -> NDArray[np.bool_]:
     """
     pred, true = _pair(pred, true)
     return np.array([mask.any() for mask in pred | true], dtype=np.bool_)
+
+
+def scan_dice(pred: Iterable[Masks], true: Iterable[Masks]) -> float:
+    """Return the Dice of a scan: the mean over the classes that are in either mask.
+
+    1.0 where both masks are empty in every class: the scan is rightly empty.
+
+    Args:
+        pred: Predicted mask of each class, shape (h, w); one is held at a time.
+        true: True masks in the same order.
+    """
+    scores = [where_drawn(dice(*pair), *pair)[0] for pair in zip(pred, true, strict=True)]
+    return float(mean(scores, empty=1.0))
+
+
+def where_drawn(scores: Scores, pred: Masks, true: Masks) -> Scores:
+    """Return the scores of the classes that are in either mask, NaN for the others, shape (c,).
+
+    Args:
+        scores: Of each class, shape (c,), as `dice` and `hd95` return them.
+        pred, true: The masks that were scored.
+    """
+    return np.where(drawn(pred, true), scores, np.nan)
+
+
+def mean(scores: ArrayLike, *, empty: float, axis: int = -1) -> Scores:
+    """Return the mean of the scores that are not NaN, along one axis of `scores`.
+
+    Args:
+        scores: Of scans, classes or networks; NaN where there was nothing to score.
+        empty: Stands where every score is NaN: 1.0 for Dice, 0.0 for HD95.
+        axis: Along which the mean is taken.
+    """
+    values = np.asarray(scores, np.float64)
+    there = ~np.isnan(values)
+    sums, counts = np.where(there, values, 0).sum(axis=axis), there.sum(axis=axis)
+    return np.where(counts == 0, empty, sums / np.maximum(counts, 1))
 
 
 def hd95(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
 from model.inference import CHANNELS, Image, letterbox, predict, standardise, together
-from model.metrics import dice
+from model.metrics import dice, scan_dice
 
 Masks = NDArray[np.bool_]
 Labelled = tuple[Sequence[Image], Sequence[Masks]]
@@ -93,7 +93,7 @@ class Progress:
     steps: int
     loss: float
     steps_in_epoch: int
-    dice: float | None = None  # mean on held-out scans, as last measured
+    dice: float | None = None  # mean of `scan_dice` on held-out scans, as last measured
 
     @property
     def epoch(self) -> int:
@@ -118,7 +118,7 @@ class Fitted:
     network: nn.Module
     config: TrainConfig
     history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
-    validation: tuple[tuple[float, ...], ...]  # Dice of each held-out scan and class
+    validation: tuple[tuple[float, ...], ...]  # `metrics.dice` of each held-out scan and class
 
     def to_bytes(self) -> bytes:
         """Return everything as one safetensors file."""
@@ -232,6 +232,7 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     validation: Labelled | None = None,
     start: Fitted | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
+    on_batch: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fitted:
     """Return a trained network, on a CPU the same one for the same seed.
@@ -242,7 +243,9 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         validation: Held-out scans and masks, measured after every epoch: the weights that did best
             on them are kept, and training ends after PATIENCE epochs without a better Dice.
         start: Where to begin when `config.init` is "warm": a network of the same architecture.
-        on_epoch: Told after every batch how far training is.
+        on_epoch: Told after every epoch how far training is; an epoch that `stop` cuts short is
+            not told.
+        on_batch: Told the same after every batch, before `on_epoch`.
         stop: Asked before every batch; once true, training ends with what there is.
     Raises:
         ValueError: If there is no scan, or scans, masks, start and config do not fit together.
@@ -278,10 +281,20 @@ def fit(  # noqa: PLR0913  # the contract's keywords
             flat_average.whole.lerp_(flat.whole, FOLLOW if step > 1 else 1.0)
             if step % epoch == 0:
                 best.look(average, step)
-            if on_epoch is not None:
-                on_epoch(Progress(step, config.steps, history[-1], epoch, best.last))
+            _tell(Progress(step, config.steps, history[-1], epoch, best.last), on_batch, on_epoch)
     best.restore(average, len(history))
     return Fitted(average.eval(), config, tuple(history), best.scores)
+
+
+def _tell(
+    progress: Progress,
+    on_batch: Callable[[Progress], None] | None,
+    on_epoch: Callable[[Progress], None] | None,
+) -> None:
+    if on_batch is not None:
+        on_batch(progress)
+    if on_epoch is not None and progress.ends_epoch:
+        on_epoch(progress)
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -323,8 +336,8 @@ class _Best:
         """Measure the network as it is after a step; a second look at one step does nothing."""
         if self._validation is None or step == self._looked_at:
             return
-        scores = _dice(Fitted(network, self._config, (), ()), *self._validation)
-        self._looked_at, self.last = step, float(np.mean(scores))
+        scores, overall = _dice(Fitted(network, self._config, (), ()), *self._validation)
+        self._looked_at, self.last = step, overall
         # While the rate goes up the network may well stand still for a while: that is no sign.
         rising = step < RISE * self._config.steps
         self._without_gain = 0 if rising or self.last > self._dice else self._without_gain + 1
@@ -535,9 +548,12 @@ def _randomness(seed: int) -> Iterator[None]:
 
 def _dice(
     fitted: Fitted, images: Sequence[Image], masks: Sequence[Masks]
-) -> tuple[tuple[float, ...], ...]:
-    pairs = zip(predict(fitted, images), masks, strict=True)
-    return tuple(tuple(dice(found > 0.5, mask).tolist()) for found, mask in pairs)
+) -> tuple[tuple[tuple[float, ...], ...], float]:
+    """Return the Dice of each scan and class, and the mean Dice of a scan."""
+    found = [probabilities > 0.5 for probabilities in predict(fitted, images)]
+    pairs = list(zip(found, masks, strict=True))
+    overall = float(np.mean([scan_dice(*pair) for pair in pairs]))
+    return tuple(tuple(dice(*pair).tolist()) for pair in pairs), overall
 
 
 def _check(images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig) -> None:

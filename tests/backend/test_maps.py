@@ -166,7 +166,7 @@ def test_the_same_scans_give_the_same_map_and_clusters(pool: Pool) -> None:
     assert np.array_equal(first.coordinates, second.coordinates)
     assert np.array_equal(first.clustering.clusters, second.clustering.clusters)
     assert first.clustering.silhouette == second.clustering.silhouette
-    assert first.clustering.threshold == second.clustering.threshold
+    assert first.clustering.strays == second.clustering.strays
 
 
 def test_another_budget_changes_the_clusters_and_not_the_map(pool: Pool) -> None:
@@ -198,6 +198,19 @@ def test_a_damaged_file_is_made_anew(pool: Pool, folder: str, left: int) -> None
     assert np.array_equal(after.coordinates, before.coordinates)
     assert np.array_equal(after.clustering.clusters, before.clustering.clusters)
     assert len(path.read_bytes()) == len(whole)
+
+
+def test_clusters_that_a_former_release_judged_otherwise_are_found_anew(pool: Pool) -> None:
+    before = pool.current()
+    [path] = (pool.folder / "clusters").iterdir()
+    with np.load(path) as archive:
+        former = {name: archive[name] for name in archive.files if name != "strays"}
+    np.savez(path, **former, threshold=2.0)
+
+    after = pool.current()
+
+    assert np.array_equal(after.clustering.clusters, before.clustering.clusters)
+    assert after.clustering.strays == before.clustering.strays
 
 
 def test_the_warnings_of_a_map_are_kept_with_it(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,32 @@ def test_a_run_never_labels_twice_or_what_is_held_out(folder: Path, tmp_path: Pa
     assert first["dice"] == pytest.approx(np.mean(dice))
     assert first["worst"] == pytest.approx(min(dice))
     assert record["train"]["seed"] == 0
+
+
+def test_labels_that_are_not_on_a_scan_are_no_part_of_its_score(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(folder / "images", several / "images")
+    for label in range(8):
+        (several / "masks" / f"label {label}").mkdir(parents=True)
+        for number in range(12):  # scan 0 holds label 0 alone; scans 8 to 11 hold none
+            mask = 255 * (label == number) * np.eye(32, dtype=np.uint8)
+            Image.fromarray(mask).save(several / "masks" / f"label {label}" / f"{number:02}.png")
+    of = study(several, tmp_path / "out", plan(labels="2", held_out=12 - 2))
+    nothing = np.zeros((8, 32, 32), np.float32)
+    monkeypatch.setattr(simulate, "_predicted", lambda fitted, scans: (nothing for _ in scans))
+
+    [step] = json.loads(json.dumps(run(of), allow_nan=False))["steps"]
+
+    # All that is drawn is missed, and the scans above number 7 are rightly empty.
+    held = step["held_out"]
+    drawn = {name: scores for name, scores in held.items() if int(Path(name).stem) < 8}
+    assert 0 < len(drawn) < len(held)
+    assert all(set(scores["dice"]) == {None, 0.0} for scores in drawn.values())
+    assert step["dice"] == pytest.approx(1 - len(drawn) / len(held))
+    assert step["worst"] == 0
+    assert set(step["dice_by_label"].values()) == {0.0, 1.0}
 
 
 def without_times(record: dict[str, Any]) -> str:

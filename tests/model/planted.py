@@ -19,6 +19,23 @@ def blobs(number: int, each: int, seed: int = 0) -> Array:
     return np.repeat(centres, each, axis=0) + rng.normal(size=(number * each, 2))
 
 
+def sheet(n: int, seed: int, dim: int = 96) -> Array:
+    """One smooth curved sheet in many dimensions: scans without clusters."""
+    rng = np.random.default_rng([1, seed])
+    waves, phases = 1.5 * rng.normal(size=(2, 3 * dim)), rng.uniform(0, 2 * np.pi, 3 * dim)
+    bent = np.sin(rng.uniform(-1, 1, (n, 2)) @ waves + phases)
+    spread: Array = bent @ rng.normal(size=(3 * dim, dim)) / np.sqrt(3 * dim)
+    return spread + 0.02 * rng.normal(size=spread.shape)
+
+
+def clear_blobs(number: int, n: int, seed: int, dim: int = 96) -> Array:
+    """Round clusters whose centres lie 12 deviations apart in many dimensions."""
+    rng = np.random.default_rng([2, seed])
+    centres = 12 / np.sqrt(2) * np.linalg.qr(rng.normal(size=(dim, dim)))[0][:number]
+    scattered: Array = centres[np.arange(n) % number] + rng.normal(size=(n, dim))
+    return scattered
+
+
 @st.composite
 def coarse_pools(draw: st.DrawFn, most: int = 14) -> dict[str, Any]:
     """A small pool on a coarse grid, hence full of duplicates, with labels and groups."""

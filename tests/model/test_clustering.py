@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 
 from model import clustering, projection
-from tests.model.planted import blobs, coarse_pools
+from tests.model.planted import blobs, clear_blobs, coarse_pools, sheet
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +26,7 @@ def test_k_is_the_silhouette_maximum_and_medoids_have_the_least_summed_distance(
 ) -> None:
     points = pool["coordinates"].astype(np.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, "_null_silhouette", lambda *given: -1.0)
+        patch.setattr(clustering, "_strays", lambda *given: 0.0)
         found = clustering.cluster(points, 8, seed=pool["seed"])
 
     scores = {1: -1.0}
@@ -51,7 +52,7 @@ def test_planted_clusters_are_found_and_no_collapse(number: int) -> None:
 
     assert found.k == number
     assert not found.collapsed
-    assert found.silhouette > found.threshold
+    assert found.strays == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,22 +64,65 @@ def test_one_kind_of_scan_collapses_to_one_cluster(seed: int) -> None:
 
     assert found.collapsed
     assert found.k == 1
-    assert found.silhouette <= found.threshold
+    assert found.strays > clustering.MOST_STRAYS
     assert not found.clusters.any()
 
 
-def test_the_threshold_is_the_95th_percentile_of_20_clusterings_of_uniform_points() -> None:
-    points = blobs(3, 30)
-    rng = np.random.default_rng(7)
-    naive = []
-    for _ in range(20):
-        uniform = rng.uniform(points.min(axis=0), points.max(axis=0), points.shape)
-        labels = KMeans(3, n_init=10, random_state=7).fit_predict(uniform)
-        naive.append(silhouette_score(uniform, labels))
+SIZES = (60,) * 11 + (120,)
 
-    assert clustering.cluster(points, 6, seed=7).threshold == pytest.approx(
-        np.percentile(naive, 95)
-    )
+
+def test_most_curved_sheets_have_no_clusters() -> None:
+    found = [_laid_out(sheet(n, seed), seed) for seed, n in enumerate(SIZES)]
+
+    assert sum(one.collapsed for one in found) >= 11
+
+
+def test_most_pools_of_clear_blobs_have_clusters() -> None:
+    found = [_laid_out(clear_blobs(3 + seed % 6, n, seed), seed) for seed, n in enumerate(SIZES)]
+
+    assert sum(one.collapsed for one in found) <= 1
+
+
+def _laid_out(embeddings: Array, seed: int) -> clustering.Clustering:
+    """The clusters of a pool on its t-SNE map."""
+    points = projection.fit(embeddings, seed=seed).coordinates
+    return clustering.cluster(points.astype(np.float64), 10, seed=seed)
+
+
+@given(coarse_pools(), st.integers(1, 4))
+def test_strays_are_the_nearest_scans_of_other_clusters_one_less_than_the_own_has(
+    pool: dict[str, Any], number: int
+) -> None:
+    assume(len(pool["coordinates"]) > 1)
+    rng = np.random.default_rng(pool["seed"])
+    points = pool["coordinates"] + rng.random(pool["coordinates"].shape)  # no ties
+    clusters = rng.integers(0, number, len(points))
+    naive = []
+    for row, own in enumerate(clusters):
+        others = np.delete(np.arange(len(points)), row)
+        order = others[np.argsort(np.linalg.norm(points[others] - points[row], axis=1))]
+        nearest = order[: max(np.sum(clusters == own) - 1, 1)]
+        naive.append(np.mean(clusters[nearest] != own))
+
+    assert clustering._strays(points, clusters, 0) == pytest.approx(np.mean(naive))
+
+
+@pytest.mark.parametrize("budget", [1, 2, 4, 10])
+def test_whether_a_map_has_clusters_does_not_depend_on_the_budget(budget: int) -> None:
+    several = clustering.cluster(blobs(8, 20), budget)
+    one_kind = clustering.cluster(np.random.default_rng(0).random((150, 2)), budget)
+
+    assert not several.collapsed
+    assert several.k <= budget
+    assert one_kind.collapsed
+    assert one_kind.k == 1
+
+
+def test_duplicates_of_a_few_scans_are_clusters_of_their_own() -> None:
+    found = clustering.cluster(np.repeat(np.array([[0.0, 0], [1, 0], [0, 3]]), 10, axis=0), 10)
+
+    assert found.k == 3
+    assert found.strays == 0
 
 
 def test_the_bound_on_k_grows_with_the_pool() -> None:
@@ -104,7 +148,6 @@ def test_on_a_sample_too_a_collapse_is_one_cluster_and_nothing_else_is(
 ) -> None:
     monkeypatch.setattr("model.pool.LARGE", 60)
     monkeypatch.setattr("model.pool.SAMPLE", 40)
-    monkeypatch.setattr("model.clustering.NULLS", 3)
     points = np.random.default_rng(seed).random((150, 2))
 
     found = clustering.cluster(points, 4, seed=seed)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.metrics import Masks, dice, drawn, hd95
+from model.metrics import Masks, dice, drawn, hd95, mean, scan_dice, where_drawn
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 pairs = shapes.flatmap(
@@ -172,3 +172,34 @@ def test_a_class_is_drawn_if_either_mask_has_any_of_it() -> None:
     pred[0, 0, 0] = true[1, 2, 2] = pred[2, 1, 1] = true[2, 0, 0] = True
     np.testing.assert_array_equal(drawn(pred, true), [True, True, True, False])
     np.testing.assert_array_equal(drawn(pred[3], true[3]), [False])
+
+
+def test_the_dice_of_a_scan_is_the_mean_over_the_classes_that_are_there() -> None:
+    missed = np.stack([EMPTY] * 8)
+    one_drawn = np.stack([LEFT] + [EMPTY] * 7)
+
+    assert scan_dice(missed, one_drawn) == 0
+    assert scan_dice(one_drawn, missed) == 0
+    assert scan_dice(missed, missed) == 1
+    assert scan_dice(np.stack([LEFT, DOT, EMPTY]), np.stack([SHIFTED, EMPTY, EMPTY])) == 0.25
+
+
+@few
+@given(pairs)
+def test_classes_that_nobody_drew_change_no_scan(pair: tuple[Masks, Masks]) -> None:
+    pred, true = pair
+    empty = np.zeros_like(pred)
+
+    wider = scan_dice(np.concatenate([pred, empty]), np.concatenate([true, empty]))
+
+    assert wider == pytest.approx(scan_dice(pred, true))
+    scores = where_drawn(dice(pred, true), pred, true)
+    assert np.isnan(scores).tolist() == (~drawn(pred, true)).tolist()
+
+
+def test_a_mean_leaves_out_what_was_not_scored_along_either_axis() -> None:
+    scores = [[0.5, np.nan], [0.7, 0.1], [np.nan, np.nan]]
+
+    np.testing.assert_allclose(mean(scores, empty=1.0), [0.5, 0.4, 1.0])
+    np.testing.assert_allclose(mean(scores, empty=0.0, axis=0), [0.6, 0.1])
+    assert mean([], empty=0.0) == 0

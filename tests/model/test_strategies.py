@@ -17,7 +17,6 @@ from tests.model.planted import blobs, coarse_pools
 Array = npt.NDArray[Any]
 
 FEW = settings(max_examples=25)
-pytestmark = pytest.mark.usefixtures("few_nulls")
 EVERY_START = pytest.mark.parametrize("start", cold_start.STRATEGIES)
 EVERY_ACQUISITION = pytest.mark.parametrize("rule", acquisition.STRATEGIES)
 

@@ -159,7 +159,7 @@ def test_stop_is_asked_before_every_batch_and_ends_the_training() -> None:
     told: list[Progress] = []
 
     fitted = fit(
-        *discs(2), replace(CONFIG, steps=50), stop=lambda: next(answers), on_epoch=told.append
+        *discs(2), replace(CONFIG, steps=50), stop=lambda: next(answers), on_batch=told.append
     )
 
     assert next(answers, None) is None
@@ -208,7 +208,7 @@ def test_the_weights_that_did_best_on_held_out_scans_are_kept() -> None:
         masks,
         replace(CONFIG, steps=60),
         validation=(images, inverse),
-        on_epoch=told.append,
+        on_batch=told.append,
     )
 
     scores = told_by(told)
@@ -227,7 +227,7 @@ def test_training_ends_when_held_out_scans_gain_nothing_any_more() -> None:
         masks,
         replace(CONFIG, steps=130),
         validation=(images, [~mask for mask in masks]),
-        on_epoch=told.append,
+        on_batch=told.append,
     )
 
     # The learning rate rises for 39 steps; from then on every epoch counts.
@@ -239,7 +239,7 @@ def test_training_ends_when_held_out_scans_gain_nothing_any_more() -> None:
 def test_without_held_out_scans_training_takes_all_its_steps() -> None:
     told: list[Progress] = []
 
-    fitted = fit(*discs(2), replace(CONFIG, steps=80), on_epoch=told.append)
+    fitted = fit(*discs(2), replace(CONFIG, steps=80), on_batch=told.append)
 
     assert len(fitted.history) == 80
     assert {progress.dice for progress in told} == {None}
@@ -440,8 +440,8 @@ def test_a_file_that_holds_no_such_weights_is_refused_before_training(
 def test_an_epoch_is_a_pass_over_the_scans_but_no_shorter_than_ten_batches() -> None:
     told: list[list[Progress]] = [[], []]
 
-    fit(*discs(2), replace(CONFIG, steps=12), on_epoch=told[0].append)
-    fit(*discs(23), replace(CONFIG, steps=14, batch_size=2), on_epoch=told[1].append)
+    fit(*discs(2), replace(CONFIG, steps=12), on_batch=told[0].append)
+    fit(*discs(23), replace(CONFIG, steps=14, batch_size=2), on_batch=told[1].append)
 
     few, many = told
     assert [(p.epoch, p.ends_epoch) for p in few[8:]] == [
@@ -452,6 +452,25 @@ def test_an_epoch_is_a_pass_over_the_scans_but_no_shorter_than_ten_batches() -> 
     ]
     assert [p.step for p in many if p.ends_epoch] == [12, 14]
     assert {p.epochs for p in few} == {p.epochs for p in many} == {2}
+
+
+def test_an_epoch_is_told_once_and_one_that_is_cut_short_is_not() -> None:
+    batches: list[Progress] = []
+    epochs: list[list[Progress]] = [[], []]
+    asked = iter(range(15))
+
+    fit(*discs(2), replace(CONFIG, steps=22), on_epoch=epochs[0].append, on_batch=batches.append)
+    fit(
+        *discs(2),
+        replace(CONFIG, steps=22),
+        on_epoch=epochs[1].append,
+        stop=lambda: next(asked, None) is None,
+    )
+
+    assert [progress.step for progress in epochs[0]] == [10, 20, 22]
+    assert [progress.step for progress in epochs[1]] == [10]
+    assert [progress.step for progress in batches] == list(range(1, 23))
+    assert epochs[0] == [progress for progress in batches if progress.ends_epoch]
 
 
 # -- files ----------------------------------------------------------------------------------------
