@@ -55,7 +55,7 @@ def newest_drawing(store: Store) -> Iterator[tuple[int, str]]:
             Version,
             sa.and_(Version.project_id == Project.id, Version.name == Project.live_version),
         )
-        .where(Version.model_key != "")
+        .where(Version.model_key != "", ~Project.disconnected)
         .order_by(Version.live_at.desc())
     )
     with store.session() as session:
