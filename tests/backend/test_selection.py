@@ -241,13 +241,25 @@ def test_a_round_is_due_when_fewer_than_a_quarter_of_the_published_are_open(pool
     assert pool.plan()["due"]
 
 
-def test_with_every_scan_labelled_nothing_is_due_and_nothing_trains(pool: Pool) -> None:
+def test_with_every_scan_labelled_one_round_trains_on_all_labels(pool: Pool) -> None:
     pool.go_live()
     for task in range(1, 13):
         pool.label(task)
     plan = pool.plan()
-    assert not plan["due"]
-    assert not plan["train"]
+    assert plan["due"]
+    assert plan["train"]
+    opened = pool.store.round_of(1, "the last")
+    artifacts.write_json(pool.folder / "rounds" / f"{opened.number:04d}.json", pool.rank())
+    assert not pool.plan()["due"]
+    pool.correct(1)
+    assert pool.plan()["due"]
+
+
+def test_with_every_scan_labelled_a_pinned_project_trains_nothing(pool: Pool) -> None:
+    pool.go_live()
+    for task in range(1, 13):
+        pool.label(task)
+    assert not pool.selector.plan(pool.now, "r1")["due"]
 
 
 def test_a_lost_record_makes_a_round_due(pool: Pool) -> None:
