@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from ipaddress import ip_address
 from tempfile import TemporaryFile
@@ -29,6 +31,11 @@ log = logging.getLogger(__name__)
 WEBHOOK = "/webhook"
 PROBES = frozenset({"/", "/health", "/ready"})  # whether the service lives may be asked by anybody
 MOST_BYTES = 50_000_000
+LARGE_BYTES = 1_000_000
+MOST_PARTS = 1_000_000
+# Names that no public server of names knows: the machine's own, and those kept for private use.
+PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
+_LARGE_BODY = threading.Lock()
 REFUSED_BYTES = 1_000_000  # of a refused event that are read, to name the project on its page
 
 
@@ -53,14 +60,16 @@ class Gate:
         """Return whether this Host may name this service.
 
         A page of another site can have its public name resolve to this machine, and is "our" site
-        from then on. An address, and a name without a dot, cannot be such a name. With a password
-        any name will do: the browser has stored none for that name, so the page gets 401.
+        from then on. An address, a name without a dot and a name that is never public cannot be
+        such a name. With a password any name will do: the browser has stored none for that name,
+        so the page gets 401.
         """
         name = _host_of(f"//{host}").rstrip(".")
         return (
             self.has_password
             or name in {_host_of(self._settings.public_url), self._settings.host.lower()}
             or bool(name and "." not in name)
+            or name.endswith(PRIVATE_NAMES)
             or _is_address(name)
         )
 
@@ -192,8 +201,16 @@ def json_body() -> dict[str, Any]:
     # left unread.
     if (request.content_length or 0) > MOST_BYTES or len(request.get_data()) > MOST_BYTES:
         raise RequestEntityTooLarge
+    sent = request.get_data()
+    # Each becomes an object of its own: 50 MB of `{},` would take gigabytes.
+    if sent.count(b"{") + sent.count(b"[") > MOST_PARTS:
+        raise RequestEntityTooLarge(
+            f"The body has more than {MOST_PARTS} objects and lists. Send less at once."
+        )
     try:
-        body = request.get_json(force=True)
+        # Of large bodies one is read at a time: they take memory, and all threads wait for them.
+        with _LARGE_BODY if len(sent) > LARGE_BYTES else nullcontext():
+            body = request.get_json(force=True)
     except RecursionError:
         abort(400, "The body is nested too deeply.")
     if not isinstance(body, dict):
@@ -236,8 +253,11 @@ def protect(app: Flask, gate: Gate, answers: Callable[[], Answers]) -> None:
         answers: Returns what a refused event is told to.
     """
 
+    refused_names = logs.Once(log)
+
     def check_name() -> None:
         if not gate.goes_by(request.host):
+            refused_names(f"requests by the name {request.host[:100]!r} are refused (403)")
             abort(
                 403,
                 f"This service does not go by the name {request.host[:100]!r}. Call it by this "

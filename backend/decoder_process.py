@@ -37,9 +37,8 @@ MEMORY = 2 * 2**30
 LARGE = 16_000_000  # pixels; of such images one is decoded at a time
 SECONDS = 900.0  # for one image; the worst file took 300 on a machine with ten times its work
 READY = b"ready"
-MOST_ANSWER = (
-    2**26
-)  # bytes, for a file may have taken its decoder over; 2,048 x 2,048 RGB are 13 MB
+# Bytes of an answer. A file may have taken its decoder over; 2,048 x 2,048 pixels are 13 MB.
+MOST_ANSWER = 2**26
 _START_SECONDS = 60.0
 # A decoder finds modules where its parent does, and its own first argument is its end of the pipe.
 PROGRAM = """
@@ -90,6 +89,10 @@ class Decoders:
         """
         decoder = self._free.get()
         try:
+            if decoder and not decoder.lives:
+                # When memory runs out the kernel ends idle decoders first: not this image's fault.
+                decoder.end()
+                decoder = None
             decoder = decoder or _Decoder(self._program)
             answer = self._ask(decoder, data, {"longest": longest, "max_pixels": max_pixels})
             small = decoder.receive(self._seconds) if "shape" in answer else b""
@@ -141,12 +144,21 @@ class _Decoder:
             self.end()
             raise _no_decoder(f"exit code {self._process.returncode}") from None
 
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
     def send(self, message: bytes) -> None:
         with suppress(OSError):  # that it is gone is said by what it does not answer
             self._pipe.send_bytes(message)
 
     def answer(self, seconds: float) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.receive(seconds))
+        try:
+            found: dict[str, Any] = json.loads(self.receive(seconds))
+        except ValueError:
+            raise ImageError(
+                "The decoder gave an answer that is none.", "Save the image as a plain PNG or JPEG."
+            ) from None
         return found
 
     def receive(self, seconds: float) -> bytes:

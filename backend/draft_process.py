@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 NICENESS = 10  # as the worker's: webhooks come first
 LOOK_SECONDS = 2.0
+DECODE_SECONDS = 15.0  # for one image: nobody waits longer than ten for a draft
 LONGEST_PAUSE_SECONDS = 60.0
 # Only a child that hangs takes longer: its imports took two minutes on an overloaded machine.
 ANSWER_SECONDS = 600.0
@@ -65,7 +66,8 @@ class DraftProcess:
         """End the child; a draft under way is dropped."""
         self._closed.set()
         if self._child is not None:
-            self._child.process.terminate()
+            # Not by SIGTERM, which a child ignores that was started while its parent ended.
+            self._child.process.kill()
 
     def _keep_warm(self) -> None:
         pause, warn = 0.0, logs.Once(log)
@@ -76,6 +78,10 @@ class DraftProcess:
             except FirstlightError as error:
                 # Without a growing pause a child that cannot start would take a core for ever.
                 pause, problem = min(2 * pause + 1, LONGEST_PAUSE_SECONDS), str(error)
+            except Exception:
+                # Nothing else would notice that this thread is gone.
+                log.exception("no network could be loaded ahead of its drafts")
+                pause, problem = LONGEST_PAUSE_SECONDS, ""
             warn(problem)
 
     def _look(self) -> None:
@@ -96,7 +102,7 @@ class DraftProcess:
             self._warm.clear()
             self._child = _start(self._settings)
         if self._closed.is_set():  # looked at last: `close` may have missed this child
-            self._child.process.terminate()
+            self._child.process.kill()
         return self._child
 
 
@@ -158,7 +164,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     logs.configure(settings.log_level)
     from backend.drafts import LiveDrafts  # here and not above: it brings torch
 
-    drafts = LiveDrafts(settings, open_store(settings.database))
+    drafts = LiveDrafts(settings, open_store(settings.database), decode_seconds=DECODE_SECONDS)
     with suppress(EOFError, OSError):
         while True:
             answer = _answer(drafts, json.loads(pipe.recv_bytes()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from backend import labels
+from backend import decoder_process, labels
 from backend.learning import Learner, train_config
 from backend.ledger import stored_options
 from backend.prelabels import KEPT_MODELS, drawing
@@ -67,9 +68,12 @@ class LiveDrafts:
     One at a time, on one thread: webhooks are answered beside it, on the same cores.
     """
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, *, decode_seconds: float = decoder_process.SECONDS
+    ) -> None:
         torch.set_num_threads(1)
-        self._services = build(settings, store)
+        decoders = decoder_process.Decoders(seconds=decode_seconds)
+        self._services = replace(build(settings, store), decoders=decoders)
         self._models: OrderedDict[tuple[int, str], training.Fitted] = OrderedDict()
 
     def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:

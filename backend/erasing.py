@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 TURN_SECONDS = 10.0
 # After that long nothing that was under way when a scan was deleted still writes a file of it.
-SETTLE_SECONDS = 600.0
+SETTLE_SECONDS = 3600.0
 MARK = "erased.json"  # the last note that this machine need not look at again
 PURGE_TRIES = 20
 PURGE_PAUSE_SECONDS = 0.5

@@ -695,6 +695,14 @@ def _shortly_before(moment: str) -> str:
     return notation(earlier)
 
 
+def moment(text: str) -> float:
+    """Return a time of Label Studio's in seconds since the epoch, 0 for what is no time."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def notation(moment: datetime) -> str:
     """Return a time in the only notation that Label Studio's filters read; others get a 500."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -14,8 +14,6 @@ from backend.settings import ProjectOptions
 from backend.store import Annotation, DraftScore, Project, Store, Task
 from model import validation
 
-LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
-
 
 @dataclass(frozen=True)
 class Ledger:
@@ -250,11 +248,3 @@ class DraftQuality:
 def stored_options(project: Project) -> ProjectOptions:
     """Return the last valid options of a project."""
     return ProjectOptions(**project.options)
-
-
-def spacing(project: Project) -> float:
-    """Return the seconds between the starts of two rounds that publish."""
-    chosen = stored_options(project).min_seconds_between_rounds
-    if chosen is not None:
-        return chosen
-    return max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,7 @@ from backend.store import (
     Task,
     Version,
     is_retried,
+    spacing,
 )
 from backend.versions import Versions
 from model import encoders
@@ -74,7 +76,7 @@ class Rounds(DBOSConfiguredInstance):
         with logs.context(project=project_id):
             try:
                 wanted = self.begin(project_id)
-                published = self._round(project_id)
+                made = self._round(project_id)
             except FirstlightError as error:
                 self.fail(project_id, error.what, error.mend, _kind(error))
             except Exception:
@@ -83,10 +85,10 @@ class Rounds(DBOSConfiguredInstance):
                 log.exception("a round failed unexpectedly")
                 self.fail(project_id, "A round failed unexpectedly.", "See the worker's log.", "")
             else:
-                self.finish(project_id, wanted, published)
+                self.finish(project_id, wanted, made)
 
     def _round(self, project_id: int) -> bool:
-        """Return whether a queue was published."""
+        """Return whether a round was made."""
         if self.sync(project_id) == "paused":
             return False
         chunks = self.unseen(project_id)
@@ -107,7 +109,7 @@ class Rounds(DBOSConfiguredInstance):
             version = self.publish(project_id, number, key)
             if version:
                 self.switch(project_id, number, version, plan["fingerprint"])
-            return bool(version)
+            return True
 
     @DBOS.workflow()
     def embed(self, project_id: int, task_ids: list[int]) -> None:
@@ -283,7 +285,7 @@ class Rounds(DBOSConfiguredInstance):
         with self._at(project_id, "publish", number):
             project = self._project(project_id)
             now = ledger.read(self.store, project_id)
-            started = self.store.clock()
+            started = time.monotonic()  # the clock may be set meanwhile, or the machine sleep
             horizon = ledger.stored_options(project).horizon
             version = Version(
                 round=number,
@@ -301,9 +303,10 @@ class Rounds(DBOSConfiguredInstance):
                 self._queue(project_id, number)[:horizon],
                 masks or {},
             )
-            self.store.update(project_id, publish_seconds=self.store.clock() - started)
+            self.store.update(project_id, publish_seconds=time.monotonic() - started)
             if not name:  # all that was open has been labelled meanwhile
                 self.store.close_round(project_id, number, {"version": ""})
+                self._tidy(project_id)
             return name
 
     @DBOS.step()
@@ -314,15 +317,13 @@ class Rounds(DBOSConfiguredInstance):
             self._publisher(project_id).switch(version)
             log.info("live: %s", version)
             self.store.close_round(project_id, number, {"version": version})
-            drafts.learner_for(self.services, self._project(project_id)).scans.trim()
-            self._forget_drafts(project_id)
-            self._versions(project_id).tidy()
+            self._tidy(project_id)
 
     @DBOS.step()
-    def finish(self, project_id: int, wanted: int, published: bool) -> None:
+    def finish(self, project_id: int, wanted: int, made: bool) -> None:
         """Note what was done, and when the next round may start."""
         project = self._project(project_id)
-        spacing = ledger.spacing(project) if published else 0.0
+        pause = spacing(project) if made else 0.0
         self.store.update(
             project_id,
             done=wanted,
@@ -332,7 +333,9 @@ class Rounds(DBOSConfiguredInstance):
             problem="",
             mend="",
             failures=0,
-            not_before=project.started_at + spacing,
+            not_before=project.started_at + pause,
+            storage_away_since=0.0,
+            deaths=0,
         )
 
     @DBOS.step()
@@ -367,6 +370,7 @@ class Rounds(DBOSConfiguredInstance):
             progress={},
             problem=what,
             mend=mend,
+            deaths=0,
             failures=min(project.failures + 1, 10),
             not_before=self.store.clock() + wait,
         )
@@ -527,9 +531,10 @@ class Rounds(DBOSConfiguredInstance):
         """
         if unreadable <= max(1, asked // MANY_UNREADABLE):
             return
-        project = self._project(project_id)
-        since = project.problem_at if project.problem == STORAGE_AWAY else self.store.clock()
-        if self.store.clock() - since < LOST_AFTER_SECONDS:
+        now = self.store.clock()
+        since = self._project(project_id).storage_away_since or now
+        if now - since < LOST_AFTER_SECONDS:
+            self.store.update(project_id, storage_away_since=min(since, now))
             # If Label Studio itself is down, this raises, and that is the cause.
             self.services.studio.project(project_id)
             log.warning("%d of %d scans cannot be read", unreadable, asked)
@@ -561,6 +566,12 @@ class Rounds(DBOSConfiguredInstance):
         if project.step == "score":
             seconds = self.store.clock() - project.step_at
             self.store.add_seconds(project_id, number, "score", seconds)
+
+    def _tidy(self, project_id: int) -> None:
+        """Drop scans, drafts and weights beyond those that are kept."""
+        drafts.learner_for(self.services, self._project(project_id)).scans.trim()
+        self._forget_drafts(project_id)
+        self._versions(project_id).tidy()
 
     def _forget_drafts(self, project_id: int) -> None:
         """Drop the drafts of versions that nobody can have open any more."""

@@ -52,11 +52,13 @@ class Selector:
             *filter(None, [pinned]),  # absent unless pinned: old fingerprints stay valid
         )
         trains = not pinned and len(now.usable) >= 2
-        if not self.pool(now):
-            # Nobody waits for a queue, but people who labelled everything want the last model.
-            last = trains and self._changed(now, self._store.last_round(self._project.id)) != 0
-            return {"due": last, "train": last, "fingerprint": fingerprint}
-        due = (
+        pool = {task_id for task_id, _ in self.pool(now)}
+        if not pool - now.skipped - now.unreadable.keys() and trains:
+            # Nothing is left to draw, and people who drew everything want the last model.
+            news = self._changed(now, self._store.last_round(self._project.id)) != 0
+            if news or self._asked_for():
+                return {"due": True, "train": True, "fingerprint": fingerprint}
+        due = bool(pool) and (
             not self._project.live_version
             or self._project.fingerprint != fingerprint
             or self._enough_changed(now)

@@ -256,7 +256,7 @@ def freshness(state: Mapping[str, Any], now: float) -> str:
     synced = state["synced_at"]
     read = f"{span(now - synced)} ago" if synced else "not yet"
     when = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"As of {when}: {news}. All scans were last listed: {read}."
+    return f"As of {when}: {news}. All labels were last read: {read}."
 
 
 def overview(projects: Iterable[Project]) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from backend import artifacts, ledger
 from backend.artifacts import Artifacts
-from backend.ledger import DraftQuality, Ledger, spacing, stored_options
-from backend.store import Project, Store, Version, pause_left
+from backend.ledger import DraftQuality, Ledger, stored_options
+from backend.store import Project, Store, Version, pause_left, spacing
 
 RECENT_DRAFTS = 5
 NEXT_SHOWN = 10

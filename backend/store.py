@@ -33,6 +33,9 @@ RETRY_SCAN_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3_600.0
 KILLER_PAUSE_SECONDS = 86_400.0  # before a scan that killed its worker is tried again
 LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
+LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
+MOST_SECONDS_BETWEEN_ROUNDS = 3_600.0  # unless an option asks for more
+DOUBTED = 1.0  # the time at which a project vanished that an earlier release let go
 MOST_SIGHTINGS = 100  # at once: a flood of made-up projects fills no database
 
 
@@ -101,6 +104,10 @@ class Project(Base):
     not_before: Mapped[float] = mapped_column(default=0.0)
     started_at: Mapped[float] = mapped_column(default=0.0)
     publish_seconds: Mapped[float] = mapped_column(default=0.0)
+    # Workers that died in the round under way.
+    deaths: Mapped[int] = mapped_column(default=0, server_default="0")
+    # Since when the storage of the scans counts as away, 0 for not.
+    storage_away_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class Sighting(Base):
@@ -312,7 +319,7 @@ class Store:
         """
         let_go = sa.update(Project).where(Project.disconnected)
         with self.session() as session:
-            session.execute(let_go.values(disconnected=False, vanished_at=self.clock()))
+            session.execute(let_go.values(disconnected=False, vanished_at=DOUBTED))
 
     def answer(self, project: Project | None) -> str:
         """Return the version that /setup answers: the live one, else this installation's name.
@@ -519,8 +526,9 @@ class Store:
         """Note that a call of /setup named a project; beyond MOST_SIGHTINGS nothing is noted."""
         with self.session() as session:
             known = session.scalar(sa.select(sa.func.count()).select_from(Sighting)) or 0
-            if known < MOST_SIGHTINGS:
-                session.merge(Sighting(project_id=project_id, at=self.clock()))
+            # The first time stays: to look for the project makes Label Studio name it again.
+            if known < MOST_SIGHTINGS and session.get(Sighting, project_id) is None:
+                session.add(Sighting(project_id=project_id, at=self.clock()))
 
     def sightings(self) -> list[Sighting]:
         """Return the projects that /setup named and nobody has looked for yet, oldest first."""
@@ -670,6 +678,12 @@ class Store:
             retry_at = self.clock() + pause
             self.update_task(project_id, task_id, problem=problem, retry_at=retry_at, pause=pause)
 
+    def unreadable_tasks(self, project_id: int) -> list[Task]:
+        """Return the scans that cannot be read."""
+        query = sa.select(Task).where(Task.project_id == project_id, Task.problem != "")
+        with self.session() as session:
+            return list(session.scalars(query))
+
     def retry_unreadable(self, project_id: int) -> None:
         """Let the scans that could not be read be tried again at once, but for those that kill."""
         unreadable = sa.update(Task).where(
@@ -687,6 +701,21 @@ class Store:
                     .where(Task.project_id == project_id, Task.id.in_(part))
                     .values(**values)
                 )
+
+    def count_death_in_round(self, project_id: int, number: int = 1) -> int:
+        """Count the death of a worker that had a refresh of a project under way.
+
+        Returns:
+            How many have died in this refresh and in the ones before that did not end either.
+        """
+        count = (
+            sa.update(Project)
+            .where(Project.id == project_id)
+            .values(deaths=Project.deaths + number)
+            .returning(Project.deaths)
+        )
+        with self.session() as session:
+            return session.execute(count).scalar_one_or_none() or 0
 
     def stop_reading(self, worker: str) -> None:
         """Note that a worker ends in order: the scans that it was reading did it no harm."""
@@ -872,13 +901,12 @@ class Store:
             with closing(sqlite3.connect(path, timeout=PURGE_BUSY_SECONDS)) as connection:
                 connection.execute("PRAGMA secure_delete = ON")
                 if not wiped:
-                    connection.execute("VACUUM")
+                    connection.execute("VACUUM")  # once: it writes the whole file anew
+                    self._once(WIPED, "yes")
                 # For as long as this waits nobody can write, hence the short time.
                 [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.OperationalError:  # locked
             return False
-        if not wiped and not busy:
-            self._once(WIPED, "yes")
         return not busy
 
     def _wiped(self) -> bool:
@@ -1172,6 +1200,15 @@ def _pin(project_id: int) -> str:
     return f"pinned in project {project_id}"
 
 
+def spacing(project: Project) -> float:
+    """Return the least seconds between the starts of two rounds."""
+    chosen = project.options.get("min_seconds_between_rounds")
+    if chosen is not None:
+        return float(chosen)
+    wanted = max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
+    return min(wanted, MOST_SECONDS_BETWEEN_ROUNDS)
+
+
 def pause_left(project: Project, now: float) -> float:
     """Return the seconds until a project's next refresh may start, 0 or less if it may now.
 
@@ -1179,7 +1216,7 @@ def pause_left(project: Project, now: float) -> float:
     in the future tells of such a clock, and so does a pause beyond the longest one.
     """
     left = project.not_before - now
-    impossible = project.failures > 0 and left > LONGEST_BACKOFF_SECONDS
+    impossible = left > max(LONGEST_BACKOFF_SECONDS, spacing(project))
     return 0.0 if impossible or project.started_at > now else left
 
 

@@ -52,8 +52,8 @@ def _tend(child: Child, now: float) -> int:
         if now - child.started_at >= STEADY_SECONDS:
             child.failures = 0
         return 0
-    # Settings that were good for one start are good for the next: what is in the way passes, as
-    # the port that the forks of a killed web process still hold.
+    # These settings worked before, so the failure is transient (for example, another process still
+    # holds the port).
     if status == MISCONFIGURED and not child.restarted:
         return MISCONFIGURED
     if not child.restart_at:

@@ -11,8 +11,8 @@ from typing import Any
 
 from backend import labels, ledger
 from backend.artifacts import digest
-from backend.errors import OptionsError
-from backend.gateway import TASKS_WITH_MASKS, LabelStudio, ProjectInfo, notation
+from backend.errors import OptionsError, Unreachable
+from backend.gateway import TASKS_WITH_MASKS, LabelStudio, ProjectInfo, moment, notation
 from backend.ledger import stored_options
 from backend.settings import ProjectOptions, parse_options
 from backend.store import Project, Store
@@ -54,10 +54,15 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     masks_too = full_overdue(store, project) or project.label_config != info.label_config
     full = masks_too or _list_is_due(store, project, options, seen)
     title, config = _text(info.title), info.label_config
-    store.update(project.id, title=title, label_config=config, full_sync=full)
+    # Before anything is read: a sync that is cut short here leaves what the next one has to do.
+    store.update(project.id, title=title, label_config=config)
+    if full:
+        store.update(project.id, full_sync=True)
+    if masks_too:
+        store.update(project.id, full_synced_at=0.0)
     copy = _Copy(studio, store, project.id, labels.parse(info.label_config), options)
     if full or not copy.changes():
-        copy.everything(masks_too=masks_too)
+        copy.everything(info.counters["task_number"], masks_too=masks_too)
     if masks_too:
         store.update(project.id, full_synced_at=store.clock())
     store.synced(project, seen)
@@ -73,7 +78,7 @@ def _seen(
     studio: LabelStudio, store: Store, project_id: int, info: ProjectInfo, entry: dict[str, Any]
 ) -> dict[str, Any]:
     newest, now = studio.newest_update(project_id), _now(store)
-    ahead = bool(newest) and datetime.fromisoformat(newest) > now + CLOCKS_DIFFER
+    ahead = moment(newest) > (now + CLOCKS_DIFFER).timestamp()
     return {
         **info.counters,
         "newest_update": newest,
@@ -125,17 +130,27 @@ class _Copy:
     config: labels.LabelConfig
     options: ProjectOptions
 
-    def everything(self, *, masks_too: bool) -> None:
+    def everything(self, tasks: int, *, masks_too: bool) -> None:
         """List all tasks, and forget those that are not listed.
 
         Args:
+            tasks: How many Label Studio counted before.
             masks_too: Whether the annotations of all tasks are read, and not only those of tasks
                 that have another time of change or other counts than the ledger.
+
+        Raises:
+            Unreachable: When fewer tasks are listed than Label Studio counts before and after.
         """
         listed: set[int] = set()
         for page in self.studio.tasks(self.project_id):
             self._take(page, masks_too=masks_too)
             listed.update(int(task["id"]) for task in page)
+        counted = min(tasks, self.studio.project(self.project_id).counters["task_number"])
+        if len(listed) < counted:
+            raise Unreachable(
+                f"Label Studio lists {len(listed)} of the {counted} tasks that it counts.",
+                "Nothing is forgotten; it is asked again by itself. May this token see all tasks?",
+            )
         self.store.keep_only(self.project_id, listed)
 
     def changes(self) -> bool:

@@ -123,9 +123,9 @@ class _Client(HTTPChannel):  # type: ignore[misc]
 
     @property
     def held(self) -> int:
-        """How many bytes of an unfinished request lie here."""
-        request = self.request
-        return request.body_bytes_received if request else 0
+        """How many bytes of requests lie here, unfinished ones and those that wait for a thread."""
+        requests = (*self.requests, self.request)
+        return sum(request.body_bytes_received for request in requests if request)
 
     def is_late(self, now: float, patience: float) -> bool:
         """Return whether the client has taken longer than it may."""
@@ -230,14 +230,14 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
 
     def _let_go(self, now: float, places: int) -> None:
         """Close the connections of clients that take too long, and as many as places are needed."""
-        waited_for = []
+        waited_for, held = [], 0
         for client in self.active_channels.values():
+            held += client.held
             if client.is_served:
                 client.restart()
             else:
                 waited_for.append(client)
         waited_for.sort(key=lambda one: one.since)
-        held = sum(one.held for one in waited_for)
         for client in waited_for:
             over = client.held and held > MOST_HELD_BYTES
             if places > 0 or over or client.is_late(now, self._patience):
@@ -273,6 +273,7 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
         try:
             server.run()
         finally:
+            drafts.close()  # a draft under way would keep this process alive until it is drawn
             app.extensions["hints"].close()
 
 

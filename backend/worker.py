@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs, sync
 from backend.erasing import Eraser, follow
-from backend.errors import ConfigError, FirstlightError, NotFound, StorageError, Unauthorized
+from backend.errors import (
+    ConfigError,
+    FirstlightError,
+    LabelStudioError,
+    NotFound,
+    StorageError,
+)
 from backend.job_serializer import JsonSerializer, refuse_pickle
 from backend.ledger import stored_options
 from backend.membership import BEAT_SECONDS, Membership
@@ -35,6 +41,8 @@ from backend.rounds import CHUNK_QUEUE, REFRESH_QUEUE, STORY, Rounds
 from backend.services import Services, build
 from backend.settings import Settings
 from backend.store import (
+    DOUBTED,
+    LONGEST_BACKOFF_SECONDS,
     SCHEMA_VERSION,
     SETTLE_SECONDS,
     WORKER_BUSY_MS,
@@ -54,6 +62,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 LOOK_FOR_NEW_SECONDS = 1.0
 JUMP_SECONDS = 60.0
+MOST_DEATHS = 2  # of workers with the same round; then it waits for the other projects
 FORGET_SIGHTING_SECONDS = 10.0  # in which Label Studio saves the entry that it called /setup for
 RELEASE = f"{SCHEMA_VERSION}.{STORY}"  # by which rounds under way can be gone on with
 FINISHED_DAYS = 7
@@ -140,9 +149,13 @@ def hand_on(store: Store, member: Membership) -> None:
     mine = [found for found in left if found.app_version == RELEASE]
     gone = {str(found.executor_id) for found in mine} - set(member.living())
     if gone:
-        for project_id, task_ids in store.count_deaths(gone).items():
+        read = store.count_deaths(gone)
+        for project_id, task_ids in read.items():
             _blame(store, project_id, task_ids)
             _put_behind_others(store, project_id, gone)
+        for project_id in _refreshed_by(mine, gone) - read.keys():
+            if store.count_death_in_round(project_id) >= MOST_DEATHS:
+                _back_off(store, project_id, gone)
         # The public way back, `resume_workflow`, would let a second refresh of the project begin.
         DBOS._recover_pending_workflows(sorted(gone))
         log.warning("took over what %d workers left that are gone", len(gone))
@@ -164,6 +177,40 @@ def _blame(store: Store, project_id: int, task_ids: list[int]) -> None:
         problem_at=now,
         failures=Project.failures + 1,
         started_at=now,  # by which the longest waiting project is found
+        step="",
+        progress={},
+    )
+
+
+def _refreshed_by(under_way: list[Any], workers: Collection[str]) -> set[int]:
+    """Return the projects whose refresh these workers have under way."""
+    return {
+        int(found.deduplication_id)
+        for found in under_way
+        if found.queue_name == REFRESH_QUEUE
+        and found.executor_id in workers
+        and found.deduplication_id
+    }
+
+
+def _back_off(store: Store, project_id: int, gone: set[str]) -> None:
+    """Say that a project's round ends its workers, and let it wait, longer each time."""
+    project = store.known(project_id)
+    what = f"{MOST_DEATHS} workers in a row died in a round of this project"
+    what += f" (step: {project.step})." if project.step else "."
+    with logs.context(project=project_id):
+        log.error("%s", what)
+    now, failures = store.clock(), min(project.failures + 1, 10)
+    store.abort_rounds(project_id, what)
+    _put_behind_others(store, project_id, gone)
+    store.update(
+        project_id,
+        problem=what,
+        mend="Give the worker more memory, or choose a smaller `image_size`; it is tried again.",
+        problem_at=now,
+        failures=failures,
+        started_at=now,
+        not_before=now + min(LONGEST_BACKOFF_SECONDS, 15 * 2.0**failures),
         step="",
         progress={},
     )
@@ -218,9 +265,12 @@ def _look_after(store: Store, member: Membership, stop: threading.Event) -> None
 def _hand_back(store: Store, member: Membership) -> None:
     """Leave what is under way to the other workers, or to the next start."""
     try:
+        left = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        for project_id in _refreshed_by(left, [member.name]):
+            store.count_death_in_round(project_id, -1)  # this end is none: the next one may be
         member.leave()
         store.stop_reading(member.name)
-    except FirstlightError as error:
+    except (FirstlightError, SQLAlchemyError) as error:
         log.warning("the others will notice by the silence: %s", error)
 
 
@@ -342,18 +392,21 @@ def take_up(services: Services) -> None:
         FirstlightError: While Label Studio cannot be asked; the projects are asked for again.
     """
     store, studio = services.store, services.studio
+    studio.check_token()
     for seen in store.sightings():
         age = store.clock() - seen.at
         if 0 <= age < SETTLE_SECONDS:
             continue  # Label Studio saves its entry after the call
-        project = store.project(seen.project_id)
+        answer = store.answer(store.project(seen.project_id))
         try:
-            studio.entry(seen.project_id, store.answer(project))
-        except (NotFound, Unauthorized):  # refused: the project of somebody else
-            if 0 <= age < FORGET_SIGHTING_SECONDS:
-                continue
-        else:
+            entries = studio.entries(seen.project_id)
+            found = [entry.get("model_version") == answer for entry in entries]
+        except LabelStudioError:  # nobody's project, or one that the token may not see
+            found = []
+        if any(found):  # where there are several, its first refresh says so
             store.want(seen.project_id, full=True, connected=True)
+        elif 0 <= age < FORGET_SIGHTING_SECONDS:
+            continue
         store.drop_sighting(seen.project_id)
 
 
@@ -392,6 +445,10 @@ def _note(services: Services, project: Project, error: FirstlightError) -> None:
         if store.vanish(project) and not project.vanished_at:
             log.warning("Label Studio has no project %d any more", project.id)
         return
+    if isinstance(error, NotFound) and project.vanished_at == DOUBTED:
+        # It is there without an entry of ours: it was disconnected by hand, before this release.
+        store.update_unless_moved(project, disconnected=True, vanished_at=0.0, problem="", mend="")
+        return
     if isinstance(error, NotFound) and project.vanished_at:
         store.want(project.id, full=True)  # it is back, and our entry is not: the refresh says so
         return
@@ -404,8 +461,7 @@ def _retry_due(services: Services, project: Project) -> bool:
     if stored_options(project).paused:
         return False
     now = services.store.clock()
-    tasks = services.store.tasks(project.id)
-    return any(task.problem and is_retried(task, now) for task in tasks)
+    return any(is_retried(task, now) for task in services.store.unreadable_tasks(project.id))
 
 
 def _only_one(settings: Settings, stack: ExitStack) -> bool:

@@ -207,7 +207,7 @@ def test_the_questions_that_label_studio_asks_meanwhile_do_not_take_the_project_
     project = the(store, known)
     assert (project.disconnected, project.wanted, project.problem) == (True, 1, "")
     connect(settings, studio, known, "")
-    assert not the(store, known).disconnected
+    assert [seen.project_id for seen in store.sightings()] == [known], "the worker takes it up"
 
 
 def test_a_disconnection_cut_short_leaves_the_project_served_until_it_is_tried_again(

@@ -172,7 +172,7 @@ def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
 def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
     settings: Settings, store: Store, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "fetch", lambda repository, files: None)
+    monkeypatch.setattr(hub, "fetch", lambda *given, **named: None)
     assert (
         checks.encoder(settings, lambda: checks.load_encoder(settings, None)).what
         == "pixels on cpu."

@@ -620,7 +620,7 @@ CALLS: Mapping[str, Callable[[LabelStudio], object]] = {
     "check_entry_address": lambda studio: studio.check_entry_address("http://us"),
     "check_webhook_address": lambda studio: studio.check_webhook_address("http://us"),
     "project": lambda studio: studio.project(3),
-    "exists": lambda studio: studio.has_vanished(3),
+    "has_vanished": lambda studio: studio.has_vanished(3),
     "newest_update": lambda studio: studio.newest_update(3),
     "tasks": lambda studio: list(studio.tasks(3)),
     "tasks since": lambda studio: list(studio.tasks(3, since=MOMENT)),

@@ -112,7 +112,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "share": None,
         "freshness": page(client).splitlines()[-1],
     }
-    assert "All scans were last listed: 4 min ago." in state.pop("freshness")
+    assert "All labels were last read: 4 min ago." in state.pop("freshness")
     assert re.fullmatch("[0-9a-f]{40}", state.pop("digest"))
     assert state == {
         "now": "idle.",
@@ -628,7 +628,7 @@ def test_the_page_ends_with_how_fresh_it_is(client: FlaskClient, store: Store) -
     last = page(client).splitlines()[-1]
     assert last == (
         "As of 2027-01-15 08:00:00 UTC: every change that Label Studio reported has been looked at."
-        " All scans were last listed: 4 min ago."
+        " All labels were last read: 4 min ago."
     )
     store.want(3)
     assert "1 change in Label Studio still to be looked at" in page(client).splitlines()[-1]

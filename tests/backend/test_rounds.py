@@ -190,6 +190,7 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
 
     def select(self: Rounds, *given: Any) -> None:
         real(self, *given)
+        monkeypatch.setattr(Rounds, "select", real)
         site.label(5)
 
     monkeypatch.setattr(Rounds, "select", select)

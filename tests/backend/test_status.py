@@ -21,6 +21,7 @@ IDLE = {
     "problem": "",
     "failures": 0,
     "options": {"retrain_after": 6},
+    "started_at": NOW - 100,
     "not_before": NOW - 5,
     "publish_seconds": 6.0,
 }

@@ -425,9 +425,12 @@ def test_a_pause_that_a_clock_ahead_wrote_down_holds_nothing_up(store: Store, cl
 
 def test_a_long_pause_between_rounds_that_was_chosen_is_kept(store: Store, clock: Clock) -> None:
     store.want(1)
-    store.update(1, started_at=clock(), not_before=clock() + 86_400)
+    long = {"min_seconds_between_rounds": 86_400}
+    store.update(1, started_at=clock(), not_before=clock() + 86_400, options=long)
     clock.advance(1)
     assert store.due() == []
+    store.update(1, options={})
+    assert store.due() == [1], "no pause is that long unless it was chosen"
 
 
 def test_a_scan_whose_next_try_lies_beyond_every_pause_is_tried(store: Store, clock: Clock) -> None:

@@ -525,6 +525,36 @@ def test_new_tasks_do_not_have_everything_listed(side: Side, clock: Clock) -> No
     assert listed == [last, new]
 
 
+def test_a_sync_cut_short_after_a_changed_label_config_reads_every_label_again(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "TASKS_WITH_MASKS", 2)
+    for task in side.tasks(4):
+        side.fake.annotate(task, drawn())
+    side.sync()
+    side.fake.projects[side.number].label_config = CONFIG.replace("Lung", "Heart")
+    side.fake.fail("GET", "tasks/whole", 400, after=1)
+    with pytest.raises(LabelStudioError):
+        side.sync()
+    assert len(side.read().usable) == 2, "those that were not read yet"
+    side.sync()
+    assert side.read().usable == {}
+
+
+def test_a_short_list_of_tasks_has_nothing_forgotten(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = side.tasks(3)
+    side.fake.annotate(tasks[0], drawn())
+    side.sync()
+    side.store.update(side.number, full_sync=True)
+    monkeypatch.setattr(side.studio, "tasks", lambda *_, **__: iter(()))
+    with pytest.raises(Unreachable, match="lists 0 of the 3 tasks"):
+        side.sync()
+    assert [task.id for task in side.read().tasks] == tasks
+    assert list(side.read().usable) == [tasks[0]]
+
+
 def test_rows_that_contradict_each_other_are_no_matter_of_the_disk(side: Side) -> None:
     [task] = side.tasks(1)
     row = {"id": 1, "task_id": task, "updated_at": "", "created_at": "", "cancelled": False}

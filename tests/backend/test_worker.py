@@ -22,14 +22,14 @@ from dbos import _dbos as dbos_internals
 
 from backend import sync, worker
 from backend.connecting import workers_running
-from backend.errors import ConfigError, StorageError, Unreachable
+from backend.errors import ConfigError, LabelStudioError, StorageError
 from backend.gateway import ProjectInfo
 from backend.membership import Membership
 from backend.publishing import QUIET_SECONDS
 from backend.rounds import REFRESH_QUEUE
 from backend.services import Services
 from backend.settings import Settings
-from backend.store import RETRY_SCAN_SECONDS, SETTLE_SECONDS, Store
+from backend.store import DOUBTED, RETRY_SCAN_SECONDS, SETTLE_SECONDS, Store
 from tests.backend.conftest import Clock, settings_in, the
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import OPTIONS, Site, wait_for
@@ -447,7 +447,7 @@ def test_made_up_projects_leave_nothing_and_a_label_studio_that_is_down_loses_no
     store.sight(77)
     clock.advance(SETTLE_SECONDS)
     fake.fail("", "", httpx.ConnectError, times=99)
-    with pytest.raises(Unreachable):
+    with pytest.raises(LabelStudioError):
         worker.take_up(services)
     fake.mend()
     worker.take_up(services)
@@ -455,6 +455,65 @@ def test_made_up_projects_leave_nothing_and_a_label_studio_that_is_down_loses_no
     clock.advance(worker.FORGET_SIGHTING_SECONDS)
     worker.take_up(services)
     assert (store.sightings(), store.projects()) == ([], [])
+
+
+def test_the_calls_of_setup_that_a_look_causes_do_not_make_it_look_for_ever(
+    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
+) -> None:
+    number = fake.add_project()
+    fake.connect(number)
+
+    def setup(project_id: int) -> str:
+        store.sight(project_id)  # as our /setup does
+        return "another service"
+
+    fake.setup = setup
+    store.sight(number)
+    for _ in range(20):
+        clock.advance(1)
+        worker.take_up(services)
+        if not store.sightings():
+            break
+    assert store.sightings() == []
+
+
+def test_one_project_that_cannot_be_asked_for_hides_no_other(
+    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
+) -> None:
+    first, second = fake.add_project(), fake.add_project()
+    fake.connect(second)
+    fake.fail("GET", "/api/ml", 500, times=3)  # with the repeats of one call
+    for number in (first, second):
+        store.sight(number)
+        clock.advance(0.1)
+    clock.advance(SETTLE_SECONDS)
+    worker.take_up(services)
+    assert [project.id for project in store.projects()] == [second]
+
+
+def test_while_the_token_is_refused_new_projects_wait(
+    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
+) -> None:
+    number = fake.add_project()
+    fake.connect(number)
+    store.sight(number)
+    clock.advance(worker.FORGET_SIGHTING_SECONDS)
+    fake.fail("", "/api/", 401, times=99)
+    with pytest.raises(LabelStudioError):
+        worker.take_up(services)
+    fake.mend()
+    worker.take_up(services)
+    assert the(store, number).wanted == 1
+
+
+def test_a_project_that_was_disconnected_by_hand_before_this_release_stays_so(
+    timer: Timer,
+) -> None:
+    timer.fake.entries.clear()
+    timer.store.update(timer.number, vanished_at=DOUBTED)
+    assert not timer.tick()
+    project = the(timer.store, timer.number)
+    assert (project.disconnected, project.vanished_at, project.problem) == (True, 0, "")
 
 
 # -- clocks, and what lies in the jobs' database --------------------------------------------------

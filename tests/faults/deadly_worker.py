@@ -1,6 +1,6 @@
-"""A worker to which a scan of SIZE is deadly: in its decoder, or in the worker itself.
+"""A worker to which a scan of SIZE is deadly, in its decoder or in its encoder, or a training.
 
-`DEADLY` in the environment says where: `decoder` or `encoder`.
+`DEADLY` in the environment says which: `decoder`, `encoder` or `training`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ decoding.opened = opened
 
 def main() -> None:
     """Work until killed."""
-    {"decoder": _in_decoders, "encoder": _in_the_encoder}[os.environ["DEADLY"]]()
+    {"decoder": _in_decoders, "encoder": _in_the_encoder, "training": _in_training}[
+        os.environ["DEADLY"]
+    ]()
     worker_process.main()
 
 
@@ -64,6 +66,16 @@ def _in_the_encoder() -> None:
         return found
 
     vars(encoders)["load"] = load
+
+
+def _in_training() -> None:
+    from model import training
+
+    def deadly(*_: Any, **__: Any) -> training.Fitted:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it is dead")
+
+    vars(training)["fit"] = deadly
 
 
 if __name__ == "__main__":

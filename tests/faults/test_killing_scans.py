@@ -1,4 +1,4 @@
-"""One scan that kills what reads it, beside a second project. The workers are real, and die."""
+"""A scan or a training that kills its process, beside a second project. The workers are real."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backend.store import KILLER_PAUSE_SECONDS, Task
+from tests.backend.conftest import drawn
 from tests.backend.crew import Crew, crew
 from tests.backend.site import wait_for
 from tests.faults.deadly_worker import SIZE
@@ -95,3 +96,23 @@ def test_a_scan_that_kills_the_worker_is_named_after_three_deaths_and_nobody_wai
         assert f"A worker died while it read or embedded {line}" in log
     assert any(line.startswith("A worker died while it read or embedded") for line in said)
     wait_for(lambda: not workers.store.known(number).problem)
+
+
+def test_a_training_that_kills_its_worker_is_said_and_lets_the_other_project_in(
+    workers: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADLY", "training")
+    number = workers.project(SCANS)
+    for task in list(workers.fake.projects[number].tasks)[:3]:
+        workers.fake.annotate(task, drawn(size=33))
+    other = workers.project(SCANS)
+    said: set[str] = set()
+
+    def other_is_live() -> bool:
+        said.add(workers.store.known(number).problem)
+        return bool(workers.store.known(other).live_version and len(workers.ended()) >= 2)
+
+    workers.hire()
+    until(workers, other_is_live, lambda: None)
+    assert any("workers in a row died in a round" in line for line in said)
+    assert workers.ended()[:2] == [-signal.SIGKILL] * 2
