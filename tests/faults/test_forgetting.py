@@ -218,7 +218,7 @@ def test_copies_on_another_machine_go_when_its_worker_looks_next(
         (files.folder / kept.name / path.name).write_bytes(path.read_bytes())
     copies = list(files.folder.rglob("*.*"))
     if whole:
-        store.update(number, gone=True)
+        store.update(number, disconnected=True)
         assert connecting.forget(settings, store, number).endswith("are deleted.")
         assert ward.traces() == {}
         store.want(number, connected=True)
