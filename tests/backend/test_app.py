@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from backend import labels, logs
 from backend.access import SECRET_HEADER
 from backend.answers import MOST_DRAWN, OneAtATime
-from backend.app import create_app
+from backend.app import MOST_PARTS, create_app
 from backend.errors import ImageError
 from backend.logs import JsonFormatter
 from backend.protocol import identifier
@@ -974,7 +974,7 @@ HEAVY = {"torch", "sklearn", "label_studio_sdk", "timm", "umap", "openTSNE", "db
 LIGHT = """
 import json, sys
 from pathlib import Path
-from backend.app import create_app
+from backend.app import MOST_PARTS, create_app
 from backend.answers import live_drafts
 from backend.settings import Settings
 from backend.store import open_store
@@ -1007,3 +1007,19 @@ def test_what_needs_no_network_is_answered_without_one_in_memory(
         check=True,
     )
     assert not HEAVY & {name.partition(".")[0] for name in json.loads(run.stdout)}
+
+
+@pytest.mark.parametrize("name", ["host.docker.internal", "scans.local", "a.localhost"])
+def test_a_name_that_is_never_public_opens_the_service(client: FlaskClient, name: str) -> None:
+    assert client.get("/health", headers={"Host": f"{name}:9090"}).status_code == 200
+    assert client.get("/health", headers={"Host": f"{name}.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/predict", "/webhook", "/setup"])
+def test_a_body_of_very_many_objects_is_refused_before_it_is_read(
+    client: FlaskClient, path: str
+) -> None:
+    body = b'{"project": 1, "tasks": [' + b"{}," * MOST_PARTS + b"{}]}"
+    response = client.post(path, data=body)
+    assert response.status_code == 413
+    assert "Send less at once" in response.get_json()["error"]

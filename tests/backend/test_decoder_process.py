@@ -206,3 +206,14 @@ def test_a_mammogram_of_60_megapixels_takes_less_than_half_of_the_bound() -> Non
     found = bench.measure(data, max_pixels=most)
     assert found.refusal == ""
     assert 0 < found.peak < MEMORY / 2
+
+
+def test_an_idle_decoder_that_was_killed_blames_no_image() -> None:
+    decoders = Decoders()
+    image = png(np.zeros((4, 4)))
+    decoders.decode(image, longest=4, max_pixels=100)
+    idle = decoders._free.queue[-1]
+    assert idle is not None
+    idle._process.kill()
+    idle._process.wait()
+    assert decoders.decode(image, longest=4, max_pixels=100).size == (4, 4)
