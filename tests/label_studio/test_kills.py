@@ -59,6 +59,12 @@ INSIDE = [
     "live there",
 ]
 HALF_THERE = {"import sent", "half imported", "all arrived", "after publish"}
+# A kill after a step that leaves nothing behind is like one before the next step.
+WORKER_MATTERS = [
+    *(f"before {step}" for step in STEPS),
+    *(f"after {step}" for step in ("embed_chunk", "train", "draft", "publish", "switch", "finish")),
+    *INSIDE,
+]
 # It has its part in what is read from the backend entry, and in the switch.
 WEB_MATTERS = ["before sync", "in training", "half imported", "live here", "live there"]
 BOTH = ["in training", "half imported", "live here", "after finish"]
@@ -381,7 +387,7 @@ def test_leftovers_go_in_the_next_idle_time_and_what_is_needed_stays(house: Hous
     house.kill_worker()
 
 
-@pytest.mark.parametrize("point", [*BOUNDARIES, *INSIDE])
+@pytest.mark.parametrize("point", points(WORKER_MATTERS))
 def test_a_round_whose_worker_is_killed_ends_by_itself(house: House, point: str) -> None:
     house.fuse.set(point, [WORKER])
     house.change(point)
