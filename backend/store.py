@@ -453,7 +453,8 @@ class Store:
         if found is None:
             raise NotFound(
                 f"Project {project_id} is not known here.",
-                f"Connect it: python -m backend connect {project_id}",
+                f"Connect it: python -m backend connect {project_id}. A project that was just "
+                "connected is known some seconds later.",
             )
         return found
 

@@ -65,6 +65,20 @@ class Status:
         return idle and self.live_version is not None and self.labels_in_live >= labels
 
 
+# The worker takes a project up some seconds after its connection.
+UNKNOWN = Status(
+    step=None,
+    live_version=None,
+    validation_dice=None,
+    prequential_dice=None,
+    wanted=1,
+    done=0,
+    next_tasks=(),
+    labels_in_live=0,
+    problem=None,
+)
+
+
 class Backend(Server):
     """`python -m backend start` on a port and a data directory of its own; a context manager.
 
@@ -142,7 +156,10 @@ class Backend(Server):
         """What it says about the project now."""
         address = f"{self.page(project)}?format=json"
         try:
-            answer = httpx.get(address, timeout=30, trust_env=False).raise_for_status()
+            answer = httpx.get(address, timeout=30, trust_env=False)
+            if answer.status_code == 404:
+                return UNKNOWN
+            answer.raise_for_status()
         except httpx.HTTPError as error:
             raise DemoError(f"The backend did not tell the project's status: {error}") from error
         return Status.read(answer.json())

@@ -27,6 +27,12 @@ OPTIONS = {
 }
 
 
+def page_at(address: str, **access: Any) -> dict[str, Any]:
+    """Return a project's page. The worker takes a project up some seconds after its connection."""
+    unknown = {"live_version": None, "wanted": 1, "done": 0, "complete": False}
+    return {**unknown, **httpx.get(address, timeout=30, **access).json()}
+
+
 @dataclass
 class Lab:
     """A project under way, as an annotator and an admin see it."""
@@ -39,8 +45,7 @@ class Lab:
 
     def page(self) -> dict[str, Any]:
         """What the project's page says, as JSON."""
-        address = f"{self.backend.page(self.project)}?format=json"
-        return dict(httpx.get(address, timeout=30).json())
+        return page_at(f"{self.backend.page(self.project)}?format=json")
 
     def queue(self) -> list[int]:
         """The live queue as Label Studio holds it: open tasks by ascending score."""

@@ -20,7 +20,7 @@ from demo.backend import Backend
 from demo.errors import DemoError
 from demo.scans import Scan
 from demo.studio import LabelStudio
-from tests.label_studio.conftest import OPTIONS, Lab
+from tests.label_studio.conftest import OPTIONS, Lab, page_at
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -141,7 +141,7 @@ def test_basic_auth_holds_for_every_call_of_label_studio(
 
         def page() -> dict[str, object]:
             address = f"{guarded.page(project)}?format=json"
-            return dict(httpx.get(address, auth=("studio", "secret-9"), timeout=10).json())
+            return page_at(address, auth=("studio", "secret-9"))
 
         until(lambda: bool(page()["live_version"]) and page()["wanted"] == page()["done"], page)
         before = page()["wanted"]

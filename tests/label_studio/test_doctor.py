@@ -25,7 +25,7 @@ from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
 from demo.studio import ROOT, LabelStudio
-from tests.label_studio.conftest import OPTIONS, Lab
+from tests.label_studio.conftest import OPTIONS, Lab, page_at
 from tests.label_studio.proxy import Proxy, Stub
 from tests.label_studio.test_admin import ENV, personal_access_token, until
 
@@ -376,7 +376,7 @@ def test_the_secret_of_webhooks_is_installed_and_asked_for(
 
         def page() -> dict[str, Any]:
             address = f"{guarded.page(project)}?format=json"
-            return dict(httpx.get(address, auth=auth, timeout=10).json())
+            return page_at(address, auth=auth)
 
         def noticed() -> bool:
             before = page()["wanted"]
