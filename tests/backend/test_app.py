@@ -345,10 +345,12 @@ def test_label_studio_calls_us_by_the_name_of_backend_url(
     tmp_path: Path, store: Store, path: str
 ) -> None:
     """As it did when its requests were recorded: with neither Origin nor Sec-Fetch-Site."""
-    settings = Settings(data_dir=tmp_path, backend_url="http://firstlight.internal:9090")
+    settings = Settings(data_dir=tmp_path, backend_url="http://firstlight.hospital.example:9090")
     client = create_app(settings, store, lambda project, task: []).test_client()
     name = {"/setup": "setup", "/predict": "predict"}.get(path, "annotation_created")
-    response = client.post(path, json=recorded(name), headers={"Host": "firstlight.internal:9090"})
+    response = client.post(
+        path, json=recorded(name), headers={"Host": "firstlight.hospital.example:9090"}
+    )
     assert response.status_code == 200
     sent = json.loads((WIRE / f"{name}.json").read_text()).get("headers", {})
     assert not {"origin", "sec-fetch-site"} & {header.lower() for header in sent}

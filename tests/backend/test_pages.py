@@ -373,7 +373,7 @@ def test_how_fresh_a_page_is_is_told_by_every_look_and_by_no_digest(
     store.clock = lambda: NOW + 60
     done = client.get("/projects/3?format=json").get_json()
     assert "every change that Label Studio reported has been looked at" in done["freshness"]
-    assert "last listed: 5 min ago" in done["freshness"]
+    assert "last read: 5 min ago" in done["freshness"]
     assert done["digest"] == waits["digest"]
 
 
@@ -1356,8 +1356,8 @@ def test_what_to_set_is_said_to_whoever_comes_by_an_unknown_name(client: FlaskCl
 @pytest.mark.parametrize(
     "setting",
     [
-        {"backend_url": "http://firstlight.internal:9090"},
-        {"host": "Firstlight.internal"},
+        {"backend_url": "http://firstlight.hospital.example:9090"},
+        {"host": "Firstlight.hospital.example"},
         {"basic_auth_user": "ada", "basic_auth_pass": SecretStr("lovelace")},
     ],
 )
@@ -1366,8 +1366,8 @@ def test_a_name_of_the_settings_or_a_password_opens_the_pages(
 ) -> None:
     settings = known.model_copy(update=setting)
     code = 401 if "basic_auth_user" in setting else 200
-    assert named(store, known, "firstlight.internal:9090") == 403
-    assert named(store, settings, "firstlight.internal:9090") == code
+    assert named(store, known, "firstlight.hospital.example:9090") == 403
+    assert named(store, settings, "firstlight.hospital.example:9090") == code
     assert named(store, settings, "localhost:9090") == code, "as docker-compose publishes it"
 
 
