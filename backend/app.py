@@ -152,7 +152,7 @@ def _check_folder(settings: Settings) -> None:
 
 
 def health_of(answers: Answers, gate: Gate) -> Response:
-    """Return that this process is up; what is wrong, only to whoever sends the password."""
+    """Return that this process is up. Problems are told only to a caller with the password."""
     signed = gate.is_signed(request.headers.get("Authorization", ""))
     return jsonify(answers.health() if signed else answers.alive())
 

@@ -245,7 +245,7 @@ def _pixels(values: Rows, dataset: Dataset) -> Rows:
 
 
 def _quiet(image: Rows) -> Rows:
-    """Let odd values pass without a word: the rows are made later, by whoever reads them."""
+    """Silence warnings about odd values: they would come later, when the rows are read."""
 
     def read(top: int, bottom: int) -> npt.NDArray[Any]:
         with np.errstate(all="ignore"):

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 NICENESS = 10  # as the worker's: webhooks come first
 LOOK_SECONDS = 2.0
-DECODE_SECONDS = 15.0  # for one image: nobody waits longer than ten for a draft
+DECODE_SECONDS = 15.0  # for one image; an annotator waits ten seconds for a draft at most
 LONGEST_PAUSE_SECONDS = 60.0
 # Only a child that hangs takes longer: its imports took two minutes on an overloaded machine.
 ANSWER_SECONDS = 600.0
@@ -96,7 +96,7 @@ class DraftProcess:
     def _living(self) -> _Child:
         """Return the child, a new one when the last one died. The caller holds the lock."""
         if self._child is None:
-            # Python waits at its end for a child that nobody ended.
+            # At its end Python waits for every child: without this it would wait for ever.
             atexit.register(self.close)
         if self._child is None or not self._child.process.is_alive():
             self._warm.clear()

@@ -7,8 +7,8 @@ from typing import Any
 
 from backend import labels, ledger
 from backend.artifacts import ProjectFiles
+from backend.gateway import moment
 from backend.ledger import DraftQuality
-from backend.publishing import moment
 from backend.services import Services
 from backend.status import RECENT_DRAFTS
 from backend.store import DraftScore, Project, Version

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from backend.access import entry_credentials
 from backend.errors import LabelStudioError, PublishError
-from backend.gateway import QUEUE, LabelStudio, QueueItem
+from backend.gateway import QUEUE, LabelStudio, QueueItem, moment
 from backend.settings import Settings
 from backend.store import Store, Version
 
@@ -193,11 +192,6 @@ class Publisher:
         """
         newest = self._studio.newest_update(self._project_id)
         return abs(self._store.clock() - moment(newest)) >= QUIET_SECONDS if newest else True
-
-
-def moment(text: str) -> float:
-    """Return a timestamp of Label Studio's in seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _live_at(version: Version) -> float:

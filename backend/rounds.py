@@ -29,6 +29,7 @@ from backend.services import Services
 from backend.store import (
     KILLER_PAUSE_SECONDS,
     LONGEST_BACKOFF_SECONDS,
+    MOST_FAILURES,
     Project,
     Task,
     Version,
@@ -371,7 +372,7 @@ class Rounds(DBOSConfiguredInstance):
             problem=what,
             mend=mend,
             deaths=0,
-            failures=min(project.failures + 1, 10),
+            failures=min(project.failures + 1, MOST_FAILURES),
             not_before=self.store.clock() + wait,
         )
 

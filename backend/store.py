@@ -33,6 +33,7 @@ RETRY_SCAN_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3_600.0
 KILLER_PAUSE_SECONDS = 86_400.0  # before a scan that killed its worker is tried again
 LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
+MOST_FAILURES = 10  # counted in a row; it stands for more as well
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 MOST_SECONDS_BETWEEN_ROUNDS = 3_600.0  # unless an option asks for more
 DOUBTED = 1.0  # the time at which a project vanished that an earlier release let go

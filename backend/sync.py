@@ -161,8 +161,8 @@ class _Copy:
         knows has to be among those that changed: if it is not, Label Studio has forgotten that
         change, as it does when an older backup is restored.
         """
-        newest, moment = self.store.newest_task(self.project_id)
-        since = min(moment, notation(_now(self.store) - CLOCKS_DIFFER))
+        newest, changed_at = self.store.newest_task(self.project_id)
+        since = min(changed_at, notation(_now(self.store) - CLOCKS_DIFFER))
         for _ in range(2):
             listed: set[int] = set()
             for page in self.studio.tasks(self.project_id, since=since):

@@ -43,6 +43,7 @@ from backend.settings import Settings
 from backend.store import (
     DOUBTED,
     LONGEST_BACKOFF_SECONDS,
+    MOST_FAILURES,
     SCHEMA_VERSION,
     SETTLE_SECONDS,
     WORKER_BUSY_MS,
@@ -165,7 +166,16 @@ def _blame(store: Store, project_id: int, task_ids: list[int]) -> None:
     """Say on the project's page and in the log that a worker died while it read these scans."""
     few = ", ".join(map(str, task_ids[:5])) + (", ..." if len(task_ids) > 5 else "")
     scans = "the scan of task" if len(task_ids) == 1 else f"{len(task_ids)} scans, of tasks"
-    what = f"A worker died while it read or embedded {scans} {few}."
+    _tell_of_deaths(
+        store,
+        project_id,
+        f"A worker died while it read or embedded {scans} {few}.",
+        "They are read again, one by one after two deaths, to find the scan that does it.",
+    )
+
+
+def _tell_of_deaths(store: Store, project_id: int, what: str, mend: str) -> None:
+    """End the project's round, and show on its page and in the log why it ended."""
     with logs.context(project=project_id):
         log.error("%s", what)
     now = store.clock()
@@ -173,9 +183,9 @@ def _blame(store: Store, project_id: int, task_ids: list[int]) -> None:
     store.update(
         project_id,
         problem=what,
-        mend="They are read again, one by one after two deaths, to find the scan that does it.",
+        mend=mend,
         problem_at=now,
-        failures=Project.failures + 1,
+        failures=min(store.known(project_id).failures + 1, MOST_FAILURES),
         started_at=now,  # by which the longest waiting project is found
         step="",
         progress={},
@@ -195,25 +205,17 @@ def _refreshed_by(under_way: list[Any], workers: Collection[str]) -> set[int]:
 
 def _back_off(store: Store, project_id: int, gone: set[str]) -> None:
     """Say that a project's round ends its workers, and let it wait, longer each time."""
-    project = store.known(project_id)
-    what = f"{MOST_DEATHS} workers in a row died in a round of this project"
-    what += f" (step: {project.step})." if project.step else "."
-    with logs.context(project=project_id):
-        log.error("%s", what)
-    now, failures = store.clock(), min(project.failures + 1, 10)
-    store.abort_rounds(project_id, what)
-    _put_behind_others(store, project_id, gone)
-    store.update(
+    step = store.known(project_id).step
+    _tell_of_deaths(
+        store,
         project_id,
-        problem=what,
-        mend="Give the worker more memory, or choose a smaller `image_size`; it is tried again.",
-        problem_at=now,
-        failures=failures,
-        started_at=now,
-        not_before=now + min(LONGEST_BACKOFF_SECONDS, 15 * 2.0**failures),
-        step="",
-        progress={},
+        f"{MOST_DEATHS} workers in a row died in a round of this project"
+        + (f" (step: {step})." if step else "."),
+        "Give the worker more memory, or choose a smaller `image_size`; it is tried again.",
     )
+    _put_behind_others(store, project_id, gone)
+    wait = min(LONGEST_BACKOFF_SECONDS, 15 * 2.0 ** store.known(project_id).failures)
+    store.update(project_id, not_before=store.clock() + wait)
 
 
 def _put_behind_others(store: Store, project_id: int, gone: set[str]) -> None:

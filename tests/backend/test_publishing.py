@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from backend.errors import NotFound, PublishError, Unreachable
-from backend.gateway import QUEUE
-from backend.publishing import QUIET_SECONDS, Publisher, moment, name
+from backend.gateway import QUEUE, moment
+from backend.publishing import QUIET_SECONDS, Publisher, name
 from backend.services import Services
 from backend.store import Store, Version
 from tests.backend.conftest import Clock, drawn
