@@ -1,6 +1,6 @@
 """The same backend under the `label-studio-ml` package: release 1.0.9 and the 2.x contract.
 
-    from backend.adapter import create_app    # for a WSGI server, instead of backend.web
+    from backend.adapter import create_app    # for a WSGI server, instead of backend.web.server
 
 `python -m backend worker` runs beside it, as beside the web process.
 """
@@ -17,9 +17,11 @@ from flask import Flask, Response, jsonify, request
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend import bucket, logs
-from backend.answers import Answers, OneAtATime, live_drafts
-from backend.app import (
+from backend import logs
+from backend.settings import keep_private, load_settings, prepare_data_dir
+from backend.storage import bucket
+from backend.storage.store import open_store
+from backend.web.app import (
     MOST_BYTES,
     Gate,
     add_errors,
@@ -29,9 +31,8 @@ from backend.app import (
     protect,
     webhook_of,
 )
-from backend.hints import Hints
-from backend.settings import keep_private, load_settings, prepare_data_dir
-from backend.store import open_store
+from backend.web.ml_protocol import Answers, OneAtATime, live_drafts
+from backend.web.refresh_requests import Hints
 
 
 class Firstlight(LabelStudioMLBase):  # type: ignore[misc]

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from backend.answers import live_drafts
-from backend.app import create_app
 from backend.settings import Settings
-from backend.store import open_store
+from backend.storage.store import open_store
+from backend.web.app import create_app
+from backend.web.ml_protocol import live_drafts
 from demo.studio import ROOT
 
 CALLS = 200

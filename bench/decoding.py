@@ -24,8 +24,8 @@ from pydicom import Dataset, uid
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from backend.decoder_process import PROGRAM, Decoders
 from backend.errors import ImageError
+from backend.imaging.decoder_process import PROGRAM, Decoders
 from backend.settings import Settings
 
 LONGEST = 256

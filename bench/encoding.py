@@ -1,10 +1,10 @@
 """Time encoding from image files, decoding included: python -m bench.encoding DIR [--count N].
 
-Ours is the production path: files are read, decoded, shrunk and kept by backend.scans, some ahead,
-then embedded as a round does it. The baseline is a plain loop over the same files: Pillow to RGB at
-224 pixels, torch; one file at a time, and in batches of 8 for those who would write it so. All run
-a ResNet-50 with the same random weights, warmed up. They take turns, 16 files each, so that
-whatever else the machine does hits all of them.
+Ours is the production path: backend.imaging.scan_cache reads, decodes, shrinks and keeps the files,
+some ahead; then they are embedded as a round does it. The baseline is a plain loop over the same
+files: Pillow to RGB at 224 pixels, torch; one file at a time, and in batches of 8 for those who
+would write it so. All run a ResNet-50 with the same random weights, warmed up. They take turns, 16
+files each, so that whatever else the machine does hits all of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from backend.decoder_process import Decoders
 from backend.errors import ImageError
-from backend.scans import WORKING_SIZE, Scans
+from backend.imaging.decoder_process import Decoders
+from backend.imaging.scan_cache import WORKING_SIZE, Scans
 from backend.settings import tame_threads
 from model import encoders
 

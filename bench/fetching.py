@@ -1,7 +1,7 @@
 """Time fetching ahead against one at a time: python -m bench.fetching [--scans N] [--seconds S].
 
 A server of our own waits that long before each answer, as a distant storage does. Both ways fetch,
-decode, shrink and keep the same PNG files through backend.scans; they take turns.
+decode, shrink and keep the same PNG files through backend.imaging.scan_cache; they take turns.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from backend.decoder_process import Decoders
-from backend.images import ImageSource
-from backend.scans import FETCHERS, WORKING_SIZE, Scan, Scans
+from backend.imaging.decoder_process import Decoders
+from backend.imaging.fetch import ImageSource
+from backend.imaging.scan_cache import FETCHERS, WORKING_SIZE, Scan, Scans
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.scans import WORKING_SIZE
+from backend.imaging.scan_cache import WORKING_SIZE
 from bench.training import read
 from model.inference import Image, letterbox, predict, prepare, probabilities_of
 from model.metrics import Masks

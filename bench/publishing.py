@@ -23,11 +23,11 @@ import httpx
 import label_studio_sdk
 from pydantic import SecretStr
 
-from backend import labels
-from backend.gateway import LabelStudio, score
-from backend.publishing import Publisher
+from backend.label_studio import labels
+from backend.label_studio.client import LabelStudio, score
+from backend.label_studio.publisher import Publisher
 from backend.settings import Settings
-from backend.store import Store, Version, open_store
+from backend.storage.store import Store, Version, open_store
 from demo.annotator import Annotator
 from demo.studio import LabelStudio as Server
 from model.phantoms import generate

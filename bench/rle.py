@@ -15,7 +15,7 @@ import numpy as np
 from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
-from backend import labels
+from backend.label_studio import labels
 from model import masks
 
 SIZE = 1024

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from backend.settings import Settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from bench.soak import label, until_done, working
 from model.phantoms import Phantom, generate
 from tests.backend.conftest import answering

@@ -20,9 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from backend import drafts, labels, learning, logs, worker
+from backend import logs
+from backend.label_studio import labels
+from backend.rounds import drafts, learner
 from backend.settings import Settings, load_settings, prepare_data_dir, tame_threads
-from backend.store import Store, open_store
+from backend.storage.store import Store, open_store
+from backend.worker.main import run
 from bench.memory import anonymous
 from demo.studio import ROOT
 from model.phantoms import Phantom, generate
@@ -121,9 +124,9 @@ def work() -> None:
     settings = load_settings()
     logs.configure(settings.log_level)
     prepare_data_dir(settings)
-    short = lambda *given: replace(learning.train_config(*given), steps=STEPS)  # noqa: E731
+    short = lambda *given: replace(learner.train_config(*given), steps=STEPS)  # noqa: E731
     vars(drafts)["train_config"] = short
-    worker.run(settings)
+    run(settings)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ import httpx
 import numpy as np
 from pydantic import SecretStr
 
-from backend import sync
-from backend.gateway import LabelStudio
+from backend.label_studio.client import LabelStudio
+from backend.rounds import sync
 from backend.settings import Settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from bench.memory import Peak, anonymous
 from tests.backend.fake_label_studio import TOKEN, FakeLabelStudio
 from tests.backend.served import served

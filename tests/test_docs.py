@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.__main__ import cli
-from backend.answers import live_drafts
-from backend.app import create_app
+from backend.commands.cli import cli
 from backend.settings import ProjectOptions, Settings
-from backend.store import open_store
+from backend.storage.store import open_store
+from backend.web.app import create_app
+from backend.web.ml_protocol import live_drafts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from backend import labels
-from backend.decoder_process import Decoders
-from backend.gateway import LabelStudio
-from backend.images import ImageSource
-from backend.services import Services
+from backend.imaging.decoder_process import Decoders
+from backend.imaging.fetch import ImageSource
+from backend.label_studio import labels
+from backend.label_studio.client import LabelStudio
+from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.store import Project, Store, open_store
+from backend.storage.store import Project, Store, open_store
 from tests import postgresql
 from tests.backend.fake_label_studio import CONFIG, TOKEN, URL, FakeLabelStudio
 
@@ -151,7 +151,7 @@ def site(
     """A worker beside Label Studio, with networks so small that a training takes an instant."""
     from tests.backend.site import TINY, Site  # the maths, which most tests do without
 
-    monkeypatch.setattr("backend.drafts.train_config", lambda *_: TINY)
+    monkeypatch.setattr("backend.rounds.drafts.train_config", lambda *_: TINY)
     site = Site(services, fake, clock, project_id)
     site.start()
     yield site

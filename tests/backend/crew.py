@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.store import Store, open_store
+from backend.storage.store import Store, open_store
 from tests.backend.conftest import answering
 from tests.backend.fake_label_studio import TOKEN, FakeLabelStudio
 from tests.backend.served import served

@@ -10,11 +10,12 @@ import pytest
 from dbos import DBOS
 from dbos import _dbos as dbos_internals
 
-from backend import labels, worker
-from backend.membership import Membership
-from backend.rounds import Rounds
-from backend.services import Services
-from backend.store import Project
+from backend.label_studio import labels
+from backend.rounds.services import Services
+from backend.rounds.workflow import Rounds
+from backend.storage.store import Project
+from backend.storage.workers import Membership
+from backend.worker import main
 from model import phantoms
 from model.training import TrainConfig
 from tests.backend.conftest import Clock, the
@@ -55,9 +56,9 @@ class Site:
         # A process has one worker; a second start in this one has to forget the first.
         registry = dbos_internals._get_or_create_dbos_registry()
         registry.instance_info_map.clear()
-        self.member = Membership(self.store, worker.RELEASE)
+        self.member = Membership(self.store, main.RELEASE)
         self.member.join(alone=True)  # whoever was stopped before this start
-        self.rounds = worker.launch(self.services, self.member)
+        self.rounds = main.launch(self.services, self.member)
 
     def stop(self) -> None:
         DBOS.destroy()

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from flask import Flask, jsonify, request
 
-from backend.answers import MOST_WAITING
-from backend.draft_process import DraftProcess
-from backend.store import Store, Version, open_store
+from backend.storage.store import Store, Version, open_store
+from backend.web.live_drafts import DraftProcess
+from backend.web.ml_protocol import MOST_WAITING
 
 ROOT = Path(__file__).parents[2]
 WIRE = ROOT / "tests" / "wire"

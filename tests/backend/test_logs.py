@@ -71,7 +71,7 @@ def test_an_exception_brings_where_and_what_kind_but_not_its_message() -> None:
 
 def test_own_loggers_speak_and_libraries_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("INFO")
-    logging.getLogger("backend.rounds").info("a round began")
+    logging.getLogger("backend.rounds.workflow").info("a round began")
     logging.getLogger("httpx").info("GET http://label-studio/?token=hunter2")
     logging.getLogger("httpx").warning("slow")
     messages = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]

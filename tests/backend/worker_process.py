@@ -15,8 +15,8 @@ def main() -> None:
     """Work until killed."""
     put_in(Fuse(Path(os.environ[FUSE])))
     # After the fuse: it wraps the steps of a round while they are defined.
-    from backend import drafts
-    from backend.__main__ import cli
+    from backend.commands.cli import cli
+    from backend.rounds import drafts
     from tests.backend.site import TINY
 
     config = replace(TINY, steps=int(os.environ[STEPS]))

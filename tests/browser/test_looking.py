@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 from werkzeug.serving import make_server
 
-from backend.app import create_app
 from backend.settings import Settings
-from backend.store import Store, open_store
-from tests.backend.test_pages import add_tasks, publish_often, record_rounds
+from backend.storage.store import Store, open_store
+from backend.web.app import create_app
+from tests.backend.web.project_page.test_views import add_tasks, publish_often, record_rounds
 from tests.browser.conftest import ELSEWHERE
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]

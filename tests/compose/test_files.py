@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from backend.decoder_process import MEMORY
+from backend.imaging.decoder_process import MEMORY
 from backend.settings import ProjectOptions, Settings
 from demo.studio import ROOT
 

@@ -16,14 +16,14 @@ from tests.backend import worker_process
 SIZE = (33, 17)  # height and width; no other scan of the tests has it
 DECODER = f"""
 import os, signal
-from backend import decoding
-real = decoding.opened
+from backend.imaging import decode
+real = decode.opened
 def opened(data, **limits):
     found = real(data, **limits)
     if found.pixels == {SIZE[0] * SIZE[1]}:
         os.kill(os.getpid(), signal.SIGKILL)
     return found
-decoding.opened = opened
+decode.opened = opened
 """
 
 
@@ -36,7 +36,8 @@ def main() -> None:
 
 
 def _in_decoders() -> None:
-    from backend import decoder_process, services
+    from backend.imaging import decoder_process
+    from backend.rounds import services
 
     real = services.build
 

@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from backend import connecting, erasing, labels
-from backend.app import create_app
-from backend.artifacts import Artifacts, embeddings_name
-from backend.erasing import Eraser
+from backend.commands import connection
+from backend.label_studio import labels
+from backend.rounds import erasing
+from backend.rounds.erasing import Eraser
 from backend.settings import Settings
-from backend.store import Store, open_store
-from backend.web import listen
+from backend.storage.artifacts import Artifacts, embeddings_name
+from backend.storage.store import Store, open_store
+from backend.web.app import create_app
+from backend.web.server import listen
 from tests.backend import s3 as servers
 from tests.backend.conftest import Clock, settings_in
 from tests.backend.crew import crew
@@ -219,7 +221,7 @@ def test_copies_on_another_machine_go_when_its_worker_looks_next(
     copies = list(files.folder.rglob("*.*"))
     if whole:
         store.update(number, disconnected=True)
-        assert connecting.forget(settings, store, number).endswith("are deleted.")
+        assert connection.forget(settings, store, number).endswith("are deleted.")
         assert ward.traces() == {}
         store.want(number, connected=True)
     else:
@@ -248,8 +250,8 @@ def test_a_forgotten_project_is_in_no_file_of_a_running_service(
     with closing(sqlite3.connect(settings.data_dir / "firstlight.sqlite")) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM projects").fetchall()
-        list(connecting.disconnect(settings, ward.site.services.studio, command, number))
-        said = connecting.forget(settings, command, number)
+        list(connection.disconnect(settings, ward.site.services.studio, command, number))
+        said = connection.forget(settings, command, number)
         assert "the worker overwrites them within a minute" in said
         assert store.projects() == []
         works = eraser(settings, store, clock)
@@ -268,9 +270,9 @@ def test_a_forgotten_project_is_in_no_file_of_a_running_service(
 WEB = """
 import sys
 from pathlib import Path
-from backend import erasing
+from backend.rounds import erasing
 from backend.settings import Settings
-from backend.web import serve
+from backend.web.server import serve
 erasing.TURN_SECONDS = 0.1
 serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])))
 """

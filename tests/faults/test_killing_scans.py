@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.store import KILLER_PAUSE_SECONDS, Task
+from backend.storage.store import KILLER_PAUSE_SECONDS, Task
 from tests.backend.conftest import drawn
 from tests.backend.crew import Crew, crew
 from tests.backend.site import wait_for

@@ -22,14 +22,15 @@ import pytest
 import torch
 from PIL import Image
 
-from backend import artifacts, labels
-from backend.answers import DEADLINE_SECONDS
+from backend.label_studio import labels
 from backend.settings import Settings
-from backend.store import Model, Version, open_store
+from backend.storage import artifacts
+from backend.storage.store import Model, Version, open_store
+from backend.web.ml_protocol import DEADLINE_SECONDS
 from model import phantoms, training
 from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import OPTIONS, SIZE, TINY, wait_for
-from tests.backend.test_web import free_port
+from tests.backend.web.test_server import free_port
 
 pytestmark = pytest.mark.timeout(300)  # a busy machine takes minutes to import torch
 

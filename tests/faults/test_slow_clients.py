@@ -16,19 +16,19 @@ import httpx
 import pytest
 
 from backend.settings import Settings
-from backend.store import open_store
-from backend.web import THREADS, listen
+from backend.storage.store import open_store
+from backend.web.server import THREADS, listen
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 2.0
 SERVE = """
 import json, sys
 from pathlib import Path
-from backend import web
+from backend.web import server
 from backend.settings import Settings
 
-web.MOST_CONNECTIONS = int(sys.argv[3])
-web.serve(
+server.MOST_CONNECTIONS = int(sys.argv[3])
+server.serve(
     Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2]), **json.loads(sys.argv[4])),
     patience_seconds=float(sys.argv[5]),
 )

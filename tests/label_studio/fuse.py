@@ -39,11 +39,11 @@ BATCHES = 3  # so far a training comes
 CHUNK = 10  # predictions an import call carries; a queue here is longer
 SENT_SECONDS = 0.02  # after which Label Studio is at work on an import call
 LIBRARIES = (
-    "backend.drafts",
-    "backend.encoding",
-    "backend.judgement",
-    "backend.selection",
-    "backend.services",
+    "backend.rounds.drafts",
+    "backend.rounds.encoding",
+    "backend.rounds.draft_quality",
+    "backend.rounds.selection",
+    "backend.rounds.services",
     "dbos",
     "sklearn.cluster",
     "sklearn.manifold",
@@ -94,10 +94,10 @@ def work(fuse: Fuse, env: Mapping[str, str], log: Path, quiet: float | None) -> 
     os.environ.update(env)
     put_in(fuse)
     if quiet is not None:
-        from backend import publishing
+        from backend.label_studio import publisher
 
-        publishing.QUIET_SECONDS = quiet
-    from backend.__main__ import cli
+        publisher.QUIET_SECONDS = quiet
+    from backend.commands.cli import cli
 
     cli(["worker"])
 
@@ -122,16 +122,18 @@ def _end_with_parent() -> None:
 
 def put_in(fuse: Fuse) -> None:
     _around_steps(fuse)
-    from backend import artifacts, gateway, learning, publishing, store
+    from backend.label_studio import client, publisher
+    from backend.rounds import learner
+    from backend.storage import artifacts, store
 
-    gateway.IMPORT_CHUNK = CHUNK
-    _in_training(fuse, learning.Learner)
-    _in_imports(fuse, gateway.LabelStudio)
+    client.IMPORT_CHUNK = CHUNK
+    _in_training(fuse, learner.Learner)
+    _in_imports(fuse, client.LabelStudio)
     _behind(fuse, artifacts.ProjectFiles, "write", "weights written", of="models/")
-    _behind(fuse, publishing.Publisher, "_arrived", "all arrived")
+    _behind(fuse, publisher.Publisher, "_arrived", "all arrived")
     _behind(fuse, store.Store, "go_live", "live here")
-    _behind(fuse, gateway.LabelStudio, "switch", "live there")
-    _behind(fuse, gateway.LabelStudio, "delete_version", "version deleted")
+    _behind(fuse, client.LabelStudio, "switch", "live there")
+    _behind(fuse, client.LabelStudio, "delete_version", "version deleted")
 
 
 def _around_steps(fuse: Fuse) -> None:

@@ -22,10 +22,10 @@ from PIL import Image
 from pydantic import SecretStr
 
 from backend.errors import ImageError
-from backend.scans import Scan
-from backend.services import Services, build
+from backend.imaging.scan_cache import Scan
+from backend.rounds.services import Services, build
 from backend.settings import Settings
-from backend.store import Project, open_store
+from backend.storage.store import Project, open_store
 from demo.annotator import Annotator
 from demo.studio import LabelStudio
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from backend import gateway
+from backend.label_studio import client
 from backend.settings import Settings
 from demo import scans
 from demo.annotator import Annotator
@@ -450,12 +450,12 @@ def test_an_access_token_that_label_studio_no_longer_takes_is_exchanged_anew(
 ) -> None:
     token = SecretStr(personal_access_token(studio))
     settings = Settings(label_studio_url=studio.url, label_studio_api_key=token)
-    with closing(gateway.LabelStudio(settings)) as client:
-        client.check_token()
-        tokens = client._client._client_wrapper._tokens_client
+    with closing(client.LabelStudio(settings)) as api:
+        api.check_token()
+        tokens = api._client._client_wrapper._tokens_client
         refused = f"{str(tokens._access_token)[:-6]}AAAAAA"  # not yet over by our clock
         tokens._access_token = refused
-        client.check_token()
+        api.check_token()
         assert tokens._access_token != refused
 
 

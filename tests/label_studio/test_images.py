@@ -14,12 +14,12 @@ from pydantic import SecretStr
 from pydicom import uid
 
 from backend.errors import ImageError
-from backend.gateway import LabelStudio as Gateway
-from backend.images import ImageSource
-from backend.scans import Scan, Scans
-from backend.services import Services
+from backend.imaging.fetch import ImageSource
+from backend.imaging.scan_cache import Scan, Scans
+from backend.label_studio.client import LabelStudio as Gateway
+from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from demo.annotator import Annotator
 from demo.errors import DemoError
 from demo.studio import LabelStudio

@@ -27,7 +27,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from backend.store import Store, Version, open_store
+from backend.storage.store import Store, Version, open_store
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend import labels
+from backend.label_studio import labels
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend

@@ -16,12 +16,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from backend import tabs
-from backend.connecting import connect, disconnect
-from backend.gateway import LabelStudio as Gateway
-from backend.publishing import Publisher
+from backend.commands.connection import connect, disconnect
+from backend.label_studio import queue_tab
+from backend.label_studio.client import LabelStudio as Gateway
+from backend.label_studio.publisher import Publisher
 from backend.settings import Settings
-from backend.store import Store, Version, open_store
+from backend.storage.store import Store, Version, open_store
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
@@ -313,8 +313,8 @@ def test_the_tab_lists_the_queue_in_its_order_and_follows_the_next_one(
     make_room: Callable[..., Room], ann: Person, gateway: Gateway
 ) -> None:
     room = make_room()
-    tabs.ensure(gateway, room.project)
-    tabs.ensure(gateway, room.project)
+    queue_tab.ensure(gateway, room.project)
+    queue_tab.ensure(gateway, room.project)
     default, ours = tabs_of(ann, room.project)
     assert (default["data"]["title"], ours["data"]["title"]) == ("Default", "Firstlight queue")
 
@@ -333,7 +333,7 @@ def test_label_all_tasks_and_as_displayed_both_follow_the_queue_on_the_tab_but_o
     make_room: Callable[..., Room], ann: Person, ben: Person, gateway: Gateway
 ) -> None:
     room = make_room()
-    tabs.ensure(gateway, room.project)
+    queue_tab.ensure(gateway, room.project)
     tab = tabs_of(ann, room.project)[-1]
 
     def press(person: Person, **shown: Any) -> int:

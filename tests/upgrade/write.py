@@ -17,11 +17,11 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 
-from backend.gateway import LabelStudio
-from backend.images import ImageSource
-from backend.services import Services
+from backend.imaging.fetch import ImageSource
+from backend.label_studio.client import LabelStudio
+from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.store import open_store
+from backend.storage.store import open_store
 from tests.backend.conftest import Clock, answering, settings_in
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import TINY, Site
@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     clock = Clock()
     fake = FakeLabelStudio(clock)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backend.drafts.train_config", lambda *_: TINY)
+        patch.setattr("backend.rounds.drafts.train_config", lambda *_: TINY)
         settings = settings_in(Path(name))
         store = open_store(settings.database)
         store.clock = clock

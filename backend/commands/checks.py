@@ -1,0 +1,593 @@
+"""The checks of the doctor: each takes what it needs and returns a Finding, or raises why not."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from backend.commands.connection import (
+    Entry,
+    explained,
+    is_at,
+    is_connected,
+    is_of,
+    register,
+    signed_headers,
+    webhook_url,
+    workers_running,
+)
+from backend.errors import ImageError, LabelStudioError
+from backend.imaging.scan_cache import WORKING_SIZE, Scan
+from backend.label_studio import labels, queue_tab
+from backend.label_studio.client import QUEUE, LabelStudio
+from backend.label_studio.credentials import SECRET_HEADER, entry_credentials
+from backend.label_studio.publisher import Publisher
+from backend.rounds.services import Services
+from backend.settings import Settings, parse_options, prepare_data_dir
+from backend.storage import bucket, ledger
+from backend.storage.artifacts import Artifacts
+from backend.storage.store import Project, Store, open_known
+
+if TYPE_CHECKING:
+    from model.encoders import Encoder
+
+TESTED_WITH = "1.23.2"
+IMAGES_TRIED = 3
+# Without one of these events the queue would wait for the timer.
+EVENTS = frozenset(
+    {
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_DELETED",
+        "PROJECT_UPDATED",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check saw.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be.
+        what: What was seen, in a sentence.
+        mend: What a person has to do, or may want to know.
+        fix: Mends it through Label Studio's API; None where only a person can.
+        mended: Whether it was wrong until `fix` was called.
+    """
+
+    name: str
+    ok: bool
+    what: str
+    mend: str = ""
+    fix: Callable[[], object] | None = None
+    mended: bool = False
+
+
+Check = Callable[[], Finding]
+Load = Callable[[], "Encoder"]
+
+
+# -- the installation -----------------------------------------------------------------------------
+
+
+def installation(settings: Settings) -> list[tuple[str, Check]]:
+    """Return the checks of what this machine has."""
+    return [
+        ("data folder", lambda: data_folder(settings)),
+        ("artifacts", lambda: artifacts(settings)),
+        ("database", lambda: database(settings)),
+        ("worker", lambda: worker(settings)),
+    ]
+
+
+def data_folder(settings: Settings) -> Finding:
+    """Whether DATA_DIR can be written."""
+    prepare_data_dir(settings)
+    return Finding("data folder", True, f"{settings.data_dir} can be written.")
+
+
+def artifacts(settings: Settings) -> Finding:
+    """Whether what rounds leave can be written and read where ARTIFACTS_URL says."""
+    url = settings.artifacts_url
+    if not url:
+        return Finding("artifacts", True, "They lie in DATA_DIR, on this machine alone.")
+    bucket.prepare(url)
+    Artifacts(settings.data_dir, url).probe()
+    return Finding("artifacts", True, f"{bucket.shown(url)} can be written and read.")
+
+
+def database(settings: Settings) -> Finding:
+    """Whether the database is there, is ours, and opens."""
+    store = open_known(settings.database)
+    number = len(store.projects())
+    store.engine.dispose()
+    return Finding("database", True, f"It opens; {number} project{'s'[: number != 1]} known.")
+
+
+def web_process(settings: Settings, web: httpx.Client) -> Finding:
+    """Whether this service answers at the address that Label Studio is given."""
+    url = settings.public_url
+    start = "Start it with `python -m backend start`, or correct BACKEND_URL, HOST and PORT."
+    try:
+        answer = web.get(f"{url}/health").json()
+    except httpx.HTTPError as error:
+        return Finding(
+            "web process", False, f"Nothing answers at {url} ({type(error).__name__}).", start
+        )
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or answer.get("model_class") != "Firstlight":
+        return Finding("web process", False, f"Something else answers at {url}.", start)
+    return Finding("web process", True, f"It answers at {url}.")
+
+
+def web_access(settings: Settings, web: httpx.Client) -> Finding:
+    """Whether the web process takes webhooks and requests with the secrets of these settings."""
+    url, headers = settings.public_url, signed_headers(settings)
+    password = settings.basic_auth_pass.get_secret_value()
+    auth = (settings.basic_auth_user, password) if settings.basic_auth_user else None
+    try:
+        # It names no project, so nothing comes of it.
+        codes = [web.post(f"{url}/webhook", json={}, headers=headers).status_code]
+        codes.append(web.get(f"{url}/versions", auth=auth).status_code)
+        wrong = next((f"answers {code}" for code in codes if code != 200), "")
+    except httpx.HTTPError as error:
+        wrong = f"breaks off ({type(error).__name__})"
+    if wrong:
+        return Finding(
+            "web access",
+            False,
+            f"The web process {wrong} when it is called with the credentials of this command.",
+            "Give both the same BASIC_AUTH_USER, BASIC_AUTH_PASS, WEBHOOK_SECRET, DATA_DIR and "
+            "DATABASE_URL.",
+        )
+    by_whom = f"that bring {SECRET_HEADER}" if headers else "from everybody: no secret is set"
+    return Finding("web access", True, f"It takes webhooks {by_whom}.")
+
+
+def worker(settings: Settings) -> Finding:
+    """Whether a worker works."""
+    running = workers_running(settings)
+    if not running:
+        what = "None shows a sign of life."
+        return Finding(
+            "worker", False, what, "Start it with `python -m backend start` (or `worker`)."
+        )
+    return Finding("worker", True, "It runs." if running == 1 else f"{running} of them run.")
+
+
+def load_encoder(settings: Settings, known: Project | None) -> Encoder:
+    """Return the encoder of a project, or of the installation.
+
+    Raises:
+        ConfigError: If its weights cannot be had, or there is no such device.
+    """
+    from backend.rounds import encoding  # loads torch
+
+    chosen = ledger.stored_options(known).encoder if known else None
+    return encoding.load(settings, chosen or settings.encoder)
+
+
+def encoder(settings: Settings, load: Load) -> Finding:
+    """Which encoder looks at the scans, on which device."""
+    from model.training import resolve_device
+
+    found = load()
+    note = found.substitution if found.substituted else ""
+    return Finding("encoder", True, f"{found.name} on {resolve_device(settings.device)}.", note)
+
+
+# -- Label Studio ---------------------------------------------------------------------------------
+
+
+def label_studio(studio: LabelStudio, url: str) -> Finding:
+    """Whether Label Studio answers, and which release it is."""
+    version = studio.server_version()
+    other = version.split(".")[:2] != TESTED_WITH.split(".")[:2]
+    note = f"Firstlight is tested with {TESTED_WITH}." if other else ""
+    return Finding("Label Studio", True, f"{version} answers at {url}.", note)
+
+
+def token(studio: LabelStudio) -> Finding:
+    """Whether the token is accepted, and which kind it is."""
+    studio.check_token()
+    return Finding("token", True, f"The {studio.token_kind} is accepted.")
+
+
+def backend_address(studio: LabelStudio, url: str) -> Finding:
+    """Whether Label Studio lets a backend entry have our address."""
+    try:
+        studio.check_entry_address(url)
+    except LabelStudioError as error:
+        raise explained(error, url) from None
+    return Finding("backend address", True, f"Label Studio may call {url}.")
+
+
+def webhook_address(studio: LabelStudio, url: str) -> Finding:
+    """Whether Label Studio lets a webhook have our address."""
+    try:
+        studio.check_webhook_address(f"{url}/webhook")
+    except LabelStudioError as error:
+        raise explained(error, url) from None
+    return Finding("webhook address", True, f"Label Studio may send webhooks to {url}.")
+
+
+# -- a project ------------------------------------------------------------------------------------
+
+
+def project(studio: LabelStudio, project_id: int) -> Finding:
+    """Whether there is such a project."""
+    info = studio.project(project_id)
+    number = info.counters["task_number"]
+    return Finding("project", True, f"{project_id} ({info.title}) has {number} tasks.")
+
+
+def of_project(services: Services, project_id: int, load: Load) -> list[tuple[str, Check]]:
+    """Return the checks of how a project is set up."""
+    return [
+        ("labels", lambda: interface(services.studio, project_id)),
+        ("entry", lambda: entry(services, project_id)),
+        ("options", lambda: options(services, project_id)),
+        ("webhook", lambda: webhook(services, project_id)),
+        ("tab", lambda: tab(services.studio, project_id)),
+        ("image", lambda: image(services, project_id, load)),
+        ("rounds", lambda: rounds(services.store, project_id)),
+    ]
+
+
+def of_queue(services: Services, project_id: int) -> list[tuple[str, Check]]:
+    """Return the checks of what Label Studio serves; they rest on the entry."""
+    return [
+        ("queue", lambda: queue(services, project_id)),
+        ("model version", lambda: model_version(services, project_id)),
+        ("title", lambda: title(services, project_id)),
+        ("sampling", lambda: sampling(services, project_id)),
+    ]
+
+
+def interface(studio: LabelStudio, project_id: int) -> Finding:
+    """Whether the labelling interface can be served."""
+    found = labels.parse(studio.project(project_id).label_config)
+    return Finding("labels", True, f"{', '.join(found.labels)}.")
+
+
+def entry(services: Services, project_id: int) -> Finding:
+    """Whether exactly one backend entry is ours, and Label Studio reaches us through it."""
+    url = services.settings.public_url
+    before = _answer(services, project_id)
+    found = services.studio.entries(project_id)
+    # A round may make another version live meanwhile.
+    answers = {before, _answer(services, project_id)}
+    ours = [e for e in found if any(is_of(e, answer) for answer in answers)]
+    if len(ours) > 1:
+        return _several(services, ours)
+    if ours:
+        return _judge_entry(services, ours[0])
+    at_our_url = [e for e in found if is_at(e, url)]
+    if at_our_url:
+        return _judge_stranger(services, project_id, at_our_url[0])
+    others = f" {len(found)} of other services are there." if found else ""
+    return Finding(
+        "entry",
+        False,
+        f"No backend entry of the project is this service.{others}",
+        f"Run `python -m backend connect {project_id}`.",
+    )
+
+
+def _several(services: Services, ours: Sequence[Entry]) -> Finding:
+    url = services.settings.public_url
+    kept = next((e for e in ours if is_at(e, url)), None)
+
+    def remove_others() -> None:
+        for other in ours:
+            if kept is not None and other["id"] != kept["id"]:
+                _remove(services.studio, other, keep=webhook_url(kept))
+
+    return Finding(
+        "entry",
+        False,
+        f"{len(ours)} backend entries are this service: {', '.join(str(e['url']) for e in ours)}.",
+        f"Delete all but one in Settings > Model (--fix keeps the one at {url})."
+        if kept
+        else "Delete all but one in Settings > Model.",
+        remove_others if kept else None,
+    )
+
+
+def _judge_entry(services: Services, one: Entry) -> Finding:
+    settings, studio = services.settings, services.studio
+    if is_connected(one):
+        return Finding("entry", True, f"Entry {one['id']} at {one['url']} is this service.")
+
+    def move() -> None:
+        moved = {**one, "url": settings.public_url}
+        try:
+            studio.rename(moved, str(one["title"]), entry_credentials(settings))
+        except LabelStudioError as error:
+            raise explained(error, settings.public_url) from None
+        if not is_at(one, settings.public_url):
+            studio.remove_webhooks(one["project"], webhook_url(one))
+
+    return Finding(
+        "entry",
+        False,
+        f"Label Studio does not reach this service at {one['url']} ({_state(one)}).",
+        f"Is {settings.public_url} (BACKEND_URL) an address that Label Studio reaches, and does "
+        "the web process run? --fix writes it, with today's credentials, into the entry.",
+        move,
+    )
+
+
+def _judge_stranger(services: Services, project_id: int, one: Entry) -> Finding:
+    """Judge an entry with our address that does not hold what we answer."""
+    url = services.settings.public_url
+    if is_connected(one):
+        return Finding(
+            "entry",
+            False,
+            f"Entry {one['id']} at {url} answers as another service, {one.get('model_version')!r}.",
+            "Run this command with the DATA_DIR and DATABASE_URL of the web process at that "
+            "address.",
+        )
+    return Finding(
+        "entry",
+        False,
+        f"Label Studio does not reach this service at {url} ({_state(one)}).",
+        f"Run the web process, then `python -m backend connect {project_id}` or --fix.",
+        lambda: register(services.settings, services.studio, project_id),
+    )
+
+
+def options(services: Services, project_id: int) -> Finding:
+    """Whether the options in our entry are good."""
+    found = _entry(services, project_id)
+    extra = found.get("extra_params") if found else None
+    parse_options(extra)
+    return Finding("options", True, _options_said(extra))
+
+
+def webhook(services: Services, project_id: int) -> Finding:
+    """Whether our webhook is there, tells all that matters, and brings the secret alone."""
+    settings, store, studio = services.settings, services.store, services.studio
+    found = _entry(services, project_id)
+    url = webhook_url(found or {"url": settings.public_url})
+    headers = signed_headers(settings)
+    hooks = [h for h in studio.webhooks(project_id) if h["url"] == url]
+    problems = list(_webhook_problems(hooks[0], headers)) if hooks else ["it is not there"]
+    known = store.project(project_id)
+    if known and known.webhook_refused_at:
+        problems.append("this service refuses its events")
+    if not problems:
+        return Finding("webhook", True, f"It tells {url} everything.")
+
+    def mend() -> None:
+        studio.ensure_webhook(project_id, url, headers)
+        store.update(project_id, webhook_refused_at=0.0)
+
+    readable = any("Authorization" in _headers_of(hook) for hook in hooks)
+    return Finding(
+        "webhook",
+        False,
+        f"The webhook to {url}: {'; '.join(problems)}.",
+        f"Run `python -m backend doctor {project_id} --fix`{_LEAKED if readable else '.'}",
+        mend,
+    )
+
+
+_LEAKED = ", then change BASIC_AUTH_PASS, here and in the entry (`--fix` writes it)."
+
+
+def _webhook_problems(hook: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
+    if not hook.get("is_active"):
+        yield "it is switched off"
+    if not hook.get("send_payload"):
+        yield "it sends no payload"
+    missing = EVENTS - set(hook.get("actions") or ())
+    if not hook.get("send_for_all_actions") and missing:
+        yield f"it does not tell of {', '.join(sorted(missing))}"
+    given = _headers_of(hook)
+    for name in (name for name, value in headers.items() if given.get(name) != value):
+        yield f"its header {name} is {'another' if name in given else 'missing'}"
+    if "Authorization" in given:
+        yield "the password lies in its header Authorization, where every account can read it"
+
+
+def _headers_of(hook: Mapping[str, Any]) -> dict[str, Any]:
+    given = hook.get("headers")
+    return given if isinstance(given, dict) else {}
+
+
+def tab(studio: LabelStudio, project_id: int) -> Finding:
+    """Whether the Data Manager has a tab in the queue's order; without one nothing is wrong."""
+    if queue_tab.exists(studio, project_id):
+        return Finding("tab", True, "The Data Manager lists the queue.")
+    return Finding(
+        "tab",
+        True,
+        "No tab of the Data Manager lists the queue.",
+        f"`python -m backend connect {project_id}` makes one.",
+    )
+
+
+def image(services: Services, project_id: int, load: Load) -> Finding:
+    """Whether an image of the project can be fetched, decoded and encoded."""
+    config = labels.parse(services.studio.project(project_id).label_config)
+    first = next(services.studio.tasks(project_id), [])[:IMAGES_TRIED]
+    if not first:
+        return Finding("image", True, "The project has no tasks yet.")
+    known = services.store.project(project_id)
+    urls = [(task["id"], str(task["data"].get(config.image_key) or "")) for task in first]
+    task_id, scan = _first_scan(services, known or Project(id=project_id), urls)
+    load().encode([scan.image])
+    height, width = scan.size
+    return Finding("image", True, f"Task {task_id}: {width} x {height} pixels, encoded.")
+
+
+def _first_scan(
+    services: Services, known: Project, urls: list[tuple[int, str]]
+) -> tuple[int, Scan]:
+    """Return the first scan that can be read; fetched anew, whatever is kept of it."""
+    why = None
+    with tempfile.TemporaryDirectory() as folder:
+        settings = services.settings.model_copy(update={"data_dir": Path(folder)})
+        scans = replace(services, settings=settings).scans(known, WORKING_SIZE)
+        for task_id, url in urls:
+            try:
+                return task_id, scans.get(task_id, url)
+            except ImageError as error:
+                why = why or error
+    raise why or ImageError("There is no image.")
+
+
+def rounds(store: Store, project_id: int) -> Finding:
+    """Whether the project's rounds go on."""
+    found = store.project(project_id)
+    if found is None or found.disconnected:
+        return Finding(
+            "rounds",
+            False,
+            "This service does not work on the project.",
+            f"Run `python -m backend connect {project_id}`.",
+        )
+    if found.problem:
+        return Finding("rounds", False, found.problem, found.mend)
+    if found.step:
+        return Finding("rounds", True, f"One is under way ({found.step}).")
+    if found.wanted > found.done:
+        return Finding("rounds", True, "The next one is wanted.")
+    return Finding("rounds", True, "All that was wanted is done.")
+
+
+def queue(services: Services, project_id: int) -> Finding:
+    """Whether Label Studio holds the queue that was published last."""
+    store = services.store
+    live = _live(services, project_id)
+    version = store.version(project_id, live)
+    if not live or version is None:
+        return Finding("queue", True, "None is published yet.")
+    number = services.studio.version_count(project_id, live)
+    there = {task.id for task in store.tasks(project_id)}
+    if number >= len(there.intersection(version.published)):
+        return Finding("queue", True, f"{live}: {number} scans.")
+
+    def publish_again() -> None:
+        store.update(project_id, fingerprint="")
+        store.want(project_id, full=True)
+
+    return Finding(
+        "queue",
+        False,
+        f"Predictions of {live} are gone from Label Studio: {number} are left.",
+        f"Run `python -m backend doctor {project_id} --fix`: the next round publishes them anew "
+        "under another name, which takes the worker a moment.",
+        publish_again,
+    )
+
+
+def model_version(services: Services, project_id: int) -> Finding:
+    """Whether Label Studio serves the live version."""
+    return _compared(
+        services,
+        project_id,
+        "model version",
+        lambda: services.studio.project(project_id).model_version,
+    )
+
+
+def title(services: Services, project_id: int) -> Finding:
+    """Whether our entry has the live version as its title, so that late scans get a draft."""
+
+    def read() -> str:
+        found = _entry(services, project_id)
+        return str(found["title"]) if found else ""
+
+    return _compared(services, project_id, "title", read)
+
+
+def sampling(services: Services, project_id: int) -> Finding:
+    """Whether Label Studio orders its queue by score."""
+    live = _live(services, project_id)
+    found = services.studio.project(project_id).sampling
+    if not live:
+        return Finding("sampling", True, f"{found}; the first queue will change it.")
+    if found == QUEUE or _switching(services, project_id, live):
+        return Finding("sampling", True, f"{found}.")
+    return Finding(
+        "sampling",
+        False,
+        f"It is {found!r}, so that Label Studio ignores the queue.",
+        f"Choose {QUEUE!r} in Settings > Annotation, or --fix.",
+        lambda: _publisher(services, project_id).switch(live),
+    )
+
+
+def _compared(services: Services, project_id: int, name: str, read: Callable[[], str]) -> Finding:
+    live = _live(services, project_id)
+    if not live:
+        return Finding(name, True, "Nothing is published yet.")
+    found = read()
+    if found == live or _switching(services, project_id, live):
+        return Finding(name, True, f"{found}.")
+    return Finding(
+        name,
+        False,
+        f"It is {found!r}, the live version is {live!r}.",
+        f"Run `python -m backend doctor {project_id} --fix`.",
+        lambda: _publisher(services, project_id).switch(live),
+    )
+
+
+def _switching(services: Services, project_id: int, live: str) -> bool:
+    """Return whether a round was about to make a version live while this one was looked for."""
+    now = services.store.project(project_id)
+    return now is not None and (now.live_version != live or now.step == "switch")
+
+
+# -- what the checks share ------------------------------------------------------------------------
+
+
+def _live(services: Services, project_id: int) -> str:
+    found = services.store.project(project_id)
+    return found.live_version if found else ""
+
+
+def _answer(services: Services, project_id: int) -> str:
+    return services.store.answer(services.store.project(project_id))
+
+
+def _entry(services: Services, project_id: int) -> Entry | None:
+    """Return our entry, or None when none or several are."""
+    with suppress(LabelStudioError):
+        return services.studio.entry(project_id, _answer(services, project_id))
+    return None
+
+
+def _publisher(services: Services, project_id: int) -> Publisher:
+    return Publisher(services.settings, services.store, services.studio, project_id)
+
+
+def _remove(studio: LabelStudio, other: Entry, *, keep: str) -> None:
+    studio.remove_entry(other["id"])
+    if webhook_url(other) != keep:
+        studio.remove_webhooks(other["project"], webhook_url(other))
+
+
+def _state(one: Entry) -> str:
+    reason = str(one.get("error_message") or "")[:200]
+    return ": ".join(filter(None, [str(one.get("readable_state") or "unknown"), reason]))
+
+
+def _options_said(extra: object) -> str:
+    return f"{json.dumps(extra)}." if extra else "The defaults."

@@ -1,0 +1,291 @@
+"""The command line: python -m backend COMMAND."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backend import logs
+from backend.commands.supervisor import MISCONFIGURED, end_with_parent
+from backend.commands.supervisor import run as supervise
+from backend.errors import FirstlightError, StorageError
+from backend.settings import (
+    Settings,
+    keep_private,
+    load_settings,
+    prepare_data_dir,
+    require_api_key,
+    tame_threads,
+)
+from backend.storage import bucket
+
+if TYPE_CHECKING:
+    from backend.rounds.publications import Versions
+    from backend.storage.store import Store
+
+
+PROJECT = click.IntRange(1, 2**31 - 1)  # what Label Studio numbers its projects with
+
+
+@click.group(help=__doc__)
+def cli() -> None:
+    """Firstlight, an active-learning backend for Label Studio."""
+    tame_threads()
+    keep_private()
+
+
+@cli.command()
+def start() -> None:
+    """Run the web process and the worker until Ctrl-C."""
+    _service()
+    sys.exit(supervise())
+
+
+@cli.command()
+@click.option("--with-parent", is_flag=True, hidden=True)
+def web(with_parent: bool) -> None:
+    """Run the web process alone."""
+    from backend.web.server import serve
+
+    settings = _service(with_parent)
+    serve(settings)
+
+
+@cli.command()
+@click.option("--with-parent", is_flag=True, hidden=True)
+@click.option("--alive", is_flag=True, help="Only say whether one works on this machine: 0 is yes.")
+def worker(with_parent: bool, alive: bool) -> None:
+    """Run the worker alone."""
+    if alive:
+        from backend.storage.store import open_known
+        from backend.storage.workers import works_here
+
+        sys.exit(0 if works_here(open_known(load_settings().database)) else 1)
+    settings = _service(with_parent)
+    from backend.worker.main import run  # after the environment is known to be good
+
+    run(settings)
+
+
+@cli.command()
+@click.argument("project", type=PROJECT)
+@click.option("--extra-params", default="", help='Project options as JSON, e.g. {"alpha": 0.5}.')
+def connect(project: int, extra_params: str) -> None:
+    """Register this backend with the Label Studio project PROJECT."""
+    from backend.commands.connection import connect as run
+    from backend.label_studio.client import LabelStudio
+
+    settings = load_settings()
+    require_api_key(settings)
+    click.echo(run(settings, LabelStudio(settings), project, extra_params))
+
+
+@cli.command()
+@click.argument("project", type=PROJECT)
+@click.option("--forget", is_flag=True, help="Delete what is kept here of the project, too.")
+def disconnect(project: int, forget: bool) -> None:
+    """Take this backend out of PROJECT: its entry, webhook and tab in Label Studio."""
+    from backend.commands import connection
+    from backend.label_studio.client import LabelStudio
+
+    settings = load_settings()
+    require_api_key(settings)
+    store = _store_if_any(settings)
+    said = list(connection.disconnect(settings, LabelStudio(settings), store, project))
+    click.echo("\n".join(said or [f"Project {project} had nothing of this backend."]))
+    click.echo("Its predictions and its sampling stay in Label Studio as they are.")
+    if forget:
+        click.echo(connection.forget(settings, store, project))
+    elif settings.artifacts_url:
+        click.echo("Models, maps and rounds stay at ARTIFACTS_URL; --forget deletes them.")
+    elif settings.project_folder(project).exists():
+        click.echo(
+            f"Models, maps and rounds stay in {settings.project_folder(project)}; --forget deletes "
+            "them."
+        )
+
+
+@cli.command()
+@click.argument("project", type=PROJECT)
+def clean(project: int) -> None:
+    """Remove the predictions of old versions of PROJECT from Label Studio now.
+
+    The live version and the one before stay. A Label Studio on SQLite stands still while a
+    version goes.
+    """
+    from backend.label_studio.client import LabelStudio
+    from backend.label_studio.publisher import Publisher
+    from backend.storage.store import open_known
+
+    settings = load_settings()
+    require_api_key(settings)
+    store = open_known(settings.database)
+    store.known(project)
+    publisher = Publisher(settings, store, LabelStudio(settings), project)
+    removed = 0
+    for version, number in publisher.remove_old():
+        click.echo(f"{version}: {number} predictions removed.")
+        removed += number
+    click.echo(f"Project {project}: {removed} predictions of old versions removed.")
+
+
+@cli.command()
+@click.argument("project", type=PROJECT, required=False)
+@click.option("--fix", is_flag=True, help="Mend what Label Studio's API can mend.")
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON list.")
+def doctor(project: int | None, fix: bool, as_json: bool) -> None:
+    """Look at this installation, and at PROJECT: what is wrong, and how to mend it.
+
+    Exit code 1 when something is wrong.
+    """
+    import httpx
+
+    from backend.commands import doctor as checks
+    from backend.rounds.services import build
+
+    settings = load_settings()
+    logs.configure("ERROR")  # what the checks see is said once, by them
+    found = []
+    with httpx.Client(timeout=5.0, trust_env=False) as web:
+        for finding in checks.examine(settings, project, build=build, web=web, fix=fix):
+            found.append(finding)
+            if not as_json:
+                click.echo(checks.line(finding))
+    wrong = sum(not finding.ok for finding in found)
+    click.echo(checks.document(found) if as_json else checks.summary(found))
+    sys.exit(1 if wrong else 0)
+
+
+@cli.command(name="stability")
+@click.argument("source")
+@click.option("--budget", type=int, help="Scans chosen on each map; the project's by default.")
+@click.option("--cold-start", help="The strategy; the project's by default.")
+@click.option("--encoder", help="The encoder; the project's by default.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+def stability_(
+    source: str, budget: int | None, cold_start: str | None, encoder: str | None, seeds: int
+) -> None:
+    """Measure how far a cold start depends on t-SNE's seed and perplexity.
+
+    SOURCE is the id of a connected project, or a folder of images.
+    """
+    from backend.rounds import stability
+    from backend.storage.store import open_known
+
+    project = PROJECT(source) if source.isdigit() else None
+    settings = load_settings()
+    given = {"cold_start_budget": budget, "cold_start": cold_start, "encoder": encoder}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if project is not None:
+        store = open_known(settings.database)
+        found = stability.of_project(settings, store, project, changed, seeds)
+    else:
+        found = stability.of_folder(settings, Path(source), changed, seeds)
+    click.echo(stability.table(found))
+
+
+@cli.command()
+@click.argument("project", type=PROJECT)
+def versions(project: int) -> None:
+    """List the published versions of PROJECT, newest first."""
+    click.echo(_versions(project).table())
+
+
+@cli.command()
+@click.argument("project", type=PROJECT)
+@click.argument("version", nargs=-1)
+@click.option("--resume", is_flag=True, help="Train again, from the next round on.")
+def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
+    """Go back to the queue of VERSION's model in PROJECT, and stay there until --resume."""
+    if resume and version:
+        raise click.UsageError("Give a version or --resume, not both.")
+    known = _versions(project)
+    # A name has spaces in it, and nobody has to know that a shell wants those quoted.
+    click.echo(known.resume() if resume else known.pin(" ".join(version)))
+
+
+@cli.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--encoder", help="Encoders, separated by commas.  [default: ENCODER]")
+@click.option("--projection", default="tsne", show_default=True)
+@click.option("--cold-start", default="medoids,random", show_default=True)
+@click.option("--acquisition", default="entropy-diversity", show_default=True)
+@click.option("--alpha", default="0.3", show_default=True)
+@click.option("--uncertainty", default="entropy", show_default=True)
+@click.option("--seeds", default="0-4", show_default=True, help="Of selection and training.")
+@click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not as many.")
+@click.option("--labels", default="10,20,30", show_default=True, help="Labelled scans, growing.")
+@click.option("--held-out", type=click.IntRange(1), default=40, show_default=True)
+@click.option("--folds", type=click.IntRange(2), help="Hold out one of so many parts in turn.")
+@click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--image-size", type=click.IntRange(32))
+@click.option("--steps", type=click.IntRange(1), help="Of a training.")
+@click.option("--train-seeds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--baseline", default="", help="Values of the arm to compare with.")
+@click.option("--attention", type=click.IntRange(0), default=0, help="Scans shown with attention.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
+def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> None:
+    """Compare ways of selection on the labelled scans in DATA: every combination, every seed.
+
+    The same command goes on where it was stopped. docs/experiments.md explains what it writes.
+    """
+    from backend.experiments import plans
+    from backend.experiments import simulate as simulation
+
+    settings = load_settings()
+    plan = plans.plan_of({**asked, "encoder": asked["encoder"] or settings.encoder})
+    failed = simulation.simulate(
+        plan,
+        data,
+        out or settings.data_dir / "simulation",
+        jobs=jobs or os.cpu_count() or 1,
+        settings=settings,
+        say=click.echo,
+    )
+    sys.exit(1 if failed else 0)
+
+
+def _store_if_any(settings: Settings) -> Store | None:
+    """Open the database if there is one: a project can be disconnected without."""
+    from backend.storage.store import open_known, sqlite_path
+
+    path = sqlite_path(settings.database)
+    return None if path and not path.exists() else open_known(settings.database)
+
+
+def _versions(project: int) -> Versions:
+    from backend.rounds.publications import Versions
+    from backend.storage.artifacts import Artifacts
+    from backend.storage.store import open_known
+
+    settings = load_settings()
+    store = open_known(settings.database)
+    files = Artifacts(settings.data_dir, settings.artifacts_url).of(project)
+    return Versions(store, store.known(project), files)
+
+
+def _service(with_parent: bool = False) -> Settings:
+    """Read the settings of a process that serves, and find out at once what will not work."""
+    if with_parent:
+        end_with_parent()
+    settings = load_settings()
+    logs.configure(settings.log_level)
+    require_api_key(settings)
+    prepare_data_dir(settings)
+    bucket.prepare(settings.artifacts_url)
+    return settings
+
+
+def main() -> None:
+    """Run a command; a person's mistake is one line and exit code 2, never a traceback."""
+    try:
+        cli()
+    except FirstlightError as error:
+        click.echo(str(error), err=True)
+        # What may heal by itself is worth another start; a wrong setting is not.
+        sys.exit(1 if isinstance(error, StorageError) else MISCONFIGURED)

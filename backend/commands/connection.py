@@ -1,0 +1,278 @@
+"""Connect a project, and take it out again: its entry, webhook and tab, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from backend.errors import (
+    ConfigError,
+    FirstlightError,
+    LabelStudioError,
+    NotFound,
+    StorageError,
+)
+from backend.label_studio import labels, queue_tab
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
+from backend.rounds import erasing
+from backend.settings import Settings, parse_options
+from backend.storage.artifacts import Artifacts
+from backend.storage.store import Store, open_known, sqlite_path, worker_lock
+from backend.storage.workers import lively
+
+TITLE = "Firstlight"
+# What /setup answers: the installation's name, then versions by what made their queue.
+_OUR_ANSWERS = re.compile(r"firstlight-[0-9a-f]{8}$|(attention-unet|cold-start) r\d+")
+Entry = Mapping[str, Any]  # a backend entry as Label Studio gives it
+
+
+def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_params: str) -> str:
+    """Create or mend the project's entry, webhook and tab; return a sentence about it.
+
+    Raises:
+        FirstlightError: When Label Studio cannot be reached, cannot reach us, or the project's
+            labelling interface or options cannot be served.
+    """
+    parse_options(extra_params)  # so that a mistake is told here rather than stored there
+    info = studio.project(project_id)
+    labels.parse(info.label_config)
+    register(settings, studio, project_id, extra_params)
+    queue_tab.ensure(studio, project_id)
+    return f"Project {project_id} ({info.title}) is connected to {settings.public_url}."
+
+
+def register(
+    settings: Settings, studio: LabelStudio, project_id: int, extra_params: str = ""
+) -> None:
+    """Create or mend the entry at our address and its webhook; both may be there already.
+
+    Raises:
+        LabelStudioError: When Label Studio cannot be reached.
+        ConfigError: When it may not or cannot call us.
+    """
+    fields: dict[str, Any] = {
+        "url": settings.public_url,
+        "project": project_id,
+        "title": TITLE,
+        **entry_credentials(settings),
+    }
+    if extra_params:
+        fields["extra_params"] = json.loads(extra_params)
+    for entry in studio.entries(project_id):
+        if is_at(entry, settings.public_url) and is_of_another(entry):
+            raise ConfigError(
+                f"{settings.public_url} is the address of another service of project {project_id}, "
+                f"which answers {str(entry['model_version'])[:60]!r}.",
+                "Set PORT, or BACKEND_URL, to the address of this service.",
+            )
+    headers = signed_headers(settings)
+    try:
+        studio.connect(fields)
+        studio.ensure_webhook(project_id, webhook_url(fields), headers)
+    except LabelStudioError as error:
+        raise explained(error, settings.public_url) from None
+    if headers:
+        _take_back_refusals(settings, project_id)
+
+
+def _take_back_refusals(settings: Settings, project_id: int) -> None:
+    """Forget refused events: Label Studio made the webhook, and until now it brought no secret."""
+    with suppress(FirstlightError):  # the next event that is taken does the same
+        store = open_known(settings.database)
+        store.update(project_id, webhook_refused_at=0.0)
+        store.engine.dispose()
+
+
+def signed_headers(settings: Settings) -> dict[str, str]:
+    """Return the headers that a webhook to this service has to bring.
+
+    Raises:
+        ConfigError: Where the database keeps the secret, and there is no database.
+        StorageError: When the database cannot be opened.
+    """
+
+    def stored() -> str:
+        store = open_known(settings.database)
+        try:
+            return store.webhook_secret
+        finally:
+            store.engine.dispose()
+
+    return webhook_headers(webhook_secret(settings, stored))
+
+
+def disconnect(
+    settings: Settings, studio: LabelStudio, store: Store | None, project_id: int
+) -> Iterator[str]:
+    """Remove our entries, webhooks and tab from a project and rest; yield what was done.
+
+    What other services put there stays, and a tab that somebody changed. Done twice, it finds
+    nothing to remove the second time.
+
+    Args:
+        settings: For our address.
+        studio: Label Studio.
+        store: What is known here; None when nothing is.
+        project_id: The project.
+
+    Raises:
+        LabelStudioError: When Label Studio cannot be asked.
+    """
+    answer = store.answer(store.project(project_id)) if store else ""
+    try:
+        found = studio.entries(project_id)
+    except NotFound:
+        _let_go(store, project_id)
+        yield "Label Studio has no such project, or none that this token may see."
+        return
+    at_our_url = [entry for entry in found if is_at(entry, settings.public_url)]
+    ours = [
+        *(entry for entry in at_our_url if not is_of_another(entry)),
+        *(entry for entry in found if entry not in at_our_url and is_of(entry, answer)),
+    ]
+    # Webhooks first: an entry that is gone no longer tells the address of its own.
+    urls = dict.fromkeys(map(webhook_url, ours))
+    if not at_our_url:
+        urls[settings.public_url + "/webhook"] = None
+    for url in urls:
+        if number := studio.remove_webhooks(project_id, url):
+            yield f"Removed {number} webhook{'s'[: number > 1]} to {url}."
+    for entry in ours:
+        studio.remove_entry(entry["id"])
+        yield f"Removed the backend entry {entry['id']} ({entry['url']})."
+    # Not before: with each call about an entry Label Studio asks our /setup, which would take a
+    # project that is gone up again.
+    _let_go(store, project_id)
+    yield from queue_tab.remove(studio, project_id)
+    if left := len(found) - len(ours):
+        yield f"Left {left} backend {'entry' if left == 1 else 'entries'} of other services alone."
+
+
+def _let_go(store: Store | None, project_id: int) -> None:
+    """Have the worker pass over a project until somebody connects it again."""
+    if store:
+        store.update(project_id, disconnected=True, vanished_at=0.0, problem="", mend="")
+
+
+def forget(settings: Settings, store: Store | None, project_id: int) -> str:
+    """Delete all that is kept here of a disconnected project; return a sentence about it.
+
+    Without a database there may still be its folder. What is not done when this ends, by an error
+    or because others use the database, is done by the worker.
+
+    Raises:
+        ConfigError: While a worker is in the middle of a round of it.
+        StorageError: When the artifacts do not answer; a second call finds what was left.
+    """
+    project = store.project(project_id) if store else None
+    if project is not None and project.step and workers_running(settings):
+        raise ConfigError(
+            f"Nothing was forgotten: a worker is busy with project {project_id} ({project.step}).",
+            "It rests after this round; run the same command again, or stop the worker before.",
+        )
+    if store:
+        store.forget(project_id)
+    files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
+    files.clear()
+    for folder in (files.folder, files.scratch):
+        if folder.exists():
+            raise ConfigError(
+                f"Some files of {folder} could not be deleted.", "Delete the folder by hand."
+            )
+    said = f"Forgot project {project_id}: its models, maps, rounds and ledger are deleted."
+    if store and not erasing.forgotten(store, project_id):
+        said += (
+            " Another process still uses the database, whose log may hold traces of it: the worker "
+            "overwrites them within a minute, or when it is started next."
+        )
+    return said
+
+
+def workers_running(settings: Settings) -> int:
+    """Return how many workers use this database.
+
+    On SQLite it is looked up by taking the worker's lock for an instant, elsewhere by their beats:
+    one that was killed counts for another minute.
+    """
+    database = sqlite_path(settings.database)
+    if database is None:
+        store = open_known(settings.database)
+        try:
+            return len(lively(store))
+        finally:
+            store.engine.dispose()
+    path = worker_lock(database)
+    if not path.exists():
+        return 0
+    try:
+        with FileLock(path, timeout=0):
+            return 0
+    except Timeout:
+        return 1
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be opened ({error.strerror}).",
+            "Run this command as the user that runs the worker.",
+        ) from None
+
+
+def is_of(entry: Entry, answer: str) -> bool:
+    """Return whether an entry holds what our /setup answers; nothing is held by one never asked."""
+    return bool(answer) and entry.get("model_version") == answer
+
+
+def is_connected(entry: Entry) -> bool:
+    """Return whether Label Studio reached the service behind an entry when it last looked."""
+    return entry.get("state") == "CO"
+
+
+def is_of_another(entry: Entry) -> bool:
+    """Return whether a service answers at an entry's address that is no Firstlight.
+
+    SAM and most examples listen on port 9090 as well.
+    """
+    version = str(entry.get("model_version") or "")
+    return is_connected(entry) and bool(version) and not _OUR_ANSWERS.match(version)
+
+
+def is_at(entry: Entry, url: str) -> bool:
+    """Return whether an entry leads to this address."""
+    return str(entry["url"]).rstrip("/") == url
+
+
+def webhook_url(entry: Entry) -> str:
+    """Return where Label Studio tells the service behind an entry what happened."""
+    return str(entry["url"]).rstrip("/") + "/webhook"
+
+
+def explained(error: LabelStudioError, url: str) -> LabelStudioError | ConfigError:
+    """Return what Label Studio's words about our address mean, and what to do."""
+    if "reserved network address" in error.what:
+        return ConfigError(
+            f"Label Studio may not call {url}: it blocks private addresses.",
+            "Start Label Studio with ML_BLOCK_LOCAL_IP=false SSRF_PROTECTION_ENABLED=false, "
+            "then connect again.",
+        )
+    if "valid URL" in error.what:
+        return ConfigError(
+            f"Label Studio takes no webhook to {url}: its host has no dot.",
+            "Set BACKEND_URL to an address, or to a name with a dot.",
+        )
+    if "authentication parameters" in error.what:
+        return ConfigError(
+            f"{url} refuses the user and password of these settings.",
+            "Give the web process and this command the same BASIC_AUTH_USER and BASIC_AUTH_PASS.",
+        )
+    if "can't connect" in error.what.lower():
+        return ConfigError(
+            f"Label Studio cannot reach {url}.",
+            "Run `python -m backend start` there, or set BACKEND_URL to an address that Label "
+            "Studio can reach.",
+        )
+    return error

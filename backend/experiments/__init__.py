@@ -1,0 +1,1 @@
+"""A labelled folder in, tables and pictures out."""

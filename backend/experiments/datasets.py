@@ -1,0 +1,384 @@
+"""Labelled folders for experiments: scans with their masks, in the layouts in which they come."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import ConfigError, ImageError
+from backend.imaging import decode
+from backend.imaging.pixels import Pixels, shrink
+from backend.storage import artifacts
+from model import validation
+
+Masks = npt.NDArray[np.bool_]
+Spacing = tuple[float, float]
+
+LEAST_RCA = 0.7  # CheXmask's authors advise to leave out masks whose estimated Dice is lower
+CHEXMASK_LABELS = ("Left Lung", "Right Lung", "Heart")
+# Jaeger et al. 2014, "Two public chest X-ray datasets for computer-aided screening of pulmonary
+# diseases": the size of an original and of its pixels. Copies of another size have no known one.
+MONTGOMERY_SIDES, MONTGOMERY_MM = {4020, 4892}, 0.0875
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One scan as it was found.
+
+    Attributes:
+        image: Shape (h, w) or (h, w, 3), in [0, 1].
+        masks: One for each label, shape (c, h, w).
+        spacing: Height and width of a pixel in mm; None if it is not known.
+    """
+
+    image: Pixels
+    masks: Masks
+    spacing: Spacing | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a scan comes from; nothing is read before `read` is called."""
+
+    name: str
+    read: Callable[[], Scan]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled folder.
+
+    Attributes:
+        labels: What is drawn, in the order of the masks.
+        scans: By name.
+        groups: Group (patient, volume) of the scans that are named in groups.csv.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    scans: tuple[Source, ...]
+    groups: Mapping[str, str]
+
+
+def find(folder: Path, *, max_pixels: int) -> Dataset:
+    """Return what a labelled folder holds, whichever of the known layouts it has.
+
+    Args:
+        folder: See docs/experiments.md for the layouts.
+        max_pixels: Larger images are refused before they are decoded.
+
+    Raises:
+        ConfigError: If the layout is unknown, or an image has no mask.
+    """
+    table = next((path for path in sorted(folder.glob("*.csv")) if _is_chexmask(path)), None)
+    labels: tuple[str, ...]
+    if table is not None:
+        labels, scans = CHEXMASK_LABELS, _chexmask(folder, table, max_pixels)
+    elif (folder / "CXR_png").is_dir() and (folder / "ManualMask").is_dir():
+        drawn = folder / "ManualMask"
+        sides = {"left lung": drawn / "leftMask", "right lung": drawn / "rightMask"}
+        labels, scans = _pairs(folder / "CXR_png", sides, max_pixels, _montgomery_spacing)
+    elif (folder / "images").is_dir() and (folder / "masks").is_dir():
+        drawn = folder / "masks"
+        apart = {path.name: path for path in sorted(drawn.iterdir()) if path.is_dir()}
+        labels, scans = _pairs(folder / "images", apart or {"mask": drawn}, max_pixels)
+    else:
+        labels, scans = ("brain",), _synthstrip(folder)
+    if not scans:
+        raise ConfigError(
+            f"{folder} holds no labelled scans.",
+            "Give a folder with images/ and masks/, or Montgomery, CheXmask or SynthStrip 2-D as "
+            "published; docs/experiments.md shows the layouts.",
+        )
+    return Dataset(folder.resolve().name, labels, tuple(scans), _groups(folder))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A scan at working size, in a file that processes share.
+
+    Attributes:
+        name: The file or case that it came from.
+        group: Scans of one number stay together when scans are held out.
+        path: Where it lies; the name follows from its content.
+        spacing: Height and width of its pixels in the unit of its collection.
+    """
+
+    name: str
+    group: int
+    path: Path
+    spacing: Spacing
+
+    def load(self) -> tuple[Pixels, Masks]:
+        """Return the image, (h, w) or (h, w, 3) in [0, 1], and its masks, (c, h, w)."""
+        with np.load(self.path, allow_pickle=False) as stored:
+            return stored["image"].astype(np.float32) / np.float32(255), stored["masks"]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A data set at working size.
+
+    Attributes:
+        unit: Of their spacing: "mm" if all of it is known, else "pixels" of the original images.
+        fingerprint: Equal for equal scans, masks, names and groups.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    scans: tuple[Kept, ...]
+    unit: str
+    fingerprint: str
+
+
+def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
+    """Return the scans at working size, as production keeps them: 8 bits, no side above `longest`.
+
+    Scans that share a group or their pixels get one group number.
+
+    Raises:
+        ConfigError: If a scan or a mask cannot be read, or the two differ in size.
+        StorageError: If `folder` cannot be written.
+    """
+    shrunk = [_shrunk(source, folder, longest) for source in dataset.scans]
+    keys = _keys(dataset)
+    groups = validation.group(keys, [scan.pixels for scan in shrunk]).tolist()
+    known = all(scan.spacing for scan in shrunk)
+    kept = tuple(
+        Kept(source.name, group, scan.path, scan.pixel(known))
+        for source, group, scan in zip(dataset.scans, groups, shrunk, strict=True)
+    )
+    marks = [(scan.name, scan.group, scan.path.name, scan.spacing) for scan in kept]
+    return Collection(
+        name=dataset.name,
+        labels=dataset.labels,
+        scans=kept,
+        unit="mm" if known else "pixels",
+        fingerprint=artifacts.digest(dataset.labels, marks),
+    )
+
+
+def _keys(dataset: Dataset) -> list[str]:
+    """Return the group that groups.csv gives each scan, by its name with or without the ending."""
+    names = [source.name for source in dataset.scans]
+    known = {*names, *(Path(name).stem for name in names)}
+    strangers = sorted(set(dataset.groups) - known)
+    if strangers:
+        raise ConfigError(
+            f"groups.csv names {len(strangers)} scans that are not there, such as "
+            f"{strangers[0]!r}; the scans are called like {names[0]!r}.",
+            "Correct the column name, or remove those lines: a patient could be on both sides.",
+        )
+    return [dataset.groups.get(n) or dataset.groups.get(Path(n).stem, "") for n in names]
+
+
+@dataclass(frozen=True)
+class _Shrunk:
+    path: Path
+    pixels: str
+    scale: Spacing
+    spacing: Spacing | None
+
+    def pixel(self, known: bool) -> Spacing:
+        height, width = self.spacing if known and self.spacing else (1.0, 1.0)
+        return height * self.scale[0], width * self.scale[1]
+
+
+def _shrunk(source: Source, folder: Path, longest: int) -> _Shrunk:
+    scan = source.read()
+    image = np.rint(shrink(scan.image, longest) * 255).astype(np.uint8)
+    masks = np.stack([_shrunk_mask(mask, longest) for mask in scan.masks])
+    pixels, drawn = _digest(image), _digest(masks)
+    path = folder / f"{artifacts.digest(pixels, drawn)}.npz"
+    if not path.exists():
+        artifacts.write(path, lambda file: np.savez(file, image=image, masks=masks))
+    (height, width), (small_height, small_width) = scan.image.shape[:2], image.shape[:2]
+    return _Shrunk(path, pixels, (height / small_height, width / small_width), scan.spacing)
+
+
+def _shrunk_mask(mask: Masks, longest: int) -> Masks:
+    """Return where a mask covers half of a pixel or more, or what it touches if that is nowhere."""
+    covered = shrink(mask.astype(np.float32), longest)
+    half: Masks = covered > 0.5
+    return half if half.any() else covered > 0
+
+
+def _digest(array: npt.NDArray[np.generic]) -> str:
+    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()[:32]
+
+
+def _opened(table: Path) -> TextIO:
+    """Open a CSV, of a spreadsheet too: those begin with a byte order mark."""
+    return table.open(newline="", encoding="utf-8-sig", errors="replace")
+
+
+def _groups(folder: Path) -> dict[str, str]:
+    path = folder / "groups.csv"
+    if not path.is_file():
+        return {}
+    with _opened(path) as file:
+        rows = csv.DictReader(file)
+        if not {"name", "group"} <= set(rows.fieldnames or ()):
+            raise ConfigError(
+                f"{path} has the columns {', '.join(rows.fieldnames or ()) or '(none)'}.",
+                "Give it the columns name and group, one line a scan.",
+            )
+        return {row["name"]: row["group"] for row in rows}
+
+
+def _pairs(
+    folder: Path,
+    masks: Mapping[str, Path],
+    max_pixels: int,
+    spacing: Callable[[Pixels], Spacing | None] = lambda image: None,
+) -> tuple[tuple[str, ...], list[Source]]:
+    """Return the labels, and the pictures of a folder, each with a mask of its name per label."""
+    pictures = decode.pictures(folder)
+    drawn = {path: [_beside(path, label) for label in masks.values()] for path in pictures}
+    missing = [path.name for path, found in drawn.items() if None in found]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(drawn)} images in {folder} have no mask, first {missing[0]}.",
+            "Give each a mask of the same name, all black if there is nothing to draw.",
+        )
+
+    def read(path: Path) -> Scan:
+        image = _picture(path, max_pixels)
+        planes = [_mask(mask, image, max_pixels) for mask in drawn[path] if mask]
+        return Scan(image, np.stack(planes), spacing(image))
+
+    return tuple(masks), [Source(path.name, partial(read, path)) for path in pictures]
+
+
+def _beside(picture: Path, masks: Path) -> Path | None:
+    names = (picture.name, f"{picture.stem}.png")
+    return next((masks / name for name in names if (masks / name).is_file()), None)
+
+
+def _picture(path: Path, max_pixels: int) -> Pixels:
+    try:
+        return decode.decode(path.read_bytes(), max_pixels=max_pixels)
+    except (ImageError, OSError) as error:
+        what = error.what if isinstance(error, ImageError) else f"{error.strerror}."
+        raise ConfigError(
+            f"{path} cannot be read. {what}", "Replace it, or take it out of the folder."
+        ) from None
+
+
+def _mask(path: Path, image: Pixels, max_pixels: int) -> Masks:
+    pixels = _picture(path, max_pixels)
+    _check_size(path, pixels.shape, image)
+    mask: Masks = pixels > 0.5
+    if pixels.any() and not mask.any():
+        raise ConfigError(
+            f"{path} has values up to {pixels.max() * 255:.0f}.",
+            "A mask is made of 0 and 255; write one folder of masks for each label.",
+        )
+    return mask
+
+
+def _check_size(path: Path, shape: tuple[int, ...], image: Pixels) -> None:
+    if shape != image.shape[:2]:
+        raise ConfigError(
+            f"{path} has a mask of shape {shape}, but its image has {image.shape[:2]}.",
+            "Masks are grey and as large as their images.",
+        )
+
+
+def _montgomery_spacing(image: Pixels) -> Spacing | None:
+    original = set(image.shape[:2]) == MONTGOMERY_SIDES
+    return (MONTGOMERY_MM, MONTGOMERY_MM) if original else None
+
+
+def _is_chexmask(path: Path) -> bool:
+    with _opened(path) as file:
+        return set(CHEXMASK_LABELS) <= set(next(csv.reader(file), ()))
+
+
+def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
+    """Return the rows of a CheXmask table whose image is there and whose masks can be trusted."""
+
+    def read(path: Path, row: Mapping[str, str]) -> Scan:
+        image = _picture(path, max_pixels)
+        shape = int(float(row["Height"])), int(float(row["Width"]))
+        _check_size(table, shape, image)
+        return Scan(image, np.stack([_run_lengths(row[name], shape) for name in CHEXMASK_LABELS]))
+
+    return sorted(
+        (Source(path.name, partial(read, path, row)) for path, row in _trusted(folder, table)),
+        key=lambda source: source.name,
+    )
+
+
+def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
+    csv.field_size_limit(2**24)  # the runs of one lung alone may exceed the usual limit
+    with _opened(table) as file:
+        rows = csv.DictReader(file)
+        # Each source calls its identifier otherwise; it is the first column that has a name.
+        identifier = next(name for name in rows.fieldnames or () if name)
+        for row in rows:
+            path = _image_of(row[identifier], folder)
+            if path is not None and float(row["Dice RCA (Mean)"] or 0) >= LEAST_RCA:
+                yield path, row
+
+
+def _image_of(identifier: str, folder: Path) -> Path | None:
+    places = (folder / "images" / identifier, folder / identifier)
+    named = [
+        place.with_name(place.name + end) for place in places for end in ("", *decode.PICTURES)
+    ]
+    return next((path for path in named if path.is_file()), None)
+
+
+def _run_lengths(text: str, shape: tuple[int, int]) -> Masks:
+    """Return a mask from "start length" pairs, starts from 1, row by row."""
+    runs = np.array(text.split(), np.int64).reshape(-1, 2)
+    mask: Masks = np.zeros(shape[0] * shape[1], bool)
+    for start, length in runs.tolist():
+        mask[start - 1 : start - 1 + length] = True
+    return mask.reshape(shape)
+
+
+def _synthstrip(folder: Path) -> list[Source]:
+    def read(case: Path) -> Scan:
+        image, spacing = _slice(case / "image.nii.gz")
+        mask, _ = _slice(case / "mask.nii.gz")
+        _check_size(case / "mask.nii.gz", mask.shape, image)
+        low, high = float(image.min()), float(image.max())
+        scaled: Pixels = ((image - low) / max(high - low, 1e-6)).astype(np.float32)
+        return Scan(scaled, mask[None] > 0, spacing)
+
+    cases = sorted(path.parent for path in folder.glob("*/image.nii.gz"))
+    return [Source(case.name, partial(read, case)) for case in cases]
+
+
+def _slice(path: Path) -> tuple[Pixels, Spacing]:
+    """Return the one slice of a NIfTI file, head up if its header is right, and its spacing."""
+    import nibabel  # only who has such files waits for it
+
+    try:
+        found = nibabel.nifti1.Nifti1Image.from_filename(path)
+        values = np.nan_to_num(found.get_fdata(dtype=np.float32))
+    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}).", "Copy the case again.") from None
+    volume = values.reshape(values.shape + (1,) * (3 - values.ndim))
+    # Axes that grow to the right, to the front and up, whichever way the scanner had them.
+    whole = nibabel.nifti1.Nifti1Image(volume, found.affine)  # type: ignore[no-untyped-call]
+    upright = nibabel.funcs.as_closest_canonical(whole)  # type: ignore[no-untyped-call]
+    shown = [axis for axis, side in enumerate(upright.shape) if side > 1]
+    if upright.ndim != 3 or len(shown) != 2:
+        raise ConfigError(
+            f"{path} has the shape {values.shape}, not that of one slice.",
+            "Give the 2-D edition of SynthStrip's data.",
+        )
+    width, height = (float(upright.header.get_zooms()[axis]) for axis in shown)
+    return np.rot90(np.squeeze(upright.get_fdata(dtype=np.float32))), (height, width)

@@ -1,0 +1,615 @@
+"""The loop on a labelled folder, to compare ways of selection: decide, train, measure, again.
+
+Selection and training are the very functions that production calls. Every run is one JSON file
+named by what determines it, so that the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from backend.errors import ConfigError
+from backend.experiments import datasets, report
+from backend.experiments.plans import Arm, Plan
+from backend.imaging.scan_cache import WORKING_SIZE
+from backend.rounds import encoding
+from backend.settings import Settings
+from backend.storage import artifacts
+from model import active_learning, clustering, inference, metrics, projection, training
+from model.attention_unet import AttentionUnet
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+Say = Callable[[str], object]
+
+FORMAT = 3  # of a run's file; raise it when old files must not stand for new runs
+NETWORKS_APART = 10_000  # between the seeds of networks that share a selection
+CHUNK = 64  # scans encoded at once
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoder's embeddings of all scans."""
+
+    name: str  # with the mark of its weights
+    path: Path
+    substitution: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs share, handed to every process.
+
+    Attributes:
+        out: Where results are kept.
+        data: The scans at working size.
+        pool, held: Rows of `data` that can be labelled, and those that are measured on.
+        folds: Rows that are measured on in turn, by seed; see `of`.
+        encoded: By encoder as asked for.
+        train: How networks are trained, but for the seed.
+        code: Digest of the sources of `model`.
+    """
+
+    out: Path
+    plan: Plan
+    data: datasets.Collection
+    pool: tuple[int, ...]
+    held: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...]
+    encoded: Mapping[str, Encoded]
+    train: training.TrainConfig
+    code: str
+
+    def of(self, seed: int) -> Study:
+        """Return the study as a run of this seed sees it: one fold held out, the rest its pool."""
+        held = self.folds[seed % len(self.folds)]
+        return replace(self, held=held, pool=_others(len(self.data.scans), held))
+
+    def file(self, arm: Arm, seed: int) -> Path:
+        """Return where the result of a run lies: named by all that decides it but the code.
+
+        Files of other code stay valid, so that a changed comment costs nobody a night; the report
+        says when they are mixed.
+        """
+        plan, encoder, held = self.plan, self.encoded[arm.encoder].name, self.of(seed).held
+        shared = (FORMAT, self.data.fingerprint, held, repr(self.train), plan.train_seeds)
+        digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
+        return self.out / "runs" / f"{digest}.json"
+
+    def scans(self, rows: Iterable[int]) -> list[datasets.Kept]:
+        """Return scans by their rows of the data."""
+        return [self.data.scans[row] for row in rows]
+
+    def map_file(self, arm: Arm, seed: int) -> Path:
+        """Return where the map of an encoder, projection and seed lies."""
+        space = (self.encoded[arm.encoder].path.name, arm.projection, seed)
+        return self.out / "maps" / f"{artifacts.digest(self.code, self.pool, space)}.npz"
+
+
+def simulate(
+    plan: Plan, folder: Path, out: Path, *, jobs: int, settings: Settings, say: Say
+) -> dict[str, str]:
+    """Make the runs of a plan that were not made before, and the report of all of them.
+
+    Args:
+        folder: Labelled scans; see `datasets.find`.
+        out: Where everything is kept; the same folder goes on where it was stopped.
+        jobs: Processes, each on one core.
+        say: Told how far it is, a line at a time.
+
+    Returns:
+        What went wrong, by the name of the run.
+
+    Raises:
+        FirstlightError: If the plan does not fit the data, or something cannot be read or written.
+    """
+    plan.control()  # a wrong name is said before hours of work
+    _prepare_folder(out)
+    study = prepare(plan, folder, out, settings, say)
+    names = plan.names()
+    todo = [(arm, seed) for arm, seed in plan.runs() if not study.file(arm, seed).exists()]
+    say(f"{len(plan.runs())} runs, {len(todo)} of them to be made")
+    failed: dict[str, str] = {}
+    for done, (run_of, error) in enumerate(_made(study, todo, jobs), 1):
+        name = f"{names[run_of[0]]}, seed {run_of[1]}"
+        if error is not None:
+            failed[name] = f"{type(error).__name__}: {error}"
+            log.error("%s failed", name, exc_info=error)
+        say(f"{done}/{len(todo)} {name}: {failed.get(name) or _outcome(study.file(*run_of))}")
+    results = _results(study, failed)
+    report.write(results, _maps(study, results), _attention(study, results), out)
+    say(f"Report: {out / 'report.md'}")
+    return failed
+
+
+def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
+    """Read the scans, hold some of them out and embed all.
+
+    Raises:
+        FirstlightError: As for `simulate`.
+    """
+    dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
+    say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
+    longest = max(WORKING_SIZE, plan.image_size or 0)  # as production keeps them
+    data = datasets.keep(dataset, out / "scans", longest=longest)
+    folds = _folds(plan, [scan.group for scan in data.scans])
+    pool = _others(len(data.scans), folds[0])
+    code = _code()
+    asked = dict.fromkeys(arm.encoder for arm in plan.arms)
+    encoded = {name: _encode(data, name, out, code, settings) for name in asked}
+    train = _train_config(plan, len(data.labels), settings)
+    return Study(out, plan, data, pool, folds[0], folds, encoded, train, code)
+
+
+def _prepare_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out} cannot be written ({error.strerror}).", "Give a folder of yours."
+        ) from None
+
+
+def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the rows that are held out: the same for every run, or in turn."""
+    if plan.folds is None:
+        folds: tuple[tuple[int, ...], ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
+    else:
+        folds = deal(groups, plan.folds, plan.split_seed)
+    most = max(len(held) for held in folds)
+    if len(groups) - most < max(plan.labels) or not all(folds):
+        raise ConfigError(
+            f"{len(groups)} scans, {most} of them held out, leave {len(groups) - most} to label; "
+            f"expected {max(plan.labels)} at least, and a scan in every fold.",
+            "Lower --held-out, --folds or --labels.",
+        )
+    return folds
+
+
+def _others(number: int, held: Sequence[int]) -> tuple[int, ...]:
+    return tuple(np.setdiff1d(np.arange(number), held).tolist())
+
+
+def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Return rows in folds for cross-validation, each ascending: whole groups in random order,
+    each into the fold that has the fewest scans so far.
+    """
+    dealt: list[list[int]] = [[] for _ in range(folds)]
+    for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
+        min(dealt, key=len).extend(np.flatnonzero(np.equal(groups, group)).tolist())
+    return tuple(tuple(sorted(fold)) for fold in dealt)
+
+
+def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
+    """Return rows to measure on, ascending: whole groups in random order until there are enough."""
+    drawn: list[int] = []
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    for group in order.tolist():
+        if len(drawn) >= wanted:
+            break
+        drawn += np.flatnonzero(np.equal(groups, group)).tolist()
+    return tuple(sorted(drawn))
+
+
+def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
+    """Return the record of one run: what was chosen at every count of labels, and what it gave."""
+    study = study.of(seed)
+    fitted, plan = _map(study, arm, seed), study.plan
+    points = fitted.coordinates
+    found = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
+    groups = np.array([scan.group for scan in study.scans(study.pool)])
+    labelled = np.zeros(len(points), bool)
+    uncertainty = None
+    steps = []
+    for count in plan.labels:
+        decision = active_learning.decide(
+            points,
+            labelled,
+            _options(arm, plan.labels[0], count - int(labelled.sum()), seed),
+            uncertainty=uncertainty,
+            coordinates=points,
+            clusters=found,
+            groups=groups,
+        )
+        chosen = decision.order[: count - labelled.sum()]
+        labelled[chosen] = True
+        # A network scores the pool only where somebody will ask for it.
+        measure = arm.uncertainty if count != plan.labels[-1] else ""
+        learned = _learn_all(study, np.flatnonzero(labelled), seed, measure)
+        uncertainty = learned[0].uncertainty  # production has one network too
+        warnings = {"warnings": [*fitted.warnings, *decision.warnings]}
+        steps.append(_step(study, decision, chosen, learned) | warnings)
+    return _described(study, arm, seed) | {"steps": steps}
+
+
+def _described(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
+    return {
+        "arm": asdict(arm),
+        "seed": seed,
+        "encoder": study.encoded[arm.encoder].name,
+        "substitution": study.encoded[arm.encoder].substitution,
+        "data": study.data.fingerprint,
+        "hd95_unit": study.data.unit,
+        "train": asdict(replace(study.train, seed=seed)),
+        "code": study.code,
+    }
+
+
+def _options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.SelectionOptions:
+    return active_learning.SelectionOptions(
+        cold_start_budget=budget,
+        cold_start=arm.cold_start,
+        acquisition=arm.acquisition,
+        alpha=arm.alpha,
+        projection=arm.projection,
+        batch_size=batch,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a network trained on some scans is worth, and what it says of the others.
+
+    Attributes:
+        dice, hd95: Of each held-out scan and label, shape (h, c); NaN for a label that was
+            neither drawn nor predicted.
+        uncertainty: Of each scan of the pool, shape (p,); 0 where it is labelled or was not asked.
+        seconds: Of training and measuring, shape ().
+    """
+
+    dice: Array
+    hd95: Array
+    uncertainty: Array
+    seconds: Array
+
+
+def _learn_all(study: Study, labelled: Array, seed: int, measure: str) -> list[Learned]:
+    seeds = [seed + NETWORKS_APART * number for number in range(study.plan.train_seeds)]
+    return [
+        _learned(study, labelled, network, measure if network == seed else "") for network in seeds
+    ]
+
+
+def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Learned:
+    """Train on rows of the pool, unless these were trained on before: arms often share a choice."""
+    config = replace(study.train, seed=seed)
+    rows = [study.pool[row] for row in labelled]  # by row, so that only the set counts
+    name = artifacts.digest(
+        study.code, study.data.fingerprint, study.held, rows, repr(config), measure
+    )
+    path = study.out / "trainings" / f"{name}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            return Learned(**stored)
+    learned = _learn(study, labelled, config, measure)
+    artifacts.write(path, lambda file: np.savez(file, **vars(learned)))
+    return learned
+
+
+def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure: str) -> Learned:
+    started = time.monotonic()
+    fitted = _fit(study.scans(study.pool[row] for row in labelled), config)
+    held = study.scans(study.held)
+    pairs = zip(held, _predicted(fitted, held), strict=True)
+    scores = [_scores(scan, found > 0.5) for scan, found in pairs]
+    uncertainty = np.zeros(len(study.pool))
+    if measure:
+        others = np.setdiff1d(np.arange(len(study.pool)), labelled)
+        pool = study.scans(study.pool[row] for row in others)
+        judge = inference.UNCERTAINTIES[measure]
+        uncertainty[others] = [judge(found[None])[0] for found in _predicted(fitted, pool)]
+    return Learned(
+        dice=np.array([dice for dice, _ in scores]),
+        hd95=np.array([distance for _, distance in scores]),
+        uncertainty=uncertainty,
+        seconds=np.array(time.monotonic() - started),
+    )
+
+
+def _scores(scan: datasets.Kept, found: Array) -> tuple[Array, Array]:
+    """Return Dice and HD95 of each label of a scan, as production measures them."""
+    truth = scan.load()[1]
+    dice, hd95 = metrics.dice(found, truth), metrics.hd95(found, truth, scan.spacing)
+    return metrics.where_drawn(dice, found, truth), metrics.where_drawn(hd95, found, truth)
+
+
+def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
+    examples = [scan.load() for scan in scans]
+    return training.fit([image for image, _ in examples], [masks for _, masks in examples], config)
+
+
+def _predicted(fitted: training.Fitted, scans: Sequence[datasets.Kept]) -> Iterator[Array]:
+    return inference.predict(fitted, (scan.load()[0] for scan in scans))
+
+
+def _step(
+    study: Study, decision: active_learning.Decision, chosen: Array, learned: Sequence[Learned]
+) -> dict[str, Any]:
+    """Return what a count of labels gave, scores as means over the networks.
+
+    A scan's score is the mean over its labels, a label's the mean over the scans that have any of
+    it, drawn or predicted.
+    """
+    dice = np.array([one.dice for one in learned])  # (networks, h, c)
+    hd95 = np.array([one.hd95 for one in learned])  # (networks, h, c)
+    by_scan = metrics.mean(dice, empty=1.0)  # (networks, h)
+    by_label = {
+        f"{name}_by_label": metrics.mean(scores, empty=empty, axis=1).mean(axis=0).tolist()
+        for name, scores, empty in (("dice", dice, 1.0), ("hd95", hd95, 0.0))
+    }
+    rows = [study.pool[row] for row in chosen]
+    return {
+        "labels": len(study.pool) - len(decision.order) + len(chosen),
+        "phase": decision.phase,
+        "strategy": decision.strategy,
+        "rows": rows,
+        "names": [scan.name for scan in study.scans(rows)],
+        "dice": float(by_scan.mean()),
+        "dice_by_network": by_scan.mean(axis=1).tolist(),
+        "worst": float(by_scan.mean(axis=0).min()),
+        "hd95": float(metrics.mean(hd95, empty=0.0).mean()),
+        **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
+        "held_out": _held_out(study, dice, hd95),
+        "seconds": round(sum(float(one.seconds) for one in learned), 1),
+        "k": decision.k,
+        "silhouette": _number(decision.silhouette),
+        "alpha": _number(decision.alpha),
+    }
+
+
+def _held_out(study: Study, dice: Array, hd95: Array) -> dict[str, dict[str, list[float | None]]]:
+    """Return the scores of each scan and label; null where no network had anything to score."""
+    means = [metrics.mean(scores, empty=np.nan, axis=0) for scores in (dice, hd95)]  # (h, c) each
+    return {
+        scan.name: {"dice": [*map(_number, d)], "hd95": [*map(_number, h)]}
+        for scan, d, h in zip(study.scans(study.held), *means, strict=True)
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: what does not exist is null."""
+    return None if np.isnan(value) else float(value)
+
+
+def _map(study: Study, arm: Arm, seed: int) -> projection.Projection:
+    """Return the map of the pool, fitted once for all arms that share it."""
+    path = study.map_file(arm, seed)
+    if path.exists():
+        return projection.Projection.load(path)
+    embeddings = np.load(study.encoded[arm.encoder].path)[list(study.pool)]
+    fitted = projection.fit(embeddings, method=arm.projection, seed=seed)
+    artifacts.write(path, lambda file: np.savez(file, **vars(fitted)))
+    return fitted
+
+
+def _encode(
+    data: datasets.Collection, name: str, out: Path, code: str, settings: Settings
+) -> Encoded:
+    # Beside the results, because an experiment needs no DATA_DIR.
+    encoder = encoding.load(settings.model_copy(update={"data_dir": out}), name)
+    digest = artifacts.digest(data.fingerprint, encoder.name, code)
+    path = out / "embeddings" / f"{digest}.npy"
+    if not path.exists():
+        starts = range(0, len(data.scans), CHUNK)
+        chunks = [[scan.load()[0] for scan in data.scans[i : i + CHUNK]] for i in starts]
+        artifacts.write_array(path, np.concatenate([encoder.encode(chunk) for chunk in chunks]))
+    return Encoded(encoder.name, path, encoder.substitution)
+
+
+def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:
+    try:
+        device = training.resolve_device(settings.device)
+        config = training.default_config(device, classes, image_size=plan.image_size)
+        return replace(config, steps=plan.steps or config.steps)
+    except ValueError as error:
+        raise ConfigError(
+            f"Nothing can be trained so: {error}.", "Correct --image-size, --steps or DEVICE."
+        ) from None
+
+
+def _code() -> str:
+    """Return a digest of the sources of `model`: what was computed by others is not mixed in."""
+    folder = Path(active_learning.__file__).parent
+    content = hashlib.sha256()
+    for source in sorted(folder.rglob("*.py")):
+        content.update(source.read_bytes())
+    return content.hexdigest()[:16]
+
+
+Made = tuple[tuple[Arm, int], BaseException | None]
+
+
+def _made(study: Study, todo: Sequence[tuple[Arm, int]], jobs: int) -> Iterator[Made]:
+    """Make runs in processes of their own; yield each with what went wrong."""
+    if not todo:
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads half alive
+    workers = ProcessPoolExecutor(min(jobs, len(todo)), spawn, initializer=_begin)
+    try:
+        futures = {workers.submit(_make, study, *run_of): run_of for run_of in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.exception()
+    except BaseException:  # Ctrl-C above all: what was under way is made by the next start
+        workers.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    workers.shutdown()
+
+
+def _make(study: Study, arm: Arm, seed: int) -> None:
+    artifacts.write_json(study.file(arm, seed), run(study, arm, seed))
+
+
+def _begin() -> None:
+    """Begin a worker: on one core, deaf to Ctrl-C, which its parent hears, and gone with it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _outcome(path: Path) -> str:
+    steps = artifacts.read_json(path)["steps"]
+    dice = ", ".join(f"{step['dice']:.3f} at {step['labels']}" for step in steps)
+    return f"Dice {dice} ({sum(step['seconds'] for step in steps):.0f} s of training)"
+
+
+def _results(study: Study, failed: Mapping[str, str]) -> report.Results:
+    plan = study.plan
+    arms = {
+        name: {
+            seed: _read(path)
+            for seed in plan.seeds_of(arm)
+            if (path := study.file(arm, seed)).exists()
+        }
+        for arm, name in plan.names().items()
+    }
+    return report.Results(
+        title=study.data.name,
+        settings=_settings(study),
+        unit=study.data.unit,
+        labels=plan.labels,
+        arms={name: runs for name, runs in arms.items() if runs},
+        baseline=plan.names()[plan.control()],
+        failed=failed,
+        notes=_notes(study, arms),
+        folds=plan.folds,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return {**artifacts.read_json(path), "file": f"runs/{path.name}"}
+
+
+def _settings(study: Study) -> dict[str, str]:
+    plan = study.plan
+    arms = {
+        field.name.replace("_", "-"): _listed(getattr(arm, field.name) for arm in plan.arms)
+        for field in fields(Arm)
+    }
+    return {
+        **arms,
+        "labels": _listed(plan.labels),
+        "seeds": _listed(plan.seeds),
+        "random-draws": str(plan.random_draws or len(plan.seeds)),
+        "train-seeds": str(plan.train_seeds),
+        "held-out": f"{_range(map(len, study.folds))} of {len(study.data.scans)} scans",
+        "folds": str(plan.folds or "none"),
+        "split-seed": str(plan.split_seed),
+        "image-size": str(study.train.image_size),
+        "steps": str(study.train.steps),
+        "network": study.train.encoder_name,
+    }
+
+
+def _range(sizes: Iterable[int]) -> str:
+    found = list(sizes)
+    return " to ".join(map(str, sorted({min(found), max(found)})))
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ",".join(dict.fromkeys(map(str, values)))
+
+
+def _notes(study: Study, arms: Mapping[str, Mapping[int, Any]]) -> tuple[str, ...]:
+    substituted = [
+        f"Encoder `{name}` is `{encoded.name}`: {encoded.substitution}."
+        for name, encoded in study.encoded.items()
+        if encoded.substitution
+    ]
+    codes = {run["code"] for runs in arms.values() for run in runs.values()}
+    if len(codes) > 1:
+        substituted.append(
+            f"These runs were made by {len(codes)} states of the code in `model`. If a difference "
+            "between them may matter, choose another --out and run everything again."
+        )
+    return tuple(substituted)
+
+
+def _maps(study: Study, results: report.Results) -> list[report.Map]:
+    """Return a map for each encoder and projection, of the first seed, with the arms on it."""
+    names, seed = study.plan.names(), study.plan.seeds[0]
+    study = study.of(seed)
+    place = {row: index for index, row in enumerate(study.pool)}
+    spaces: dict[str, dict[Arm, list[int]]] = {}
+    for arm, name in names.items():
+        run_of = results.arms.get(name, {}).get(seed)
+        if run_of is not None:
+            rows = [place[row] for step in run_of["steps"] for row in step["rows"]]
+            spaces.setdefault(f"{arm.encoder}, {arm.projection}", {})[arm] = rows
+    return [
+        report.Map(
+            name=space,
+            seed=seed,
+            points=_map(study, next(iter(chosen)), seed).coordinates,
+            chosen={names[arm]: rows for arm, rows in chosen.items()},
+            first=study.plan.labels[0],
+        )
+        for space, chosen in spaces.items()
+    ]
+
+
+def _attention(study: Study, results: report.Results) -> Iterator[report.Attention]:
+    """Yield what the gates let through for each arm, after the last labels of its first seed.
+
+    The network is trained again, on one core as in a run, which gives the same one: weights of
+    runs are not kept.
+    """
+    seed = study.plan.seeds[0]
+    shown = study.scans(study.of(seed).held[: study.plan.attention])
+    for name in study.plan.names().values():
+        run_of = results.arms.get(name, {}).get(seed)
+        if not shown or run_of is None:
+            continue
+        rows = sorted(row for step in run_of["steps"] for row in step["rows"])
+        with _one_core():
+            fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
+        network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
+        found = zip(shown, _predicted(fitted, shown), strict=True)
+        yield report.Attention(
+            name=name,
+            scans=tuple(
+                report.Looked(
+                    scan.name,
+                    scan.load()[0],
+                    probabilities > 0.5,
+                    inference.attention(network, scan.load()[0], size),
+                )
+                for scan, probabilities in found
+            ),
+        )

@@ -1,0 +1,17 @@
+"""The label config's classes, and Label Studio's regions as masks and back."""
+
+from backend.label_studio.labels.config import SHAPES, LabelConfig, Tool, parse
+from backend.label_studio.labels.reading import masks, merge, planes
+from backend.label_studio.labels.writing import regions, regions_of
+
+__all__ = [
+    "SHAPES",
+    "LabelConfig",
+    "Tool",
+    "masks",
+    "merge",
+    "parse",
+    "planes",
+    "regions",
+    "regions_of",
+]

@@ -1,0 +1,329 @@
+"""The result of an annotation becomes masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.label_studio.labels.config import BARE, LABELLED, SHAPES, LabelConfig
+from model import masks as codec
+from model.masks import Boxes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Mask = NDArray[np.bool_]
+    Points = NDArray[np.float64]
+    Region = dict[str, Any]
+
+# Of one annotation, in all its regions: far beyond drawing by hand, seconds of work in training.
+_MOST_RLE = 20_000_000  # bytes of brush masks; a mask of a 60-megapixel scan takes below a million
+_MOST_AREA = 1_000  # whole images that the boxes around its outlines cover
+_LONGEST = 10**9  # pixels of a side; far longer ones are no numbers to calculate with
+_FARTHEST = 1000  # per cent of the image: the editor keeps what is drawn inside it, more or less
+_FEWEST_POINTS = 3
+_UNREAD = frozenset({"bitmask", "bitmasklabels"})
+_TELLING = {"rle": "brush", "points": "polygon", "radiusX": "ellipse", "height": "rectangle"}
+
+
+def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Mask:
+    """Return what an annotation's regions cover, shape (c, h, w), in the labels' order.
+
+    Regions of one label are united. A region counts by its type and label, whatever its tag is
+    called: tags may have been renamed since. Key points, choices and other regions that are no
+    masks are left out. Outlines are drawn at `size` (h, w), a brush of another size is scaled to
+    it by nearest neighbour; what would vanish by that covers the pixels that it touches.
+
+    Time and memory follow what the annotation holds and `size`, not the size that its regions
+    claim for the image.
+
+    Raises:
+        ValueError: If a region cannot be read, or all of them are too much; it says which and why.
+    """
+    out = np.zeros((len(config.labels), *size), dtype=bool)
+    for row, plane in enumerate(planes(result, config, size=size)):
+        out[row] = plane
+    return out
+
+
+def planes(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Iterator[Mask]:
+    """Return an iterator over the planes (h, w) of `masks`: no two have to be held at once.
+
+    Raises:
+        ValueError: As `masks`, before the first plane.
+    """
+    try:
+        drawings = _drawings(result, config, size)
+    except RecursionError:  # from showing what came instead of a number, say
+        raise ValueError("the result is nested too deeply") from None
+    return (_plane(drawings.get(row, []), size) for row in range(len(config.labels)))
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """A shape to be filled."""
+
+    corners: Points  # in pixels of the wanted size
+    area: float  # in pixels of its image
+    share: float  # of its image that the box around it covers
+
+    def draw(self, plane: Mask) -> None:
+        """Cover what it goes around, or the pixels that it runs through where that is none."""
+        height, width = plane.shape
+        covered, window = codec.filled_window(self.corners, (height, width))
+        if covered.any() or self.area < 1:
+            plane[window] |= covered
+        else:
+            plane |= codec.touched(self.corners, (height, width))
+
+
+@dataclass
+class _Amount:
+    """How much an annotation holds so far; a region with two labels counts twice."""
+
+    rle: int = 0  # bytes
+    area: float = 0.0  # images
+
+    def add(self, *, rle: int = 0, area: float = 0.0) -> None:
+        """Count a region.
+
+        Raises:
+            ValueError: If the annotation now holds more than is read of one.
+        """
+        self.rle, self.area = self.rle + rle, self.area + area
+        if self.rle > _MOST_RLE:
+            raise ValueError(
+                f"with it the brush masks of the annotation take more than {_MOST_RLE} bytes; "
+                "draw them again with fewer or smoother strokes"
+            )
+        if self.area > _MOST_AREA:
+            raise ValueError(
+                f"with it the outlines of the annotation cover more than {_MOST_AREA} times the "
+                "image; delete some that lie above each other"
+            )
+
+
+def _drawings(
+    result: Sequence[Any], config: LabelConfig, size: tuple[int, int]
+) -> dict[int, list[Boxes | _Outline]]:
+    """Return what covers each label that is drawn at all, by its row."""
+    found: dict[int, list[Boxes | _Outline]] = {}
+    amount = _Amount()
+    for index, shape, region, labels in _regions(result, config):
+        try:
+            rows = _rows(region, labels, config)
+            amount.add(rle=len(rows) * _rle_length(region))
+            drawing = _drawing(shape, region, size)
+            if isinstance(drawing, _Outline):
+                amount.add(area=len(rows) * drawing.share)
+        except ValueError as error:
+            raise ValueError(f"{shape} region {index}: {error}") from error
+        for row in rows:
+            found.setdefault(row, []).append(drawing)
+    return found
+
+
+def _plane(drawings: Sequence[Boxes | _Outline], size: tuple[int, int]) -> Mask:
+    boxes = [drawing for drawing in drawings if not isinstance(drawing, _Outline)]
+    plane = codec.painted(boxes, size) if boxes else np.zeros(size, dtype=bool)
+    for drawing in drawings:
+        if isinstance(drawing, _Outline):
+            drawing.draw(plane)
+    return plane
+
+
+def merge(annotations: Iterable[Mask]) -> Mask:
+    """Return the pixels that more than half of the (c, h, w) masks cover; a tie is background.
+
+    One mask is held at a time where they come from an iterator.
+    """
+    shapes, number = set(), 0
+    votes: NDArray[np.uint16] = np.zeros((1, 1, 1), np.uint16)
+    for mask in annotations:
+        shapes.add(mask.shape)
+        if len(shapes) == 1:
+            number, votes = number + 1, votes + mask
+    if len(shapes) != 1:
+        raise ValueError(f"expected one or more masks of one shape, got {sorted(shapes)}")
+    agreed: Mask = 2 * votes > number
+    return agreed
+
+
+# -- which entries of a result are masks -----------------------------------------------------------
+
+
+def _regions(
+    result: Sequence[Any], config: LabelConfig
+) -> Iterator[tuple[int, str, Region, list[Any]]]:
+    """Yield each region once: (index, shape, entry, labels).
+
+    A tool with labels of its own writes one entry. One with a separate Labels tag writes two of
+    one id: the shape, and the shape again with the labels.
+    """
+    for index, entry in enumerate(result):
+        _check(index, entry, config)
+    labels_of = _separate_labels(result, config)
+    drawn = {_id(entry, i) for i, entry in enumerate(result) if _type(entry) in LABELLED | BARE}
+    others = {_id(entry, i) for i, entry in enumerate(result) if not _is_separate(entry, config)}
+    for index, entry in enumerate(result):
+        kind, here = _type(entry), _id(entry, index)
+        if kind in LABELLED:
+            yield index, LABELLED[kind], entry, _listed(entry, kind)
+        elif kind in BARE:
+            yield index, BARE[kind], entry, _listed(entry, "labels") or labels_of.get(here, [])
+        elif _is_separate(entry, config) and here not in drawn:
+            shape = _told_shape(entry)
+            if shape in SHAPES or here not in others:  # else it labels a key point, say
+                yield index, shape, entry, labels_of[here]
+
+
+def _check(index: int, entry: Any, config: LabelConfig) -> None:
+    """Refuse what would be lost without a word, and with it a label."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"entry {index} of the result is not an object")
+    kind = _type(entry)
+    if kind in _UNREAD:
+        raise ValueError(f"region {index}: a {kind} is not read; use {', '.join(SHAPES)}")
+    ours = entry.get("from_name") in [tool.name for tool in config.tools]
+    if ours and kind not in LABELLED | BARE:
+        raise ValueError(f"region {index}: its type is {kind!r}, which draws no mask")
+
+
+def _separate_labels(result: Sequence[Region], config: LabelConfig) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for index, entry in enumerate(result):
+        if _is_separate(entry, config):
+            found.setdefault(_id(entry, index), []).extend(_listed(entry, "labels"))
+    return found
+
+
+def _is_separate(entry: Region, config: LabelConfig) -> bool:
+    """Return whether it is of a Labels tag on the image; those of texts name another object."""
+    return _type(entry) == "labels" and entry.get("to_name") == config.image_name
+
+
+def _told_shape(entry: Region) -> str:
+    value = _value(entry)
+    return next((shape for key, shape in _TELLING.items() if key in value), "shapeless")
+
+
+def _id(entry: Region, index: int) -> str:
+    return str(entry.get("id") or f"entry {index}")
+
+
+def _type(entry: Region) -> str:
+    return str(entry.get("type"))
+
+
+def _listed(entry: Region, key: str) -> list[Any]:
+    value = entry.get("value")
+    labels = value.get(key) if isinstance(value, dict) else None
+    return labels if isinstance(labels, list) else []
+
+
+# -- one region ------------------------------------------------------------------------------------
+
+
+def _rows(region: Region, labels: Sequence[Any], config: LabelConfig) -> list[int]:
+    # A region left out would turn its scan into a true empty mask.
+    if region.get("to_name") != config.image_name:
+        raise ValueError(
+            f"it is drawn on {region.get('to_name')!r}, the Image is called {config.image_name!r}"
+        )
+    if not labels:
+        raise ValueError("it has no label" if _value(region) else "its value is empty")
+    unknown = [label for label in labels if not isinstance(label, str) or label not in config.rows]
+    if unknown:
+        raise ValueError(f"label {unknown[0]!r} is not one of {', '.join(config.labels)}")
+    return sorted({config.rows[label] for label in labels})
+
+
+def _rle_length(region: Region) -> int:
+    rle = _value(region).get("rle")
+    return len(rle) if isinstance(rle, list) else 0
+
+
+def _drawing(shape: str, region: Region, size: tuple[int, int]) -> Boxes | _Outline:
+    # `image_rotation` is how the page showed the image: what is stored is not turned with it.
+    height, width = _length(region, "original_height"), _length(region, "original_width")
+    value = _value(region)
+    if shape not in SHAPES:
+        raise ValueError("it holds no shape")
+    if shape == "brush":
+        return _brush(value, height, width, size)
+    # Turned on the image itself, where angles hold, and only then brought to another size.
+    outline = _outline(shape, value, height, width)
+    sides = np.ptp(np.clip(outline / (width, height), 0, 1), axis=0)
+    return _Outline(
+        corners=outline * (size[1] / width, size[0] / height),
+        area=codec.area_of(outline),
+        share=float(sides.prod()),
+    )
+
+
+def _brush(value: dict[str, Any], height: int, width: int, size: tuple[int, int]) -> Boxes:
+    rle = value.get("rle")
+    if value.get("format") != "rle" or not isinstance(rle, list):
+        raise ValueError("it holds no run-length encoded mask")
+    return codec.decode_boxes(rle, height, width, size)
+
+
+def _outline(shape: str, value: dict[str, Any], height: int, width: int) -> Points:
+    """Return a shape's outline in pixels of its image; what it holds are per cent of it."""
+    if shape == "polygon":
+        return _points(value) * (width / 100, height / 100)
+    across, down, degrees = width / 100, height / 100, _number(value, "rotation", 0)
+    x, y = _number(value, "x") * across, _number(value, "y") * down
+    if shape == "ellipse":
+        radii = _number(value, "radiusX") * across, _number(value, "radiusY") * down
+        return codec.Ellipse(x, y, *radii, degrees).outline
+    sides = _number(value, "width") * across, _number(value, "height") * down
+    return codec.Box(x, y, *sides, degrees).outline
+
+
+def _points(value: dict[str, Any]) -> Points:
+    points = value.get("points")
+    if not isinstance(points, list) or not all(_is_point(point) for point in points):
+        raise ValueError("its points are not a list of [x, y] in per cent of the image")
+    if len(points) < _FEWEST_POINTS:
+        raise ValueError(f"it has {len(points)} points, expected at least {_FEWEST_POINTS}")
+    return np.array(points, np.float64)
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and all(_is_percent(each) for each in point)
+
+
+def _number(value: dict[str, Any], name: str, default: float | None = None) -> float:
+    number = value.get(name, default)
+    if not _is_percent(number):
+        what = "degrees" if name == "rotation" else "per cent of the image"
+        raise ValueError(f"{name} is {_short(number)}, expected {what}")
+    return float(number)  # type: ignore[arg-type]
+
+
+def _short(found: Any) -> str:
+    return repr(found)[:40]
+
+
+def _is_percent(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return abs(number) <= _FARTHEST  # so is no NaN
+
+
+def _value(region: Region) -> dict[str, Any]:
+    value = region.get("value")
+    if not isinstance(value, dict):
+        raise ValueError("it has no value")
+    return value
+
+
+def _length(region: Region, name: str) -> int:
+    length = region.get(name)
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= _LONGEST:
+        raise ValueError(f"{name} is {_short(length)}, expected a number of pixels")
+    return length

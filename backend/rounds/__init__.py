@@ -1,0 +1,1 @@
+"""A round: from synchronised labels to a published queue."""

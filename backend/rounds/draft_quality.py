@@ -1,0 +1,84 @@
+"""How good the drafts were: each against what a person then submitted on the same scan."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+from backend.label_studio import labels
+from backend.label_studio.client import moment
+from backend.rounds.services import Services
+from backend.storage import ledger
+from backend.storage.artifacts import ProjectFiles
+from backend.storage.ledger import DraftQuality
+from backend.storage.store import DraftScore, Project, Version
+from model import metrics
+
+
+def judge_drafts(services: Services, project: Project) -> None:
+    """Score the drafts of scans that were labelled since the last time (prequential quality).
+
+    A draft was stored before it could be shown, so it never saw the label it is judged by.
+    """
+    store = services.store
+    known = {score.task_id for score in store.draft_scores(project.id)}
+    config = labels.parse(project.label_config)
+    shown = [version for version in store.versions(project.id) if version.live_at]
+    now = ledger.read(store, project.id)
+    sizes = {task.id: (task.height, task.width) for task in now.tasks}
+    drafts_of = cache(partial(_drafts, services.files(project.id)))
+    judged = False
+    for task_id, found in now.usable.items():
+        if task_id in known:
+            continue
+        version = _shown_at(shown, moment(found[0].created_at))
+        draft = drafts_of(version.drafts).get(str(task_id)) if version else None
+        if version is None or draft is None or not all(sizes[task_id]):
+            continue
+        try:
+            [submitted] = store.results(project.id, [found[0].id])
+            dice = _dice(draft, submitted, config, sizes[task_id])
+        except ValueError:
+            continue  # a draft of a former label config says nothing about today's labels
+        store.save_draft_score(
+            DraftScore(
+                project_id=project.id,
+                task_id=task_id,
+                version=version.name,
+                created_at=found[0].created_at,
+                dice=dice,
+            )
+        )
+        judged = True
+    if judged:
+        # Here the ledger is at hand. Whoever asks for metrics cannot wait until it is read.
+        last = DraftQuality.of(
+            ledger.quality_drafts(store, project.id, now)[-ledger.RECENT_DRAFTS :]
+        )
+        store.update(
+            project.id,
+            draft_dice=last.dice,
+            unchanged_drafts=last.share_unchanged,
+            changed_draft_dice=last.changed_dice,
+        )
+
+
+def _shown_at(versions: list[Version], when: float) -> Version | None:
+    """Return the version that was live at that moment."""
+    before = [version for version in versions if version.live_at <= when]
+    return max(before, key=lambda version: version.live_at, default=None)
+
+
+def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
+    """Return the drafts of a version by task id, none where it had none."""
+    found: dict[str, list[Any]] = files.read_json(f"drafts/{name}") if name else {}
+    return found or {}
+
+
+def _dice(
+    draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
+) -> float:
+    """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
+    # One label at a time: at the original's size the masks of all labels may not fit into memory.
+    found, truth = (labels.planes(result, config, size=size) for result in (draft, submitted))
+    return metrics.scan_dice(found, truth)

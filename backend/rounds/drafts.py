@@ -1,0 +1,121 @@
+"""A scan and a model become a draft: regions that a person corrects instead of drawing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from backend.imaging import decoder_process
+from backend.label_studio import labels
+from backend.rounds.learner import Learner, train_config
+from backend.rounds.prelabels import KEPT_MODELS, drawing
+from backend.rounds.services import Services, build
+from backend.settings import Settings
+from backend.storage.ledger import stored_options
+from backend.storage.store import Project, Store
+from model import inference, masks, training
+
+
+def regions(
+    probabilities: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
+) -> list[dict[str, Any]]:
+    """Return regions at the image's own size, without specks and pinholes.
+
+    A polygon keeps within one pixel of the working size, for that is as fine as the model sees.
+
+    Args:
+        probabilities: Of each label at working size, shape (c, h, w).
+        size: Height and width of the original image.
+        config: The labelling interface; its labels are the classes.
+    """
+    height, width = size
+    pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
+    found = []
+    # Of an original as large as scans get, one label at a time is all that memory has room for.
+    for label, plane in zip(config.labels, probabilities, strict=True):
+        [small] = masks.tidied(plane[None])
+        full = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
+        drawn = full > 0.5
+        score = float(full[drawn].mean()) if drawn.any() else 0.0
+        found += labels.regions_of(label, drawn, config, score=score, tolerance=pixel)
+    return found
+
+
+def learner_for(services: Services, project: Project) -> Learner:
+    """Return the models of a project, with its label config and options as last synced."""
+    options = stored_options(project)
+    config = labels.parse(project.label_config)
+    training_config = train_config(services.settings, options, config)
+    return Learner(
+        store=services.store,
+        project_id=project.id,
+        files=services.files(project.id),
+        scans=services.scans(project, training_config.image_size),
+        config=config,
+        options=options,
+        train_config=training_config,
+    )
+
+
+class LiveDrafts:
+    """Drafts on demand, for scans beyond the published horizon.
+
+    One at a time, on one thread: webhooks are answered beside it, on the same cores.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, *, decode_seconds: float = decoder_process.SECONDS
+    ) -> None:
+        torch.set_num_threads(1)
+        decoders = decoder_process.Decoders(seconds=decode_seconds)
+        self._services = replace(build(settings, store), decoders=decoders)
+        self._models: OrderedDict[tuple[int, str], training.Fitted] = OrderedDict()
+
+    def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
+        """Return the live model's draft for a stored task, [] while no drafts are shown.
+
+        Raises:
+            FirstlightError: When the scan cannot be read.
+        """
+        live = self._live(project_id)
+        tasks = self._services.store.some_tasks(project_id, [task_id])
+        if live is None or not tasks:
+            return []
+        learner, model = live
+        scan = learner.scans.get(task_id, tasks[0].url)
+        [found] = inference.predict(model, [scan.image])
+        return regions(found, scan.size, learner.config)
+
+    def warm(self, project_id: int) -> None:
+        """Make the first draft of a project's live model as quick as the next ones."""
+        live = self._live(project_id)
+        if live is not None:
+            _, model = live
+            side = model.config.image_size
+            list(inference.predict(model, [np.zeros((side, side), np.float32)]))
+
+    def _live(self, project_id: int) -> tuple[Learner, training.Fitted] | None:
+        """Return the live model if it draws drafts and its file is there."""
+        project = self._services.store.project(project_id)
+        version = drawing(self._services.store, project) if project else None
+        if project is None or version is None:
+            return None
+        learner = learner_for(self._services, project)
+        if not learner.knows(version.model_key):
+            return None
+        return learner, self._model(learner, version.model_key)
+
+    def _model(self, learner: Learner, key: str) -> training.Fitted:
+        name = (learner.project_id, key)
+        if name not in self._models:
+            self._models[name] = learner.load(key)
+        self._models.move_to_end(name)
+        while len(self._models) > KEPT_MODELS:
+            self._models.popitem(last=False)
+        return self._models[name]

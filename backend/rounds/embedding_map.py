@@ -1,0 +1,292 @@
+"""A project's map: fitted once, new scans placed on it, fitted anew when the pool has grown.
+
+A map that is fitted again lays everything out afresh, and with it clusters, queue and page. So it
+stays until a quarter as many scans have joined as are left of those that it was fitted on.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from backend.errors import StorageError
+from backend.storage import artifacts
+from backend.storage.artifacts import ProjectFiles, Space, embeddings_name, scan_name
+from backend.storage.store import Embedding
+from model import clustering, projection
+from model.clustering import Clustering
+from model.projection import Projection
+
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+Read = TypeVar("Read")
+
+GROWTH = 0.25  # new scans, as a share of those fitted and still there
+
+
+class LostEmbeddings(StorageError):
+    """A file of embeddings is gone or damaged; `chunk` is its name."""
+
+    def __init__(self, chunk: str) -> None:
+        super().__init__(
+            "A file of embeddings is gone or damaged.",
+            "The next round embeds its scans again.",
+        )
+        self.chunk = chunk
+
+
+@dataclass(frozen=True)
+class Map:
+    """The scans of a project as points, one row each, by task id."""
+
+    ids: list[int]
+    coordinates: Floats  # (n, m)
+    clustering: Clustering
+    warnings: tuple[str, ...]
+
+    def without(self, left_out: Collection[int]) -> Map:
+        """Return the same map without some scans, in the clusters as well."""
+        rows = np.array([row for row, i in enumerate(self.ids) if i not in left_out], int)
+        if len(rows) == len(self.ids):
+            return self
+        points = self.coordinates.astype(np.float64)
+        return Map(
+            ids=[self.ids[row] for row in rows],
+            coordinates=self.coordinates[rows],
+            clustering=clustering.carry_over(self.clustering, points, points[rows], rows),
+            warnings=self.warnings,
+        )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A fitted map and the scans that it was fitted on."""
+
+    scans: list[str]
+    projection: Projection
+
+    def save(self, files: ProjectFiles, name: str) -> None:
+        content = {"scans": np.array(self.scans, bytes), **vars(self.projection)}
+        files.write(name, lambda file: np.savez(file, **content))
+
+    @classmethod
+    def load(cls, path: Path) -> _Fitted:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
+
+    def without(self, lost: npt.NDArray[np.bool_]) -> _Fitted | None:
+        """Return the map with each lost scan at the place of its nearest neighbour.
+
+        No row goes: clusters stand for rows, and stay as they are. None when too little is left.
+
+        Args:
+            lost: Which rows are of lost scans, shape (n,).
+        """
+        drawn = self.projection
+        # An anchor lies at the very place of its scan.
+        anchors = _among(drawn.places, drawn.coordinates[lost])
+        if lost.all() or (len(anchors) and anchors.all()):
+            return None
+        beside = _nearest(drawn.places, anchors)
+        moved = replace(
+            drawn,
+            coordinates=drawn.coordinates[_nearest(drawn.coordinates, lost)],
+            anchors=drawn.anchors[beside],
+            places=drawn.places[beside],
+        )
+        return replace(self, projection=moved)
+
+
+def erase(files: ProjectFiles, left: Mapping[str, Collection[int]]) -> None:
+    """Take the embeddings and places of scans out of every map. It may be repeated.
+
+    Args:
+        files: The project's.
+        left: File of embeddings to those of its rows that still are some scan's.
+    """
+    for name in files.names("maps"):
+        try:
+            fitted = files.read(name, _Fitted.load)
+        except FileNotFoundError:
+            continue
+        except artifacts.DAMAGED:
+            files.remove(name)  # nobody can read it, and it may hold what has to go
+            continue
+        lost = np.array([_is_lost(scan, left) for scan in fitted.scans], bool)
+        # Those that lie where another scan lies are erased already.
+        lost &= ~_among(fitted.projection.coordinates, fitted.projection.coordinates[~lost])
+        if lost.any():
+            _keep(files, name, fitted.without(lost))
+
+
+def _is_lost(scan: str, left: Mapping[str, Collection[int]]) -> bool:
+    chunk, _, row = scan.rpartition("/")
+    return chunk in left and int(row) not in left[chunk]
+
+
+def _keep(files: ProjectFiles, name: str, fitted: _Fitted | None) -> None:
+    if fitted:
+        fitted.save(files, name)
+    else:
+        files.remove(name)
+
+
+def _among(points: Array, others: Array) -> npt.NDArray[np.bool_]:
+    """Return which points are equal to one of the others, shape (n,)."""
+    known = {point.tobytes() for point in others}
+    return np.array([point.tobytes() in known for point in points], bool)
+
+
+def _nearest(points: Array, lost: npt.NDArray[np.bool_]) -> Array:
+    """Return a row for each point, shape (n,): its own, or that of the nearest that is not lost."""
+    rows = np.arange(len(points))
+    if lost.any():
+        stay = np.flatnonzero(~lost)
+        rows[lost] = stay[cKDTree(points[stay]).query(points[lost])[1]]
+    return rows
+
+
+class Maps:
+    """The maps of one project.
+
+    Args:
+        files: The project's.
+        found: Where each scan's embedding lies, by task id.
+
+    Attributes:
+        ids: Task ids of the embedded scans, ascending; a row is a place in them.
+    """
+
+    def __init__(self, files: ProjectFiles, found: Mapping[int, Embedding]) -> None:
+        self._files = files
+        self._found = found
+        self.ids = sorted(found)
+        self._scans = [scan_name(found[i].chunk, found[i].row) for i in self.ids]
+
+    def current(self, space: Space, budget: int) -> Map:
+        """Return the map of all embedded scans, with the clusters for a cold-start budget."""
+        fitted = self._fitted(space)
+        place = {scan: row for row, scan in enumerate(fitted.scans)}
+        rows = np.array([place.get(scan, -1) for scan in self._scans], int)
+        coordinates = self._coordinates(fitted.projection, rows)
+        return Map(
+            ids=self.ids,
+            coordinates=coordinates,
+            clustering=self._clusters(space, fitted, budget, rows, coordinates),
+            warnings=fitted.projection.warnings,
+        )
+
+    def embeddings(self, rows: Sequence[int] | Array) -> Floats:
+        """Return the embeddings of these rows of `ids`, in a file that is gone with the array.
+
+        Raises:
+            LostEmbeddings: When some cannot be read.
+            StorageError: When there is no room to bring them together.
+        """
+        chosen = [self._found[self.ids[row]] for row in rows]
+        chunks: dict[str, list[int]] = {}
+        for position, one in enumerate(chosen):
+            chunks.setdefault(one.chunk, []).append(position)
+        self._files.paths([embeddings_name(name) for name in chunks])  # those not here, at once
+        gathered: Floats = np.empty((0, 1), np.float32)
+        for name, positions in chunks.items():
+            part = self._chunk(name)
+            if not len(gathered):
+                gathered = self._on_disk((len(chosen), part.shape[1]))
+            gathered[positions] = part[[chosen[position].row for position in positions]]
+        return gathered
+
+    def _chunk(self, name: str) -> Floats:
+        file = embeddings_name(name)
+        try:
+            return self._files.read(file, lambda path: np.load(path, mmap_mode="r"))
+        except FileNotFoundError:
+            raise LostEmbeddings(name) from None
+        except artifacts.DAMAGED:
+            self._files.remove(file)  # what lies there would be taken for whole
+            raise LostEmbeddings(name) from None
+
+    def _on_disk(self, shape: tuple[int, int]) -> Floats:
+        """Return an array in a file without a name, so that memory does not have to hold it.
+
+        Raises:
+            StorageError: When the disk has no room for it.
+        """
+        try:
+            self._files.scratch.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._files.scratch) as file:
+                # Asked for at once: a page that finds the disk full later ends the process.
+                os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
+                return np.memmap(file, np.float32, "r+", shape=shape)
+        except OSError as error:
+            raise StorageError(
+                f"There is no room to bring the embeddings together ({error.strerror}).",
+                "Free disk space below DATA_DIR; the round starts again by itself.",
+            ) from None
+
+    def _fitted(self, space: Space) -> _Fitted:
+        name = artifacts.map_name(space)
+        fitted = self._whole(name, _Fitted.load)
+        if fitted is not None:
+            stayed = len(set(self._scans) & set(fitted.scans))
+            if len(self._scans) - stayed <= GROWTH * stayed:
+                return fitted
+        everything = self.embeddings(range(len(self.ids)))
+        found = projection.fit(everything, method=space.projection, seed=space.seed)
+        fitted = _Fitted(self._scans, found)
+        fitted.save(self._files, name)
+        return fitted
+
+    def _coordinates(self, fitted: Projection, rows: Array) -> Floats:
+        coordinates: Floats = fitted.coordinates[rows]
+        new = np.flatnonzero(rows < 0)
+        if len(new):
+            coordinates[new] = fitted.transform(self.embeddings(new))
+        return coordinates
+
+    def _clusters(
+        self, space: Space, fitted: _Fitted, budget: int, rows: Array, coordinates: Floats
+    ) -> Clustering:
+        """Return the clusters of the fitted map; scans that joined since go to the nearest."""
+        points = fitted.projection.coordinates.astype(np.float64)
+        name = artifacts.clusters_name(space, fitted.scans, budget)
+        found = self._whole(name, _load)
+        if found is None:
+            found = clustering.cluster(points, budget, seed=space.seed)
+            for older in self._files.names("clusters"):
+                self._files.remove(older)
+            content = vars(found)
+            self._files.write(name, lambda file: np.savez(file, **content))
+        if np.array_equal(rows, np.arange(len(points))):
+            return found
+        return clustering.carry_over(
+            found, points, coordinates.astype(np.float64), rows, seed=space.seed
+        )
+
+    def _whole(self, name: str, load: Callable[[Path], Read]) -> Read | None:
+        """Return what a file holds; None without one, or with a damaged one, which is made anew."""
+        with suppress(FileNotFoundError, *artifacts.DAMAGED):
+            return self._files.read(name, load)
+        return None
+
+
+def _load(path: Path) -> Clustering:
+    # Opened here, because numpy leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return Clustering(
+            clusters=archive["clusters"],
+            k=int(archive["k"]),
+            silhouette=float(archive["silhouette"]),
+            medoids=archive["medoids"],
+            strays=float(archive["strays"]),
+        )

@@ -1,0 +1,82 @@
+"""Which projects show drafts, and of which model: read from the database, without loading one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from backend.errors import UnsupportedLabelConfig
+from backend.label_studio import labels
+from backend.storage.ledger import stored_options
+from backend.storage.store import DraftScore, Project, Store, Version
+
+KEPT_MODELS = 2  # networks that the process of the drafts holds in memory
+JUDGED = 5  # the last drafts that decide whether the next ones are shown
+
+
+def wanted(project: Project, usable: int, dice: list[float]) -> bool:
+    """Return whether drafts are shown: enough labels, and people found the last ones useful.
+
+    Args:
+        project: Its options say from when on and how good.
+        usable: Number of labelled scans.
+        dice: Of every draft against what was then submitted, oldest first.
+    """
+    options = stored_options(project)
+    if not options.prelabels or usable < options.prelabel_after:
+        return False
+    last = dice[-JUDGED:]
+    return len(last) < JUDGED or sum(last) / JUDGED >= options.prelabel_min_dice
+
+
+def drawing(store: Store, project: Project) -> Version | None:
+    """Return the live version of a project if its model draws drafts now.
+
+    It draws none at a cold start, while drafts are not shown, and once the labels of the project
+    are others than those that it was trained for.
+    """
+    version = store.version(project.id, project.live_version)
+    model = store.model(project.id, version.model_key) if version else None
+    if version is None or model is None or model.classes != _classes(project):
+        return None
+    return version if wanted(project, version.labels, _last_dice(store, project.id)) else None
+
+
+def newest_drawing(store: Store) -> Iterator[tuple[int, str]]:
+    """Yield project id and live version of every project that shows drafts, last published first.
+
+    Raises:
+        StorageError: When the database does not answer.
+    """
+    query = (
+        sa.select(Project)
+        .join(
+            Version,
+            sa.and_(Version.project_id == Project.id, Version.name == Project.live_version),
+        )
+        .where(Version.model_key != "", ~Project.disconnected)
+        .order_by(Version.live_at.desc())
+    )
+    with store.session() as session:
+        projects = list(session.scalars(query))
+    return ((project.id, project.live_version) for project in projects if drawing(store, project))
+
+
+def _classes(project: Project) -> list[str]:
+    try:
+        return list(labels.parse(project.label_config).labels)
+    except UnsupportedLabelConfig:
+        return []
+
+
+def _last_dice(store: Store, project_id: int) -> list[float]:
+    """Return the Dice of the last drafts alone: a large project has as many scores as labels."""
+    query = (
+        sa.select(DraftScore.dice)
+        .where(DraftScore.project_id == project_id)
+        .order_by(DraftScore.created_at.desc())
+        .limit(JUDGED)
+    )
+    with store.session() as session:
+        return list(session.scalars(query))[::-1]

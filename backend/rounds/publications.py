@@ -1,0 +1,271 @@
+"""The versions of a project: their list, the way back to one, and which weights are kept for it.
+
+A person goes back by pinning a version. The command only leaves that wish in the store; the next
+round publishes what the version's model gives, under a name of its own, and trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+from backend.errors import ConfigError, UnsupportedLabelConfig
+from backend.label_studio import labels
+from backend.storage import ledger
+from backend.storage.artifacts import ProjectFiles, weights_name
+from backend.storage.ledger import DraftQuality, stored_options
+from backend.storage.store import DraftScore, Model, Project, Store, Version
+
+KEPT_MODELS = 5
+KEPT_LIVE_MODELS = 30
+LEFTOVER_SECONDS = 24 * 3600
+LISTED = 10  # versions to go back to in an error; `versions` has all
+
+# What may have become of weights, where it stands in the way.
+_OBSTACLES = {"gone": "its weights are gone", "other labels": "it was trained for other labels"}
+_HEAD = ("version", "state", "since (UTC)", "labels", "Dice", "weights")
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of one project, from its store and its files; made anew for every question."""
+
+    store: Store
+    project: Project
+    files: ProjectFiles
+
+    # -- going back -----------------------------------------------------------------------------
+
+    def pinned(self) -> Version | None:
+        """Return the version that a person pinned, None while training decides.
+
+        Raises:
+            ConfigError: When its model cannot be used any more.
+        """
+        name = self.store.pinned(self.project.id)
+        if not name:
+            return None
+        found = self.store.version(self.project.id, name)
+        why = self.obstacle(found)
+        if why:
+            raise ConfigError(
+                f"The pinned version {name} cannot be published: {why}.",
+                f"Go back to another one or train again: {resume_command(self.project.id)}",
+            )
+        return found
+
+    def pin(self, name: str) -> str:
+        """Ask for the queue that a version's model gives, until `resume`; return a sentence.
+
+        Raises:
+            ConfigError: When that version is unknown, was never live, or its model cannot be used;
+                or when the project is not connected.
+        """
+        self._check_connected()
+        why = self.obstacle(self.store.version(self.project.id, name))
+        if why:
+            what = f"{name} cannot be published: {why}." if name else "No version is named."
+            raise ConfigError(what, self._choice())
+        self._wish(name)
+        return (
+            f"Project {self.project.id} goes back to {name} with its next round.{self._paused()} "
+            f"It trains nothing until: {resume_command(self.project.id)}"
+        )
+
+    def resume(self) -> str:
+        """Let training decide again; return a sentence.
+
+        Raises:
+            ConfigError: When nothing is pinned, or the project is not connected.
+        """
+        self._check_connected()
+        if not self.store.pinned(self.project.id):
+            raise ConfigError(
+                f"Nothing is pinned in project {self.project.id}.",
+                f"Its rounds train; python -m backend versions {self.project.id} lists them.",
+            )
+        self._wish("")
+        return f"Project {self.project.id} trains again with its next round.{self._paused()}"
+
+    def _check_connected(self) -> None:
+        """Refuse to wish for a round: that would bring a disconnected project back to life."""
+        if self.project.disconnected:
+            raise ConfigError(
+                f"Project {self.project.id} is not connected: no round will follow.",
+                f"Connect it first: python -m backend connect {self.project.id}",
+            )
+
+    def _wish(self, name: str) -> None:
+        self.store.pin(self.project.id, name)
+        self.store.want(self.project.id)
+
+    def _paused(self) -> str:
+        paused = stored_options(self.project).paused
+        return " It is paused: that round waits for `paused` to be false." if paused else ""
+
+    def _choice(self) -> str:
+        names = [found.name for found in self._newest_first if not self.obstacle(found)]
+        if not names:
+            return "There is none to go back to yet."
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return f"Choose one of: {', '.join(names[:LISTED])}{more}."
+
+    def obstacle(self, version: Version | None) -> str:
+        """Return why nobody can go back to a version, "" if that can be done."""
+        if version is None:
+            return f"project {self.project.id} has no such version"
+        if not version.live_at:
+            return "it was never live"
+        return _OBSTACLES.get(self._weights(version), "")
+
+    def _weights(self, version: Version) -> str:
+        """Return what became of the weights of a version's model."""
+        if not version.model_key:
+            return "not needed"  # a cold start follows from the scans
+        model = self._models.get(version.model_key)
+        if model is None or not self._has_weights(model):
+            return "gone"
+        return "there" if model.classes == self._classes else "other labels"
+
+    def _has_weights(self, model: Model) -> bool:
+        return weights_name(model.key) in self._weights_there
+
+    # -- the list -------------------------------------------------------------------------------
+
+    def table(self) -> str:
+        """Return every version as a line of text, newest first."""
+        if not self._newest_first:
+            return f"Project {self.project.id} has published nothing yet."
+        pinned = self.store.pinned(self.project.id)
+        rows = [_HEAD, *(self._row(found, pinned) for found in self._newest_first)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        if pinned:
+            lines += ["", f"{pinned} is pinned until: {resume_command(self.project.id)}"]
+        return "\n".join(lines)
+
+    def _row(self, version: Version, pinned: str) -> tuple[str, ...]:
+        model = self._models.get(version.model_key)
+        since = datetime.fromtimestamp(version.live_at or version.created_at, UTC)
+        return (
+            version.name,
+            f"{_state(version)}{', pinned' if version.name == pinned else ''}",
+            since.strftime("%Y-%m-%d %H:%M"),
+            str(version.labels),
+            self._quality(model),
+            self._weights(version),
+        )
+
+    def _quality(self, model: Model | None) -> str:
+        """Return the Dice on held-out scans; without any, that of the drafts people corrected."""
+        if model and "validation_dice" in model.quality:
+            return f"{model.quality['validation_dice']:.2f} held out"
+        drafts = self._drafts.get(model.key) if model else None
+        if drafts is None:
+            return "-"
+        return f"{drafts.dice:.2f} drafts, {drafts.unchanged} of {drafts.compared} unchanged"
+
+    # -- retention ------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Delete the weights that no rule keeps, and what killed processes left half written."""
+        kept = {weights_name(key) for key in self.kept()}
+        for name in self._weights_there - kept:
+            self.files.remove(name)
+        for path in self.files.leftovers():
+            with suppress(FileNotFoundError):  # whole by now, under its own name
+                if self.store.clock() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
+
+    def kept(self) -> set[str]:
+        """Return the keys of the models whose weights stay.
+
+        The last 5 models, refused ones included; of the last 30 those that were ever live; the
+        best one; and whatever is live, was live before that, is pinned or is about to go live.
+        """
+        newest = list(self._models.values())
+        shown = sorted((found for found in self._newest_first if found.live_at), key=_live_at)
+        pinned = self.store.pinned(self.project.id)
+        needed = [
+            found
+            for found in self._newest_first
+            if found.state in {"publishing", "ready", "live"} or found.name == pinned
+        ]
+        was_live = {found.model_key for found in shown}
+        return {
+            self._best(),
+            *(model.key for model in newest[:KEPT_MODELS]),
+            *(model.key for model in newest[:KEPT_LIVE_MODELS] if model.key in was_live),
+            *(found.model_key for found in [*shown[-2:], *needed]),
+        }
+
+    def _best(self) -> str:
+        """Return the key of the model with the highest validation Dice, "" if none was measured.
+
+        While no model has one, it is the model whose drafts came closest to what was drawn. Equal
+        ones: the newest. Refused models and those of other labels than the newest are left out.
+        """
+        newest = list(self._models.values())
+        fit = [
+            model
+            for model in newest
+            if model.accepted and model.classes == newest[0].classes and self._has_weights(model)
+        ]
+        held_out = {
+            model.key: float(model.quality["validation_dice"])
+            for model in fit
+            if "validation_dice" in model.quality
+        }
+        drafts = {m.key: self._drafts[m.key].dice or 0.0 for m in fit if m.key in self._drafts}
+        scores = held_out or drafts
+        return max(scores, key=lambda key: scores[key], default="")
+
+    # -- what is read once ----------------------------------------------------------------------
+
+    @cached_property
+    def _newest_first(self) -> Sequence[Version]:
+        return self.store.versions(self.project.id)[::-1]
+
+    @cached_property
+    def _models(self) -> Mapping[str, Model]:
+        """Every model by its key, newest first."""
+        return {model.key: model for model in reversed(self.store.models(self.project.id))}
+
+    @cached_property
+    def _weights_there(self) -> frozenset[str]:
+        return frozenset(self.files.names("models"))
+
+    @cached_property
+    def _classes(self) -> list[str]:
+        """The labels of today; none while the labelling interface cannot be served."""
+        try:
+            return list(labels.parse(self.project.label_config).labels)
+        except UnsupportedLabelConfig:
+            return []
+
+    @cached_property
+    def _drafts(self) -> Mapping[str, DraftQuality]:
+        """How good a model's drafts were against what people then drew, by its key."""
+        key_of = {found.name: found.model_key for found in self._newest_first}
+        found: dict[str, list[DraftScore]] = {}
+        now = ledger.read(self.store, self.project.id)
+        for score in ledger.quality_drafts(self.store, self.project.id, now):
+            found.setdefault(key_of.get(score.version, ""), []).append(score)
+        return {key: DraftQuality.of(scores) for key, scores in found.items()}
+
+
+def resume_command(project_id: int) -> str:
+    """Return the command that ends a pin."""
+    return f"python -m backend rollback {project_id} --resume"
+
+
+def _state(version: Version) -> str:
+    """Return the state as people know it: what was never live is not missed in Label Studio."""
+    return "abandoned" if version.state == "removed" and not version.live_at else version.state
+
+
+def _live_at(version: Version) -> float:
+    return version.live_at

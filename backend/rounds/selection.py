@@ -1,0 +1,239 @@
+"""One project's selection: which scans are due, in which order, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.rounds import stability
+from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
+from backend.storage import artifacts
+from backend.storage.artifacts import ProjectFiles, Space
+from backend.storage.ledger import Ledger, stored_options
+from backend.storage.store import Project, Store
+from model import active_learning, encoders
+from model.validation import group
+
+
+class Selector:
+    """Decides for one project, from what the store and the embeddings say."""
+
+    def __init__(
+        self, store: Store, project: Project, files: ProjectFiles, encoder: encoders.Encoder
+    ) -> None:
+        self._store = store
+        self._project = project
+        self._files = files
+        self._options = stored_options(project)
+        self.encoder = encoder.name
+        self.warnings = [encoder.substitution] if encoder.substituted else []
+
+    def plan(
+        self, now: Ledger, pinned: str = "", *, lost: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Return whether a round is due, whether it trains, and what of its input is not labels.
+
+        Args:
+            now: The ledger.
+            pinned: The version whose model is to judge; "" when the labels of today train one.
+            lost: Says whether the live queue is gone from Label Studio; asked when nothing else
+                makes a round due.
+        """
+        # Labels are not in it: how many of them have to change is for `retrain_after` to say.
+        fingerprint = artifacts.digest(
+            [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
+            sorted(now.skipped),
+            self._project.label_config,
+            {k: v for k, v in self._options.model_dump().items() if k != "paused"},
+            self.encoder,
+            *filter(None, [pinned]),  # absent unless pinned: old fingerprints stay valid
+        )
+        trains = not pinned and len(now.usable) >= 2
+        pool = {task_id for task_id, _ in self.pool(now)}
+        if not pool - now.skipped - now.unreadable.keys() and trains:
+            # Nothing is left to draw, and people who drew everything want the last model.
+            news = self._changed(now, self._store.last_round(self._project.id)) != 0
+            if news or self._asked_for():
+                return {"due": True, "train": True, "fingerprint": fingerprint}
+        due = bool(pool) and (
+            not self._project.live_version
+            or self._project.fingerprint != fingerprint
+            or self._enough_changed(now)
+            or (self._asked_for() and not pinned)
+            or self._running_low(now)
+            or lost()
+        )
+        return {"due": due, "train": trains, "fingerprint": fingerprint}
+
+    def readable(self, now: Ledger) -> list[int]:
+        """Return the tasks that have an embedding, by id."""
+        known = self._store.embeddings(self._project.id, self.encoder)
+        return [task.id for task in now.tasks if task.id in known]
+
+    def pool(self, now: Ledger) -> list[tuple[int, str]]:
+        """Return (task id, address) of the scans that a model has to judge."""
+        urls = {task.id: task.url for task in now.tasks}
+        chosen = now.usable.keys()
+        return [(i, urls[i]) for i in self.readable(now) if i in now.open and i not in chosen]
+
+    def clusters(self) -> dict[int, int]:
+        """Return the cluster of every embedded scan, by task id."""
+        points = self._map()
+        return dict(zip(points.ids, points.clustering.clusters.tolist(), strict=True))
+
+    def rank(self, now: Ledger, uncertainties: Mapping[int, float]) -> dict[str, Any]:
+        """Return the queue of all open scans, first to be drawn first, as a round records it.
+
+        Behind the ranked pool come scans that need another annotator, those that were skipped,
+        those that the model could not judge, and those that cannot be read. Of these only the
+        first count as chosen; the others have no part in the selection.
+        """
+        whole = self._map()
+        unjudged = {i for i in whole.ids if self._is_unjudged(i, now, uncertainties)}
+        points = whole.without(now.skipped | unjudged)
+        rows = {task_id: row for row, task_id in enumerate(points.ids)}
+        closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
+        uncertainty = np.array([uncertainties.get(i, np.nan) for i in points.ids])
+        decision = active_learning.decide(
+            points.coordinates,  # the map is known: only how many there are counts
+            closed,
+            self._selection_options(),
+            uncertainty=uncertainty if uncertainties else None,
+            coordinates=points.coordinates,
+            clusters=points.clustering,
+            groups=self._groups(now, points.ids),
+        )
+        ranked = [points.ids[row] for row in decision.order]
+        last = self._at_the_end(now, set(whole.ids), unjudged)
+        why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
+        front = [task for task in ranked if task not in last]
+        order = [*front, *last]
+        return {
+            "order": order,
+            "reasons": [last.get(task) or why[task] for task in order],
+            "labels": now.label_keys,
+            "phase": decision.phase,
+            "strategy": decision.strategy,
+            "alpha": _number(decision.alpha),
+            "options": self._options.model_dump(),
+            "encoder": self.encoder,
+            "k": decision.k,
+            "silhouette": _number(decision.silhouette),
+            "medoids": [points.ids[row] for row in decision.medoids],
+            "warnings": [
+                *points.warnings,
+                *self._instability(decision.phase, len(whole.ids)),
+                *decision.warnings,
+            ],
+            "scans": {
+                task: {
+                    "cluster": int(decision.clusters[rows[task]]),
+                    "entropy": uncertainties.get(task),
+                    **terms,
+                }
+                for task, terms in zip(ranked, _terms(decision), strict=True)
+            },
+        }
+
+    def _is_unjudged(self, task: int, now: Ledger, uncertainties: Mapping[int, float]) -> bool:
+        """Return whether a model judged the pool, but not this scan of it."""
+        waits = task in now.open and task not in now.usable and task not in now.skipped
+        return bool(uncertainties) and waits and task not in uncertainties
+
+    def _at_the_end(self, now: Ledger, embedded: set[int], unjudged: set[int]) -> dict[int, str]:
+        """Return open scans that come after the pool, in order, with the reason."""
+        unread = {task.id: task.problem for task in now.tasks if task.id not in embedded}
+        reasons = {i: "has a label, needs another annotator" for i in now.usable}
+        reasons |= {i: "skipped: kept for the end" for i in sorted(now.skipped) if i in embedded}
+        reasons |= {
+            i: "could not be read when the model judged the others" for i in sorted(unjudged)
+        }
+        reasons |= {i: f"cannot be read: {why}" for i, why in unread.items()}
+        return {task: why for task, why in reasons.items() if task in now.open}
+
+    def _instability(self, phase: str, scans: int) -> tuple[str, ...]:
+        """Return what `stability` found of the map, while a choice follows from the map alone."""
+        if phase != "cold-start":
+            return ()
+        return stability.verdict(self._files, self._options, self.encoder, scans)
+
+    def _selection_options(self) -> active_learning.SelectionOptions:
+        chosen = self._options
+        return active_learning.SelectionOptions(
+            cold_start_budget=chosen.cold_start_budget,
+            cold_start=chosen.cold_start,
+            acquisition=chosen.acquisition,
+            alpha=chosen.alpha,
+            projection=chosen.projection,
+            batch_size=chosen.batch_size,
+            random_fraction=chosen.random_fraction,
+            seed=chosen.seed,
+        )
+
+    def _groups(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
+        if not self._options.group_by:
+            return None
+        task_of = {task.id: task for task in now.tasks}
+        return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
+
+    def _map(self) -> Map:
+        chosen = self._options
+        maps = Maps(self._files, self._store.embeddings(self._project.id, self.encoder))
+        space = Space(self.encoder, chosen.projection, chosen.seed)
+        try:
+            return maps.current(space, chosen.cold_start_budget)
+        except LostEmbeddings as lost:
+            self._forget_lost(lost.chunk)
+            raise
+
+    def _forget_lost(self, chunk: str) -> None:
+        """Forget this file of embeddings and all others that are gone, not one a round."""
+        there = {name.rpartition("/")[2] for name in self._files.names("embeddings")}
+        lost = self._store.chunks(self._project.id) - there
+        self._store.forget_embeddings(self._project.id, {chunk, *lost})
+
+    def _asked_for(self) -> bool:
+        """Return whether a person pressed Start Training since the last round."""
+        return self._project.train_wanted > self._project.done
+
+    def _enough_changed(self, now: Ledger) -> bool:
+        """Return whether as many labels came, went or changed as `retrain_after` asks for."""
+        live = self._store.version(self._project.id, self._project.live_version)
+        changed = self._changed(now, live.round if live else 0)
+        return changed is None or changed >= self._options.retrain_after
+
+    def _changed(self, now: Ledger, number: int) -> int | None:
+        """Return how many labels changed since a round; None if it left no record."""
+        record = self._files.read_json(artifacts.round_name(number))
+        return now.changed_since(record["labels"]) if record else None
+
+    def _running_low(self, now: Ledger) -> bool:
+        """Return whether fewer than a quarter of the published scans are still open."""
+        live = self._store.version(self._project.id, self._project.live_version)
+        if live is None:
+            return True
+        return 4 * len(now.open.intersection(live.published)) < len(live.published)
+
+
+def _terms(decision: active_learning.Decision) -> list[dict[str, float | bool | None]]:
+    rows = zip(
+        decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
+    )
+    return [
+        {
+            "uncertainty": _number(u),
+            "diversity": _number(d),
+            "utility": _number(s),
+            "control": bool(c),
+        }
+        for u, d, s, c in rows
+    ]
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a term that does not exist is null."""
+    return None if math.isnan(value) else round(float(value), 6)

@@ -1,0 +1,65 @@
+"""What the steps of a round work with, put together once and handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import httpx
+
+from backend.imaging.decoder_process import Decoders
+from backend.imaging.fetch import ImageSource
+from backend.imaging.scan_cache import WORKING_SIZE, Scans
+from backend.label_studio.client import LabelStudio
+from backend.settings import Settings
+from backend.storage.artifacts import Artifacts, ProjectFiles
+from backend.storage.store import Project, Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """Settings, memory, Label Studio and images: everything outside of the science."""
+
+    settings: Settings
+    store: Store
+    studio: LabelStudio
+    source: ImageSource
+    decoders: Decoders = field(default_factory=Decoders)
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Where what rounds leave lies."""
+        return Artifacts(self.settings.data_dir, self.settings.artifacts_url)
+
+    def files(self, project_id: int) -> ProjectFiles:
+        """Return what rounds leave of a project."""
+        return self.artifacts.of(project_id)
+
+    def folder(self, project_id: int) -> Path:
+        """Where this machine keeps a project's scans."""
+        return self.settings.project_folder(project_id)
+
+    def scans(self, project: Project, image_size: int) -> Scans:
+        """Return the project's scans at working size, fine enough for a network of this size."""
+        aliases = (project.hostname,) if project.hostname else ()
+        return Scans(
+            replace(self.source, aliases=aliases).fetch,
+            self.folder(project.id),
+            self.decoders,
+            longest=max(WORKING_SIZE, image_size),
+            max_pixels=self.settings.max_image_pixels,
+        )
+
+
+def build(settings: Settings, store: Store) -> Services:
+    """Put the services of one process together."""
+    studio = LabelStudio(settings)
+    source = ImageSource(
+        label_studio_url=settings.label_studio_url,
+        authorise=studio.authorisation,
+        image_hosts=settings.image_hosts,
+        max_bytes=settings.max_image_bytes,
+        client=httpx.Client(timeout=httpx.Timeout(30.0, connect=5.0), trust_env=False),
+    )
+    return Services(settings=settings, store=store, studio=studio, source=source)

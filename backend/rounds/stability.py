@@ -1,0 +1,130 @@
+"""Whether a cold start depends on the chance in its map: of a project, or of a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.errors import ConfigError
+from backend.imaging import decode
+from backend.imaging.pixels import shrink
+from backend.imaging.scan_cache import WORKING_SIZE
+from backend.rounds import encoding
+from backend.rounds.embedding_map import GROWTH, Floats, Maps
+from backend.settings import ProjectOptions, Settings, parse_options
+from backend.storage.artifacts import Artifacts, ProjectFiles
+from backend.storage.ledger import stored_options
+from backend.storage.store import Store
+from model import diagnostics, stability
+from model.projection import FEWEST
+from model.stability import Stability
+
+VERDICT = "stability.json"
+
+
+def of_project(
+    settings: Settings, store: Store, project_id: int, changed: Mapping[str, Any], seeds: int
+) -> Stability:
+    """Measure a connected project, and keep the verdict for its page.
+
+    Args:
+        changed: Options that replace the project's own.
+        seeds: How many seeds each perplexity is tried with.
+
+    Raises:
+        NotFound: If the project is not known here.
+        ConfigError: If it has too few embedded scans for its budget, or an option is wrong.
+    """
+    project = store.known(project_id)
+    options = parse_options({**stored_options(project).model_dump(), **changed})
+    encoder = encoding.load(settings, options.encoder or settings.encoder).name
+    files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
+    maps = Maps(files, store.embeddings(project_id, encoder))
+    found = _measure(maps.embeddings(range(len(maps.ids))), options, range(seeds))
+    measured = {"scans": len(maps.ids), "overlap": found.overall}
+    files.write_json(VERDICT, {**_choice(options, encoder), **measured})
+    return found
+
+
+def of_folder(
+    settings: Settings, folder: Path, changed: Mapping[str, Any], seeds: int
+) -> Stability:
+    """Measure the PNG and JPEG images of a folder, or of `images` in it.
+
+    Raises:
+        ConfigError: If there is no such folder, it holds too few images, or an option is wrong.
+        ImageError: If one of them cannot be read.
+    """
+    inside = folder / "images" if (folder / "images").is_dir() else folder
+    if not inside.is_dir():
+        raise ConfigError(
+            f"{folder} is neither a folder nor the number of a project.",
+            "Give a folder with PNG or JPEG images, or the id of a connected project.",
+        )
+    options = parse_options(changed)
+    encoder = encoding.load(settings, options.encoder or settings.encoder)
+    most = settings.max_image_pixels
+    decoded = (decode.decode(p.read_bytes(), max_pixels=most) for p in decode.pictures(inside))
+    small = [shrink(image, WORKING_SIZE) for image in decoded]
+    return _measure(encoder.encode(small), options, range(seeds))
+
+
+def verdict(
+    files: ProjectFiles, options: ProjectOptions, encoder: str, scans: int
+) -> tuple[str, ...]:
+    """Return the warning of the last measurement, if it is of what the project does now.
+
+    It holds for as long as a map of those scans would stay.
+    """
+    kept = files.read_json(VERDICT)
+    if (
+        not kept
+        or options.projection != "tsne"
+        or abs(scans - kept["scans"]) > GROWTH * kept["scans"]
+    ):
+        return ()
+    same = _choice(options, encoder).items() <= kept.items()
+    return diagnostics.instability(kept["overlap"]) if same else ()
+
+
+def table(found: Stability) -> str:
+    """Return a measurement as lines of text."""
+    maps = [
+        f"{one.perplexity:>10g} {one.seed:>5} {one.k:>3} {one.silhouette:>10.2f}"
+        for one in found.chosen
+    ]
+    overlaps = {
+        "two seeds, same perplexity": found.over_seeds,
+        "two perplexities, same seed": found.over_perplexities,
+        "any two maps": found.overall,
+        "two random choices": found.chance,
+    }
+    return "\n".join(
+        [
+            f"{'perplexity':>10} {'seed':>5} {'k':>3} {'silhouette':>10}",
+            *maps,
+            "",
+            "Share of chosen scans in common, on average:",
+            *(f"  {name:<28} {share:.2f}" for name, share in overlaps.items()),
+            *found.warnings,
+        ]
+    )
+
+
+def _measure(embeddings: Floats, options: ProjectOptions, seeds: Sequence[int]) -> Stability:
+    budget, scans = options.cold_start_budget, len(embeddings)
+    if scans < FEWEST or budget >= scans:
+        raise ConfigError(
+            f"There is nothing to compare: {budget} of {scans} scans would be chosen.",
+            f"Lower --budget, or add scans: at least {FEWEST}, and more than the budget.",
+        )
+    return stability.measure(embeddings, budget, strategy=options.cold_start, seeds=seeds)
+
+
+def _choice(options: ProjectOptions, encoder: str) -> dict[str, Any]:
+    return {
+        "encoder": encoder,
+        "cold_start": options.cold_start,
+        "budget": options.cold_start_budget,
+    }

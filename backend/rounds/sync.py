@@ -1,0 +1,261 @@
+"""Bring the ledger up to date by asking Label Studio, never by believing a webhook."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from backend.errors import OptionsError, Unreachable
+from backend.label_studio import labels
+from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio, ProjectInfo, moment, notation
+from backend.settings import ProjectOptions, parse_options
+from backend.storage import ledger
+from backend.storage.artifacts import digest
+from backend.storage.ledger import stored_options
+from backend.storage.store import Project, Store
+
+log = logging.getLogger(__name__)
+
+FULL_SYNC_SECONDS = 6 * 3600
+# Changes within this time before now are always read again, whatever their stamps say. Clocks of
+# two machines differ by less; a stamp further ahead was made while a clock was wrong.
+CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
+    """Return what the timer compares: counters, newest change, label config, options.
+
+    Two cheap calls and a list of entries; no task is read.
+    """
+    info = studio.project(project.id)
+    entry = studio.entry(project.id, store.answer(project))
+    return _seen(studio, store, project.id, info, entry)
+
+
+def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
+    """Bring the ledger up to date and return the project's options.
+
+    Reads the tasks that changed since the last sync. Lists all of them when that was asked for,
+    when the counts do not agree, or when clocks or a restored backup have put Label Studio's times
+    out of order. Reads every annotation when the labelling interface changed, and every six hours.
+
+    Raises:
+        UnsupportedLabelConfig: When the labelling interface cannot be served.
+        LabelStudioError: When Label Studio does not answer, or has no entry of ours.
+    """
+    info = studio.project(project.id)
+    entry = studio.entry(project.id, store.answer(project))
+    # Looked at before the tasks are read: what changes meanwhile shows up as a difference.
+    seen = _seen(studio, store, project.id, info, entry)
+    options = _options(store, project, entry)
+    masks_too = full_overdue(store, project) or project.label_config != info.label_config
+    full = masks_too or _list_is_due(store, project, options, seen)
+    title, config = _text(info.title), info.label_config
+    # Before anything is read: a sync that is cut short here leaves what the next one has to do.
+    store.update(project.id, title=title, label_config=config)
+    if full:
+        store.update(project.id, full_sync=True)
+    if masks_too:
+        store.update(project.id, full_synced_at=0.0)
+    copy = _Copy(studio, store, project.id, labels.parse(info.label_config), options)
+    if full or not copy.changes():
+        copy.everything(info.counters["task_number"], masks_too=masks_too)
+    if masks_too:
+        store.update(project.id, full_synced_at=store.clock())
+    store.synced(project, seen)
+    return options
+
+
+def full_overdue(store: Store, project: Project) -> bool:
+    """Return whether every annotation was last read too long ago, or in the future."""
+    return not 0 <= store.clock() - project.full_synced_at < FULL_SYNC_SECONDS
+
+
+def _seen(
+    studio: LabelStudio, store: Store, project_id: int, info: ProjectInfo, entry: dict[str, Any]
+) -> dict[str, Any]:
+    newest, now = studio.newest_update(project_id), _now(store)
+    ahead = moment(newest) > (now + CLOCKS_DIFFER).timestamp()
+    return {
+        **info.counters,
+        "newest_update": newest,
+        # A stamp of the future hides the changes that are made until then.
+        **({"newest_until_now": _newest_until_now(studio, project_id, now)} if ahead else {}),
+        "label_config": digest(info.label_config),
+        "extra_params": entry.get("extra_params") or {},
+    }
+
+
+def _newest_until_now(studio: LabelStudio, project_id: int, now: datetime) -> str:
+    return studio.newest_update(project_id, before=notation(now + CLOCKS_DIFFER))
+
+
+def _now(store: Store) -> datetime:
+    return datetime.fromtimestamp(store.clock(), UTC)
+
+
+def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOptions:
+    """Read the options; a bad one is said, and the last valid ones stay in force."""
+    try:
+        options = parse_options(entry.get("extra_params"))
+    except OptionsError as error:
+        log.warning("options refused: %s", error)
+        store.update(project.id, options_problem=str(error))
+        return stored_options(project)
+    store.update(project.id, options=options.model_dump(), options_problem="")
+    return options
+
+
+def _list_is_due(
+    store: Store, project: Project, options: ProjectOptions, seen: dict[str, Any]
+) -> bool:
+    """Return whether what is known of unchanged tasks may be wrong too."""
+    return (
+        project.full_sync
+        or "newest_until_now" in seen
+        or stored_options(project).group_by != options.group_by
+    )
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Copies tasks and annotations of one project into the store."""
+
+    studio: LabelStudio
+    store: Store
+    project_id: int
+    config: labels.LabelConfig
+    options: ProjectOptions
+
+    def everything(self, tasks: int, *, masks_too: bool) -> None:
+        """List all tasks, and forget those that are not listed.
+
+        Args:
+            tasks: How many Label Studio counted before.
+            masks_too: Whether the annotations of all tasks are read, and not only those of tasks
+                that have another time of change or other counts than the ledger.
+
+        Raises:
+            Unreachable: When fewer tasks are listed than Label Studio counts before and after.
+        """
+        listed: set[int] = set()
+        for page in self.studio.tasks(self.project_id):
+            self._take(page, masks_too=masks_too)
+            listed.update(int(task["id"]) for task in page)
+        counted = min(tasks, self.studio.project(self.project_id).counters["task_number"])
+        if len(listed) < counted:
+            raise Unreachable(
+                f"Label Studio lists {len(listed)} of the {counted} tasks that it counts.",
+                "Nothing is forgotten; it is asked again by itself. May this token see all tasks?",
+            )
+        self.store.keep_only(self.project_id, listed)
+
+    def changes(self) -> bool:
+        """Read what changed since the last time; return whether that is all that changed.
+
+        The counts have to agree afterwards. A submit between counting and reading would disagree
+        for no reason, hence the second try. And the task that changed last as far as the ledger
+        knows has to be among those that changed: if it is not, Label Studio has forgotten that
+        change, as it does when an older backup is restored.
+        """
+        newest, changed_at = self.store.newest_task(self.project_id)
+        since = min(changed_at, notation(_now(self.store) - CLOCKS_DIFFER))
+        for _ in range(2):
+            listed: set[int] = set()
+            for page in self.studio.tasks(self.project_id, since=since):
+                self._take(page)
+                listed.update(int(task["id"]) for task in page)
+            if newest not in {0, *listed}:
+                break
+            if self._counts() == self.studio.project(self.project_id).counters:
+                return True
+        log.info("counts or times differ from Label Studio's: listing everything")
+        return False
+
+    def _take(self, page: Sequence[dict[str, Any]], *, masks_too: bool = False) -> None:
+        """Copy a page of tasks, and the annotations of those that changed."""
+        ids = [int(task["id"]) for task in page]
+        changed = set(ids) if masks_too else self._changed(page, ids)
+        drawn_on = {int(task["id"]) for task in page if _annotated(task)} & changed
+        self.store.replace_annotations(self.project_id, sorted(changed - drawn_on), [])
+        for part in _parts(sorted(drawn_on)):
+            found = self.studio.annotations(self.project_id, part)
+            rows = [_annotation_row(annotation, self.config) for annotation in found]
+            self.store.replace_annotations(self.project_id, part, rows)
+        # Tasks last: after a kill before this line the next sync sees the same ones changed.
+        rows = [_task_row(task, self.config, self.options) for task in page]
+        self.store.save_tasks(self.project_id, rows)
+
+    def _changed(self, page: Sequence[dict[str, Any]], ids: Sequence[int]) -> set[int]:
+        """Return the tasks of a page whose annotations may differ from the ledger's."""
+        times = {task.id: task.updated_at for task in self.store.some_tasks(self.project_id, ids)}
+        counts = self.store.annotation_counts(self.project_id, ids)
+        return {
+            task["id"]
+            for task in page
+            if times.get(task["id"]) != task["updated_at"]
+            or counts.get(task["id"], (0, 0)) != _counts_of(task)
+        }
+
+    def _counts(self) -> dict[str, int]:
+        """Count the ledger as Label Studio counts itself."""
+        return ledger.totals(self.store, self.project_id)
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), TASKS_WITH_MASKS):
+        yield ids[start : start + TASKS_WITH_MASKS]
+
+
+def _counts_of(task: dict[str, Any]) -> tuple[int, int]:
+    return int(task["total_annotations"]), int(task["cancelled_annotations"])
+
+
+def _annotated(task: dict[str, Any]) -> bool:
+    return any(_counts_of(task))
+
+
+def _task_row(
+    task: dict[str, Any], config: labels.LabelConfig, options: ProjectOptions
+) -> dict[str, Any]:
+    data = task.get("data") or {}
+    group = data.get(options.group_by) if options.group_by else None
+    return {
+        "id": int(task["id"]),
+        "url": _text(data.get(config.image_key) or ""),
+        "group": "" if group is None else _text(group),  # null names no patient
+        "updated_at": str(task["updated_at"]),
+        "is_labeled": bool(task["is_labeled"]),
+    }
+
+
+def _text(value: object) -> str:
+    """Return a text without NUL, which PostgreSQL keeps nowhere."""
+    return str(value).replace("\0", "")
+
+
+def _annotation_row(found: dict[str, Any], config: labels.LabelConfig) -> dict[str, Any]:
+    result = found["result"] or []
+    return {
+        "id": int(found["id"]),
+        "task_id": int(found["task"]),
+        "updated_at": str(found["updated_at"]),
+        "created_at": str(found["created_at"]),
+        "cancelled": bool(found["was_cancelled"]),
+        "ground_truth": bool(found["ground_truth"]),
+        "result": json.dumps(result),
+        "problem": "" if found["was_cancelled"] else _problem(result, config),
+    }
+
+
+def _problem(result: list[Any], config: labels.LabelConfig) -> str:
+    """Return why an annotation cannot train, found out by decoding it once."""
+    try:
+        labels.masks(result, config, size=(8, 8))
+    except ValueError as error:
+        return str(error)
+    return ""

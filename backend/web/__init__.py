@@ -1,0 +1,1 @@
+"""What Label Studio and people ask over HTTP."""

@@ -1,0 +1,194 @@
+"""Live drafts, drawn in a process of their own: the web process never loads a network."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING, Any
+
+from backend import logs
+from backend.errors import DraftError, FirstlightError
+from backend.rounds import prelabels
+from backend.settings import Settings, tame_threads
+from backend.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from backend.rounds.drafts import LiveDrafts
+
+log = logging.getLogger(__name__)
+
+NICENESS = 10  # as the worker's: webhooks come first
+LOOK_SECONDS = 2.0
+DECODE_SECONDS = 15.0  # for one image; an annotator waits ten seconds for a draft at most
+LONGEST_PAUSE_SECONDS = 60.0
+# Only a child that hangs takes longer: its imports took two minutes on an overloaded machine.
+ANSWER_SECONDS = 600.0
+
+
+class DraftProcess:
+    """Draws one live draft at a time, in a child of this process that ends with it.
+
+    The child starts when a draft is asked for; with `keep_warm` as soon as a project shows drafts.
+    When it dies another one starts.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._child: _Child | None = None
+        self._warm: set[tuple[int, str]] = set()  # project and version, of this child
+
+    def __call__(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
+        """Return the regions of the live model's draft for a stored task.
+
+        Raises:
+            DraftError: When the scan cannot be read, or the child died.
+        """
+        with self._lock:
+            return self._living().ask({"project": project_id, "task": task_id})
+
+    def keep_warm(self) -> None:
+        """From now on load each network before its first draft is asked for."""
+        threading.Thread(target=self._keep_warm, name="warm drafts", daemon=True).start()
+
+    def close(self) -> None:
+        """End the child; a draft under way is dropped."""
+        self._closed.set()
+        if self._child is not None:
+            # Not by SIGTERM, which a child ignores that was started while its parent ended.
+            self._child.process.kill()
+
+    def _keep_warm(self) -> None:
+        pause, warn = 0.0, logs.Once(log)
+        while not self._closed.wait(pause):
+            try:
+                self._look()
+                pause, problem = LOOK_SECONDS, ""
+            except FirstlightError as error:
+                # Without a growing pause a child that cannot start would take a core for ever.
+                pause, problem = min(2 * pause + 1, LONGEST_PAUSE_SECONDS), str(error)
+            except Exception:
+                # Nothing else would notice that this thread is gone.
+                log.exception("no network could be loaded ahead of its drafts")
+                pause, problem = LONGEST_PAUSE_SECONDS, ""
+            warn(problem)
+
+    def _look(self) -> None:
+        """Load the networks that went live last, unless the child has them."""
+        for live in islice(prelabels.newest_drawing(self._store), prelabels.KEPT_MODELS):
+            with self._lock:
+                child = self._living()
+                if live not in self._warm:
+                    child.ask({"project": live[0]})
+                    self._warm.add(live)
+
+    def _living(self) -> _Child:
+        """Return the child, a new one when the last one died. The caller holds the lock."""
+        if self._child is None:
+            # At its end Python waits for every child: without this it would wait for ever.
+            atexit.register(self.close)
+        if self._child is None or not self._child.process.is_alive():
+            self._warm.clear()
+            self._child = _start(self._settings)
+        if self._closed.is_set():  # looked at last: `close` may have missed this child
+            self._child.process.kill()
+        return self._child
+
+
+@dataclass(frozen=True)
+class _Child:
+    """The process that draws, and this process's end of the pipe to it."""
+
+    process: SpawnProcess
+    pipe: Connection
+
+    def ask(self, question: dict[str, int]) -> list[dict[str, Any]]:
+        """Return the regions for a project and a task; without a task load the project's network.
+
+        Raises:
+            DraftError: When there is no draft, or the process died or took too long.
+        """
+        answer = self._exchange(question)
+        if "what" in answer:
+            raise DraftError(answer["what"], answer["mend"])
+        regions: list[dict[str, Any]] = answer["regions"]
+        return regions
+
+    def _exchange(self, question: dict[str, int]) -> dict[str, Any]:
+        with suppress(EOFError, OSError):
+            self.pipe.send_bytes(json.dumps(question).encode())
+            if self.pipe.poll(ANSWER_SECONDS):
+                answer: dict[str, Any] = json.loads(self.pipe.recv_bytes())
+                return answer
+        self.process.kill()
+        self.process.join()
+        raise DraftError(
+            f"The process that draws live drafts ended (exit code {self.process.exitcode}).",
+            "It starts again by itself.",
+        )
+
+
+def _start(settings: Settings) -> _Child:
+    context = multiprocessing.get_context("spawn")
+    try:
+        ours, theirs = context.Pipe()
+        # Not daemonic: such a process may have no children, and images are decoded in one.
+        process = context.Process(target=_serve, args=(theirs, settings), daemon=False)
+        process.start()
+    except OSError as error:
+        raise DraftError(
+            f"The process that draws live drafts cannot start ({error.strerror}).",
+            "Check the limits on memory and processes; it is tried again.",
+        ) from None
+    theirs.close()
+    return _Child(process, ours)
+
+
+def _serve(pipe: Connection, settings: Settings) -> None:
+    """Answer questions until the process that asks is gone: what the child runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(NICENESS)
+    tame_threads()
+    logs.configure(settings.log_level)
+    from backend.rounds.drafts import LiveDrafts  # here and not above: it brings torch
+
+    drafts = LiveDrafts(settings, open_store(settings.database), decode_seconds=DECODE_SECONDS)
+    with suppress(EOFError, OSError):
+        while True:
+            answer = _answer(drafts, json.loads(pipe.recv_bytes()))
+            pipe.send_bytes(json.dumps(answer).encode())
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone, in the middle of a draft too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
+
+
+def _answer(drafts: LiveDrafts, question: dict[str, int]) -> dict[str, Any]:
+    with logs.context(**question):
+        try:
+            if "task" in question:
+                return {"regions": drafts.regions(question["project"], question["task"])}
+            drafts.warm(question["project"])
+            return {"regions": []}
+        except FirstlightError as error:
+            return {"what": error.what, "mend": error.mend}
+        except Exception:  # a defect in one draft must not cost the others their process
+            log.exception("the draft failed")
+            return {"what": "The draft failed.", "mend": "Read the log: the reason stands there."}

@@ -1,0 +1,316 @@
+"""What each request of Label Studio is answered with; no HTTP, so that an adapter can share it."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from backend import logs
+from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
+from backend.label_studio import labels
+from backend.rounds import prelabels
+from backend.settings import Settings, parse_options
+from backend.storage.store import Project, Store, Task
+from backend.web.live_drafts import DraftProcess
+from backend.web.project_page import sentences
+from backend.web.refresh_requests import Hints, Refusals
+from backend.web.schemas import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
+
+log = logging.getLogger(__name__)
+
+DraftsOf = Callable[[int, int], list[dict[str, Any]]]  # project and task to regions
+DEADLINE_SECONDS = 10.0
+MOST_WAITING = 20
+MOST_DRAWN = 500  # tasks of one request: more drafts are not drawn before the deadline
+
+
+def live_drafts(settings: Settings, store: Store) -> DraftProcess:
+    """Return what draws live drafts; the web process calls its `keep_warm`."""
+    return DraftProcess(settings, store)
+
+
+class OneAtATime:
+    """Live drafts on a single thread, within a deadline for each request."""
+
+    def __init__(
+        self,
+        drafts: DraftsOf,
+        *,
+        seconds: float = DEADLINE_SECONDS,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self._drafts = drafts
+        self._seconds = seconds
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drafts")
+        # Those who wait hold a thread of the server, which webhooks need too.
+        self._places = threading.BoundedSemaphore(most_waiting)
+
+    def __call__(self, project_id: int, tasks: Sequence[int | None]) -> list[list[Any]]:
+        """Return the regions of each task; [] for no task, an unreadable one, or one too late."""
+        if not any(tasks) or not self._places.acquire(blocking=False):
+            return [[] for _ in tasks]
+        try:
+            end = time.monotonic() + self._seconds
+            return [self._one(project_id, task, end) if task else [] for task in tasks]
+        finally:
+            self._places.release()
+
+    def _one(self, project_id: int, task: int, end: float) -> list[Any]:
+        left = end - time.monotonic()
+        if left <= 0:
+            return []
+        with logs.context(project=project_id, task=task):
+            # The other thread logs what it meets with the same ids.
+            run = contextvars.copy_context().run
+            future = self._thread.submit(run, self._drafts, project_id, task)
+            try:
+                return future.result(timeout=left)
+            except FirstlightError as error:
+                log.warning("no draft: %s", error)
+            except TimeoutError:
+                future.cancel()
+                log.warning("no draft in time")
+            except Exception:  # a defect in one draft must not cost a batch its answers
+                log.exception("the draft failed")
+            return []
+
+    def close(self) -> None:
+        """Let go of the thread; a draft under way is finished and dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Answers:
+    """The answers to Label Studio's requests, from the store alone (and drafts for /predict)."""
+
+    def __init__(self, store: Store, hints: Hints, drafts: OneAtATime) -> None:
+        self._store = store
+        self._hints = hints
+        self._drafts = drafts
+        self._refusals = Refusals(store)
+
+    def webhook_secret(self) -> str:
+        """Return the secret that this installation keeps for its webhooks."""
+        return self._store.webhook_secret
+
+    def alive(self) -> dict[str, Any]:
+        """Return that this process is up, which anybody may know."""
+        return {"status": "UP", "model_class": "Firstlight"}
+
+    def health(self) -> dict[str, Any]:
+        """Return that this process is up, and what is wrong with which project."""
+        try:
+            projects = self._store.projects()
+        except StorageError as error:
+            projects, problems = [], [str(error)]
+        else:
+            problems = [f"project {p.id}: {_problem(p)}" for p in projects if p.problem]
+            refused = (sentences.refused(p.id, p.webhook_refused_at) for p in projects)
+            problems += filter(None, refused)
+        warnings = [f"project {p.id}: {line}" for p in projects for line in p.warnings]
+        return {**self.alive(), "problems": problems, "warnings": warnings}
+
+    def ready(self) -> dict[str, Any]:
+        """Return that requests can be answered.
+
+        Label Studio has no say in it: while it is away the pages and what is known still serve, and
+        whoever takes an instance out of service then would take all of them.
+
+        Raises:
+            StorageError: When the database does not answer.
+        """
+        self._store.ping()
+        return {"status": "READY"}
+
+    def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the live version and every problem; a new project is asked to be looked at."""
+        request = SetupIn.model_validate(body)
+        with logs.context(project=request.project):
+            project = self._project(request.project)
+            self._notice(request, project)
+            return {
+                "model_version": self._store.answer(project),
+                "problems": list(_setup_problems(request, project)),
+            }
+
+    def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return exactly one result a task, in their order."""
+        request = PredictIn.model_validate(body)
+        with logs.context(project=request.project):
+            return self._predict(request)
+
+    def _predict(self, request: PredictIn) -> dict[str, Any]:
+        project = self._project(request.project)
+        results: list[list[Any]] = [[] for _ in request.tasks]
+        if project is not None and self._draws(project, request.label_config):
+            first = self._stored(project, request.tasks[:MOST_DRAWN])
+            results[: len(first)] = self._drafts(project.id, first)
+        version = self._store.answer(project)
+        return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
+
+    def _draws(self, project: Project, label_config: str) -> bool:
+        """Return whether a draft of the live model would be shown; no network is asked."""
+        same = _same_labels(label_config, project.label_config)
+        return same and prelabels.drawing(self._store, project) is not None
+
+    def _stored(self, project: Project, tasks: Sequence[TaskIn | None]) -> list[int | None]:
+        """Return the ids of tasks, None for one whose image the last sync did not see.
+
+        The image of a draft is the stored one: a request's own address is never fetched.
+        """
+        ids = [task.id for task in tasks if task]
+        stored = {task.id: task for task in self._store.some_tasks(project.id, ids)}
+        key = labels.parse(project.label_config).image_key
+        return [
+            task.id
+            if task and task.id in stored and _same_image(task, stored[task.id], key)
+            else None
+            for task in tasks
+        ]
+
+    def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave a hint if the event can change the queue, and say what was done."""
+        event = WebhookIn.read(body)
+        with logs.context(project=event.project):
+            return self._webhook(event)
+
+    def _webhook(self, event: WebhookIn) -> dict[str, Any]:
+        project = self._project(event.project)
+        if project is not None and event.is_of_webhook:
+            self._refusals.over(project)
+        reason = _why_ignored(event, project)
+        if reason or project is None:
+            return {"status": "ignored", "reason": reason}
+        train = event.action == "START_TRAINING"
+        stored = self._hints.want(project.id, full=event.deletes_tasks, train=train)
+        if not train:
+            return {"status": "ok"}
+        now = self._project(project.id) if stored else None
+        return {"status": "ok", "job": job(project.id, now.wanted if now else project.wanted + 1)}
+
+    def webhook_refused(self, body: bytes) -> None:
+        """Tell of an event that came without the secret; `body` is b"" if it was not read."""
+        self._refusals.note(body)
+
+    def is_training(self, project: object) -> dict[str, Any]:
+        """Return whether a worker is busy with a project, however the project is named."""
+        found = self._project(identifier(project))
+        return {"is_training": bool(found and found.step)}
+
+    def versions(self) -> dict[str, Any]:
+        """Return the names of queues that are or were shown, newest first."""
+        shown = [
+            version
+            for project in self._store.projects()
+            for version in self._store.versions(project.id)
+            if version.state in {"live", "previous", "ready"}
+        ]
+        shown.sort(key=lambda version: version.created_at, reverse=True)
+        return {"versions": list(dict.fromkeys(version.name for version in shown))}
+
+    def job_status(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return how far a refresh has come; None when nobody asked for it."""
+        parts = JobIn.model_validate(body).parts
+        project = self._project(parts[0]) if parts else None
+        # One more than is stored: the hint may still wait in memory.
+        if parts is None or project is None or parts[1] > project.wanted + 1:
+            return None
+        answer = {"job_status": _job_status(project, parts[1])}
+        if answer["job_status"] == "failed":
+            return {**answer, "error": _problem(project)}
+        return {**answer, "step": project.step or None, "progress": project.progress}
+
+    def version(self, project: object) -> str:
+        """Return the live version of a project, however it is named; else this installation."""
+        return self._store.answer(self._project(identifier(project)))
+
+    def _project(self, project_id: int | None) -> Project | None:
+        return None if project_id is None else self._store.project(project_id)
+
+    def _notice(self, request: SetupIn, project: Project | None) -> None:
+        """See what is new: the project itself, its options, the name Label Studio goes by."""
+        if request.project is None:
+            return
+        if project is None or project.disconnected:
+            self._hints.sight(request.project)
+        elif _options_changed(project, request.extra_params):
+            self._hints.want(request.project)
+        if project is not None and request.hostname not in {"", project.hostname}:
+            with suppress(StorageError):  # the next request brings it again
+                self._store.update(project.id, hostname=request.hostname)
+
+
+def _options_changed(project: Project, extra_params: object) -> bool:
+    # Label Studio sends null where a partial PATCH left the options out: that says nothing.
+    if extra_params is None or "extra_params" not in project.seen:
+        return False
+    return (extra_params or None) != (project.seen["extra_params"] or None)
+
+
+def _setup_problems(request: SetupIn, project: Project | None) -> Iterator[str]:
+    if request.project is None:
+        yield "The request names no project. Connect the backend in a project's Settings > Model."
+    try:
+        labels.parse(request.label_config)
+    except FirstlightError as error:
+        yield str(error)
+    try:
+        parse_options(request.extra_params)
+    except FirstlightError as error:
+        yield str(error)
+    if project is not None:
+        yield from filter(None, (_problem(project), project.options_problem))
+
+
+def _problem(project: Project) -> str:
+    return f"{project.problem} {project.mend}".strip() if project.problem else ""
+
+
+def _same_labels(sent: str, known: str) -> bool:
+    """Return whether a labelling interface still means what it did when it was last read.
+
+    Label Studio keeps what /predict answers: a draft of labels that have changed since would stay.
+    """
+    if not (sent and known) or sent == known:
+        return True
+    try:
+        return labels.parse(sent) == labels.parse(known)
+    except UnsupportedLabelConfig:
+        return False
+
+
+def _same_image(sent: TaskIn, stored: Task, image_key: str) -> bool:
+    """Return whether a task still has the image that it had at the last sync.
+
+    The address alone does not tell: Label Studio lists that of a bucket in another form than it
+    sends to /predict. So it counts only for a task that has changed since the sync.
+    """
+    address = sent.data.get(image_key, stored.url)
+    return sent.updated_at in {"", stored.updated_at} or address == stored.url
+
+
+def _why_ignored(event: WebhookIn, project: Project | None) -> str:
+    if event.project is None:
+        return "the event names no project"
+    if project is None or project.disconnected:
+        return f"project {event.project} is not connected"
+    if event.action == "PROJECT_UPDATED":
+        # Our own changes of the project come back as this event too.
+        same = event.label_config in {"", project.label_config}
+        return "the label config is the same" if same else ""
+    if event.changes_labels or event.changes_tasks or event.action == "START_TRAINING":
+        return ""
+    return "this event does not change the queue"
+
+
+def _job_status(project: Project, number: int) -> str:
+    if project.done >= number:
+        return "finished"
+    if project.step:
+        return "started"
+    return "failed" if project.problem else "queued"

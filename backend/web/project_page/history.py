@@ -1,0 +1,246 @@
+"""What a project's rounds left behind: its versions, its learning curve, and the audit record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+from backend.errors import NotFound
+from backend.rounds.publications import Versions
+from backend.storage import artifacts, ledger
+from backend.storage.artifacts import ProjectFiles, round_name
+from backend.storage.ledger import DraftQuality, Ledger
+from backend.storage.store import DraftScore, Model, Project, Round, Store, Version
+
+
+@dataclass(frozen=True)
+class History:
+    """The rounds of one project, from its store and its files; made anew for every question.
+
+    Whoever has read the ledger already hands it over: that of a large project takes long to read.
+    """
+
+    store: Store
+    project: Project
+    files: ProjectFiles
+    ledger: Ledger | None = None
+
+    @property
+    def lived(self) -> int:
+        """How many versions were ever live."""
+        return len(self._lived)
+
+    def versions(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return the versions that were ever live, newest first, as the page lists them.
+
+        Args:
+            most: How many of the newest; the live and the pinned one come along. All when None.
+        """
+        known = Versions(self.store, self.project, self.files)
+        pinned = self.store.pinned(self.project.id)
+        return [
+            {
+                "name": found.name,
+                "round": found.round,
+                "state": found.state,
+                "pinned": found.name == pinned,
+                "live_at": found.live_at,
+                "labels": found.labels,
+                "phase": "model" if found.model_key else "cold start",
+                "went_back": self._went_back(found),
+                **self._quality(found),
+                "seconds": self._seconds(found.round),
+                "can_go_back": not self.project.disconnected
+                and found.name != pinned
+                and found.state != "live"
+                and not known.obstacle(found),
+            }
+            for place, found in enumerate(self._lived)
+            if most is None or place < most or found.state == "live" or found.name == pinned
+        ]
+
+    def curve(self) -> dict[str, Any]:
+        """Return quality over labels: of models on held-out scans, and of the drafts people met.
+
+        `models` holds one entry a trained model, refused ones included; `drafts` one a compared
+        draft, at the number of labels that it came after.
+        """
+        names = {found.model_key: found.name for found in self._versions if found.live_at}
+        return {
+            "models": [
+                {
+                    "labels": model.labels,
+                    "version": names.get(model.key, ""),
+                    "accepted": model.accepted,
+                    "dice": model.quality.get("validation_dice"),
+                    "hd95": model.quality.get("validation_hd95"),
+                }
+                for model in self.store.models(self.project.id)
+            ],
+            "drafts": self._drafts(),
+        }
+
+    def audit(self, chosen: int | None = None) -> Iterator[str]:
+        """Return the record of every round as one JSON document, piece by piece.
+
+        Each round says what it decided and from what, what became of it, and for every ranked scan
+        its terms and position. A record may be long: no more than one is in memory at a time.
+
+        Args:
+            chosen: The number of the only round to tell about; all when None.
+
+        Raises:
+            NotFound: When there is no such round.
+            StorageError: When the database or the artifacts do not answer; at once, for what is
+                sent already could not be taken back.
+        """
+        if chosen is not None and chosen not in self._rounds:
+            raise NotFound(
+                f"Project {self.project.id} has no round {chosen}.",
+                "Ask without a round: the record of all of them says which there are.",
+            )
+        wanted = [one for one in self._rounds.values() if chosen in {None, one.number}]
+        _ = self._versions, self._models, self._scores, self._telling
+        self.files.paths([round_name(one.number) for one in wanted])
+        return self._pieces(wanted)
+
+    def _pieces(self, wanted: Sequence[Round]) -> Iterator[str]:
+        head = {"project": self.project.id, "title": self.project.title}
+        yield json.dumps(head)[:-1] + ', "rounds": ['
+        for place, one in enumerate(wanted):
+            yield (", " if place else "") + json.dumps(self._record(one))
+        yield "]}\n"
+
+    # -- one round ------------------------------------------------------------------------------
+
+    def _record(self, one: Round) -> dict[str, Any]:
+        made = [found for found in self._versions if found.round == one.number]
+        # As it came with all the others: what is sent needs no more answers from elsewhere.
+        selected = artifacts.read_json(self.files.folder / round_name(one.number)) or {}
+        return {
+            "round": one.number,
+            "workflow": one.workflow,
+            "started_at": one.started_at,
+            "ended_at": one.ended_at or None,
+            "seconds": one.record.get("seconds", {}),
+            "error": one.record.get("error"),
+            "pinned": any(self._went_back(found) for found in made),
+            "versions": [self._version(found) for found in made],
+            **{key: value for key, value in selected.items() if key not in _PER_SCAN},
+            "scans": _scans(selected),
+        }
+
+    def _version(self, found: Version) -> dict[str, Any]:
+        model = self._models.get(found.model_key)
+        scores = self._scores.get(found.name, [])
+        return {
+            "name": found.name,
+            "state": found.state,
+            "labels": found.labels,
+            "model": found.model_key or None,
+            "trained_on": model.trained_on if model else [],
+            "quality": model.quality if model else {},
+            "accepted": model.accepted if model else None,
+            "drafts": [
+                {
+                    "task": score.task_id,
+                    "dice": score.dice,
+                    "unchanged": score.unchanged,
+                    "counts": score.task_id in self._telling,
+                }
+                for score in scores
+            ],
+            "published": len(found.published),
+            "created_at": found.created_at,
+            "live_at": found.live_at or None,
+        }
+
+    def _went_back(self, found: Version) -> bool:
+        """Return whether a version was made while a rollback held: two labels always train."""
+        one = self._rounds.get(found.round)
+        if one is None or not one.ended_at:
+            return False
+        return "train" not in one.record.get("seconds", {}) and found.labels >= 2
+
+    def _quality(self, found: Version) -> dict[str, Any]:
+        model = self._models.get(found.model_key)
+        scores = self._scores.get(found.name, [])
+        drafts = DraftQuality.of([score for score in scores if score.task_id in self._telling])
+        return {
+            "dice": model.quality.get("validation_dice") if model else None,
+            "hd95": model.quality.get("validation_hd95") if model else None,
+            "draft_dice": drafts.dice,
+            "drafts_compared": drafts.compared,
+            "drafts_unchanged": drafts.unchanged,
+            "changed_draft_dice": drafts.changed_dice,
+        }
+
+    def _drafts(self) -> list[dict[str, Any]]:
+        labels = {found.name: found.labels for found in self._versions}
+        return [
+            {
+                "labels": labels.get(name, 0) + place,
+                "dice": score.dice,
+                "unchanged": score.unchanged,
+                "task": score.task_id,
+            }
+            for name, scores in self._scores.items()
+            for place, score in enumerate(scores, start=1)
+            if score.task_id in self._telling
+        ]
+
+    def _seconds(self, number: int) -> float | None:
+        one = self._rounds.get(number)
+        return one.ended_at - one.started_at if one and one.ended_at else None
+
+    # -- what is read once ----------------------------------------------------------------------
+
+    @cached_property
+    def _versions(self) -> Sequence[Version]:
+        return self.store.versions(self.project.id)
+
+    @cached_property
+    def _lived(self) -> Sequence[Version]:
+        """The versions that were ever live, newest first."""
+        lived = [found for found in self._versions if found.live_at]
+        return sorted(lived, key=lambda one: -one.live_at)
+
+    @cached_property
+    def _rounds(self) -> Mapping[int, Round]:
+        return {one.number: one for one in self.store.rounds(self.project.id)}
+
+    @cached_property
+    def _models(self) -> Mapping[str, Model]:
+        return {model.key: model for model in self.store.models(self.project.id)}
+
+    @cached_property
+    def _scores(self) -> Mapping[str, list[DraftScore]]:
+        """The compared drafts of each version, oldest first."""
+        found: dict[str, list[DraftScore]] = {}
+        for score in self.store.draft_scores(self.project.id):
+            found.setdefault(score.version, []).append(score)
+        return found
+
+    @cached_property
+    def _telling(self) -> frozenset[int]:
+        """Tasks whose compared draft tells how good its model is; see `quality_drafts`."""
+        now = self.ledger or ledger.read(self.store, self.project.id)
+        scores = ledger.quality_drafts(self.store, self.project.id, now)
+        return frozenset(score.task_id for score in scores)
+
+
+_PER_SCAN = {"order", "reasons", "scans"}
+
+
+def _scans(selected: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the ranked scans in their order, each with its terms."""
+    terms, order = selected.get("scans", {}), selected.get("order", [])
+    rows = zip_longest(order, selected.get("reasons", [])[: len(order)], fillvalue="")
+    return [
+        {"task": task, "position": position, "reason": reason, **terms.get(str(task), {})}
+        for position, (task, reason) in enumerate(rows, start=1)
+    ]

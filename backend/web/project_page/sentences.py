@@ -1,0 +1,303 @@
+"""What a project is doing, said in sentences: for a terminal, and in parts for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from backend.rounds.publications import resume_command
+from backend.storage.store import Project
+
+# Said of a queue whose reasons hold a score: without it, a score that rises looks like a defect.
+SCORES = (
+    "Each score is from the moment when its scan was picked. Every pick changes the scores of the "
+    "scans that are left, so scores may rise down the queue."
+)
+SCORED = "entropy-diversity"  # the strategy whose reasons hold a score
+
+LISTED = 5  # lines of one list on the page; the JSON has all
+
+STEPS = {
+    "sync": "reading the project from Label Studio",
+    "embed": "looking at scans that are new",
+    "plan": "deciding what has to be done",
+    "train": "training the network",
+    "score": "asking the network how unsure it is of each scan",
+    "select": "choosing the next scans",
+    "draft": "drawing drafts",
+    "publish": "handing the queue to Label Studio",
+    "switch": "making the new queue live",
+}
+
+# How far a step is, in words, where it says so.
+_PROGRESS = {
+    "total": "{done} of {total} scans",
+    "epochs": "epoch {epoch} of {epochs}",
+    "batches": "batch {batch} of {batches}",
+    "loss": "loss {loss:.2f}",
+    "dice": "Dice {dice:.2f} on held-out scans",
+}
+
+
+# Why the next round waits; "running" needs no words beside the step that runs.
+_NEXT_ROUND = {
+    "disconnected": "No round starts while the project is not connected.",
+    "vanished": "The next round starts when Label Studio has the project again.",
+    "running": "",
+    "paused": "Paused by the option `paused`: set it to false in Label Studio (Settings > Model).",
+    "worker": "The next round starts as soon as the worker is free.",
+    "pinned": "{pinned} is pinned: rounds follow scans and labels, but train nothing.",
+    "complete": "No round waits: every scan is labelled.",
+    "scans": "The next round starts when scans come that can be read and need a label.",
+}
+_TRAIN = "press Start Training in Label Studio (Settings > Model)"
+
+
+def progress(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page says of now.
+
+    Returns:
+        `now`: What runs. `then`: When the next round is due and why it waits, "" while something
+        runs. `share`: How far the step is as a share of 1, None if unknown.
+    """
+    done = state["progress"]
+    parts = (("done", "total"), ("batch", "batches"))
+    known = [(done[part], done[whole]) for part, whole in parts if done.get(whole)]
+    share = [round(min(1.0, part / whole), 3) for part, whole in known if part is not None]
+    return {
+        "now": doing(state),
+        "then": next_round(state),
+        "share": share[0] if share else None,
+    }
+
+
+def text(state: Mapping[str, Any], now: float) -> str:
+    """Return a project's status as one screen of sentences."""
+    parts = (
+        [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
+        _troubles(state),
+        [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
+        _label_lines(state),
+        [quality(state)],
+        _bullets(
+            f"Next to label. {SCORES}" if scored(state) else "Next to label:",
+            [
+                f"task {one['task']}" + (f": {one['reason']}" if one["reason"] else "")
+                for one in state["next"]
+            ],
+            len(state["next"]),
+        ),
+        _bullets(
+            "Scans that cannot be read; they are tried again later:",
+            [f"task {one['task']}: {one['problem']}" for one in state["unreadable"]],
+            total=state["unreadable_count"],
+        ),
+        _bullets("Please note:", state["warnings"]),
+        ["", freshness(state, now)],
+    )
+    return "\n".join(line for part in parts for line in part) + "\n"
+
+
+def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
+    if state["disconnected"]:
+        connect = f"python -m backend connect {state['project']}"
+        yield f"This project is not connected. Connect it again: {connect}"
+    if state["problem"]:
+        yield f"Problem: {_line(state['problem'])} {_line(state['mend'])}".rstrip()
+    if refusal := refused(state["project"], state["events_refused_since"]):
+        yield f"Events: {refusal}"
+    if state["options_problem"]:
+        yield (
+            f"Options: {_line(state['options_problem'])} Until then the last good ones stay in use."
+        )
+
+
+def refused(project_id: int, since: float | None) -> str:
+    """Return that Label Studio's events are refused and how to end it, "" if they are not.
+
+    Args:
+        project_id: The project that the events name.
+        since: When the first of them was refused, in seconds since 1970; 0 or None if none was.
+    """
+    if not since:
+        return ""
+    when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"Label Studio's events for project {project_id} are refused since {when}: its webhook "
+        f"lacks the right secret. Run `python -m backend doctor {project_id} --fix`."
+    )
+
+
+def doing(state: Mapping[str, Any]) -> str:
+    """Return what runs now and for how long."""
+    if state["step"] is None:
+        return "idle."
+    step = STEPS.get(state["step"], state["step"])
+    so_far = f"for {span(state['step_seconds'])}"
+    return f"{', '.join([step, *_progress(state['progress']), so_far])}."
+
+
+def next_round(state: Mapping[str, Any]) -> str:
+    """Return when the next round is due and why it waits; "" while something runs."""
+    due = state["next_round"]
+    reason, seconds = due["reason"], due["seconds"]
+    if reason == "problem":
+        again = f"in {span(seconds)}" if seconds is not None else "soon"
+        return f"Waits: {_line(state['problem']).rstrip('.')}; tried again {again}."
+    if reason == "asked":
+        when = f"in {span(seconds)}" if seconds is not None else "as soon as the worker is free"
+        return f"Start Training was pressed: the round starts {when}."
+    if reason == "spacing":
+        often = f"rounds start at most every {span(due['every'])}"
+        what = "Next round" if due["needed"] == 1 else "Next look at Label Studio"
+        return f"{what} in {span(seconds)} ({often})."
+    if reason == "labels":
+        return _labels_due(due["labels"], due["needed"])
+    return _NEXT_ROUND[reason].format_map(state)
+
+
+def _labels_due(labels: int, needed: int) -> str:
+    if labels >= needed:
+        return "The next round starts with the next look at Label Studio."
+    if needed == 1:
+        return f"The next round starts with the next label, or now: {_TRAIN}."
+    return (
+        f"{labels} of {needed} new or changed labels; next round at {needed} labels, "
+        f"or now: {_TRAIN}."
+    )
+
+
+def _progress(done: Mapping[str, Any]) -> Iterator[str]:
+    """Say how far a step is."""
+    for name, words in _PROGRESS.items():
+        if name in done:
+            yield words.format_map(done)
+    if "seconds_left" in done:
+        yield f"about {span(done['seconds_left'])} left"
+
+
+def _queue(state: Mapping[str, Any]) -> Iterator[str]:
+    labels = count(state["labels_in_live"], "labelled scan")
+    if state["live_version"] is None:
+        yield "Queue: none has been published yet."
+    elif state["pinned"]:
+        yield f"Queue: {state['live_version']} is live."
+    else:
+        yield f"Queue: {state['live_version']} is live; it was made from {labels}."
+    if state["pinned"]:
+        yield f"Pinned: {state['pinned']} gives the queue, and nothing is trained, until:"
+        yield f"  {resume_command(state['project'])}"
+
+
+def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Labels: {state['labelled']} of {count(state['scans'], 'scan')} labelled and used."
+    if state["complete"]:
+        yield complete(state)
+    ignored = [
+        f"annotation {one['annotation']} on task {one['task']}: {one['reason']}"
+        for one in state["labels_ignored"]
+    ]
+    total = state["labels_ignored_count"]
+    yield from _bullets("Annotations that are not used:", ignored, total=total)
+
+
+def scored(state: Mapping[str, Any]) -> bool:
+    """Return whether the reasons of the queue hold a score."""
+    return bool(state["strategy"] == SCORED)
+
+
+def complete(state: Mapping[str, Any]) -> str:
+    """Return that every scan is labelled, and how good the last model is."""
+    model = state["last_model"]
+    done = "Every scan is labelled: nothing is left to draw."
+    if model is None:
+        return f"{done} No model was trained: that takes two labels."
+    trained = f"{done} The last model was trained on {count(model['labels'], 'label')}"
+    if model["dice"] is not None:
+        scans = count(model["held_out"] or 0, "held-out scan")
+        return f"{trained}, Dice {model['dice']:.2f} on {scans}."
+    if state["prequential_dice"] is not None:
+        return f"{trained}; the last drafts had Dice {state['prequential_dice']:.2f}."
+    return f"{trained}; its quality is not known, because no scan is held out."
+
+
+def quality(state: Mapping[str, Any]) -> str:
+    """Return what is known of the live model's quality."""
+    drafts, held_out = state["prequential_dice"], state["validation_dice"]
+    off = state["calibration_error"]
+    known = [
+        f"the last drafts matched what people then submitted with Dice {drafts:.2f} "
+        f"({unchanged(state)})"
+        if drafts is not None
+        else "",
+        f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
+        f"its probabilities are off by {off:.2f} there, on average" if off is not None else "",
+    ]
+    said = "; ".join(filter(None, known))
+    return f"Quality: {said or 'not known yet'}."
+
+
+def unchanged(drafts: Mapping[str, Any]) -> str:
+    """Return how many of some compared drafts people did not change, and the Dice of the others."""
+    share = f"{drafts['drafts_unchanged']} of {drafts['drafts_compared']} submitted unchanged"
+    others = drafts["changed_draft_dice"]
+    return share if others is None else f"{share}, Dice {others:.2f} for the changed"
+
+
+def freshness(state: Mapping[str, Any], now: float) -> str:
+    """Return how old all of this is."""
+    waiting = state["wanted"] - state["done"]
+    news = (
+        f"{count(waiting, 'change')} in Label Studio still to be looked at"
+        if waiting > 0
+        else "every change that Label Studio reported has been looked at"
+    )
+    synced = state["synced_at"]
+    read = f"{span(now - synced)} ago" if synced else "not yet"
+    when = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"As of {when}: {news}. All labels were last read: {read}."
+
+
+def overview(projects: Iterable[Project]) -> str:
+    """Return one line for each known project."""
+    lines = [
+        f"{project.id}  {_line(project.title) or 'Untitled'}  "
+        f"{_line(project.problem) or _standing(project)}"
+        for project in projects
+    ]
+    return "\n".join(lines or ["No project is connected yet."]) + "\n"
+
+
+def _standing(project: Project) -> str:
+    return "not connected" if project.disconnected else project.live_version or "no queue yet"
+
+
+def _bullets(
+    head: str, lines: Sequence[str], most: int = LISTED, total: int | None = None
+) -> Iterator[str]:
+    """Say the first of some lines. `total` is their number where not all of them came along."""
+    total = len(lines) if total is None else total
+    if lines:
+        yield head
+    for line in lines[:most]:
+        yield f"  - {_line(line)}"
+    if total > most:
+        listed = "them" if total == len(lines) else f"the first {len(lines)}"
+        yield f"  and {total - most} more (?format=json lists {listed})"
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things, in words that fit it."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """Return seconds in the unit that a person would choose."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

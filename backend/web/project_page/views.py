@@ -1,0 +1,286 @@
+"""The pages of the projects: for people, and as text and JSON for what asks for those."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from backend.errors import ConfigError
+from backend.rounds.publications import Versions
+from backend.settings import Settings
+from backend.storage import ledger
+from backend.storage.artifacts import Artifacts, ProjectFiles
+from backend.storage.ledger import Ledger
+from backend.storage.store import Project, Store
+from backend.web.project_page import map_view, sentences, static_files, thumbnails
+from backend.web.project_page.history import History
+from backend.web.project_page.sentences import text
+from backend.web.project_page.status import Keeper, Statuses, status
+
+__all__ = ["routes", "status", "text"]
+
+View = Callable[..., AnyResponse]
+Change = Callable[[Versions], str]
+
+KINDS = ("html", "text", "json")
+QUEUED = 50  # scans of the queue on one page
+LISTED = 30  # versions on a page that was not asked for all of them
+RECORDS = (
+    4  # sent at once: each holds a thread until its reader has taken it, and webhooks need some
+)
+MAPS = 8  # projects whose map is kept; that of 100,000 scans takes five megabytes
+
+PROJECT = "/projects/<int(max=2147483647):project_id>"  # no column holds a larger number
+
+MANY = 1500  # scans from which on the map is drawn by WebGL instead of as SVG
+
+# Nothing from elsewhere, and no code or form but ours. Plotly sets styles on its elements.
+_POLICY = (
+    "default-src 'self'; script-src 'self'{}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+
+
+def routes(store: Store, settings: Settings) -> Blueprint:
+    """Return everything below /projects, and the files that its pages load."""
+    blueprint = Blueprint("pages", __name__, template_folder="templates")
+    site = _Site(store, settings)
+    views: tuple[tuple[str, View], ...] = (
+        ("/projects", site.overview),
+        (PROJECT, site.project),
+        (f"{PROJECT}/map.json", site.map),
+        (f"{PROJECT}/rounds.json", site.rounds),
+        (f"{PROJECT}/scans/<task>.png", site.scan),
+        ("/static/<name>", static_files.serve),
+    )
+    changes: tuple[tuple[str, View], ...] = (
+        (f"{PROJECT}/rollback", site.rollback),
+        (f"{PROJECT}/resume", site.resume),
+    )
+    for method, rules in (("GET", views), ("POST", changes)):
+        for rule, view in rules:
+            blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
+    blueprint.after_request(_harden)
+    blueprint.add_app_template_global(static_files.address, "asset")
+    blueprint.add_app_template_filter(_when, "when")
+    blueprint.add_app_template_filter(sentences.span, "span")
+    blueprint.add_app_template_filter(sentences.count, "counted")
+    blueprint.add_app_template_filter(sentences.unchanged, "unchanged")
+    blueprint.add_app_template_filter(sentences.complete, "complete")
+    return blueprint
+
+
+class _Site:
+    """The views, bound to the store and the settings."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._artifacts = Artifacts(settings.data_dir, settings.artifacts_url)
+        self._statuses = Statuses(store, self._artifacts)
+        self._maps = Keeper(store, self._map, MAPS)
+        self._records = threading.BoundedSemaphore(RECORDS)
+
+    def overview(self) -> Response:
+        projects, kind = self._store.projects(), _kind()
+        if kind == "text":
+            return Response(sentences.overview(projects), mimetype="text/plain")
+        if kind == "json":
+            return jsonify([_entry(project) for project in projects])
+        return Response(render_template("projects.html", projects=map(_entry, projects)))
+
+    def project(self, project_id: int) -> Response:
+        kind = _kind()
+        if kind == "html":
+            return self._page(project_id)
+        state = self._statuses.of(project_id)
+        now = self._store.clock()
+        if kind == "text":
+            return Response(text(state, now), mimetype="text/plain")
+        said = {**sentences.progress(state), "freshness": sentences.freshness(state, now)}
+        return jsonify({**state, **said})
+
+    def map(self, project_id: int) -> Response:
+        body = self._maps.of(self._store.known(project_id))
+        return static_files.packed(body, "application/json")
+
+    def rounds(self, project_id: int) -> Response:
+        record = self._history(project_id).audit(_round())
+        if not self._records.acquire(blocking=False):
+            abort(503, f"{RECORDS} records are being sent already. Ask again in a minute.")
+        response = Response(record, mimetype="application/json")
+        response.call_on_close(self._records.release)
+        response.headers["Content-Disposition"] = f"inline; filename=project-{project_id}.json"
+        return response
+
+    def scan(self, project_id: int, task: str) -> Response:
+        folder = self._settings.project_folder(project_id)
+        picture = thumbnails.png(self._store, folder, project_id, _number(task) or 0)
+        response = Response(picture, mimetype="image/png")
+        response.headers["Cache-Control"] = "private, max-age=600"
+        return response
+
+    def rollback(self, project_id: int) -> AnyResponse:
+        return self._change(project_id, lambda found: found.pin(request.form.get("version", "")))
+
+    def resume(self, project_id: int) -> AnyResponse:
+        return self._change(project_id, Versions.resume)
+
+    # -- what the views share ---------------------------------------------------------------------
+
+    def _change(self, project_id: int, change: Change) -> AnyResponse:
+        """Do what the command `rollback` does; then show the page, or what stood in the way."""
+        project = self._store.known(project_id)
+        try:
+            said = change(Versions(self._store, project, self._files(project_id)))
+        except ConfigError as error:
+            if _kind() != "html":
+                return _with_code(jsonify({"error": error.what, "mend": error.mend}), 409)
+            return _with_code(self._page(project_id, refused=str(error)), 409)
+        if _kind() != "html":
+            return jsonify({"done": said})
+        return redirect(f"/projects/{project_id}#versions", 303)
+
+    def _page(self, project_id: int, refused: str = "") -> Response:
+        now = ledger.read(self._store, project_id)
+        state = status(self._store, self._artifacts, project_id, now)
+        many = state["scans"] > MANY
+        page = render_template(
+            "project.html",
+            state=state,
+            progress=sentences.progress(state),
+            **self._queue(project_id, now),
+            **self._versions(project_id, now),
+            scores=sentences.SCORES if sentences.scored(state) else "",
+            quality=sentences.quality(state),
+            freshness=sentences.freshness(state, self._store.clock()),
+            refusal=sentences.refused(project_id, state["events_refused_since"]),
+            task_url=self._task_url(project_id),
+            studio_url=self._project_url(project_id),
+            refused=refused,
+            many=many,
+        )
+        response = Response(page)
+        if many:  # plotly compiles its WebGL programs in the browser
+            response.headers["Content-Security-Policy"] = _POLICY.format(" 'unsafe-eval'")
+        return response
+
+    def _queue(self, project_id: int, now: Ledger) -> dict[str, Any]:
+        """Return the part of the queue that is asked for, as the page shows it."""
+        found = map_view.queue(self._store, self._files(project_id), project_id, now)
+        waiting = len(found.order)
+        start = _start(waiting)
+        return {
+            "queue": found.part(start, QUEUED),
+            "waiting": waiting,
+            "start": start,
+            "size": QUEUED,
+        }
+
+    def _versions(self, project_id: int, now: Ledger) -> dict[str, Any]:
+        """Return the versions as the page lists them: the newest, or all if that is asked for."""
+        history, every = self._history(project_id, now), request.args.get("versions") == "all"
+        return {
+            "versions": history.versions(None if every else LISTED),
+            "lived": history.lived,
+            "listed": LISTED,
+            "all_versions": every,
+        }
+
+    def _map(self, project_id: int) -> bytes:
+        now = ledger.read(self._store, project_id)
+        found = map_view.read(self._store, self._files(project_id), project_id, now)
+        curve = self._history(project_id, now).curve()
+        body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
+        return body.get_data()
+
+    def _history(self, project_id: int, now: Ledger | None = None) -> History:
+        project = self._store.known(project_id)
+        return History(self._store, project, self._files(project_id), now)
+
+    def _files(self, project_id: int) -> ProjectFiles:
+        return self._artifacts.of(project_id)
+
+    def _project_url(self, project_id: int) -> str:
+        settings = self._settings
+        public = settings.label_studio_public_url or settings.label_studio_url
+        return f"{public}/projects/{project_id}/data"
+
+    def _task_url(self, project_id: int) -> str:
+        return f"{self._project_url(project_id)}?task="
+
+
+def _kind() -> str:
+    """Return what to answer with: as ?format= says, else what the client prefers."""
+    asked = request.args.get("format")
+    if asked is None:
+        offers = ["text/plain", "text/html", "application/json"]
+        best = request.accept_mimetypes.best_match(offers, "text/plain")
+        return {"text/html": "html", "application/json": "json"}.get(best, "text")
+    if asked not in KINDS:
+        abort(400, f"format is {asked[:40]!r}: expected one of {', '.join(KINDS)}.")
+    return asked
+
+
+def _start(waiting: int) -> int:
+    """Return where the part of the queue that is asked for starts.
+
+    A queue shrinks under an open page: past its end, that is the last part that has scans.
+    """
+    asked = request.args.get("from", 1, type=int)
+    return (max(1, min(asked, waiting)) - 1) // QUEUED * QUEUED
+
+
+def _round() -> int | None:
+    """Return the number of the round that is asked for, None for all."""
+    asked = request.args.get("round")
+    if asked is None:
+        return None
+    number = _number(asked)
+    if number is None:
+        abort(400, f"round is {asked[:40]!r}: expected the number of a round.")
+    return number
+
+
+def _number(written: str) -> int | None:
+    """Return a number that somebody wrote, None if no row could have it."""
+    fits = written.isascii() and written.isdigit() and len(written) < 12
+    return int(written) if fits else None
+
+
+def _entry(project: Project) -> dict[str, Any]:
+    return {
+        "project": project.id,
+        "title": project.title,
+        "live_version": project.live_version or None,
+        "step": project.step or None,
+        "now": sentences.STEPS.get(project.step, project.step) or "idle",
+        "problem": project.problem,
+        "disconnected": project.disconnected,
+        "gone": project.disconnected,  # its name until 0.1; read "disconnected"
+        "vanished_since": project.vanished_at or None,
+    }
+
+
+def _harden(response: Response) -> Response:
+    response.headers.setdefault("Content-Security-Policy", _POLICY.format(""))
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "same-origin"  # with less, forms are sent as from nowhere
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers.add("Vary", "Accept")
+    return response
+
+
+def _with_code(response: Response, code: int) -> Response:
+    response.status_code = code
+    return response
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

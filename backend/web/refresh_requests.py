@@ -1,0 +1,170 @@
+"""Hints that a project has changed: written at once, or remembered until they can be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from backend import logs
+from backend.errors import StorageError
+from backend.storage.store import Project, Store
+from backend.web.schemas import WebhookIn
+
+log = logging.getLogger(__name__)
+
+
+REFUSALS_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked for beside a refresh."""
+
+    refresh: bool = False
+    full: bool = False
+    sighting: bool = False  # of a project that may have an entry of ours by now
+    train: bool = False
+
+    def __or__(self, other: _Wish) -> _Wish:
+        return _Wish(
+            self.refresh or other.refresh,
+            self.full or other.full,
+            self.sighting or other.sighting,
+            self.train or other.train,
+        )
+
+
+class Hints:
+    """The web process's only writes. Label Studio never repeats an event, so none may be lost."""
+
+    def __init__(self, store: Store, *, retry_seconds: float = 1.0) -> None:
+        self._store = store
+        self._retry_seconds = retry_seconds
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Wish] = {}
+        self._retrying: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def want(self, project_id: int, *, full: bool = False, train: bool = False) -> bool:
+        """Ask for a refresh as `Store.want` does; return whether it is stored yet. Never raises."""
+        return self._leave(project_id, _Wish(refresh=True, full=full, train=train))
+
+    def sight(self, project_id: int) -> None:
+        """Note a project as `Store.sight` does. Never raises."""
+        self._leave(project_id, _Wish(sighting=True))
+
+    def _leave(self, project_id: int, wish: _Wish) -> bool:
+        with self._lock:
+            waiting = project_id in self._pending
+        # A database that just refused is not waited for again within the same request.
+        if not waiting:
+            problem = self._write(project_id, wish)
+            if not problem:
+                return True
+            with logs.context(project=project_id):
+                log.warning("a hint waits in memory: %s", problem)
+        self._remember(project_id, wish)
+        return False
+
+    def close(self) -> None:
+        """Try once more to store what is pending, and end the thread."""
+        self._closed.set()
+        if self._retrying is not None:
+            self._retrying.join()
+
+    def _write(self, project_id: int, wish: _Wish) -> str:
+        """Return why the hint could not be stored, "" when it could."""
+        try:
+            if wish.sighting:
+                self._store.sight(project_id)
+            if wish.refresh:
+                self._store.want(project_id, full=wish.full, train=wish.train)
+        except StorageError as error:
+            return str(error)
+        return ""
+
+    def _remember(self, project_id: int, wish: _Wish) -> None:
+        with self._lock:
+            self._pending[project_id] = wish | self._pending.get(project_id, _Wish())
+            if self._retrying is None and not self._closed.is_set():
+                self._retrying = threading.Thread(target=self._retry, name="hints", daemon=True)
+                self._retrying.start()
+
+    def _retry(self) -> None:
+        while not self._idle():
+            self._closed.wait(self._retry_seconds)
+            last = self._closed.is_set()
+            self._flush()
+            if last:
+                return
+
+    def _idle(self) -> bool:
+        with self._lock:
+            if not self._pending:
+                self._retrying = None
+            return not self._pending
+
+    def _flush(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+        for project_id, wish in pending.items():
+            if self._write(project_id, wish):
+                with self._lock:
+                    self._pending[project_id] = wish | self._pending.get(project_id, _Wish())
+
+
+class Refusals:
+    """Tells of events that came without the secret: in the log, and on their project's page.
+
+    Anybody can send such an event, so each of the two is written at most once a minute.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._told: dict[int, float] = {}  # by known project; 0 is the log
+
+    def note(self, body: bytes) -> None:
+        """Tell of a refused event. Its project is shown if it is known. Never raises."""
+        event = _event(body)
+        project = None
+        if event.project is not None and event.is_of_webhook:
+            with suppress(StorageError):
+                project = self._store.project(event.project)
+        with logs.context(project=project.id if project else None):
+            if self._is_due(0):
+                log.warning("an event was refused: it came without the webhooks' secret")
+        if project is not None and not project.webhook_refused_at and self._is_due(project.id):
+            self._write(project, self._store.clock())
+
+    def over(self, project: Project) -> None:
+        """Take back what was told, once an event of the project is accepted."""
+        if project.webhook_refused_at:
+            self._write(project, 0.0)
+
+    def _write(self, project: Project, refused_at: float) -> None:
+        with suppress(StorageError):  # the next event brings it again
+            self._store.update(project.id, webhook_refused_at=refused_at)
+
+    def _is_due(self, key: int) -> bool:
+        now = self._clock()
+        with self._lock:
+            if now - self._told.get(key, float("-inf")) < REFUSALS_SECONDS:
+                return False
+            self._told[key] = now
+            return True
+
+
+def _event(body: bytes) -> WebhookIn:
+    """Return what a body tells of; an empty event for one that is no JSON object."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    return WebhookIn.read(found if isinstance(found, dict) else {})

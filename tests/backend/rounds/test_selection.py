@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.rounds.selection import Selector
+from backend.rounds.services import Services
+from backend.settings import ProjectOptions
+from backend.storage import artifacts, ledger
+from backend.storage.artifacts import ProjectFiles
+from backend.storage.store import Annotation, Version
+from model import encoders
+from tests.backend.conftest import the
+from tests.backend.fake_label_studio import CONFIG
+
+ENCODER = encoders.load("pixels")
+
+
+class Pool:
+    """Scans 1 to n of project 1: tasks, embeddings, annotations, written straight to the store."""
+
+    def __init__(self, services: Services, count: int) -> None:
+        self.store, self.folder = services.store, services.folder(1)
+        self.store.want(1)
+        self.store.update(1, label_config=CONFIG)
+        self.options(projection="pca", cold_start_budget=3)
+        self.annotations = 0
+        self.add(*range(1, count + 1))
+
+    def options(self, **values: Any) -> None:
+        before = the(self.store, 1).options
+        self.store.update(1, options=ProjectOptions(**{**before, **values}).model_dump())
+
+    def add(self, *numbers: int, embedded: bool = True, **values: Any) -> None:
+        for number in numbers:
+            task = {"id": number, "url": f"{number}.png", "is_labeled": False, **values}
+            self.store.save_tasks(1, [{"group": "", "updated_at": "1", **task}])
+            if embedded:
+                vector = np.random.default_rng(number).random((1, ENCODER.dim), np.float32)
+                artifacts.write_array(self.folder / "embeddings" / f"{number}.npy", vector)
+                self.store.save_embeddings(1, ENCODER.name, f"{number}.npy", [number])
+
+    def label(self, task: int, *, skip: bool = False, closes: bool = True) -> int:
+        self.annotations += 1
+        self.store.replace_annotations(
+            1,
+            [],
+            [
+                {
+                    "id": self.annotations,
+                    "task_id": task,
+                    "updated_at": f"at {self.annotations}",
+                    "created_at": "2027-01-01T00:00:00Z",
+                    "cancelled": skip,
+                    "ground_truth": False,
+                    "result": "[]",
+                }
+            ],
+        )
+        self.store.update_task(1, task, is_labeled=closes and not skip)
+        return self.annotations
+
+    def correct(self, annotation: int) -> None:
+        with self.store.session() as session:
+            session.get_one(Annotation, (1, annotation)).updated_at = "later"
+
+    def unlabel(self, task: int) -> None:
+        self.store.replace_annotations(1, [task], [])
+        self.store.update_task(1, task, is_labeled=False)
+
+    @property
+    def now(self) -> ledger.Ledger:
+        return ledger.read(self.store, 1)
+
+    @property
+    def selector(self) -> Selector:
+        return Selector(self.store, the(self.store, 1), ProjectFiles(self.folder), ENCODER)
+
+    def plan(self) -> dict[str, Any]:
+        return self.selector.plan(self.now)
+
+    def rank(self, uncertainties: dict[int, float] | None = None) -> dict[str, Any]:
+        return self.selector.rank(self.now, uncertainties or {})
+
+    def go_live(self, number: int = 1) -> None:
+        """Publish what a round would publish now."""
+        plan, queue = self.plan(), self.rank()
+        artifacts.write_json(self.folder / "rounds" / f"{number:04d}.json", queue)
+        self.store.save_version(
+            Version(
+                project_id=1, name=f"r{number}", round=number, attempt=1, published=queue["order"]
+            )
+        )
+        self.store.go_live(1, f"r{number}", fingerprint=plan["fingerprint"])
+
+
+@pytest.fixture
+def pool(services: Services) -> Pool:
+    return Pool(services, 12)
+
+
+# -- when a round is due --------------------------------------------------------------------------
+
+
+def test_the_first_round_is_due_and_does_not_train(pool: Pool) -> None:
+    plan = pool.plan()
+    assert plan["due"]
+    assert not plan["train"]
+
+
+def test_nothing_is_due_while_no_scan_can_be_read(services: Services) -> None:
+    pool = Pool(services, 0)
+    assert not pool.plan()["due"]
+    pool.add(1, 2, embedded=False)
+    assert not pool.plan()["due"]
+
+
+def test_nothing_is_due_when_nothing_changed(pool: Pool) -> None:
+    pool.go_live()
+    assert not pool.plan()["due"]
+
+
+def test_a_round_trains_from_the_second_label_on(pool: Pool) -> None:
+    pool.label(1)
+    assert not pool.plan()["train"]
+    pool.label(2)
+    assert pool.plan()["train"]
+
+
+def test_skips_are_no_labels_to_train_on(pool: Pool) -> None:
+    pool.label(1)
+    pool.label(2, skip=True)
+    assert not pool.plan()["train"]
+
+
+def test_a_round_is_due_after_as_many_changes_as_retrain_after_says(pool: Pool) -> None:
+    pool.options(retrain_after=3)
+    pool.go_live()
+    due = []
+    for task in (1, 2, 3):
+        pool.label(task)
+        due.append(pool.plan()["due"])
+    assert due == [False, False, True]
+
+
+def test_a_round_that_a_person_asked_for_is_due_until_it_is_done(pool: Pool) -> None:
+    pool.options(retrain_after=99)
+    pool.go_live()
+    pool.store.want(1)
+    assert not pool.plan()["due"]
+    pool.store.want(1, train=True)
+    pool.store.want(1)
+    assert pool.plan()["due"]
+    pool.store.update(1, done=the(pool.store, 1).wanted)
+    assert not pool.plan()["due"]
+
+
+def test_a_pinned_project_makes_no_round_of_a_press_of_start_training(pool: Pool) -> None:
+    pool.go_live()
+    pinned = pool.selector.plan(pool.now, "r1")["fingerprint"]
+    pool.store.update(1, fingerprint=pinned)
+    pool.store.want(1, train=True)
+    assert not pool.selector.plan(pool.now, "r1")["due"]
+
+
+def test_a_corrected_label_is_one_change(pool: Pool) -> None:
+    pool.options(retrain_after=2)
+    annotations = [pool.label(task) for task in (1, 2)]
+    pool.go_live()
+    due = []
+    for annotation in annotations:
+        pool.correct(annotation)
+        due.append(pool.plan()["due"])
+    assert due == [False, True]
+
+
+def test_a_label_that_goes_or_changes_counts_as_a_change(pool: Pool) -> None:
+    pool.label(1)
+    pool.label(2)
+    pool.go_live()
+    pool.unlabel(1)
+    assert pool.plan()["due"]
+    pool.go_live(2)
+    pool.unlabel(2)
+    pool.label(2)
+    assert pool.plan()["due"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pool: pool.add(13),
+        lambda pool: pool.label(5, skip=True),
+        lambda pool: pool.options(alpha=0.7),
+        lambda pool: pool.add(5, url="other.png"),
+        lambda pool: pool.store.update_task(1, 5, problem="broken"),
+        lambda pool: pool.store.keep_only(1, range(2, 13)),
+        lambda pool: pool.store.update(1, label_config=CONFIG.replace("Lung", "Heart")),
+    ],
+    ids=["new scan", "skip", "option", "other image", "unreadable", "deleted", "label config"],
+)
+def test_what_changes_the_queue_makes_a_round_due_at_once(pool: Pool, change: Any) -> None:
+    pool.options(retrain_after=99)
+    pool.go_live()
+    change(pool)
+    assert pool.plan()["due"]
+
+
+def test_a_pause_that_ended_alone_makes_no_round(pool: Pool) -> None:
+    pool.go_live()
+    pool.options(paused=True)
+    pool.options(paused=False)
+    assert not pool.plan()["due"]
+
+
+def test_another_reason_why_a_scan_cannot_be_read_makes_no_round(pool: Pool) -> None:
+    pool.store.update_task(1, 5, problem="ReadTimeout")
+    pool.go_live()
+    pool.store.update_task(1, 5, problem="ConnectError")
+    assert not pool.plan()["due"]
+
+
+def test_another_encoder_makes_a_round_due(pool: Pool) -> None:
+    pool.go_live()
+    pool.store.save_embeddings(1, "other", "1.npy", [1])
+    other = encoders.Encoder(name="other", dim=256, forward=ENCODER.forward)
+    plan = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), other).plan(pool.now)
+    assert plan["due"]
+
+
+def test_a_round_is_due_when_fewer_than_a_quarter_of_the_published_are_open(pool: Pool) -> None:
+    pool.options(retrain_after=99)
+    pool.go_live()
+    for task in range(1, 10):
+        pool.label(task)
+    assert not pool.plan()["due"]  # 3 of 12
+    pool.label(10)
+    assert pool.plan()["due"]
+
+
+def test_with_every_scan_labelled_one_round_trains_on_all_labels(pool: Pool) -> None:
+    pool.go_live()
+    for task in range(1, 13):
+        pool.label(task)
+    plan = pool.plan()
+    assert plan["due"]
+    assert plan["train"]
+    opened = pool.store.round_of(1, "the last")
+    artifacts.write_json(pool.folder / "rounds" / f"{opened.number:04d}.json", pool.rank())
+    assert not pool.plan()["due"]
+    pool.correct(1)
+    assert pool.plan()["due"]
+
+
+def test_with_every_scan_labelled_a_pinned_project_trains_nothing(pool: Pool) -> None:
+    pool.go_live()
+    for task in range(1, 13):
+        pool.label(task)
+    assert not pool.selector.plan(pool.now, "r1")["due"]
+
+
+def test_a_lost_record_makes_a_round_due(pool: Pool) -> None:
+    pool.go_live()
+    (pool.folder / "rounds" / "0001.json").unlink()
+    assert pool.plan()["due"]
+
+
+# -- the queue ------------------------------------------------------------------------------------
+
+
+def test_the_queue_holds_every_open_scan_once_and_no_labelled_one(pool: Pool) -> None:
+    pool.add(13, 14, embedded=False)
+    for task in (2, 7):
+        pool.label(task)
+    queue = pool.rank()
+    assert sorted(queue["order"]) == sorted(set(range(1, 15)) - {2, 7})
+    assert len(queue["reasons"]) == len(queue["order"])
+    assert all(queue["reasons"])
+
+
+def test_behind_the_pool_come_second_opinions_then_skips_then_unreadable_scans(
+    pool: Pool,
+) -> None:
+    pool.add(13, embedded=False, problem="too large")
+    pool.label(4, closes=False)  # one of two annotations
+    pool.label(6, skip=True)
+    queue = pool.rank()
+    assert queue["order"][-3:] == [4, 6, 13]
+    second, skip, unread = queue["reasons"][-3:]
+    assert "another annotator" in second
+    assert "skipped" in skip
+    assert "too large" in unread
+
+
+def test_a_cold_start_decides_until_its_budget_is_labelled(pool: Pool) -> None:
+    uncertainties = {task: task / 12 for task in range(1, 13)}
+    pool.label(1)
+    pool.label(2)
+    assert pool.rank(uncertainties)["phase"] == "cold-start"
+    pool.label(3)
+    assert pool.rank(uncertainties)["phase"] == "acquisition"
+    assert pool.rank()["phase"] == "cold-start"  # without a model
+
+
+def test_without_diversity_the_most_uncertain_scan_comes_first(pool: Pool) -> None:
+    pool.options(alpha=0.0)
+    for task in (1, 2, 3):
+        pool.label(task)
+    uncertainties = {task: (task * 5 % 12) / 12 for task in range(4, 13)}
+    queue = pool.rank(uncertainties)
+    assert queue["order"] == sorted(uncertainties, key=lambda task: -uncertainties[task])
+
+
+def test_a_scan_that_the_model_could_not_judge_comes_last_with_the_reason(pool: Pool) -> None:
+    pool.options(alpha=1.0)
+    for task in (1, 2, 3):
+        pool.label(task)
+    queue = pool.rank({task: 0.5 for task in range(4, 12)})
+    assert queue["order"][-1] == 12
+    assert queue["reasons"][-1] == "could not be read when the model judged the others"
+    assert 12 not in queue["scans"]
+
+
+def test_a_skipped_scan_has_no_part_in_the_selection(pool: Pool) -> None:
+    first = pool.rank()["order"][0]
+    pool.label(first, skip=True)
+    skipped = pool.rank()
+    pool.store.keep_only(1, [n for n in range(1, 13) if n != first])
+    pool.store.replace_annotations(1, [first], [])
+
+    gone = pool.rank()
+
+    assert skipped["order"] == [*gone["order"], first]
+    assert first not in skipped["scans"]
+
+
+def test_the_same_state_gives_the_same_record_and_it_is_json(pool: Pool) -> None:
+    pool.label(1)
+    record = pool.rank()
+    assert json.loads(json.dumps(record, allow_nan=False))
+    assert pool.rank() == record
+
+
+def test_a_record_holds_what_its_decision_rests_on(pool: Pool) -> None:
+    pool.label(1)
+    record = pool.rank()
+    assert record["labels"] == ["1@at 1"]
+    assert record["options"]["seed"] == 0
+    assert (record["strategy"], record["alpha"]) == ("medoids", None)
+    assert record["encoder"] == "pixels"
+    assert set(record["scans"]) == set(range(2, 13))
+    assert set(record["medoids"]) <= set(range(1, 13))
+
+
+def test_the_options_of_a_strategy_reach_the_decision(pool: Pool) -> None:
+    pool.options(cold_start="kmeans")
+    assert pool.rank()["strategy"] == "kmeans"
+    pool.options(acquisition="entropy-diversity", alpha="auto", random_fraction=0.5, batch_size=4)
+    for task in (1, 2, 3):
+        pool.label(task)
+    record = pool.rank({task: task / 12 for task in range(1, 13)})
+    assert record["strategy"] == "entropy-diversity"
+    assert 0 < record["alpha"] < 1
+    drawn = [task for task in record["order"] if record["scans"][task]["control"]]
+    assert len(drawn) == 2
+    assert record["reasons"][record["order"].index(drawn[0])] == "drawn at random, as a control"
+
+
+def test_what_is_wrong_with_the_map_is_in_the_record(pool: Pool) -> None:
+    alike = np.ones((1, ENCODER.dim), np.float32)
+    for number in range(1, 13):
+        artifacts.write_array(pool.folder / "embeddings" / f"{number}.npy", alike)
+    assert pool.rank()["warnings"][0].startswith("domain: the median cosine")
+
+
+def test_untouched_groups_come_first(pool: Pool) -> None:
+    pool.options(group_by="patient")
+    for number in range(1, 13):
+        pool.add(number, group="A" if number <= 6 else f"B{number}")
+    pool.label(1)
+    first = pool.rank()["order"][:2]
+    assert all(number > 6 for number in first)
+
+
+def test_every_embedded_scan_has_a_cluster(pool: Pool) -> None:
+    clusters = pool.selector.clusters()
+    assert set(clusters) == set(range(1, 13))
+    assert min(clusters.values()) >= 0
+
+
+def test_a_model_judges_open_scans_without_a_label_only(pool: Pool) -> None:
+    pool.add(13, embedded=False)
+    pool.label(1)
+    pool.label(2, closes=False)
+    assert pool.selector.pool(pool.now) == [(n, f"{n}.png") for n in range(3, 13)]
+
+
+def test_a_substitute_encoder_is_a_warning(pool: Pool) -> None:
+    stand_in = encoders.Encoder(
+        name="pixels", dim=256, forward=ENCODER.forward, substitution="stands in"
+    )
+    selector = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), stand_in)
+    assert selector.warnings == ["stands in"]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backend.storage.store import Store, open_store
+from backend.web.refresh_requests import REFUSALS_SECONDS, Hints, Refusals
+from tests.backend.conftest import Clock, the
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}", busy_ms=10)
+    store.create()
+    yield store
+    store.engine.dispose()
+
+
+@pytest.fixture
+def writer(tmp_path: Path, store: Store) -> Iterator[sqlite3.Connection]:
+    """Another process that holds the database's only write lock until it rolls back."""
+    connection = sqlite3.connect(tmp_path / "memory.sqlite")
+    connection.execute("BEGIN IMMEDIATE")
+    yield connection
+    connection.close()
+
+
+def wanted(store: Store, project_id: int) -> int:
+    project = store.project(project_id)
+    return project.wanted if project else 0
+
+
+def retrying() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "hints"]
+
+
+def test_a_hint_is_written_at_once_and_starts_no_thread(store: Store) -> None:
+    hints = Hints(store)
+    assert hints.want(3)
+    assert hints.want(3)
+    assert wanted(store, 3) == 2
+    assert not retrying()
+
+
+def test_a_hint_for_a_locked_database_is_remembered_and_written_when_closed(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    assert not hints.want(3)
+    assert wanted(store, 3) == 0
+    writer.rollback()
+    hints.close()
+    assert wanted(store, 3) == 1
+    assert not retrying()
+
+
+def test_the_thread_tries_until_the_database_takes_the_hint_and_then_ends(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=0.01)
+    hints.want(3)
+    [thread] = retrying()
+    writer.rollback()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert wanted(store, 3) == 1
+    assert hints.want(3)
+
+
+def test_a_database_that_stays_locked_is_told_of_once(
+    store: Store,
+    writer: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries, real = threading.Semaphore(0), store.want
+
+    def counted(project_id: int, **wish: bool) -> None:
+        tries.release()
+        real(project_id, **wish)
+
+    monkeypatch.setattr(store, "want", counted)
+    hints = Hints(store, retry_seconds=0.01)
+    hints.want(3)
+    assert all(tries.acquire(timeout=30) for _ in range(5))
+    writer.rollback()
+    hints.close()
+    assert len(caplog.messages) == 1
+
+
+def test_a_press_of_start_training_outlives_a_locked_database(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    for train in (True, False):
+        assert not hints.want(3, train=train)
+    writer.rollback()
+    store.want(3)
+    hints.close()
+    project = store.project(3)
+    assert project is not None
+    assert project.train_wanted == project.wanted == 2
+
+
+def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_sync(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    writer.rollback()
+    store.want(3)
+    store.update(3, full_sync=False)
+    writer.execute("BEGIN IMMEDIATE")
+    hints = Hints(store, retry_seconds=3600)
+    for full in (False, True, False):
+        assert not hints.want(3, full=full)
+    hints.want(4)
+    writer.rollback()
+    hints.close()
+    project = store.project(3)
+    assert project is not None
+    assert (project.wanted, project.full_sync) == (2, True)
+    assert wanted(store, 4) == 1
+
+
+def test_a_hint_that_waits_makes_the_next_one_answer_without_asking_the_database(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    hints.want(3)
+    store.engine.dispose()
+    before = store.engine.pool.status()
+    assert not hints.want(3)
+    assert store.engine.pool.status() == before
+    writer.rollback()
+    hints.close()
+
+
+def test_closing_twice_or_with_a_database_that_stays_locked_ends_all_the_same(
+    store: Store, writer: sqlite3.Connection
+) -> None:
+    hints = Hints(store, retry_seconds=3600)
+    hints.want(3)
+    hints.close()
+    hints.close()
+    assert not retrying()
+    writer.rollback()
+    assert wanted(store, 3) == 0
+
+
+EVENT = b'{"action": "ANNOTATION_CREATED", "project": {"id": 1}}'
+
+
+def test_refused_events_are_logged_and_written_once_a_minute(
+    store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.want(1)
+    store.clock = clock
+    passed = Clock(0.0)
+    refusals = Refusals(store, passed)
+
+    def refused_at() -> float:
+        return the(store, 1).webhook_refused_at
+
+    refusals.note(EVENT)
+    first = refused_at()
+    assert first == clock()
+    refusals.over(the(store, 1))
+    refusals.note(EVENT)
+    assert (refused_at(), len(caplog.records)) == (0.0, 1)
+    passed.advance(REFUSALS_SECONDS)
+    clock.advance(REFUSALS_SECONDS)
+    refusals.note(EVENT)
+    assert (refused_at(), len(caplog.records)) == (clock(), 2)
+    passed.advance(REFUSALS_SECONDS)
+    refusals.note(EVENT)
+    assert refused_at() == clock(), "the first of them is what is told"
+
+
+def test_a_refused_event_is_no_failure_while_the_database_is_locked(
+    store: Store, tmp_path: Path
+) -> None:
+    store.want(1)
+    with closing(sqlite3.connect(tmp_path / "memory.sqlite")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        Refusals(store).note(EVENT)
+    assert not the(store, 1).webhook_refused_at
