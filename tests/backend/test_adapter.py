@@ -453,7 +453,9 @@ def test_a_host_keeps_the_logging_that_it_has_set_up(tmp_path: Path) -> None:
 
 
 def test_the_documented_server_has_more_threads_than_can_wait_for_a_draft() -> None:
-    [threads] = re.findall(r"--threads=(\d+) .*backend\.adapter", (ROOT / "README.md").read_text())
+    [threads] = re.findall(
+        r"--threads=(\d+) .*backend\.adapter", (ROOT / "docs/adapter.md").read_text()
+    )
     assert int(threads) > MOST_WAITING
 
 
