@@ -805,7 +805,7 @@ def test_a_part_that_the_queue_has_no_more_is_the_last_one_that_has_scans(
 def test_a_queue_in_which_nothing_waits_says_so(client: FlaskClient, store: Store) -> None:
     add_tasks(store, 1, is_labeled=True)
     publish(store, 1)
-    assert "No scan waits." in html(client, "/projects/3?from=51")
+    assert "No scan is waiting." in html(client, "/projects/3?from=51")
 
 
 @pytest.mark.parametrize("start", ["-5", "0", "x", "100000", "9" * 5000])
