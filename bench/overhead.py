@@ -25,8 +25,8 @@ from torch import Tensor
 
 from backend.imaging.scan_cache import WORKING_SIZE
 from bench.training import read
+from model.evaluation import Masks
 from model.inference import Image, letterbox, predict, prepare, probabilities_of
-from model.metrics import Masks
 from model.training import (
     Fitted,
     Progress,

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from bench.training import read, test
+from model.evaluation import Masks, scan_dice
 from model.inference import Image, letterbox, prepare, restore
-from model.metrics import Masks, scan_dice
 from model.training import _augment, default_config, fit, segmentation_loss
 
 GOAL = 0.93

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Files
 
+from model.evaluation import Masks, hd95, scan_dice
 from model.inference import Image, predict
-from model.metrics import Masks, hd95, scan_dice
 from model.training import Fitted, TrainConfig, default_config, fit
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
+from model.evaluation import dice, scan_dice
 from model.inference import CHANNELS, Image, letterbox, predict, standardise, together
-from model.metrics import dice, scan_dice
 
 Masks = NDArray[np.bool_]
 Labelled = tuple[Sequence[Image], Sequence[Masks]]
@@ -118,7 +118,7 @@ class Fitted:
     network: nn.Module
     config: TrainConfig
     history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
-    validation: tuple[tuple[float, ...], ...]  # `metrics.dice` of each held-out scan and class
+    validation: tuple[tuple[float, ...], ...]  # `evaluation.dice` of each held-out scan and class
 
     def to_bytes(self) -> bytes:
         """Return everything as one safetensors file."""

@@ -31,7 +31,7 @@ from backend.imaging.scan_cache import WORKING_SIZE
 from backend.rounds import encoding
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, clustering, inference, metrics, projection, training
+from model import active_learning, clustering, evaluation, inference, projection, training
 from model.attention_unet import AttentionUnet
 
 log = logging.getLogger(__name__)
@@ -327,8 +327,8 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
 def _scores(scan: datasets.Kept, found: Array) -> tuple[Array, Array]:
     """Return Dice and HD95 of each label of a scan, as production measures them."""
     truth = scan.load()[1]
-    dice, hd95 = metrics.dice(found, truth), metrics.hd95(found, truth, scan.spacing)
-    return metrics.where_drawn(dice, found, truth), metrics.where_drawn(hd95, found, truth)
+    dice, hd95 = evaluation.dice(found, truth), evaluation.hd95(found, truth, scan.spacing)
+    return evaluation.where_drawn(dice, found, truth), evaluation.where_drawn(hd95, found, truth)
 
 
 def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
@@ -350,9 +350,9 @@ def _step(
     """
     dice = np.array([one.dice for one in learned])  # (networks, h, c)
     hd95 = np.array([one.hd95 for one in learned])  # (networks, h, c)
-    by_scan = metrics.mean(dice, empty=1.0)  # (networks, h)
+    by_scan = evaluation.mean(dice, empty=1.0)  # (networks, h)
     by_label = {
-        f"{name}_by_label": metrics.mean(scores, empty=empty, axis=1).mean(axis=0).tolist()
+        f"{name}_by_label": evaluation.mean(scores, empty=empty, axis=1).mean(axis=0).tolist()
         for name, scores, empty in (("dice", dice, 1.0), ("hd95", hd95, 0.0))
     }
     rows = [study.pool[row] for row in chosen]
@@ -365,7 +365,7 @@ def _step(
         "dice": float(by_scan.mean()),
         "dice_by_network": by_scan.mean(axis=1).tolist(),
         "worst": float(by_scan.mean(axis=0).min()),
-        "hd95": float(metrics.mean(hd95, empty=0.0).mean()),
+        "hd95": float(evaluation.mean(hd95, empty=0.0).mean()),
         **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
         "held_out": _held_out(study, dice, hd95),
         "seconds": round(sum(float(one.seconds) for one in learned), 1),
@@ -377,7 +377,9 @@ def _step(
 
 def _held_out(study: Study, dice: Array, hd95: Array) -> dict[str, dict[str, list[float | None]]]:
     """Return the scores of each scan and label; null where no network had anything to score."""
-    means = [metrics.mean(scores, empty=np.nan, axis=0) for scores in (dice, hd95)]  # (h, c) each
+    means = [
+        evaluation.mean(scores, empty=np.nan, axis=0) for scores in (dice, hd95)
+    ]  # (h, c) each
     return {
         scan.name: {"dice": [*map(_number, d)], "hd95": [*map(_number, h)]}
         for scan, d, h in zip(study.scans(study.held), *means, strict=True)

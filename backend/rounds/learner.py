@@ -21,7 +21,7 @@ from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import Ledger
 from backend.storage.store import Annotation, Model, Store
-from model import calibration, inference, metrics, training, validation
+from model import calibration, evaluation, inference, training, validation
 from model.encoders import weights
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Judged:
     @property
     def mean(self) -> float:
         """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
-        return float(metrics.mean(self.dice, empty=1.0))
+        return float(evaluation.mean(self.dice, empty=1.0))
 
 
 @dataclass(frozen=True)
@@ -315,10 +315,13 @@ class Learner:
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
             drawn, truth = found > 0.5, example.mask
-            dice, hd95 = metrics.dice(drawn, truth), metrics.hd95(drawn, truth, example.spacing)
+            dice, hd95 = (
+                evaluation.dice(drawn, truth),
+                evaluation.hd95(drawn, truth, example.spacing),
+            )
             judged[example.task] = Judged(
-                dice=tuple(metrics.where_drawn(dice, drawn, truth).tolist()),
-                hd95=tuple(metrics.where_drawn(hd95, drawn, truth).tolist()),
+                dice=tuple(evaluation.where_drawn(dice, drawn, truth).tolist()),
+                hd95=tuple(evaluation.where_drawn(hd95, drawn, truth).tolist()),
                 chances=_thinned(found),
                 truth=_thinned(truth),
             )
@@ -359,11 +362,11 @@ def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, An
     truth = calibration.pixels([one.truth for one in judged.values()])
     dice = np.array([one.dice for one in judged.values()])  # (n, c)
     hd95 = np.array([one.hd95 for one in judged.values()])  # (n, c)
-    dice_by_label = metrics.mean(dice, empty=1.0, axis=0).tolist()
-    hd95_by_label = metrics.mean(hd95, empty=0.0, axis=0).tolist()
+    dice_by_label = evaluation.mean(dice, empty=1.0, axis=0).tolist()
+    hd95_by_label = evaluation.mean(hd95, empty=0.0, axis=0).tolist()
     return {
-        "validation_dice": float(metrics.mean(dice, empty=1.0).mean()),
-        "validation_hd95": float(metrics.mean(hd95, empty=0.0).mean()),
+        "validation_dice": float(evaluation.mean(dice, empty=1.0).mean()),
+        "validation_hd95": float(evaluation.mean(hd95, empty=0.0).mean()),
         "dice_by_label": dict(zip(names, dice_by_label, strict=True)),
         "hd95_by_label": dict(zip(names, hd95_by_label, strict=True)),
         "validation_scans": len(judged),

@@ -11,8 +11,8 @@ from scipy.ndimage import binary_erosion
 from torchvision.models import resnet50
 
 from model.attention_unet import AttentionUnet
+from model.evaluation import Masks, dice
 from model.inference import CHANNELS, Image, predict
-from model.metrics import Masks, dice
 from model.training import (
     PATIENCE,
     Fitted,

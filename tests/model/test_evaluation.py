@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.metrics import Masks, dice, drawn, hd95, mean, scan_dice, where_drawn
+from model.evaluation import Masks, dice, drawn, hd95, mean, scan_dice, where_drawn
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 pairs = shapes.flatmap(
