@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from bench.training import read, test
+from model.augmentation import augment
 from model.evaluation import Masks, scan_dice
-from model.inference import Image, letterbox, prepare, restore
-from model.training import _augment, default_config, fit, segmentation_loss
+from model.preprocessing import Image, letterbox, prepare, restore
+from model.training import default_config, fit, segmentation_loss
 
 GOAL = 0.93
 LABELS, HELD_OUT = 10, 40
@@ -107,7 +108,7 @@ def _batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
     targets = torch.stack([letterbox(mask, MONAI_SIZE) for mask in masks])
     while True:
         rows = torch.randint(len(scans), (BATCH,))
-        batch, found = _augment(scans[rows, :1], targets[rows])
+        batch, found = augment(scans[rows, :1], targets[rows])
         yield batch[:, :1], found
 
 

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image as Files
 
 from model.evaluation import Masks, hd95, scan_dice
-from model.inference import Image, predict
-from model.training import Fitted, TrainConfig, default_config, fit
+from model.fitted import Fitted, TrainConfig
+from model.inference import predict
+from model.preprocessing import Image
+from model.training import default_config, fit
 
 
 @dataclass(frozen=True)

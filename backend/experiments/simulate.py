@@ -33,6 +33,7 @@ from backend.settings import Settings
 from backend.storage import artifacts
 from model import active_learning, clustering, evaluation, inference, projection, training
 from model.attention_unet import AttentionUnet
+from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
 
@@ -314,7 +315,7 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     if measure:
         others = np.setdiff1d(np.arange(len(study.pool)), labelled)
         pool = study.scans(study.pool[row] for row in others)
-        judge = inference.UNCERTAINTIES[measure]
+        judge = UNCERTAINTIES[measure]
         uncertainty[others] = [judge(found[None])[0] for found in _predicted(fitted, pool)]
     return Learned(
         dice=np.array([dice for dice, _ in scores]),

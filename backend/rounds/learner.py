@@ -23,6 +23,7 @@ from backend.storage.ledger import Ledger
 from backend.storage.store import Annotation, Model, Store
 from model import calibration, evaluation, inference, training, validation
 from model.encoders import weights
+from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
 
@@ -329,7 +330,7 @@ class Learner:
 
     def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Return the model's uncertainty on each scan that can be read, by task id."""
-        measure = inference.UNCERTAINTIES[self.options.uncertainty]
+        measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.model(self.project_id, key)
         heat = float(model.quality.get("temperature", 1)) if model else 1.0
         return {

@@ -19,7 +19,7 @@ from backend.settings import (
     prepare_data_dir,
     require_api_key,
 )
-from model import acquisition, cold_start, encoders, inference, projection
+from model import acquisition, cold_start, encoders, projection, uncertainty
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +291,7 @@ def test_settings_are_read_without_torch_or_timm() -> None:
         ("cold_start", cold_start.STRATEGIES),
         ("acquisition", acquisition.STRATEGIES),
         ("projection", projection.METHODS),
-        ("uncertainty", inference.UNCERTAINTIES),
+        ("uncertainty", uncertainty.UNCERTAINTIES),
     ],
 )
 def test_every_strategy_that_there_is_can_be_chosen_and_no_other(

@@ -24,7 +24,8 @@ from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.store import Model, Store, Version
 from model import masks, phantoms
-from model.training import Progress, TrainConfig
+from model.fitted import TrainConfig
+from model.training import Progress
 from tests.backend.conftest import Clock, Region, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
