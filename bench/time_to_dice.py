@@ -67,7 +67,8 @@ def ours(task: Task, seed: int) -> Outcome:
             replace(config, steps=steps),
         )
         seconds = time.perf_counter() - started
-        score = float(np.mean(test(fitted, task.images, task.masks, set(task.held))[0]))
+        scores = test(fitted, task.images, task.masks, set(task.held))
+        score = float(np.mean(scores["dice"]))
         if reached is None and score >= GOAL:
             reached = seconds
     return Outcome(reached, score, seconds)

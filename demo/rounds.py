@@ -105,7 +105,8 @@ def mean_dice(
         truth = scans[task].mask
         if truth is not None:
             draft = drawn(drafts[task])
-            values.append(evaluation.dice(np.zeros_like(truth) if draft is None else draft, truth))
+            found = np.zeros_like(truth) if draft is None else draft
+            values.append(evaluation.scan_dice([found], [truth]))
     return float(np.mean(values)) if values else None
 
 

@@ -1,8 +1,12 @@
-"""How well a mask agrees with the truth: overlap (Dice) and distance of the outlines (HD95)."""
+"""How well a mask agrees with the truth: overlap (Dice) and distance of the outlines (HD95).
+
+METRICS holds all that records, reports and pages know of a metric. A new one is an entry there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,14 +14,74 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 Masks = NDArray[np.bool_]
 Scores = NDArray[np.float64]
+Measure = Callable[[Masks, Masks, Sequence[float] | None], Scores]
 
 
-def dice(pred: Masks, true: Masks) -> Scores:
+@dataclass(frozen=True)
+class Metric:
+    """A measure of predicted masks against true ones, and how to read its values.
+
+    Attributes:
+        name: In records and columns of data, like "dice".
+        title: On pages and in reports, like "Dice".
+        function: Returns the score of each class, shape (c,), of predicted masks (c, h, w), true
+            masks and the height and width of a pixel.
+        unit: Of the scores where no height and width of a pixel is given; "" for a share.
+        empty: The score where both masks are empty.
+        higher_is_better: False for a distance.
+    """
+
+    name: str
+    title: str
+    function: Measure
+    unit: str
+    empty: float
+    higher_is_better: bool
+
+    def of_labels(self, pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
+        """Return the score of each class of a scan, shape (c,); NaN for one in neither mask.
+
+        Args:
+            pred: Predicted masks, shape (c, h, w).
+            true: True masks of the same shape.
+            spacing: Height and width of a pixel.
+        """
+        return where_drawn(self.function(pred, true, spacing), pred, true)
+
+    def of_scan(self, pred: Iterable[Masks], true: Iterable[Masks]) -> float:
+        """Return the score of a scan: the mean over the classes that are in either mask.
+
+        Args:
+            pred: Predicted mask of each class, shape (h, w); one is held at a time.
+            true: True masks in the same order.
+        """
+        scores = [self.of_labels(*pair)[0] for pair in zip(pred, true, strict=True)]
+        return float(self.mean(scores))
+
+    def mean(self, scores: ArrayLike, *, axis: int = -1) -> Scores:
+        """Return the mean of the scores that are not NaN along an axis; `empty` where all are."""
+        return mean(scores, empty=self.empty, axis=axis)
+
+    def worst(self, scores: ArrayLike) -> float:
+        """Return the worst of some scores."""
+        return float(np.min(scores) if self.higher_is_better else np.max(scores))
+
+    def better(self, score: float, other: float) -> bool:
+        """Say whether a score is better than another one; equal scores are not."""
+        return score > other if self.higher_is_better else score < other
+
+    def heading(self, unit: str = "") -> str:
+        """Return the title with the unit, if there is one: that of the pixels' height and width."""
+        return f"{self.title} ({unit or self.unit})" if self.unit else self.title
+
+
+def dice(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
     """Return the Dice coefficient of each class, shape (c,); 1.0 where both masks are empty.
 
     Args:
         pred: Predicted masks, shape (c, h, w), or (h, w) for one class.
         true: True masks of the same shape.
+        spacing: Not read: every metric is called with it, and a share has no length.
 
     Raises:
         ValueError: If the shapes differ or the masks are not boolean.
@@ -47,8 +111,7 @@ def scan_dice(pred: Iterable[Masks], true: Iterable[Masks]) -> float:
         pred: Predicted mask of each class, shape (h, w); one is held at a time.
         true: True masks in the same order.
     """
-    scores = [where_drawn(dice(*pair), *pair)[0] for pair in zip(pred, true, strict=True)]
-    return float(mean(scores, empty=1.0))
+    return MAIN.of_scan(pred, true)
 
 
 def where_drawn(scores: Scores, pred: Masks, true: Masks) -> Scores:
@@ -66,7 +129,7 @@ def mean(scores: ArrayLike, *, empty: float, axis: int = -1) -> Scores:
 
     Args:
         scores: Of scans, classes or networks; NaN where there was nothing to score.
-        empty: Stands where every score is NaN: 1.0 for Dice, 0.0 for HD95.
+        empty: Stands where every score is NaN.
         axis: Along which the mean is taken.
     """
     values = np.asarray(scores, np.float64)
@@ -92,6 +155,24 @@ def hd95(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Sc
     pred, true = _pair(pred, true)
     pixel = _pixel(spacing)
     return np.array([_hd95(p, t, pixel) for p, t in zip(pred, true, strict=True)], dtype=np.float64)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("dice", "Dice", dice, unit="", empty=1.0, higher_is_better=True),
+        Metric("hd95", "HD95", hd95, unit="pixels", empty=0.0, higher_is_better=False),
+    )
+}
+MAIN = METRICS["dice"]  # the gate, the worst scan and comparisons go by this one
+OTHERS = [metric for metric in METRICS.values() if metric is not MAIN]
+
+
+def of_labels(
+    pred: Masks, true: Masks, spacing: Sequence[float] | None = None
+) -> dict[str, Scores]:
+    """Return the scores of a scan's classes by the name of the metric, as `Metric.of_labels`."""
+    return {name: metric.of_labels(pred, true, spacing) for name, metric in METRICS.items()}
 
 
 def _hd95(pred: Masks, true: Masks, pixel: Scores) -> float:

@@ -327,7 +327,7 @@ def test_the_scores_of_several_networks_are_averaged(
     record = run(of, seed=1)
     alone = [
         run(replace(of, plan=plan(labels="2")), seed=1)["steps"][0]["dice"],
-        float(simulate._learned(of, chosen(of, record), 10_001, "").dice.mean()),
+        float(simulate._learned(of, chosen(of, record), 10_001, "").scores[0].mean()),
     ]
     assert seeds == [1, 10_001]
     assert record["steps"][0]["dice"] == pytest.approx(np.mean(alone))
