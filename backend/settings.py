@@ -23,23 +23,23 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import ConfigError, OptionsError
-from model import encoder_names
+from model.registry import (
+    KNOWN_ENCODERS,
+    Acquisition,
+    ColdStart,
+    Projection,
+    Uncertainty,
+    is_encoder,
+)
 
 
 def _known_encoder(name: str) -> str:
-    if not encoder_names.is_known(name):
-        raise ValueError(encoder_names.KNOWN)
+    if not is_encoder(name):
+        raise ValueError(KNOWN_ENCODERS)
     return name
 
 
 Encoder = Annotated[str, AfterValidator(_known_encoder)]
-
-
-# The registries of `model`, written out: reading them would load the maths into the web process.
-ColdStart = Literal["medoids", "kmeans", "coverage", "typical", "random", "stratified-random"]
-Acquisition = Literal[
-    "entropy-diversity", "entropy", "entropy-then-diversity", "power-noise", "coverage", "random"
-]
 
 
 class Settings(BaseSettings):
@@ -253,8 +253,8 @@ class ProjectOptions(BaseSettings):
     cold_start: ColdStart = "medoids"
     acquisition: Acquisition = "entropy-diversity"
     alpha: float | Literal["auto"] = 0.3
-    uncertainty: Literal["entropy", "boundary-entropy"] = "entropy"
-    projection: Literal["tsne", "umap", "pca", "none"] = "tsne"
+    uncertainty: Uncertainty = "entropy"
+    projection: Projection = "tsne"
     encoder: Encoder | None = None
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)

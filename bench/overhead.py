@@ -25,13 +25,12 @@ from torch import Tensor
 
 from backend.imaging.scan_cache import WORKING_SIZE
 from bench.training import read
-from model.inference import Image, letterbox, predict, prepare, probabilities_of
-from model.metrics import Masks
+from model.evaluation import Masks
+from model.fitted import Fitted, TrainConfig, build_network
+from model.inference import predict, probabilities_of
+from model.preprocessing import Image, letterbox, prepare
 from model.training import (
-    Fitted,
     Progress,
-    TrainConfig,
-    _network,
     default_config,
     fit,
     segmentation_loss,
@@ -68,7 +67,7 @@ def step_seconds(images: Sequence[Image], masks: Sequence[Masks], config: TrainC
 
 def bare_step_seconds(config: TrainConfig) -> float:
     """Return the mean seconds of forward, loss and backward on tensors in memory."""
-    network = _network(config, torch.device("cpu")).train()
+    network = build_network(config, torch.device("cpu")).train()
     shape = (config.batch_size, config.classes, config.image_size, config.image_size)
     scans, targets = _noise(config), torch.rand(shape).round()
 

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from bench.training import read, test
-from model.inference import Image, letterbox, prepare, restore
-from model.metrics import Masks, scan_dice
-from model.training import _augment, default_config, fit, segmentation_loss
+from model.augmentation import augment
+from model.evaluation import Masks, scan_dice
+from model.preprocessing import Image, letterbox, prepare, restore
+from model.training import default_config, fit, segmentation_loss
 
 GOAL = 0.93
 LABELS, HELD_OUT = 10, 40
@@ -66,7 +67,8 @@ def ours(task: Task, seed: int) -> Outcome:
             replace(config, steps=steps),
         )
         seconds = time.perf_counter() - started
-        score = float(np.mean(test(fitted, task.images, task.masks, set(task.held))[0]))
+        scores = test(fitted, task.images, task.masks, set(task.held))
+        score = float(np.mean(scores["dice"]))
         if reached is None and score >= GOAL:
             reached = seconds
     return Outcome(reached, score, seconds)
@@ -107,7 +109,7 @@ def _batches(task: Task) -> Iterator[tuple[Tensor, Tensor]]:
     targets = torch.stack([letterbox(mask, MONAI_SIZE) for mask in masks])
     while True:
         rows = torch.randint(len(scans), (BATCH,))
-        batch, found = _augment(scans[rows, :1], targets[rows])
+        batch, found = augment(scans[rows, :1], targets[rows])
         yield batch[:, :1], found
 
 

@@ -19,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Files
 
-from model.inference import Image, predict
-from model.metrics import Masks, hd95, scan_dice
-from model.training import Fitted, TrainConfig, default_config, fit
+from model.evaluation import MAIN, METRICS, OTHERS, Masks
+from model.fitted import Fitted, TrainConfig
+from model.inference import predict
+from model.preprocessing import Image
+from model.training import default_config, fit
 
 
 @dataclass(frozen=True)
 class Result:
     """One training, measured on all scans it has not seen."""
 
-    dice: list[float]
-    hd95: list[float]
+    scores: dict[str, list[float]]  # of each metric, one a scan
     wall: float
     cpu: float
 
@@ -61,7 +62,7 @@ def measure(
         stop=_after(stop_at),
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Result(*test(fitted, images, masks, set(range(len(images))) - set(chosen)), wall, cpu)
+    return Result(test(fitted, images, masks, set(range(len(images))) - set(chosen)), wall, cpu)
 
 
 def _after(batches: int) -> Callable[[], bool]:
@@ -71,14 +72,14 @@ def _after(batches: int) -> Callable[[], bool]:
 
 def test(
     fitted: Fitted, images: list[Image], masks: list[Masks], rows: set[int]
-) -> tuple[list[float], list[float]]:
-    """Return Dice and HD95 in pixels of every row."""
+) -> dict[str, list[float]]:
+    """Return the scores of every row by metric, distances in pixels."""
     order = sorted(rows)
-    overlap, distance = [], []
+    scores: dict[str, list[float]] = {name: [] for name in METRICS}
     for row, found in zip(order, predict(fitted, (images[r] for r in order)), strict=True):
-        overlap.append(scan_dice(found > 0.5, masks[row]))
-        distance.append(float(hd95(found > 0.5, masks[row])[0]))
-    return overlap, distance
+        for name, metric in METRICS.items():
+            scores[name].append(metric.of_scan(found > 0.5, masks[row]))
+    return scores
 
 
 def arguments() -> argparse.Namespace:
@@ -116,21 +117,25 @@ def main() -> None:
     images, masks = read(asked.directory)
     config = configured(asked)
     print(config)
-    print("| draw | seed | Dice mean | Dice worst | HD95 mean | wall s | cpu s |")
-    print("|---|---|---|---|---|---|---|")
+    others = [f"{metric.title} mean" for metric in OTHERS]
+    columns = ["draw", "seed", f"{MAIN.title} mean", f"{MAIN.title} worst", *others]
+    print("|", " | ".join([*columns, "wall s", "cpu s"]), "|")
+    print("|---" * (len(columns) + 2) + "|")
     means = []
     for draw in asked.draws:
         order = np.random.default_rng(draw).permutation(len(images)).tolist()
         for seed in asked.seeds:
             seeded = replace(config, seed=seed)
             result = measure(images, masks, seeded, order[: asked.labels], asked.stop_at)
-            means.append(np.mean(result.dice))
+            main = result.scores[MAIN.name]
+            means.append(np.mean(main))
+            of_others = "".join(f"| {np.mean(result.scores[one.name]):.2f} " for one in OTHERS)
             print(
-                f"| {draw} | {seed} | {means[-1]:.4f} | {min(result.dice):.3f} "
-                f"| {np.mean(result.hd95):.2f} | {result.wall:.1f} | {result.cpu:.1f} |",
+                f"| {draw} | {seed} | {means[-1]:.4f} | {MAIN.worst(main):.3f} {of_others}"
+                f"| {result.wall:.1f} | {result.cpu:.1f} |",
                 flush=True,
             )
-    print(f"Dice {np.mean(means):.4f} over {len(means)} trainings")
+    print(f"{MAIN.title} {np.mean(means):.4f} over {len(means)} trainings")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from demo.annotator import Annotator, Task, drawn
 from demo.backend import Backend, Status
 from demo.scans import Scan
-from model import metrics
+from model import evaluation
 
 _COLUMNS = (
     ("round", 5),
@@ -105,7 +105,8 @@ def mean_dice(
         truth = scans[task].mask
         if truth is not None:
             draft = drawn(drafts[task])
-            values.append(metrics.dice(np.zeros_like(truth) if draft is None else draft, truth))
+            found = np.zeros_like(truth) if draft is None else draft
+            values.append(evaluation.scan_dice([found], [truth]))
     return float(np.mean(values)) if values else None
 
 

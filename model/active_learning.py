@@ -24,7 +24,7 @@ class SelectionOptions:
         cold_start: A key of `cold_start.STRATEGIES`.
         acquisition: A key of `acquisition.STRATEGIES`.
         alpha: Weight of diversity against uncertainty, in [0, 1], or "auto".
-        projection: One of `projection.METHODS`: where distances are measured.
+        projection: One of `registry.PROJECTIONS`: where distances are measured.
         batch_size: Scans picked one by one by the acquisition; the rest follows in one go.
         random_fraction: Share of such a batch that is drawn at random.
         seed: Of everything random.

@@ -20,11 +20,11 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from model import diagnostics, pool
+from model.registry import PROJECTIONS
 
 Array = npt.NDArray[Any]
 
 COMPONENTS = 50
-METHODS = ("tsne", "umap", "pca", "none")
 FEWEST = 5  # distinct rows that a neighbour method needs
 NEIGHBOURS = 5
 PERPLEXITY = 30.0
@@ -135,8 +135,8 @@ def fit(
     Raises:
         ValueError: If the method is unknown, or an embedding is not finite.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown projection {method!r}: use one of {', '.join(METHODS)}")
+    if method not in PROJECTIONS:
+        raise ValueError(f"unknown projection {method!r}: use one of {', '.join(PROJECTIONS)}")
     if not perplexity > 1:
         raise ValueError(f"perplexity is {perplexity}: expected a number above 1, such as 30")
     rows = _checked(embeddings)

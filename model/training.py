@@ -2,87 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
-from model.inference import CHANNELS, Image, letterbox, predict, standardise, together
-from model.metrics import dice, scan_dice
+from model.attention_unet import RADIMAGENET_FITS, AttentionUnet
+from model.augmentation import augment
+from model.evaluation import dice, scan_dice
+from model.fitted import Fitted, TrainConfig, Untrainable, build_network
+from model.inference import predict
+from model.preprocessing import Image, letterbox, standardise, together
+
+__all__ = [
+    "PATIENCE",
+    "Fitted",
+    "Progress",
+    "TrainConfig",
+    "Untrainable",
+    "default_config",
+    "fit",
+    "resolve_device",
+    "segmentation_loss",
+]
 
 Masks = NDArray[np.bool_]
 Labelled = tuple[Sequence[Image], Sequence[Masks]]
 
-INITS = ("scratch", "warm")
 LEAST_EPOCH = 10  # batches: a pass over a handful of scans is too short to tell anything
 PATIENCE = 5  # epochs without a better Dice on held-out scans until training ends
 FOLLOW = 0.1  # share of the way to the newest weights that the moving average goes after a step
 RISE = 0.3  # share of the steps in which the learning rate goes up
-
-
-class Untrainable(ValueError):
-    """What is here, the device's memory or a file of weights, does not let a config be trained."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All that decides a training besides its scans."""
-
-    encoder_name: str
-    image_size: int  # side of the square the network sees, a multiple of its stride
-    classes: int
-    steps: int
-    batch_size: int
-    learning_rate: float  # at the peak of the schedule
-    seed: int = 0
-    device: str = "cpu"
-    init: str = "scratch"  # or "warm": from the weights of an earlier training
-    # RadImageNet's file for the encoder. Not in the repr: what is named by the repr of a config
-    # should follow from the file's content, which its path does not tell.
-    encoder_weights: str = field(default="", repr=False)
-
-    def __post_init__(self) -> None:
-        if self.init not in INITS:
-            raise ValueError(f"init {self.init!r}: expected one of {', '.join(INITS)}")
-        if self.encoder_weights and self.encoder_name != RADIMAGENET_FITS:
-            raise ValueError(
-                f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit "
-                f"{RADIMAGENET_FITS!r} alone; choose that encoder, or leave the weights out"
-            )
-        if self.image_size < 1 or self.image_size % STRIDE:
-            raise ValueError(
-                f"image_size {self.image_size}: expected a multiple of {STRIDE}, like 96"
-            )
-        if self.classes < 1 or self.steps < 1 or not self.learning_rate > 0:
-            raise ValueError(
-                f"classes {self.classes}, steps {self.steps}, learning_rate {self.learning_rate}: "
-                "expected at least 1 class and 1 step, and a rate above 0"
-            )
-        if self.batch_size < 2:
-            raise ValueError(
-                f"batch_size {self.batch_size}: expected at least 2, because batch normalisation "
-                "compares the scans of a batch"
-            )
-
-    def continues(self, earlier: TrainConfig) -> bool:
-        """Return whether the weights of an earlier training fit the network of this one."""
-        return (self.encoder_name, self.classes) == (earlier.encoder_name, earlier.classes)
 
 
 @dataclass(frozen=True)
@@ -109,75 +67,6 @@ class Progress:
     def ends_epoch(self) -> bool:
         """Whether this was the last batch of its epoch."""
         return self.step % self.steps_in_epoch == 0 or self.step == self.steps
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained network and how it came to be."""
-
-    network: nn.Module
-    config: TrainConfig
-    history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
-    validation: tuple[tuple[float, ...], ...]  # `metrics.dice` of each held-out scan and class
-
-    def to_bytes(self) -> bytes:
-        """Return everything as one safetensors file."""
-        weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        story = {
-            "config": asdict(self.config),
-            "history": self.history,
-            "validation": self.validation,
-            "checksum": _checksum(weights),
-        }
-        return save(weights, metadata={"fitted": json.dumps(story)})
-
-    def save(self, path: Path) -> None:
-        """Write everything to one safetensors file, which appears at `path` only when whole."""
-        unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError:
-            unfinished.unlink(missing_ok=True)  # on a full disk this is what fills it
-            raise
-
-    @staticmethod
-    def load(path: Path, *, device: str = "cpu") -> Fitted:
-        """Return what `save` wrote, with the network on `device`, wherever it was trained.
-
-        Raises:
-            ValueError: If the file is damaged, or was not written by `save` as it is today.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                story = json.loads(file.metadata()["fitted"])
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no trained network, or is damaged: {error}") from error
-        # Weights that a failing disk altered would still draw, and nobody would know how badly.
-        if story.get("checksum") not in {None, _checksum(weights)}:
-            raise ValueError(f"{path} is damaged: its weights are not those that were written")
-        try:
-            config = TrainConfig(**story["config"])
-        except TypeError as error:
-            raise ValueError(f"{path} is a network of another release: {error}") from error
-        network = _network(config, torch.device(device))
-        if weights.keys() != network.state_dict().keys():
-            raise ValueError(f"{path} is a network of another release: it has other layers")
-        network.load_state_dict(weights)
-        validation = tuple(tuple(scores) for scores in story["validation"])
-        return Fitted(network.eval(), config, tuple(story["history"]), validation)
-
-
-def _checksum(weights: dict[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(weights):
-        found.update(name.encode())
-        found.update(weights[name].cpu().numpy().tobytes())
-    return found.hexdigest()
 
 
 def resolve_device(name: str) -> str:
@@ -268,7 +157,7 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         history: list[float] = []
         while len(history) < config.steps and not best.is_past and not (stop and stop()):
             chosen = list(islice(order, size))
-            batch = _augment(scans[chosen], targets[chosen])
+            batch = augment(scans[chosen], targets[chosen])
             try:
                 history.append(_backward(network, optimizer, scaler, batch))
             except torch.OutOfMemoryError as error:
@@ -360,28 +249,15 @@ def _beginning(config: TrainConfig, start: Fitted | None, device: torch.device) 
             "trained network as start with 'warm', and none with 'scratch'"
         )
     if start is None:
-        return _network(config, device, encoder_weights=config.encoder_weights)
+        return build_network(config, device, encoder_weights=config.encoder_weights)
     if not config.continues(start.config):
         raise ValueError(
             f"start has encoder {start.config.encoder_name!r} and {start.config.classes} classes: "
             f"expected {config.encoder_name!r} and {config.classes}; train from scratch"
         )
-    network = _network(config, device)
+    network = build_network(config, device)
     network.load_state_dict(start.network.state_dict())
     return network
-
-
-def _network(
-    config: TrainConfig, device: torch.device, *, encoder_weights: str = ""
-) -> AttentionUnet:
-    network = AttentionUnet(config.encoder_name, CHANNELS, config.classes)
-    if encoder_weights:
-        try:
-            load_radimagenet(network, Path(encoder_weights))
-        except (FileNotFoundError, ValueError) as error:
-            raise Untrainable(str(error)) from error
-    # This layout of memory computes a fifth faster on a CPU.
-    return network.to(memory_format=torch.channels_last).to(device)
 
 
 @dataclass(frozen=True)
@@ -488,47 +364,6 @@ def _halved(size: int, config: TrainConfig, error: torch.OutOfMemoryError) -> in
             f"of {config.device}: choose a smaller image_size, or another device"
         ) from error
     return max(size // 2, 2)
-
-
-def _augment(scans: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scans (n, 3, size, size) as other patients, positions or machines might have given
-    them, and their targets (n, c, size, size); no mirroring, because left and right differ in a
-    body.
-    """
-    black = scans.amin(dim=(1, 2, 3), keepdim=True)
-    still = torch.cat([scans - black, targets], dim=1)
-    moved = _moved(still)  # beyond the edge: black, no class
-    contrast, brightness, gamma, noise = torch.rand(4, len(scans), 1, 1, 1)
-    planes = scans.shape[1]
-    scans = _gamma(moved[:, :planes] + black, 2 ** (gamma - 0.5))
-    scans = scans * (0.8 + 0.4 * contrast) + 0.6 * (brightness - 0.5)
-    scans = scans + 0.15 * noise * torch.randn_like(scans[:, :1])
-    return scans.expand(-1, CHANNELS, -1, -1), moved[:, planes:]
-
-
-def _moved(planes: Tensor) -> Tensor:
-    """Return squares (n, c, size, size), each at another place by chance, 0 beyond the edge.
-
-    Turned by at most 10 degrees, leant by 5, 0.65 to 1.2 times as large, shifted by a tenth of a
-    side. One call moves a batch; torchvision's RandomAffine takes one for each scan.
-    """
-    chances = torch.rand(5, len(planes)) * 2 - 1
-    turn, lean = math.radians(10) * chances[0], math.radians(5) * chances[1]
-    scale, shift = 0.925 + 0.275 * chances[2], 0.2 * chances[3:].T  # a side is 2 long here
-    one, zero = torch.ones_like(lean), torch.zeros_like(lean)
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
-    shear = torch.stack([one, lean.tan(), zero, one], 1).view(-1, 2, 2)
-    back = torch.linalg.inv(scale[:, None, None] * rotation @ shear)  # from result to origin
-    theta = torch.cat([back, -back @ shift[..., None]], dim=2)
-    grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
-    return F.grid_sample(planes, grid, align_corners=False)
-
-
-def _gamma(scans: Tensor, power: Tensor) -> Tensor:
-    low = scans.amin(dim=(1, 2, 3), keepdim=True)
-    high = scans.amax(dim=(1, 2, 3), keepdim=True)
-    span = (high - low).clamp_min(1e-6)
-    return ((scans - low) / span) ** power * span + low
 
 
 def _warm_up_and_fade(part: float) -> float:

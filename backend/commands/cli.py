@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from backend.settings import (
     tame_threads,
 )
 from backend.storage import bucket
+from model import registry
 
 if TYPE_CHECKING:
     from backend.rounds.publications import Versions
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 
 PROJECT = click.IntRange(1, 2**31 - 1)  # what Label Studio numbers its projects with
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return f"Of {', '.join(names)}: one, or several separated by commas."
 
 
 @click.group(help=__doc__)
@@ -163,7 +169,11 @@ def doctor(project: int | None, fix: bool, as_json: bool) -> None:
 @cli.command(name="stability")
 @click.argument("source")
 @click.option("--budget", type=int, help="Scans chosen on each map; the project's by default.")
-@click.option("--cold-start", help="The strategy; the project's by default.")
+@click.option(
+    "--cold-start",
+    type=click.Choice(registry.COLD_STARTS),
+    help="The strategy; the project's by default.",
+)
 @click.option("--encoder", help="The encoder; the project's by default.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 def stability_(
@@ -211,11 +221,20 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 @cli.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--encoder", help="Encoders, separated by commas.  [default: ENCODER]")
-@click.option("--projection", default="tsne", show_default=True)
-@click.option("--cold-start", default="medoids,random", show_default=True)
-@click.option("--acquisition", default="entropy-diversity", show_default=True)
+@click.option("--projection", default="tsne", show_default=True, help=_any_of(registry.PROJECTIONS))
+@click.option(
+    "--cold-start", default="medoids,random", show_default=True, help=_any_of(registry.COLD_STARTS)
+)
+@click.option(
+    "--acquisition",
+    default="entropy-diversity",
+    show_default=True,
+    help=_any_of(registry.ACQUISITIONS),
+)
 @click.option("--alpha", default="0.3", show_default=True)
-@click.option("--uncertainty", default="entropy", show_default=True)
+@click.option(
+    "--uncertainty", default="entropy", show_default=True, help=_any_of(registry.UNCERTAINTIES)
+)
 @click.option("--seeds", default="0-4", show_default=True, help="Of selection and training.")
 @click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not as many.")
 @click.option("--labels", default="10,20,30", show_default=True, help="Labelled scans, growing.")

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from backend.storage import artifacts
+from model.evaluation import MAIN, METRICS, OTHERS
 
 Run = Mapping[str, Any]  # what simulate.run returns
 Floats = npt.NDArray[np.floating[Any]]
@@ -40,7 +41,7 @@ class Results:
     Attributes:
         title: Of the data.
         settings: What was asked for, as it goes into results.json.
-        unit: Of HD95.
+        unit: Of distances such as HD95.
         labels: Counts of labelled scans at which was measured.
         folds: How many parts took turns in being held out, by seed; None for always the same.
         arms: The runs of each arm by seed; arms without any are left out.
@@ -133,7 +134,11 @@ class Attention:
 
 @dataclass(frozen=True)
 class Row:
-    """An arm at one count of labels; NaN where there is nothing to compute from."""
+    """An arm at one count of labels; NaN where there is nothing to compute from.
+
+    Attributes:
+        others: Means of the metrics beside Dice, by name.
+    """
 
     labels: int
     arm: str
@@ -141,7 +146,7 @@ class Row:
     dice: float
     dice_sd: float
     worst: float
-    hd95: float
+    others: dict[str, float]
     difference: float
     low: float
     high: float
@@ -161,12 +166,12 @@ def write(
     rows = table(results)
     _write_text(folder / "report.md", markdown(results, rows, maps))
     _write_text(folder / "results.csv", steps_csv(results))
-    numbers = [{name: _number(value) for name, value in asdict(row).items()} for row in rows]
+    numbers = [{name: _number(value) for name, value in _flat(row).items()} for row in rows]
     artifacts.write_json(
         folder / "results.json",
         {
             "settings": results.settings,
-            "hd95_unit": results.unit,
+            **{f"{one.name}_unit": results.unit for one in METRICS.values() if one.unit},
             "baseline": results.baseline,
             "table": numbers,
             "runs": {
@@ -227,14 +232,15 @@ def difference(
 
 def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) -> str:
     """Return the report: a table for each count of labels, what its numbers mean, and pictures."""
+    others = " | ".join(metric.heading(results.unit) for metric in OTHERS)
     parts = [f"# Simulation on {results.title}", *_explanation(results)]
     for count in results.labels:
         head = (
-            f"| arm | runs | Dice | sd | worst scan | HD95 ({results.unit}) "
-            "| difference of Dice [95 % interval] | compared | wins |"
+            f"| arm | runs | {MAIN.title} | sd | worst scan | {others} "
+            f"| difference of {MAIN.title} [95 % interval] | compared | wins |"
         )
         lines = [_line(row) for row in rows if row.labels == count]
-        parts += [f"## {count} labels", "\n".join([head, "|---" * 9 + "|", *lines])]
+        parts += [f"## {count} labels", "\n".join([head, "|---" * (8 + len(OTHERS)) + "|", *lines])]
         parts += _ruler(results, results.labels.index(count))
     parts += _failures(results) + _warnings(results)
     parts += ["![Learning curves](learning-curves.png)"] if results.arms else []
@@ -316,8 +322,8 @@ def gates(look: Attention) -> Figure:
 
 
 def _row(results: Results, step: int, arm: str) -> Row:
-    dice = results.values(arm, step, "dice")
-    theirs = results.values(results.baseline, step, "dice") if arm != results.baseline else {}
+    dice = results.values(arm, step, MAIN.name)
+    theirs = results.values(results.baseline, step, MAIN.name) if arm != results.baseline else {}
     shared = dice.keys() & theirs.keys()
     apart = difference(results.independent(dice), results.independent(theirs)) if theirs else None
     (middle, low, high), made = apart or ((math.nan,) * 3, "")
@@ -328,14 +334,24 @@ def _row(results: Results, step: int, arm: str) -> Row:
         dice=float(np.mean(list(dice.values()))),
         dice_sd=float(np.std(list(dice.values()), ddof=1)) if len(dice) > 1 else math.nan,
         worst=float(np.mean(list(results.values(arm, step, "worst").values()))),
-        hd95=float(np.mean(list(results.values(arm, step, "hd95").values()))),
+        others={
+            metric.name: float(np.mean(list(results.values(arm, step, metric.name).values())))
+            for metric in OTHERS
+        },
         difference=middle,
         low=low,
         high=high,
         test=made,
-        wins=sum(dice[seed] > theirs[seed] for seed in shared),
+        wins=sum(MAIN.better(dice[seed], theirs[seed]) for seed in shared),
         pairs=len(shared),
     )
+
+
+def _flat(row: Row) -> dict[str, object]:
+    """Return a row as results.json holds it: every metric beside the others."""
+    fields = asdict(row)
+    others = fields.pop("others")
+    return {**fields, **others}
 
 
 def _line(row: Row) -> str:
@@ -344,9 +360,10 @@ def _line(row: Row) -> str:
         apart = f"{row.difference:+.4f} [{_signed(row.low)}, {_signed(row.high)}]"
     wins = f"{row.wins}/{row.pairs}" if row.pairs else "-"
     spread = "-" if math.isnan(row.dice_sd) else f"{row.dice_sd:.4f}"
+    others = " | ".join(f"{value:.2f}" for value in row.others.values())
     return (
         f"| {row.arm} | {row.runs} | {row.dice:.4f} | {spread} | {row.worst:.3f} "
-        f"| {row.hd95:.2f} | {apart} | {row.test or '-'} | {wins} |"
+        f"| {others} | {apart} | {row.test or '-'} | {wins} |"
     )
 
 
@@ -362,9 +379,10 @@ def _explanation(results: Results) -> list[str]:
         else "of selection, of training and of which of these scans are held out: seeds that are "
         "measured on the same scans count as one"
     )
+    measured = " and ".join(metric.heading(f"in {results.unit}") for metric in METRICS.values())
     return [
         "Settings: " + ", ".join(settings) + ".",
-        f"Dice and HD95 (in {results.unit}) of a scan are means over the labels that are drawn or "
+        f"{measured} of a scan are means over the labels that are drawn or "
         "predicted on it; the table shows means over the held-out scans, then over runs; sd is "
         "over runs; worst scan is the lowest Dice of a held-out scan, mean over runs. Differences "
         f"are to `{results.baseline}`, paired over seeds where both have the same seeds. Intervals "
@@ -436,10 +454,11 @@ def _steps(results: Results) -> Iterator[dict[str, Any]]:
             for step in run["steps"]:
                 by_label = {
                     f"{measure}_{label}": value
-                    for measure in ("dice", "hd95")
+                    for measure in METRICS
                     for label, value in step[f"{measure}_by_label"].items()
                 }
-                told = ("labels", "phase", "dice", "worst", "hd95", "seconds", "k", "silhouette")
+                scores = (MAIN.name, "worst", *(metric.name for metric in OTHERS))
+                told = ("labels", "phase", *scores, "seconds", "k", "silhouette")
                 yield {
                     "arm": arm,
                     **run["arm"],

@@ -31,8 +31,10 @@ from backend.imaging.scan_cache import WORKING_SIZE
 from backend.rounds import encoding
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, clustering, inference, metrics, projection, training
+from model import active_learning, clustering, evaluation, inference, projection, training
 from model.attention_unet import AttentionUnet
+from model.evaluation import MAIN, METRICS
+from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +248,7 @@ def _described(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
         "encoder": study.encoded[arm.encoder].name,
         "substitution": study.encoded[arm.encoder].substitution,
         "data": study.data.fingerprint,
-        "hd95_unit": study.data.unit,
+        **{f"{name}_unit": study.data.unit for name, metric in METRICS.items() if metric.unit},
         "train": asdict(replace(study.train, seed=seed)),
         "code": study.code,
     }
@@ -269,14 +271,13 @@ class Learned:
     """What a network trained on some scans is worth, and what it says of the others.
 
     Attributes:
-        dice, hd95: Of each held-out scan and label, shape (h, c); NaN for a label that was
-            neither drawn nor predicted.
+        scores: Of each metric of METRICS, held-out scan and label, shape (m, h, c); NaN for a
+            label that was neither drawn nor predicted.
         uncertainty: Of each scan of the pool, shape (p,); 0 where it is labelled or was not asked.
         seconds: Of training and measuring, shape ().
     """
 
-    dice: Array
-    hd95: Array
+    scores: Array
     uncertainty: Array
     seconds: Array
 
@@ -314,21 +315,18 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     if measure:
         others = np.setdiff1d(np.arange(len(study.pool)), labelled)
         pool = study.scans(study.pool[row] for row in others)
-        judge = inference.UNCERTAINTIES[measure]
+        judge = UNCERTAINTIES[measure]
         uncertainty[others] = [judge(found[None])[0] for found in _predicted(fitted, pool)]
     return Learned(
-        dice=np.array([dice for dice, _ in scores]),
-        hd95=np.array([distance for _, distance in scores]),
+        scores=np.array(scores).swapaxes(0, 1),
         uncertainty=uncertainty,
         seconds=np.array(time.monotonic() - started),
     )
 
 
-def _scores(scan: datasets.Kept, found: Array) -> tuple[Array, Array]:
-    """Return Dice and HD95 of each label of a scan, as production measures them."""
-    truth = scan.load()[1]
-    dice, hd95 = metrics.dice(found, truth), metrics.hd95(found, truth, scan.spacing)
-    return metrics.where_drawn(dice, found, truth), metrics.where_drawn(hd95, found, truth)
+def _scores(scan: datasets.Kept, found: Array) -> list[Array]:
+    """Return the scores of each label of a scan, metric by metric, as production measures them."""
+    return [*evaluation.of_labels(found, scan.load()[1], scan.spacing).values()]
 
 
 def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
@@ -348,13 +346,14 @@ def _step(
     A scan's score is the mean over its labels, a label's the mean over the scans that have any of
     it, drawn or predicted.
     """
-    dice = np.array([one.dice for one in learned])  # (networks, h, c)
-    hd95 = np.array([one.hd95 for one in learned])  # (networks, h, c)
-    by_scan = metrics.mean(dice, empty=1.0)  # (networks, h)
+    scores = dict(zip(METRICS, np.stack([one.scores for one in learned], axis=1), strict=True))
+    # Of each metric (networks, h, c); the means over the labels of a scan (networks, h).
+    means = {name: METRICS[name].mean(of) for name, of in scores.items()}
     by_label = {
-        f"{name}_by_label": metrics.mean(scores, empty=empty, axis=1).mean(axis=0).tolist()
-        for name, scores, empty in (("dice", dice, 1.0), ("hd95", hd95, 0.0))
+        f"{name}_by_label": METRICS[name].mean(of, axis=1).mean(axis=0).tolist()
+        for name, of in scores.items()
     }
+    by_scan = means[MAIN.name]
     rows = [study.pool[row] for row in chosen]
     return {
         "labels": len(study.pool) - len(decision.order) + len(chosen),
@@ -362,12 +361,11 @@ def _step(
         "strategy": decision.strategy,
         "rows": rows,
         "names": [scan.name for scan in study.scans(rows)],
-        "dice": float(by_scan.mean()),
-        "dice_by_network": by_scan.mean(axis=1).tolist(),
-        "worst": float(by_scan.mean(axis=0).min()),
-        "hd95": float(metrics.mean(hd95, empty=0.0).mean()),
+        **{name: float(of.mean()) for name, of in means.items()},
+        f"{MAIN.name}_by_network": by_scan.mean(axis=1).tolist(),
+        "worst": MAIN.worst(by_scan.mean(axis=0)),
         **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
-        "held_out": _held_out(study, dice, hd95),
+        "held_out": _held_out(study, scores),
         "seconds": round(sum(float(one.seconds) for one in learned), 1),
         "k": decision.k,
         "silhouette": _number(decision.silhouette),
@@ -375,12 +373,14 @@ def _step(
     }
 
 
-def _held_out(study: Study, dice: Array, hd95: Array) -> dict[str, dict[str, list[float | None]]]:
+def _held_out(
+    study: Study, scores: Mapping[str, Array]
+) -> dict[str, dict[str, list[float | None]]]:
     """Return the scores of each scan and label; null where no network had anything to score."""
-    means = [metrics.mean(scores, empty=np.nan, axis=0) for scores in (dice, hd95)]  # (h, c) each
+    means = {name: evaluation.mean(of, empty=np.nan, axis=0) for name, of in scores.items()}
     return {
-        scan.name: {"dice": [*map(_number, d)], "hd95": [*map(_number, h)]}
-        for scan, d, h in zip(study.scans(study.held), *means, strict=True)
+        scan.name: {name: [*map(_number, of[place])] for name, of in means.items()}  # of (h, c)
+        for place, scan in enumerate(study.scans(study.held))
     }
 
 

@@ -12,7 +12,7 @@ from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
 from backend.storage.store import DraftScore, Project, Version
-from model import metrics
+from model import evaluation
 
 
 def judge_drafts(services: Services, project: Project) -> None:
@@ -81,4 +81,4 @@ def _dice(
     """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
     # One label at a time: at the original's size the masks of all labels may not fit into memory.
     found, truth = (labels.planes(result, config, size=size) for result in (draft, submitted))
-    return metrics.scan_dice(found, truth)
+    return evaluation.scan_dice(found, truth)

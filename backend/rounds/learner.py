@@ -21,8 +21,10 @@ from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import Ledger
 from backend.storage.store import Annotation, Model, Store
-from model import calibration, inference, metrics, training, validation
+from model import calibration, evaluation, inference, training, validation
 from model.encoders import weights
+from model.evaluation import MAIN, METRICS
+from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +61,14 @@ class Judged:
     A label that was neither drawn nor predicted has no score: NaN.
     """
 
-    dice: tuple[float, ...]  # of each label
-    hd95: tuple[float, ...]  # of each label, in pixels of the original
+    scores: Mapping[str, Sequence[float]]  # of each label, by metric; lengths in original pixels
     chances: Pixels  # (m,)
     truth: Mask  # (m,)
 
     @property
     def mean(self) -> float:
         """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
-        return float(metrics.mean(self.dice, empty=1.0))
+        return float(MAIN.mean(self.scores[MAIN.name]))
 
 
 @dataclass(frozen=True)
@@ -315,10 +316,9 @@ class Learner:
         for example in self.examples(ledger, task_ids):
             [found] = inference.predict(fitted, [example.image])
             drawn, truth = found > 0.5, example.mask
-            dice, hd95 = metrics.dice(drawn, truth), metrics.hd95(drawn, truth, example.spacing)
+            scores = evaluation.of_labels(drawn, truth, example.spacing)
             judged[example.task] = Judged(
-                dice=tuple(metrics.where_drawn(dice, drawn, truth).tolist()),
-                hd95=tuple(metrics.where_drawn(hd95, drawn, truth).tolist()),
+                scores={name: of.tolist() for name, of in scores.items()},
                 chances=_thinned(found),
                 truth=_thinned(truth),
             )
@@ -326,7 +326,7 @@ class Learner:
 
     def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Return the model's uncertainty on each scan that can be read, by task id."""
-        measure = inference.UNCERTAINTIES[self.options.uncertainty]
+        measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.model(self.project_id, key)
         heat = float(model.quality.get("temperature", 1)) if model else 1.0
         return {
@@ -357,15 +357,15 @@ def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, An
     """
     chances = calibration.pixels([one.chances for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    dice = np.array([one.dice for one in judged.values()])  # (n, c)
-    hd95 = np.array([one.hd95 for one in judged.values()])  # (n, c)
-    dice_by_label = metrics.mean(dice, empty=1.0, axis=0).tolist()
-    hd95_by_label = metrics.mean(hd95, empty=0.0, axis=0).tolist()
+    means, by_label = {}, {}
+    for name, metric in METRICS.items():
+        scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
+        means[f"validation_{name}"] = float(metric.mean(scores).mean())
+        of_labels = metric.mean(scores, axis=0).tolist()
+        by_label[f"{name}_by_label"] = dict(zip(names, of_labels, strict=True))
     return {
-        "validation_dice": float(metrics.mean(dice, empty=1.0).mean()),
-        "validation_hd95": float(metrics.mean(hd95, empty=0.0).mean()),
-        "dice_by_label": dict(zip(names, dice_by_label, strict=True)),
-        "hd95_by_label": dict(zip(names, hd95_by_label, strict=True)),
+        **means,
+        **by_label,
         "validation_scans": len(judged),
         "calibration_error": calibration.expected_calibration_error(chances, truth),
         "temperature": calibration.temperature(chances, truth),

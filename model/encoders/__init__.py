@@ -1,6 +1,6 @@
 """Frozen image encoders: scans in, embeddings out.
 
-`registry` lists them, `networks` builds them with the input each was trained on, `running` runs
+`recipes` lists them, `networks` builds them with the input each was trained on, `running` runs
 them. Weights are files that the caller has or fetches.
 """
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.encoder_names import AUTO, NAMES, RADIMAGENET, STAND_IN
 from model.encoders import running
 from model.encoders.encoder import BATCH, Encoder, Floats, Scan
-from model.encoders.registry import Recipe, recipe_of, weights_for
+from model.encoders.recipes import Recipe, recipe_of, weights_for
 from model.encoders.weights import mark as mark_of
+from model.registry import AUTO, RADIMAGENET, STAND_IN
+from model.registry import ENCODERS as NAMES
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does without
     from torch import nn

@@ -17,7 +17,7 @@ from backend.storage.store import Project
 from backend.storage.workers import Membership
 from backend.worker import main
 from model import phantoms
-from model.training import TrainConfig
+from model.fitted import TrainConfig
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 

@@ -19,7 +19,7 @@ from backend.settings import (
     prepare_data_dir,
     require_api_key,
 )
-from model import acquisition, cold_start, encoders, inference, projection
+from model import encoders, registry
 
 
 @pytest.fixture(autouse=True)
@@ -288,10 +288,10 @@ def test_settings_are_read_without_torch_or_timm() -> None:
 @pytest.mark.parametrize(
     ("option", "names"),
     [
-        ("cold_start", cold_start.STRATEGIES),
-        ("acquisition", acquisition.STRATEGIES),
-        ("projection", projection.METHODS),
-        ("uncertainty", inference.UNCERTAINTIES),
+        ("cold_start", registry.COLD_STARTS),
+        ("acquisition", registry.ACQUISITIONS),
+        ("projection", registry.PROJECTIONS),
+        ("uncertainty", registry.UNCERTAINTIES),
     ],
 )
 def test_every_strategy_that_there_is_can_be_chosen_and_no_other(

@@ -26,8 +26,8 @@ from torch import nn
 from torchvision.models import densenet121, resnet50
 
 from model import encoders, phantoms
-from model.encoders import Encoder, registry, running, weights
-from model.encoders.registry import recipe_of
+from model.encoders import Encoder, recipes, running, weights
+from model.encoders.recipes import recipe_of
 
 State = dict[str, torch.Tensor]
 RADIMAGENET = "radimagenet-resnet50"
@@ -683,7 +683,7 @@ def test_pixels_are_the_small_grey_picture_itself() -> None:
 
 
 def test_every_name_has_a_recipe_and_every_recipe_a_name() -> None:
-    assert tuple(registry.REGISTRY) == encoders.NAMES
+    assert tuple(recipes.RECIPES) == encoders.NAMES
 
 
 def test_running_a_network_leaves_no_id_of_the_machine_and_tells_nobody(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,52 +10,25 @@ from scipy.ndimage import binary_erosion
 from torchvision.models import resnet50
 
 from model.attention_unet import AttentionUnet
-from model.inference import CHANNELS, Image, predict
-from model.metrics import Masks, dice
+from model.evaluation import Masks, dice
+from model.fitted import Fitted, Untrainable
+from model.inference import predict
+from model.preprocessing import CHANNELS, Image
 from model.training import (
     PATIENCE,
-    Fitted,
     Progress,
-    TrainConfig,
-    Untrainable,
-    _augment,
     _balanced,
     default_config,
     fit,
     resolve_device,
     segmentation_loss,
 )
-
-CONFIG = TrainConfig(
-    "tu-test_resnet", 32, classes=1, steps=3, batch_size=4, learning_rate=6e-3, seed=3
-)
-
-
-def disc(height: int, width: int, seed: int) -> tuple[Image, Masks]:
-    """A noisy scan with one bright disc, and the disc's mask (1, h, w)."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:height, :width]
-    centre = rng.uniform(0.35, 0.65, size=2) * (height, width)
-    inside = np.hypot(rows - centre[0], columns - centre[1]) < 0.3 * min(height, width)
-    image = 0.3 + 0.4 * inside + 0.1 * rng.random((height, width))
-    return image.astype(np.float32), inside[None]
-
-
-def discs(number: int, height: int = 32, width: int = 32) -> tuple[list[Image], list[Masks]]:
-    images, masks = zip(*(disc(height, width, seed) for seed in range(number)), strict=True)
-    return list(images), list(masks)
+from tests.model.scans import CONFIG, disc, discs, same
 
 
 def mean_dice(fitted: Fitted, images: list[Image], masks: list[Masks]) -> float:
     found = predict(fitted, images)
     return float(np.mean([dice(p > 0.5, m) for p, m in zip(found, masks, strict=True)]))
-
-
-def same(first: Fitted, second: Fitted) -> bool:
-    pairs = zip(
-        first.network.state_dict().values(), second.network.state_dict().values(), strict=True
-    )
-    return all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_four_scans_are_learnt_which_an_untrained_network_cannot_segment() -> None:
@@ -115,21 +87,6 @@ def test_training_leaves_the_scans_as_they_were() -> None:
 
     np.testing.assert_array_equal(images, copies[0])
     np.testing.assert_array_equal(masks, copies[1])
-
-
-def test_a_mask_moves_with_its_scan() -> None:
-    _, mask = disc(64, 64, seed=0)
-    scans = torch.from_numpy(mask.astype(np.float32)).expand(8, 1, 64, 64)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        moved, targets = _augment(scans, scans)
-
-    assert moved.shape == (8, 3, 64, 64)
-    for scan, target, before in zip(moved, targets, scans, strict=True):
-        inside, outside = scan[0][target[0] > 0.99], scan[0][target[0] < 0.01]
-        assert inside.mean() > outside.mean() + 0.5
-        assert not torch.equal(target, before)
 
 
 def test_scans_of_any_size_in_grey_and_colour_are_trained_together() -> None:
@@ -376,7 +333,7 @@ def cramped(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
                 raise torch.OutOfMemoryError("no room")
             return super().forward(images)
 
-    monkeypatch.setattr("model.training.AttentionUnet", Cramped)
+    monkeypatch.setattr("model.fitted.AttentionUnet", Cramped)
     return tried
 
 
@@ -473,91 +430,6 @@ def test_an_epoch_is_told_once_and_one_that_is_cut_short_is_not() -> None:
     assert epochs[0] == [progress for progress in batches if progress.ends_epoch]
 
 
-# -- files ----------------------------------------------------------------------------------------
-
-
-def test_a_loaded_network_predicts_what_the_saved_one_did(tmp_path: Path) -> None:
-    images, masks = discs(3, height=20, width=27)
-    fitted = fit(images, masks, CONFIG, validation=(images[:1], masks[:1]))
-    fitted.save(tmp_path / "network.safetensors")
-
-    loaded = Fitted.load(tmp_path / "network.safetensors")
-
-    assert replace(loaded, network=fitted.network) == fitted
-    np.testing.assert_array_equal(list(predict(loaded, images)), list(predict(fitted, images)))
-    assert [path.name for path in tmp_path.iterdir()] == ["network.safetensors"]
-
-
-def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "network.safetensors"
-    first, second = (fit(*discs(2), replace(CONFIG, seed=seed)) for seed in (0, 1))
-
-    first.save(path)
-    second.save(path)
-
-    assert same(Fitted.load(path), second)
-
-
-@pytest.mark.parametrize("kept", [0, 4, 1000, -1])
-def test_half_a_file_is_never_taken_for_a_network(tmp_path: Path, kept: int) -> None:
-    path = tmp_path / "network.safetensors"
-    fit(*discs(1), CONFIG, stop=lambda: True).save(path)
-    path.write_bytes(path.read_bytes()[:kept])
-
-    with pytest.raises(ValueError, match="damaged"):
-        Fitted.load(path)
-
-
-def test_weights_that_changed_on_the_disk_are_never_taken_for_the_network(tmp_path: Path) -> None:
-    path = tmp_path / "network.safetensors"
-    fit(*discs(1), CONFIG, stop=lambda: True).save(path)
-    content = bytearray(path.read_bytes())
-    content[-1000] ^= 1
-    path.write_bytes(content)
-
-    with pytest.raises(ValueError, match="not those that were written"):
-        Fitted.load(path)
-
-
-def test_a_network_that_another_release_described_otherwise_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "network.safetensors"
-    fit(*discs(1), CONFIG, stop=lambda: True).save(path)
-    content = path.read_bytes()
-    assert content.count(b"learning_rate") == 1
-    path.write_bytes(content.replace(b"learning_rate", b"learning_pace"))
-
-    with pytest.raises(ValueError, match="of another release"):
-        Fitted.load(path)
-
-
-def test_a_save_that_breaks_off_leaves_the_old_network_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "network.safetensors"
-    fitted = fit(*discs(1), CONFIG, stop=lambda: True)
-    fitted.save(path)
-    whole = path.read_bytes()
-
-    def power_cut(_: int) -> None:
-        raise OSError("power cut")
-
-    monkeypatch.setattr("model.training.os.fsync", power_cut)
-    with pytest.raises(OSError, match="power cut"):
-        replace(fitted, history=(1.0,)).save(path)
-
-    assert path.read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_file_tells_its_story_as_json(tmp_path: Path) -> None:
-    path = tmp_path / "network.safetensors"
-    fit(*discs(1), CONFIG).save(path)
-    content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-
-    assert json.loads(header["__metadata__"]["fitted"])["config"]["seed"] == CONFIG.seed
-
-
 def test_the_loss_is_near_0_for_the_truth_and_grows_with_the_error() -> None:
     targets = torch.zeros(1, 1, 8, 8)
     targets[..., :4] = 1
@@ -606,25 +478,6 @@ def test_the_device_is_the_best_one_present(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not present"):
         resolve_device(name)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"init": "tepid"},
-        {"encoder_weights": "ResNet50.pt"},
-        {"classes": 0},
-        {"steps": 0},
-        {"batch_size": 1},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"image_size": 0},
-        {"image_size": 50},
-    ],
-)
-def test_settings_that_cannot_be_trained_with_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(change))):
-        replace(CONFIG, **change)  # type: ignore[arg-type]
 
 
 IMAGE, MASK = disc(8, 9, seed=0)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from backend.experiments import report
 from backend.experiments.report import Map, Results
+from model.evaluation import OTHERS
 
 ARM = {"encoder": "pixels", "cold_start": "medoids"}
 
@@ -35,9 +36,9 @@ def run(
             "dice": value,
             "dice_by_network": [value + apart for apart in networks],
             "worst": value - 0.1,
-            "hd95": 5.0,
+            **{metric.name: 5.0 for metric in OTHERS},
             "dice_by_label": {"lung": value},
-            "hd95_by_label": {"lung": 5.0},
+            **{f"{metric.name}_by_label": {"lung": 5.0} for metric in OTHERS},
             "seconds": 1.0,
             "k": 2,
             "silhouette": None,
@@ -121,7 +122,7 @@ def test_the_table_has_a_row_for_each_count_and_arm(two: Results) -> None:
     assert first.dice == pytest.approx(0.6)
     assert first.dice_sd == pytest.approx(0.1)
     assert first.worst == pytest.approx(0.5)
-    assert first.hd95 == 5.0
+    assert first.others == {metric.name: 5.0 for metric in OTHERS}
     assert first.difference == pytest.approx(1 / 30)
     assert (first.wins, first.pairs) == (2, 3)
     assert rows[2].wins == 2  # the seed that ties is no win
@@ -129,9 +130,12 @@ def test_the_table_has_a_row_for_each_count_and_arm(two: Results) -> None:
 
 def test_every_difference_in_the_report_stands_beside_its_interval(two: Results) -> None:
     text = report.markdown(two, report.table(two))
-    assert "| medoids | 3 | 0.6000 | 0.1000 | 0.500 | 5.00 | +0.0333 [-0.2535, +0.3202]" in text
+    others = " | ".join("5.00" for _ in OTHERS)
+    assert (
+        f"| medoids | 3 | 0.6000 | 0.1000 | 0.500 | {others} | +0.0333 [-0.2535, +0.3202]" in text
+    )
     assert "| paired, n = 3 | 2/3 |" in text
-    assert "| random | 3 | 0.5667 | 0.2082 | 0.467 | 5.00 | - | - | - |" in text
+    assert f"| random | 3 | 0.5667 | 0.2082 | 0.467 | {others} | - | - | - |" in text
     assert "HD95 (mm)" in text
     assert "not corrected for the number of comparisons" in text
 
@@ -139,7 +143,8 @@ def test_every_difference_in_the_report_stands_beside_its_interval(two: Results)
 def test_one_seed_claims_nothing() -> None:
     alone = results({"medoids": {0: run(0.9)}, "random": {0: run(0.5)}}, labels=(10,))
     text = report.markdown(alone, report.table(alone))
-    assert "| medoids | 1 | 0.9000 | - | 0.800 | 5.00 | +0.4000 [?, ?] | paired, n = 1" in text
+    others = " | ".join("5.00" for _ in OTHERS)
+    assert f"| medoids | 1 | 0.9000 | - | 0.800 | {others} | +0.4000 [?, ?] | paired, n = 1" in text
 
 
 def test_the_report_names_failures_warnings_and_notes() -> None:

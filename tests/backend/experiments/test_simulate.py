@@ -22,7 +22,7 @@ from backend.experiments.plans import Plan
 from backend.experiments.simulate import Study
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, metrics, phantoms, projection, training
+from model import active_learning, evaluation, phantoms, projection, training
 
 ROOT = Path(__file__).parents[3]
 ASKED: dict[str, Any] = {
@@ -327,7 +327,7 @@ def test_the_scores_of_several_networks_are_averaged(
     record = run(of, seed=1)
     alone = [
         run(replace(of, plan=plan(labels="2")), seed=1)["steps"][0]["dice"],
-        float(simulate._learned(of, chosen(of, record), 10_001, "").dice.mean()),
+        float(simulate._learned(of, chosen(of, record), 10_001, "").scores[0].mean()),
     ]
     assert seeds == [1, 10_001]
     assert record["steps"][0]["dice"] == pytest.approx(np.mean(alone))
@@ -432,7 +432,7 @@ def test_attention_is_shown_for_the_network_that_made_the_last_scores(
     assert [scan.name for scan in look.scans] == [scan.name for scan in shown]
     assert [scan.gates.shape for scan in look.scans] == [(4, 32, 32)] * 2
     drawn = [
-        metrics.dice(a.masks, b.load()[1]).mean() for a, b in zip(look.scans, shown, strict=True)
+        evaluation.dice(a.masks, b.load()[1]).mean() for a, b in zip(look.scans, shown, strict=True)
     ]
     scored = artifacts.read_json(of.file(of.plan.arms[0], 0))["steps"][0]["held_out"]
     assert drawn == pytest.approx([np.mean(scored[scan.name]["dice"]) for scan in shown])

@@ -24,7 +24,9 @@ from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.store import Model, Store, Version
 from model import masks, phantoms
-from model.training import Progress, TrainConfig
+from model.evaluation import METRICS
+from model.fitted import TrainConfig
+from model.training import Progress
 from tests.backend.conftest import Clock, Region, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
@@ -411,6 +413,11 @@ def test_a_changed_group_by_takes_out_of_training_what_it_joins_to_validation(la
 # -- the gate -------------------------------------------------------------------------------------
 
 
+def scored_as(dice: Sequence[float], hd95: Sequence[float]) -> dict[str, Sequence[float]]:
+    """The scores of a scan's labels; every metric but Dice has those of HD95."""
+    return {name: dice if name == "dice" else hd95 for name in METRICS}
+
+
 def gated(
     lab: Lab,
     monkeypatch: pytest.MonkeyPatch,
@@ -431,7 +438,7 @@ def gated(
     def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> dict[int, Judged]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
-        return {task_id: Judged((found[task_id],), (7.0,), *pixels) for task_id in held}
+        return {task_id: Judged(scored_as((found[task_id],), (7.0,)), *pixels) for task_id in held}
 
     monkeypatch.setattr(Learner, "_validate", scored)
     return lab.learner.gate(now, "new", "live", lab.tasks[:4])
@@ -479,9 +486,9 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
 def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
     pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
     found = {
-        1: Judged((0.5, math.nan, math.nan), (9.0, math.nan, math.nan), *pixels),
-        2: Judged((0.7, 0.1, math.nan), (5.0, 3.0, math.nan), *pixels),
-        3: Judged((math.nan, math.nan, math.nan), (math.nan, math.nan, math.nan), *pixels),
+        1: Judged(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
+        2: Judged(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
+        3: Judged(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
     }
     assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
     quality = learner._quality(found, ["Lung", "Heart", "Rib"])

@@ -6,7 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.metrics import Masks, dice, drawn, hd95, mean, scan_dice, where_drawn
+from model import metrics
+from model.evaluation import (
+    MAIN,
+    METRICS,
+    OTHERS,
+    Masks,
+    Metric,
+    dice,
+    drawn,
+    hd95,
+    mean,
+    of_labels,
+    scan_dice,
+    where_drawn,
+)
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 pairs = shapes.flatmap(
@@ -203,3 +217,61 @@ def test_a_mean_leaves_out_what_was_not_scored_along_either_axis() -> None:
     np.testing.assert_allclose(mean(scores, empty=1.0), [0.5, 0.4, 1.0])
     np.testing.assert_allclose(mean(scores, empty=0.0, axis=0), [0.6, 0.1])
     assert mean([], empty=0.0) == 0
+
+
+# -- the table of metrics -------------------------------------------------------------------------
+
+EVERY_METRIC = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+
+
+@EVERY_METRIC
+def test_a_metric_scores_two_empty_masks_as_its_entry_says(metric: Metric) -> None:
+    assert metric.function(EMPTY, EMPTY, None) == pytest.approx([metric.empty])
+    assert metric.of_scan([EMPTY, EMPTY], [EMPTY, EMPTY]) == metric.empty
+    assert np.isnan(metric.of_labels(EMPTY, EMPTY)).all()
+
+
+@EVERY_METRIC
+def test_a_metric_prefers_the_nearer_mask_in_the_direction_of_its_entry(metric: Metric) -> None:
+    near, far = (float(metric.function(pred, LEFT, None)[0]) for pred in (SHIFTED, FAR))
+
+    assert metric.better(near, far)
+    assert not metric.better(far, near)
+    assert not metric.better(near, near)
+    assert metric.worst([near, far]) == far
+
+
+@EVERY_METRIC
+def test_only_a_metric_with_a_unit_follows_the_size_of_a_pixel(metric: Metric) -> None:
+    near, twice = (metric.function(SHIFTED, LEFT, spacing)[0] for spacing in (None, (2.0, 2.0)))
+
+    assert twice == pytest.approx(2 * near if metric.unit else near)
+
+
+@EVERY_METRIC
+def test_a_heading_tells_the_unit(metric: Metric) -> None:
+    assert metric.heading() == metric.title + (f" ({metric.unit})" if metric.unit else "")
+    assert metric.heading("mm") == metric.title + (" (mm)" if metric.unit else "")
+
+
+@few
+@given(pairs)
+def test_the_scores_of_a_scan_are_those_of_each_metric(pair: tuple[Masks, Masks]) -> None:
+    pred, true = pair
+    scores = of_labels(pred, true, (2.0, 1.0))
+
+    assert list(scores) == list(METRICS)
+    np.testing.assert_array_equal(scores["dice"], where_drawn(dice(pred, true), pred, true))
+    expected = where_drawn(hd95(pred, true, (2.0, 1.0)), pred, true)
+    np.testing.assert_array_equal(scores["hd95"], expected)
+    assert METRICS["dice"].of_scan(pred, true) == scan_dice(pred, true)
+
+
+def test_every_metric_has_one_name_and_dice_is_the_main_one() -> None:
+    assert [metric.name for metric in METRICS.values()] == list(METRICS)
+    assert MAIN.name == "dice"
+    assert [MAIN, *OTHERS] == list(METRICS.values())
+
+
+def test_dice_and_hd95_stay_importable_from_the_contract_s_module() -> None:
+    assert (metrics.dice, metrics.hd95) == (dice, hd95)

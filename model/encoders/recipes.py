@@ -1,4 +1,4 @@
-"""The encoders there are. A new one is an entry here, its name in `model.encoder_names` and its
+"""The encoders there are. A new one is an entry here, its name in `model.registry` and its
 builder in `networks`.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from model.encoder_names import AUTO, KNOWN, RADIMAGENET, STAND_IN, TIMM, is_timm
 from model.encoders import networks
 from model.encoders.encoder import SIZE
 from model.encoders.networks import Layers
+from model.registry import AUTO, KNOWN_ENCODERS, RADIMAGENET, STAND_IN, TIMM, is_timm
 
 # What the Hugging Face repositories of timm call their weights.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -49,7 +49,7 @@ def _radimagenet(build: Callable[..., Layers], dim: int, file: str) -> Recipe:
     return Recipe(build, dim, weighted=True, repository="Lab-Rasool/RadImageNet", files=(file,))
 
 
-REGISTRY = {
+RECIPES = {
     RADIMAGENET: _radimagenet(networks.radimagenet_resnet50, 2048, "ResNet50.pt"),
     "radimagenet-densenet121": _radimagenet(
         networks.radimagenet_densenet121, 1024, "DenseNet121.pt"
@@ -78,7 +78,7 @@ def weights_for(name: str, file: Path | None, *, owner: str) -> Path | None:
 def _weighted(name: str) -> str:
     """Return the encoder that a known name prefers, if it takes a file of weights; else empty."""
     preferred = RADIMAGENET if name == AUTO else name
-    return preferred if preferred.startswith(TIMM) or REGISTRY[preferred].weighted else ""
+    return preferred if preferred.startswith(TIMM) or RECIPES[preferred].weighted else ""
 
 
 def recipe_of(name: str) -> Recipe:
@@ -87,10 +87,10 @@ def recipe_of(name: str) -> Recipe:
     Raises:
         ValueError: If there is none of that name.
     """
-    if name in REGISTRY:
-        return REGISTRY[name]
+    if name in RECIPES:
+        return RECIPES[name]
     if not is_timm(name):
-        raise ValueError(f"encoder {name!r} is unknown; {KNOWN}")
+        raise ValueError(f"encoder {name!r} is unknown; {KNOWN_ENCODERS}")
     return _timm(name.removeprefix(TIMM))
 
 

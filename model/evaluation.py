@@ -1,0 +1,217 @@
+"""How well a mask agrees with the truth: overlap (Dice) and distance of the outlines (HD95).
+
+METRICS holds all that records, reports and pages know of a metric. A new one is an entry there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+Masks = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+Measure = Callable[[Masks, Masks, Sequence[float] | None], Scores]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of predicted masks against true ones, and how to read its values.
+
+    Attributes:
+        name: In records and columns of data, like "dice".
+        title: On pages and in reports, like "Dice".
+        function: Returns the score of each class, shape (c,), of predicted masks (c, h, w), true
+            masks and the height and width of a pixel.
+        unit: Of the scores where no height and width of a pixel is given; "" for a share.
+        empty: The score where both masks are empty.
+        higher_is_better: False for a distance.
+    """
+
+    name: str
+    title: str
+    function: Measure
+    unit: str
+    empty: float
+    higher_is_better: bool
+
+    def of_labels(self, pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
+        """Return the score of each class of a scan, shape (c,); NaN for one in neither mask.
+
+        Args:
+            pred: Predicted masks, shape (c, h, w).
+            true: True masks of the same shape.
+            spacing: Height and width of a pixel.
+        """
+        return where_drawn(self.function(pred, true, spacing), pred, true)
+
+    def of_scan(self, pred: Iterable[Masks], true: Iterable[Masks]) -> float:
+        """Return the score of a scan: the mean over the classes that are in either mask.
+
+        Args:
+            pred: Predicted mask of each class, shape (h, w); one is held at a time.
+            true: True masks in the same order.
+        """
+        scores = [self.of_labels(*pair)[0] for pair in zip(pred, true, strict=True)]
+        return float(self.mean(scores))
+
+    def mean(self, scores: ArrayLike, *, axis: int = -1) -> Scores:
+        """Return the mean of the scores that are not NaN along an axis; `empty` where all are."""
+        return mean(scores, empty=self.empty, axis=axis)
+
+    def worst(self, scores: ArrayLike) -> float:
+        """Return the worst of some scores."""
+        return float(np.min(scores) if self.higher_is_better else np.max(scores))
+
+    def better(self, score: float, other: float) -> bool:
+        """Say whether a score is better than another one; equal scores are not."""
+        return score > other if self.higher_is_better else score < other
+
+    def heading(self, unit: str = "") -> str:
+        """Return the title with the unit, if there is one: that of the pixels' height and width."""
+        return f"{self.title} ({unit or self.unit})" if self.unit else self.title
+
+
+def dice(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
+    """Return the Dice coefficient of each class, shape (c,); 1.0 where both masks are empty.
+
+    Args:
+        pred: Predicted masks, shape (c, h, w), or (h, w) for one class.
+        true: True masks of the same shape.
+        spacing: Not read: every metric is called with it, and a share has no length.
+
+    Raises:
+        ValueError: If the shapes differ or the masks are not boolean.
+    """
+    pred, true = _pair(pred, true)
+    common = (pred & true).sum(axis=(1, 2))
+    total = pred.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
+    return np.where(total == 0, 1.0, 2.0 * common / np.maximum(total, 1))
+
+
+def drawn(pred: Masks, true: Masks) -> NDArray[np.bool_]:
+    """Return which classes are in either mask at all, shape (c,).
+
+    Of classes that nobody drew and nothing predicted there is nothing to be right about: in a
+    project of eight labels, one of them on each scan, they would make any mask look good.
+    """
+    pred, true = _pair(pred, true)
+    return np.array([mask.any() for mask in pred | true], dtype=np.bool_)
+
+
+def scan_dice(pred: Iterable[Masks], true: Iterable[Masks]) -> float:
+    """Return the Dice of a scan: the mean over the classes that are in either mask.
+
+    1.0 where both masks are empty in every class: the scan is rightly empty.
+
+    Args:
+        pred: Predicted mask of each class, shape (h, w); one is held at a time.
+        true: True masks in the same order.
+    """
+    return MAIN.of_scan(pred, true)
+
+
+def where_drawn(scores: Scores, pred: Masks, true: Masks) -> Scores:
+    """Return the scores of the classes that are in either mask, NaN for the others, shape (c,).
+
+    Args:
+        scores: Of each class, shape (c,), as `dice` and `hd95` return them.
+        pred, true: The masks that were scored.
+    """
+    return np.where(drawn(pred, true), scores, np.nan)
+
+
+def mean(scores: ArrayLike, *, empty: float, axis: int = -1) -> Scores:
+    """Return the mean of the scores that are not NaN, along one axis of `scores`.
+
+    Args:
+        scores: Of scans, classes or networks; NaN where there was nothing to score.
+        empty: Stands where every score is NaN.
+        axis: Along which the mean is taken.
+    """
+    values = np.asarray(scores, np.float64)
+    there = ~np.isnan(values)
+    sums, counts = np.where(there, values, 0).sum(axis=axis), there.sum(axis=axis)
+    return np.where(counts == 0, empty, sums / np.maximum(counts, 1))
+
+
+def hd95(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
+    """Return the 95th-percentile Hausdorff distance of each class, shape (c,).
+
+    The larger of the two directed percentiles between the outlines. Both masks empty: 0.0; one
+    empty: the image's diagonal.
+
+    Args:
+        pred: Predicted masks, shape (c, h, w), or (h, w) for one class.
+        true: True masks of the same shape.
+        spacing: Height and width of a pixel; without it distances are in pixels.
+
+    Raises:
+        ValueError: If the shapes differ, the masks are not boolean or the spacing is not positive.
+    """
+    pred, true = _pair(pred, true)
+    pixel = _pixel(spacing)
+    return np.array([_hd95(p, t, pixel) for p, t in zip(pred, true, strict=True)], dtype=np.float64)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("dice", "Dice", dice, unit="", empty=1.0, higher_is_better=True),
+        Metric("hd95", "HD95", hd95, unit="pixels", empty=0.0, higher_is_better=False),
+    )
+}
+MAIN = METRICS["dice"]  # the gate, the worst scan and comparisons go by this one
+OTHERS = [metric for metric in METRICS.values() if metric is not MAIN]
+
+
+def of_labels(
+    pred: Masks, true: Masks, spacing: Sequence[float] | None = None
+) -> dict[str, Scores]:
+    """Return the scores of a scan's classes by the name of the metric, as `Metric.of_labels`."""
+    return {name: metric.of_labels(pred, true, spacing) for name, metric in METRICS.items()}
+
+
+def _hd95(pred: Masks, true: Masks, pixel: Scores) -> float:
+    if not pred.any() and not true.any():
+        return 0.0
+    if not pred.any() or not true.any():
+        return float(np.linalg.norm(pixel * pred.shape))
+    there = _distances(_outline(pred), _outline(true), pixel)
+    back = _distances(_outline(true), _outline(pred), pixel)
+    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def _outline(mask: Masks) -> Masks:
+    inside: Masks = binary_erosion(mask)
+    return mask & ~inside
+
+
+def _distances(start: Masks, goal: Masks, pixel: Scores) -> Scores:
+    to_goal: Scores = distance_transform_edt(~goal, sampling=pixel)
+    return to_goal[start]
+
+
+def _pair(pred: Masks, true: Masks) -> tuple[Masks, Masks]:
+    if pred.shape != true.shape or pred.ndim not in (2, 3):
+        raise ValueError(
+            f"masks of shapes {pred.shape} and {true.shape}: expected two of the same shape, "
+            "(classes, height, width) or (height, width)"
+        )
+    if pred.dtype != np.bool_ or true.dtype != np.bool_:
+        raise ValueError(
+            f"masks of types {pred.dtype} and {true.dtype}: expected bool; compare probabilities "
+            "with a threshold first"
+        )
+    height, width = pred.shape[-2:]
+    return pred.reshape(-1, height, width), true.reshape(-1, height, width)
+
+
+def _pixel(spacing: Sequence[float] | None) -> Scores:
+    pixel = np.asarray((1.0, 1.0) if spacing is None else spacing, dtype=np.float64)
+    if pixel.shape != (2,) or not np.all(np.isfinite(pixel)) or not np.all(pixel > 0):
+        raise ValueError(f"spacing {spacing}: expected the height and width of a pixel, above 0")
+    return pixel

@@ -1,0 +1,162 @@
+"""A trained network, the settings it was trained with, and the file that holds both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
+from model.preprocessing import CHANNELS
+
+INITS = ("scratch", "warm")
+
+
+class Untrainable(ValueError):
+    """What is here, the device's memory or a file of weights, does not let a config be trained."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training besides its scans."""
+
+    encoder_name: str
+    image_size: int  # side of the square the network sees, a multiple of its stride
+    classes: int
+    steps: int
+    batch_size: int
+    learning_rate: float  # at the peak of the schedule
+    seed: int = 0
+    device: str = "cpu"
+    init: str = "scratch"  # or "warm": from the weights of an earlier training
+    # RadImageNet's file for the encoder. Not in the repr: what is named by the repr of a config
+    # should follow from the file's content, which its path does not tell.
+    encoder_weights: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise ValueError(f"init {self.init!r}: expected one of {', '.join(INITS)}")
+        if self.encoder_weights and self.encoder_name != RADIMAGENET_FITS:
+            raise ValueError(
+                f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit "
+                f"{RADIMAGENET_FITS!r} alone; choose that encoder, or leave the weights out"
+            )
+        if self.image_size < 1 or self.image_size % STRIDE:
+            raise ValueError(
+                f"image_size {self.image_size}: expected a multiple of {STRIDE}, like 96"
+            )
+        if self.classes < 1 or self.steps < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"classes {self.classes}, steps {self.steps}, learning_rate {self.learning_rate}: "
+                "expected at least 1 class and 1 step, and a rate above 0"
+            )
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size}: expected at least 2, because batch normalisation "
+                "compares the scans of a batch"
+            )
+
+    def continues(self, earlier: TrainConfig) -> bool:
+        """Return whether the weights of an earlier training fit the network of this one."""
+        return (self.encoder_name, self.classes) == (earlier.encoder_name, earlier.classes)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network and how it came to be."""
+
+    network: nn.Module
+    config: TrainConfig
+    history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
+    validation: tuple[tuple[float, ...], ...]  # `evaluation.dice` of each held-out scan and class
+
+    def to_bytes(self) -> bytes:
+        """Return everything as one safetensors file."""
+        weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        story = {
+            "config": asdict(self.config),
+            "history": self.history,
+            "validation": self.validation,
+            "checksum": checksum(weights),
+        }
+        return save(weights, metadata={"fitted": json.dumps(story)})
+
+    def save(self, path: Path) -> None:
+        """Write everything to one safetensors file, which appears at `path` only when whole."""
+        unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(self.to_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # on a full disk this is what fills it
+            raise
+
+    @staticmethod
+    def load(path: Path, *, device: str = "cpu") -> Fitted:
+        """Return what `save` wrote, with the network on `device`, wherever it was trained.
+
+        Raises:
+            ValueError: If the file is damaged, or was not written by `save` as it is today.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                story = json.loads(file.metadata()["fitted"])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no trained network, or is damaged: {error}") from error
+        # Weights that a failing disk altered would still draw, and nobody would know how badly.
+        if story.get("checksum") not in {None, checksum(weights)}:
+            raise ValueError(f"{path} is damaged: its weights are not those that were written")
+        try:
+            config = TrainConfig(**story["config"])
+        except TypeError as error:
+            raise ValueError(f"{path} is a network of another release: {error}") from error
+        network = build_network(config, torch.device(device))
+        if weights.keys() != network.state_dict().keys():
+            raise ValueError(f"{path} is a network of another release: it has other layers")
+        network.load_state_dict(weights)
+        validation = tuple(tuple(scores) for scores in story["validation"])
+        return Fitted(network.eval(), config, tuple(story["history"]), validation)
+
+
+def build_network(
+    config: TrainConfig, device: torch.device, *, encoder_weights: str = ""
+) -> AttentionUnet:
+    """Return a new network of a config, on a device.
+
+    Args:
+        config: Names the encoder and the number of classes.
+        device: Where the network computes.
+        encoder_weights: RadImageNet's file for the encoder; without it the weights are random.
+
+    Raises:
+        Untrainable: If the file is missing, or holds the weights of another network.
+    """
+    network = AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+    if encoder_weights:
+        try:
+            load_radimagenet(network, Path(encoder_weights))
+        except (FileNotFoundError, ValueError) as error:
+            raise Untrainable(str(error)) from error
+    # This layout of memory computes a fifth faster on a CPU.
+    return network.to(memory_format=torch.channels_last).to(device)
+
+
+def checksum(weights: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of weights, by which a damaged file is known."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].cpu().numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,80 @@
+"""How undecided a network is about a scan, told by its probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.special import entr
+
+Probabilities = NDArray[np.float32]
+
+
+def entropy(probabilities: Probabilities) -> NDArray[np.float64]:
+    """Return how undecided the network is about each scan, from 0 (sure) to 1, shape (n,).
+
+    Binary entropy over ln 2 of each class by itself, mean over classes and pixels.
+
+    Args:
+        probabilities: Of independent classes, shape (n, c, h, w), without padding.
+
+    Raises:
+        ValueError: If the shape has other than four axes, or a value lies outside [0, 1].
+    """
+    means: NDArray[np.float64] = _bits(probabilities).mean(axis=(1, 2, 3), dtype=np.float64)
+    return np.minimum(means, 1.0)  # float32 rounding near 0.5
+
+
+def boundary_entropy(probabilities: Probabilities, band: float = 5) -> NDArray[np.float64]:
+    """Return how undecided the network is along the outlines it predicts, 0 to 1, shape (n,).
+
+    Entropy as in `entropy`, but the mean over the pixels within `band` of the outline of the
+    predicted mask (p > 0.5), class by class; a class without an outline takes all pixels. Certain
+    background, most of a scan, then no longer hides an uncertain border (Ma et al. 2024,
+    "Breaking the Barrier: Selective Uncertainty-based Active Learning for Medical Image
+    Segmentation", arXiv 2401.16298).
+
+    Args:
+        probabilities: Of independent classes, shape (n, c, h, w), without padding.
+        band: Greatest distance of a pixel's centre from the nearest one of the other side, in
+            pixels, at least 1.
+
+    Raises:
+        ValueError: If the shape or a value is not as described.
+    """
+    if not band >= 1:
+        raise ValueError(f"band is {band}: expected at least 1 pixel")
+    bits = _bits(probabilities)
+    means = [
+        [_mean_near_outline(plane, mask, band) for plane, mask in zip(*scan, strict=True)]
+        for scan in zip(bits, probabilities > 0.5, strict=True)
+    ]
+    flat = np.array(means, np.float64).reshape(probabilities.shape[:2])
+    found: NDArray[np.float64] = np.minimum(flat.mean(axis=1), 1.0)
+    return found
+
+
+UNCERTAINTIES = {"entropy": entropy, "boundary-entropy": boundary_entropy}
+
+
+def _bits(probabilities: Probabilities) -> NDArray[np.floating[Any]]:
+    if probabilities.ndim != 4:
+        raise ValueError(
+            f"probabilities of shape {probabilities.shape}: expected (n, classes, height, width); "
+            "add an axis to the probabilities of a single scan"
+        )
+    if not np.all((probabilities >= 0) & (probabilities <= 1)):
+        raise ValueError("probabilities must lie in [0, 1]; apply the sigmoid to logits first")
+    bits: NDArray[np.floating[Any]] = (entr(probabilities) + entr(1 - probabilities)) / np.log(2)
+    return bits
+
+
+def _mean_near_outline(
+    bits: NDArray[np.floating[Any]], mask: NDArray[np.bool_], band: float
+) -> float:
+    if mask.all() or not mask.any():
+        return float(bits.mean(dtype=np.float64))
+    across = np.where(mask, distance_transform_edt(mask), distance_transform_edt(~mask))
+    return float(bits[across <= band].mean(dtype=np.float64))
