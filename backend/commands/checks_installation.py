@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from backend.commands.connection import (
-    explained,
-    signed_headers,
-    workers_running,
-)
+from backend.commands.connection import explained, signed_headers, workers_running
 from backend.commands.findings import Check, Finding, Load
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudio

@@ -32,6 +32,7 @@ from model import active_learning, clustering, inference, metrics, projection, t
 from model.attention_unet import AttentionUnet
 
 log = logging.getLogger(__name__)
+
 NETWORKS_APART = 10_000  # between the seeds of networks that share a selection
 
 

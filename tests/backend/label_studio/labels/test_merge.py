@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from backend.label_studio import labels
-from tests.backend.label_studio.labels.samples import (
-    QUICK,
-)
+from tests.backend.label_studio.labels.samples import QUICK
 
 
 @given(

@@ -12,13 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from backend.label_studio import labels
 from backend.label_studio.labels.shapes import REGISTRY
-from tests.backend.label_studio.labels.samples import (
-    CONFIG,
-    PLAIN,
-    QUICK,
-    block,
-    problems,
-)
+from tests.backend.label_studio.labels.samples import CONFIG, PLAIN, QUICK, block, problems
 
 MASKS = hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 20), st.integers(1, 20)))
 

@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from backend.label_studio import labels
-from tests.backend.label_studio.labels.samples import (
-    CONFIG,
-    JSON,
-    QUICK,
-    block,
-    region,
-)
+from tests.backend.label_studio.labels.samples import CONFIG, JSON, QUICK, block, region
 
 with warnings.catch_warnings():
     # The SDK, here only as an oracle, warns of its own deprecated imports.

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio import labels
-from tests.backend.label_studio.labels.samples import (
-    DRAWN,
-    EVERY,
-    SQUARE,
-    picture,
-    shape,
-)
+from tests.backend.label_studio.labels.samples import DRAWN, EVERY, SQUARE, picture, shape
 
 
 @pytest.mark.parametrize(
