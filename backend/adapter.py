@@ -21,16 +21,8 @@ from backend import logs
 from backend.settings import keep_private, load_settings, prepare_data_dir
 from backend.storage import bucket
 from backend.storage.store import open_store
-from backend.web.app import (
-    MOST_BYTES,
-    Gate,
-    add_errors,
-    health_of,
-    job_status_of,
-    json_body,
-    protect,
-    webhook_of,
-)
+from backend.web.app import MOST_BYTES, add_errors, health_of, job_status_of, json_body, webhook_of
+from backend.web.auth import Gate, protect
 from backend.web.ml_protocol import Answers, OneAtATime, live_drafts
 from backend.web.refresh_requests import Hints
 

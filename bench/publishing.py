@@ -24,8 +24,9 @@ import label_studio_sdk
 from pydantic import SecretStr
 
 from backend.label_studio import labels
-from backend.label_studio.client import LabelStudio, score
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.publisher import Publisher
+from backend.label_studio.queue_import import score
 from backend.settings import Settings
 from backend.storage.store import Store, Version, open_store
 from demo.annotator import Annotator

@@ -13,8 +13,8 @@ from functools import cache
 
 import httpx
 
-from backend.commands import checks
-from backend.commands.checks import Check, Finding
+from backend.commands import checks_installation, checks_project
+from backend.commands.findings import Check, Finding
 from backend.errors import FirstlightError
 from backend.rounds.services import Services
 from backend.settings import Settings, require_api_key
@@ -41,10 +41,10 @@ def examine(
         fix: Whether to mend what the API can, and to look again.
     """
     here = _Examination(fix)
-    yield from here.all(checks.installation(settings))
-    yield here.look("web process", lambda: checks.web_process(settings, web))
+    yield from here.all(checks_installation.installation(settings))
+    yield here.look("web process", lambda: checks_installation.web_process(settings, web))
     if here.all_ok("web process"):
-        yield here.look("web access", lambda: checks.web_access(settings, web))
+        yield here.look("web access", lambda: checks_installation.web_access(settings, web))
     if not here.all_ok("database"):
         settings = settings.model_copy(update={"database_url": "sqlite://"})  # knows nothing
     try:
@@ -58,26 +58,28 @@ def examine(
 
 def _beyond(here: _Examination, services: Services, project_id: int | None) -> Iterator[Finding]:
     settings, studio = services.settings, services.studio
-    yield here.look("Label Studio", lambda: checks.label_studio(studio, settings.label_studio_url))
+    yield here.look(
+        "Label Studio", lambda: checks_installation.label_studio(studio, settings.label_studio_url)
+    )
     if here.all_ok("Label Studio"):
-        yield here.look("token", lambda: checks.token(studio))
+        yield here.look("token", lambda: checks_installation.token(studio))
     if here.all_ok("Label Studio", "token"):
         url = settings.public_url
-        yield here.look("backend address", lambda: checks.backend_address(studio, url))
-        yield here.look("webhook address", lambda: checks.webhook_address(studio, url))
+        yield here.look("backend address", lambda: checks_installation.backend_address(studio, url))
+        yield here.look("webhook address", lambda: checks_installation.webhook_address(studio, url))
     known = services.store.project(project_id) if project_id and here.all_ok("database") else None
-    load = cache(lambda: checks.load_encoder(settings, known))
-    yield here.look("encoder", lambda: checks.encoder(settings, load))
+    load = cache(lambda: checks_installation.load_encoder(settings, known))
+    yield here.look("encoder", lambda: checks_installation.encoder(settings, load))
     if project_id is None:
         return
     if not here.all_ok("database", "Label Studio", "token"):
         yield Finding("project", False, "It was not looked at.", "Mend what stands above first.")
         return
-    yield here.look("project", lambda: checks.project(studio, project_id))
+    yield here.look("project", lambda: checks_project.project(studio, project_id))
     if here.all_ok("project"):
-        yield from here.all(checks.of_project(services, project_id, load))
+        yield from here.all(checks_project.of_project(services, project_id, load))
         if here.all_ok("entry"):
-            yield from here.all(checks.of_queue(services, project_id))
+            yield from here.all(checks_project.of_queue(services, project_id))
 
 
 class _Examination:

@@ -6,29 +6,26 @@ named by what determines it, so that the same command goes on where it was stopp
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from backend.errors import ConfigError
-from backend.experiments import datasets, report
+from backend.experiments import datasets, figures, report, results
 from backend.experiments.plans import Arm, Plan
-from backend.imaging.scan_cache import WORKING_SIZE
-from backend.rounds import encoding
+from backend.experiments.studies import Array, Say, Study, prepare
 from backend.settings import Settings
 from backend.storage import artifacts
 from model import active_learning, clustering, evaluation, inference, projection, training
@@ -38,71 +35,7 @@ from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
-Say = Callable[[str], object]
-
-FORMAT = 3  # of a run's file; raise it when old files must not stand for new runs
 NETWORKS_APART = 10_000  # between the seeds of networks that share a selection
-CHUNK = 64  # scans encoded at once
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An encoder's embeddings of all scans."""
-
-    name: str  # with the mark of its weights
-    path: Path
-    substitution: str
-
-
-@dataclass(frozen=True)
-class Study:
-    """What all runs share, handed to every process.
-
-    Attributes:
-        out: Where results are kept.
-        data: The scans at working size.
-        pool, held: Rows of `data` that can be labelled, and those that are measured on.
-        folds: Rows that are measured on in turn, by seed; see `of`.
-        encoded: By encoder as asked for.
-        train: How networks are trained, but for the seed.
-        code: Digest of the sources of `model`.
-    """
-
-    out: Path
-    plan: Plan
-    data: datasets.Collection
-    pool: tuple[int, ...]
-    held: tuple[int, ...]
-    folds: tuple[tuple[int, ...], ...]
-    encoded: Mapping[str, Encoded]
-    train: training.TrainConfig
-    code: str
-
-    def of(self, seed: int) -> Study:
-        """Return the study as a run of this seed sees it: one fold held out, the rest its pool."""
-        held = self.folds[seed % len(self.folds)]
-        return replace(self, held=held, pool=_others(len(self.data.scans), held))
-
-    def file(self, arm: Arm, seed: int) -> Path:
-        """Return where the result of a run lies: named by all that decides it but the code.
-
-        Files of other code stay valid, so that a changed comment costs nobody a night; the report
-        says when they are mixed.
-        """
-        plan, encoder, held = self.plan, self.encoded[arm.encoder].name, self.of(seed).held
-        shared = (FORMAT, self.data.fingerprint, held, repr(self.train), plan.train_seeds)
-        digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
-        return self.out / "runs" / f"{digest}.json"
-
-    def scans(self, rows: Iterable[int]) -> list[datasets.Kept]:
-        """Return scans by their rows of the data."""
-        return [self.data.scans[row] for row in rows]
-
-    def map_file(self, arm: Arm, seed: int) -> Path:
-        """Return where the map of an encoder, projection and seed lies."""
-        space = (self.encoded[arm.encoder].path.name, arm.projection, seed)
-        return self.out / "maps" / f"{artifacts.digest(self.code, self.pool, space)}.npz"
 
 
 def simulate(
@@ -135,29 +68,10 @@ def simulate(
             failed[name] = f"{type(error).__name__}: {error}"
             log.error("%s failed", name, exc_info=error)
         say(f"{done}/{len(todo)} {name}: {failed.get(name) or _outcome(study.file(*run_of))}")
-    results = _results(study, failed)
-    report.write(results, _maps(study, results), _attention(study, results), out)
+    found = results.read(study, failed)
+    report.write(found, _maps(study, found), _attention(study, found), out)
     say(f"Report: {out / 'report.md'}")
     return failed
-
-
-def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
-    """Read the scans, hold some of them out and embed all.
-
-    Raises:
-        FirstlightError: As for `simulate`.
-    """
-    dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
-    say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
-    longest = max(WORKING_SIZE, plan.image_size or 0)  # as production keeps them
-    data = datasets.keep(dataset, out / "scans", longest=longest)
-    folds = _folds(plan, [scan.group for scan in data.scans])
-    pool = _others(len(data.scans), folds[0])
-    code = _code()
-    asked = dict.fromkeys(arm.encoder for arm in plan.arms)
-    encoded = {name: _encode(data, name, out, code, settings) for name in asked}
-    train = _train_config(plan, len(data.labels), settings)
-    return Study(out, plan, data, pool, folds[0], folds, encoded, train, code)
 
 
 def _prepare_folder(out: Path) -> None:
@@ -167,47 +81,6 @@ def _prepare_folder(out: Path) -> None:
         raise ConfigError(
             f"--out {out} cannot be written ({error.strerror}).", "Give a folder of yours."
         ) from None
-
-
-def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Return the rows that are held out: the same for every run, or in turn."""
-    if plan.folds is None:
-        folds: tuple[tuple[int, ...], ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
-    else:
-        folds = deal(groups, plan.folds, plan.split_seed)
-    most = max(len(held) for held in folds)
-    if len(groups) - most < max(plan.labels) or not all(folds):
-        raise ConfigError(
-            f"{len(groups)} scans, {most} of them held out, leave {len(groups) - most} to label; "
-            f"expected {max(plan.labels)} at least, and a scan in every fold.",
-            "Lower --held-out, --folds or --labels.",
-        )
-    return folds
-
-
-def _others(number: int, held: Sequence[int]) -> tuple[int, ...]:
-    return tuple(np.setdiff1d(np.arange(number), held).tolist())
-
-
-def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """Return rows in folds for cross-validation, each ascending: whole groups in random order,
-    each into the fold that has the fewest scans so far.
-    """
-    dealt: list[list[int]] = [[] for _ in range(folds)]
-    for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
-        min(dealt, key=len).extend(np.flatnonzero(np.equal(groups, group)).tolist())
-    return tuple(tuple(sorted(fold)) for fold in dealt)
-
-
-def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
-    """Return rows to measure on, ascending: whole groups in random order until there are enough."""
-    drawn: list[int] = []
-    order = np.random.default_rng(seed).permutation(np.unique(groups))
-    for group in order.tolist():
-        if len(drawn) >= wanted:
-            break
-        drawn += np.flatnonzero(np.equal(groups, group)).tolist()
-    return tuple(sorted(drawn))
 
 
 def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
@@ -400,40 +273,6 @@ def _map(study: Study, arm: Arm, seed: int) -> projection.Projection:
     return fitted
 
 
-def _encode(
-    data: datasets.Collection, name: str, out: Path, code: str, settings: Settings
-) -> Encoded:
-    # Beside the results, because an experiment needs no DATA_DIR.
-    encoder = encoding.load(settings.model_copy(update={"data_dir": out}), name)
-    digest = artifacts.digest(data.fingerprint, encoder.name, code)
-    path = out / "embeddings" / f"{digest}.npy"
-    if not path.exists():
-        starts = range(0, len(data.scans), CHUNK)
-        chunks = [[scan.load()[0] for scan in data.scans[i : i + CHUNK]] for i in starts]
-        artifacts.write_array(path, np.concatenate([encoder.encode(chunk) for chunk in chunks]))
-    return Encoded(encoder.name, path, encoder.substitution)
-
-
-def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:
-    try:
-        device = training.resolve_device(settings.device)
-        config = training.default_config(device, classes, image_size=plan.image_size)
-        return replace(config, steps=plan.steps or config.steps)
-    except ValueError as error:
-        raise ConfigError(
-            f"Nothing can be trained so: {error}.", "Correct --image-size, --steps or DEVICE."
-        ) from None
-
-
-def _code() -> str:
-    """Return a digest of the sources of `model`: what was computed by others is not mixed in."""
-    folder = Path(active_learning.__file__).parent
-    content = hashlib.sha256()
-    for source in sorted(folder.rglob("*.py")):
-        content.update(source.read_bytes())
-    return content.hexdigest()[:16]
-
-
 Made = tuple[tuple[Arm, int], BaseException | None]
 
 
@@ -489,91 +328,19 @@ def _outcome(path: Path) -> str:
     return f"Dice {dice} ({sum(step['seconds'] for step in steps):.0f} s of training)"
 
 
-def _results(study: Study, failed: Mapping[str, str]) -> report.Results:
-    plan = study.plan
-    arms = {
-        name: {
-            seed: _read(path)
-            for seed in plan.seeds_of(arm)
-            if (path := study.file(arm, seed)).exists()
-        }
-        for arm, name in plan.names().items()
-    }
-    return report.Results(
-        title=study.data.name,
-        settings=_settings(study),
-        unit=study.data.unit,
-        labels=plan.labels,
-        arms={name: runs for name, runs in arms.items() if runs},
-        baseline=plan.names()[plan.control()],
-        failed=failed,
-        notes=_notes(study, arms),
-        folds=plan.folds,
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return {**artifacts.read_json(path), "file": f"runs/{path.name}"}
-
-
-def _settings(study: Study) -> dict[str, str]:
-    plan = study.plan
-    arms = {
-        field.name.replace("_", "-"): _listed(getattr(arm, field.name) for arm in plan.arms)
-        for field in fields(Arm)
-    }
-    return {
-        **arms,
-        "labels": _listed(plan.labels),
-        "seeds": _listed(plan.seeds),
-        "random-draws": str(plan.random_draws or len(plan.seeds)),
-        "train-seeds": str(plan.train_seeds),
-        "held-out": f"{_range(map(len, study.folds))} of {len(study.data.scans)} scans",
-        "folds": str(plan.folds or "none"),
-        "split-seed": str(plan.split_seed),
-        "image-size": str(study.train.image_size),
-        "steps": str(study.train.steps),
-        "network": study.train.encoder_name,
-    }
-
-
-def _range(sizes: Iterable[int]) -> str:
-    found = list(sizes)
-    return " to ".join(map(str, sorted({min(found), max(found)})))
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ",".join(dict.fromkeys(map(str, values)))
-
-
-def _notes(study: Study, arms: Mapping[str, Mapping[int, Any]]) -> tuple[str, ...]:
-    substituted = [
-        f"Encoder `{name}` is `{encoded.name}`: {encoded.substitution}."
-        for name, encoded in study.encoded.items()
-        if encoded.substitution
-    ]
-    codes = {run["code"] for runs in arms.values() for run in runs.values()}
-    if len(codes) > 1:
-        substituted.append(
-            f"These runs were made by {len(codes)} states of the code in `model`. If a difference "
-            "between them may matter, choose another --out and run everything again."
-        )
-    return tuple(substituted)
-
-
-def _maps(study: Study, results: report.Results) -> list[report.Map]:
+def _maps(study: Study, found: results.Results) -> list[figures.Map]:
     """Return a map for each encoder and projection, of the first seed, with the arms on it."""
     names, seed = study.plan.names(), study.plan.seeds[0]
     study = study.of(seed)
     place = {row: index for index, row in enumerate(study.pool)}
     spaces: dict[str, dict[Arm, list[int]]] = {}
     for arm, name in names.items():
-        run_of = results.arms.get(name, {}).get(seed)
+        run_of = found.arms.get(name, {}).get(seed)
         if run_of is not None:
             rows = [place[row] for step in run_of["steps"] for row in step["rows"]]
             spaces.setdefault(f"{arm.encoder}, {arm.projection}", {})[arm] = rows
     return [
-        report.Map(
+        figures.Map(
             name=space,
             seed=seed,
             points=_map(study, next(iter(chosen)), seed).coordinates,
@@ -584,7 +351,7 @@ def _maps(study: Study, results: report.Results) -> list[report.Map]:
     ]
 
 
-def _attention(study: Study, results: report.Results) -> Iterator[report.Attention]:
+def _attention(study: Study, found: results.Results) -> Iterator[figures.Attention]:
     """Yield what the gates let through for each arm, after the last labels of its first seed.
 
     The network is trained again, on one core as in a run, which gives the same one: weights of
@@ -593,23 +360,23 @@ def _attention(study: Study, results: report.Results) -> Iterator[report.Attenti
     seed = study.plan.seeds[0]
     shown = study.scans(study.of(seed).held[: study.plan.attention])
     for name in study.plan.names().values():
-        run_of = results.arms.get(name, {}).get(seed)
+        run_of = found.arms.get(name, {}).get(seed)
         if not shown or run_of is None:
             continue
         rows = sorted(row for step in run_of["steps"] for row in step["rows"])
         with _one_core():
             fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
         network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
-        found = zip(shown, _predicted(fitted, shown), strict=True)
-        yield report.Attention(
+        drawn = zip(shown, _predicted(fitted, shown), strict=True)
+        yield figures.Attention(
             name=name,
             scans=tuple(
-                report.Looked(
+                figures.Looked(
                     scan.name,
                     scan.load()[0],
                     probabilities > 0.5,
                     inference.attention(network, scan.load()[0], size),
                 )
-                for scan, probabilities in found
+                for scan, probabilities in drawn
             ),
         )

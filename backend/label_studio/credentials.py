@@ -1,9 +1,7 @@
-"""Who may call this service: what Label Studio is given to sign with, and how it is checked."""
+"""What Label Studio is given, so that its requests to us are signed."""
 
 from __future__ import annotations
 
-import base64
-import hmac
 from collections.abc import Callable
 
 from backend.settings import Settings
@@ -40,27 +38,3 @@ def webhook_headers(secret: str) -> dict[str, str]:
     So the password is never among them: the secret opens /webhook alone.
     """
     return {SECRET_HEADER: secret} if secret else {}
-
-
-def has_basic_auth(authorization: str, settings: Settings) -> bool:
-    """Return whether this header brings the user and password, if the settings have them."""
-    if not settings.basic_auth_user:
-        return True
-    scheme, _, token = authorization.partition(" ")
-    return scheme.lower() == "basic" and hmac.compare_digest(_decoded(token), _pair(settings))
-
-
-def has_secret(given: str, expected: str) -> bool:
-    """Return whether this is the secret that is expected."""
-    return hmac.compare_digest(given.encode(), expected.encode())
-
-
-def _pair(settings: Settings) -> bytes:
-    return f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}".encode()
-
-
-def _decoded(token: str) -> bytes:
-    try:
-        return base64.b64decode(token.strip())
-    except ValueError:
-        return b""

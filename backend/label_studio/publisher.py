@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.errors import LabelStudioError, PublishError
-from backend.label_studio.client import QUEUE, LabelStudio, QueueItem, moment
+from backend.label_studio.client import QUEUE, LabelStudio
 from backend.label_studio.credentials import entry_credentials
+from backend.label_studio.moments import moment
+from backend.label_studio.queue_import import QueueItem
 from backend.settings import Settings
 from backend.storage.store import Store, Version
 

@@ -6,7 +6,7 @@ from functools import cache, partial
 from typing import Any
 
 from backend.label_studio import labels
-from backend.label_studio.client import moment
+from backend.label_studio.moments import moment
 from backend.rounds.services import Services
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles

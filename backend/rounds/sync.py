@@ -11,7 +11,8 @@ from typing import Any
 
 from backend.errors import OptionsError, Unreachable
 from backend.label_studio import labels
-from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio, ProjectInfo, moment, notation
+from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio, ProjectInfo
+from backend.label_studio.moments import moment, notation
 from backend.settings import ProjectOptions, parse_options
 from backend.storage import ledger
 from backend.storage.artifacts import digest

@@ -29,7 +29,8 @@ from backend.rounds.erasing import Eraser, follow
 from backend.settings import Settings, prepare_data_dir
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import Store, open_store
-from backend.web.app import MOST_BYTES, REFUSED_BYTES, WEBHOOK, Gate, create_app
+from backend.web.app import MOST_BYTES, create_app
+from backend.web.auth import REFUSED_BYTES, WEBHOOK, Gate
 from backend.web.ml_protocol import live_drafts
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from backend.rounds.services import Services
 from backend.rounds.workflow import Rounds
 from backend.storage.store import Project
 from backend.storage.workers import Membership
-from backend.worker import main
+from backend.worker import main, recovery
 from model import phantoms
 from model.fitted import TrainConfig
 from tests.backend.conftest import Clock, the
@@ -56,7 +56,7 @@ class Site:
         # A process has one worker; a second start in this one has to forget the first.
         registry = dbos_internals._get_or_create_dbos_registry()
         registry.instance_info_map.clear()
-        self.member = Membership(self.store, main.RELEASE)
+        self.member = Membership(self.store, recovery.RELEASE)
         self.member.join(alone=True)  # whoever was stopped before this start
         self.rounds = main.launch(self.services, self.member)
 
@@ -88,6 +88,10 @@ class Site:
     @property
     def versions(self) -> list[str]:
         return [found.name.rpartition(" ")[0] for found in self.store.versions(self.number)]
+
+
+def refreshes() -> list[Any]:
+    return [found for found in DBOS.list_workflows() if found.name.endswith("refresh")]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:

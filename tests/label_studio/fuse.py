@@ -122,13 +122,13 @@ def _end_with_parent() -> None:
 
 def put_in(fuse: Fuse) -> None:
     _around_steps(fuse)
-    from backend.label_studio import client, publisher
+    from backend.label_studio import client, publisher, queue_import, transport
     from backend.rounds import learner
     from backend.storage import artifacts, store
 
-    client.IMPORT_CHUNK = CHUNK
+    queue_import.IMPORT_CHUNK = CHUNK
     _in_training(fuse, learner.Learner)
-    _in_imports(fuse, client.LabelStudio)
+    _in_imports(fuse, transport.Transport)
     _behind(fuse, artifacts.ProjectFiles, "write", "weights written", of="models/")
     _behind(fuse, publisher.Publisher, "_arrived", "all arrived")
     _behind(fuse, store.Store, "go_live", "live here")
@@ -195,9 +195,9 @@ def _in_training(fuse: Fuse, learner: type[Any]) -> None:
     learner.reporter = reporter
 
 
-def _in_imports(fuse: Fuse, studio: type[Any]) -> None:
+def _in_imports(fuse: Fuse, transport: type[Any]) -> None:
     """While Label Studio is at work on the first call of an import, and behind that call."""
-    real = studio._call
+    real = transport.call
 
     def call(self: Any, method: str, path: str, *args: Any, **named: Any) -> Any:
         if not path.endswith("import/predictions"):
@@ -211,4 +211,4 @@ def _in_imports(fuse: Fuse, studio: type[Any]) -> None:
         time.sleep(SENT_SECONDS)
         fuse.burn("import sent")
 
-    studio._call = call
+    transport.call = call

@@ -13,19 +13,14 @@ from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
 from backend.errors import UnsupportedLabelConfig
+from backend.label_studio.labels.shapes import BARE, LABELLED, REGISTRY, SHAPES
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-# What a draft is drawn as, where a label can be drawn in several ways: the closest to a mask first.
-SHAPES = ("brush", "polygon", "ellipse", "rectangle")
-
-# Tags, and types of region, that draw with labels of their own and without. In lower case, for the
-# editor reads tag names without regard to case.
-LABELLED = {f"{shape}labels": shape for shape in SHAPES}
-BARE = {shape: shape for shape in SHAPES} | {"magicwand": "brush"}
 _DRAWING = LABELLED | BARE
-_OFFERED = "BrushLabels, PolygonLabels, EllipseLabels or RectangleLabels"
+_LABELS_TAGS = [REGISTRY[name].labels_tag for name in SHAPES]
+_OFFERED = f"{', '.join(_LABELS_TAGS[:-1])} or {_LABELS_TAGS[-1]}"
 # Far beyond any interface that people draw with; what is larger could take minutes to read.
 _LONGEST = 1_000_000  # characters
 _MOST_TAGS = 100  # that draw or hold labels: each pair of them may be a tool
@@ -38,7 +33,7 @@ class Tool:
     """A control tag that draws masks, with the labels of its own or of a separate Labels tag."""
 
     name: str
-    shape: str  # one of SHAPES
+    shape: str  # its name in the registry of shapes
     labels: tuple[str, ...]
     labels_name: str = ""  # of the Labels tag; empty where the tool has its own labels
 

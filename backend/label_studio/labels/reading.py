@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.label_studio.labels.config import BARE, LABELLED, SHAPES, LabelConfig
+from backend.label_studio.labels.config import LabelConfig
+from backend.label_studio.labels.shapes import BARE, LABELLED, REGISTRY, SHAPES
+from backend.label_studio.labels.shapes.outline import Outline, short
 from model import masks as codec
 from model.masks import Boxes
 
@@ -16,17 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Mask = NDArray[np.bool_]
-    Points = NDArray[np.float64]
     Region = dict[str, Any]
 
 # Of one annotation, in all its regions: far beyond drawing by hand, seconds of work in training.
 _MOST_RLE = 20_000_000  # bytes of brush masks; a mask of a 60-megapixel scan takes below a million
 _MOST_AREA = 1_000  # whole images that the boxes around its outlines cover
 _LONGEST = 10**9  # pixels of a side; far longer ones are no numbers to calculate with
-_FARTHEST = 1000  # per cent of the image: the editor keeps what is drawn inside it, more or less
-_FEWEST_POINTS = 3
 _UNREAD = frozenset({"bitmask", "bitmasklabels"})
-_TELLING = {"rle": "brush", "points": "polygon", "radiusX": "ellipse", "height": "rectangle"}
 
 
 def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Mask:
@@ -62,24 +60,6 @@ def planes(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int])
     return (_plane(drawings.get(row, []), size) for row in range(len(config.labels)))
 
 
-@dataclass(frozen=True)
-class _Outline:
-    """A shape to be filled."""
-
-    corners: Points  # in pixels of the wanted size
-    area: float  # in pixels of its image
-    share: float  # of its image that the box around it covers
-
-    def draw(self, plane: Mask) -> None:
-        """Cover what it goes around, or the pixels that it runs through where that is none."""
-        height, width = plane.shape
-        covered, window = codec.filled_window(self.corners, (height, width))
-        if covered.any() or self.area < 1:
-            plane[window] |= covered
-        else:
-            plane |= codec.touched(self.corners, (height, width))
-
-
 @dataclass
 class _Amount:
     """How much an annotation holds so far; a region with two labels counts twice."""
@@ -108,16 +88,16 @@ class _Amount:
 
 def _drawings(
     result: Sequence[Any], config: LabelConfig, size: tuple[int, int]
-) -> dict[int, list[Boxes | _Outline]]:
+) -> dict[int, list[Boxes | Outline]]:
     """Return what covers each label that is drawn at all, by its row."""
-    found: dict[int, list[Boxes | _Outline]] = {}
+    found: dict[int, list[Boxes | Outline]] = {}
     amount = _Amount()
     for index, shape, region, labels in _regions(result, config):
         try:
             rows = _rows(region, labels, config)
             amount.add(rle=len(rows) * _rle_length(region))
             drawing = _drawing(shape, region, size)
-            if isinstance(drawing, _Outline):
+            if isinstance(drawing, Outline):
                 amount.add(area=len(rows) * drawing.share)
         except ValueError as error:
             raise ValueError(f"{shape} region {index}: {error}") from error
@@ -126,30 +106,13 @@ def _drawings(
     return found
 
 
-def _plane(drawings: Sequence[Boxes | _Outline], size: tuple[int, int]) -> Mask:
-    boxes = [drawing for drawing in drawings if not isinstance(drawing, _Outline)]
+def _plane(drawings: Sequence[Boxes | Outline], size: tuple[int, int]) -> Mask:
+    boxes = [drawing for drawing in drawings if not isinstance(drawing, Outline)]
     plane = codec.painted(boxes, size) if boxes else np.zeros(size, dtype=bool)
     for drawing in drawings:
-        if isinstance(drawing, _Outline):
-            drawing.draw(plane)
+        if isinstance(drawing, Outline):
+            drawing.fill(plane)
     return plane
-
-
-def merge(annotations: Iterable[Mask]) -> Mask:
-    """Return the pixels that more than half of the (c, h, w) masks cover; a tie is background.
-
-    One mask is held at a time where they come from an iterator.
-    """
-    shapes, number = set(), 0
-    votes: NDArray[np.uint16] = np.zeros((1, 1, 1), np.uint16)
-    for mask in annotations:
-        shapes.add(mask.shape)
-        if len(shapes) == 1:
-            number, votes = number + 1, votes + mask
-    if len(shapes) != 1:
-        raise ValueError(f"expected one or more masks of one shape, got {sorted(shapes)}")
-    agreed: Mask = 2 * votes > number
-    return agreed
 
 
 # -- which entries of a result are masks -----------------------------------------------------------
@@ -176,7 +139,7 @@ def _regions(
             yield index, BARE[kind], entry, _listed(entry, "labels") or labels_of.get(here, [])
         elif _is_separate(entry, config) and here not in drawn:
             shape = _told_shape(entry)
-            if shape in SHAPES or here not in others:  # else it labels a key point, say
+            if shape in REGISTRY or here not in others:  # else it labels a key point, say
                 yield index, shape, entry, labels_of[here]
 
 
@@ -207,7 +170,7 @@ def _is_separate(entry: Region, config: LabelConfig) -> bool:
 
 def _told_shape(entry: Region) -> str:
     value = _value(entry)
-    return next((shape for key, shape in _TELLING.items() if key in value), "shapeless")
+    return next((name for name, shape in REGISTRY.items() if shape.key in value), "shapeless")
 
 
 def _id(entry: Region, index: int) -> str:
@@ -246,73 +209,13 @@ def _rle_length(region: Region) -> int:
     return len(rle) if isinstance(rle, list) else 0
 
 
-def _drawing(shape: str, region: Region, size: tuple[int, int]) -> Boxes | _Outline:
+def _drawing(shape: str, region: Region, size: tuple[int, int]) -> Boxes | Outline:
     # `image_rotation` is how the page showed the image: what is stored is not turned with it.
-    height, width = _length(region, "original_height"), _length(region, "original_width")
+    image = _length(region, "original_height"), _length(region, "original_width")
     value = _value(region)
-    if shape not in SHAPES:
+    if shape not in REGISTRY:
         raise ValueError("it holds no shape")
-    if shape == "brush":
-        return _brush(value, height, width, size)
-    # Turned on the image itself, where angles hold, and only then brought to another size.
-    outline = _outline(shape, value, height, width)
-    sides = np.ptp(np.clip(outline / (width, height), 0, 1), axis=0)
-    return _Outline(
-        corners=outline * (size[1] / width, size[0] / height),
-        area=codec.area_of(outline),
-        share=float(sides.prod()),
-    )
-
-
-def _brush(value: dict[str, Any], height: int, width: int, size: tuple[int, int]) -> Boxes:
-    rle = value.get("rle")
-    if value.get("format") != "rle" or not isinstance(rle, list):
-        raise ValueError("it holds no run-length encoded mask")
-    return codec.decode_boxes(rle, height, width, size)
-
-
-def _outline(shape: str, value: dict[str, Any], height: int, width: int) -> Points:
-    """Return a shape's outline in pixels of its image; what it holds are per cent of it."""
-    if shape == "polygon":
-        return _points(value) * (width / 100, height / 100)
-    across, down, degrees = width / 100, height / 100, _number(value, "rotation", 0)
-    x, y = _number(value, "x") * across, _number(value, "y") * down
-    if shape == "ellipse":
-        radii = _number(value, "radiusX") * across, _number(value, "radiusY") * down
-        return codec.Ellipse(x, y, *radii, degrees).outline
-    sides = _number(value, "width") * across, _number(value, "height") * down
-    return codec.Box(x, y, *sides, degrees).outline
-
-
-def _points(value: dict[str, Any]) -> Points:
-    points = value.get("points")
-    if not isinstance(points, list) or not all(_is_point(point) for point in points):
-        raise ValueError("its points are not a list of [x, y] in per cent of the image")
-    if len(points) < _FEWEST_POINTS:
-        raise ValueError(f"it has {len(points)} points, expected at least {_FEWEST_POINTS}")
-    return np.array(points, np.float64)
-
-
-def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(_is_percent(each) for each in point)
-
-
-def _number(value: dict[str, Any], name: str, default: float | None = None) -> float:
-    number = value.get(name, default)
-    if not _is_percent(number):
-        what = "degrees" if name == "rotation" else "per cent of the image"
-        raise ValueError(f"{name} is {_short(number)}, expected {what}")
-    return float(number)  # type: ignore[arg-type]
-
-
-def _short(found: Any) -> str:
-    return repr(found)[:40]
-
-
-def _is_percent(number: Any) -> bool:
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return False
-    return abs(number) <= _FARTHEST  # so is no NaN
+    return REGISTRY[shape].read(value, image, size)
 
 
 def _value(region: Region) -> dict[str, Any]:
@@ -325,5 +228,5 @@ def _value(region: Region) -> dict[str, Any]:
 def _length(region: Region, name: str) -> int:
     length = region.get(name)
     if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= _LONGEST:
-        raise ValueError(f"{name} is {_short(length)}, expected a number of pixels")
+        raise ValueError(f"{name} is {short(length)}, expected a number of pixels")
     return length

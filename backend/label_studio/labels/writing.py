@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.label_studio.labels.config import LabelConfig, Tool
-from model import masks as codec
+from backend.label_studio.labels.shapes import REGISTRY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,54 +51,12 @@ def regions_of(
 ) -> list[dict[str, Any]]:
     """Return the regions of one label, as `regions` does, from its plane (h, w) alone."""
     tool = config.tool_for(label)
+    draw = REGISTRY[tool.shape].draw
     return [
         entry
-        for value in _values(tool.shape, plane, tolerance)
+        for value in (draw(plane, tolerance) if draw else ())
         for entry in _entries(tool, label, value, float(score), config.image_name, plane.shape)
     ]
-
-
-def _values(shape: str, plane: Mask, tolerance: float) -> Iterator[dict[str, Any]]:
-    if shape == "brush":
-        if plane.any():
-            yield {"format": "rle", "rle": codec.encode(plane)}
-    elif shape == "polygon":
-        for part, corner in codec.without_holes(plane):
-            yield _polygon(codec.outline_of(part, tolerance), corner, plane.shape)
-    else:
-        for part, corner in codec.parts(plane):
-            box_or_ellipse = _ellipse if shape == "ellipse" else _rectangle
-            yield box_or_ellipse(part, corner, plane.shape)
-
-
-def _polygon(
-    outline: NDArray[np.float64], corner: tuple[int, int], size: tuple[int, ...]
-) -> dict[str, Any]:
-    (row, column), (height, width) = corner, size
-    points = (outline + np.array([column, row])) * (100 / width, 100 / height)
-    return {"points": points.tolist(), "closed": True}
-
-
-def _ellipse(part: Mask, corner: tuple[int, int], size: tuple[int, ...]) -> dict[str, Any]:
-    (row, column), (height, width), found = corner, size, codec.ellipse_of(part)
-    return {
-        "x": 100 * (found.x + column) / width,
-        "y": 100 * (found.y + row) / height,
-        "radiusX": 100 * found.radius_x / width,
-        "radiusY": 100 * found.radius_y / height,
-        "rotation": found.degrees,
-    }
-
-
-def _rectangle(part: Mask, corner: tuple[int, int], size: tuple[int, ...]) -> dict[str, Any]:
-    (row, column), (height, width), found = corner, size, codec.box_of(part)
-    return {
-        "x": 100 * (found.x + column) / width,
-        "y": 100 * (found.y + row) / height,
-        "width": 100 * found.width / width,
-        "height": 100 * found.height / height,
-        "rotation": found.degrees,
-    }
 
 
 def _entries(
@@ -122,7 +80,7 @@ def _entries(
         "score": score,
     }
     if not tool.labels_name:
-        kind = f"{tool.shape}labels"
+        kind = REGISTRY[tool.shape].labels_tag.lower()
         return [common | _typed(tool.name, kind, value | {kind: [label]})]
     return [
         common | _typed(tool.name, tool.shape, value),

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,139 +17,15 @@ from PIL import Image
 
 from backend.commands.cli import cli
 from backend.errors import ConfigError
-from backend.experiments import plans, simulate
-from backend.experiments.plans import Plan
-from backend.experiments.simulate import Study
+from backend.experiments import results, simulate
+from backend.experiments.studies import Study
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, evaluation, phantoms, projection, training
+from model import active_learning, evaluation, projection, training
+from tests.backend.experiments.samples import ASKED, plan
+from tests.backend.experiments.studied import run, study
 
 ROOT = Path(__file__).parents[3]
-ASKED: dict[str, Any] = {
-    "encoder": "pixels",
-    "projection": "pca",
-    "cold_start": "medoids",
-    "acquisition": "entropy-diversity",
-    "alpha": "0.3",
-    "uncertainty": "entropy",
-    "seeds": "0",
-    "labels": "2,4",
-    "random_draws": None,
-    "held_out": 3,
-    "folds": None,
-    "split_seed": 0,
-    "image_size": 32,
-    "steps": 2,
-    "train_seeds": 1,
-    "baseline": "",
-    "attention": 0,
-}
-
-
-def plan(**changes: Any) -> Plan:
-    return plans.plan_of({**ASKED, **changes})
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve phantoms with the masks of their lungs."""
-    found = tmp_path_factory.mktemp("phantoms")
-    (found / "images").mkdir()
-    (found / "masks").mkdir()
-    for number, phantom in enumerate(phantoms.generate(12, size=32)):
-        name = f"{number:02}.png"
-        Image.fromarray(np.round(phantom.image * 255).astype(np.uint8)).save(
-            found / "images" / name
-        )
-        Image.fromarray(phantom.mask[0].astype(np.uint8) * 255).save(found / "masks" / name)
-    return found
-
-
-def study(folder: Path, out: Path, asked: Plan | None = None) -> Study:
-    return simulate.prepare(asked or plan(), folder, out, Settings(device="cpu"), lambda line: None)
-
-
-def run(of: Study, arm: int = 0, seed: int = 0) -> dict[str, Any]:
-    return simulate.run(of, of.plan.arms[arm], seed)
-
-
-def test_lists_of_numbers_may_have_ranges() -> None:
-    assert plans.numbers("0-2, 5,1") == (0, 1, 2, 5)
-
-
-@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1,,2"])
-def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"Write one such as 0,1,2 or 0-9\."):
-        plans.numbers(text)
-
-
-def test_the_grid_holds_every_combination_once() -> None:
-    arms = plan(encoder="pixels,auto,pixels", alpha="0.3,auto").arms
-    assert [(arm.encoder, arm.alpha) for arm in arms] == [
-        ("pixels", 0.3), ("pixels", "auto"), ("auto", 0.3), ("auto", "auto"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "known"),
-    [
-        ("cold_start", "medoids,best", "--cold-start 'best'.*stratified-random"),
-        ("acquisition", "", "--acquisition ''.*power-noise"),
-        ("alpha", "2", "--alpha '2': expected a number from 0 to 1"),
-        ("encoder", "resnet", "--encoder 'resnet'.*efficientnet-lite0"),
-    ],
-)
-def test_what_production_does_not_know_is_refused_with_what_it_knows(
-    name: str, value: str, known: str
-) -> None:
-    with pytest.raises(ConfigError, match=known):
-        plan(**{name: value})
-
-
-@pytest.mark.parametrize("labels", ["10,5", "0,5"])
-def test_counts_of_labels_have_to_grow_from_one(labels: str) -> None:
-    with pytest.raises(ConfigError, match="--labels is"):
-        plan(labels=labels)
-
-
-def test_acquisitions_cannot_be_compared_on_one_count_of_labels() -> None:
-    with pytest.raises(ConfigError, match="no acquisition takes place"):
-        plan(labels="5", alpha="0,1")
-
-
-def test_arms_are_named_by_what_differs() -> None:
-    assert list(plan().names().values()) == ["medoids"]
-    names = plan(encoder="pixels,auto", acquisition="entropy,random").names()
-    assert list(names.values())[:2] == ["pixels, entropy", "pixels, random"]
-
-
-def test_chance_draws_for_all_encoders_at_once() -> None:
-    names = plan(encoder="pixels,auto", cold_start="medoids,random", labels="5").names()
-    assert list(names.values()) == ["pixels, medoids", "random", "auto, medoids"]
-
-
-def test_chance_may_have_draws_of_its_own() -> None:
-    asked = plan(cold_start="medoids,random", seeds="0,3", random_draws=4)
-    assert [asked.seeds_of(arm) for arm in asked.arms] == [(0, 3), (0, 3, 4, 5)]
-    assert len(asked.runs()) == 6
-    fewer = plan(cold_start="medoids,random", seeds="0,3", random_draws=1)
-    assert fewer.seeds_of(fewer.arms[1]) == (0,)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"cold_start": "medoids,random"}, {"cold_start": "random"}),
-        ({"cold_start": "medoids,kmeans"}, {"cold_start": "medoids"}),
-        ({"acquisition": "entropy,random"}, {"acquisition": "random"}),
-        ({"cold_start": "medoids,kmeans", "baseline": "kmeans"}, {"cold_start": "kmeans"}),
-        ({"alpha": "0.3,1", "baseline": "1.0,pixels"}, {"alpha": 1.0}),
-    ],
-)
-def test_differences_are_taken_against_the_control_or_what_is_asked(
-    changes: dict[str, str], expected: dict[str, object]
-) -> None:
-    assert expected.items() <= asdict(plan(**changes).control()).items()
 
 
 def test_an_unknown_baseline_is_said_before_any_work(folder: Path, tmp_path: Path) -> None:
@@ -159,27 +35,6 @@ def test_an_unknown_baseline_is_said_before_any_work(folder: Path, tmp_path: Pat
             asked, folder, tmp_path / "out", jobs=1, settings=Settings(), say=lambda line: None
         )
     assert not (tmp_path / "out").exists()
-
-
-def test_groups_are_held_out_whole_until_there_are_enough() -> None:
-    groups = [0, 0, 1, 1, 1, 2, 3, 3]
-    drawn = simulate.hold_out(groups, 4, seed=0)
-    assert drawn == simulate.hold_out(groups, 4, seed=0)
-    assert len(drawn) >= 4
-    inside = {groups[row] for row in drawn}
-    assert [row for row, group in enumerate(groups) if group in inside] == list(drawn)
-    assert len({simulate.hold_out(groups, 4, seed) for seed in range(9)}) > 1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_folds_deal_every_scan_once_and_no_group_to_two(seed: int) -> None:
-    groups = [0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 6]
-    dealt = simulate.deal(groups, 3, seed)
-    assert sorted(row for fold in dealt for row in fold) == list(range(len(groups)))
-    assert all(fold == tuple(sorted(fold)) for fold in dealt)
-    held_by = [{groups[row] for row in fold} for fold in dealt]
-    assert sum(map(len, held_by)) == len(set(groups))
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 3  # the largest group
 
 
 def test_seeds_take_turns_with_the_folds(folder: Path, tmp_path: Path) -> None:
@@ -194,32 +49,10 @@ def test_seeds_take_turns_with_the_folds(folder: Path, tmp_path: Path) -> None:
     assert len({of.file(of.plan.arms[0], seed) for seed in range(4)}) == 4
 
 
-def test_every_fold_has_to_be_held_out_equally_often() -> None:
-    with pytest.raises(ConfigError, match="Give a multiple of 3 seeds and draws"):
-        plan(labels="2", seeds="0-3", folds=3)
-    with pytest.raises(ConfigError, match="equally often"):
-        plan(labels="2", cold_start="random", seeds="0-2", random_draws=4, folds=3)
-
-
-def test_more_folds_than_scans_can_fill_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a scan in every fold"):
-        study(folder, tmp_path, plan(labels="2", seeds="0-12", folds=13))
-
-
 def test_a_folder_that_cannot_be_written_is_said_at_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/out cannot be written \(Not a directory\)"):
         invoked(command(folder, tmp_path / "file" / "out"))
-
-
-def test_more_labels_than_scans_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="12 scans, 3 of them held out, leave 9 to label"):
-        study(folder, tmp_path, plan(labels="10"))
-
-
-def test_a_size_that_no_network_takes_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--image-size"):
-        study(folder, tmp_path, plan(image_size=33))
 
 
 def test_a_run_chooses_what_production_would_choose(folder: Path, tmp_path: Path) -> None:
@@ -337,42 +170,6 @@ def chosen(of: Study, record: dict[str, Any]) -> Any:
     return np.sort([of.pool.index(row) for row in record["steps"][0]["rows"]])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"labels": "2,5"},
-        {"alpha": "0.4"},
-        {"steps": 3},
-        {"image_size": 64},
-        {"train_seeds": 2},
-        {"split_seed": 1},
-        {"encoder": "resnet50-random"},
-    ],
-    ids=str,
-)
-def test_whatever_decides_a_run_changes_its_name(
-    folder: Path, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    before = study(folder, tmp_path)
-    changed = plan(**changes)
-    if "encoder" in changes:  # its name is enough; loading it takes seconds
-        named = {"resnet50-random": replace(before.encoded["pixels"], name="resnet50-random")}
-        after = replace(before, plan=changed, encoded=named)
-    else:
-        after = study(folder, tmp_path, changed)
-    assert before.file(before.plan.arms[0], 0) != after.file(changed.arms[0], 0)
-    assert before.file(before.plan.arms[0], 0) != before.file(before.plan.arms[0], 1)
-
-
-def test_runs_of_other_code_are_pointed_out(folder: Path, tmp_path: Path) -> None:
-    of = study(folder, tmp_path, plan(seeds="0,1"))
-    arms: dict[str, Any] = {"medoids": {0: {"code": "a"}, 1: {"code": "a"}}}
-    assert simulate._notes(of, arms) == ()
-    arms["medoids"][1]["code"] = "b"
-    [note] = simulate._notes(of, arms)
-    assert "2 states of the code" in note
-
-
 def command(folder: Path, out: Path, **changes: Any) -> list[str]:
     options = {**ASKED, "out": out, "jobs": 1, **changes}
     given = [
@@ -427,7 +224,7 @@ def test_attention_is_shown_for_the_network_that_made_the_last_scores(
 ) -> None:
     of = study(folder, tmp_path, plan(labels="2", attention=2))
     simulate._make(of, of.plan.arms[0], 0)
-    [look] = simulate._attention(of, simulate._results(of, {}))
+    [look] = simulate._attention(of, results.read(of, {}))
     shown = of.scans(of.held[:2])
     assert [scan.name for scan in look.scans] == [scan.name for scan in shown]
     assert [scan.gates.shape for scan in look.scans] == [(4, 32, 32)] * 2

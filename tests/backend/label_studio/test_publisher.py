@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from backend.errors import NotFound, PublishError, Unreachable
-from backend.label_studio.client import QUEUE, moment
+from backend.label_studio.client import QUEUE
+from backend.label_studio.moments import moment
 from backend.label_studio.publisher import QUIET_SECONDS, Publisher, name
 from backend.rounds.services import Services
 from backend.storage.store import Store, Version

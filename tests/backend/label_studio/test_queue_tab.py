@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from backend.commands import checks
+from backend.commands import checks_project
 from backend.commands.connection import connect, disconnect
 from backend.label_studio import queue_tab
 from backend.label_studio.client import LabelStudio
@@ -141,8 +141,8 @@ def test_disconnecting_leaves_a_tab_that_somebody_changed(
 def test_the_doctor_says_how_to_get_a_tab_that_is_gone_and_calls_nothing_wrong(
     settings: Settings, studio: LabelStudio, fresh: int
 ) -> None:
-    finding = checks.tab(studio, fresh)
+    finding = checks_project.tab(studio, fresh)
     assert finding.ok
     assert f"connect {fresh}" in finding.mend
     connect(settings, studio, fresh, "")
-    assert checks.tab(studio, fresh).mend == ""
+    assert checks_project.tab(studio, fresh).mend == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.commands import checks, connection
+from backend.commands import checks_installation, connection
 from backend.errors import ConfigError, StorageError
 from backend.rounds import drafts
 from backend.rounds.embedding_map import Maps
@@ -120,18 +120,18 @@ def test_a_store_that_does_not_answer_is_named_without_address_and_key(s3: S3) -
 
 
 def test_the_doctor_says_whether_the_store_can_be_used(settings: Settings, s3: S3) -> None:
-    found = checks.artifacts(settings)
+    found = checks_installation.artifacts(settings)
     assert (found.ok, found.what) == (True, f"{s3.url} can be written and read.")
     assert Bucket(s3.url).keys("") == []
     assert list((settings.data_dir / "projects").iterdir()) == []
     s3.stop()
     with pytest.raises(StorageError, match="did not answer"):
-        checks.artifacts(settings)
+        checks_installation.artifacts(settings)
     assert list((settings.data_dir / "projects").iterdir()) == []
     s3.start()
     missing = settings.model_copy(update={"artifacts_url": "gs://bucket"})
     with pytest.raises(ConfigError, match="gcsfs"):
-        checks.artifacts(missing)
+        checks_installation.artifacts(missing)
 
 
 # -- rounds ---------------------------------------------------------------------------------------

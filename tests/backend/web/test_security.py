@@ -126,9 +126,24 @@ def test_password_and_secret_are_compared_whole_and_in_constant_time(
 
 def test_a_secret_is_compared_nowhere_but_in_constant_time() -> None:
     """Where the secrets are read, they are handed on, tested for being there, or digested."""
-    tree = ast.parse((ROOT / "backend/access.py").read_text())
-    compared = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Compare)]
-    assert compared == ["scheme.lower() == 'basic'"]
+    sources = [ROOT / "backend/web/auth.py", ROOT / "backend/label_studio/credentials.py"]
+    trees = [ast.parse(source.read_text()) for source in sources]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    assert {ast.unparse(node) for node in nodes} == {
+        "scheme.lower() == 'basic'",
+        # What says where a request goes to and comes from.
+        "path in PROBES",
+        "path != WEBHOOK",
+        "request.method in {'GET', 'HEAD', 'OPTIONS'}",
+        "site in {'same-origin', 'none'}",
+        "origin is None",
+        "urlsplit(origin).netloc == request.host",
+        "'.' not in name",
+        "name in {_host_of(self._settings.public_url), self._settings.host.lower()}",
+        "length is not None",
+        "length <= REFUSED_BYTES",
+        "response.status_code == 401",
+    }
 
 
 # -- what is never loaded -------------------------------------------------------------------------
@@ -429,7 +444,7 @@ def test_what_people_typed_is_no_page_where_it_is_json_or_text(
 
 
 def test_the_script_of_the_pages_puts_nothing_in_as_markup() -> None:
-    script = (ROOT / "backend/static/page.js").read_text()
+    script = (ROOT / "backend/web/project_page/static/page.js").read_text()
     for way in (
         r"(inner|outer)HTML\s*\+?=[^=]",
         "insertAdjacentHTML",

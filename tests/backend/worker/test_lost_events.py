@@ -14,7 +14,7 @@ from backend.rounds.services import Services
 from backend.storage.store import Store
 from backend.web.ml_protocol import Answers, OneAtATime
 from backend.web.refresh_requests import Hints
-from backend.worker import main
+from backend.worker import reconciliation, recovery
 from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
@@ -75,7 +75,7 @@ class Day:
     def _set_clock(self, which: int) -> None:
         """Jump by a day, ahead or back; the worker's timer notices."""
         self.clock.advance((-1) ** which * 86_400)
-        main._want_all(self.store, full=True)
+        recovery.request_all_refreshes(self.store, full=True)
 
     def _relabel(self, _: int) -> None:
         self._project.label_config = OTHER_CONFIG
@@ -98,7 +98,7 @@ class Day:
             self.store.update(self.number, done=project.wanted)
 
     def reconcile(self) -> None:
-        main.reconcile(self.services, the(self.store, self.number))
+        reconciliation.reconcile(self.services, the(self.store, self.number))
 
     # -- what both know -------------------------------------------------------------------------
 

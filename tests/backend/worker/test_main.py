@@ -2,41 +2,32 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
-from dbos import DBOS, SetEnqueueOptions
+from dbos import DBOS
 from dbos import _dbos as dbos_internals
 
 from backend.commands.connection import workers_running
-from backend.errors import ConfigError, LabelStudioError, StorageError
-from backend.label_studio.client import ProjectInfo
-from backend.label_studio.publisher import QUIET_SECONDS
+from backend.errors import ConfigError, StorageError
 from backend.rounds import sync
-from backend.rounds.services import Services
 from backend.rounds.workflow import REFRESH_QUEUE
 from backend.settings import Settings
-from backend.storage.store import DOUBTED, RETRY_SCAN_SECONDS, SETTLE_SECONDS, Store
-from backend.storage.workers import Membership
+from backend.storage.store import SETTLE_SECONDS
 from backend.worker import main
-from tests.backend.conftest import Clock, settings_in, the
-from tests.backend.fake_label_studio import FakeLabelStudio
-from tests.backend.site import OPTIONS, Site, wait_for
+from tests.backend.conftest import settings_in, the
+from tests.backend.site import OPTIONS, Site, refreshes, wait_for
 
 pytestmark = pytest.mark.databases
-
 ROOT = Path(__file__).parents[3]
 
 
@@ -45,11 +36,34 @@ def jobs_engine() -> sa.Engine:
     return engine
 
 
-def refreshes() -> list[Any]:
-    return [found for found in DBOS.list_workflows() if found.name.endswith("refresh")]
+def another_project(site: Site, scans: int = 3) -> int:
+    number = site.fake.add_project()
+    site.fake.connect(number, dict(OPTIONS))
+    for phantom in site.phantoms[:scans]:
+        site.fake.add_task(number, phantom.image)
+    site.store.want(number)
+    return number
 
 
-# -- the loop -------------------------------------------------------------------------------------
+def start(folder: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "DATA_DIR": str(folder),
+        "LABEL_STUDIO_URL": "http://127.0.0.1:1",
+        "LABEL_STUDIO_API_KEY": "hunter2",
+    }
+    command = [sys.executable, "-m", "backend", "worker"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            return
+    pytest.fail("".join(lines))
 
 
 def test_a_wanted_project_is_refreshed_and_then_left_alone(site: Site) -> None:
@@ -88,15 +102,6 @@ def test_a_project_has_one_refresh_and_a_hint_meanwhile_makes_one_more(
     main.enqueue_due(site.rounds)
     wait_for(lambda: site.project.done == 2)
     assert len(refreshes()) == 2
-
-
-def another_project(site: Site, scans: int = 3) -> int:
-    number = site.fake.add_project()
-    site.fake.connect(number, dict(OPTIONS))
-    for phantom in site.phantoms[:scans]:
-        site.fake.add_task(number, phantom.image)
-    site.store.want(number)
-    return number
 
 
 def test_a_project_that_fails_for_ever_and_one_that_never_rests_starve_no_other(
@@ -145,391 +150,6 @@ def test_a_database_that_does_not_answer_is_no_end_of_the_worker(
     assert "did not answer" in main.enqueue_due(site.rounds)
 
 
-def test_refreshes_of_another_release_are_cancelled_and_wanted_anew(site: Site) -> None:
-    with SetEnqueueOptions(app_version="0"):
-        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
-    wanted = site.project.wanted
-    main.drop_other_releases(site.services, site.member)
-    assert [found.status for found in refreshes()] == ["CANCELLED"]
-    assert site.project.wanted == wanted + 1
-    main.drop_other_releases(site.services, site.member)
-    assert site.project.wanted == wanted + 1
-
-
-def test_a_refresh_of_another_release_is_left_to_its_workers_until_they_are_gone(
-    site: Site,
-) -> None:
-    other = Membership(site.store, "0")
-    other.join(alone=False)
-    with SetEnqueueOptions(app_version="0"):
-        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
-    main.drop_other_releases(site.services, site.member)
-    assert [found.status for found in refreshes()] == ["ENQUEUED"]
-    other.leave()
-    main.drop_other_releases(site.services, site.member)
-    assert [found.status for found in refreshes()] == ["CANCELLED"]
-
-
-def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnected(
-    site: Site,
-) -> None:
-    with SetEnqueueOptions(app_version="0"):
-        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
-    site.store.update(site.number, disconnected=True)
-    wanted = site.project.wanted
-    main.drop_other_releases(site.services, site.member)
-    assert [found.status for found in refreshes()] == ["CANCELLED"]
-    assert (site.project.disconnected, site.project.wanted) == (True, wanted)
-
-
-def test_finished_refreshes_are_forgotten_after_a_week(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site.refresh()
-    main._forget_finished()
-    kept = len(DBOS.list_workflows())
-    assert kept >= 1
-    monkeypatch.setattr(main, "FINISHED_DAYS", -1)
-    main._forget_finished()
-    assert DBOS.list_workflows() == []
-
-
-# -- the timer ------------------------------------------------------------------------------------
-
-
-class Timer:
-    """A project that was synced and is at rest, and the timer's look at it."""
-
-    def __init__(self, services: Services, fake: FakeLabelStudio, number: int) -> None:
-        self.services, self.store, self.fake, self.number = services, services.store, fake, number
-        self.tasks = [fake.add_task(number) for _ in range(3)]
-        sync.sync(services.studio, self.store, the(self.store, number))
-        self.store.update(number, done=the(self.store, number).wanted)
-
-    def tick(self) -> bool:
-        """Return whether the timer asks for a refresh."""
-        before = the(self.store, self.number)
-        main.reconcile(self.services, before)
-        return the(self.store, self.number).wanted > before.wanted
-
-    def meanwhile(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-        """Let something happen between what a look knows of the project and what it asks."""
-        asked = self.services.studio.project
-
-        def overtaken(number: int) -> ProjectInfo:
-            act()
-            return asked(number)
-
-        monkeypatch.setattr(self.services.studio, "project", overtaken)
-
-
-@pytest.fixture
-def timer(services: Services, fake: FakeLabelStudio, project_id: int) -> Timer:
-    return Timer(services, fake, project_id)
-
-
-def test_the_timer_asks_for_nothing_while_nothing_changes(timer: Timer) -> None:
-    assert not timer.tick()
-    assert not timer.tick()
-
-
-def test_the_timer_sees_what_no_webhook_told(timer: Timer) -> None:
-    timer.fake.annotate(timer.tasks[0])
-    assert timer.tick()
-
-
-def test_the_timer_has_everything_read_again_after_six_hours(timer: Timer, clock: Clock) -> None:
-    clock.advance(sync.FULL_SYNC_SECONDS - 1)
-    assert not timer.tick()
-    clock.advance(1)
-    assert timer.tick()
-
-
-def test_the_timer_sees_changed_options(timer: Timer) -> None:
-    [entry] = timer.fake.entries.values()
-    entry["extra_params"] = {"alpha": 0.5}
-    assert timer.tick()
-
-
-def test_an_unreadable_scan_is_tried_again_when_it_is_time(timer: Timer, clock: Clock) -> None:
-    retry_at = clock() + RETRY_SCAN_SECONDS
-    waits = {"problem": "broken", "retry_at": retry_at, "pause": RETRY_SCAN_SECONDS}
-    timer.store.update_task(timer.number, timer.tasks[0], **waits)
-    assert not timer.tick()
-    clock.advance(RETRY_SCAN_SECONDS)
-    assert timer.tick()
-
-
-def test_a_label_studio_that_is_down_is_said_once_and_the_word_is_taken_back(
-    timer: Timer, caplog: pytest.LogCaptureFixture
-) -> None:
-    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
-    with caplog.at_level(logging.WARNING, logger="backend.worker.main"):
-        assert not any(timer.tick() for _ in range(3))
-    assert len(caplog.records) == 1
-    assert "did not answer" in the(timer.store, timer.number).problem
-    timer.fake.mend()
-    timer.tick()
-    assert the(timer.store, timer.number).problem == ""
-
-
-def test_the_word_is_taken_back_too_while_a_refresh_waits_for_its_time(timer: Timer) -> None:
-    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
-    timer.tick()
-    timer.fake.mend()
-    timer.store.want(timer.number)
-    wanted = the(timer.store, timer.number).wanted
-    main._reconcile_one(timer.services, timer.number)
-    project = the(timer.store, timer.number)
-    assert (project.problem, project.wanted) == ("", wanted)
-
-
-def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
-    timer: Timer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
-    timer.tick()
-    timer.fake.mend()
-
-    def refresh_fails() -> None:
-        timer.store.update(timer.number, problem="The disk is full.", failures=1)
-
-    timer.meanwhile(monkeypatch, refresh_fails)
-    timer.tick()
-    assert the(timer.store, timer.number).problem == "The disk is full."
-
-
-def test_a_look_that_a_disconnection_overtook_finds_no_problem(
-    timer: Timer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def disconnect() -> None:
-        timer.fake.entries.clear()
-        timer.store.update(timer.number, disconnected=True)
-
-    timer.meanwhile(monkeypatch, disconnect)
-    assert not timer.tick()
-    project = the(timer.store, timer.number)
-    assert (project.disconnected, project.problem) == (True, "")
-
-
-def test_a_defect_met_at_one_project_costs_the_others_nothing(
-    timer: Timer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(*_: object) -> None:
-        raise KeyError("unforeseen")
-
-    monkeypatch.setattr(main, "reconcile", broken)
-    main._reconcile_one(timer.services, timer.number)
-    assert "failed unexpectedly" in caplog.text
-
-
-def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> None:
-    timer.fake.entries.clear()
-    assert not timer.tick()
-    project = the(timer.store, timer.number)
-    assert not project.disconnected
-    assert f"connect {timer.number}" in project.mend
-
-
-def test_a_look_while_a_round_changes_the_live_version_finds_no_problem(
-    timer: Timer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def publish() -> None:
-        [entry] = timer.fake.entries.values()
-        entry["model_version"] = "attention-unet r0002 0a1b2c"
-        timer.store.update(timer.number, live_version="attention-unet r0002 0a1b2c")
-
-    timer.meanwhile(monkeypatch, publish)
-    assert not timer.tick()
-    assert the(timer.store, timer.number).problem == ""
-    assert not timer.tick()
-
-
-def test_the_timer_looks_at_no_project_with_a_refresh_on_its_way(
-    timer: Timer, caplog: pytest.LogCaptureFixture
-) -> None:
-    timer.fake.fail("GET", "", httpx.ConnectError, times=99)
-    timer.store.want(timer.number)
-    main._reconcile_one(timer.services, timer.number)
-    assert the(timer.store, timer.number).problem == ""
-    assert caplog.text == ""
-
-
-def test_a_project_that_vanished_is_said_asked_for_and_taken_up_again(
-    timer: Timer, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    backup = timer.fake.backup()
-    timer.fake.projects.clear()
-    timer.fake.entries.clear()
-    with caplog.at_level(logging.WARNING, logger="backend.worker.main"):
-        for _ in range(3):
-            assert not timer.tick()
-            clock.advance(60)
-    assert len(caplog.records) == 1
-    project = the(timer.store, timer.number)
-    assert (project.disconnected, project.vanished_at) == (False, clock() - 180)
-    assert "no such project" in project.problem
-    timer.fake.restore(backup)
-    assert timer.tick()
-    assert the(timer.store, timer.number).vanished_at == 0
-
-
-def test_a_project_that_comes_back_without_our_entry_is_told_how_to_get_one(timer: Timer) -> None:
-    backup = timer.fake.backup()
-    timer.fake.projects.clear()
-    assert not timer.tick()
-    timer.fake.restore(backup)
-    timer.fake.entries.clear()
-    assert timer.tick(), "a refresh says what is missing"
-    assert the(timer.store, timer.number).vanished_at == 0
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        httpx.Response(404, text="404 page not found"),
-        httpx.Response(404, json={"status_code": 404, "detail": "Not found."}),
-        httpx.Response(401, json={"status_code": 401, "detail": "Invalid token."}),
-        httpx.Response(200, text="<html>Sign in</html>"),
-        httpx.Response(500, text="Internal Server Error"),
-    ],
-    ids=["proxy", "json", "401", "html", "500"],
-)
-def test_whatever_answers_while_label_studio_is_away_no_project_is_lost(
-    timer: Timer, answer: httpx.Response
-) -> None:
-    timer.fake.away = lambda _: answer
-    for _ in range(3):
-        main._reconcile_one(timer.services, timer.number)
-    project = the(timer.store, timer.number)
-    assert (project.disconnected, project.vanished_at) == (False, 0)
-    assert project.problem
-    timer.fake.annotate(timer.tasks[0])
-    timer.fake.away = None
-    assert timer.tick()
-    assert the(timer.store, timer.number).problem == ""
-
-
-# -- projects that /setup named -------------------------------------------------------------------
-
-
-def test_a_project_with_an_entry_of_ours_is_taken_up(
-    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
-) -> None:
-    number = fake.add_project()
-    fake.connect(number)
-    store.sight(number)
-    main.take_up(services)
-    assert store.projects() == [], "Label Studio saves its entry after the call"
-    clock.advance(SETTLE_SECONDS)
-    main.take_up(services)
-    assert the(store, number).wanted == 1
-    assert store.sightings() == []
-
-
-def test_a_disconnected_project_is_taken_up_when_it_has_an_entry_again(
-    services: Services, store: Store, fake: FakeLabelStudio, project_id: int, clock: Clock
-) -> None:
-    store.update(project_id, disconnected=True)
-    store.sight(project_id)
-    clock.advance(SETTLE_SECONDS)
-    entries = dict(fake.entries)
-    fake.entries.clear()
-    main.take_up(services)
-    assert the(store, project_id).disconnected
-    fake.entries |= entries
-    main.take_up(services)
-    assert not the(store, project_id).disconnected
-
-
-def test_made_up_projects_leave_nothing_and_a_label_studio_that_is_down_loses_none(
-    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
-) -> None:
-    store.sight(77)
-    clock.advance(SETTLE_SECONDS)
-    fake.fail("", "", httpx.ConnectError, times=99)
-    with pytest.raises(LabelStudioError):
-        main.take_up(services)
-    fake.mend()
-    main.take_up(services)
-    assert len(store.sightings()) == 1, "its entry may be saved yet"
-    clock.advance(main.FORGET_SIGHTING_SECONDS)
-    main.take_up(services)
-    assert (store.sightings(), store.projects()) == ([], [])
-
-
-def test_the_calls_of_setup_that_a_look_causes_do_not_make_it_look_for_ever(
-    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
-) -> None:
-    number = fake.add_project()
-    fake.connect(number)
-
-    def setup(project_id: int) -> str:
-        store.sight(project_id)  # as our /setup does
-        return "another service"
-
-    fake.setup = setup
-    store.sight(number)
-    for _ in range(20):
-        clock.advance(1)
-        main.take_up(services)
-        if not store.sightings():
-            break
-    assert store.sightings() == []
-
-
-def test_one_project_that_cannot_be_asked_for_hides_no_other(
-    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
-) -> None:
-    first, second = fake.add_project(), fake.add_project()
-    fake.connect(second)
-    fake.fail("GET", "/api/ml", 500, times=3)  # with the repeats of one call
-    for number in (first, second):
-        store.sight(number)
-        clock.advance(0.1)
-    clock.advance(SETTLE_SECONDS)
-    main.take_up(services)
-    assert [project.id for project in store.projects()] == [second]
-
-
-def test_while_the_token_is_refused_new_projects_wait(
-    services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
-) -> None:
-    number = fake.add_project()
-    fake.connect(number)
-    store.sight(number)
-    clock.advance(main.FORGET_SIGHTING_SECONDS)
-    fake.fail("", "/api/", 401, times=99)
-    with pytest.raises(LabelStudioError):
-        main.take_up(services)
-    fake.mend()
-    main.take_up(services)
-    assert the(store, number).wanted == 1
-
-
-def test_a_project_that_was_disconnected_by_hand_before_this_release_stays_so(
-    timer: Timer,
-) -> None:
-    timer.fake.entries.clear()
-    timer.store.update(timer.number, vanished_at=DOUBTED)
-    assert not timer.tick()
-    project = the(timer.store, timer.number)
-    assert (project.disconnected, project.vanished_at, project.problem) == (True, 0, "")
-
-
-# -- clocks, and what lies in the jobs' database --------------------------------------------------
-
-
-def test_a_clock_that_was_set_is_noticed_once() -> None:
-    clock, steady = Clock(), Clock()
-    watch = main.ClockWatch(clock, steady)
-    for passed, jumps in ((60, 0), (3600, 0), (60, 86_400), (60, 0), (60, -86_400)):
-        steady.advance(passed)
-        clock.advance(passed + jumps)
-        assert watch.jumped() == bool(jumps)
-        assert not watch.jumped()
-
-
 def test_a_pickled_row_in_the_jobs_database_runs_no_code(site: Site, tmp_path: Path) -> None:
     site.refresh()
     mark = tmp_path / "code ran"
@@ -574,66 +194,25 @@ def test_every_value_in_the_jobs_database_is_json(site: Site) -> None:
                 json.loads(value)
 
 
-def test_old_versions_go_while_everything_rests(site: Site, clock: Clock) -> None:
-    for alpha in (0.1, 0.2, 0.3, 0.4):
-        site.entry["extra_params"] = {**site.entry["extra_params"], "alpha": alpha}
-        site.store.want(site.number)
-        site.refresh()
-    assert len(site.fake.versions(site.number)) == 4
-    clock.advance(QUIET_SECONDS)
-    for _ in range(4):
-        main.reconcile(site.services, site.project)
-    kept = {found.name for found in site.store.versions(site.number)[-2:]}
-    assert set(site.fake.versions(site.number)) == kept
-
-
-def test_the_timer_outlives_a_defect_of_ours(
-    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ticks, stop = [0], threading.Event()
-
-    def broken() -> list[Any]:
-        ticks[0] += 1
-        if ticks[0] == 2:
-            stop.set()
-        raise KeyError("unforeseen")
-
-    monkeypatch.setattr(services.store, "projects", broken)
-    quick = Services(
-        settings=services.settings.model_copy(update={"reconcile_seconds": 0.001}),
-        store=services.store,
-        studio=services.studio,
-        source=services.source,
-    )
-    member = Membership(services.store)
-    member.join(alone=True)
-    main._reconcile(quick, member, stop)
-    assert ticks == [2]
-    assert "the timer failed unexpectedly" in caplog.text
-
-
-# -- one worker -----------------------------------------------------------------------------------
-
-
 def test_on_sqlite_a_second_worker_is_refused_until_the_first_is_gone(
     tmp_path: Path,
 ) -> None:
     alone = settings_in(tmp_path)
     with ExitStack() as first:
-        main._only_one(alone, first)
+        main.lock_database(alone, first)
         with ExitStack() as second, pytest.raises(ConfigError, match="Another worker") as caught:
-            main._only_one(alone, second)
+            main.lock_database(alone, second)
         assert str(tmp_path) in caught.value.what
         assert caught.value.mend
     with ExitStack() as third:
-        main._only_one(alone, third)
+        main.lock_database(alone, third)
 
 
 def test_on_another_database_workers_may_be_many(settings: Settings, tmp_path: Path) -> None:
     shared = settings.model_copy(update={"database_url": "postgresql://db/firstlight"})
     with ExitStack() as first, ExitStack() as second:
-        main._only_one(shared, first)
-        main._only_one(shared, second)
+        main.lock_database(shared, first)
+        main.lock_database(shared, second)
     assert not list(tmp_path.glob("*.lock"))
 
 
@@ -641,32 +220,11 @@ def test_two_folders_with_one_sqlite_database_have_room_for_one_worker(tmp_path:
     url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
     one, other = (settings_in(tmp_path / name, url) for name in ("one", "other"))
     with ExitStack() as first, ExitStack() as second:
-        main._only_one(one, first)
+        main.lock_database(one, first)
         with pytest.raises(ConfigError, match="Another worker already uses"):
-            main._only_one(other, second)
+            main.lock_database(other, second)
         assert workers_running(other) == 1
     assert workers_running(other) == 0
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "DATA_DIR": str(folder),
-        "LABEL_STUDIO_URL": "http://127.0.0.1:1",
-        "LABEL_STUDIO_API_KEY": "hunter2",
-    }
-    command = [sys.executable, "-m", "backend", "worker"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> None:
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if words in line:
-            return
-    pytest.fail("".join(lines))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The checks of the doctor: each takes what it needs and returns a Finding, or raises why not."""
+"""The doctor's checks of a project and its queue: each returns a Finding, or raises why not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import httpx
+from typing import Any
 
 from backend.commands.connection import (
     Entry,
@@ -21,24 +19,18 @@ from backend.commands.connection import (
     register,
     signed_headers,
     webhook_url,
-    workers_running,
 )
+from backend.commands.findings import Check, Finding, Load
 from backend.errors import ImageError, LabelStudioError
 from backend.imaging.scan_cache import WORKING_SIZE, Scan
 from backend.label_studio import labels, queue_tab
 from backend.label_studio.client import QUEUE, LabelStudio
-from backend.label_studio.credentials import SECRET_HEADER, entry_credentials
+from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.publisher import Publisher
 from backend.rounds.services import Services
-from backend.settings import Settings, parse_options, prepare_data_dir
-from backend.storage import bucket, ledger
-from backend.storage.artifacts import Artifacts
-from backend.storage.store import Project, Store, open_known
+from backend.settings import parse_options
+from backend.storage.store import Project, Store
 
-if TYPE_CHECKING:
-    from model.encoders import Encoder
-
-TESTED_WITH = "1.23.2"
 IMAGES_TRIED = 3
 # Without one of these events the queue would wait for the timer.
 EVENTS = frozenset(
@@ -51,179 +43,6 @@ EVENTS = frozenset(
         "TASKS_DELETED",
     }
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check saw.
-
-    Attributes:
-        name: What was looked at.
-        ok: Whether it is as it should be.
-        what: What was seen, in a sentence.
-        mend: What a person has to do, or may want to know.
-        fix: Mends it through Label Studio's API; None where only a person can.
-        mended: Whether it was wrong until `fix` was called.
-    """
-
-    name: str
-    ok: bool
-    what: str
-    mend: str = ""
-    fix: Callable[[], object] | None = None
-    mended: bool = False
-
-
-Check = Callable[[], Finding]
-Load = Callable[[], "Encoder"]
-
-
-# -- the installation -----------------------------------------------------------------------------
-
-
-def installation(settings: Settings) -> list[tuple[str, Check]]:
-    """Return the checks of what this machine has."""
-    return [
-        ("data folder", lambda: data_folder(settings)),
-        ("artifacts", lambda: artifacts(settings)),
-        ("database", lambda: database(settings)),
-        ("worker", lambda: worker(settings)),
-    ]
-
-
-def data_folder(settings: Settings) -> Finding:
-    """Whether DATA_DIR can be written."""
-    prepare_data_dir(settings)
-    return Finding("data folder", True, f"{settings.data_dir} can be written.")
-
-
-def artifacts(settings: Settings) -> Finding:
-    """Whether what rounds leave can be written and read where ARTIFACTS_URL says."""
-    url = settings.artifacts_url
-    if not url:
-        return Finding("artifacts", True, "They lie in DATA_DIR, on this machine alone.")
-    bucket.prepare(url)
-    Artifacts(settings.data_dir, url).probe()
-    return Finding("artifacts", True, f"{bucket.shown(url)} can be written and read.")
-
-
-def database(settings: Settings) -> Finding:
-    """Whether the database is there, is ours, and opens."""
-    store = open_known(settings.database)
-    number = len(store.projects())
-    store.engine.dispose()
-    return Finding("database", True, f"It opens; {number} project{'s'[: number != 1]} known.")
-
-
-def web_process(settings: Settings, web: httpx.Client) -> Finding:
-    """Whether this service answers at the address that Label Studio is given."""
-    url = settings.public_url
-    start = "Start it with `python -m backend start`, or correct BACKEND_URL, HOST and PORT."
-    try:
-        answer = web.get(f"{url}/health").json()
-    except httpx.HTTPError as error:
-        return Finding(
-            "web process", False, f"Nothing answers at {url} ({type(error).__name__}).", start
-        )
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict) or answer.get("model_class") != "Firstlight":
-        return Finding("web process", False, f"Something else answers at {url}.", start)
-    return Finding("web process", True, f"It answers at {url}.")
-
-
-def web_access(settings: Settings, web: httpx.Client) -> Finding:
-    """Whether the web process takes webhooks and requests with the secrets of these settings."""
-    url, headers = settings.public_url, signed_headers(settings)
-    password = settings.basic_auth_pass.get_secret_value()
-    auth = (settings.basic_auth_user, password) if settings.basic_auth_user else None
-    try:
-        # It names no project, so nothing comes of it.
-        codes = [web.post(f"{url}/webhook", json={}, headers=headers).status_code]
-        codes.append(web.get(f"{url}/versions", auth=auth).status_code)
-        wrong = next((f"answers {code}" for code in codes if code != 200), "")
-    except httpx.HTTPError as error:
-        wrong = f"breaks off ({type(error).__name__})"
-    if wrong:
-        return Finding(
-            "web access",
-            False,
-            f"The web process {wrong} when it is called with the credentials of this command.",
-            "Give both the same BASIC_AUTH_USER, BASIC_AUTH_PASS, WEBHOOK_SECRET, DATA_DIR and "
-            "DATABASE_URL.",
-        )
-    by_whom = f"that bring {SECRET_HEADER}" if headers else "from everybody: no secret is set"
-    return Finding("web access", True, f"It takes webhooks {by_whom}.")
-
-
-def worker(settings: Settings) -> Finding:
-    """Whether a worker works."""
-    running = workers_running(settings)
-    if not running:
-        what = "None shows a sign of life."
-        return Finding(
-            "worker", False, what, "Start it with `python -m backend start` (or `worker`)."
-        )
-    return Finding("worker", True, "It runs." if running == 1 else f"{running} of them run.")
-
-
-def load_encoder(settings: Settings, known: Project | None) -> Encoder:
-    """Return the encoder of a project, or of the installation.
-
-    Raises:
-        ConfigError: If its weights cannot be had, or there is no such device.
-    """
-    from backend.rounds import encoding  # loads torch
-
-    chosen = ledger.stored_options(known).encoder if known else None
-    return encoding.load(settings, chosen or settings.encoder)
-
-
-def encoder(settings: Settings, load: Load) -> Finding:
-    """Which encoder looks at the scans, on which device."""
-    from model.training import resolve_device
-
-    found = load()
-    note = found.substitution if found.substituted else ""
-    return Finding("encoder", True, f"{found.name} on {resolve_device(settings.device)}.", note)
-
-
-# -- Label Studio ---------------------------------------------------------------------------------
-
-
-def label_studio(studio: LabelStudio, url: str) -> Finding:
-    """Whether Label Studio answers, and which release it is."""
-    version = studio.server_version()
-    other = version.split(".")[:2] != TESTED_WITH.split(".")[:2]
-    note = f"Firstlight is tested with {TESTED_WITH}." if other else ""
-    return Finding("Label Studio", True, f"{version} answers at {url}.", note)
-
-
-def token(studio: LabelStudio) -> Finding:
-    """Whether the token is accepted, and which kind it is."""
-    studio.check_token()
-    return Finding("token", True, f"The {studio.token_kind} is accepted.")
-
-
-def backend_address(studio: LabelStudio, url: str) -> Finding:
-    """Whether Label Studio lets a backend entry have our address."""
-    try:
-        studio.check_entry_address(url)
-    except LabelStudioError as error:
-        raise explained(error, url) from None
-    return Finding("backend address", True, f"Label Studio may call {url}.")
-
-
-def webhook_address(studio: LabelStudio, url: str) -> Finding:
-    """Whether Label Studio lets a webhook have our address."""
-    try:
-        studio.check_webhook_address(f"{url}/webhook")
-    except LabelStudioError as error:
-        raise explained(error, url) from None
-    return Finding("webhook address", True, f"Label Studio may send webhooks to {url}.")
-
-
-# -- a project ------------------------------------------------------------------------------------
 
 
 def project(studio: LabelStudio, project_id: int) -> Finding:
@@ -553,9 +372,6 @@ def _switching(services: Services, project_id: int, live: str) -> bool:
     """Return whether a round was about to make a version live while this one was looked for."""
     now = services.store.project(project_id)
     return now is not None and (now.live_version != live or now.step == "switch")
-
-
-# -- what the checks share ------------------------------------------------------------------------
 
 
 def _live(services: Services, project_id: int) -> str:

@@ -1,0 +1,161 @@
+"""The doctor's checks of this machine and of Label Studio: each returns a Finding, or raises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+
+from backend.commands.connection import explained, signed_headers, workers_running
+from backend.commands.findings import Check, Finding, Load
+from backend.errors import LabelStudioError
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.credentials import SECRET_HEADER
+from backend.settings import Settings, prepare_data_dir
+from backend.storage import bucket, ledger
+from backend.storage.artifacts import Artifacts
+from backend.storage.store import Project, open_known
+
+if TYPE_CHECKING:
+    from model.encoders import Encoder
+
+TESTED_WITH = "1.23.2"
+
+
+def installation(settings: Settings) -> list[tuple[str, Check]]:
+    """Return the checks of what this machine has."""
+    return [
+        ("data folder", lambda: data_folder(settings)),
+        ("artifacts", lambda: artifacts(settings)),
+        ("database", lambda: database(settings)),
+        ("worker", lambda: worker(settings)),
+    ]
+
+
+def data_folder(settings: Settings) -> Finding:
+    """Whether DATA_DIR can be written."""
+    prepare_data_dir(settings)
+    return Finding("data folder", True, f"{settings.data_dir} can be written.")
+
+
+def artifacts(settings: Settings) -> Finding:
+    """Whether what rounds leave can be written and read where ARTIFACTS_URL says."""
+    url = settings.artifacts_url
+    if not url:
+        return Finding("artifacts", True, "They lie in DATA_DIR, on this machine alone.")
+    bucket.prepare(url)
+    Artifacts(settings.data_dir, url).probe()
+    return Finding("artifacts", True, f"{bucket.shown(url)} can be written and read.")
+
+
+def database(settings: Settings) -> Finding:
+    """Whether the database is there, is ours, and opens."""
+    store = open_known(settings.database)
+    number = len(store.projects())
+    store.engine.dispose()
+    return Finding("database", True, f"It opens; {number} project{'s'[: number != 1]} known.")
+
+
+def web_process(settings: Settings, web: httpx.Client) -> Finding:
+    """Whether this service answers at the address that Label Studio is given."""
+    url = settings.public_url
+    start = "Start it with `python -m backend start`, or correct BACKEND_URL, HOST and PORT."
+    try:
+        answer = web.get(f"{url}/health").json()
+    except httpx.HTTPError as error:
+        return Finding(
+            "web process", False, f"Nothing answers at {url} ({type(error).__name__}).", start
+        )
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or answer.get("model_class") != "Firstlight":
+        return Finding("web process", False, f"Something else answers at {url}.", start)
+    return Finding("web process", True, f"It answers at {url}.")
+
+
+def web_access(settings: Settings, web: httpx.Client) -> Finding:
+    """Whether the web process takes webhooks and requests with the secrets of these settings."""
+    url, headers = settings.public_url, signed_headers(settings)
+    password = settings.basic_auth_pass.get_secret_value()
+    auth = (settings.basic_auth_user, password) if settings.basic_auth_user else None
+    try:
+        # It names no project, so nothing comes of it.
+        codes = [web.post(f"{url}/webhook", json={}, headers=headers).status_code]
+        codes.append(web.get(f"{url}/versions", auth=auth).status_code)
+        wrong = next((f"answers {code}" for code in codes if code != 200), "")
+    except httpx.HTTPError as error:
+        wrong = f"breaks off ({type(error).__name__})"
+    if wrong:
+        return Finding(
+            "web access",
+            False,
+            f"The web process {wrong} when it is called with the credentials of this command.",
+            "Give both the same BASIC_AUTH_USER, BASIC_AUTH_PASS, WEBHOOK_SECRET, DATA_DIR and "
+            "DATABASE_URL.",
+        )
+    by_whom = f"that bring {SECRET_HEADER}" if headers else "from everybody: no secret is set"
+    return Finding("web access", True, f"It takes webhooks {by_whom}.")
+
+
+def worker(settings: Settings) -> Finding:
+    """Whether a worker works."""
+    running = workers_running(settings)
+    if not running:
+        what = "None shows a sign of life."
+        return Finding(
+            "worker", False, what, "Start it with `python -m backend start` (or `worker`)."
+        )
+    return Finding("worker", True, "It runs." if running == 1 else f"{running} of them run.")
+
+
+def load_encoder(settings: Settings, known: Project | None) -> Encoder:
+    """Return the encoder of a project, or of the installation.
+
+    Raises:
+        ConfigError: If its weights cannot be had, or there is no such device.
+    """
+    from backend.rounds import encoding  # loads torch
+
+    chosen = ledger.stored_options(known).encoder if known else None
+    return encoding.load(settings, chosen or settings.encoder)
+
+
+def encoder(settings: Settings, load: Load) -> Finding:
+    """Which encoder looks at the scans, on which device."""
+    from model.training import resolve_device
+
+    found = load()
+    note = found.substitution if found.substituted else ""
+    return Finding("encoder", True, f"{found.name} on {resolve_device(settings.device)}.", note)
+
+
+def label_studio(studio: LabelStudio, url: str) -> Finding:
+    """Whether Label Studio answers, and which release it is."""
+    version = studio.server_version()
+    other = version.split(".")[:2] != TESTED_WITH.split(".")[:2]
+    note = f"Firstlight is tested with {TESTED_WITH}." if other else ""
+    return Finding("Label Studio", True, f"{version} answers at {url}.", note)
+
+
+def token(studio: LabelStudio) -> Finding:
+    """Whether the token is accepted, and which kind it is."""
+    studio.check_token()
+    return Finding("token", True, f"The {studio.token_kind} is accepted.")
+
+
+def backend_address(studio: LabelStudio, url: str) -> Finding:
+    """Whether Label Studio lets a backend entry have our address."""
+    try:
+        studio.check_entry_address(url)
+    except LabelStudioError as error:
+        raise explained(error, url) from None
+    return Finding("backend address", True, f"Label Studio may call {url}.")
+
+
+def webhook_address(studio: LabelStudio, url: str) -> Finding:
+    """Whether Label Studio lets a webhook have our address."""
+    try:
+        studio.check_webhook_address(f"{url}/webhook")
+    except LabelStudioError as error:
+        raise explained(error, url) from None
+    return Finding("webhook address", True, f"Label Studio may send webhooks to {url}.")

@@ -1,0 +1,135 @@
+"""What the runs of a plan wrote down, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.experiments.plans import Arm
+from backend.storage import artifacts
+
+if TYPE_CHECKING:
+    from backend.experiments.studies import Study  # loads torch
+
+Run = Mapping[str, Any]  # what simulate.run returns, and the name of its file
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of one plan.
+
+    Attributes:
+        title: Of the data.
+        settings: What was asked for, as it goes into results.json.
+        unit: Of HD95.
+        labels: Counts of labelled scans at which was measured.
+        folds: How many parts took turns in being held out, by seed; None for always the same.
+        arms: The runs of each arm by seed; arms without any are left out.
+        baseline: The arm that differences are taken against.
+        failed: What went wrong, by the name of the run.
+        notes: What a reader has to know besides.
+    """
+
+    title: str
+    settings: Mapping[str, Any]
+    unit: str
+    labels: tuple[int, ...]
+    arms: Mapping[str, Mapping[int, Run]]
+    baseline: str
+    failed: Mapping[str, str]
+    notes: tuple[str, ...]
+    folds: int | None = None
+
+    def independent(self, values: Mapping[int, float]) -> dict[int, float]:
+        """Return values by seed, or by fold where several seeds were measured on the same scans.
+
+        What they share would make an interval too narrow, were each counted by itself.
+        """
+        if self.folds is None:
+            return dict(values)
+        found: dict[int, list[float]] = {}
+        for seed, value in values.items():
+            found.setdefault(seed % self.folds, []).append(value)
+        return {fold: float(np.mean(shared)) for fold, shared in found.items()}
+
+    def values(self, arm: str, step: int, measure: str) -> dict[int, float]:
+        """Return a measure of a step's record by seed."""
+        runs = self.arms.get(arm, {})
+        return {seed: run["steps"][step][measure] for seed, run in runs.items()}
+
+
+def read(study: Study, failed: Mapping[str, str]) -> Results:
+    """Return the results of the runs that were made, and what went wrong with the others."""
+    plan = study.plan
+    arms = {
+        name: {
+            seed: _record(path)
+            for seed in plan.seeds_of(arm)
+            if (path := study.file(arm, seed)).exists()
+        }
+        for arm, name in plan.names().items()
+    }
+    return Results(
+        title=study.data.name,
+        settings=_settings(study),
+        unit=study.data.unit,
+        labels=plan.labels,
+        arms={name: runs for name, runs in arms.items() if runs},
+        baseline=plan.names()[plan.control()],
+        failed=failed,
+        notes=_notes(study, arms),
+        folds=plan.folds,
+    )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return {**artifacts.read_json(path), "file": f"runs/{path.name}"}
+
+
+def _settings(study: Study) -> dict[str, str]:
+    plan = study.plan
+    arms = {
+        field.name.replace("_", "-"): _listed(getattr(arm, field.name) for arm in plan.arms)
+        for field in fields(Arm)
+    }
+    return {
+        **arms,
+        "labels": _listed(plan.labels),
+        "seeds": _listed(plan.seeds),
+        "random-draws": str(plan.random_draws or len(plan.seeds)),
+        "train-seeds": str(plan.train_seeds),
+        "held-out": f"{_range(map(len, study.folds))} of {len(study.data.scans)} scans",
+        "folds": str(plan.folds or "none"),
+        "split-seed": str(plan.split_seed),
+        "image-size": str(study.train.image_size),
+        "steps": str(study.train.steps),
+        "network": study.train.encoder_name,
+    }
+
+
+def _range(sizes: Iterable[int]) -> str:
+    found = list(sizes)
+    return " to ".join(map(str, sorted({min(found), max(found)})))
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ",".join(dict.fromkeys(map(str, values)))
+
+
+def _notes(study: Study, arms: Mapping[str, Mapping[int, Any]]) -> tuple[str, ...]:
+    substituted = [
+        f"Encoder `{name}` is `{encoded.name}`: {encoded.substitution}."
+        for name, encoded in study.encoded.items()
+        if encoded.substitution
+    ]
+    codes = {run["code"] for runs in arms.values() for run in runs.values()}
+    if len(codes) > 1:
+        substituted.append(
+            f"These runs were made by {len(codes)} states of the code in `model`. If a difference "
+            "between them may matter, choose another --out and run everything again."
+        )
+    return tuple(substituted)

@@ -1,0 +1,179 @@
+"""What all runs of a plan share: the scans, who is held out, the embeddings, the training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import ConfigError
+from backend.experiments import datasets
+from backend.experiments.plans import Arm, Plan
+from backend.imaging.scan_cache import WORKING_SIZE
+from backend.rounds import encoding
+from backend.settings import Settings
+from backend.storage import artifacts
+from model import active_learning, training
+
+Array = npt.NDArray[Any]
+Say = Callable[[str], object]
+FORMAT = 3  # of a run's file; raise it when old files must not stand for new runs
+CHUNK = 64  # scans encoded at once
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoder's embeddings of all scans."""
+
+    name: str  # with the mark of its weights
+    path: Path
+    substitution: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs share, handed to every process.
+
+    Attributes:
+        out: Where results are kept.
+        data: The scans at working size.
+        pool, held: Rows of `data` that can be labelled, and those that are measured on.
+        folds: Rows that are measured on in turn, by seed; see `of`.
+        encoded: By encoder as asked for.
+        train: How networks are trained, but for the seed.
+        code: Digest of the sources of `model`.
+    """
+
+    out: Path
+    plan: Plan
+    data: datasets.Collection
+    pool: tuple[int, ...]
+    held: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...]
+    encoded: Mapping[str, Encoded]
+    train: training.TrainConfig
+    code: str
+
+    def of(self, seed: int) -> Study:
+        """Return the study as a run of this seed sees it: one fold held out, the rest its pool."""
+        held = self.folds[seed % len(self.folds)]
+        return replace(self, held=held, pool=_others(len(self.data.scans), held))
+
+    def file(self, arm: Arm, seed: int) -> Path:
+        """Return where the result of a run lies: named by all that decides it but the code.
+
+        Files of other code stay valid, so that a changed comment costs nobody a night; the report
+        says when they are mixed.
+        """
+        plan, encoder, held = self.plan, self.encoded[arm.encoder].name, self.of(seed).held
+        shared = (FORMAT, self.data.fingerprint, held, repr(self.train), plan.train_seeds)
+        digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
+        return self.out / "runs" / f"{digest}.json"
+
+    def scans(self, rows: Iterable[int]) -> list[datasets.Kept]:
+        """Return scans by their rows of the data."""
+        return [self.data.scans[row] for row in rows]
+
+    def map_file(self, arm: Arm, seed: int) -> Path:
+        """Return where the map of an encoder, projection and seed lies."""
+        space = (self.encoded[arm.encoder].path.name, arm.projection, seed)
+        return self.out / "maps" / f"{artifacts.digest(self.code, self.pool, space)}.npz"
+
+
+def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
+    """Read the scans, hold some of them out and embed all.
+
+    Raises:
+        FirstlightError: If the plan does not fit the data, or something cannot be read or written.
+    """
+    dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
+    say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
+    longest = max(WORKING_SIZE, plan.image_size or 0)  # as production keeps them
+    data = datasets.keep(dataset, out / "scans", longest=longest)
+    folds = _folds(plan, [scan.group for scan in data.scans])
+    pool = _others(len(data.scans), folds[0])
+    code = _code()
+    asked = dict.fromkeys(arm.encoder for arm in plan.arms)
+    encoded = {name: _encode(data, name, out, code, settings) for name in asked}
+    train = _train_config(plan, len(data.labels), settings)
+    return Study(out, plan, data, pool, folds[0], folds, encoded, train, code)
+
+
+def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return the rows that are held out: the same for every run, or in turn."""
+    if plan.folds is None:
+        folds: tuple[tuple[int, ...], ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
+    else:
+        folds = deal(groups, plan.folds, plan.split_seed)
+    most = max(len(held) for held in folds)
+    if len(groups) - most < max(plan.labels) or not all(folds):
+        raise ConfigError(
+            f"{len(groups)} scans, {most} of them held out, leave {len(groups) - most} to label; "
+            f"expected {max(plan.labels)} at least, and a scan in every fold.",
+            "Lower --held-out, --folds or --labels.",
+        )
+    return folds
+
+
+def _others(number: int, held: Sequence[int]) -> tuple[int, ...]:
+    return tuple(np.setdiff1d(np.arange(number), held).tolist())
+
+
+def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Return rows in folds for cross-validation, each ascending: whole groups in random order,
+    each into the fold that has the fewest scans so far.
+    """
+    dealt: list[list[int]] = [[] for _ in range(folds)]
+    for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
+        min(dealt, key=len).extend(np.flatnonzero(np.equal(groups, group)).tolist())
+    return tuple(tuple(sorted(fold)) for fold in dealt)
+
+
+def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
+    """Return rows to measure on, ascending: whole groups in random order until there are enough."""
+    drawn: list[int] = []
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    for group in order.tolist():
+        if len(drawn) >= wanted:
+            break
+        drawn += np.flatnonzero(np.equal(groups, group)).tolist()
+    return tuple(sorted(drawn))
+
+
+def _encode(
+    data: datasets.Collection, name: str, out: Path, code: str, settings: Settings
+) -> Encoded:
+    # Beside the results, because an experiment needs no DATA_DIR.
+    encoder = encoding.load(settings.model_copy(update={"data_dir": out}), name)
+    digest = artifacts.digest(data.fingerprint, encoder.name, code)
+    path = out / "embeddings" / f"{digest}.npy"
+    if not path.exists():
+        starts = range(0, len(data.scans), CHUNK)
+        chunks = [[scan.load()[0] for scan in data.scans[i : i + CHUNK]] for i in starts]
+        artifacts.write_array(path, np.concatenate([encoder.encode(chunk) for chunk in chunks]))
+    return Encoded(encoder.name, path, encoder.substitution)
+
+
+def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:
+    try:
+        device = training.resolve_device(settings.device)
+        config = training.default_config(device, classes, image_size=plan.image_size)
+        return replace(config, steps=plan.steps or config.steps)
+    except ValueError as error:
+        raise ConfigError(
+            f"Nothing can be trained so: {error}.", "Correct --image-size, --steps or DEVICE."
+        ) from None
+
+
+def _code() -> str:
+    """Return a digest of the sources of `model`: what was computed by others is not mixed in."""
+    folder = Path(active_learning.__file__).parent
+    content = hashlib.sha256()
+    for source in sorted(folder.rglob("*.py")):
+        content.update(source.read_bytes())
+    return content.hexdigest()[:16]

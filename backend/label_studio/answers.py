@@ -1,0 +1,107 @@
+"""What Label Studio's answers say, and its refusals as errors of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from backend.errors import LabelStudioError, NotFound, Unauthorized, Unreachable
+
+MOST = 2**63 - 1  # a number beyond is none of a database
+DEEPEST = 9  # of what Label Studio nests by field in an error: two or three, as far as is known
+
+
+def decoded(response: httpx.Response) -> Any:
+    """Return the JSON of an answer, a "?" for every half of a character: no database stores one."""
+    found = response.json()
+    if b"\\ud" not in response.content.lower():
+        return found
+    return json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+
+
+def fits(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> bool:
+    """Return whether a field is there and of a type, and no number beyond those of a database."""
+    value = found.get(name, fits)  # what is missing is of no type that is asked for
+    if isinstance(value, int) and abs(value) > MOST:
+        return False
+    return isinstance(value, kind)
+
+
+def is_label_studios(response: httpx.Response) -> bool:
+    """Return whether an error is in Label Studio's own words, and not in those of a proxy."""
+    try:
+        found = response.json()
+    except (ValueError, RecursionError):
+        return False
+    own = isinstance(found, dict) and found.get("status_code") == response.status_code
+    return own and isinstance(found.get("detail"), str)
+
+
+def detail(response: httpx.Response) -> str:
+    """Return Label Studio's own sentence about an error, and nothing else of the body."""
+    try:
+        return sentence(decoded(response)) or response.reason_phrase
+    except (ValueError, RecursionError):
+        return response.reason_phrase
+
+
+def sentence(body: object) -> str:
+    """Return Label Studio's own sentence in the decoded body of a refusal, "" without one."""
+    found = body
+    if isinstance(body, dict):
+        found = body.get("validation_errors") or body.get("detail") or ""
+    return "; ".join(_leaves(found))[:300]
+
+
+def _leaves(found: object, deep: int = DEEPEST) -> Iterator[str]:
+    """Yield the sentences in what Label Studio nests by field."""
+    if isinstance(found, dict | list):
+        for part in (found.values() if isinstance(found, dict) else found) if deep else ():
+            yield from _leaves(part, deep - 1)
+    elif found:
+        yield str(found)
+
+
+def refusal(status: int, detail: str) -> LabelStudioError:
+    """Return the error that stands for a refused request.
+
+    Args:
+        status: Of the answer.
+        detail: Label Studio's own sentence.
+    """
+    if status in {401, 403}:
+        return Unauthorized(
+            f"Label Studio refused the request ({status}): {detail}", _token_mend(detail)
+        )
+    if status == 404:
+        return NotFound(
+            f"Label Studio does not know what was asked for (404): {detail}",
+            "Was the project or its backend entry deleted? Then connect it again.",
+        )
+    if status == 429 or status >= 500:
+        return Unreachable(
+            f"Label Studio answered {status}.", "See its log; it is asked again by itself."
+        )
+    return LabelStudioError(f"Label Studio refused the request ({status}): {detail}")
+
+
+def _token_mend(detail: str) -> str:
+    """Return the way to a token that Label Studio accepts, by what it says of this one."""
+    if "legacy token authentication has been disabled" in detail:
+        return (
+            "Set LABEL_STUDIO_API_KEY to a personal access token (Account & Settings > Personal "
+            "Access Token), or let the organisation's owner allow legacy tokens (Organization > "
+            "API Tokens Settings)."
+        )
+    if "wrong type" in detail:
+        return (
+            "LABEL_STUDIO_API_KEY is a short-lived access token: set it to the personal access "
+            "token that it was made from."
+        )
+    return (
+        "Check LABEL_STUDIO_API_KEY: a personal access token, or a legacy token where "
+        "the organisation still allows them."
+    )

@@ -1,0 +1,202 @@
+"""The timer: compares every project with Label Studio, and takes up the new ones.
+
+It heals lost webhooks, and sees changes of which no webhook tells.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from dbos import DBOS
+
+from backend import logs
+from backend.errors import FirstlightError, LabelStudioError, NotFound
+from backend.label_studio.publisher import Publisher
+from backend.rounds import sync
+from backend.rounds.services import Services
+from backend.storage.ledger import stored_options
+from backend.storage.store import DOUBTED, SETTLE_SECONDS, Project, is_retried
+from backend.storage.workers import Membership
+from backend.worker.recovery import cancel_other_releases, request_all_refreshes
+
+log = logging.getLogger(__name__)
+
+LOOK_FOR_NEW_SECONDS = 1.0
+JUMP_SECONDS = 60.0
+FORGET_SIGHTING_SECONDS = 10.0  # in which Label Studio saves the entry that it called /setup for
+FINISHED_DAYS = 7
+OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+
+
+class ClockWatch:
+    """Notices that the clock of this machine was set, by a clock that nobody can set."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._steady = clock, steady
+        self._offset = clock() - steady()
+
+    def jumped(self) -> bool:
+        """Return whether the clock was set by a minute or more since the last question."""
+        before, self._offset = self._offset, self._clock() - self._steady()
+        return abs(self._offset - before) >= JUMP_SECONDS
+
+
+def run_timer(services: Services, member: Membership, stop: threading.Event) -> None:
+    """Reconcile every project each RECONCILE_SECONDS, on the one worker that leads."""
+    say, clock = logs.Once(log), ClockWatch()
+    while not stop.wait(services.settings.reconcile_seconds):
+        try:
+            if not member.leads():
+                continue
+            if clock.jumped():
+                log.warning("the clock of this machine was set: every project is listed anew")
+                request_all_refreshes(services.store, full=True)
+            for project in services.store.projects():
+                _reconcile_one(services, project.id)
+            cancel_other_releases(services, member)
+            _delete_finished()
+            say("")
+        except FirstlightError as error:
+            say(f"the timer was cut short: {error}")
+        except Exception:
+            # Nothing else would notice that this thread is gone, and with it every lost webhook.
+            log.exception("the timer failed unexpectedly")
+
+
+def watch_new_projects(services: Services, member: Membership, stop: threading.Event) -> None:
+    """Take up the projects that /setup named, where Label Studio shows an entry of ours."""
+    say = logs.Once(log)
+    while not stop.wait(LOOK_FOR_NEW_SECONDS):
+        try:
+            if services.store.sightings() and member.leads():
+                take_up(services)
+            say("")
+        except FirstlightError as error:
+            say(f"new projects could not be looked for: {error}")
+        except Exception:
+            log.exception("looking for new projects failed unexpectedly")
+
+
+def take_up(services: Services) -> None:
+    """Ask Label Studio about each project that /setup named; take up those with an entry of ours.
+
+    Anybody can call /setup. A project that Label Studio knows nothing of leaves no trace.
+
+    Raises:
+        FirstlightError: While Label Studio cannot be asked; the projects are asked for again.
+    """
+    store, studio = services.store, services.studio
+    studio.check_token()
+    for seen in store.sightings():
+        age = store.clock() - seen.at
+        if 0 <= age < SETTLE_SECONDS:
+            continue  # Label Studio saves its entry after the call
+        answer = store.answer(store.project(seen.project_id))
+        try:
+            entries = studio.entries(seen.project_id)
+            found = [entry.get("model_version") == answer for entry in entries]
+        except LabelStudioError:  # nobody's project, or one that the token may not see
+            found = []
+        if any(found):  # where there are several, its first refresh says so
+            store.want(seen.project_id, full=True, connected=True)
+        elif 0 <= age < FORGET_SIGHTING_SECONDS:
+            continue
+        store.drop_sighting(seen.project_id)
+
+
+def reconcile(services: Services, project: Project) -> None:
+    """Compare Label Studio's counters with what the last sync saw; ask for a refresh on any change.
+
+    Heals lost webhooks and sees what has none: tasks from a storage sync, changed options. Takes a
+    project that had vanished up again once Label Studio has it.
+    """
+    store = services.store
+    try:
+        seen = sync.look(services.studio, store, project)
+    except FirstlightError as error:
+        _report_problem(services, project, error)
+        return
+    if project.vanished_at:
+        log.info("Label Studio has the project again")
+        store.want(project.id, full=True)
+        return
+    if project.problem and not project.failures:
+        store.update_unless_moved(project, problem="", mend="")
+    if project.wanted != project.done:
+        return  # a refresh is on its way, which looks for itself
+    overdue = sync.full_overdue(store, project)
+    if overdue or seen != project.seen or _retry_due(services, project):
+        store.want(project.id)
+        return
+    Publisher(services.settings, store, services.studio, project.id).clean()
+
+
+def _reconcile_one(services: Services, project_id: int) -> None:
+    """One project that fails must not cost the others their turn."""
+    with logs.context(project=project_id):
+        try:
+            # Read anew: the looks at the projects before it took their time.
+            project = services.store.project(project_id)
+            if project and not project.disconnected and _is_due(project):
+                reconcile(services, project)
+        except FirstlightError as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("the timer's look at a project failed unexpectedly")
+
+
+def _is_due(project: Project) -> bool:
+    """Return whether the timer looks at a project, and not the next refresh.
+
+    It does when no refresh waits, when the project has vanished (no refresh starts then), and when
+    the timer itself reported the problem that is shown. A refresh takes back its own problems.
+    """
+    reported = bool(project.problem and not project.failures)
+    return project.wanted == project.done or bool(project.vanished_at) or reported
+
+
+def _report_problem(services: Services, project: Project, error: FirstlightError) -> None:
+    """Show a problem that the timer met, and say it in the log once.
+
+    Not where the project has moved on: our entry is known by the live version, and a look while
+    that changes finds no entry of ours.
+    """
+    store = services.store
+    if isinstance(error, NotFound) and services.studio.has_vanished(project.id):
+        if store.vanish(project) and not project.vanished_at:
+            log.warning("Label Studio has no project %d any more", project.id)
+        return
+    if isinstance(error, NotFound) and project.vanished_at == DOUBTED:
+        # It is there without an entry of ours: it was disconnected by hand, before this release.
+        store.update_unless_moved(project, disconnected=True, vanished_at=0.0, problem="", mend="")
+        return
+    if isinstance(error, NotFound) and project.vanished_at:
+        store.want(project.id, full=True)  # it is back, and our entry is not: the refresh says so
+        return
+    blame = {"problem": error.what, "mend": error.mend, "problem_at": store.clock()}
+    if project.problem != error.what and store.update_unless_moved(project, **blame):
+        log.warning("%s", error)
+
+
+def _retry_due(services: Services, project: Project) -> bool:
+    if stored_options(project).paused:
+        return False
+    now = services.store.clock()
+    return any(is_retried(task, now) for task in services.store.unreadable_tasks(project.id))
+
+
+def _delete_finished() -> None:
+    before = (datetime.now(UTC) - timedelta(days=FINISHED_DAYS)).isoformat()
+    old = DBOS.list_workflows(
+        status=OVER, end_time=before, limit=500, load_input=False, load_output=False
+    )
+    if old:
+        DBOS.delete_workflows([found.workflow_id for found in old])

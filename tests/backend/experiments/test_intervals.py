@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from backend.experiments import intervals
+
+
+def test_an_interval_is_students() -> None:
+    values = [0.9, 0.8, 0.85, 0.95]
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert intervals.interval(values) == pytest.approx((0.875, expected.low, expected.high))
+
+
+def test_one_run_has_no_interval() -> None:
+    assert intervals.interval([0.5]) == pytest.approx((0.5, np.nan, np.nan), nan_ok=True)
+
+
+def test_equal_seeds_are_paired() -> None:
+    ours, theirs = {0: 0.9, 1: 0.7, 2: 0.8}, {2: 0.75, 0: 0.8, 1: 0.68}
+    expected = stats.ttest_rel([0.9, 0.7, 0.8], [0.8, 0.68, 0.75]).confidence_interval()
+    found, made = intervals.difference(ours, theirs)
+    assert found[1:] == pytest.approx((expected.low, expected.high))
+    assert made == "paired, n = 3"
+
+
+def test_unequal_seeds_are_compared_by_welch() -> None:
+    ours, theirs = {0: 0.9, 1: 0.7}, {0: 0.8, 1: 0.68, 2: 0.75, 3: 0.5}
+    test = stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False)
+    expected = test.confidence_interval()
+    found, made = intervals.difference(ours, theirs)
+    assert found[1:] == pytest.approx((expected.low, expected.high))
+    assert made == "Welch, n = 2 and 4"
+
+
+@pytest.mark.parametrize(
+    ("ours", "low"), [({0: 0.5, 1: 0.5}, 0.1), ({0: 0.5}, np.nan)], ids=["no spread", "one run"]
+)
+def test_welch_without_spread_has_no_width_and_of_one_run_no_interval(
+    ours: dict[int, float], low: float
+) -> None:
+    found, _ = intervals.difference(ours, {0: 0.4, 1: 0.4, 2: 0.4})
+    assert found == pytest.approx((0.1, low, low), nan_ok=True)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from backend.errors import ConfigError
+from backend.experiments import plans
+from tests.backend.experiments.samples import plan
+
+
+def test_lists_of_numbers_may_have_ranges() -> None:
+    assert plans.numbers("0-2, 5,1") == (0, 1, 2, 5)
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1,,2"])
+def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"Write one such as 0,1,2 or 0-9\."):
+        plans.numbers(text)
+
+
+def test_the_grid_holds_every_combination_once() -> None:
+    arms = plan(encoder="pixels,auto,pixels", alpha="0.3,auto").arms
+    assert [(arm.encoder, arm.alpha) for arm in arms] == [
+        ("pixels", 0.3), ("pixels", "auto"), ("auto", 0.3), ("auto", "auto"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        ("cold_start", "medoids,best", "--cold-start 'best'.*stratified-random"),
+        ("acquisition", "", "--acquisition ''.*power-noise"),
+        ("alpha", "2", "--alpha '2': expected a number from 0 to 1"),
+        ("encoder", "resnet", "--encoder 'resnet'.*efficientnet-lite0"),
+    ],
+)
+def test_what_production_does_not_know_is_refused_with_what_it_knows(
+    name: str, value: str, known: str
+) -> None:
+    with pytest.raises(ConfigError, match=known):
+        plan(**{name: value})
+
+
+@pytest.mark.parametrize("labels", ["10,5", "0,5"])
+def test_counts_of_labels_have_to_grow_from_one(labels: str) -> None:
+    with pytest.raises(ConfigError, match="--labels is"):
+        plan(labels=labels)
+
+
+def test_acquisitions_cannot_be_compared_on_one_count_of_labels() -> None:
+    with pytest.raises(ConfigError, match="no acquisition takes place"):
+        plan(labels="5", alpha="0,1")
+
+
+def test_arms_are_named_by_what_differs() -> None:
+    assert list(plan().names().values()) == ["medoids"]
+    names = plan(encoder="pixels,auto", acquisition="entropy,random").names()
+    assert list(names.values())[:2] == ["pixels, entropy", "pixels, random"]
+
+
+def test_chance_draws_for_all_encoders_at_once() -> None:
+    names = plan(encoder="pixels,auto", cold_start="medoids,random", labels="5").names()
+    assert list(names.values()) == ["pixels, medoids", "random", "auto, medoids"]
+
+
+def test_chance_may_have_draws_of_its_own() -> None:
+    asked = plan(cold_start="medoids,random", seeds="0,3", random_draws=4)
+    assert [asked.seeds_of(arm) for arm in asked.arms] == [(0, 3), (0, 3, 4, 5)]
+    assert len(asked.runs()) == 6
+    fewer = plan(cold_start="medoids,random", seeds="0,3", random_draws=1)
+    assert fewer.seeds_of(fewer.arms[1]) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"cold_start": "medoids,random"}, {"cold_start": "random"}),
+        ({"cold_start": "medoids,kmeans"}, {"cold_start": "medoids"}),
+        ({"acquisition": "entropy,random"}, {"acquisition": "random"}),
+        ({"cold_start": "medoids,kmeans", "baseline": "kmeans"}, {"cold_start": "kmeans"}),
+        ({"alpha": "0.3,1", "baseline": "1.0,pixels"}, {"alpha": 1.0}),
+    ],
+)
+def test_differences_are_taken_against_the_control_or_what_is_asked(
+    changes: dict[str, str], expected: dict[str, object]
+) -> None:
+    assert expected.items() <= asdict(plan(**changes).control()).items()
+
+
+def test_every_fold_has_to_be_held_out_equally_often() -> None:
+    with pytest.raises(ConfigError, match="Give a multiple of 3 seeds and draws"):
+        plan(labels="2", seeds="0-3", folds=3)
+    with pytest.raises(ConfigError, match="equally often"):
+        plan(labels="2", cold_start="random", seeds="0-2", random_draws=4, folds=3)

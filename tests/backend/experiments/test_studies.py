@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import ConfigError
+from backend.experiments import studies
+from tests.backend.experiments.samples import plan
+from tests.backend.experiments.studied import study
+
+
+def test_groups_are_held_out_whole_until_there_are_enough() -> None:
+    groups = [0, 0, 1, 1, 1, 2, 3, 3]
+    drawn = studies.hold_out(groups, 4, seed=0)
+    assert drawn == studies.hold_out(groups, 4, seed=0)
+    assert len(drawn) >= 4
+    inside = {groups[row] for row in drawn}
+    assert [row for row, group in enumerate(groups) if group in inside] == list(drawn)
+    assert len({studies.hold_out(groups, 4, seed) for seed in range(9)}) > 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_deal_every_scan_once_and_no_group_to_two(seed: int) -> None:
+    groups = [0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 6]
+    dealt = studies.deal(groups, 3, seed)
+    assert sorted(row for fold in dealt for row in fold) == list(range(len(groups)))
+    assert all(fold == tuple(sorted(fold)) for fold in dealt)
+    held_by = [{groups[row] for row in fold} for fold in dealt]
+    assert sum(map(len, held_by)) == len(set(groups))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 3  # the largest group
+
+
+def test_more_folds_than_scans_can_fill_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a scan in every fold"):
+        study(folder, tmp_path, plan(labels="2", seeds="0-12", folds=13))
+
+
+def test_more_labels_than_scans_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="12 scans, 3 of them held out, leave 9 to label"):
+        study(folder, tmp_path, plan(labels="10"))
+
+
+def test_a_size_that_no_network_takes_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--image-size"):
+        study(folder, tmp_path, plan(image_size=33))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": "2,5"},
+        {"alpha": "0.4"},
+        {"steps": 3},
+        {"image_size": 64},
+        {"train_seeds": 2},
+        {"split_seed": 1},
+        {"encoder": "resnet50-random"},
+    ],
+    ids=str,
+)
+def test_whatever_decides_a_run_changes_its_name(
+    folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    before = study(folder, tmp_path)
+    changed = plan(**changes)
+    if "encoder" in changes:  # its name is enough; loading it takes seconds
+        named = {"resnet50-random": replace(before.encoded["pixels"], name="resnet50-random")}
+        after = replace(before, plan=changed, encoded=named)
+    else:
+        after = study(folder, tmp_path, changed)
+    assert before.file(before.plan.arms[0], 0) != after.file(changed.arms[0], 0)
+    assert before.file(before.plan.arms[0], 0) != before.file(before.plan.arms[0], 1)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from dbos import DBOS, SetEnqueueOptions
+
+from backend.rounds.workflow import REFRESH_QUEUE
+from backend.storage.workers import Membership
+from backend.worker import recovery
+from tests.backend.site import Site, refreshes
+
+pytestmark = pytest.mark.databases
+
+
+def test_refreshes_of_another_release_are_cancelled_and_wanted_anew(site: Site) -> None:
+    with SetEnqueueOptions(app_version="0"):
+        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    wanted = site.project.wanted
+    recovery.cancel_other_releases(site.services, site.member)
+    assert [found.status for found in refreshes()] == ["CANCELLED"]
+    assert site.project.wanted == wanted + 1
+    recovery.cancel_other_releases(site.services, site.member)
+    assert site.project.wanted == wanted + 1
+
+
+def test_a_refresh_of_another_release_is_left_to_its_workers_until_they_are_gone(
+    site: Site,
+) -> None:
+    other = Membership(site.store, "0")
+    other.join(alone=False)
+    with SetEnqueueOptions(app_version="0"):
+        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    recovery.cancel_other_releases(site.services, site.member)
+    assert [found.status for found in refreshes()] == ["ENQUEUED"]
+    other.leave()
+    recovery.cancel_other_releases(site.services, site.member)
+    assert [found.status for found in refreshes()] == ["CANCELLED"]
+
+
+def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnected(
+    site: Site,
+) -> None:
+    with SetEnqueueOptions(app_version="0"):
+        DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    site.store.update(site.number, disconnected=True)
+    wanted = site.project.wanted
+    recovery.cancel_other_releases(site.services, site.member)
+    assert [found.status for found in refreshes()] == ["CANCELLED"]
+    assert (site.project.disconnected, site.project.wanted) == (True, wanted)
