@@ -30,10 +30,10 @@ def main() -> None:
         settings = Settings(data_dir=Path(name))
         store = open_store(settings.database)
         store.create()
-        store.want(1)
+        store.projects.request_refresh(1)
         scans = [{"id": i, "url": f"/data/upload/1/{i}.png"} for i in range(1, SCANS + 1)]
         for start in range(0, SCANS, 500):
-            store.save_tasks(1, scans[start : start + 500])
+            store.scans.save(1, scans[start : start + 500])
         client = create_app(settings, store, live_drafts(settings, store)).test_client()
         calls: dict[str, Callable[[], Any]] = {
             "/health": lambda: client.get("/health"),
@@ -41,7 +41,7 @@ def main() -> None:
             "/webhook": lambda: client.post("/webhook", json=event()),
         }
         times = {path: measure(call) for path, call in calls.items()}
-        store.engine.dispose()
+        store.close()
     baseline = np.median(times["/health"])
     print(f"{'':10}{'p50 ms':>10}{'p99 ms':>10}{'to /health':>12}")
     for path, found in times.items():

@@ -28,7 +28,8 @@ from backend.label_studio.client import LabelStudio
 from backend.label_studio.publisher import Publisher
 from backend.label_studio.queue_import import score
 from backend.settings import Settings
-from backend.storage.store import Store, Version, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Version
 from demo.annotator import Annotator
 from demo.studio import LabelStudio as Server
 from model.phantoms import generate
@@ -127,8 +128,8 @@ def desk(server: Server, folder: Path, number: int, pixels: int) -> Desk:
         ]
         time.sleep(6)  # the import is past; a round follows a Submit
         person.call("POST", f"/api/tasks/{first}/annotations/", json={"result": shapes[0]})
-    store.want(project)
-    store.update(project, seen={"newest_update": studio.newest_update(project)})
+    store.projects.request_refresh(project)
+    store.projects.update(project, seen={"newest_update": studio.newest_update(project)})
     return Desk(
         project=project,
         tasks=tasks,

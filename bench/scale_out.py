@@ -54,8 +54,8 @@ def embedded(server: str, workers: int) -> float:
         warm_up(found)
         number = found.project(SCANS, encoder=ENCODER)
         began = time.monotonic()
-        while len(found.store.embeddings(number, ENCODER)) < SCANS:
-            assert not found.store.known(number).problem
+        while len(found.store.embeddings.all(number, ENCODER)) < SCANS:
+            assert not found.store.projects.known(number).problem
             assert not found.ended()
             time.sleep(0.2)
         return time.monotonic() - began
@@ -75,7 +75,7 @@ def outlived(server: str) -> None:
         while not found.live(number):
             time.sleep(0.2)
         seconds = time.monotonic() - began
-        rows = found.store.embeddings(number, ENCODER).values()
+        rows = found.store.embeddings.all(number, ENCODER).values()
         files = (Path(name) / "projects" / str(number) / "embeddings").glob("*.npy")
         written = sum(len(np.load(file)) for file in files)
         places = len({(row.chunk, row.row) for row in rows})

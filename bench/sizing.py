@@ -51,16 +51,16 @@ def measure(scans: int) -> None:
             for _ in range(labelled):
                 label(fake, number, phantoms)
             began = time.monotonic()
-            store.want(number)
+            store.projects.request_refresh(number)
             peak = until_done(process, store, number, labelled=labelled)
             seconds = time.monotonic() - began
             print(
                 f"{scans} scans, {labelled} labels: {seconds:.0f} s, {peak / 1e6:.0f} MB",
                 flush=True,
             )
-        print(f"  steps: {store.rounds(number)[-1].record['seconds']}")
+        print(f"  steps: {store.rounds.all(number)[-1].record['seconds']}")
         print(f"  DATA_DIR in MB: {sizes(Path(name))}", flush=True)
-        store.engine.dispose()
+        store.close()
 
 
 def sizes(folder: Path) -> dict[str, float]:

@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, served(fake) as url, working(url, name) as process:
         store = open_store(Settings(data_dir=Path(name)).database)
         fake.setup = answering(store)
-        store.want(number)
+        store.projects.request_refresh(number)
         peaks = []
         for turn in range(ROUNDS + 1):
             began, peak = time.monotonic(), until_done(process, store, number, labelled=turn)
@@ -66,7 +66,7 @@ def main() -> None:
             )
             peaks.append(peak)
             label(fake, number, scans)
-            store.want(number)
+            store.projects.request_refresh(number)
     early, late = np.mean(peaks[1:][EARLY]), np.mean(peaks[1:][LATE])
     print(f"rounds 11-20: {early / 1e6:.0f} MB, rounds 41-50: {late / 1e6:.0f} MB")
     print(f"ratio: {late / early:.3f}")
@@ -86,9 +86,9 @@ def until_done(
     while True:
         assert process.poll() is None, "the worker ended"
         peak = max(peak, anonymous(process.pid))
-        project = store.known(number)
+        project = store.projects.known(number)
         assert not project.problem, project.problem
-        live = store.version(number, project.live_version)
+        live = store.publications.get(number, project.live_version)
         if live and live.labels == labelled and project.wanted == project.done:
             return peak
         time.sleep(0.1)

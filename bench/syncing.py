@@ -91,19 +91,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"sqlite:///{folder}/firstlight.sqlite", busy_ms=10_000)
         store.create()
-        with playing(chosen.labels, chosen.kilobytes, store.answer(None)) as url:
+        with playing(chosen.labels, chosen.kilobytes, store.installation.answer(None)) as url:
             settings = Settings(
                 label_studio_url=url, label_studio_api_key=SecretStr(TOKEN), data_dir=Path(folder)
             )
             studio = LabelStudio(settings)
-            store.want(1)
+            store.projects.request_refresh(1)
             for name in ("first", "second, nothing changed"):
-                store.update(1, full_sync=True, full_synced_at=0.0)
+                store.projects.update(1, full_sync=True, full_synced_at=0.0)
                 with store.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
                 gc.collect()
                 idle, started = anonymous("self"), time.monotonic()
-                project = store.project(1)
+                project = store.projects.get(1)
                 assert project is not None
                 with Peak() as peak:
                     sync.sync(studio, store, project)
@@ -111,9 +111,9 @@ def main() -> None:
                 print(
                     f"{name}: {(peak.bytes - idle) / 1e6:.0f} MB above {idle / 1e6:.0f} MB, "
                     f"{time.monotonic() - started:.0f} s, log of {log / 1e6:.1f} MB, "
-                    f"{len(store.annotations(1))} labels known"
+                    f"{len(store.labels.annotations(1))} labels known"
                 )
-        store.engine.dispose()
+        store.close()
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_every_route_is_explained(tmp_path: Path) -> None:
     }
     explained = rows("http.md")
     assert not [rule for rule in rules - {"/"} if f"`{rule}`" not in explained]
-    store.engine.dispose()
+    store.close()
 
 
 def test_the_readme_is_short() -> None:

@@ -14,7 +14,8 @@ from backend.label_studio.credentials import SECRET_HEADER
 from backend.settings import Settings, prepare_data_dir
 from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts
-from backend.storage.store import Project, open_known
+from backend.storage.store import open_known
+from backend.storage.tables import Project
 
 if TYPE_CHECKING:
     from model.encoders import Encoder
@@ -51,8 +52,8 @@ def artifacts(settings: Settings) -> Finding:
 def database(settings: Settings) -> Finding:
     """Whether the database is there, is ours, and opens."""
     store = open_known(settings.database)
-    number = len(store.projects())
-    store.engine.dispose()
+    number = len(store.projects.all())
+    store.close()
     return Finding("database", True, f"It opens; {number} project{'s'[: number != 1]} known.")
 
 

@@ -29,7 +29,8 @@ from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.publisher import Publisher
 from backend.rounds.services import Services
 from backend.settings import parse_options
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 
 IMAGES_TRIED = 3
 # Without one of these events the queue would wait for the timer.
@@ -185,7 +186,7 @@ def webhook(services: Services, project_id: int) -> Finding:
     headers = signed_headers(settings)
     hooks = [h for h in studio.webhooks(project_id) if h["url"] == url]
     problems = list(_webhook_problems(hooks[0], headers)) if hooks else ["it is not there"]
-    known = store.project(project_id)
+    known = store.projects.get(project_id)
     if known and known.webhook_refused_at:
         problems.append("this service refuses its events")
     if not problems:
@@ -193,7 +194,7 @@ def webhook(services: Services, project_id: int) -> Finding:
 
     def mend() -> None:
         studio.ensure_webhook(project_id, url, headers)
-        store.update(project_id, webhook_refused_at=0.0)
+        store.projects.update(project_id, webhook_refused_at=0.0)
 
     readable = any("Authorization" in _headers_of(hook) for hook in hooks)
     return Finding(
@@ -246,7 +247,7 @@ def image(services: Services, project_id: int, load: Load) -> Finding:
     first = next(services.studio.tasks(project_id), [])[:IMAGES_TRIED]
     if not first:
         return Finding("image", True, "The project has no tasks yet.")
-    known = services.store.project(project_id)
+    known = services.store.projects.get(project_id)
     urls = [(task["id"], str(task["data"].get(config.image_key) or "")) for task in first]
     task_id, scan = _first_scan(services, known or Project(id=project_id), urls)
     load().encode([scan.image])
@@ -272,7 +273,7 @@ def _first_scan(
 
 def rounds(store: Store, project_id: int) -> Finding:
     """Whether the project's rounds go on."""
-    found = store.project(project_id)
+    found = store.projects.get(project_id)
     if found is None or found.disconnected:
         return Finding(
             "rounds",
@@ -293,17 +294,17 @@ def queue(services: Services, project_id: int) -> Finding:
     """Whether Label Studio holds the queue that was published last."""
     store = services.store
     live = _live(services, project_id)
-    version = store.version(project_id, live)
+    version = store.publications.get(project_id, live)
     if not live or version is None:
         return Finding("queue", True, "None is published yet.")
     number = services.studio.version_count(project_id, live)
-    there = {task.id for task in store.tasks(project_id)}
+    there = {task.id for task in store.scans.all(project_id)}
     if number >= len(there.intersection(version.published)):
         return Finding("queue", True, f"{live}: {number} scans.")
 
     def publish_again() -> None:
-        store.update(project_id, fingerprint="")
-        store.want(project_id, full=True)
+        store.projects.update(project_id, fingerprint="")
+        store.projects.request_refresh(project_id, full=True)
 
     return Finding(
         "queue",
@@ -370,17 +371,17 @@ def _compared(services: Services, project_id: int, name: str, read: Callable[[],
 
 def _switching(services: Services, project_id: int, live: str) -> bool:
     """Return whether a round was about to make a version live while this one was looked for."""
-    now = services.store.project(project_id)
+    now = services.store.projects.get(project_id)
     return now is not None and (now.live_version != live or now.step == "switch")
 
 
 def _live(services: Services, project_id: int) -> str:
-    found = services.store.project(project_id)
+    found = services.store.projects.get(project_id)
     return found.live_version if found else ""
 
 
 def _answer(services: Services, project_id: int) -> str:
-    return services.store.answer(services.store.project(project_id))
+    return services.store.installation.answer(services.store.projects.get(project_id))
 
 
 def _entry(services: Services, project_id: int) -> Entry | None:

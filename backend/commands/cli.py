@@ -70,7 +70,7 @@ def worker(with_parent: bool, alive: bool) -> None:
         from backend.storage.store import open_known
         from backend.storage.workers import works_here
 
-        sys.exit(0 if works_here(open_known(load_settings().database)) else 1)
+        sys.exit(0 if works_here(open_known(load_settings().database).workers) else 1)
     settings = _service(with_parent)
     from backend.worker.main import run  # after the environment is known to be good
 
@@ -130,7 +130,7 @@ def clean(project: int) -> None:
     settings = load_settings()
     require_api_key(settings)
     store = open_known(settings.database)
-    store.known(project)
+    store.projects.known(project)
     publisher = Publisher(settings, store, LabelStudio(settings), project)
     removed = 0
     for version, number in publisher.remove_old():
@@ -271,7 +271,8 @@ def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> No
 
 def _store_if_any(settings: Settings) -> Store | None:
     """Open the database if there is one: a project can be disconnected without."""
-    from backend.storage.store import open_known, sqlite_path
+    from backend.storage.database import sqlite_path
+    from backend.storage.store import open_known
 
     path = sqlite_path(settings.database)
     return None if path and not path.exists() else open_known(settings.database)
@@ -285,7 +286,7 @@ def _versions(project: int) -> Versions:
     settings = load_settings()
     store = open_known(settings.database)
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project)
-    return Versions(store, store.known(project), files)
+    return Versions(store, store.projects.known(project), files)
 
 
 def _service(with_parent: bool = False) -> Settings:

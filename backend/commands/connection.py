@@ -23,7 +23,8 @@ from backend.label_studio.credentials import entry_credentials, webhook_headers,
 from backend.rounds import erasing
 from backend.settings import Settings, parse_options
 from backend.storage.artifacts import Artifacts
-from backend.storage.store import Store, open_known, sqlite_path, worker_lock
+from backend.storage.database import sqlite_path, worker_lock
+from backend.storage.store import Store, open_known
 from backend.storage.workers import lively
 
 TITLE = "Firstlight"
@@ -85,8 +86,8 @@ def _take_back_refusals(settings: Settings, project_id: int) -> None:
     """Forget refused events: Label Studio made the webhook, and until now it brought no secret."""
     with suppress(FirstlightError):  # the next event that is taken does the same
         store = open_known(settings.database)
-        store.update(project_id, webhook_refused_at=0.0)
-        store.engine.dispose()
+        store.projects.update(project_id, webhook_refused_at=0.0)
+        store.close()
 
 
 def signed_headers(settings: Settings) -> dict[str, str]:
@@ -100,9 +101,9 @@ def signed_headers(settings: Settings) -> dict[str, str]:
     def stored() -> str:
         store = open_known(settings.database)
         try:
-            return store.webhook_secret
+            return store.installation.webhook_secret
         finally:
-            store.engine.dispose()
+            store.close()
 
     return webhook_headers(webhook_secret(settings, stored))
 
@@ -124,7 +125,7 @@ def disconnect(
     Raises:
         LabelStudioError: When Label Studio cannot be asked.
     """
-    answer = store.answer(store.project(project_id)) if store else ""
+    answer = store.installation.answer(store.projects.get(project_id)) if store else ""
     try:
         found = studio.entries(project_id)
     except NotFound:
@@ -157,7 +158,7 @@ def disconnect(
 def _let_go(store: Store | None, project_id: int) -> None:
     """Have the worker pass over a project until somebody connects it again."""
     if store:
-        store.update(project_id, disconnected=True, vanished_at=0.0, problem="", mend="")
+        store.projects.update(project_id, disconnected=True, vanished_at=0.0, problem="", mend="")
 
 
 def forget(settings: Settings, store: Store | None, project_id: int) -> str:
@@ -170,14 +171,14 @@ def forget(settings: Settings, store: Store | None, project_id: int) -> str:
         ConfigError: While a worker is in the middle of a round of it.
         StorageError: When the artifacts do not answer; a second call finds what was left.
     """
-    project = store.project(project_id) if store else None
+    project = store.projects.get(project_id) if store else None
     if project is not None and project.step and workers_running(settings):
         raise ConfigError(
             f"Nothing was forgotten: a worker is busy with project {project_id} ({project.step}).",
             "It rests after this round; run the same command again, or stop the worker before.",
         )
     if store:
-        store.forget(project_id)
+        store.projects.forget(project_id)
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
     files.clear()
     for folder in (files.folder, files.scratch):
@@ -204,9 +205,9 @@ def workers_running(settings: Settings) -> int:
     if database is None:
         store = open_known(settings.database)
         try:
-            return len(lively(store))
+            return len(lively(store.workers))
         finally:
-            store.engine.dispose()
+            store.close()
     path = worker_lock(database)
     if not path.exists():
         return 0

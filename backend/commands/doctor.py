@@ -18,7 +18,8 @@ from backend.commands.findings import Check, Finding
 from backend.errors import FirstlightError
 from backend.rounds.services import Services
 from backend.settings import Settings, require_api_key
-from backend.storage.store import WORKER_BUSY_MS, Store, open_store
+from backend.storage.database import WORKER_BUSY_MS
+from backend.storage.store import Store, open_store
 
 Build = Callable[[Settings, Store], Services]
 
@@ -67,7 +68,9 @@ def _beyond(here: _Examination, services: Services, project_id: int | None) -> I
         url = settings.public_url
         yield here.look("backend address", lambda: checks_installation.backend_address(studio, url))
         yield here.look("webhook address", lambda: checks_installation.webhook_address(studio, url))
-    known = services.store.project(project_id) if project_id and here.all_ok("database") else None
+    known = (
+        services.store.projects.get(project_id) if project_id and here.all_ok("database") else None
+    )
     load = cache(lambda: checks_installation.load_encoder(settings, known))
     yield here.look("encoder", lambda: checks_installation.encoder(settings, load))
     if project_id is None:

@@ -12,7 +12,8 @@ from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.moments import moment
 from backend.label_studio.queue_import import QueueItem
 from backend.settings import Settings
-from backend.storage.store import Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import Version
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ class Publisher:
             attempt = self._open(version, kind, held)
             if self._arrived(attempt, items):
                 attempt.state, attempt.published = "ready", [item.task for item in items]
-                self._store.save_version(attempt)
+                self._store.publications.save(attempt)
                 return attempt.name
             attempt.state = "abandoned"
-            self._store.save_version(attempt)
+            self._store.publications.save(attempt)
         raise PublishError(
             f"The queue did not arrive whole in Label Studio in {ATTEMPTS} attempts.",
             "See Label Studio's log; the next round tries again.",
@@ -107,7 +108,7 @@ class Publisher:
         self._studio.entry(self._project_id, live)  # without it nothing could be switched back
         kept = {live, self._before(live)}
         held = self._studio.version_counts(self._project_id)
-        for version in self._store.versions(self._project_id):
+        for version in self._store.publications.all(self._project_id):
             if version.name in kept or version.state not in {"previous", "abandoned"}:
                 continue
             if version.name in held:
@@ -116,18 +117,20 @@ class Publisher:
             # this one is met again.
             self.switch(self._live())
             version.state = "removed"
-            self._store.save_version(version)
+            self._store.publications.save(version)
             yield version.name, held.get(version.name, 0)
 
     def _live(self) -> str:
-        project = self._store.project(self._project_id)
+        project = self._store.projects.get(self._project_id)
         return project.live_version if project else ""
 
     def _open(self, version: Version, kind: str, held: Collection[str]) -> Version:
         """Take the next name of this round that nobody ever used."""
-        taken = [v for v in self._store.versions(self._project_id) if v.round == version.round]
+        taken = [
+            v for v in self._store.publications.all(self._project_id) if v.round == version.round
+        ]
         attempt = max((v.attempt for v in taken), default=0) + 1
-        key = version.model_key or self._store.installation
+        key = version.model_key or self._store.installation.id
         while name(kind, version.round, attempt, key) in held:
             attempt += 1
         opened = Version(
@@ -142,15 +145,15 @@ class Publisher:
             published=[],
             created_at=self._store.clock(),
         )
-        self._store.save_version(opened)
+        self._store.publications.save(opened)
         return opened
 
     def _abandon(self) -> None:
         """An attempt that never went live may be half there: it is never used again."""
-        for version in self._store.versions(self._project_id):
+        for version in self._store.publications.all(self._project_id):
             if version.state in {"publishing", "ready"}:
                 version.state = "abandoned"
-                self._store.save_version(version)
+                self._store.publications.save(version)
 
     def _arrived(self, attempt: Version, items: Sequence[QueueItem]) -> bool:
         why = ""
@@ -170,7 +173,7 @@ class Publisher:
         What was deleted shows only where all tasks are read, and is refused by Label Studio; so
         this looks at what changed, and after a refusal at everything.
         """
-        project = self._store.project(self._project_id)
+        project = self._store.projects.get(self._project_id)
         since = project.seen.get("newest_update", "") if project and not everything else ""
         pages = self._studio.tasks(self._project_id, since=since)
         labelled = {task["id"]: bool(task["is_labeled"]) for page in pages for task in page}
@@ -184,7 +187,11 @@ class Publisher:
 
     def _before(self, live: str) -> str:
         """Return the version that was live before this one."""
-        shown = [v for v in self._store.versions(self._project_id) if v.live_at and v.name != live]
+        shown = [
+            v
+            for v in self._store.publications.all(self._project_id)
+            if v.live_at and v.name != live
+        ]
         return max(shown, key=_live_at).name if shown else ""
 
     def _quiet(self) -> bool:

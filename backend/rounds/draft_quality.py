@@ -11,7 +11,7 @@ from backend.rounds.services import Services
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
-from backend.storage.store import DraftScore, Project, Version
+from backend.storage.tables import DraftScore, Project, Version
 from model import evaluation
 
 
@@ -21,9 +21,9 @@ def judge_drafts(services: Services, project: Project) -> None:
     A draft was stored before it could be shown, so it never saw the label it is judged by.
     """
     store = services.store
-    known = {score.task_id for score in store.draft_scores(project.id)}
+    known = {score.task_id for score in store.labels.draft_scores(project.id)}
     config = labels.parse(project.label_config)
-    shown = [version for version in store.versions(project.id) if version.live_at]
+    shown = [version for version in store.publications.all(project.id) if version.live_at]
     now = ledger.read(store, project.id)
     sizes = {task.id: (task.height, task.width) for task in now.tasks}
     drafts_of = cache(partial(_drafts, services.files(project.id)))
@@ -36,11 +36,11 @@ def judge_drafts(services: Services, project: Project) -> None:
         if version is None or draft is None or not all(sizes[task_id]):
             continue
         try:
-            [submitted] = store.results(project.id, [found[0].id])
+            [submitted] = store.labels.results(project.id, [found[0].id])
             dice = _dice(draft, submitted, config, sizes[task_id])
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
-        store.save_draft_score(
+        store.labels.save_draft_score(
             DraftScore(
                 project_id=project.id,
                 task_id=task_id,
@@ -55,7 +55,7 @@ def judge_drafts(services: Services, project: Project) -> None:
         last = DraftQuality.of(
             ledger.quality_drafts(store, project.id, now)[-ledger.RECENT_DRAFTS :]
         )
-        store.update(
+        store.projects.update(
             project.id,
             draft_dice=last.dice,
             unchanged_drafts=last.share_unchanged,

@@ -18,7 +18,8 @@ from backend.rounds.prelabels import KEPT_MODELS, drawing
 from backend.rounds.services import Services, build
 from backend.settings import Settings
 from backend.storage.ledger import stored_options
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 from model import inference, masks, training
 
 
@@ -84,7 +85,7 @@ class LiveDrafts:
             FirstlightError: When the scan cannot be read.
         """
         live = self._live(project_id)
-        tasks = self._services.store.some_tasks(project_id, [task_id])
+        tasks = self._services.store.scans.some(project_id, [task_id])
         if live is None or not tasks:
             return []
         learner, model = live
@@ -102,7 +103,7 @@ class LiveDrafts:
 
     def _live(self, project_id: int) -> tuple[Learner, training.Fitted] | None:
         """Return the live model if it draws drafts and its file is there."""
-        project = self._services.store.project(project_id)
+        project = self._services.store.projects.get(project_id)
         version = drawing(self._services.store, project) if project else None
         if project is None or version is None:
             return None

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from backend.errors import StorageError
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space, embeddings_name, scan_name
-from backend.storage.store import Embedding
+from backend.storage.tables import Embedding
 from model import clustering, projection
 from model.clustering import Clustering
 from model.projection import Projection

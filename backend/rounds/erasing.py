@@ -30,7 +30,8 @@ from backend import logs
 from backend.errors import FirstlightError
 from backend.storage import artifacts
 from backend.storage.artifacts import Artifacts, ProjectFiles, embeddings_name
-from backend.storage.store import Erasure, Store
+from backend.storage.store import Store
+from backend.storage.tables import Erasure
 
 log = logging.getLogger(__name__)
 
@@ -101,20 +102,20 @@ class Eraser:
     # -- for all machines --------------------------------------------------------------------------
 
     def _erase_for_all(self) -> None:
-        notes = self._store.erasures_to_do()
-        if notes and self._store.purge_log():
-            self._store.note_erased([note.number for note in notes], database_done=True)
+        notes = self._store.erasures.to_do()
+        if notes and self._store.erasures.purge_log():
+            self._store.erasures.note([note.number for note in notes], database_done=True)
         for of_project in _by_project(note for note in notes if not note.files_done):
             project_id = of_project[0].project_id
             erase(self._store, self._files.of(project_id), project_id, of_project)
-            self._store.note_erased([note.number for note in of_project], files_done=True)
+            self._store.erasures.note([note.number for note in of_project], files_done=True)
 
     # -- on this machine ---------------------------------------------------------------------------
 
     def _erase_here(self) -> None:
         """Follow each note at once, and once more when what was under way has ended."""
         now, settled = self._clock(), self._settled()
-        ready = takewhile(lambda note: note.files_done, self._store.erasures(after=settled))
+        ready = takewhile(lambda note: note.files_done, self._store.erasures.after(after=settled))
         due, last = [], settled
         for note in ready:
             since = self._since.get(note.number)
@@ -141,7 +142,7 @@ class Eraser:
             return
         files.drop_copies({chunk for note in notes for chunk in note.chunks})
         gone = sorted({task for note in notes for task in note.task_ids})
-        known = self._store.addresses(project_id, gone)
+        known = self._store.scans.addresses(project_id, gone)
         scan_cache.erase(files.scratch, {task: known.get(task) for task in gone})
         _drop_old(files.leftovers())
 
@@ -149,14 +150,14 @@ class Eraser:
         """Return the number of the last note that need not be followed here again."""
         mark = artifacts.read_json(self._mark) or {}
         number = int(mark.get("number", 0))
-        same = mark.get("installation") == self._store.installation
+        same = mark.get("installation") == self._store.installation.id
         # A database that does not know that note is another one, or was put back from a backup.
-        return number if same and self._store.erasures(after=number - 1) else 0
+        return number if same and self._store.erasures.after(after=number - 1) else 0
 
     def _settle(self, number: int) -> None:
         for older in [known for known in self._since if known <= number]:
             del self._since[older]
-        mark = {"installation": self._store.installation, "number": number}
+        mark = {"installation": self._store.installation.id, "number": number}
         artifacts.write_json(self._mark, mark)
 
 
@@ -165,7 +166,7 @@ def erase(store: Store, files: ProjectFiles, project_id: int, notes: Sequence[Er
     if any(note.whole for note in notes):
         files.clear()
         return
-    left = store.rows_of(project_id, {chunk for note in notes for chunk in note.chunks})
+    left = store.embeddings.rows_of(project_id, {chunk for note in notes for chunk in note.chunks})
     if left:
         from backend.rounds import (
             embedding_map,  # scikit-learn and openTSNE, which not every command needs
@@ -183,12 +184,12 @@ def forgotten(store: Store, project_id: int) -> bool:
     Return whether that was possible within ten seconds. While others read or write it is not: then
     the worker does it, for the notes say that it has to.
     """
-    notes = store.erasures_to_do()
+    notes = store.erasures.to_do()
     mine = [note.number for note in notes if note.project_id == project_id]
-    store.note_erased(mine, files_done=True)
+    store.erasures.note(mine, files_done=True)
     for _ in range(PURGE_TRIES):
-        if store.purge_log():
-            store.note_erased([note.number for note in notes], database_done=True)
+        if store.erasures.purge_log():
+            store.erasures.note([note.number for note in notes], database_done=True)
             return True
         time.sleep(PURGE_PAUSE_SECONDS)
     return False

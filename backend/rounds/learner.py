@@ -20,7 +20,8 @@ from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import Ledger
-from backend.storage.store import Annotation, Model, Store
+from backend.storage.store import Store
+from backend.storage.tables import Annotation, Model
 from model import calibration, evaluation, inference, training, validation
 from model.encoders import weights
 from model.evaluation import MAIN, METRICS
@@ -86,7 +87,7 @@ class Learner:
     def split(self, ledger: Ledger, clusters: dict[int, int]) -> tuple[list[int], list[int]]:
         """Return the task ids to train on and those to validate on; the sides are stored."""
         ids = list(ledger.usable)
-        stored = self.store.splits(self.project_id)
+        stored = self.store.labels.splits(self.project_id)
         unknown = validation.UNKNOWN
         sides = validation.split(
             np.array([ledger.groups[i] for i in ids], np.int64),
@@ -95,7 +96,7 @@ class Learner:
             np.array([any(a.ground_truth for a in ledger.usable[i]) for i in ids], bool),
         )
         held = {i: bool(side == validation.VALIDATION) for i, side in zip(ids, sides, strict=True)}
-        self.store.save_splits(self.project_id, held)
+        self.store.labels.save_splits(self.project_id, held)
         return [i for i in ids if not held[i]], [i for i in ids if held[i]]
 
     def key(self, ledger: Ledger, task_ids: Sequence[int], start: str = "") -> str:
@@ -152,7 +153,7 @@ class Learner:
         seconds = round(time.monotonic() - started, 1)
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
         # Before the weights: whoever finds those need not train again.
-        self.store.save_model(
+        self.store.publications.save_model(
             Model(
                 project_id=self.project_id,
                 key=key,
@@ -182,7 +183,7 @@ class Learner:
             now, left = clock(), pace.seconds_left(progress)
             if progress.ends_epoch or now - last[0] >= 1:
                 last[0] = now
-                self.store.update(self.project_id, progress=_shown(progress, left))
+                self.store.projects.update(self.project_id, progress=_shown(progress, left))
             if progress.ends_epoch:
                 told = progress.epoch, progress.epochs, progress.loss, left or 0.0
                 log.info("epoch %d of %d: loss %.3f, about %.0f s left", *told)
@@ -191,7 +192,7 @@ class Learner:
 
     def _start(self, ledger: Ledger, task_ids: Sequence[int], live: str) -> str:
         """Return the key of the model that training goes on from, empty for none."""
-        model = self.store.model(self.project_id, live)
+        model = self.store.publications.model(self.project_id, live)
         if self.options.training != "warm" or model is None or not self.knows(live):
             return ""
         before = str(model.quality.get("started_from", ""))
@@ -251,7 +252,7 @@ class Learner:
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
         """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
         height, width = size
-        results = self.store.results(self.project_id, [found.id for found in annotations])
+        results = self.store.labels.results(self.project_id, [found.id for found in annotations])
         return labels.merge(
             labels.masks(result, self.config, size=(height, width)) for result in results
         )
@@ -277,26 +278,26 @@ class Learner:
         one was trained on before they were held out. The verdict and the new model's quality are
         stored, and with them the temperature at which its probabilities mean what they say.
         """
-        model = self.store.model(self.project_id, key)
+        model = self.store.publications.model(self.project_id, key)
         if model is None or not held:
             return key
         new = self._validate(ledger, key, held)
         model.quality = {**model.quality, **_quality(new, self.config.labels)}
         refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
         model.accepted = not refused
-        self.store.save_model(model)
+        self.store.publications.save_model(model)
         if refused:
             log.warning("the new model is worse on validation and is not used")
         return live if refused else key
 
     def knows(self, key: str) -> bool:
         """Return whether a model is there and was trained for today's labels."""
-        model = self.store.model(self.project_id, key)
+        model = self.store.publications.model(self.project_id, key)
         known = model is not None and model.classes == list(self.config.labels)
         return known and self.files.exists(weights_name(key))
 
     def _worse_than(self, live: str, new: Mapping[int, Judged], ledger: Ledger) -> bool:
-        model = self.store.model(self.project_id, live)
+        model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
         seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
@@ -327,7 +328,7 @@ class Learner:
     def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
         """Return the model's uncertainty on each scan that can be read, by task id."""
         measure = UNCERTAINTIES[self.options.uncertainty]
-        model = self.store.model(self.project_id, key)
+        model = self.store.publications.model(self.project_id, key)
         heat = float(model.quality.get("temperature", 1)) if model else 1.0
         return {
             task_id: float(measure(calibration.tempered(probabilities, heat)[None])[0])

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from backend.errors import UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.storage.ledger import stored_options
-from backend.storage.store import DraftScore, Project, Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import DraftScore, Project, Version
 
 KEPT_MODELS = 2  # networks that the process of the drafts holds in memory
 JUDGED = 5  # the last drafts that decide whether the next ones are shown
@@ -36,8 +37,8 @@ def drawing(store: Store, project: Project) -> Version | None:
     It draws none at a cold start, while drafts are not shown, and once the labels of the project
     are others than those that it was trained for.
     """
-    version = store.version(project.id, project.live_version)
-    model = store.model(project.id, version.model_key) if version else None
+    version = store.publications.get(project.id, project.live_version)
+    model = store.publications.model(project.id, version.model_key) if version else None
     if version is None or model is None or model.classes != _classes(project):
         return None
     return version if wanted(project, version.labels, _last_dice(store, project.id)) else None

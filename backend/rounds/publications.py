@@ -17,7 +17,8 @@ from backend.label_studio import labels
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import DraftQuality, stored_options
-from backend.storage.store import DraftScore, Model, Project, Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import DraftScore, Model, Project, Version
 
 KEPT_MODELS = 5
 KEPT_LIVE_MODELS = 30
@@ -45,10 +46,10 @@ class Versions:
         Raises:
             ConfigError: When its model cannot be used any more.
         """
-        name = self.store.pinned(self.project.id)
+        name = self.store.publications.pinned(self.project.id)
         if not name:
             return None
-        found = self.store.version(self.project.id, name)
+        found = self.store.publications.get(self.project.id, name)
         why = self.obstacle(found)
         if why:
             raise ConfigError(
@@ -65,7 +66,7 @@ class Versions:
                 or when the project is not connected.
         """
         self._check_connected()
-        why = self.obstacle(self.store.version(self.project.id, name))
+        why = self.obstacle(self.store.publications.get(self.project.id, name))
         if why:
             what = f"{name} cannot be published: {why}." if name else "No version is named."
             raise ConfigError(what, self._choice())
@@ -82,7 +83,7 @@ class Versions:
             ConfigError: When nothing is pinned, or the project is not connected.
         """
         self._check_connected()
-        if not self.store.pinned(self.project.id):
+        if not self.store.publications.pinned(self.project.id):
             raise ConfigError(
                 f"Nothing is pinned in project {self.project.id}.",
                 f"Its rounds train; python -m backend versions {self.project.id} lists them.",
@@ -99,8 +100,8 @@ class Versions:
             )
 
     def _wish(self, name: str) -> None:
-        self.store.pin(self.project.id, name)
-        self.store.want(self.project.id)
+        self.store.publications.pin(self.project.id, name)
+        self.store.projects.request_refresh(self.project.id)
 
     def _paused(self) -> str:
         paused = stored_options(self.project).paused
@@ -139,7 +140,7 @@ class Versions:
         """Return every version as a line of text, newest first."""
         if not self._newest_first:
             return f"Project {self.project.id} has published nothing yet."
-        pinned = self.store.pinned(self.project.id)
+        pinned = self.store.publications.pinned(self.project.id)
         rows = [_HEAD, *(self._row(found, pinned) for found in self._newest_first)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -188,7 +189,7 @@ class Versions:
         """
         newest = list(self._models.values())
         shown = sorted((found for found in self._newest_first if found.live_at), key=_live_at)
-        pinned = self.store.pinned(self.project.id)
+        pinned = self.store.publications.pinned(self.project.id)
         needed = [
             found
             for found in self._newest_first
@@ -227,12 +228,14 @@ class Versions:
 
     @cached_property
     def _newest_first(self) -> Sequence[Version]:
-        return self.store.versions(self.project.id)[::-1]
+        return self.store.publications.all(self.project.id)[::-1]
 
     @cached_property
     def _models(self) -> Mapping[str, Model]:
         """Every model by its key, newest first."""
-        return {model.key: model for model in reversed(self.store.models(self.project.id))}
+        return {
+            model.key: model for model in reversed(self.store.publications.models(self.project.id))
+        }
 
     @cached_property
     def _weights_there(self) -> frozenset[str]:

@@ -14,7 +14,8 @@ from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.ledger import Ledger, stored_options
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 from model import active_learning, encoders
 from model.validation import group
 
@@ -56,7 +57,7 @@ class Selector:
         pool = {task_id for task_id, _ in self.pool(now)}
         if not pool - now.skipped - now.unreadable.keys() and trains:
             # Nothing is left to draw, and people who drew everything want the last model.
-            news = self._changed(now, self._store.last_round(self._project.id)) != 0
+            news = self._changed(now, self._store.rounds.last(self._project.id)) != 0
             if news or self._asked_for():
                 return {"due": True, "train": True, "fingerprint": fingerprint}
         due = bool(pool) and (
@@ -71,7 +72,7 @@ class Selector:
 
     def readable(self, now: Ledger) -> list[int]:
         """Return the tasks that have an embedding, by id."""
-        known = self._store.embeddings(self._project.id, self.encoder)
+        known = self._store.embeddings.all(self._project.id, self.encoder)
         return [task.id for task in now.tasks if task.id in known]
 
     def pool(self, now: Ledger) -> list[tuple[int, str]]:
@@ -182,7 +183,7 @@ class Selector:
 
     def _map(self) -> Map:
         chosen = self._options
-        maps = Maps(self._files, self._store.embeddings(self._project.id, self.encoder))
+        maps = Maps(self._files, self._store.embeddings.all(self._project.id, self.encoder))
         space = Space(self.encoder, chosen.projection, chosen.seed)
         try:
             return maps.current(space, chosen.cold_start_budget)
@@ -193,8 +194,8 @@ class Selector:
     def _forget_lost(self, chunk: str) -> None:
         """Forget this file of embeddings and all others that are gone, not one a round."""
         there = {name.rpartition("/")[2] for name in self._files.names("embeddings")}
-        lost = self._store.chunks(self._project.id) - there
-        self._store.forget_embeddings(self._project.id, {chunk, *lost})
+        lost = self._store.embeddings.chunks(self._project.id) - there
+        self._store.embeddings.forget(self._project.id, {chunk, *lost})
 
     def _asked_for(self) -> bool:
         """Return whether a person pressed Start Training since the last round."""
@@ -202,7 +203,7 @@ class Selector:
 
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""
-        live = self._store.version(self._project.id, self._project.live_version)
+        live = self._store.publications.get(self._project.id, self._project.live_version)
         changed = self._changed(now, live.round if live else 0)
         return changed is None or changed >= self._options.retrain_after
 
@@ -213,7 +214,7 @@ class Selector:
 
     def _running_low(self, now: Ledger) -> bool:
         """Return whether fewer than a quarter of the published scans are still open."""
-        live = self._store.version(self._project.id, self._project.live_version)
+        live = self._store.publications.get(self._project.id, self._project.live_version)
         if live is None:
             return True
         return 4 * len(now.open.intersection(live.published)) < len(live.published)

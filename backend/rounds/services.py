@@ -14,7 +14,8 @@ from backend.imaging.scan_cache import WORKING_SIZE, Scans
 from backend.label_studio.client import LabelStudio
 from backend.settings import Settings
 from backend.storage.artifacts import Artifacts, ProjectFiles
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 
 
 @dataclass(frozen=True)

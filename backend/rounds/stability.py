@@ -36,11 +36,11 @@ def of_project(
         NotFound: If the project is not known here.
         ConfigError: If it has too few embedded scans for its budget, or an option is wrong.
     """
-    project = store.known(project_id)
+    project = store.projects.known(project_id)
     options = parse_options({**stored_options(project).model_dump(), **changed})
     encoder = encoding.load(settings, options.encoder or settings.encoder).name
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
-    maps = Maps(files, store.embeddings(project_id, encoder))
+    maps = Maps(files, store.embeddings.all(project_id, encoder))
     found = _measure(maps.embeddings(range(len(maps.ids))), options, range(seeds))
     measured = {"scans": len(maps.ids), "overlap": found.overall}
     files.write_json(VERDICT, {**_choice(options, encoder), **measured})

@@ -17,7 +17,8 @@ from backend.settings import ProjectOptions, parse_options
 from backend.storage import ledger
 from backend.storage.artifacts import digest
 from backend.storage.ledger import stored_options
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
     Two cheap calls and a list of entries; no task is read.
     """
     info = studio.project(project.id)
-    entry = studio.entry(project.id, store.answer(project))
+    entry = studio.entry(project.id, store.installation.answer(project))
     return _seen(studio, store, project.id, info, entry)
 
 
@@ -49,7 +50,7 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
         LabelStudioError: When Label Studio does not answer, or has no entry of ours.
     """
     info = studio.project(project.id)
-    entry = studio.entry(project.id, store.answer(project))
+    entry = studio.entry(project.id, store.installation.answer(project))
     # Looked at before the tasks are read: what changes meanwhile shows up as a difference.
     seen = _seen(studio, store, project.id, info, entry)
     options = _options(store, project, entry)
@@ -57,17 +58,17 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     full = masks_too or _list_is_due(store, project, options, seen)
     title, config = _text(info.title), info.label_config
     # Before anything is read: a sync that is cut short here leaves what the next one has to do.
-    store.update(project.id, title=title, label_config=config)
+    store.projects.update(project.id, title=title, label_config=config)
     if full:
-        store.update(project.id, full_sync=True)
+        store.projects.update(project.id, full_sync=True)
     if masks_too:
-        store.update(project.id, full_synced_at=0.0)
+        store.projects.update(project.id, full_synced_at=0.0)
     copy = _Copy(studio, store, project.id, labels.parse(info.label_config), options)
     if full or not copy.changes():
         copy.everything(info.counters["task_number"], masks_too=masks_too)
     if masks_too:
-        store.update(project.id, full_synced_at=store.clock())
-    store.synced(project, seen)
+        store.projects.update(project.id, full_synced_at=store.clock())
+    store.projects.synced(project, seen)
     return options
 
 
@@ -105,9 +106,9 @@ def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOp
         options = parse_options(entry.get("extra_params"))
     except OptionsError as error:
         log.warning("options refused: %s", error)
-        store.update(project.id, options_problem=str(error))
+        store.projects.update(project.id, options_problem=str(error))
         return stored_options(project)
-    store.update(project.id, options=options.model_dump(), options_problem="")
+    store.projects.update(project.id, options=options.model_dump(), options_problem="")
     return options
 
 
@@ -153,7 +154,7 @@ class _Copy:
                 f"Label Studio lists {len(listed)} of the {counted} tasks that it counts.",
                 "Nothing is forgotten; it is asked again by itself. May this token see all tasks?",
             )
-        self.store.keep_only(self.project_id, listed)
+        self.store.scans.keep_only(self.project_id, listed)
 
     def changes(self) -> bool:
         """Read what changed since the last time; return whether that is all that changed.
@@ -163,7 +164,7 @@ class _Copy:
         knows has to be among those that changed: if it is not, Label Studio has forgotten that
         change, as it does when an older backup is restored.
         """
-        newest, changed_at = self.store.newest_task(self.project_id)
+        newest, changed_at = self.store.scans.newest(self.project_id)
         since = min(changed_at, notation(_now(self.store) - CLOCKS_DIFFER))
         for _ in range(2):
             listed: set[int] = set()
@@ -182,19 +183,19 @@ class _Copy:
         ids = [int(task["id"]) for task in page]
         changed = set(ids) if masks_too else self._changed(page, ids)
         drawn_on = {int(task["id"]) for task in page if _annotated(task)} & changed
-        self.store.replace_annotations(self.project_id, sorted(changed - drawn_on), [])
+        self.store.labels.replace(self.project_id, sorted(changed - drawn_on), [])
         for part in _parts(sorted(drawn_on)):
             found = self.studio.annotations(self.project_id, part)
             rows = [_annotation_row(annotation, self.config) for annotation in found]
-            self.store.replace_annotations(self.project_id, part, rows)
+            self.store.labels.replace(self.project_id, part, rows)
         # Tasks last: after a kill before this line the next sync sees the same ones changed.
         rows = [_task_row(task, self.config, self.options) for task in page]
-        self.store.save_tasks(self.project_id, rows)
+        self.store.scans.save(self.project_id, rows)
 
     def _changed(self, page: Sequence[dict[str, Any]], ids: Sequence[int]) -> set[int]:
         """Return the tasks of a page whose annotations may differ from the ledger's."""
-        times = {task.id: task.updated_at for task in self.store.some_tasks(self.project_id, ids)}
-        counts = self.store.annotation_counts(self.project_id, ids)
+        times = {task.id: task.updated_at for task in self.store.scans.some(self.project_id, ids)}
+        counts = self.store.labels.counts(self.project_id, ids)
         return {
             task["id"]
             for task in page

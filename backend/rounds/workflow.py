@@ -30,16 +30,9 @@ from backend.rounds.selection import Selector
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles
-from backend.storage.store import (
-    KILLER_PAUSE_SECONDS,
-    LONGEST_BACKOFF_SECONDS,
-    MOST_FAILURES,
-    Project,
-    Task,
-    Version,
-    is_retried,
-    spacing,
-)
+from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_FAILURES, spacing
+from backend.storage.scans import KILLER_PAUSE_SECONDS, is_retried
+from backend.storage.tables import Project, Task, Version
 from model import encoders
 
 log = logging.getLogger(__name__)
@@ -135,7 +128,7 @@ class Rounds(DBOSConfiguredInstance):
     def begin(self, project_id: int) -> int:
         """Return what is wanted now; what is wanted later makes another refresh."""
         project = self._project(project_id)
-        self.store.update(project_id, started_at=self.store.clock())
+        self.store.projects.update(project_id, started_at=self.store.clock())
         return project.wanted
 
     @DBOS.step()
@@ -154,9 +147,9 @@ class Rounds(DBOSConfiguredInstance):
         project take an hour, and nobody's label shall wait for that.
         """
         ids = self._unseen(project_id)
-        if any(other != project_id for other in self.store.due()):
+        if any(other != project_id for other in self.store.projects.due()):
             ids = ids[:SHARE]
-        self.store.enter(project_id, "embed", done=0, total=len(ids))
+        self.store.projects.enter(project_id, "embed", done=0, total=len(ids))
         return _parted(ids, CHUNK)
 
     @DBOS.step()
@@ -164,7 +157,7 @@ class Rounds(DBOSConfiguredInstance):
         """Fetch, decode and embed scans; one that cannot be read is named and retried later."""
         project = self._project(project_id)
         encoder = self._encoder(project)
-        wanted = self.store.some_tasks(project_id, task_ids)
+        wanted = self.store.scans.some(project_id, task_ids)
         learner = drafts.learner_for(self.services, project)
         broken: dict[int, ImageError] = {}
         for tasks in _apart([task for task in wanted if task.deaths <= MOST_DEATHS]):
@@ -172,10 +165,10 @@ class Rounds(DBOSConfiguredInstance):
                 broken |= self._read(project_id, encoder, learner, tasks)
         self._trim_now_and_then(learner)
         if any(task.problem for task in wanted if task.id not in broken):
-            self.store.retry_unreadable(project_id)  # their storage may be back
+            self.store.scans.retry_unreadable(project_id)  # their storage may be back
         self._note_unreadable(project_id, broken)
         self._name_killers(project_id, [task for task in wanted if task.deaths > MOST_DEATHS])
-        self.store.advance(project_id, len(task_ids))
+        self.store.projects.advance(project_id, len(task_ids))
 
     @DBOS.step()
     def plan(self, project_id: int, shared: bool = False) -> dict[str, Any]:
@@ -185,7 +178,9 @@ class Rounds(DBOSConfiguredInstance):
         """
         with self._at(project_id, "plan"):
             if shared and self._unseen(project_id):
-                self.store.want(project_id)  # the next share, when the others had their turn
+                self.store.projects.request_refresh(
+                    project_id
+                )  # the next share, when the others had their turn
                 return {"due": False}
             selector = self._selector(project_id)
             now = ledger.read(self.store, project_id)
@@ -195,7 +190,7 @@ class Rounds(DBOSConfiguredInstance):
             if not plan["due"]:
                 self._verify_live(project_id)
                 return plan
-            opened = self.store.round_of(project_id, str(DBOS.workflow_id))
+            opened = self.store.rounds.of_workflow(project_id, str(DBOS.workflow_id))
             model = pinned.model_key if pinned else ""
             return {**plan, "round": opened.number, "pinned_model": model}
 
@@ -210,7 +205,7 @@ class Rounds(DBOSConfiguredInstance):
             to_train, held = learner.split(now, clusters)
             if not to_train:
                 return ""  # all labels are ground truth, and that only validates
-            version = self.store.version(project_id, project.live_version)
+            version = self.store.publications.get(project_id, project.live_version)
             live = version.model_key if version else ""
             try:
                 key = learner.fit(now, to_train, learner.reporter(), live)
@@ -226,7 +221,7 @@ class Rounds(DBOSConfiguredInstance):
         with self._at(project_id, "score"):
             pool = self._selector(project_id).pool(ledger.read(self.store, project_id))
         ids = [task_id for task_id, _ in pool]
-        self.store.enter(project_id, "score", done=0, total=len(ids))
+        self.store.projects.enter(project_id, "score", done=0, total=len(ids))
         return _parted(ids, SCORED)
 
     @DBOS.step()
@@ -235,10 +230,10 @@ class Rounds(DBOSConfiguredInstance):
     ) -> list[tuple[int, float]]:
         """Return (task id, how uncertain the model is of it) for each scan that can be read."""
         learner = drafts.learner_for(self.services, self._project(project_id))
-        wanted = self.store.some_tasks(project_id, task_ids)
+        wanted = self.store.scans.some(project_id, task_ids)
         found = learner.uncertainties(key, [(task.id, task.url) for task in wanted])
         self._trim_now_and_then(learner)
-        self.store.advance(project_id, len(task_ids))
+        self.store.projects.advance(project_id, len(task_ids))
         return list(found.items())
 
     @DBOS.step()
@@ -265,7 +260,7 @@ class Rounds(DBOSConfiguredInstance):
             notes = labels.parse(self._project(project_id).label_config).notes
             said = [*notes, *queue["warnings"]]
             self._log_new(project_id, said)  # the encoder's were said at its start
-            self.store.update(project_id, warnings=[*selector.warnings, *said])
+            self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 
     @DBOS.step()
     def draft(self, project_id: int, number: int, key: str) -> None:
@@ -274,7 +269,7 @@ class Rounds(DBOSConfiguredInstance):
             project = self._project(project_id)
             learner = drafts.learner_for(self.services, project)
             head = self._queue(project_id, number)[: self._drafts_wanted(project)]
-            urls = {task.id: task.url for task in self.store.tasks(project_id)}
+            urls = {task.id: task.url for task in self.store.scans.all(project_id)}
             found = {
                 task_id: drafts.regions(probabilities, scan.size, learner.config)
                 for task_id, scan, probabilities in learner.predict(
@@ -307,9 +302,9 @@ class Rounds(DBOSConfiguredInstance):
                 self._queue(project_id, number)[:horizon],
                 masks or {},
             )
-            self.store.update(project_id, publish_seconds=time.monotonic() - started)
+            self.store.projects.update(project_id, publish_seconds=time.monotonic() - started)
             if not name:  # all that was open has been labelled meanwhile
-                self.store.close_round(project_id, number, {"version": ""})
+                self.store.rounds.close(project_id, number, {"version": ""})
                 self._tidy(project_id)
             return name
 
@@ -317,10 +312,10 @@ class Rounds(DBOSConfiguredInstance):
     def switch(self, project_id: int, number: int, version: str, fingerprint: str) -> None:
         """Make the version live, here and in Label Studio."""
         with self._at(project_id, "switch", number):
-            self.store.go_live(project_id, version, fingerprint=fingerprint)
+            self.store.publications.go_live(project_id, version, fingerprint=fingerprint)
             self._publisher(project_id).switch(version)
             log.info("live: %s", version)
-            self.store.close_round(project_id, number, {"version": version})
+            self.store.rounds.close(project_id, number, {"version": version})
             self._tidy(project_id)
 
     @DBOS.step()
@@ -328,7 +323,7 @@ class Rounds(DBOSConfiguredInstance):
         """Note what was done, and when the next round may start."""
         project = self._project(project_id)
         pause = spacing(project) if made else 0.0
-        self.store.update(
+        self.store.projects.update(
             project_id,
             done=wanted,
             waits_since=project.started_at,  # what is still wanted came after that
@@ -355,20 +350,20 @@ class Rounds(DBOSConfiguredInstance):
         """
         project = self._project(project_id)
         if project.disconnected:  # meanwhile, which is no problem of anybody's
-            self.store.abort_rounds(project_id, "The project was disconnected.")
-            self.store.update(project_id, step="", progress={}, problem="", mend="")
+            self.store.rounds.abort(project_id, "The project was disconnected.")
+            self.store.projects.update(project_id, step="", progress={}, problem="", mend="")
             return
         if kind == "missing" and self.services.studio.has_vanished(project_id):
             self._vanish(project)
             return
         if project.problem != what:
-            number = self.store.open_round(project_id)
+            number = self.store.rounds.open(project_id)
             with logs.context(**({"round": number} if number else {})):
                 log.warning("%s %s", what, mend)
-            self.store.update(project_id, problem_at=self.store.clock())
-        self.store.abort_rounds(project_id, what)
+            self.store.projects.update(project_id, problem_at=self.store.clock())
+        self.store.rounds.abort(project_id, what)
         wait = min(self._longest_backoff(kind), 2.0**project.failures)
-        self.store.update(
+        self.store.projects.update(
             project_id,
             step="",
             progress={},
@@ -382,9 +377,9 @@ class Rounds(DBOSConfiguredInstance):
     def _vanish(self, project: Project) -> None:
         """Note that Label Studio has no such project; the timer goes on asking for it."""
         log.warning("Label Studio has no project %d any more", project.id)
-        self.store.abort_rounds(project.id, "The project vanished from Label Studio.")
-        self.store.update(project.id, step="", progress={}, failures=0)
-        self.store.vanish(self._project(project.id))
+        self.store.rounds.abort(project.id, "The project vanished from Label Studio.")
+        self.store.projects.update(project.id, step="", progress={}, failures=0)
+        self.store.projects.vanish(self._project(project.id))
 
     def _longest_backoff(self, kind: str) -> float:
         """Return the seconds after which a failed refresh is tried again at the latest.
@@ -402,19 +397,19 @@ class Rounds(DBOSConfiguredInstance):
     def _at(self, project_id: int, step: str, number: int = 0) -> Iterator[None]:
         """Show the step on the page, and put its seconds into the round's record."""
         started = self.store.clock()
-        self.store.enter(project_id, step)
+        self.store.projects.enter(project_id, step)
         yield
         if number:
-            self.store.add_seconds(project_id, number, step, self.store.clock() - started)
+            self.store.rounds.add_seconds(project_id, number, step, self.store.clock() - started)
 
     @contextmanager
     def _in_hand(self, project_id: int, task_ids: list[int]) -> Iterator[None]:
         """Note in the database which scans this worker reads: if it dies, the next one knows."""
-        self.store.update_reading(project_id, task_ids, read_by=self.worker)
+        self.store.scans.update_reading(project_id, task_ids, read_by=self.worker)
         try:
             yield
         finally:
-            self.store.update_reading(project_id, task_ids, read_by="")
+            self.store.scans.update_reading(project_id, task_ids, read_by="")
 
     def _read(
         self, project_id: int, encoder: encoders.Encoder, learner: Learner, tasks: Sequence[Task]
@@ -429,10 +424,10 @@ class Rounds(DBOSConfiguredInstance):
             images.append(scan.image)
             looks.append({"task": task_id, "height": height, "width": width, "pixels": scan.digest})
         if looks:
-            self.store.looked_at(project_id, looks)
+            self.store.scans.note_pixels(project_id, looks)
             self._embed(project_id, encoder, [t for t in tasks if t.id not in broken], images)
             harmless = [t.id for t in tasks if t.deaths and t.id not in broken]
-            self.store.update_reading(project_id, harmless, deaths=0)
+            self.store.scans.update_reading(project_id, harmless, deaths=0)
         return broken
 
     def _name_killers(self, project_id: int, tasks: Sequence[Task]) -> None:
@@ -445,8 +440,8 @@ class Rounds(DBOSConfiguredInstance):
             )
             with logs.context(task=task.id):
                 log.error("%s", error)
-            self.store.unreadable(project_id, task.id, str(error), KILLER_PAUSE_SECONDS)
-            self.store.update_reading(project_id, [task.id], deaths=MOST_DEATHS)
+            self.store.scans.mark_unreadable(project_id, task.id, str(error), KILLER_PAUSE_SECONDS)
+            self.store.scans.update_reading(project_id, [task.id], deaths=MOST_DEATHS)
 
     def _embed(
         self,
@@ -460,24 +455,24 @@ class Rounds(DBOSConfiguredInstance):
         files, file = self._files(project_id), artifacts.embeddings_name(name)
         if not files.exists(file):
             files.write_array(file, encoder.encode(images))
-        self.store.save_embeddings(project_id, encoder.name, name, ids)
+        self.store.embeddings.save(project_id, encoder.name, name, ids)
 
     def _trim_now_and_then(self, learner: Learner) -> None:
         if next(self._chunks) % CHUNKS_BETWEEN_TRIMS == 0:
             learner.scans.trim()
 
     def _unseen(self, project_id: int) -> list[int]:
-        known = self.store.embeddings(project_id, self._selector(project_id).encoder)
+        known = self.store.embeddings.all(project_id, self._selector(project_id).encoder)
         now = self.store.clock()
         return [
             task.id
-            for task in self.store.tasks(project_id)
+            for task in self.store.scans.all(project_id)
             if (task.problem and is_retried(task, now))
             or (task.id not in known and not task.problem)
         ]
 
     def _project(self, project_id: int) -> Project:
-        project = self.store.project(project_id)
+        project = self.store.projects.get(project_id)
         if project is None:
             raise StorageError(f"Project {project_id} is not in the database.", "Connect it again.")
         return project
@@ -510,12 +505,12 @@ class Rounds(DBOSConfiguredInstance):
 
     def _shown(self, project: Project, now: ledger.Ledger) -> bool:
         """Return whether drafts are shown to people by now."""
-        dice = [score.dice for score in self.store.draft_scores(project.id)]
+        dice = [score.dice for score in self.store.labels.draft_scores(project.id)]
         return prelabels.wanted(project, len(now.usable), dice)
 
     def _is_lost(self, project_id: int) -> bool:
         """Return whether somebody deleted the queue in Label Studio."""
-        live = self.store.version(project_id, self._project(project_id).live_version)
+        live = self.store.publications.get(project_id, self._project(project_id).live_version)
         if live is None or not live.published:
             return False
         return self.services.studio.version_count(project_id, live.name) == 0
@@ -538,7 +533,7 @@ class Rounds(DBOSConfiguredInstance):
         now = self.store.clock()
         since = self._project(project_id).storage_away_since or now
         if now - since < LOST_AFTER_SECONDS:
-            self.store.update(project_id, storage_away_since=min(since, now))
+            self.store.projects.update(project_id, storage_away_since=min(since, now))
             # If Label Studio itself is down, this raises, and that is the cause.
             self.services.studio.project(project_id)
             log.warning("%d of %d scans cannot be read", unreadable, asked)
@@ -555,7 +550,7 @@ class Rounds(DBOSConfiguredInstance):
         for task_id, error in broken.items():
             with logs.context(task=task_id):
                 log.warning("%s", error)
-            self.store.unreadable(project_id, task_id, str(error))
+            self.store.scans.mark_unreadable(project_id, task_id, str(error))
 
     def _log_new(self, project_id: int, warnings: list[str]) -> None:
         """Log the warnings that the page does not show yet."""
@@ -569,7 +564,7 @@ class Rounds(DBOSConfiguredInstance):
         project = self._project(project_id)
         if project.step == "score":
             seconds = self.store.clock() - project.step_at
-            self.store.add_seconds(project_id, number, "score", seconds)
+            self.store.rounds.add_seconds(project_id, number, "score", seconds)
 
     def _tidy(self, project_id: int) -> None:
         """Drop scans, drafts and weights beyond those that are kept."""

@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from backend.settings import ProjectOptions
-from backend.storage.store import Annotation, DraftScore, Project, Store, Task
+from backend.storage.store import Store
+from backend.storage.tables import Annotation, DraftScore, Project, Task
 from model import validation
 
 RECENT_DRAFTS = 5  # compared drafts whose quality is told
@@ -102,7 +103,9 @@ class Ledger:
 
 def read(store: Store, project_id: int) -> Ledger:
     """Return the ledger as it stands, without the masks."""
-    return Ledger(tasks=store.tasks(project_id), annotations=store.annotations(project_id))
+    return Ledger(
+        tasks=store.scans.all(project_id), annotations=store.labels.annotations(project_id)
+    )
 
 
 def counts(store: Store, project_id: int) -> tuple[object, ...]:
@@ -196,13 +199,13 @@ def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScor
     Left out are those on scans of groups that the draft's model had been trained on: another slice
     of a known patient, or the same image again, looks better than a new patient will.
     """
-    scores = store.draft_scores(project_id)
+    scores = store.labels.draft_scores(project_id)
     if not scores:
         return []
-    key_of = {version.name: version.model_key for version in store.versions(project_id)}
+    key_of = {version.name: version.model_key for version in store.publications.all(project_id)}
     seen = {
         model.key: {now.groups[task_id] for task_id in model.trained_on if task_id in now.groups}
-        for model in store.models(project_id)
+        for model in store.publications.models(project_id)
     }
     return [
         score

@@ -1,91 +1,65 @@
-"""Which workers live: each beats in the database, and one that is silent is taken for gone."""
+"""Which workers live."""
 
 from __future__ import annotations
 
-import os
-import secrets
 import socket
-import time
-from collections.abc import Callable
 
-from backend.storage.store import Store, Worker
+import sqlalchemy as sa
 
-BEAT_SECONDS = 5.0
-SILENT_SECONDS = 30.0
+from backend.storage.database import Database
+from backend.storage.tables import (
+    Worker,
+)
+
 # Longer than silence lasts: whoever has only the hour to go by allows for clocks that differ.
 LIVELY_SECONDS = 60.0
 
 
-class Membership:
-    """This worker among all that share a database, and what it sees of the others.
+class Workers:
+    """The workers' rows."""
 
-    Clocks of machines differ, so none is compared with another: a worker is silent when its count
-    of beats has stood still for SILENT_SECONDS on the clock of the one who looks.
-    """
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def __init__(
-        self, store: Store, release: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.release = release
-        self._store = store
-        self._clock = clock
-        self._last: dict[str, tuple[int, float]] = {}  # beats of a worker, and since when
-        self._looked = clock()
+    def all(self) -> list[Worker]:
+        """Return the workers that nobody has taken for gone, longest at work first."""
+        query = sa.select(Worker).order_by(Worker.started_at, Worker.name)
+        with self._database.session() as session:
+            return list(session.scalars(query))
 
-    def join(self, *, alone: bool) -> None:
-        """Begin as one of the workers.
+    def join(self, name: str, host: str, release: str) -> None:
+        """Note that a worker begins."""
+        now = self._database.clock()
+        row = Worker(name=name, host=host, release=release, started_at=now, beat_at=now)
+        with self._database.session() as session:
+            session.add(row)
 
-        Args:
-            alone: Whether a lock proves that every other one is gone.
-        """
-        if alone:
-            for worker in self._store.workers():
-                self._store.dismiss(worker.name)
-        self._store.join(self.name, socket.gethostname(), self.release)
+    def beat(self, name: str) -> bool:
+        """Count a beat of a worker; return False when it was taken for gone."""
+        with self._database.session() as session:
+            counted = session.execute(
+                sa.update(Worker)
+                .where(Worker.name == name)
+                .values(beats=Worker.beats + 1, beat_at=self._database.clock())
+            )
+            return counted.rowcount == 1  # type: ignore[attr-defined,no-any-return]
 
-    def beat(self) -> bool:
-        """Show that this worker lives; return False when the others took it for gone."""
-        return self._store.beat(self.name)
+    def dismiss(self, name: str, beats: int | None = None) -> None:
+        """Take a worker for gone, unless it has beaten since that many beats."""
+        gone = sa.delete(Worker).where(Worker.name == name)
+        with self._database.session() as session:
+            session.execute(gone if beats is None else gone.where(Worker.beats == beats))
 
-    def leave(self) -> None:
-        """End as one of the workers: what is under way is for the others from now on."""
-        self._store.dismiss(self.name)
-
-    def living(self) -> list[str]:
-        """Dismiss who is silent; return the names of the others and our own, oldest first."""
-        workers = self._store.workers()
-        if self._clock() - self._looked > 3 * BEAT_SECONDS:
-            # The database was away, or this machine: nobody could beat, or we could not see it.
-            self._last.clear()
-        self._looked = self._clock()
-        for worker in workers:
-            if self._is_silent(worker):
-                self._store.dismiss(worker.name, worker.beats)
-        return [worker.name for worker in self._store.workers()]
-
-    def releases(self) -> set[str]:
-        """Return the releases that workers are of."""
-        return {worker.release for worker in self._store.workers()}
-
-    def leads(self) -> bool:
-        """Return whether this is the worker that does what one alone has to do."""
-        return [worker.name for worker in self._store.workers()][:1] == [self.name]
-
-    def _is_silent(self, worker: Worker) -> bool:
-        now = self._clock()
-        beats, since = self._last.get(worker.name, (-1, now))
-        if beats != worker.beats:
-            self._last[worker.name] = worker.beats, now
-            return False
-        return worker.name != self.name and now - since >= SILENT_SECONDS
+    def clock(self) -> float:
+        """Return the time by which beats are dated."""
+        return self._database.clock()
 
 
-def works_here(store: Store) -> bool:
+def works_here(workers: Workers) -> bool:
     """Return whether a worker of this machine, or of this container, shows signs of life."""
-    return any(one.host == socket.gethostname() for one in lively(store))
+    return any(one.host == socket.gethostname() for one in lively(workers))
 
 
-def lively(store: Store) -> list[Worker]:
+def lively(workers: Workers) -> list[Worker]:
     """Return the workers that beat within the last minute, by the hour of this machine."""
-    return [one for one in store.workers() if store.clock() - one.beat_at < LIVELY_SECONDS]
+    return [one for one in workers.all() if workers.clock() - one.beat_at < LIVELY_SECONDS]

@@ -16,7 +16,8 @@ from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.rounds import prelabels
 from backend.settings import Settings, parse_options
-from backend.storage.store import Project, Store, Task
+from backend.storage.store import Store
+from backend.storage.tables import Project, Task
 from backend.web.live_drafts import DraftProcess
 from backend.web.project_page import sentences
 from backend.web.refresh_requests import Hints, Refusals
@@ -96,7 +97,7 @@ class Answers:
 
     def webhook_secret(self) -> str:
         """Return the secret that this installation keeps for its webhooks."""
-        return self._store.webhook_secret
+        return self._store.installation.webhook_secret
 
     def alive(self) -> dict[str, Any]:
         """Return that this process is up, which anybody may know."""
@@ -105,7 +106,7 @@ class Answers:
     def health(self) -> dict[str, Any]:
         """Return that this process is up, and what is wrong with which project."""
         try:
-            projects = self._store.projects()
+            projects = self._store.projects.all()
         except StorageError as error:
             projects, problems = [], [str(error)]
         else:
@@ -134,7 +135,7 @@ class Answers:
             project = self._project(request.project)
             self._notice(request, project)
             return {
-                "model_version": self._store.answer(project),
+                "model_version": self._store.installation.answer(project),
                 "problems": list(_setup_problems(request, project)),
             }
 
@@ -150,7 +151,7 @@ class Answers:
         if project is not None and self._draws(project, request.label_config):
             first = self._stored(project, request.tasks[:MOST_DRAWN])
             results[: len(first)] = self._drafts(project.id, first)
-        version = self._store.answer(project)
+        version = self._store.installation.answer(project)
         return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
 
     def _draws(self, project: Project, label_config: str) -> bool:
@@ -164,7 +165,7 @@ class Answers:
         The image of a draft is the stored one: a request's own address is never fetched.
         """
         ids = [task.id for task in tasks if task]
-        stored = {task.id: task for task in self._store.some_tasks(project.id, ids)}
+        stored = {task.id: task for task in self._store.scans.some(project.id, ids)}
         key = labels.parse(project.label_config).image_key
         return [
             task.id
@@ -206,8 +207,8 @@ class Answers:
         """Return the names of queues that are or were shown, newest first."""
         shown = [
             version
-            for project in self._store.projects()
-            for version in self._store.versions(project.id)
+            for project in self._store.projects.all()
+            for version in self._store.publications.all(project.id)
             if version.state in {"live", "previous", "ready"}
         ]
         shown.sort(key=lambda version: version.created_at, reverse=True)
@@ -227,10 +228,10 @@ class Answers:
 
     def version(self, project: object) -> str:
         """Return the live version of a project, however it is named; else this installation."""
-        return self._store.answer(self._project(identifier(project)))
+        return self._store.installation.answer(self._project(identifier(project)))
 
     def _project(self, project_id: int | None) -> Project | None:
-        return None if project_id is None else self._store.project(project_id)
+        return None if project_id is None else self._store.projects.get(project_id)
 
     def _notice(self, request: SetupIn, project: Project | None) -> None:
         """See what is new: the project itself, its options, the name Label Studio goes by."""
@@ -242,7 +243,7 @@ class Answers:
             self._hints.want(request.project)
         if project is not None and request.hostname not in {"", project.hostname}:
             with suppress(StorageError):  # the next request brings it again
-                self._store.update(project.id, hostname=request.hostname)
+                self._store.projects.update(project.id, hostname=request.hostname)
 
 
 def _options_changed(project: Project, extra_params: object) -> bool:

@@ -11,7 +11,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamil
 from prometheus_client.registry import Collector
 
 from backend.storage import ledger
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 from backend.storage.workers import lively
 
 # Since when the queue of a project is live, and the quality of its model.
@@ -50,13 +51,13 @@ class StoreCollector(Collector):
         Raises:
             StorageError: When the database does not answer.
         """
-        projects = [project for project in self._store.projects() if not project.disconnected]
+        projects = [project for project in self._store.projects.all() if not project.disconnected]
         yield from _installation(self._store, projects)
         yield from _counted(self._store, projects)
-        live = self._store.live()
+        live = self._store.publications.live()
         yield from _waiting(self._store.clock(), live, projects)
-        yield from _quality(live, self._store.versions_by_state(), projects)
-        records = self._store.records()
+        yield from _quality(live, self._store.publications.by_state(), projects)
+        records = self._store.rounds.records()
         yield from _rounds({one.id: records.get(one.id, []) for one in projects})
 
 
@@ -64,7 +65,7 @@ def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]
     yield GaugeMetricFamily(
         "firstlight_workers",
         "Workers that showed a sign of life within the last minute.",
-        value=len(lively(store)),
+        value=len(lively(store.workers)),
     )
     yield GaugeMetricFamily(
         "firstlight_trainings_running",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from backend import logs
 from backend.errors import StorageError
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 from backend.web.schemas import WebhookIn
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,15 @@ class Hints:
         self._closed = threading.Event()
 
     def want(self, project_id: int, *, full: bool = False, train: bool = False) -> bool:
-        """Ask for a refresh as `Store.want` does; return whether it is stored yet. Never raises."""
+        """Ask for a refresh as `Projects.request_refresh` does. Never raises.
+
+        Returns:
+            Whether the request is stored yet.
+        """
         return self._leave(project_id, _Wish(refresh=True, full=full, train=train))
 
     def sight(self, project_id: int) -> None:
-        """Note a project as `Store.sight` does. Never raises."""
+        """Note a project as `Projects.sight` does. Never raises."""
         self._leave(project_id, _Wish(sighting=True))
 
     def _leave(self, project_id: int, wish: _Wish) -> bool:
@@ -81,9 +86,9 @@ class Hints:
         """Return why the hint could not be stored, "" when it could."""
         try:
             if wish.sighting:
-                self._store.sight(project_id)
+                self._store.projects.sight(project_id)
             if wish.refresh:
-                self._store.want(project_id, full=wish.full, train=wish.train)
+                self._store.projects.request_refresh(project_id, full=wish.full, train=wish.train)
         except StorageError as error:
             return str(error)
         return ""
@@ -136,7 +141,7 @@ class Refusals:
         project = None
         if event.project is not None and event.is_of_webhook:
             with suppress(StorageError):
-                project = self._store.project(event.project)
+                project = self._store.projects.get(event.project)
         with logs.context(project=project.id if project else None):
             if self._is_due(0):
                 log.warning("an event was refused: it came without the webhooks' secret")
@@ -150,7 +155,7 @@ class Refusals:
 
     def _write(self, project: Project, refused_at: float) -> None:
         with suppress(StorageError):  # the next event brings it again
-            self._store.update(project.id, webhook_refused_at=refused_at)
+            self._store.projects.update(project.id, webhook_refused_at=refused_at)
 
     def _is_due(self, key: int) -> bool:
         now = self._clock()

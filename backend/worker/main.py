@@ -27,18 +27,18 @@ from backend.rounds.erasing import Eraser, follow
 from backend.rounds.services import Services, build
 from backend.rounds.workflow import CHUNK_QUEUE, REFRESH_QUEUE, Rounds
 from backend.settings import Settings
-from backend.storage.store import (
+from backend.storage.database import (
     WORKER_BUSY_MS,
     bounds,
     explained,
     is_damage,
-    open_store,
     sqlite_path,
     worker_lock,
 )
-from backend.storage.workers import Membership
+from backend.storage.store import open_store
 from backend.worker import reconciliation, recovery
 from backend.worker.job_serializer import JsonSerializer, refuse_pickle
+from backend.worker.membership import Membership
 from backend.worker.recovery import RELEASE
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def run(settings: Settings) -> None:
         store = open_store(settings.database, busy_ms=WORKER_BUSY_MS)
         store.create()
         services = build(settings, store)
-        member = Membership(store, RELEASE)
+        member = Membership(store.workers, RELEASE)
         member.join(alone=alone)
         rounds = launch(services, member)
         _start(recovery.send_beats, member, stop)
@@ -125,7 +125,7 @@ def enqueue_due(rounds: Rounds) -> str:
         StorageError: When the jobs' database is damaged: the next start makes another one.
     """
     try:
-        due = rounds.store.due()
+        due = rounds.store.projects.due()
     except StorageError as error:
         return str(error)
     for project_id in due:

@@ -19,8 +19,11 @@ from backend.label_studio.publisher import Publisher
 from backend.rounds import sync
 from backend.rounds.services import Services
 from backend.storage.ledger import stored_options
-from backend.storage.store import DOUBTED, SETTLE_SECONDS, Project, is_retried
-from backend.storage.workers import Membership
+from backend.storage.projects import SETTLE_SECONDS
+from backend.storage.scans import is_retried
+from backend.storage.schema import DOUBTED
+from backend.storage.tables import Project
+from backend.worker.membership import Membership
 from backend.worker.recovery import cancel_other_releases, request_all_refreshes
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ def run_timer(services: Services, member: Membership, stop: threading.Event) -> 
             if clock.jumped():
                 log.warning("the clock of this machine was set: every project is listed anew")
                 request_all_refreshes(services.store, full=True)
-            for project in services.store.projects():
+            for project in services.store.projects.all():
                 _reconcile_one(services, project.id)
             cancel_other_releases(services, member)
             _delete_finished()
@@ -76,7 +79,7 @@ def watch_new_projects(services: Services, member: Membership, stop: threading.E
     say = logs.Once(log)
     while not stop.wait(LOOK_FOR_NEW_SECONDS):
         try:
-            if services.store.sightings() and member.leads():
+            if services.store.projects.sightings() and member.leads():
                 take_up(services)
             say("")
         except FirstlightError as error:
@@ -95,21 +98,21 @@ def take_up(services: Services) -> None:
     """
     store, studio = services.store, services.studio
     studio.check_token()
-    for seen in store.sightings():
+    for seen in store.projects.sightings():
         age = store.clock() - seen.at
         if 0 <= age < SETTLE_SECONDS:
             continue  # Label Studio saves its entry after the call
-        answer = store.answer(store.project(seen.project_id))
+        answer = store.installation.answer(store.projects.get(seen.project_id))
         try:
             entries = studio.entries(seen.project_id)
             found = [entry.get("model_version") == answer for entry in entries]
         except LabelStudioError:  # nobody's project, or one that the token may not see
             found = []
         if any(found):  # where there are several, its first refresh says so
-            store.want(seen.project_id, full=True, connected=True)
+            store.projects.request_refresh(seen.project_id, full=True, connected=True)
         elif 0 <= age < FORGET_SIGHTING_SECONDS:
             continue
-        store.drop_sighting(seen.project_id)
+        store.projects.drop_sighting(seen.project_id)
 
 
 def reconcile(services: Services, project: Project) -> None:
@@ -126,15 +129,15 @@ def reconcile(services: Services, project: Project) -> None:
         return
     if project.vanished_at:
         log.info("Label Studio has the project again")
-        store.want(project.id, full=True)
+        store.projects.request_refresh(project.id, full=True)
         return
     if project.problem and not project.failures:
-        store.update_unless_moved(project, problem="", mend="")
+        store.projects.update_unless_moved(project, problem="", mend="")
     if project.wanted != project.done:
         return  # a refresh is on its way, which looks for itself
     overdue = sync.full_overdue(store, project)
     if overdue or seen != project.seen or _retry_due(services, project):
-        store.want(project.id)
+        store.projects.request_refresh(project.id)
         return
     Publisher(services.settings, store, services.studio, project.id).clean()
 
@@ -144,7 +147,7 @@ def _reconcile_one(services: Services, project_id: int) -> None:
     with logs.context(project=project_id):
         try:
             # Read anew: the looks at the projects before it took their time.
-            project = services.store.project(project_id)
+            project = services.store.projects.get(project_id)
             if project and not project.disconnected and _is_due(project):
                 reconcile(services, project)
         except FirstlightError as error:
@@ -171,18 +174,22 @@ def _report_problem(services: Services, project: Project, error: FirstlightError
     """
     store = services.store
     if isinstance(error, NotFound) and services.studio.has_vanished(project.id):
-        if store.vanish(project) and not project.vanished_at:
+        if store.projects.vanish(project) and not project.vanished_at:
             log.warning("Label Studio has no project %d any more", project.id)
         return
     if isinstance(error, NotFound) and project.vanished_at == DOUBTED:
         # It is there without an entry of ours: it was disconnected by hand, before this release.
-        store.update_unless_moved(project, disconnected=True, vanished_at=0.0, problem="", mend="")
+        store.projects.update_unless_moved(
+            project, disconnected=True, vanished_at=0.0, problem="", mend=""
+        )
         return
     if isinstance(error, NotFound) and project.vanished_at:
-        store.want(project.id, full=True)  # it is back, and our entry is not: the refresh says so
+        store.projects.request_refresh(
+            project.id, full=True
+        )  # it is back, and our entry is not: the refresh says so
         return
     blame = {"problem": error.what, "mend": error.mend, "problem_at": store.clock()}
-    if project.problem != error.what and store.update_unless_moved(project, **blame):
+    if project.problem != error.what and store.projects.update_unless_moved(project, **blame):
         log.warning("%s", error)
 
 
@@ -190,7 +197,7 @@ def _retry_due(services: Services, project: Project) -> bool:
     if stored_options(project).paused:
         return False
     now = services.store.clock()
-    return any(is_retried(task, now) for task in services.store.unreadable_tasks(project.id))
+    return any(is_retried(task, now) for task in services.store.scans.unreadable(project.id))
 
 
 def _delete_finished() -> None:

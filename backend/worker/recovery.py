@@ -18,8 +18,10 @@ from backend import logs
 from backend.errors import FirstlightError
 from backend.rounds.services import Services
 from backend.rounds.workflow import REFRESH_QUEUE, STORY
-from backend.storage.store import LONGEST_BACKOFF_SECONDS, MOST_FAILURES, SCHEMA_VERSION, Store
-from backend.storage.workers import BEAT_SECONDS, Membership
+from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_FAILURES
+from backend.storage.schema import SCHEMA_VERSION
+from backend.storage.store import Store
+from backend.worker.membership import BEAT_SECONDS, Membership
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,12 @@ def recover(store: Store, member: Membership) -> None:
     mine = [found for found in left if found.app_version == RELEASE]
     gone = {str(found.executor_id) for found in mine} - set(member.living())
     if gone:
-        read = store.count_deaths(gone)
+        read = store.scans.count_deaths(gone)
         for project_id, task_ids in read.items():
             _report_killing_scans(store, project_id, task_ids)
             _requeue(store, project_id, gone)
         for project_id in _refreshed_by(mine, gone) - read.keys():
-            if store.count_death_in_round(project_id) >= MOST_DEATHS:
+            if store.projects.count_deaths(project_id) >= MOST_DEATHS:
                 _back_off(store, project_id, gone)
         # The public way back, `resume_workflow`, would let a second refresh of the project begin.
         DBOS._recover_pending_workflows(sorted(gone))
@@ -69,13 +71,13 @@ def _end_round(store: Store, project_id: int, what: str, mend: str) -> None:
     with logs.context(project=project_id):
         log.error("%s", what)
     now = store.clock()
-    store.abort_rounds(project_id, what)
-    store.update(
+    store.rounds.abort(project_id, what)
+    store.projects.update(
         project_id,
         problem=what,
         mend=mend,
         problem_at=now,
-        failures=min(store.known(project_id).failures + 1, MOST_FAILURES),
+        failures=min(store.projects.known(project_id).failures + 1, MOST_FAILURES),
         started_at=now,  # by which the longest waiting project is found
         step="",
         progress={},
@@ -95,7 +97,7 @@ def _refreshed_by(under_way: list[Any], workers: Collection[str]) -> set[int]:
 
 def _back_off(store: Store, project_id: int, gone: set[str]) -> None:
     """Report that a project's round kills its workers, and let it wait, longer each time."""
-    step = store.known(project_id).step
+    step = store.projects.known(project_id).step
     _end_round(
         store,
         project_id,
@@ -104,8 +106,8 @@ def _back_off(store: Store, project_id: int, gone: set[str]) -> None:
         "Give the worker more memory, or choose a smaller `image_size`; it is tried again.",
     )
     _requeue(store, project_id, gone)
-    wait = min(LONGEST_BACKOFF_SECONDS, 15 * 2.0 ** store.known(project_id).failures)
-    store.update(project_id, not_before=store.clock() + wait)
+    wait = min(LONGEST_BACKOFF_SECONDS, 15 * 2.0 ** store.projects.known(project_id).failures)
+    store.projects.update(project_id, not_before=store.clock() + wait)
 
 
 def _requeue(store: Store, project_id: int, gone: set[str]) -> None:
@@ -120,7 +122,7 @@ def _requeue(store: Store, project_id: int, gone: set[str]) -> None:
     ]
     if begun:
         DBOS.cancel_workflows(begun, cancel_children=True)
-        store.want(project_id)
+        store.projects.request_refresh(project_id)
 
 
 def send_beats(member: Membership, stop: threading.Event) -> None:
@@ -159,9 +161,9 @@ def hand_back(store: Store, member: Membership) -> None:
     try:
         left = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
         for project_id in _refreshed_by(left, [member.name]):
-            store.count_death_in_round(project_id, -1)  # this end is none: the next one may be
+            store.projects.count_deaths(project_id, -1)  # this end is none: the next one may be
         member.leave()
-        store.stop_reading(member.name)
+        store.scans.stop_reading(member.name)
     except (FirstlightError, SQLAlchemyError) as error:
         log.warning("the others will notice by the silence: %s", error)
 
@@ -181,7 +183,7 @@ def cancel_other_releases(services: Services, member: Membership) -> None:
 
 def request_all_refreshes(store: Store, *, full: bool) -> None:
     """Ask for a refresh of every project; a full one lists all its tasks anew."""
-    for project in store.projects():
+    for project in store.projects.all():
         # The timer asks for those that vanished.
         if not project.disconnected and not project.vanished_at:
-            store.want(project.id, full=full)
+            store.projects.request_refresh(project.id, full=full)

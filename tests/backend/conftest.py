@@ -15,7 +15,8 @@ from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.storage.store import Project, Store, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Project
 from tests import postgresql
 from tests.backend.fake_label_studio import CONFIG, TOKEN, URL, FakeLabelStudio
 
@@ -93,7 +94,7 @@ def store(settings: Settings, clock: Clock) -> Iterator[Store]:
     store.clock = clock
     store.create()
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def project_id(fake: FakeLabelStudio, store: Store) -> int:
     """A project that is connected, without tasks."""
     project_id = fake.add_project()
     fake.connect(project_id)
-    store.want(project_id)
+    store.projects.request_refresh(project_id)
     return project_id
 
 
@@ -162,14 +163,14 @@ def answering(store: Store) -> Callable[[int], str]:
     """Return what stands for our /setup."""
 
     def setup(project_id: int) -> str:
-        project = store.project(project_id)
-        return store.answer(project)
+        project = store.projects.get(project_id)
+        return store.installation.answer(project)
 
     return setup
 
 
 def the(store: Store, project_id: int) -> Project:
-    project = store.project(project_id)
+    project = store.projects.get(project_id)
     assert project is not None
     return project
 

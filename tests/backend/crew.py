@@ -56,11 +56,13 @@ class Crew:
             machine: Their DATA_DIR; `folder` unless told otherwise.
             launcher: Words before the command of each, with `{}` for its number.
         """
-        before, gone = len(self.store.workers()), self.ended()
+        before, gone = len(self.store.workers.all()), self.ended()
         for row in range(before, before + number):
             words = [word.format(row) for word in launcher]
             self.workers.append(self._start(steps, machine or self.folder, words))
-        wait_for(lambda: self.ended() != gone or len(self.store.workers()) == before + number, 110)
+        wait_for(
+            lambda: self.ended() != gone or len(self.store.workers.all()) == before + number, 110
+        )
         assert self.ended() == gone, self.log.read_text()
 
     def replace(self) -> None:
@@ -103,11 +105,11 @@ class Crew:
         self.fake.connect(number, OPTIONS | options)
         for phantom in phantoms.generate(scans, size=SIZE, seed=number):
             self.fake.add_task(number, phantom.image)
-        self.store.want(number)
+        self.store.projects.request_refresh(number)
         return number
 
     def live(self, number: int) -> str:
-        project = self.store.known(number)
+        project = self.store.projects.known(number)
         assert not project.problem, project.problem
         return project.live_version
 
@@ -136,4 +138,4 @@ def crew(database: str, folder: Path) -> Iterator[Crew]:
             for process in found.workers:
                 process.kill()
                 process.communicate()
-            store.engine.dispose()
+            store.close()

@@ -13,9 +13,9 @@ from dbos import _dbos as dbos_internals
 from backend.label_studio import labels
 from backend.rounds.services import Services
 from backend.rounds.workflow import Rounds
-from backend.storage.store import Project
-from backend.storage.workers import Membership
+from backend.storage.tables import Project
 from backend.worker import main, recovery
+from backend.worker.membership import Membership
 from model import phantoms
 from model.fitted import TrainConfig
 from tests.backend.conftest import Clock, the
@@ -56,7 +56,7 @@ class Site:
         # A process has one worker; a second start in this one has to forget the first.
         registry = dbos_internals._get_or_create_dbos_registry()
         registry.instance_info_map.clear()
-        self.member = Membership(self.store, recovery.RELEASE)
+        self.member = Membership(self.store.workers, recovery.RELEASE)
         self.member.join(alone=True)  # whoever was stopped before this start
         self.rounds = main.launch(self.services, self.member)
 
@@ -75,7 +75,7 @@ class Site:
         for row in rows:
             result = labels.regions(self.phantoms[row].mask, parsed, scores=[1.0])
             self.fake.annotate(self.tasks[row], result, **values)
-        self.store.want(self.number)
+        self.store.projects.request_refresh(self.number)
 
     @property
     def project(self) -> Project:
@@ -87,7 +87,7 @@ class Site:
 
     @property
     def versions(self) -> list[str]:
-        return [found.name.rpartition(" ")[0] for found in self.store.versions(self.number)]
+        return [found.name.rpartition(" ")[0] for found in self.store.publications.all(self.number)]
 
 
 def refreshes() -> list[Any]:

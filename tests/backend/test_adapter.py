@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from flask import Flask, jsonify, request
 
-from backend.storage.store import Store, Version, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Version
 from backend.web.live_drafts import DraftProcess
 from backend.web.ml_protocol import MOST_WAITING
 
@@ -109,8 +110,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     store = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
     store.create()
-    store.want(1)
-    store.update(1, done=1, full_sync=False)
+    store.projects.request_refresh(1)
+    store.projects.update(1, done=1, full_sync=False)
     return store
 
 
@@ -150,21 +151,23 @@ def body(name: str) -> dict[str, Any]:
 
 
 def wanted(store: Store) -> int:
-    project = store.project(1)
+    project = store.projects.get(1)
     assert project is not None
     return project.wanted
 
 
 def go_live(store: Store) -> None:
-    store.save_version(Version(project_id=1, name="unet r0001", round=1, attempt=1))
-    store.go_live(1, "unet r0001")
+    store.publications.save(Version(project_id=1, name="unet r0001", round=1, attempt=1))
+    store.publications.go_live(1, "unet r0001")
 
 
 def test_the_class_tells_the_2_x_base_the_live_version(
     adapter: Callable[[type], Any], store: Store
 ) -> None:
     firstlight = adapter(NewBase).Firstlight
-    assert firstlight("1", "<View/>").cache == {"model_version": f"firstlight-{store.installation}"}
+    assert firstlight("1", "<View/>").cache == {
+        "model_version": f"firstlight-{store.installation.id}"
+    }
     go_live(store)
     assert firstlight("1", "<View/>").cache == {"model_version": "unet r0001"}
 
@@ -174,7 +177,7 @@ def test_predict_answers_one_result_a_task_under_both_contracts(
     adapter: Callable[[type], Any], store: Store, base: type
 ) -> None:
     model = adapter(base).Firstlight(label_config="<View/>")
-    version = f"firstlight-{store.installation}"
+    version = f"firstlight-{store.installation.id}"
     empty = {"result": [], "score": 1.0, "model_version": version}
     assert model.predict([{"id": 1, "project": 1}, None], context=None) == [empty, empty]
     assert model.predict([]) == []
@@ -355,7 +358,7 @@ def test_the_former_way_to_train_asks_for_a_refresh(
     answer = client.post("/train", json={"project": "1.1795391735", "annotations": []})
     assert answer.get_json() == {"status": "ok", "job": "1.2"}
     assert client.get("/is_training?project=1.5").get_json() == {"is_training": False}
-    store.enter(1, "train")
+    store.projects.enter(1, "train")
     assert client.get("/is_training?project=1.5").get_json() == {"is_training": True}
 
 
@@ -374,12 +377,12 @@ def test_the_server_refuses_what_the_own_one_refuses(
     client = adapter(OldBase).create_app().test_client()
     evil = {"Host": "evil.example"}
     assert client.post("/setup", json={"project": 77}, headers=evil).status_code == 403
-    assert store.project(77) is None
+    assert store.projects.get(77) is None
     refusing(monkeypatch)
     client = adapter(OldBase).create_app().test_client()
     event = body("annotation_created")
     assert client.post("/webhook", json=event).status_code == 401
-    headers = {"X-Webhook-Secret": store.webhook_secret}
+    headers = {"X-Webhook-Secret": store.installation.webhook_secret}
     assert client.post("/webhook", json=event, headers=headers).status_code == 201
     assert client.get("/health").get_json() == {"status": "UP", "model_class": "Firstlight"}
 
@@ -522,7 +525,7 @@ def test_the_adapter_runs_under_the_released_package(
     )
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout.splitlines()[-1])
-    version = f"firstlight-{store.installation}"
+    version = f"firstlight-{store.installation.id}"
     results = [{"result": [], "score": 1.0, "model_version": version}] * 2
     assert found["health"]["status"] == "UP"
     assert found["predict"][0] == found["setup"][0] == 200

@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 from werkzeug.serving import make_server
 
 from backend.settings import Settings
-from backend.storage.store import DraftScore, Store, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import DraftScore
 from backend.web.app import create_app
 from tests.backend.web.project_page.test_views import add_tasks, annotate, publish, write_round
 
@@ -30,10 +31,10 @@ CUT = """() => {
 def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(Settings(data_dir=tmp_path).database)
     store.create()
-    store.want(3)
-    store.update(3, title="Few", done=1, options={"retrain_after": 6})
+    store.projects.request_refresh(3)
+    store.projects.update(3, title="Few", done=1, options={"retrain_after": 6})
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_points_at_both_ends_of_dice_are_drawn_whole(
     add_tasks(store, 1, 2, 3)
     for task, dice in enumerate((1.0, 0.5, 0.0), start=1):
         row = {"task_id": task, "version": "v", "created_at": f"{task}"}
-        store.save_draft_score(DraftScore(project_id=3, dice=dice, **row))
+        store.labels.save_draft_score(DraftScore(project_id=3, dice=dice, **row))
     page.goto(address)
     page.locator("#curve .point").first.wait_for()
     assert page.evaluate(CUT) == [False, False, False]
@@ -72,5 +73,5 @@ def test_an_open_page_follows_when_the_next_round_is_due(
     expect(due).to_contain_text("0 of 6 new or changed labels; next round at 6 labels")
     annotate(store, 1)
     expect(due).to_contain_text("1 of 6 new or changed labels", timeout=20_000)
-    store.enter(3, "train")
+    store.projects.enter(3, "train")
     expect(due).to_be_empty(timeout=20_000)

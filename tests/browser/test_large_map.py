@@ -27,8 +27,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     settings = Settings(data_dir=tmp_path)
     store = open_store(settings.database)
     store.create()
-    store.want(3)
-    store.update(3, title="Very many", done=1)
+    store.projects.request_refresh(3)
+    store.projects.update(3, title="Very many", done=1)
     tasks = list(range(1, SCANS + 1))
     add_tasks(store, *tasks)
     publish(store, *tasks[:1000])
@@ -42,7 +42,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
-    store.engine.dispose()
+    store.close()
 
 
 def test_ten_thousand_scans_are_drawn_by_webgl(address: str, page: Page) -> None:

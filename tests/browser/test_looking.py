@@ -39,8 +39,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
     settings = Settings(data_dir=tmp_path, backend_url=f"http://{ELSEWHERE}:9090")
     store = open_store(settings.database)
     store.create()
-    store.want(3)
-    store.update(3, title="Liver CT", done=1)
+    store.projects.request_refresh(3)
+    store.projects.update(3, title="Liver CT", done=1)
     record_rounds(store, settings)
     app = create_app(settings, store, lambda project, task: [])
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -50,7 +50,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     server.shutdown()
     thread.join()
     server.server_close()
-    store.engine.dispose()
+    store.close()
 
 
 def open_page(page: Page, served: Served) -> None:
@@ -66,7 +66,7 @@ def look(page: Page) -> None:
 def test_what_changed_before_the_first_look_is_shown(served: Served, page: Page) -> None:
     def change(route: Route) -> None:
         """Between the page and whatever its script asks for."""
-        served.store.update(3, problem="The token was refused.")
+        served.store.projects.update(3, problem="The token was refused.")
         add_tasks(served.store, 4)
         route.continue_()
 
@@ -80,7 +80,7 @@ def test_what_changed_before_the_first_look_is_shown(served: Served, page: Page)
 def test_a_page_that_could_not_be_had_is_asked_for_again(served: Served, page: Page) -> None:
     open_page(page, served)
     page.route(served.page(), lambda route: refuse(route, "text/html"))
-    served.store.update(3, problem="The token was refused.")
+    served.store.projects.update(3, problem="The token was refused.")
     look(page)
     expect(page.locator("#now")).to_contain_text(SILENT)
     page.unroute(served.page())
@@ -115,11 +115,11 @@ def test_a_map_that_could_not_be_had_says_so_itself_and_is_tried_again(
 
 
 def test_a_list_that_somebody_opened_stays_open(served: Served, page: Page) -> None:
-    served.store.update_task(3, 1, problem="The file is no picture.")
+    served.store.scans.update(3, 1, problem="The file is no picture.")
     open_page(page, served)
     page.locator("#unreadable summary").click()
     expect(page.locator("#unreadable li")).to_be_visible()
-    served.store.update_task(3, 2, problem="The file is no picture either.")
+    served.store.scans.update(3, 2, problem="The file is no picture either.")
     look(page)
     expect(page.locator("#unreadable li")).to_have_count(2)
     expect(page.locator("#unreadable li").last).to_be_visible()
@@ -128,7 +128,7 @@ def test_a_list_that_somebody_opened_stays_open(served: Served, page: Page) -> N
 def test_how_fresh_the_page_is_stays_true_without_the_page_being_swapped(
     served: Served, page: Page
 ) -> None:
-    served.store.want(3)
+    served.store.projects.request_refresh(3)
     open_page(page, served)
     expect(page.locator("#freshness")).to_contain_text("1 change in Label Studio still")
     swaps: list[str] = []
@@ -136,7 +136,7 @@ def test_how_fresh_the_page_is_stays_true_without_the_page_being_swapped(
         "request",
         lambda one: swaps.append(one.url) if one.headers["accept"] == "text/html" else None,
     )
-    served.store.update(3, done=served.store.known(3).wanted)
+    served.store.projects.update(3, done=served.store.projects.known(3).wanted)
     look(page)
     expect(page.locator("#freshness")).to_contain_text("has been looked at")
     assert not swaps
@@ -149,7 +149,7 @@ def test_whoever_lists_every_version_goes_on_doing_so(served: Served, page: Page
     expect(rows).to_have_count(30)
     page.get_by_role("link", name="List all of them").click()
     expect(rows).to_have_count(43)
-    served.store.update(3, problem="The token was refused.")
+    served.store.projects.update(3, problem="The token was refused.")
     look(page)
     expect(page.locator("#troubles")).to_contain_text("The token was refused.")
     expect(rows).to_have_count(43)
@@ -164,4 +164,4 @@ def test_the_buttons_work_by_whatever_name_of_ours_the_page_was_opened(
     expect(page.locator("#troubles")).to_contain_text("Pinned to v1")
     page.get_by_role("button", name="Train again").click()
     expect(page.locator("#troubles")).not_to_contain_text("Pinned")
-    assert served.store.pinned(3) == ""
+    assert served.store.publications.pinned(3) == ""

@@ -62,11 +62,11 @@ class Ward:
         site.label(1, 2)
         assert site.refresh().problem == ""
         assert self.has_draft
-        where = site.store.embeddings(site.number, "pixels")[self.task]
+        where = site.store.embeddings.all(site.number, "pixels")[self.task]
         [chunk] = site.services.files(site.number).paths([embeddings_name(where.chunk)])
         self.vector = np.load(chunk)[where.row].tobytes()
         site.fake.annotate(self.task, self.label)
-        site.store.want(site.number)
+        site.store.projects.request_refresh(site.number)
         assert site.refresh().problem == ""
 
     @property
@@ -144,7 +144,7 @@ def web(settings: Settings, store: Store) -> Iterator[FlaskClient]:
     """The web process, whose connections to the database stay open."""
     opened = open_store(settings.database)
     yield create_app(settings, opened, lambda *_: []).test_client()
-    opened.engine.dispose()
+    opened.close()
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def delete(ward: Ward, *, paused: bool = True) -> None:
     """Delete the scan in Label Studio and let a refresh see it; a paused one trains nothing."""
     ward.site.fake.delete_task(ward.task)
     ward.site.entry["extra_params"]["paused"] = paused
-    ward.site.store.want(ward.site.number, full=True)
+    ward.site.store.projects.request_refresh(ward.site.number, full=True)
     assert ward.site.refresh().problem == ""
 
 
@@ -197,7 +197,7 @@ def test_a_scan_with_another_address_leaves_nothing_of_the_former_one(
     for number, found in list(site.fake.projects[site.number].annotations.items()):
         if found["task"] == ward.task:
             site.fake.delete_annotation(number)
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     assert site.refresh().problem == ""
     eraser(settings, site.store, clock).turn(leads=True)
     assert set(ward.traces()) == {"title"}
@@ -220,10 +220,10 @@ def test_copies_on_another_machine_go_when_its_worker_looks_next(
         (files.folder / kept.name / path.name).write_bytes(path.read_bytes())
     copies = list(files.folder.rglob("*.*"))
     if whole:
-        store.update(number, disconnected=True)
+        store.projects.update(number, disconnected=True)
         assert connection.forget(settings, store, number).endswith("are deleted.")
         assert ward.traces() == {}
-        store.want(number, connected=True)
+        store.projects.request_refresh(number, connected=True)
     else:
         delete(ward)
         eraser(settings, store, clock).turn(leads=True)
@@ -253,7 +253,7 @@ def test_a_forgotten_project_is_in_no_file_of_a_running_service(
         list(connection.disconnect(settings, ward.site.services.studio, command, number))
         said = connection.forget(settings, command, number)
         assert "the worker overwrites them within a minute" in said
-        assert store.projects() == []
+        assert store.projects.all() == []
         works = eraser(settings, store, clock)
         works.turn(leads=True)
         assert "pixels" not in ward.traces()
@@ -261,7 +261,7 @@ def test_a_forgotten_project_is_in_no_file_of_a_running_service(
         reader.execute("COMMIT")
         works.turn(leads=True)
         assert ward.traces() == {}
-    assert store.erasures_to_do() == []
+    assert store.erasures.to_do() == []
     command.engine.dispose()
 
 
@@ -283,11 +283,11 @@ def test_a_web_process_without_a_worker_beside_it_erases_what_its_machine_keeps(
 ) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
     store.create()
-    store.want(1)
+    store.projects.request_refresh(1)
     row = {"url": "a", "group": "", "updated_at": "1", "is_labeled": False}
-    store.save_tasks(1, [{"id": 5, **row}])
-    store.keep_only(1, [])
-    store.note_erased([note.number for note in store.erasures()], files_done=True)
+    store.scans.save(1, [{"id": 5, **row}])
+    store.scans.keep_only(1, [])
+    store.erasures.note([note.number for note in store.erasures.after()], files_done=True)
     kept = tmp_path / "projects" / "1" / "scans-256" / "5-0123456789abcdef.npz"
     kept.parent.mkdir(parents=True)
     kept.touch()
@@ -301,7 +301,7 @@ def test_a_web_process_without_a_worker_beside_it_erases_what_its_machine_keeps(
     finally:
         process.kill()
         process.wait()
-        store.engine.dispose()
+        store.close()
 
 
 @pytest.mark.slow
@@ -315,7 +315,7 @@ def test_a_running_worker_erases_a_deleted_scan_by_itself(tmp_path: Path) -> Non
         folder = tmp_path / "projects" / str(number)
         assert list(folder.glob(f"scans-*/{task}-*"))
         workers.fake.delete_task(task)
-        workers.store.want(number, full=True)
-        wait_for(lambda: [note.database_done for note in workers.store.erasures()] == [True])
+        workers.store.projects.request_refresh(number, full=True)
+        wait_for(lambda: [note.database_done for note in workers.store.erasures.after()] == [True])
         wait_for(lambda: not list(folder.glob(f"scans-*/{task}-*")))
         assert not [path for path in tmp_path.glob("*sqlite*") if name in path.read_bytes()]

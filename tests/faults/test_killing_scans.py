@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.storage.store import KILLER_PAUSE_SECONDS, Task
+from backend.storage.scans import KILLER_PAUSE_SECONDS
+from backend.storage.tables import Task
 from tests.backend.conftest import drawn
 from tests.backend.crew import Crew, crew
 from tests.backend.site import wait_for
@@ -30,12 +31,12 @@ def workers(tmp_path: Path) -> Iterator[Crew]:
 
 def add_deadly_scan(workers: Crew, number: int) -> int:
     task = workers.fake.add_task(number, np.zeros(SIZE))
-    workers.store.want(number)
+    workers.store.projects.request_refresh(number)
     return task
 
 
 def read(workers: Crew, number: int, task: int) -> Task:
-    [found] = workers.store.some_tasks(number, [task])
+    [found] = workers.store.scans.some(number, [task])
     return found
 
 
@@ -60,7 +61,7 @@ def test_a_scan_that_kills_its_decoder_is_named_and_no_worker_dies(
     found = read(workers, number, deadly)
     assert found.problem.startswith(f"Task {deadly}: The decoder ended while it read the image")
     assert "killed by signal 9" in found.problem
-    assert len(workers.store.embeddings(number, "pixels")) == SCANS
+    assert len(workers.store.embeddings.all(number, "pixels")) == SCANS
 
 
 def test_a_scan_that_kills_the_worker_is_named_after_three_deaths_and_nobody_waits_for_it(
@@ -74,15 +75,15 @@ def test_a_scan_that_kills_the_worker_is_named_after_three_deaths_and_nobody_wai
     said: set[str] = set()
 
     def both_are_live() -> bool:
-        mine = workers.store.known(number)
+        mine = workers.store.projects.known(number)
         said.add(mine.problem)  # what the page says
-        return bool(mine.live_version and workers.store.known(other).live_version)
+        return bool(mine.live_version and workers.store.projects.known(other).live_version)
 
     workers.hire()
     until(
         workers,
         both_are_live,
-        lambda: live_at_death.append(workers.store.known(other).live_version),
+        lambda: live_at_death.append(workers.store.projects.known(other).live_version),
     )
     assert workers.ended() == [-signal.SIGKILL] * 3
     assert live_at_death[0] == ""
@@ -90,12 +91,12 @@ def test_a_scan_that_kills_the_worker_is_named_after_three_deaths_and_nobody_wai
     found = read(workers, number, deadly)
     assert found.problem.startswith(f"Task {deadly}: 3 workers died while they read or embedded")
     assert found.retry_at - time.time() > KILLER_PAUSE_SECONDS - 300
-    assert len(workers.store.embeddings(number, "pixels")) == SCANS
+    assert len(workers.store.embeddings.all(number, "pixels")) == SCANS
     log = workers.log.read_text()
     for line in (f"{SCANS + 1} scans, of tasks", f"the scan of task {deadly}."):
         assert f"A worker died while it read or embedded {line}" in log
     assert any(line.startswith("A worker died while it read or embedded") for line in said)
-    wait_for(lambda: not workers.store.known(number).problem)
+    wait_for(lambda: not workers.store.projects.known(number).problem)
 
 
 def test_a_training_that_kills_its_worker_is_said_and_lets_the_other_project_in(
@@ -109,8 +110,8 @@ def test_a_training_that_kills_its_worker_is_said_and_lets_the_other_project_in(
     said: set[str] = set()
 
     def other_is_live() -> bool:
-        said.add(workers.store.known(number).problem)
-        return bool(workers.store.known(other).live_version and len(workers.ended()) >= 2)
+        said.add(workers.store.projects.known(number).problem)
+        return bool(workers.store.projects.known(other).live_version and len(workers.ended()) >= 2)
 
     workers.hire()
     until(workers, other_is_live, lambda: None)

@@ -25,7 +25,8 @@ from PIL import Image
 from backend.label_studio import labels
 from backend.settings import Settings
 from backend.storage import artifacts
-from backend.storage.store import Model, Version, open_store
+from backend.storage.store import open_store
+from backend.storage.tables import Model, Version
 from backend.web.ml_protocol import DEADLINE_SECONDS
 from model import phantoms, training
 from tests.backend.fake_label_studio import CONFIG
@@ -158,20 +159,20 @@ def settle(folder: Path, tasks: dict[int, str], model: Model | None = None) -> N
     """Make a project with these tasks, whose live queue is of that model or of a cold start."""
     store = open_store(Settings(data_dir=folder).database)
     store.create()
-    store.want(PROJECT)
-    store.update(PROJECT, label_config=CONFIG, options=OPTIONS, done=1)
+    store.projects.request_refresh(PROJECT)
+    store.projects.update(PROJECT, label_config=CONFIG, options=OPTIONS, done=1)
     rows = [{"id": task, "url": url} for task, url in tasks.items()]
-    store.save_tasks(PROJECT, rows)
+    store.scans.save(PROJECT, rows)
     if model:
-        store.save_model(model)
+        store.publications.save_model(model)
     key, labelled = (model.key, model.labels) if model else ("", 0)
-    store.save_version(
+    store.publications.save(
         Version(
             project_id=PROJECT, name="r0001", round=1, attempt=1, model_key=key, labels=labelled
         )
     )
-    store.go_live(PROJECT, "r0001")
-    store.engine.dispose()
+    store.publications.go_live(PROJECT, "r0001")
+    store.close()
 
 
 def trained(folder: Path) -> Model:

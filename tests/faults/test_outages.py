@@ -38,7 +38,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
 
 
 def labelled(workers: Crew, number: int) -> set[int]:
-    return {found.task_id for found in workers.store.annotations(number)}
+    return {found.task_id for found in workers.store.labels.annotations(number)}
 
 
 def looks_until(workers: Crew, condition: Callable[[], object]) -> int:
@@ -64,16 +64,27 @@ def test_after_an_outage_of_any_kind_every_label_is_known_and_the_queue_is_curre
 def live_through(workers: Crew, number: int, way: str, answer: Answer | None) -> None:
     """Submit a label at the end of an outage, and wait until it is known and used."""
     fake, store = workers.fake, workers.store
-    live, task, backup = store.known(number).live_version, fake.served(number)[0], fake.backup()
+    live, task, backup = (
+        store.projects.known(number).live_version,
+        fake.served(number)[0],
+        fake.backup(),
+    )
     if answer is None:
         fake.projects.clear()
         fake.entries.clear()
     else:
         fake.away = answer
-    store.want(number)  # a refresh meets the outage too, and fails again and again
-    wait_for(lambda: store.known(number).problem, 100)
-    wait_for(lambda: store.known(number).failures >= 3 or store.known(number).vanished_at, 100)
-    project = store.known(number)
+    store.projects.request_refresh(
+        number
+    )  # a refresh meets the outage too, and fails again and again
+    wait_for(lambda: store.projects.known(number).problem, 100)
+    wait_for(
+        lambda: (
+            store.projects.known(number).failures >= 3 or store.projects.known(number).vanished_at
+        ),
+        100,
+    )
+    project = store.projects.known(number)
     assert not project.disconnected, way
     assert bool(project.vanished_at) == (answer is None), way
     if answer is None:
@@ -81,6 +92,9 @@ def live_through(workers: Crew, number: int, way: str, answer: Answer | None) ->
     fake.annotate(task, drawn(size=SIZE))
     fake.away = None
     assert looks_until(workers, lambda: task in labelled(workers, number)) <= MOST_LOOKS, way
-    wait_for(lambda: store.known(number).live_version != live, 100)
-    wait_for(lambda: not store.known(number).problem and not store.known(number).step, 100)
+    wait_for(lambda: store.projects.known(number).live_version != live, 100)
+    wait_for(
+        lambda: not store.projects.known(number).problem and not store.projects.known(number).step,
+        100,
+    )
     wait_for(lambda: task not in fake.served(number))

@@ -203,8 +203,8 @@ def test_a_webhook_always_finds_a_thread(patient: Web) -> None:
     """Events come in beside clients of every slow kind at once."""
     event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}}
     store = open_store(Settings(data_dir=patient.folder).database, busy_ms=10_000)
-    store.want(1, connected=True)
-    store.engine.dispose()
+    store.projects.request_refresh(1, connected=True)
+    store.close()
     with ExitStack() as slow:
         for begun in BEGUN.values():
             for _ in range(20):

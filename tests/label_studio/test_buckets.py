@@ -25,7 +25,8 @@ from backend.errors import ImageError
 from backend.imaging.scan_cache import Scan
 from backend.rounds.services import Services, build
 from backend.settings import Settings
-from backend.storage.store import Project, open_store
+from backend.storage.store import open_store
+from backend.storage.tables import Project
 from demo.annotator import Annotator
 from demo.studio import LabelStudio
 
@@ -211,7 +212,7 @@ def unlisted(studio: LabelStudio, tmp_path: Path) -> Iterator[Services]:
 def closed(made: Services) -> None:
     made.source.client.close()
     made.studio.close()
-    made.store.engine.dispose()
+    made.store.close()
 
 
 def synced(person: Annotator, bucket: Bucket, *, presign: bool) -> int:

@@ -100,7 +100,7 @@ def ours(studio: LabelStudio, tmp_path: Path) -> Iterator[Services]:
             client=client,
         )
         yield Services(settings=settings, store=store, studio=gateway, source=source)
-    store.engine.dispose()
+    store.close()
 
 
 def found(ours: Services, project: int, folder: Path) -> dict[str, Scan | ImageError]:

@@ -27,7 +27,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from backend.storage.store import Store, Version, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Version
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
@@ -240,14 +241,14 @@ class House:
         until(self._settled, self.lab.page, 90)
 
     def _settled(self) -> bool:
-        idle = all(p.wanted == p.done and not p.step for p in self.store.projects())
+        idle = all(p.wanted == p.done and not p.step for p in self.store.projects.all())
         live = self.live
         return idle and live is not None and sorted(live.published) == self.open
 
     @property
     def live(self) -> Version | None:
-        project = self.store.project(self.lab.project)
-        return self.store.version(project.id, project.live_version) if project else None
+        project = self.store.projects.get(self.lab.project)
+        return self.store.publications.get(project.id, project.live_version) if project else None
 
     @property
     def open(self) -> list[int]:
@@ -255,7 +256,7 @@ class House:
 
     @property
     def versions(self) -> list[Version]:
-        return self.store.versions(self.lab.project)
+        return self.store.publications.all(self.lab.project)
 
     @property
     def litter(self) -> list[str]:
@@ -320,9 +321,11 @@ def assert_kept(house: House) -> None:
     assert_each_task_once(house)
     assert not house.lab.page()["problem"]
     assert house.trainings() == 1, "a training was repeated, or left out"
-    models = [m for m in house.store.models(house.lab.project) if m.labels == labels(house)]
+    models = [
+        m for m in house.store.publications.models(house.lab.project) if m.labels == labels(house)
+    ]
     assert len(models) == 1
-    assert all(found.ended_at for found in house.store.rounds(house.lab.project))
+    assert all(found.ended_at for found in house.store.rounds.all(house.lab.project))
 
 
 def labels(house: House) -> int:

@@ -21,7 +21,8 @@ from backend.label_studio import queue_tab
 from backend.label_studio.client import LabelStudio as Gateway
 from backend.label_studio.publisher import Publisher
 from backend.settings import Settings
-from backend.storage.store import Store, Version, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Version
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
@@ -79,7 +80,7 @@ class Room:
         name = self.publisher.publish(version, "cold-start", queue, {})
         self.studio.switch(self.project, name)
         self.queue = list(queue)
-        published = self.store.version(self.project, name)
+        published = self.store.publications.get(self.project, name)
         assert published is not None
         return published
 
@@ -140,7 +141,7 @@ def make_room(ann: Person, settings: Settings, gateway: Gateway) -> Callable[...
         )
         store = open_store(settings.database)
         store.create()
-        store.want(project)
+        store.projects.request_refresh(project)
         publisher = Publisher(settings, store, gateway, project)
         room = Room(project, sorted(answer["task_ids"]), store, gateway, publisher)
         room.publish([room.tasks[number] for number in ORDER])
@@ -203,7 +204,7 @@ def test_a_scan_deleted_while_a_round_runs_does_not_keep_the_others_from_being_p
     room = make_room()
     gone, *rest = room.queue[::-1]
     newest = room.studio.newest_update(room.project)
-    room.store.update(room.project, seen={"newest_update": newest})  # as after a sync
+    room.store.projects.update(room.project, seen={"newest_update": newest})  # as after a sync
     ann.call("DELETE", f"/api/tasks/{gone}/")
     version = room.publish([gone, *rest])
     assert version.published == rest

@@ -48,12 +48,12 @@ def main(folder: Path) -> None:
         )
         number = fake.add_project()
         fake.connect(number)
-        store.want(number)
+        store.projects.request_refresh(number)
         site = Site(Services(settings, store, studio, source), fake, clock, number)
         site.start()
         live_through_three_rounds(site)
         site.stop()
-        store.engine.dispose()
+        store.close()
         write(settings, fake, folder)
 
 
@@ -68,7 +68,7 @@ def live_through_three_rounds(site: Site) -> None:
     site.fake.annotate(site.tasks[3], skip=True)
     project = site.refresh()
     assert (project.problem, len(site.versions)) == ("", 3)
-    site.store.pin(site.number, first)
+    site.store.publications.pin(site.number, first)
 
 
 def write(settings: Settings, fake: FakeLabelStudio, folder: Path) -> None:

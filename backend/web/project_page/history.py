@@ -14,7 +14,8 @@ from backend.rounds.publications import Versions
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, round_name
 from backend.storage.ledger import DraftQuality, Ledger
-from backend.storage.store import DraftScore, Model, Project, Round, Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import DraftScore, Model, Project, Round, Version
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class History:
             most: How many of the newest; the live and the pinned one come along. All when None.
         """
         known = Versions(self.store, self.project, self.files)
-        pinned = self.store.pinned(self.project.id)
+        pinned = self.store.publications.pinned(self.project.id)
         return [
             {
                 "name": found.name,
@@ -79,7 +80,7 @@ class History:
                     "dice": model.quality.get("validation_dice"),
                     "hd95": model.quality.get("validation_hd95"),
                 }
-                for model in self.store.models(self.project.id)
+                for model in self.store.publications.models(self.project.id)
             ],
             "drafts": self._drafts(),
         }
@@ -201,7 +202,7 @@ class History:
 
     @cached_property
     def _versions(self) -> Sequence[Version]:
-        return self.store.versions(self.project.id)
+        return self.store.publications.all(self.project.id)
 
     @cached_property
     def _lived(self) -> Sequence[Version]:
@@ -211,17 +212,17 @@ class History:
 
     @cached_property
     def _rounds(self) -> Mapping[int, Round]:
-        return {one.number: one for one in self.store.rounds(self.project.id)}
+        return {one.number: one for one in self.store.rounds.all(self.project.id)}
 
     @cached_property
     def _models(self) -> Mapping[str, Model]:
-        return {model.key: model for model in self.store.models(self.project.id)}
+        return {model.key: model for model in self.store.publications.models(self.project.id)}
 
     @cached_property
     def _scores(self) -> Mapping[str, list[DraftScore]]:
         """The compared drafts of each version, oldest first."""
         found: dict[str, list[DraftScore]] = {}
-        for score in self.store.draft_scores(self.project.id):
+        for score in self.store.labels.draft_scores(self.project.id):
             found.setdefault(score.version, []).append(score)
         return found
 

@@ -18,7 +18,8 @@ from backend.errors import StorageError
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space, round_name, scan_name
 from backend.storage.ledger import Ledger
-from backend.storage.store import Embedding, Store
+from backend.storage.store import Store
+from backend.storage.tables import Embedding
 
 Array = npt.NDArray[Any]
 
@@ -54,8 +55,8 @@ def queue(store: Store, files: ProjectFiles, project_id: int, now: Ledger) -> Qu
 
     A scan that still needs another annotator is served, labelled or not.
     """
-    project = store.known(project_id)
-    live = store.version(project_id, project.live_version)
+    project = store.projects.known(project_id)
+    live = store.publications.get(project_id, project.live_version)
     if live is None:
         return Queue()
     record = files.read_json(round_name(live.round)) or {}
@@ -82,7 +83,7 @@ def read(store: Store, files: ProjectFiles, project_id: int, now: Ledger) -> dic
     x, y = _spread([places.get(i, (np.nan, np.nan)) for i in ids])
     clusters = _clusters(store, files, project_id, waiting.record)
     rank = {task: position for position, task in enumerate(waiting.order, start=1)}
-    states = _states(now, rank, store.splits(project_id))
+    states = _states(now, rank, store.labels.splits(project_id))
     return {
         "states": STATES,
         "task": ids,
@@ -141,7 +142,7 @@ def _places(
     if drawn is None:
         return {}
     fitted = dict(zip(drawn[0].astype(str), drawn[1], strict=True))
-    found = store.embeddings(project_id, record["encoder"])
+    found = store.embeddings.all(project_id, record["encoder"])
     known = {i: fitted[_row(one)] for i, one in found.items() if _row(one) in fitted}
     new = {i: one for i, one in found.items() if i not in known}
     return _flat({**known, **_transformed(files, name, new)})
@@ -223,6 +224,6 @@ def _clusters(
     if found is None:
         return ranked
     cluster = dict(zip(scans, found[0].tolist(), strict=True))
-    embedded = store.embeddings(project_id, record["encoder"])
+    embedded = store.embeddings.all(project_id, record["encoder"])
     fitted = {i: cluster[_row(one)] for i, one in embedded.items() if _row(one) in cluster}
     return {**fitted, **ranked}

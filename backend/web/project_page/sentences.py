@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backend.rounds.publications import resume_command
-from backend.storage.store import Project
+from backend.storage.tables import Project
 
 # Said of a queue whose reasons hold a score: without it, a score that rises looks like a defect.
 SCORES = (

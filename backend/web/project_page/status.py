@@ -11,7 +11,9 @@ from typing import Any, Generic, TypeVar
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
-from backend.storage.store import Project, Store, Version, pause_left, spacing
+from backend.storage.projects import pause_left, spacing
+from backend.storage.store import Store
+from backend.storage.tables import Project, Version
 
 NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
@@ -83,8 +85,8 @@ class Keeper(Generic[T]):
     def _facts(self, project: Project) -> tuple[object, ...]:
         return (
             *(getattr(project, name) for name in _WATCHED),
-            self._store.pinned(project.id),
-            self._store.last_round(project.id),
+            self._store.publications.pinned(project.id),
+            self._store.rounds.last(project.id),
             ledger.counts(self._store, project.id),
         )
 
@@ -102,7 +104,7 @@ class Statuses:
         Raises:
             NotFound: If the project is not known here.
         """
-        project = self._store.known(project_id)
+        project = self._store.projects.known(project_id)
         lasting = self._lasting.of(project)
         return {**lasting, **_activity(project, lasting, self._store.clock())}
 
@@ -123,9 +125,11 @@ def status(
     Raises:
         NotFound: If the project is not known here.
     """
-    project = store.known(project_id)
+    project = store.projects.known(project_id)
     now = now or ledger.read(store, project_id)
-    live = store.version(project_id, project.live_version) if project.live_version else None
+    live = (
+        store.publications.get(project_id, project.live_version) if project.live_version else None
+    )
     record = _record(files, project_id, live)
     lasting = {
         "project": project.id,
@@ -133,7 +137,7 @@ def status(
         "disconnected": project.disconnected,
         "gone": project.disconnected,  # its name until 0.1; read "disconnected"
         "vanished_since": project.vanished_at or None,
-        "pinned": store.pinned(project_id) or None,
+        "pinned": store.publications.pinned(project_id) or None,
         **_labels(now, live),
         **_waiting(now, record),
         **_quality(store, project_id, live, now),
@@ -146,7 +150,7 @@ def status(
         "mend": project.mend,
         "options_problem": project.options_problem,
         "events_refused_since": project.webhook_refused_at or None,
-        "round": store.last_round(project_id),
+        "round": store.rounds.last(project_id),
     }
     digest = artifacts.digest(lasting)
     return {**lasting, "digest": digest, **_activity(project, lasting, store.clock())}
@@ -245,7 +249,9 @@ def _unreadable(now: Ledger) -> dict[str, Any]:
 
 def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -> dict[str, Any]:
     drafts = DraftQuality.of(ledger.quality_drafts(store, project_id, now)[-ledger.RECENT_DRAFTS :])
-    model = store.model(project_id, live.model_key) if live and live.model_key else None
+    model = (
+        store.publications.model(project_id, live.model_key) if live and live.model_key else None
+    )
     return {
         "prequential_dice": drafts.dice,
         "drafts_compared": drafts.compared,
@@ -258,7 +264,7 @@ def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -
 
 def _last_model(store: Store, project_id: int) -> dict[str, Any] | None:
     """Return what the newest model that was not refused was trained on, and how good it is."""
-    models = [model for model in store.models(project_id) if model.accepted]
+    models = [model for model in store.publications.models(project_id) if model.accepted]
     if not models:
         return None
     return {

@@ -24,7 +24,7 @@ def png(store: Store, folder: Path, project_id: int, task_id: int) -> bytes:
     from backend.imaging.decoder_process import Decoders
     from backend.imaging.scan_cache import Scans
 
-    found = store.some_tasks(project_id, [task_id])
+    found = store.scans.some(project_id, [task_id])
     # The network may see scans at another size than the encoder: any kept size will do.
     for kept in sorted(folder.glob("scans-*")) if found else []:
         longest = int(kept.name.removeprefix("scans-"))

@@ -16,7 +16,8 @@ from backend.settings import Settings
 from backend.storage import ledger
 from backend.storage.artifacts import Artifacts, ProjectFiles
 from backend.storage.ledger import Ledger
-from backend.storage.store import Project, Store
+from backend.storage.store import Store
+from backend.storage.tables import Project
 from backend.web.project_page import map_view, sentences, static_files, thumbnails
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
@@ -88,7 +89,7 @@ class _Site:
         self._records = threading.BoundedSemaphore(RECORDS)
 
     def overview(self) -> Response:
-        projects, kind = self._store.projects(), _kind()
+        projects, kind = self._store.projects.all(), _kind()
         if kind == "text":
             return Response(sentences.overview(projects), mimetype="text/plain")
         if kind == "json":
@@ -107,7 +108,7 @@ class _Site:
         return jsonify({**state, **said})
 
     def map(self, project_id: int) -> Response:
-        body = self._maps.of(self._store.known(project_id))
+        body = self._maps.of(self._store.projects.known(project_id))
         return static_files.packed(body, "application/json")
 
     def rounds(self, project_id: int) -> Response:
@@ -136,7 +137,7 @@ class _Site:
 
     def _change(self, project_id: int, change: Change) -> AnyResponse:
         """Do what the command `rollback` does; then show the page, or what stood in the way."""
-        project = self._store.known(project_id)
+        project = self._store.projects.known(project_id)
         try:
             said = change(Versions(self._store, project, self._files(project_id)))
         except ConfigError as error:
@@ -201,7 +202,7 @@ class _Site:
         return body.get_data()
 
     def _history(self, project_id: int, now: Ledger | None = None) -> History:
-        project = self._store.known(project_id)
+        project = self._store.projects.known(project_id)
         return History(self._store, project, self._files(project_id), now)
 
     def _files(self, project_id: int) -> ProjectFiles:

@@ -13,7 +13,8 @@ from backend.commands.findings import Check, Finding
 from backend.label_studio.publisher import Publisher
 from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.storage.store import Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import Version
 from backend.web.app import create_app
 from backend.web.ml_protocol import live_drafts
 from model import encoders
@@ -28,17 +29,17 @@ def number(fake: FakeLabelStudio, store: Store, services: Services) -> int:
     """A project that is connected and has a queue of three scans."""
     number = fake.add_project()
     fake.connect(number, url=US)
-    store.want(number)
+    store.projects.request_refresh(number)
     services.studio.ensure_webhook(number, f"{US}/webhook", {})
     tasks = [fake.add_task(number, np.full((16, 16), 0.5)) for _ in range(3)]
-    store.save_tasks(number, [{"id": task, "url": ""} for task in tasks])
+    store.scans.save(number, [{"id": task, "url": ""} for task in tasks])
     desk = Publisher(services.settings, store, services.studio, number)
     version = desk.publish(
         Version(round=1, labels=0, model_key="", drafts=""), "cold-start", tasks, {}
     )
-    store.go_live(number, version)
+    store.publications.go_live(number, version)
     desk.switch(version)
-    store.update(number, done=1)
+    store.projects.update(number, done=1)
     return number
 
 

@@ -82,7 +82,7 @@ def test_credentials_that_the_web_process_does_not_take_are_said_without_them(
             assert "401" in finding.what
             assert "WEBHOOK_SECRET" in finding.mend
             assert "hunter" not in str(finding)
-    assert store.projects() == [], "the trial changes nothing"
+    assert store.projects.all() == [], "the trial changes nothing"
 
 
 def test_a_worker_is_known_by_its_lock(settings: Settings) -> None:
@@ -100,8 +100,8 @@ def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
     monkeypatch.setattr("backend.commands.connection.sqlite_path", lambda _: None)
     monkeypatch.setattr("backend.commands.connection.open_known", lambda _: store)
     assert not checks_installation.worker(settings).ok
-    store.join("one", "here", "1")
-    store.join("two", "there", "1")
+    store.workers.join("one", "here", "1")
+    store.workers.join("two", "there", "1")
     assert "2 of them run" in checks_installation.worker(settings).what
     clock.advance(LIVELY_SECONDS)
     assert not checks_installation.worker(settings).ok

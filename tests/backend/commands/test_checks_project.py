@@ -146,13 +146,13 @@ def test_a_password_in_a_webhook_is_told_taken_out_and_to_be_changed(
     assert "dXM6" not in str(finding)
     assert mended(lambda: checks_project.webhook(guarded, number)).ok
     [hook] = fake.webhooks.values()
-    assert hook["headers"] == {SECRET_HEADER: store.webhook_secret}
+    assert hook["headers"] == {SECRET_HEADER: store.installation.webhook_secret}
 
 
 def test_refused_events_are_told_until_the_webhook_is_written_anew(
     services: Services, store: Store, number: int
 ) -> None:
-    store.update(number, webhook_refused_at=1_800_000_000.0)
+    store.projects.update(number, webhook_refused_at=1_800_000_000.0)
     finding = checks_project.webhook(services, number)
     assert "refuses its events" in finding.what
     assert mended(lambda: checks_project.webhook(services, number)).ok
@@ -199,10 +199,10 @@ def test_a_round_that_is_just_switching_is_no_fault(
     services: Services, fake: FakeLabelStudio, store: Store, number: int, name: str
 ) -> None:
     check = dict(checks_project.of_queue(services, number))[name]
-    store.update(number, step="switch", live_version="cold-start r0002 0a1b2c")
+    store.projects.update(number, step="switch", live_version="cold-start r0002 0a1b2c")
     fake.projects[number].sampling = "Sequential sampling"
     assert check().ok
-    store.update(number, step="")
+    store.projects.update(number, step="")
     assert not check().ok
 
 
@@ -213,7 +213,7 @@ def test_an_entry_is_ours_by_the_version_before_as_well_as_by_the_next(
 
     def live_meanwhile(project_id: int) -> Any:
         found = asked(project_id)
-        store.update(project_id, live_version="cold-start r0002 0a1b2c")
+        store.projects.update(project_id, live_version="cold-start r0002 0a1b2c")
         return found
 
     monkeypatch.setattr(services.studio, "entries", live_meanwhile)
@@ -242,7 +242,7 @@ def test_a_queue_that_somebody_deleted_is_asked_for_anew(
     services: Services, fake: FakeLabelStudio, store: Store, number: int
 ) -> None:
     fake.projects[number].predictions = []
-    store.update(number, fingerprint="as it was")
+    store.projects.update(number, fingerprint="as it was")
     finding = checks_project.queue(services, number)
     assert "are gone from Label Studio: 0 are left" in finding.what
     assert finding.fix
@@ -281,10 +281,10 @@ def test_a_project_without_tasks_has_no_image_to_try(services: Services, project
 def test_what_rounds_stumble_over_is_told(store: Store, number: int) -> None:
     assert checks_project.rounds(store, number).ok
     assert not checks_project.rounds(store, 99).ok
-    store.enter(number, "train")
+    store.projects.enter(number, "train")
     assert "train" in checks_project.rounds(store, number).what
-    store.update(number, problem="It broke.", mend="Glue it.")
+    store.projects.update(number, problem="It broke.", mend="Glue it.")
     finding = checks_project.rounds(store, number)
     assert (finding.ok, finding.what, finding.mend) == (False, "It broke.", "Glue it.")
-    store.update(number, disconnected=True)
+    store.projects.update(number, disconnected=True)
     assert f"connect {number}" in checks_project.rounds(store, number).mend

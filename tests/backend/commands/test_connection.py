@@ -84,13 +84,15 @@ def test_no_password_lies_in_a_webhook_but_a_secret_of_its_own(
     settings: Settings, store: Store, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
 ) -> None:
     access = {"basic_auth_user": "us", "basic_auth_pass": SecretStr("hunter2")}
-    store.want(fresh)
-    store.update(fresh, webhook_refused_at=1.0)  # by the webhook that Label Studio makes at first
+    store.projects.request_refresh(fresh)
+    store.projects.update(
+        fresh, webhook_refused_at=1.0
+    )  # by the webhook that Label Studio makes at first
     connect(settings.model_copy(update=access), studio, fresh, "")
     assert not the(store, fresh).webhook_refused_at
     [entry], [hook] = fake.entries.values(), fake.webhooks.values()
     assert (entry["auth_method"], entry["basic_auth_user"]) == ("BASIC_AUTH", "us")
-    assert hook["headers"] == {SECRET_HEADER: store.webhook_secret}
+    assert hook["headers"] == {SECRET_HEADER: store.installation.webhook_secret}
 
 
 def test_without_the_database_that_keeps_the_secret_nothing_is_connected(
@@ -174,7 +176,7 @@ def test_a_label_studio_that_is_down_is_not_taken_for_a_backend_that_is(
 def known(settings: Settings, studio: LabelStudio, store: Store, fresh: int) -> int:
     """A project that is connected, and that this installation works on."""
     connect(settings, studio, fresh, "")
-    store.want(fresh)
+    store.projects.request_refresh(fresh)
     return fresh
 
 
@@ -201,13 +203,15 @@ def test_the_questions_that_label_studio_asks_meanwhile_do_not_take_the_project_
         return str(answers.setup(told)["model_version"])
 
     fake.setup = setup
-    store.update(known, done=1)
+    store.projects.update(known, done=1)
     list(disconnect(settings, studio, store, known))
     assert fake.entries == {}
     project = the(store, known)
     assert (project.disconnected, project.wanted, project.problem) == (True, 1, "")
     connect(settings, studio, known, "")
-    assert [seen.project_id for seen in store.sightings()] == [known], "the worker takes it up"
+    assert [seen.project_id for seen in store.projects.sightings()] == [known], (
+        "the worker takes it up"
+    )
 
 
 def test_a_disconnection_cut_short_leaves_the_project_served_until_it_is_tried_again(
@@ -263,13 +267,13 @@ def test_a_webhook_of_the_whole_organisation_is_not_the_projects(
 def test_a_project_that_label_studio_deleted_can_be_disconnected_and_forgotten(
     settings: Settings, studio: LabelStudio, store: Store
 ) -> None:
-    store.want(99)
+    store.projects.request_refresh(99)
     settings.project_folder(99).mkdir(parents=True)
     [said] = disconnect(settings, studio, store, 99)
     assert "no such project" in said
     assert forget(settings, store, 99)
     assert not settings.project_folder(99).exists()
-    assert store.project(99) is None
+    assert store.projects.get(99) is None
 
 
 def test_without_a_database_forget_deletes_the_folder(settings: Settings) -> None:
@@ -320,25 +324,25 @@ def test_a_forgotten_project_leaves_no_file_and_no_row(
     file = settings.project_folder(known) / "models" / "key"
     file.parent.mkdir(parents=True)
     file.touch()
-    store.want(known + 1)
+    store.projects.request_refresh(known + 1)
     assert "Forgot project" in forget(settings, store, known)
     assert not settings.project_folder(known).exists()
-    assert [project.id for project in store.projects()] == [known + 1]
+    assert [project.id for project in store.projects.all()] == [known + 1]
     assert forget(settings, store, known), "and may be forgotten twice"
 
 
 def test_nothing_is_forgotten_under_the_hands_of_a_worker(
     settings: Settings, store: Store, known: int
 ) -> None:
-    store.enter(known, "train")
+    store.projects.enter(known, "train")
     with FileLock(settings.data_dir / "firstlight.sqlite.worker.lock"):
         assert workers_running(settings)
         with pytest.raises(ConfigError, match="busy with project") as caught:
             forget(settings, store, known)
         assert "run the same command again" in caught.value.mend
-        store.enter(known, "")
+        store.projects.enter(known, "")
         forget(settings, store, known)
-    store.want(known)
-    store.enter(known, "train")  # as a worker that was killed leaves it
+    store.projects.request_refresh(known)
+    store.projects.enter(known, "train")  # as a worker that was killed leaves it
     assert not workers_running(settings)
     assert forget(settings, store, known)

@@ -11,7 +11,8 @@ from backend.label_studio.client import QUEUE
 from backend.label_studio.moments import moment
 from backend.label_studio.publisher import QUIET_SECONDS, Publisher, name
 from backend.rounds.services import Services
-from backend.storage.store import Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import Version
 from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import FakeLabelStudio
 
@@ -32,12 +33,12 @@ class Desk:
 
     def go_live(self, number: int = 1) -> str:
         name = self.publish(number)
-        self.store.go_live(self.number, name)
+        self.store.publications.go_live(self.number, name)
         self.publisher.switch(name)
         return name
 
     def states(self) -> dict[str, str]:
-        return {found.name: found.state for found in self.store.versions(self.number)}
+        return {found.name: found.state for found in self.store.publications.all(self.number)}
 
     def clean(self) -> bool:
         return self.publisher.clean()
@@ -59,7 +60,7 @@ def test_a_name_says_kind_round_attempt_and_model() -> None:
 def test_a_cold_start_is_named_after_the_installation(desk: Desk) -> None:
     version = Version(round=1, model_key="", labels=0, drafts="")
     found = desk.publisher.publish(version, "cold-start", desk.tasks, {})
-    assert found == f"cold-start r0001 {desk.store.installation[:6]}"
+    assert found == f"cold-start r0001 {desk.store.installation.id[:6]}"
 
 
 # -- publishing -----------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def test_scans_carry_their_draft_and_others_an_empty_canvas(desk: Desk) -> None:
     first, second, *_ = desk.tasks
     version = Version(round=1, model_key="k", labels=5, drafts="")
     live = desk.publisher.publish(version, "attention-unet", desk.tasks, {str(first): drawn()})
-    desk.store.go_live(desk.number, live)
+    desk.store.publications.go_live(desk.number, live)
     desk.publisher.switch(live)
     assert desk.fake.prelabel(desk.number, first) == drawn()
     assert desk.fake.prelabel(desk.number, second) == []
@@ -92,11 +93,11 @@ def test_scans_carry_their_draft_and_others_an_empty_canvas(desk: Desk) -> None:
 
 def test_scans_labelled_since_the_last_sync_are_not_published(desk: Desk) -> None:
     seen = {"newest_update": "2000-01-01T00:00:00.000000Z"}
-    desk.store.update(desk.number, seen=seen)
+    desk.store.projects.update(desk.number, seen=seen)
     desk.fake.annotate(desk.tasks[0], drawn())
     desk.fake.annotate(desk.tasks[1], skip=True)
     published = desk.publish()
-    version = desk.store.version(desk.number, published)
+    version = desk.store.publications.get(desk.number, published)
     assert version is not None
     assert version.published == desk.tasks[1:]
     assert desk.fake.versions(desk.number) == {published: 4}
@@ -105,12 +106,12 @@ def test_scans_labelled_since_the_last_sync_are_not_published(desk: Desk) -> Non
 def test_a_scan_deleted_since_the_last_sync_costs_one_attempt_and_the_rest_is_published(
     desk: Desk,
 ) -> None:
-    desk.store.update(desk.number, seen={"newest_update": "2000-01-01T00:00:00.000000Z"})
+    desk.store.projects.update(desk.number, seen={"newest_update": "2000-01-01T00:00:00.000000Z"})
     gone, *rest = desk.tasks
     desk.fake.delete_task(gone)
     published = desk.publish()
     assert published == "attention-unet r0001.2 9f3c1a"
-    version = desk.store.version(desk.number, published)
+    version = desk.store.publications.get(desk.number, published)
     assert version is not None
     assert version.published == rest
     assert desk.fake.versions(desk.number) == {published: 4}
@@ -160,10 +161,10 @@ def test_an_attempt_that_a_kill_left_behind_is_abandoned_and_its_name_never_used
     desk: Desk, state: str
 ) -> None:
     killed = desk.publish()
-    left = desk.store.version(desk.number, killed)
+    left = desk.store.publications.get(desk.number, killed)
     assert left is not None
     left.state = state
-    desk.store.save_version(left)
+    desk.store.publications.save(left)
     again = desk.publish()
     assert again == "attention-unet r0001.2 9f3c1a"
     assert desk.states() == {killed: "abandoned", again: "ready"}
@@ -229,7 +230,7 @@ def test_a_label_studio_that_keeps_another_version_is_an_error(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = desk.publish()
-    desk.store.go_live(desk.number, published)
+    desk.store.publications.go_live(desk.number, published)
     monkeypatch.setattr(desk.publisher._studio, "switch", lambda *_: None)
     monkeypatch.setattr(desk.publisher._studio, "rename", lambda *_: None)
     with pytest.raises(PublishError, match="does not keep"):
@@ -302,10 +303,10 @@ def test_a_version_under_way_is_not_deleted(desk: Desk, clock: Clock, state: str
     desk.go_live()
     version = Version(round=2, model_key="k", labels=3, drafts="")
     published = desk.publisher.publish(version, "attention-unet", desk.tasks, {})
-    found = desk.store.version(desk.number, published)
+    found = desk.store.publications.get(desk.number, published)
     assert found is not None
     found.state = state
-    desk.store.save_version(found)
+    desk.store.publications.save(found)
     quiet(desk, clock)
     assert not desk.clean()
 
@@ -374,6 +375,6 @@ def test_a_timestamp_of_label_studio_is_read_to_the_microsecond() -> None:
 
 
 def test_the_store_knows_what_was_published(desk: Desk, store: Store) -> None:
-    found = store.version(desk.number, desk.go_live())
+    found = store.publications.get(desk.number, desk.go_live())
     assert found is not None
     assert (found.state, found.published, found.labels) == ("live", desk.tasks, 3)

@@ -13,7 +13,7 @@ from backend.label_studio import labels
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.services import Services
 from backend.storage import artifacts
-from backend.storage.store import DraftScore, Version
+from backend.storage.tables import DraftScore, Version
 from backend.web.project_page import status
 from tests.backend.conftest import the
 
@@ -40,11 +40,11 @@ def drawn(kind: str, columns: slice) -> list[dict[str, Any]]:
 
 def judged(services: Services, number: int, draft: list[Any], submitted: list[Any]) -> list[float]:
     store = services.store
-    store.update(number, label_config=EVERY)
+    store.projects.update(number, label_config=EVERY)
     when = datetime.fromtimestamp(store.clock(), UTC).isoformat()
     row = {"id": TASK, "url": "/a.png", "group": "", "updated_at": when, "is_labeled": True}
-    store.save_tasks(number, [row])
-    store.update_task(number, TASK, height=SIZE[0], width=SIZE[1])
+    store.scans.save(number, [row])
+    store.scans.update(number, TASK, height=SIZE[0], width=SIZE[1])
     annotation = {
         "id": 1,
         "task_id": TASK,
@@ -55,13 +55,13 @@ def judged(services: Services, number: int, draft: list[Any], submitted: list[An
         "result": json.dumps(submitted),
         "problem": "",
     }
-    store.replace_annotations(number, [TASK], [annotation])
+    store.labels.replace(number, [TASK], [annotation])
     artifacts.write_json(services.folder(number) / "drafts" / "one.json", {str(TASK): draft})
-    store.save_version(
+    store.publications.save(
         Version(project_id=number, name="v", round=1, attempt=1, drafts="one.json", live_at=1.0)
     )
     judge_drafts(services, the(store, number))
-    return [score.dice for score in store.draft_scores(number)]
+    return [score.dice for score in store.labels.draft_scores(number)]
 
 
 @pytest.mark.parametrize("submitted", OFFERS)
@@ -111,7 +111,7 @@ def test_what_the_page_says_of_the_last_drafts_is_kept_with_the_project(
     for number, dice in enumerate((0.0, 0.0, 0.6, 0.7, 0.8), start=20):
         moment = f"2020-01-{number}"  # before the one that is judged now, which is perfect
         earlier = {"task_id": number, "version": "v", "created_at": moment, "dice": dice}
-        store.save_draft_score(DraftScore(project_id=project_id, **earlier))
+        store.labels.save_draft_score(DraftScore(project_id=project_id, **earlier))
     assert the(store, project_id).draft_dice is None
     judged(services, project_id, mask, mask)
     kept = the(store, project_id).draft_dice
@@ -125,7 +125,7 @@ def test_a_draft_submitted_unchanged_does_not_flatter_the_others(
     store, mask = services.store, drawn("Brush", slice(10, 50))
     for number, dice in enumerate((0.6, 0.8), start=20):
         earlier = {"task_id": number, "version": "v", "created_at": f"2020-01-{number}"}
-        store.save_draft_score(DraftScore(project_id=project_id, dice=dice, **earlier))
+        store.labels.save_draft_score(DraftScore(project_id=project_id, dice=dice, **earlier))
     judged(services, project_id, mask, mask)
     kept, shown = the(store, project_id), status.status(store, services.artifacts, project_id)
     assert (shown["drafts_unchanged"], shown["drafts_compared"]) == (1, 3)
@@ -151,5 +151,5 @@ def test_a_draft_is_unchanged_when_every_pixel_was_submitted_as_it_was(
     unchanged: bool,
 ) -> None:
     judged(services, project_id, draft, submitted)
-    [score] = services.store.draft_scores(project_id)
+    [score] = services.store.labels.draft_scores(project_id)
     assert score.unchanged is unchanged

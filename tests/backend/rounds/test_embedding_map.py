@@ -13,7 +13,7 @@ from backend.rounds import embedding_map
 from backend.rounds.embedding_map import Map, Maps, _Fitted
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space
-from backend.storage.store import Embedding
+from backend.storage.tables import Embedding
 from model.projection import Projection
 
 SPACE = Space("pixels", "pca", 0)

@@ -18,7 +18,8 @@ from backend.rounds.erasing import MARK, SETTLE_SECONDS, Eraser
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import Artifacts, ProjectFiles, embeddings_name
-from backend.storage.store import Erasure, Store
+from backend.storage.store import Store
+from backend.storage.tables import Erasure
 from tests.backend.conftest import Clock
 from tests.backend.site import wait_for
 
@@ -46,11 +47,11 @@ def task(number: int, url: str = "a") -> dict[str, object]:
 
 
 def embedded(store: Store, files: ProjectFiles, *tasks: int, chunk: str = CHUNK) -> None:
-    store.want(1)
-    store.save_tasks(1, [task(number) for number in tasks])
+    store.projects.request_refresh(1)
+    store.scans.save(1, [task(number) for number in tasks])
     rows = np.array([[number, number + 1] for number in tasks], np.float32)
     files.write_array(embeddings_name(chunk), rows)
-    store.save_embeddings(1, "pixels", chunk, list(tasks))
+    store.embeddings.save(1, "pixels", chunk, list(tasks))
 
 
 def vectors(files: ProjectFiles, chunk: str = CHUNK) -> list[float]:
@@ -72,10 +73,10 @@ def test_the_embedding_of_a_deleted_scan_becomes_zeros_and_the_others_stay_in_pl
     store: Store, files: ProjectFiles, eraser: Eraser
 ) -> None:
     embedded(store, files, 5, 6, 7)
-    store.keep_only(1, [5, 7])
+    store.scans.keep_only(1, [5, 7])
     eraser.turn(leads=True)
     assert vectors(files) == [5, 0, 7]
-    assert {one.row for one in store.embeddings(1, "pixels").values()} == {0, 2}
+    assert {one.row for one in store.embeddings.all(1, "pixels").values()} == {0, 2}
 
 
 def test_a_file_of_embeddings_goes_with_its_last_scan(
@@ -83,7 +84,7 @@ def test_a_file_of_embeddings_goes_with_its_last_scan(
 ) -> None:
     embedded(store, files, 5, 6)
     embedded(store, files, 7, chunk="b.npy")
-    store.keep_only(1, [7])
+    store.scans.keep_only(1, [7])
     eraser.turn(leads=True)
     assert files.names("embeddings") == [embeddings_name("b.npy")]
 
@@ -93,7 +94,7 @@ def test_a_damaged_file_of_embeddings_goes_as_nobody_can_tell_what_is_in_it(
 ) -> None:
     embedded(store, files, 5, 6)
     files.write(embeddings_name(CHUNK), lambda file: file.write(b"no array"))
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     eraser.turn(leads=True)
     assert files.names("embeddings") == []
 
@@ -104,8 +105,8 @@ def test_only_files_of_deleted_scans_are_read(
     for number in range(1, 21):
         embedded(store, files, number, chunk=f"{number}.npy")
     files.write_array(embeddings_name("3.npy"), np.array([[3.0], [4.0]], np.float32))
-    store.save_tasks(1, [task(21)])
-    store.save_embeddings(1, "pixels", "3.npy", [3, 21])
+    store.scans.save(1, [task(21)])
+    store.embeddings.save(1, "pixels", "3.npy", [3, 21])
     read: list[str] = []
     reading = ProjectFiles.read
 
@@ -114,7 +115,7 @@ def test_only_files_of_deleted_scans_are_read(
         return reading(self, name, load)
 
     monkeypatch.setattr(ProjectFiles, "read", noted)
-    store.keep_only(1, [number for number in range(1, 22) if number != 3])
+    store.scans.keep_only(1, [number for number in range(1, 22) if number != 3])
     eraser.turn(leads=True)
     assert [name for name in read if name.startswith("embeddings/")] == ["embeddings/3.npy"]
     assert vectors(files, "3.npy") == [0, 4]
@@ -123,11 +124,11 @@ def test_only_files_of_deleted_scans_are_read(
 def test_a_scan_that_is_deleted_while_it_is_embedded_is_erased_too(
     store: Store, files: ProjectFiles, eraser: Eraser
 ) -> None:
-    store.want(1)
-    store.save_tasks(1, [task(6)])
+    store.projects.request_refresh(1)
+    store.scans.save(1, [task(6)])
     files.write_array(embeddings_name(CHUNK), np.array([[5.0], [6.0]], np.float32))
-    store.save_embeddings(1, "pixels", CHUNK, [5, 6])
-    assert set(store.embeddings(1, "pixels")) == {6}
+    store.embeddings.save(1, "pixels", CHUNK, [5, 6])
+    assert set(store.embeddings.all(1, "pixels")) == {6}
     eraser.turn(leads=True)
     assert vectors(files) == [0, 6]
 
@@ -143,7 +144,7 @@ def test_drafts_lose_the_deleted_scan_alone(
     files.write_json("drafts/0002.json", {"6": ["mask"]})
     files.write("drafts/0003.json", lambda file: file.write(b'{"5": ["ma'))
     before = (files.folder / "drafts/0002.json").stat().st_ino
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     eraser.turn(leads=True)
     assert files.read_json("drafts/0001.json") == {"6": ["mask"]}
     assert (files.folder / "drafts/0002.json").stat().st_ino == before, "nothing to write"
@@ -170,7 +171,7 @@ def test_what_a_killed_process_left_half_written_goes_once_it_is_old(
     old.touch()
     young.touch()
     os.utime(old, (time.time() - 2 * SETTLE_SECONDS,) * 2)
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     eraser.turn(leads=True)
     assert not old.exists()
     assert young.exists()
@@ -181,9 +182,9 @@ def test_what_a_killed_process_left_half_written_goes_once_it_is_old(
 
 def test_without_deletions_nothing_is_noted(store: Store, files: ProjectFiles) -> None:
     embedded(store, files, 5, 6)
-    store.save_tasks(1, [task(5), task(6)])
-    store.keep_only(1, [5, 6])
-    assert store.erasures() == []
+    store.scans.save(1, [task(5), task(6)])
+    store.scans.keep_only(1, [5, 6])
+    assert store.erasures.after() == []
 
 
 def test_a_kill_at_any_point_leaves_the_rest_to_the_next_turn(
@@ -201,7 +202,7 @@ def test_a_kill_at_any_point_leaves_the_rest_to_the_next_turn(
         embedded(store, files, 5, 6)
         files.write_json("drafts/0001.json", {"5": ["mask"], "6": ["mask"]})
         picture = kept(files.folder, 5)
-        store.keep_only(1, [6])
+        store.scans.keep_only(1, [6])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(where, name, killed(getattr(where, name), late=number >= len(points)))
             with pytest.raises(KeyboardInterrupt):
@@ -210,7 +211,7 @@ def test_a_kill_at_any_point_leaves_the_rest_to_the_next_turn(
         assert vectors(files) == [0, 6], name
         assert files.read_json("drafts/0001.json") == {"6": ["mask"]}, name
         assert not picture.exists(), name
-        assert store.erasures_to_do() == [], name
+        assert store.erasures.to_do() == [], name
 
 
 def killed(work: object, *, late: bool) -> object:
@@ -228,7 +229,7 @@ def test_a_note_is_followed_here_twice_and_then_never_again(
     store: Store, files: ProjectFiles, eraser: Eraser, clock: Clock, settings: Settings
 ) -> None:
     embedded(store, files, 5, 6)
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     eraser.turn(leads=True)
     late = kept(files.folder, 5)
     clock.advance(SETTLE_SECONDS - 1)
@@ -237,7 +238,9 @@ def test_a_note_is_followed_here_twice_and_then_never_again(
     clock.advance(1)
     eraser.turn(leads=True)
     assert not late.exists()
-    assert artifacts.read_json(settings.data_dir / MARK)["number"] == store.erasures()[-1].number
+    assert (
+        artifacts.read_json(settings.data_dir / MARK)["number"] == store.erasures.after()[-1].number
+    )
     late = kept(files.folder, 5)
     another(settings, store, clock).turn(leads=True)
     assert late.exists()
@@ -246,11 +249,11 @@ def test_a_note_is_followed_here_twice_and_then_never_again(
 def test_a_database_put_back_from_a_backup_has_its_notes_followed(
     store: Store, files: ProjectFiles, clock: Clock, settings: Settings
 ) -> None:
-    mark = {"installation": store.installation, "number": 9}
+    mark = {"installation": store.installation.id, "number": 9}
     artifacts.write_json(settings.data_dir / MARK, mark)
     embedded(store, files, 5, 6)
     picture = kept(files.folder, 5)
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     another(settings, store, clock).turn(leads=True)
     assert not picture.exists()
 
@@ -259,10 +262,10 @@ def test_a_process_that_does_not_lead_waits_for_the_one_that_does(
     store: Store, files: ProjectFiles, eraser: Eraser
 ) -> None:
     embedded(store, files, 5, 6)
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     eraser.turn(leads=False)
     assert vectors(files) == [5, 6]
-    assert len(store.erasures_to_do()) == 1
+    assert len(store.erasures.to_do()) == 1
 
 
 def test_the_loop_goes_on_after_files_that_do_not_answer(
@@ -281,12 +284,12 @@ def test_the_loop_goes_on_after_files_that_do_not_answer(
     monkeypatch.setattr(erasing, "erase", erase)
     monkeypatch.setattr(erasing, "TURN_SECONDS", 0.01)
     embedded(store, files, 5, 6)
-    store.keep_only(1, [6])
+    store.scans.keep_only(1, [6])
     stop = threading.Event()
     loop = threading.Thread(target=erasing.follow, args=(eraser, lambda: True, stop))
     loop.start()
     try:
-        wait_for(lambda: not store.erasures_to_do())
+        wait_for(lambda: not store.erasures.to_do())
     finally:
         stop.set()
         loop.join()
@@ -297,11 +300,11 @@ def test_the_loop_goes_on_after_files_that_do_not_answer(
 def test_notes_of_many_scans_fit_into_the_statements_of_every_database(
     store: Store, files: ProjectFiles, eraser: Eraser
 ) -> None:
-    store.want(1)
-    store.save_tasks(1, [task(number) for number in range(1_200)])
-    store.keep_only(1, [])
-    [note] = store.erasures()
+    store.projects.request_refresh(1)
+    store.scans.save(1, [task(number) for number in range(1_200)])
+    store.scans.keep_only(1, [])
+    [note] = store.erasures.after()
     assert isinstance(note, Erasure)
     assert len(note.task_ids) == 1_200
     eraser.turn(leads=True)
-    assert store.erasures_to_do() == []
+    assert store.erasures.to_do() == []

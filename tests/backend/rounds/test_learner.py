@@ -22,7 +22,8 @@ from backend.rounds.learner import Judged, Learner, Pace, UnreadableLabels, trai
 from backend.rounds.services import Services
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
-from backend.storage.store import Model, Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import Model, Version
 from model import masks, phantoms
 from model.evaluation import METRICS
 from model.fitted import TrainConfig
@@ -59,8 +60,8 @@ class Lab:
 
     def sync(self) -> ledger.Ledger:
         sync.sync(self.services.studio, self.store, the(self.store, self.number))
-        for task in self.store.tasks(self.number):
-            self.store.update_task(self.number, task.id, height=SIZE, width=SIZE)
+        for task in self.store.scans.all(self.number):
+            self.store.scans.update(self.number, task.id, height=SIZE, width=SIZE)
         return ledger.read(self.store, self.number)
 
     @property
@@ -90,7 +91,7 @@ def test_the_same_labels_are_the_same_model_and_are_not_trained_twice(lab: Lab) 
     written = lab.weights(key).stat().st_mtime_ns
     assert lab.fit() == key
     assert lab.weights(key).stat().st_mtime_ns == written
-    found = lab.store.model(lab.number, key)
+    found = lab.store.publications.model(lab.number, key)
     assert found is not None
     assert found.labels == 2
     assert found.quality["train_seconds"] >= 0
@@ -229,7 +230,7 @@ def test_a_labelled_scan_that_became_unreadable_is_said_and_left_out_of_the_next
         lab.learner.fit(now, list(now.usable), ignore)
     assert list(caught.value.broken) == [lab.tasks[1], lab.tasks[3]]  # all that are broken, at once
     for task_id, error in caught.value.broken.items():
-        lab.store.unreadable(lab.number, task_id, str(error))
+        lab.store.scans.mark_unreadable(lab.number, task_id, str(error))
     now = ledger.read(lab.store, lab.number)
     assert list(now.usable) == [lab.tasks[0], lab.tasks[2]]
     found = list(lab.learner.examples(now, list(now.usable)))
@@ -293,7 +294,7 @@ def warm_fit(lab: Lab, live: str, **changes: Any) -> str:
     now = lab.sync()
     learner = replace(lab.learner, **{"options": ProjectOptions(training="warm")} | changes)
     key = learner.fit(now, list(now.usable), ignore, live)
-    model = lab.store.model(lab.number, key)
+    model = lab.store.publications.model(lab.number, key)
     assert model is not None
     assert key != live
     return str(model.quality["started_from"])
@@ -379,7 +380,7 @@ def test_equal_pixels_are_never_on_both_sides(lab: Lab) -> None:
     lab.label(1, ground_truth=True)
     lab.sync()
     for task in lab.tasks[:2]:
-        lab.store.update_task(lab.number, task, pixels="the same")
+        lab.store.scans.update(lab.number, task, pixels="the same")
     now = ledger.read(lab.store, lab.number)
     assert lab.learner.split(now, {}) == ([], lab.tasks[:2])
 
@@ -388,9 +389,9 @@ def test_equal_pixels_join_labels_even_over_a_scan_that_nobody_labelled(lab: Lab
     lab.label(0)
     lab.label(1, ground_truth=True)
     lab.sync()
-    lab.store.update_task(lab.number, lab.tasks[0], group="one patient")
-    lab.store.update_task(lab.number, lab.tasks[2], group="one patient", pixels="the same")
-    lab.store.update_task(lab.number, lab.tasks[1], pixels="the same")
+    lab.store.scans.update(lab.number, lab.tasks[0], group="one patient")
+    lab.store.scans.update(lab.number, lab.tasks[2], group="one patient", pixels="the same")
+    lab.store.scans.update(lab.number, lab.tasks[1], pixels="the same")
     now = ledger.read(lab.store, lab.number)
     assert lab.learner.split(now, {}) == ([], lab.tasks[:2])
 
@@ -429,9 +430,9 @@ def gated(
     """Return what the gate lets through when the models "live" and the new one score like this."""
     now = lab.sync()
     common = {"project_id": lab.number, "labels": 2, "created_at": 0.0}
-    lab.store.save_model(Model(key="new", classes=["Lung"], **common))
+    lab.store.publications.save_model(Model(key="new", classes=["Lung"], **common))
     live = Model(key="live", classes=list(classes), trained_on=list(trained_on), **common)
-    lab.store.save_model(live)
+    lab.store.publications.save_model(live)
     lab.weights("live").parent.mkdir(parents=True)
     lab.weights("live").touch()
 
@@ -464,7 +465,7 @@ def test_a_live_model_is_not_judged_on_other_scans_of_patients_that_it_was_train
 ) -> None:
     lab.sync()
     for task in lab.tasks:
-        lab.store.update_task(lab.number, task, group="one patient")
+        lab.store.scans.update(lab.number, task, group="one patient")
     monkeypatch.setattr(Lab, "sync", lambda self: ledger.read(self.store, self.number))
     assert gated(lab, monkeypatch, WORSE, trained_on=lab.tasks[5:]) == "new"
 
@@ -473,7 +474,7 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert gated(lab, monkeypatch, WORSE) == "live"
-    model = lab.store.model(lab.number, "new")
+    model = lab.store.publications.model(lab.number, "new")
     assert model is not None
     assert not model.accepted
     assert model.quality["validation_dice"] == pytest.approx(0.45)
@@ -503,7 +504,7 @@ def test_slices_of_one_patient_are_one_piece_of_evidence(
 ) -> None:
     lab.sync()
     for row, task in enumerate(lab.tasks):
-        lab.store.update_task(lab.number, task, group="one patient" if row < 3 else f"{row}")
+        lab.store.scans.update(lab.number, task, group="one patient" if row < 3 else f"{row}")
     monkeypatch.setattr(Lab, "sync", lambda self: ledger.read(self.store, self.number))
     scores = {"live": [0.9, 0.9, 0.9, 0.8], "new": [0.7, 0.7, 0.7, 0.85]}
     assert gated(lab, monkeypatch, scores) == "new"  # worse on one patient, better on the other
@@ -526,7 +527,7 @@ def test_a_live_model_whose_file_is_gone_cannot_hold_a_new_one_back(lab: Lab) ->
     lab.label(2, ground_truth=True)
     key = lab.fit()
     assert lab.learner.gate(lab.sync(), key, "gone", [lab.tasks[2]]) == key
-    model = lab.store.model(lab.number, key)
+    model = lab.store.publications.model(lab.number, key)
     assert model is not None
     assert 0 <= model.quality["validation_dice"] <= 1
     assert model.quality["validation_scans"] == 1
@@ -537,13 +538,13 @@ def test_a_live_model_whose_file_is_gone_cannot_hold_a_new_one_back(lab: Lab) ->
 def test_uncertainty_is_that_of_the_calibrated_probabilities(lab: Lab) -> None:
     lab.label(0, 1)
     key = lab.fit()
-    wanted = [(task.id, task.url) for task in lab.store.tasks(lab.number)][2:]
+    wanted = [(task.id, task.url) for task in lab.store.scans.all(lab.number)][2:]
     before = lab.learner.uncertainties(key, wanted)
-    model = lab.store.model(lab.number, key)
+    model = lab.store.publications.model(lab.number, key)
     assert model is not None
 
     model.quality = {**model.quality, "temperature": 4.0}
-    lab.store.save_model(model)
+    lab.store.publications.save_model(model)
 
     after = lab.learner.uncertainties(key, wanted)
     assert all(after[task] > before[task] for task in before)  # hotter is less sure
@@ -557,7 +558,7 @@ def test_every_readable_scan_has_an_entropy_within_its_bounds(lab: Lab) -> None:
     lab.label(0, 1)
     key = lab.fit()
     lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[4]}.png")
-    wanted = [(task.id, task.url) for task in lab.store.tasks(lab.number)]
+    wanted = [(task.id, task.url) for task in lab.store.scans.all(lab.number)]
     found = lab.learner.uncertainties(key, wanted)
     assert list(found) == [task for row, task in enumerate(lab.tasks) if row != 4]
     assert all(0 <= entropy <= 1 for entropy in found.values())
@@ -650,7 +651,7 @@ def test_drafts_begin_with_enough_labels_and_end_while_the_last_five_are_poor(
 
 def test_drafts_can_be_switched_off_and_their_limits_moved(store: Store, project_id: int) -> None:
     def wanted(usable: int, dice: list[float], **options: Any) -> bool:
-        store.update(project_id, options=ProjectOptions(**options).model_dump())
+        store.projects.update(project_id, options=ProjectOptions(**options).model_dump())
         return prelabels.wanted(the(store, project_id), usable, dice)
 
     assert not wanted(99, [], prelabels=False)
@@ -666,7 +667,7 @@ def shown(lab: Lab, number: int, rows: slice, *tasks: int, live_at: float) -> No
     name = f"{number:04d}.json"
     found: dict[str, list[Region]] = {str(task): drawn(rows, size=SIZE) for task in tasks}
     artifacts.write_json(lab.services.folder(lab.number) / "drafts" / name, found)
-    lab.store.save_version(
+    lab.store.publications.save(
         Version(
             project_id=lab.number,
             name=f"r{number}",
@@ -683,7 +684,7 @@ def judged(lab: Lab) -> dict[int, tuple[str, float]]:
     judge_drafts(lab.services, the(lab.store, lab.number))
     return {
         score.task_id: (score.version, round(score.dice, 3))
-        for score in lab.store.draft_scores(lab.number)
+        for score in lab.store.labels.draft_scores(lab.number)
     }
 
 
@@ -743,7 +744,7 @@ def test_a_draft_of_an_image_that_was_replaced_is_not_judged(lab: Lab, clock: Cl
     clock.advance(1)
     lab.fake.annotate(lab.tasks[0], drawn(size=SIZE))
     lab.sync()
-    lab.store.update_task(lab.number, lab.tasks[0], height=0, width=0)
+    lab.store.scans.update(lab.number, lab.tasks[0], height=0, width=0)
     assert judged(lab) == {}
 
 
@@ -755,10 +756,10 @@ def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LiveDrafts:
     """Drafts of a model that is live, with five labels behind it."""
     lab.label(*range(5))
     key = lab.fit()
-    lab.store.save_version(
+    lab.store.publications.save(
         Version(project_id=lab.number, name="r1", round=1, attempt=1, model_key=key, labels=5)
     )
-    lab.store.go_live(lab.number, "r1")
+    lab.store.publications.go_live(lab.number, "r1")
     monkeypatch.setattr(drafts, "build", lambda settings, store: lab.services)
     return LiveDrafts(lab.services.settings, lab.store)
 
@@ -771,7 +772,7 @@ def test_a_live_draft_is_the_models_own(lab: Lab, live: LiveDrafts) -> None:
     found = asked(lab, live)
     json.dumps(found)
     assert all(region["original_width"] == SIZE for region in found)
-    version = lab.store.version(lab.number, "r1")
+    version = lab.store.publications.get(lab.number, "r1")
     assert version is not None
     url = f"/data/upload/{lab.number}/{lab.tasks[5]}.png"
     [(_, scan, probabilities)] = lab.learner.predict(version.model_key, [(lab.tasks[5], url)])
@@ -779,7 +780,7 @@ def test_a_live_draft_is_the_models_own(lab: Lab, live: LiveDrafts) -> None:
 
 
 def test_no_live_draft_is_drawn_while_drafts_are_off(lab: Lab, live: LiveDrafts) -> None:
-    lab.store.update(lab.number, options=ProjectOptions(prelabels=False).model_dump())
+    lab.store.projects.update(lab.number, options=ProjectOptions(prelabels=False).model_dump())
     before = len(lab.fake.requests)
     assert asked(lab, live) == []
     assert live.regions(99, 1) == []

@@ -20,7 +20,8 @@ from backend.errors import ConfigError, NotFound
 from backend.rounds.publications import KEPT_LIVE_MODELS, KEPT_MODELS, LEFTOVER_SECONDS, Versions
 from backend.settings import Settings
 from backend.storage.artifacts import Artifacts, ProjectFiles, weights_name
-from backend.storage.store import DraftScore, Model, Store, Version, open_known, open_store
+from backend.storage.store import Store, open_known, open_store
+from backend.storage.tables import DraftScore, Model, Version
 from backend.web.app import create_app
 from backend.web.project_page import views
 from tests.backend.conftest import Clock, the
@@ -35,14 +36,16 @@ class Shelf:
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store, self.folder = store, folder
-        store.want(NUMBER)
-        store.update(NUMBER, label_config=CONFIG, title="Lungs")
+        store.projects.request_refresh(NUMBER)
+        store.projects.update(NUMBER, label_config=CONFIG, title="Lungs")
 
     def train(self, key: str, *, accepted: bool = True, **values: Any) -> str:
         """Leave a model and its weights; return the key."""
-        rank = len(self.store.models(NUMBER))
+        rank = len(self.store.publications.models(NUMBER))
         row = {"classes": ["Lung"], "labels": 4, "created_at": float(rank), **values}
-        self.store.save_model(Model(project_id=NUMBER, key=key, accepted=accepted, **row))
+        self.store.publications.save_model(
+            Model(project_id=NUMBER, key=key, accepted=accepted, **row)
+        )
         path = self.folder / weights_name(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -50,31 +53,31 @@ class Shelf:
 
     def publish(self, key: str = "", *, state: str = "ready") -> str:
         """Leave a version of a model, a cold start without one; return its name."""
-        number = len(self.store.versions(NUMBER)) + 1
-        model = self.store.model(NUMBER, key)
+        number = len(self.store.publications.all(NUMBER)) + 1
+        model = self.store.publications.model(NUMBER, key)
         name = f"{'attention-unet' if key else 'cold-start'} r{number:04d} {key}".rstrip()
         labels = model.labels if model else 0
         values = {
             "round": number, "attempt": 1, "model_key": key, "state": state, "labels": labels,
         }  # fmt: skip
         created = float(number)
-        self.store.save_version(
+        self.store.publications.save(
             Version(project_id=NUMBER, name=name, created_at=created, published=[], **values)
         )
         return name
 
     def go_live(self, key: str = "") -> str:
         name = self.publish(key)
-        self.store.clock = lambda: 1_000_000.0 + 60 * len(self.store.versions(NUMBER))
-        self.store.go_live(NUMBER, name)
+        self.store.clock = lambda: 1_000_000.0 + 60 * len(self.store.publications.all(NUMBER))
+        self.store.publications.go_live(NUMBER, name)
         return name
 
     def judge(self, version: str, *dice: float) -> None:
         """Leave what people made of a version's drafts."""
-        known = len(self.store.draft_scores(NUMBER))
+        known = len(self.store.labels.draft_scores(NUMBER))
         for number, one in enumerate(dice, start=known):
             row = {"task_id": number, "version": version, "created_at": f"{number:04d}"}
-            self.store.save_draft_score(DraftScore(project_id=NUMBER, dice=one, **row))
+            self.store.labels.save_draft_score(DraftScore(project_id=NUMBER, dice=one, **row))
 
     def lose(self, key: str) -> None:
         (self.folder / weights_name(key)).unlink()
@@ -117,10 +120,10 @@ def test_the_list_is_newest_first_and_says_what_each_version_rests_on(shelf: She
 
 def test_a_cold_start_has_the_labels_that_it_was_made_from(shelf: Shelf) -> None:
     name = shelf.go_live()
-    found = shelf.store.version(NUMBER, name)
+    found = shelf.store.publications.get(NUMBER, name)
     assert found is not None
     found.labels = 1  # one label trains nothing yet
-    shelf.store.save_version(found)
+    shelf.store.publications.save(found)
     assert [row[3] for row in shelf.lines()] == ["1"]
 
 
@@ -142,9 +145,9 @@ def test_an_attempt_that_was_never_live_stays_abandoned_wherever_it_is_by_now(sh
 
 def test_a_model_of_other_labels_is_named_in_the_list(shelf: Shelf) -> None:
     shelf.go_live(shelf.train("k1"))
-    shelf.store.update(NUMBER, label_config=HEART)
+    shelf.store.projects.update(NUMBER, label_config=HEART)
     assert shelf.lines()[0][-1] == "other labels"
-    shelf.store.update(NUMBER, label_config="<View/>")
+    shelf.store.projects.update(NUMBER, label_config="<View/>")
     assert shelf.lines()[0][-1] == "other labels"
 
 
@@ -191,33 +194,33 @@ def test_a_pin_ends_once(shelf: Shelf) -> None:
 def test_no_wish_wakes_a_project_that_was_disconnected(shelf: Shelf) -> None:
     name = shelf.go_live()
     shelf.versions.pin(name)
-    shelf.store.update(NUMBER, disconnected=True)
+    shelf.store.projects.update(NUMBER, disconnected=True)
     for wish in (partial(Versions.pin, name=name), Versions.resume):
         with pytest.raises(ConfigError, match="Project 3 is not connected") as caught:
             wish(shelf.versions)
         assert caught.value.mend == "Connect it first: python -m backend connect 3"
     assert the(shelf.store, NUMBER).disconnected
-    assert shelf.store.pinned(NUMBER) == name
+    assert shelf.store.publications.pinned(NUMBER) == name
 
 
 def test_a_pin_is_of_one_project(shelf: Shelf) -> None:
     shelf.versions.pin(shelf.go_live())
-    assert shelf.store.pinned(NUMBER + 1) == ""
+    assert shelf.store.publications.pinned(NUMBER + 1) == ""
 
 
 def test_a_paused_project_says_that_the_round_waits(shelf: Shelf) -> None:
     name = shelf.go_live()
-    shelf.store.update(NUMBER, options={"paused": True})
+    shelf.store.projects.update(NUMBER, options={"paused": True})
     assert "paused: that round waits" in shelf.versions.pin(name)
     assert "paused: that round waits" in shelf.versions.resume()
 
 
 def test_a_version_that_left_label_studio_can_be_gone_back_to(shelf: Shelf) -> None:
     old = shelf.go_live(shelf.train("k1"))
-    found = shelf.store.version(NUMBER, old)
+    found = shelf.store.publications.get(NUMBER, old)
     assert found is not None
     found.state = "removed"
-    shelf.store.save_version(found)
+    shelf.store.publications.save(found)
     assert old in shelf.versions.pin(old)
 
 
@@ -246,7 +249,7 @@ def test_what_cannot_be_gone_back_to_is_refused_with_what_can(
         shelf.versions.pin(names.get(name, name))
     assert caught.value.what.endswith(what)
     assert caught.value.mend == f"Choose one of: {names['good']}, {names['cold']}."
-    assert shelf.store.pinned(NUMBER) == ""
+    assert shelf.store.publications.pinned(NUMBER) == ""
 
 
 def test_with_nothing_to_go_back_to_that_is_said(shelf: Shelf) -> None:
@@ -274,7 +277,7 @@ def test_a_pin_that_no_longer_holds_is_an_error_that_names_the_way_out(
     if damage == "weights":
         shelf.lose("k1")
     else:
-        shelf.store.update(NUMBER, label_config=HEART)
+        shelf.store.projects.update(NUMBER, label_config=HEART)
     with pytest.raises(ConfigError) as caught:
         shelf.versions.pinned()
     assert caught.value.what == f"The pinned version {name} cannot be published: {why}."
@@ -306,7 +309,7 @@ def test_what_a_pin_published_is_listed_for_label_studio_under_its_own_name(
     again = shelf.go_live("k1")
     client = create_app(settings, shelf.store, lambda *_: []).test_client()
     assert client.get("/versions").get_json() == {"versions": [again, newer, old]}
-    assert shelf.store.answer(the(shelf.store, NUMBER)) == again
+    assert shelf.store.installation.answer(the(shelf.store, NUMBER)) == again
     assert [row[1] for row in shelf.lines()] == ["live", "previous", "previous, pinned"]
 
 
@@ -326,9 +329,9 @@ def test_the_commands_list_pin_and_resume(shelf: Shelf, tmp_path: Path) -> None:
     # The name is three words; quoted or not, it is one version.
     for words in (old.split(), [old]):
         assert said(tmp_path, "rollback", "3", *words).startswith(f"Project 3 goes back to {old}")
-        assert shelf.store.pinned(NUMBER) == old
+        assert shelf.store.publications.pinned(NUMBER) == old
         assert "trains again" in said(tmp_path, "rollback", "3", "--resume")
-        assert shelf.store.pinned(NUMBER) == ""
+        assert shelf.store.publications.pinned(NUMBER) == ""
 
 
 def test_a_command_takes_a_version_or_resume_but_not_both(shelf: Shelf) -> None:
@@ -449,7 +452,7 @@ def test_the_record_of_a_model_outlives_its_weights(shelf: Shelf) -> None:
     for number in range(7):
         shelf.train(f"k{number}")
     shelf.versions.tidy()
-    assert len(shelf.store.models(NUMBER)) == 7
+    assert len(shelf.store.publications.models(NUMBER)) == 7
 
 
 def test_weights_that_no_record_knows_go(shelf: Shelf) -> None:
@@ -504,7 +507,7 @@ def memory() -> Iterator[Store]:
     store = open_store("sqlite://")
     store.create()
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @given(history=HISTORIES, pinned=st.integers(0, 39))

@@ -11,7 +11,7 @@ from backend.rounds.services import Services
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles
-from backend.storage.store import Annotation, Version
+from backend.storage.tables import Annotation, Version
 from model import encoders
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
@@ -24,28 +24,28 @@ class Pool:
 
     def __init__(self, services: Services, count: int) -> None:
         self.store, self.folder = services.store, services.folder(1)
-        self.store.want(1)
-        self.store.update(1, label_config=CONFIG)
+        self.store.projects.request_refresh(1)
+        self.store.projects.update(1, label_config=CONFIG)
         self.options(projection="pca", cold_start_budget=3)
         self.annotations = 0
         self.add(*range(1, count + 1))
 
     def options(self, **values: Any) -> None:
         before = the(self.store, 1).options
-        self.store.update(1, options=ProjectOptions(**{**before, **values}).model_dump())
+        self.store.projects.update(1, options=ProjectOptions(**{**before, **values}).model_dump())
 
     def add(self, *numbers: int, embedded: bool = True, **values: Any) -> None:
         for number in numbers:
             task = {"id": number, "url": f"{number}.png", "is_labeled": False, **values}
-            self.store.save_tasks(1, [{"group": "", "updated_at": "1", **task}])
+            self.store.scans.save(1, [{"group": "", "updated_at": "1", **task}])
             if embedded:
                 vector = np.random.default_rng(number).random((1, ENCODER.dim), np.float32)
                 artifacts.write_array(self.folder / "embeddings" / f"{number}.npy", vector)
-                self.store.save_embeddings(1, ENCODER.name, f"{number}.npy", [number])
+                self.store.embeddings.save(1, ENCODER.name, f"{number}.npy", [number])
 
     def label(self, task: int, *, skip: bool = False, closes: bool = True) -> int:
         self.annotations += 1
-        self.store.replace_annotations(
+        self.store.labels.replace(
             1,
             [],
             [
@@ -60,7 +60,7 @@ class Pool:
                 }
             ],
         )
-        self.store.update_task(1, task, is_labeled=closes and not skip)
+        self.store.scans.update(1, task, is_labeled=closes and not skip)
         return self.annotations
 
     def correct(self, annotation: int) -> None:
@@ -68,8 +68,8 @@ class Pool:
             session.get_one(Annotation, (1, annotation)).updated_at = "later"
 
     def unlabel(self, task: int) -> None:
-        self.store.replace_annotations(1, [task], [])
-        self.store.update_task(1, task, is_labeled=False)
+        self.store.labels.replace(1, [task], [])
+        self.store.scans.update(1, task, is_labeled=False)
 
     @property
     def now(self) -> ledger.Ledger:
@@ -89,12 +89,12 @@ class Pool:
         """Publish what a round would publish now."""
         plan, queue = self.plan(), self.rank()
         artifacts.write_json(self.folder / "rounds" / f"{number:04d}.json", queue)
-        self.store.save_version(
+        self.store.publications.save(
             Version(
                 project_id=1, name=f"r{number}", round=number, attempt=1, published=queue["order"]
             )
         )
-        self.store.go_live(1, f"r{number}", fingerprint=plan["fingerprint"])
+        self.store.publications.go_live(1, f"r{number}", fingerprint=plan["fingerprint"])
 
 
 @pytest.fixture
@@ -149,20 +149,20 @@ def test_a_round_is_due_after_as_many_changes_as_retrain_after_says(pool: Pool) 
 def test_a_round_that_a_person_asked_for_is_due_until_it_is_done(pool: Pool) -> None:
     pool.options(retrain_after=99)
     pool.go_live()
-    pool.store.want(1)
+    pool.store.projects.request_refresh(1)
     assert not pool.plan()["due"]
-    pool.store.want(1, train=True)
-    pool.store.want(1)
+    pool.store.projects.request_refresh(1, train=True)
+    pool.store.projects.request_refresh(1)
     assert pool.plan()["due"]
-    pool.store.update(1, done=the(pool.store, 1).wanted)
+    pool.store.projects.update(1, done=the(pool.store, 1).wanted)
     assert not pool.plan()["due"]
 
 
 def test_a_pinned_project_makes_no_round_of_a_press_of_start_training(pool: Pool) -> None:
     pool.go_live()
     pinned = pool.selector.plan(pool.now, "r1")["fingerprint"]
-    pool.store.update(1, fingerprint=pinned)
-    pool.store.want(1, train=True)
+    pool.store.projects.update(1, fingerprint=pinned)
+    pool.store.projects.request_refresh(1, train=True)
     assert not pool.selector.plan(pool.now, "r1")["due"]
 
 
@@ -196,9 +196,9 @@ def test_a_label_that_goes_or_changes_counts_as_a_change(pool: Pool) -> None:
         lambda pool: pool.label(5, skip=True),
         lambda pool: pool.options(alpha=0.7),
         lambda pool: pool.add(5, url="other.png"),
-        lambda pool: pool.store.update_task(1, 5, problem="broken"),
-        lambda pool: pool.store.keep_only(1, range(2, 13)),
-        lambda pool: pool.store.update(1, label_config=CONFIG.replace("Lung", "Heart")),
+        lambda pool: pool.store.scans.update(1, 5, problem="broken"),
+        lambda pool: pool.store.scans.keep_only(1, range(2, 13)),
+        lambda pool: pool.store.projects.update(1, label_config=CONFIG.replace("Lung", "Heart")),
     ],
     ids=["new scan", "skip", "option", "other image", "unreadable", "deleted", "label config"],
 )
@@ -217,15 +217,15 @@ def test_a_pause_that_ended_alone_makes_no_round(pool: Pool) -> None:
 
 
 def test_another_reason_why_a_scan_cannot_be_read_makes_no_round(pool: Pool) -> None:
-    pool.store.update_task(1, 5, problem="ReadTimeout")
+    pool.store.scans.update(1, 5, problem="ReadTimeout")
     pool.go_live()
-    pool.store.update_task(1, 5, problem="ConnectError")
+    pool.store.scans.update(1, 5, problem="ConnectError")
     assert not pool.plan()["due"]
 
 
 def test_another_encoder_makes_a_round_due(pool: Pool) -> None:
     pool.go_live()
-    pool.store.save_embeddings(1, "other", "1.npy", [1])
+    pool.store.embeddings.save(1, "other", "1.npy", [1])
     other = encoders.Encoder(name="other", dim=256, forward=ENCODER.forward)
     plan = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), other).plan(pool.now)
     assert plan["due"]
@@ -248,7 +248,7 @@ def test_with_every_scan_labelled_one_round_trains_on_all_labels(pool: Pool) -> 
     plan = pool.plan()
     assert plan["due"]
     assert plan["train"]
-    opened = pool.store.round_of(1, "the last")
+    opened = pool.store.rounds.of_workflow(1, "the last")
     artifacts.write_json(pool.folder / "rounds" / f"{opened.number:04d}.json", pool.rank())
     assert not pool.plan()["due"]
     pool.correct(1)
@@ -328,8 +328,8 @@ def test_a_skipped_scan_has_no_part_in_the_selection(pool: Pool) -> None:
     first = pool.rank()["order"][0]
     pool.label(first, skip=True)
     skipped = pool.rank()
-    pool.store.keep_only(1, [n for n in range(1, 13) if n != first])
-    pool.store.replace_annotations(1, [first], [])
+    pool.store.scans.keep_only(1, [n for n in range(1, 13) if n != first])
+    pool.store.labels.replace(1, [first], [])
 
     gone = pool.rank()
 

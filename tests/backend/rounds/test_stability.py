@@ -24,13 +24,13 @@ from tests.backend.fake_label_studio import CONFIG
 @pytest.fixture
 def project(store: Store, settings: Settings) -> int:
     """Project 1 with 30 embedded scans without any structure."""
-    store.want(1)
+    store.projects.request_refresh(1)
     options = ProjectOptions(cold_start_budget=4, encoder="pixels").model_dump()
-    store.update(1, label_config=CONFIG, options=options)
+    store.projects.update(1, label_config=CONFIG, options=options)
     vectors = np.random.default_rng(0).random((30, 256), np.float32)
     artifacts.write_array(settings.project_folder(1) / "embeddings" / "a.npy", vectors)
-    store.save_tasks(1, [{"id": i, "url": f"{i}.png"} for i in range(1, 31)])
-    store.save_embeddings(1, "pixels", "a.npy", list(range(1, 31)))
+    store.scans.save(1, [{"id": i, "url": f"{i}.png"} for i in range(1, 31)])
+    store.embeddings.save(1, "pixels", "a.npy", list(range(1, 31)))
     return 1
 
 
@@ -59,14 +59,14 @@ def test_an_unstable_project_is_told_on_its_page_until_what_was_measured_changes
     assert found.warnings
     assert warnings_of(store, settings) == []  # measured for another strategy
     options = the(store, 1).options
-    store.update(1, options={**options, "cold_start": "random"})
+    store.projects.update(1, options={**options, "cold_start": "random"})
     [said] = warnings_of(store, settings)
     assert f"share {found.overall:.2f} of their scans" in said
-    store.save_tasks(1, [{"id": i, "url": f"{i}.png"} for i in range(31, 41)])
-    store.save_embeddings(1, "pixels", "a.npy", list(range(31, 41)))
+    store.scans.save(1, [{"id": i, "url": f"{i}.png"} for i in range(31, 41)])
+    store.embeddings.save(1, "pixels", "a.npy", list(range(31, 41)))
     assert warnings_of(store, settings) == []  # a third more scans: another map
-    store.keep_only(1, range(1, 31))
-    store.update(1, options={**options, "cold_start": "random", "projection": "pca"})
+    store.scans.keep_only(1, range(1, 31))
+    store.projects.update(1, options={**options, "cold_start": "random", "projection": "pca"})
     assert warnings_of(store, settings) == []
 
 

@@ -20,7 +20,8 @@ from backend.label_studio.client import LabelStudio
 from backend.rounds import sync
 from backend.settings import ProjectOptions
 from backend.storage import ledger
-from backend.storage.store import Annotation, Store
+from backend.storage.store import Store
+from backend.storage.tables import Annotation
 from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
@@ -47,9 +48,9 @@ class Side:
 
     def whole(self) -> tuple[Any, ...]:
         """Return the whole copy, as plain values."""
-        tasks = [(t.id, t.url, t.group, t.is_labeled) for t in self.store.tasks(self.number)]
-        found = self.store.annotations(self.number)
-        drawn_in = self.store.results(self.number, [a.id for a in found])
+        tasks = [(t.id, t.url, t.group, t.is_labeled) for t in self.store.scans.all(self.number)]
+        found = self.store.labels.annotations(self.number)
+        drawn_in = self.store.labels.results(self.number, [a.id for a in found])
         return tasks, [
             (a.id, a.task_id, a.updated_at, a.cancelled, a.ground_truth, result)
             for a, result in zip(found, drawn_in, strict=True)
@@ -88,7 +89,7 @@ def test_an_incremental_sync_agrees_with_a_full_one(side: Side) -> None:
     side.fake.add_task(side.number)
     side.sync()
     incremental = side.whole()
-    side.store.update(side.number, full_sync=True)
+    side.store.projects.update(side.number, full_sync=True)
     side.sync()
     assert incremental == side.whole()
     assert len(incremental[0]) == 6
@@ -103,7 +104,7 @@ def test_after_a_full_sync_another_is_due_only_if_it_was_asked_for_meanwhile(
     tasks = side.studio.tasks
 
     def meanwhile(*given: Any, **named: Any) -> Any:
-        side.store.want(side.number, full=asked)
+        side.store.projects.request_refresh(side.number, full=asked)
         return tasks(*given, **named)
 
     monkeypatch.setattr(side.studio, "tasks", meanwhile)
@@ -153,7 +154,7 @@ def test_counts_that_differ_lead_to_a_full_read(
     side.fake.change_data(second, note="newer")
     side.sync()
     # As if a change had been lost: Label Studio will not list this task as changed.
-    side.store.replace_annotations(side.number, [first], [])
+    side.store.labels.replace(side.number, [first], [])
     with caplog.at_level(logging.INFO):
         side.sync()
     assert list(side.read().usable) == [first]
@@ -178,10 +179,10 @@ def test_everything_is_read_again_after_six_hours(side: Side, clock: Clock) -> N
 def test_a_changed_address_forgets_the_embedding(side: Side) -> None:
     first, second = side.tasks(2)
     side.sync()
-    side.store.save_embeddings(side.number, "pixels", "a.npy", [first, second])
+    side.store.embeddings.save(side.number, "pixels", "a.npy", [first, second])
     side.fake.change_data(first, image="/data/upload/9/other.png")
     side.sync()
-    assert set(side.store.embeddings(side.number, "pixels")) == {second}
+    assert set(side.store.embeddings.all(side.number, "pixels")) == {second}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_a_sync_cut_short_loses_no_change(side: Side, broken: str) -> None:
     side.fake.mend()
     side.sync()
     incremental = side.whole()
-    side.store.update(side.number, full_sync=True)
+    side.store.projects.update(side.number, full_sync=True)
     side.sync()
     assert incremental == side.whole()
 
@@ -251,7 +252,7 @@ def test_a_result_of_null_is_an_empty_label(side: Side) -> None:
     side.fake.annotate(task, None)
     side.sync()
     [annotation] = side.read().usable[task]
-    assert side.store.results(side.number, [annotation.id]) == [[]]
+    assert side.store.labels.results(side.number, [annotation.id]) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -267,14 +268,17 @@ def test_an_annotation_that_cannot_be_decoded_is_named_and_left_out(
     side.fake.annotate(second, drawn())
     side.sync()
     assert list(side.read().usable) == [second]
-    assert [bool(found.problem) for found in side.store.annotations(side.number)] == [True, False]
+    assert [bool(found.problem) for found in side.store.labels.annotations(side.number)] == [
+        True,
+        False,
+    ]
 
 
 def test_a_label_on_a_scan_that_cannot_be_read_does_not_count(side: Side) -> None:
     [task] = side.tasks(1)
     side.fake.annotate(task, drawn())
     side.sync()
-    side.store.update_task(side.number, task, problem="broken")
+    side.store.scans.update(side.number, task, problem="broken")
     assert side.read().usable == {}
 
 
@@ -305,7 +309,7 @@ def test_a_null_character_in_the_data_is_left_out(side: Side) -> None:
     entry["extra_params"] = {"group_by": "patient"}
     side.fake.add_task(side.number, patient="no\0body")
     side.sync()
-    [found] = side.store.tasks(side.number)
+    [found] = side.store.scans.all(side.number)
     assert found.group == "nobody"
 
 
@@ -422,8 +426,8 @@ def test_what_changes_during_a_sync_shows_up_as_a_difference(
 def ledger_is_label_studio(side: Side) -> bool:
     """Return whether the ledger holds the annotations of Label Studio, each on its task."""
     truth = side.fake.projects[side.number].annotations.values()
-    known = side.store.annotations(side.number)
-    drawn_in = side.store.results(side.number, [found.id for found in known])
+    known = side.store.labels.annotations(side.number)
+    drawn_in = side.store.labels.results(side.number, [found.id for found in known])
     return sorted((a["id"], a["task"], a["updated_at"], str(a["result"])) for a in truth) == sorted(
         (found.id, found.task_id, found.updated_at, str(result))
         for found, result in zip(known, drawn_in, strict=True)
@@ -437,12 +441,12 @@ def test_after_duplicates_were_removed_an_annotation_is_on_the_task_that_is_left
     side.fake.annotate(kept, drawn())
     side.fake.annotate(removed, drawn(slice(3, 4)))
     side.sync()
-    side.store.save_splits(side.number, {kept: True, removed: False})
+    side.store.labels.save_splits(side.number, {kept: True, removed: False})
     side.fake.remove_duplicate(kept, removed)
     side.sync()
     assert ledger_is_label_studio(side)
     assert len(side.read().usable[kept]) == 2
-    assert side.store.splits(side.number) == {kept: True}
+    assert side.store.labels.splits(side.number) == {kept: True}
 
 
 def test_after_an_older_backup_was_restored_the_ledger_is_what_the_backup_says(
@@ -455,13 +459,13 @@ def test_after_an_older_backup_was_restored_the_ledger_is_what_the_backup_says(
     side.fake.change_annotation(corrected, result=drawn(slice(2, 3)))
     lost = side.fake.annotate(second, drawn())
     side.sync()
-    side.store.save_splits(side.number, {first: True, second: False})
+    side.store.labels.save_splits(side.number, {first: True, second: False})
     side.fake.restore(backup)
     clock.advance(3600)
     assert side.fake.annotate(third, drawn(slice(5, 6))) == lost, "its id is given out again"
     side.sync()
     assert ledger_is_label_studio(side)
-    assert side.store.splits(side.number) == {first: True, second: False}
+    assert side.store.labels.splits(side.number) == {first: True, second: False}
 
 
 def test_a_change_under_a_clock_that_was_set_back_is_seen(side: Side, clock: Clock) -> None:
@@ -548,7 +552,7 @@ def test_a_short_list_of_tasks_has_nothing_forgotten(
     tasks = side.tasks(3)
     side.fake.annotate(tasks[0], drawn())
     side.sync()
-    side.store.update(side.number, full_sync=True)
+    side.store.projects.update(side.number, full_sync=True)
     monkeypatch.setattr(side.studio, "tasks", lambda *_, **__: iter(()))
     with pytest.raises(Unreachable, match="lists 0 of the 3 tasks"):
         side.sync()
@@ -561,7 +565,7 @@ def test_rows_that_contradict_each_other_are_no_matter_of_the_disk(side: Side) -
     row = {"id": 1, "task_id": task, "updated_at": "", "created_at": "", "cancelled": False}
     rows = [{**row, "ground_truth": False, "result": "[]"}] * 2
     with pytest.raises(StorageError, match="contradict"):
-        side.store.replace_annotations(side.number, [task], rows)
+        side.store.labels.replace(side.number, [task], rows)
 
 
 def test_an_error_of_label_studio_leaves_the_sync(side: Side) -> None:

@@ -17,12 +17,9 @@ from backend.rounds import sync
 from backend.rounds.learner import Learner
 from backend.rounds.workflow import LOST_AFTER_SECONDS, STORAGE_AWAY, Rounds
 from backend.storage import artifacts
-from backend.storage.store import (
-    KILLER_PAUSE_SECONDS,
-    LONGEST_BACKOFF_SECONDS,
-    RETRY_SCAN_SECONDS,
-    Version,
-)
+from backend.storage.projects import LONGEST_BACKOFF_SECONDS
+from backend.storage.scans import KILLER_PAUSE_SECONDS, RETRY_SCAN_SECONDS
+from backend.storage.tables import Version
 from backend.web.app import create_app
 from backend.web.project_page import views
 from tests.backend.fake_label_studio import CONFIG
@@ -59,13 +56,13 @@ def test_with_warm_training_a_round_goes_on_from_the_live_model(site: Site) -> N
     site.entry["extra_params"] = {**OPTIONS, "training": "warm"}
     site.label(0, 1)
     site.refresh()
-    first = site.store.version(site.number, site.project.live_version)
+    first = site.store.publications.get(site.number, site.project.live_version)
     site.label(2)
     site.refresh()
-    second = site.store.version(site.number, site.project.live_version)
+    second = site.store.publications.get(site.number, site.project.live_version)
     assert first is not None
     assert second is not None
-    model = site.store.model(site.number, second.model_key)
+    model = site.store.publications.model(site.number, second.model_key)
     assert model is not None
     assert model.quality["started_from"] == first.model_key != ""
 
@@ -74,7 +71,7 @@ def test_every_round_leaves_its_record(site: Site) -> None:
     site.refresh()
     site.label(0, 1)
     site.refresh()
-    first, second = site.store.rounds(site.number)
+    first, second = site.store.rounds.all(site.number)
     assert set(first.record["seconds"]) == {"select", "publish", "switch"}
     trained = {"train", "score", "select", "draft", "publish", "switch"}
     assert set(second.record["seconds"]) == trained
@@ -105,10 +102,10 @@ def test_what_a_selection_rests_on_is_said_on_the_page_in_the_record_and_once_in
 def test_a_refresh_without_news_publishes_nothing(site: Site) -> None:
     site.refresh()
     before = site.fake.calls("POST", ""), site.fake.calls("PATCH", "")
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     project = site.refresh()
     assert (site.fake.calls("POST", ""), site.fake.calls("PATCH", "")) == before
-    assert len(site.store.rounds(site.number)) == 1
+    assert len(site.store.rounds.all(site.number)) == 1
     assert project.done == project.wanted
 
 
@@ -136,13 +133,13 @@ def test_a_hint_during_a_refresh_makes_another_one(
 
     def late(*given: Any) -> Any:
         options = real(*given)
-        site.store.want(site.number)
+        site.store.projects.request_refresh(site.number)
         return options
 
     monkeypatch.setattr("backend.rounds.workflow.sync.sync", late)
     project = site.refresh()
     assert project.wanted == project.done + 1
-    assert site.store.due() == [site.number]
+    assert site.store.projects.due() == [site.number]
 
 
 def test_start_training_makes_a_round_of_fewer_labels_than_retrain_after(site: Site) -> None:
@@ -156,7 +153,7 @@ def test_start_training_makes_a_round_of_fewer_labels_than_retrain_after(site: S
     assert client.post("/webhook", json=event).get_json()["status"] == "ok"
     site.refresh()
     assert site.versions == ["cold-start r0001", "attention-unet r0002"]
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     site.refresh()
     assert len(site.versions) == 2, "the press is answered once"
 
@@ -165,7 +162,7 @@ def test_a_paused_project_is_watched_and_left_alone(site: Site) -> None:
     site.entry["extra_params"] = {**OPTIONS, "paused": True}
     project = site.refresh()
     assert (project.done, project.live_version) == (project.wanted, "")
-    assert len(site.store.tasks(site.number)) == 6
+    assert len(site.store.scans.all(site.number)) == 6
     assert site.fake.imports == []
     site.entry["extra_params"] = OPTIONS
     assert site.refresh().live_version
@@ -177,16 +174,16 @@ def test_with_every_scan_labelled_the_last_model_is_trained_once(site: Site) -> 
     project = site.refresh()
     assert (project.done, project.problem) == (project.wanted, "")
     assert site.versions == ["cold-start r0001"], "there is nothing left to serve"
-    [model] = site.store.models(site.number)
+    [model] = site.store.publications.models(site.number)
     assert model.labels == 6
-    rounds = len(site.store.rounds(site.number))
-    site.store.want(site.number)
+    rounds = len(site.store.rounds.all(site.number))
+    site.store.projects.request_refresh(site.number)
     site.refresh()
-    assert len(site.store.rounds(site.number)) == rounds
+    assert len(site.store.rounds.all(site.number)) == rounds
     site.fake.change_annotation(next(iter(site.fake.projects[site.number].annotations)))
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     site.refresh()
-    assert len(site.store.models(site.number)) == 2, "a label was corrected"
+    assert len(site.store.publications.models(site.number)) == 2, "a label was corrected"
 
 
 def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
@@ -204,7 +201,7 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
     monkeypatch.setattr(Rounds, "select", select)
     project = site.refresh()
     assert (project.problem, project.live_version) == ("", live)
-    last = site.store.rounds(site.number)[-1]
+    last = site.store.rounds.all(site.number)[-1]
     assert last.ended_at
     assert (last.record["version"], last.record.get("error")) == ("", None)
     assert site.refresh().done == site.project.wanted
@@ -213,14 +210,14 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
 def test_a_deleted_label_gives_its_scan_back_and_trains_without_it(site: Site) -> None:
     site.refresh()
     site.label(0, 1, 2)
-    before = site.store.version(site.number, site.refresh().live_version)
+    before = site.store.publications.get(site.number, site.refresh().live_version)
     [annotation] = [
         number
         for number, found in site.fake.projects[site.number].annotations.items()
         if found["task"] == site.tasks[0]
     ]
     site.fake.delete_annotation(annotation)
-    after = site.store.version(site.number, site.refresh().live_version)
+    after = site.store.publications.get(site.number, site.refresh().live_version)
     assert before is not None
     assert after is not None
     assert (before.labels, after.labels) == (3, 2)
@@ -289,7 +286,7 @@ def pin(site: Site, name: str) -> Version:
 
 def refreshed(site: Site) -> Version:
     assert site.refresh().problem == ""
-    live = site.store.version(site.number, site.project.live_version)
+    live = site.store.publications.get(site.number, site.project.live_version)
     assert live is not None
     return live
 
@@ -310,7 +307,7 @@ def test_a_rollback_publishes_what_the_old_model_gives_and_trains_nothing(site: 
     assert site.versions[-1] == "attention-unet r0004"
     assert sorted(site.queue) == site.tasks[3:]
     assert site.entry["title"] == site.fake.projects[site.number].model_version == again.name
-    *_, last = site.store.rounds(site.number)
+    *_, last = site.store.rounds.all(site.number)
     assert set(last.record["seconds"]) == {"score", "select", "draft", "publish", "switch"}
     shown = site.fake.prelabel(site.number, site.queue[0])
     assert (
@@ -327,15 +324,15 @@ def test_a_pinned_queue_follows_labels_and_new_scans_under_names_of_its_own(site
     site.label(3)
     pinned.append(refreshed(site))
     new = site.fake.add_task(site.number, site.phantoms[0].image)
-    site.store.want(site.number, full=True)
+    site.store.projects.request_refresh(site.number, full=True)
     pinned.append(refreshed(site))
     assert {version.model_key for version in pinned} == {first.model_key}
     assert len({version.name for version in pinned}) == 3
     assert sorted(site.queue) == [*site.tasks[4:], new]
-    assert new in site.store.embeddings(site.number, "pixels")
-    assert len(site.store.models(site.number)) == 2
+    assert new in site.store.embeddings.all(site.number, "pixels")
+    assert len(site.store.publications.models(site.number)) == 2
     before = site.versions
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     refreshed(site)
     assert site.versions == before
 
@@ -368,7 +365,7 @@ def test_with_resume_the_next_round_trains_again(site: Site) -> None:
     site.rounds._versions(site.number).resume()
     after = refreshed(site)
     assert after.labels == 4
-    assert len(site.store.models(site.number)) == 3
+    assert len(site.store.publications.models(site.number)) == 3
     assert after.model_key not in {"", first.model_key}
 
 
@@ -389,7 +386,7 @@ def test_a_pin_that_other_labels_end_is_said_and_the_queue_stays_until_it_is_res
     first, _ = two_models(site)
     live = pin(site, first.name)
     site.fake.projects[site.number].label_config = CONFIG.replace("Lung", "Heart")
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     project = site.refresh()
     assert "was trained for other labels" in project.problem
     assert f"rollback {site.number} --resume" in project.mend
@@ -409,7 +406,7 @@ def test_weights_that_no_rule_keeps_are_gone_once_a_round_is_live(
         versions.append(refreshed(site))
     there = {path.name for path in (site.services.folder(site.number) / "models").iterdir()}
     # The last two for themselves, the first for its drafts: they were the best.
-    scores = {score.version: score.dice for score in site.store.draft_scores(site.number)}
+    scores = {score.version: score.dice for score in site.store.labels.draft_scores(site.number)}
     best = max(versions, key=lambda version: scores.get(version.name, -1.0))
     assert there == {version.model_key for version in [best, *versions[-2:]]}
 
@@ -441,7 +438,7 @@ def test_an_unreachable_label_studio_is_said_once_backs_off_and_heals(
 def test_a_round_that_fails_ends_with_the_reason_in_its_record(site: Site) -> None:
     site.fake.fail("POST", r"import/predictions", 500, times=99)
     project = site.refresh()
-    [opened] = site.store.rounds(project.id)
+    [opened] = site.store.rounds.all(project.id)
     assert opened.ended_at
     assert opened.record["error"] == project.problem
 
@@ -503,14 +500,14 @@ def test_what_fails_here_and_not_in_label_studio_backs_off_for_longer(
 def test_a_project_deleted_in_label_studio_vanishes_and_is_no_more_refreshed(site: Site) -> None:
     site.refresh()
     del site.fake.projects[site.number]
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     project = site.refresh()
     assert project.vanished_at
     assert not project.disconnected
     assert "no such project" in project.problem
     assert (project.step, project.failures) == ("", 0)
-    assert site.store.due() == []
-    assert site.store.open_round(site.number) == 0
+    assert site.store.projects.due() == []
+    assert site.store.rounds.open(site.number) == 0
 
 
 def test_a_404_of_a_proxy_is_no_word_of_label_studio(site: Site) -> None:
@@ -521,7 +518,7 @@ def test_a_404_of_a_proxy_is_no_word_of_label_studio(site: Site) -> None:
         httpx.Response(404, json={"status_code": 404, "detail": "Not found."}),
     ):
         site.fake.away = lambda _, answer=answer: answer
-        site.store.want(site.number)
+        site.store.projects.request_refresh(site.number)
         project = site.refresh()
         assert project.problem
         assert (project.vanished_at, project.disconnected) == (0, False)
@@ -533,14 +530,14 @@ def test_a_round_that_a_disconnection_cut_off_leaves_no_problem_and_no_step(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disconnected(*_: object) -> None:
-        site.store.update(site.number, disconnected=True)
+        site.store.projects.update(site.number, disconnected=True)
         raise NotFound("The project has no backend entries that are this service.", "Connect it.")
 
     monkeypatch.setattr(Publisher, "publish", disconnected)
     project = site.refresh()
     assert (project.disconnected, project.step, project.problem) == (True, "", "")
     assert project.failures == 0
-    assert site.store.open_round(site.number) == 0
+    assert site.store.rounds.open(site.number) == 0
 
 
 def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> None:
@@ -548,7 +545,7 @@ def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> Non
     whole, site.fake.files[path] = site.fake.files[path], b"no image"
     site.refresh()
     assert site.queue[-1] == site.tasks[2]
-    task = site.store.tasks(site.number)[2]
+    task = site.store.scans.all(site.number)[2]
     assert "neither PNG nor JPEG" in task.problem
     site.fake.files[path] = whole
     asked = site.fake.calls("GET", path)
@@ -556,8 +553,8 @@ def test_a_broken_image_is_named_ordered_last_and_tried_again(site: Site) -> Non
     assert site.fake.calls("GET", path) == asked
     site.clock.advance(RETRY_SCAN_SECONDS)
     site.refresh()
-    assert site.store.tasks(site.number)[2].problem == ""
-    assert len(site.store.embeddings(site.number, "pixels")) == 6
+    assert site.store.scans.all(site.number)[2].problem == ""
+    assert len(site.store.embeddings.all(site.number, "pixels")) == 6
     assert site.versions == ["cold-start r0001", "cold-start r0002"]
 
 
@@ -567,7 +564,7 @@ def test_an_image_that_is_missing_because_label_studio_is_down_is_no_broken_imag
     site.fake.fail("GET", "/data/upload", httpx.ConnectError, times=99)
     site.fake.fail("GET", r"/api/projects/\d+$", httpx.ConnectError, after=1, times=99)
     assert "did not answer" in site.refresh().problem
-    assert all(not task.problem for task in site.store.tasks(site.number))
+    assert all(not task.problem for task in site.store.scans.all(site.number))
 
 
 def test_a_training_during_an_outage_loses_no_label(site: Site) -> None:
@@ -580,7 +577,7 @@ def test_a_training_during_an_outage_loses_no_label(site: Site) -> None:
     site.fake.fail("GET", "/data/upload", httpx.ConnectError, times=99)
     site.fake.fail("GET", r"/api/projects/\d+$", httpx.ConnectError, after=1, times=99)
     assert "did not answer" in site.refresh().problem
-    assert all(not task.problem for task in site.store.tasks(site.number))
+    assert all(not task.problem for task in site.store.scans.all(site.number))
 
 
 def storage_is_away(site: Site) -> None:
@@ -600,14 +597,14 @@ def test_while_the_storage_of_the_images_is_away_queue_and_drafts_stay(
     live, queue = site.project.live_version, site.queue
     if trained:  # the labels are the same, so their model is there
         site.entry["extra_params"] = {**OPTIONS, "alpha": 0.5}
-        site.store.want(site.number)
+        site.store.projects.request_refresh(site.number)
     else:
         site.label(3)
     storage_is_away(site)
     for _ in range(3):
         assert site.refresh().problem == STORAGE_AWAY
         site.clock.advance(3600)
-    assert all(not task.problem for task in site.store.tasks(site.number)), "no scan is blamed"
+    assert all(not task.problem for task in site.store.scans.all(site.number)), "no scan is blamed"
     assert site.project.live_version == live
     assert set(queue) - set(site.queue) <= {site.tasks[3]}
     site.fake.mend()
@@ -627,7 +624,7 @@ def test_scans_that_are_gone_for_a_day_count_as_lost(site: Site) -> None:
     site.clock.advance(LOST_AFTER_SECONDS)
     site.refresh()
     assert site.refresh().problem == ""
-    assert [bool(task.problem) for task in site.store.tasks(site.number)][:4] == [True] * 4
+    assert [bool(task.problem) for task in site.store.scans.all(site.number)][:4] == [True] * 4
 
 
 def test_one_labelled_scan_that_is_gone_holds_nobody_up(site: Site) -> None:
@@ -639,19 +636,19 @@ def test_one_labelled_scan_that_is_gone_holds_nobody_up(site: Site) -> None:
     site.refresh()
     assert site.refresh().problem == ""
     assert site.versions[-1].startswith("attention-unet")
-    assert site.store.tasks(site.number)[0].problem
+    assert site.store.scans.all(site.number)[0].problem
 
 
 def test_when_one_unreadable_scan_is_read_again_the_others_are_tried_at_once(site: Site) -> None:
     images = dict(site.fake.files)
     site.fake.files.clear()
     site.refresh()
-    assert all(task.problem for task in site.store.tasks(site.number))
-    site.store.update_task(site.number, site.tasks[0], retry_at=0.0)
+    assert all(task.problem for task in site.store.scans.all(site.number))
+    site.store.scans.update(site.number, site.tasks[0], retry_at=0.0)
     site.fake.files.update(images)
     site.refresh()
     site.refresh()
-    assert all(not task.problem for task in site.store.tasks(site.number))
+    assert all(not task.problem for task in site.store.scans.all(site.number))
 
 
 def test_a_queue_that_does_not_arrive_is_said_and_goes_out_in_the_next_round(site: Site) -> None:
@@ -728,7 +725,7 @@ def killing(step: str, when: str) -> Callable[..., Any]:
 
 def outcome(site: Site) -> dict[str, Any]:
     """Return what a person or a later round could tell apart, without names of attempts."""
-    live = site.store.version(site.number, site.project.live_version)
+    live = site.store.publications.get(site.number, site.project.live_version)
     assert live is not None
     return {
         "served": site.queue,
@@ -738,8 +735,8 @@ def outcome(site: Site) -> dict[str, Any]:
         "fingerprint": site.project.fingerprint,
         "counters": (site.project.wanted, site.project.done),
         "problem": site.project.problem,
-        "splits": site.store.splits(site.number),
-        "rounds": [found.number for found in site.store.rounds(site.number)],
+        "splits": site.store.labels.splits(site.number),
+        "rounds": [found.number for found in site.store.rounds.all(site.number)],
         "title": site.entry["title"] == site.project.live_version,
     }
 
@@ -767,7 +764,7 @@ def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
     site.label(0, 1)
     disturbed = kill_and_start_again(site, monkeypatch, step, when)
     # The same labels once more, undisturbed: forget that they were published.
-    site.store.update(site.number, fingerprint="")
+    site.store.projects.update(site.number, fingerprint="")
     site.refresh()
     again = outcome(site)
     assert disturbed | {"rounds": None} == again | {"rounds": None}
@@ -790,8 +787,8 @@ def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
     site.rounds._versions(site.number).pin(first.name)
     disturbed = kill_and_start_again(site, monkeypatch, step, when)
     assert disturbed["model"] == first.model_key
-    assert site.store.pinned(site.number) == first.name
-    site.store.update(site.number, fingerprint="")
+    assert site.store.publications.pinned(site.number) == first.name
+    site.store.projects.update(site.number, fingerprint="")
     site.refresh()
     again = outcome(site)
     assert disturbed | {"rounds": None} == again | {"rounds": None}
@@ -805,33 +802,33 @@ def test_scans_are_noted_while_they_are_read_and_those_of_two_deaths_go_alone(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.refresh()
-    site.store.forget_embeddings(site.number, site.store.chunks(site.number))
-    site.store.update_reading(site.number, site.tasks[:2], deaths=2)
-    site.store.update_reading(site.number, site.tasks[2:3], deaths=1)
+    site.store.embeddings.forget(site.number, site.store.embeddings.chunks(site.number))
+    site.store.scans.update_reading(site.number, site.tasks[:2], deaths=2)
+    site.store.scans.update_reading(site.number, site.tasks[2:3], deaths=1)
     noted: list[list[int]] = []
     real = Rounds._read
 
     def read(self: Rounds, *given: Any) -> Any:
-        tasks = site.store.tasks(site.number)
+        tasks = site.store.scans.all(site.number)
         noted.append([task.id for task in tasks if task.read_by == self.worker])
         return real(self, *given)
 
     monkeypatch.setattr(Rounds, "_read", read)
     site.refresh()
     assert noted == [site.tasks[2:], site.tasks[:1], site.tasks[1:2]]
-    after = site.store.tasks(site.number)
+    after = site.store.scans.all(site.number)
     assert {(task.read_by, task.deaths) for task in after} == {("", 0)}
-    assert len(site.store.embeddings(site.number, "pixels")) == len(site.tasks)
+    assert len(site.store.embeddings.all(site.number, "pixels")) == len(site.tasks)
 
 
 def test_a_scan_that_was_alone_when_its_worker_died_is_named_and_not_read(site: Site) -> None:
     site.refresh()
-    site.store.forget_embeddings(site.number, site.store.chunks(site.number))
+    site.store.embeddings.forget(site.number, site.store.embeddings.chunks(site.number))
     deadly = site.tasks[0]
-    site.store.update_reading(site.number, [deadly], deaths=3)
+    site.store.scans.update_reading(site.number, [deadly], deaths=3)
     site.refresh()
-    assert deadly not in site.store.embeddings(site.number, "pixels")
-    [named] = site.store.some_tasks(site.number, [deadly])
+    assert deadly not in site.store.embeddings.all(site.number, "pixels")
+    [named] = site.store.scans.some(site.number, [deadly])
     assert named.problem.startswith(f"Task {deadly}: 3 workers died while they read or embedded")
     assert named.retry_at >= site.clock() + KILLER_PAUSE_SECONDS - 10
     assert named.deaths == 2, "the next try is alone again, and costs one death at most"
@@ -842,9 +839,9 @@ def test_a_reading_that_fails_forgets_no_death(site: Site, monkeypatch: pytest.M
         raise StorageError("The disk is full.")
 
     site.refresh()
-    site.store.forget_embeddings(site.number, site.store.chunks(site.number))
-    site.store.update_reading(site.number, site.tasks, deaths=1)
+    site.store.embeddings.forget(site.number, site.store.embeddings.chunks(site.number))
+    site.store.scans.update_reading(site.number, site.tasks, deaths=1)
     monkeypatch.setattr(Rounds, "_embed", full)
     assert site.refresh().problem == "The disk is full."
-    after = site.store.tasks(site.number)
+    after = site.store.scans.all(site.number)
     assert {(task.read_by, task.deaths) for task in after} == {("", 1)}

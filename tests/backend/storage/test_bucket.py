@@ -17,7 +17,8 @@ from backend.settings import Settings
 from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts, Space, embeddings_name, round_name
 from backend.storage.bucket import Bucket
-from backend.storage.store import Store, Version
+from backend.storage.store import Store
+from backend.storage.tables import Version
 from backend.web.app import create_app
 from tests.backend import s3 as servers
 from tests.backend.conftest import settings_in
@@ -138,7 +139,7 @@ def test_the_doctor_says_whether_the_store_can_be_used(settings: Settings, s3: S
 
 
 def live(site: Site) -> Version:
-    version = site.store.version(site.number, site.project.live_version)
+    version = site.store.publications.get(site.number, site.project.live_version)
     assert version is not None
     return version
 
@@ -167,12 +168,12 @@ def test_what_rounds_leave_is_there_for_another_machine(trained: Site, elsewhere
     record = there.read_json(round_name(version.round))
     assert record == here.read_json(round_name(version.round))
     assert [task for task in record["order"] if task in trained.queue] == trained.queue
-    embedded = trained.store.embeddings(number, "pixels")
+    embedded = trained.store.embeddings.all(number, "pixels")
     maps = [Maps(files, embedded).current(Space("pixels", "pca", 0), 2) for files in (here, there)]
     assert (maps[0].coordinates == maps[1].coordinates).all()
     learner = drafts.learner_for(elsewhere, trained.project)
     assert learner.knows(version.model_key)
-    wanted = trained.store.tasks(number)[2]
+    wanted = trained.store.scans.all(number)[2]
     [(_, scan, drawn)] = learner.predict(version.model_key, [(wanted.id, wanted.url)])
     kept = here.read_json(f"drafts/{version.drafts}")[str(wanted.id)]
     found = drafts.regions(drawn, scan.size, learner.config)
@@ -219,12 +220,14 @@ def test_what_was_lost_from_the_store_is_made_anew(trained: Site, elsewhere: Ser
     assert len(lost) == 2
     for key in lost:
         store.remove(key)
-    [chunk] = {one.chunk for one in trained.store.embeddings(number, "pixels").values()}
+    [chunk] = {one.chunk for one in trained.store.embeddings.all(number, "pixels").values()}
     with pytest.raises(StorageError, match="embeddings is gone"):
-        Maps(elsewhere.files(number), trained.store.embeddings(number, "pixels")).embeddings([0])
-    trained.store.forget_embeddings(number, [chunk])
-    trained.store.update(number, fingerprint="")
-    trained.store.want(number)
+        Maps(elsewhere.files(number), trained.store.embeddings.all(number, "pixels")).embeddings(
+            [0]
+        )
+    trained.store.embeddings.forget(number, [chunk])
+    trained.store.projects.update(number, fingerprint="")
+    trained.store.projects.request_refresh(number)
     assert trained.refresh().problem == ""
     assert sorted(key for key in store.keys("") if key in lost) == sorted(lost)
     assert elsewhere.files(number).exists(embeddings_name(chunk))
@@ -235,7 +238,7 @@ def test_forgetting_a_project_empties_the_store_of_it(
     trained: Site, elsewhere: Services, store: Store
 ) -> None:
     assert Bucket(elsewhere.settings.artifacts_url).keys("projects")
-    store.update(trained.number, disconnected=True)
+    store.projects.update(trained.number, disconnected=True)
     connection.forget(elsewhere.settings, store, trained.number)
     assert Bucket(elsewhere.settings.artifacts_url).keys("projects") == []
     assert Artifacts(elsewhere.settings.data_dir).of(trained.number).names("models") == []

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from backend.errors import StorageError
 from backend.settings import Settings
-from backend.storage.store import Store, Version, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Version
 from backend.web.app import create_app
 from model import phantoms
 from tests.backend.site import Site
@@ -34,11 +35,11 @@ def bring_news(site: Site) -> None:
     site.label(2)
     for phantom in phantoms.generate(3, size=32, seed=9):
         site.tasks.append(site.fake.add_task(site.number, phantom.image))
-    site.store.want(site.number, full=True)
+    site.store.projects.request_refresh(site.number, full=True)
 
 
 def live(site: Site) -> Version:
-    version = site.store.version(site.number, site.project.live_version)
+    version = site.store.publications.get(site.number, site.project.live_version)
     assert version is not None
     return version
 
@@ -117,7 +118,9 @@ def test_a_damaged_checkpoint_is_said_and_trained_anew_while_the_queue_stays(
     altered = content[:-5000] + bytes([content[-5000] ^ 0xFF]) + content[-4999:]
     damaged = {"rubbish": b"no model", "one byte": altered, "cut short": content[:9000]}
     path.write_bytes(damaged[kind])
-    trained.store.update(trained.number, fingerprint="")  # the round that comes needs the model
+    trained.store.projects.update(
+        trained.number, fingerprint=""
+    )  # the round that comes needs the model
     project = trained.refresh()
     assert project.problem == "A trained model cannot be read."
     assert (trained.queue, live(trained).name) == (queue, before.name)
@@ -138,7 +141,7 @@ def test_lost_embeddings_are_said_and_made_anew(trained: Site, kind: str) -> Non
     project = trained.refresh()
     assert "file of embeddings is gone or damaged" in project.problem
     assert trained.refresh().problem == ""
-    assert len(trained.store.embeddings(trained.number, "pixels")) == len(trained.tasks)
+    assert len(trained.store.embeddings.all(trained.number, "pixels")) == len(trained.tasks)
     assert path.read_bytes() == whole
 
 
@@ -149,7 +152,7 @@ def test_all_lost_embeddings_are_made_anew_by_one_round(
     site.refresh()
     for path in files(site, "embeddings/*"):
         path.unlink()
-    site.store.update(site.number, fingerprint="")
+    site.store.projects.update(site.number, fingerprint="")
     for path in files(site, "maps/*"):
         path.unlink()
     assert "file of embeddings" in site.refresh().problem
@@ -184,8 +187,8 @@ def spoil(path: Path, start: int) -> None:
 def test_a_damaged_database_is_said_with_the_way_out_and_health_still_answers(
     store: Store, tmp_path: Path, start: int
 ) -> None:
-    store.want(1)
-    store.engine.dispose()
+    store.projects.request_refresh(1)
+    store.close()
     spoil(tmp_path / "firstlight.sqlite", start)
     client = create_app(Settings(data_dir=tmp_path), store, lambda *_: []).test_client()
     answer = client.get("/health")
@@ -199,18 +202,18 @@ def test_a_damaged_database_is_said_with_the_way_out_and_health_still_answers(
     )
     with pytest.raises(StorageError, match="damaged"):
         open_store(Settings(data_dir=tmp_path).database).create()
-    store.engine.dispose()
+    store.close()
 
 
 def test_a_database_that_was_moved_away_is_made_anew_from_label_studio(trained: Site) -> None:
     """All that a person did comes back; what only was ours starts over under other names."""
     old = live(trained)
     trained.stop()
-    trained.store.engine.dispose()
+    trained.store.close()
     for path in trained.services.settings.data_dir.glob("firstlight.sqlite*"):
         path.unlink()
     trained.store.create()
-    trained.store.want(trained.number)
+    trained.store.projects.request_refresh(trained.number)
     trained.start()
     assert trained.refresh().problem == ""
     assert live(trained).labels == old.labels

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.storage.ledger import DraftQuality
-from backend.storage.store import DraftScore
+from backend.storage.tables import DraftScore
 
 CHANGED = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 

@@ -11,20 +11,11 @@ import sqlalchemy as sa
 
 from backend.errors import ConfigError, StorageError
 from backend.settings import Settings
-from backend.storage.store import (
-    LONGEST_BACKOFF_SECONDS,
-    MOST_SIGHTINGS,
-    SETTLE_SECONDS,
-    WIPED,
-    DraftScore,
-    Meta,
-    Model,
-    Store,
-    Version,
-    is_retried,
-    open_store,
-    sqlite_path,
-)
+from backend.storage.database import sqlite_path
+from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_SIGHTINGS, SETTLE_SECONDS
+from backend.storage.scans import is_retried
+from backend.storage.store import Store, open_store
+from backend.storage.tables import WIPED, DraftScore, Meta, Model, Version
 from tests.backend.conftest import Clock, the
 
 pytestmark = pytest.mark.databases
@@ -62,9 +53,9 @@ def test_the_installation_keeps_its_name_for_as_long_as_its_database(
 ) -> None:
     again = open_store(settings.database)
     again.create()
-    assert again.installation == store.installation
-    assert len(store.installation) == 8
-    again.engine.dispose()
+    assert again.installation.id == store.installation.id
+    assert len(store.installation.id) == 8
+    again.close()
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -83,9 +74,9 @@ def test_processes_that_start_at_once_agree_on_one_installation(
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({each.installation for each in stores}) == 1
+    assert len({each.installation.id for each in stores}) == 1
     for each in stores:
-        each.engine.dispose()
+        each.close()
 
 
 def test_a_database_of_another_schema_is_refused(store: Store) -> None:
@@ -119,36 +110,36 @@ def test_only_sqlite_has_a_path() -> None:
 
 
 def test_a_hint_makes_a_project_due_until_it_is_done(store: Store, clock: Clock) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    assert store.due() == [1]
-    store.update(1, done=1)
-    assert store.due() == []
+    assert store.projects.due() == [1]
+    store.projects.update(1, done=1)
+    assert store.projects.due() == []
 
 
 def test_a_project_heard_of_for_the_first_time_waits_a_moment(store: Store, clock: Clock) -> None:
-    store.want(1)
-    assert store.due() == []
+    store.projects.request_refresh(1)
+    assert store.projects.due() == []
     clock.advance(SETTLE_SECONDS)
-    assert store.due() == [1]
+    assert store.projects.due() == [1]
 
 
 def test_a_hint_during_a_refresh_makes_another_one(store: Store, clock: Clock) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
     wanted = the(store, 1).wanted  # as a refresh reads it when it begins
-    store.want(1)
-    store.update(1, done=wanted)
-    assert store.due() == [1]
+    store.projects.request_refresh(1)
+    store.projects.update(1, done=wanted)
+    assert store.projects.due() == [1]
 
 
 def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings: Settings) -> None:
     stores = [open_store(settings.database, busy_ms=5_000) for _ in range(4)]
-    store.want(1)
+    store.projects.request_refresh(1)
 
     def hint(own: Store) -> None:
         for _ in range(10):
-            own.want(1)
+            own.projects.request_refresh(1)
 
     threads = [threading.Thread(target=hint, args=(each,)) for each in stores]
     for thread in threads:
@@ -157,48 +148,48 @@ def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings: Settings
         thread.join()
     assert the(store, 1).wanted == 41
     for each in stores:
-        each.engine.dispose()
+        each.close()
 
 
 def test_a_hint_ends_a_long_wait_after_a_failure(store: Store, clock: Clock) -> None:
-    store.want(1)
-    store.update(1, failures=5, not_before=clock() + 300)
-    store.want(1)
+    store.projects.request_refresh(1)
+    store.projects.update(1, failures=5, not_before=clock() + 300)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    assert store.due() == [1]
+    assert store.projects.due() == [1]
 
 
 def test_a_hint_does_not_cut_the_time_between_rounds_short(store: Store, clock: Clock) -> None:
-    store.want(1)
-    store.update(1, failures=0, not_before=clock() + 300)
-    store.want(1)
+    store.projects.request_refresh(1)
+    store.projects.update(1, failures=0, not_before=clock() + 300)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    assert store.due() == []
+    assert store.projects.due() == []
 
 
 def test_a_full_hint_is_remembered_by_later_ones(store: Store) -> None:
-    store.want(1)
-    store.update(1, full_sync=False)
-    store.want(1, full=True)
-    store.want(1)
+    store.projects.request_refresh(1)
+    store.projects.update(1, full_sync=False)
+    store.projects.request_refresh(1, full=True)
+    store.projects.request_refresh(1)
     assert the(store, 1).full_sync
 
 
 def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
     store: Store, clock: Clock
 ) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    store.update(1, disconnected=True)
-    assert store.due() == []
-    store.want(1, full=True)
+    store.projects.update(1, disconnected=True)
+    assert store.projects.due() == []
+    store.projects.request_refresh(1, full=True)
     assert (the(store, 1).disconnected, the(store, 1).wanted) == (True, 1), (
         "an event is no connection"
     )
-    store.want(1, connected=True)
-    assert store.due() == [], "Label Studio has yet to save its entry"
+    store.projects.request_refresh(1, connected=True)
+    assert store.projects.due() == [], "Label Studio has yet to save its entry"
     clock.advance(SETTLE_SECONDS)
-    assert store.due() == [1]
+    assert store.projects.due() == [1]
 
 
 @pytest.mark.parametrize(
@@ -216,73 +207,73 @@ def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
 def test_what_was_seen_of_a_project_is_not_written_once_it_has_moved_on(
     store: Store, moved: dict[str, Any]
 ) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     before = the(store, 1)
-    assert store.update_unless_moved(before, problem="seen")
-    store.update(1, **moved)
-    assert not store.update_unless_moved(before, problem="seen too late")
+    assert store.projects.update_unless_moved(before, problem="seen")
+    store.projects.update(1, **moved)
+    assert not store.projects.update_unless_moved(before, problem="seen too late")
     assert the(store, 1).problem == "seen"
 
 
 def test_who_has_waited_longest_comes_first(store: Store, clock: Clock) -> None:
     for project_id, started in ((1, 30.0), (2, 10.0), (3, 20.0)):
-        store.want(project_id)
-        store.update(project_id, started_at=started)
+        store.projects.request_refresh(project_id)
+        store.projects.update(project_id, started_at=started)
     clock.advance(SETTLE_SECONDS)
-    assert store.due() == [2, 3, 1]
+    assert store.projects.due() == [2, 3, 1]
 
 
 # -- tasks and annotations ------------------------------------------------------------------------
 
 
 def test_a_changed_address_forgets_the_embedding_and_the_problem(store: Store) -> None:
-    store.save_tasks(1, [task(5), task(6)])
-    store.save_embeddings(1, "pixels", "a.npy", [5, 6])
-    store.update_task(1, 5, height=8, width=8, pixels="x", problem="broken", retry_at=9.0)
-    store.save_tasks(1, [task(5, "b"), task(6, updated_at="2")])
-    changed = store.tasks(1)[0]
+    store.scans.save(1, [task(5), task(6)])
+    store.embeddings.save(1, "pixels", "a.npy", [5, 6])
+    store.scans.update(1, 5, height=8, width=8, pixels="x", problem="broken", retry_at=9.0)
+    store.scans.save(1, [task(5, "b"), task(6, updated_at="2")])
+    changed = store.scans.all(1)[0]
     assert (changed.url, changed.height, changed.pixels, changed.problem) == ("b", 0, "", "")
     assert changed.retry_at == 0
-    assert set(store.embeddings(1, "pixels")) == {6}
+    assert set(store.embeddings.all(1, "pixels")) == {6}
 
 
 def test_forgotten_tasks_take_all_that_is_known_of_them_along(store: Store) -> None:
     for project_id in (1, 2):
-        store.save_tasks(project_id, [task(5), task(6)])
-        store.replace_annotations(project_id, [5, 6], [annotation(9, 5)])
-        store.save_embeddings(project_id, "pixels", "a.npy", [5, 6])
-        store.save_splits(project_id, {5: True})
-    store.keep_only(1, [6])
-    assert [found.id for found in store.tasks(1)] == [6]
-    assert store.annotations(1) == []
-    assert set(store.embeddings(1, "pixels")) == {6}
-    assert store.splits(1) == {}
-    assert [found.id for found in store.tasks(2)] == [5, 6]
-    assert len(store.annotations(2)) == 1
+        store.scans.save(project_id, [task(5), task(6)])
+        store.labels.replace(project_id, [5, 6], [annotation(9, 5)])
+        store.embeddings.save(project_id, "pixels", "a.npy", [5, 6])
+        store.labels.save_splits(project_id, {5: True})
+    store.scans.keep_only(1, [6])
+    assert [found.id for found in store.scans.all(1)] == [6]
+    assert store.labels.annotations(1) == []
+    assert set(store.embeddings.all(1, "pixels")) == {6}
+    assert store.labels.splits(1) == {}
+    assert [found.id for found in store.scans.all(2)] == [5, 6]
+    assert len(store.labels.annotations(2)) == 1
 
 
 def test_more_tasks_are_forgotten_than_fit_into_one_statement(store: Store) -> None:
-    store.save_tasks(1, [task(number) for number in range(1_200)])
-    store.keep_only(1, [0])
-    assert [found.id for found in store.tasks(1)] == [0]
+    store.scans.save(1, [task(number) for number in range(1_200)])
+    store.scans.keep_only(1, [0])
+    assert [found.id for found in store.scans.all(1)] == [0]
 
 
 def test_annotations_of_other_tasks_stay_when_some_are_replaced(store: Store) -> None:
-    store.replace_annotations(1, [5, 6], [annotation(9, 5), annotation(10, 6)])
-    store.replace_annotations(1, [5], [annotation(11, 5)])
-    assert [found.id for found in store.annotations(1)] == [10, 11]
-    store.replace_annotations(1, [5, 6], [])
-    assert store.annotations(1) == []
+    store.labels.replace(1, [5, 6], [annotation(9, 5), annotation(10, 6)])
+    store.labels.replace(1, [5], [annotation(11, 5)])
+    assert [found.id for found in store.labels.annotations(1)] == [10, 11]
+    store.labels.replace(1, [5, 6], [])
+    assert store.labels.annotations(1) == []
 
 
 # -- embeddings, splits, scores, models -----------------------------------------------------------
 
 
 def test_embeddings_of_two_encoders_lie_side_by_side(store: Store) -> None:
-    store.save_tasks(1, [task(5), task(6)])
-    store.save_embeddings(1, "pixels", "a.npy", [5, 6])
-    store.save_embeddings(1, "other", "b.npy", [6])
-    found = store.embeddings(1, "pixels")
+    store.scans.save(1, [task(5), task(6)])
+    store.embeddings.save(1, "pixels", "a.npy", [5, 6])
+    store.embeddings.save(1, "other", "b.npy", [6])
+    found = store.embeddings.all(1, "pixels")
     assert {number: (each.chunk, each.row) for number, each in found.items()} == {
         5: ("a.npy", 0),
         6: ("a.npy", 1),
@@ -291,16 +282,18 @@ def test_embeddings_of_two_encoders_lie_side_by_side(store: Store) -> None:
 
 def test_draft_scores_come_in_the_order_of_labelling(store: Store) -> None:
     for task_id, created in ((5, "2027-01-02"), (6, "2027-01-01")):
-        store.save_draft_score(
+        store.labels.save_draft_score(
             DraftScore(project_id=1, task_id=task_id, version="v", created_at=created, dice=0.5)
         )
-    assert [score.task_id for score in store.draft_scores(1)] == [6, 5]
+    assert [score.task_id for score in store.labels.draft_scores(1)] == [6, 5]
 
 
 def test_a_model_saved_again_replaces_what_was_known(store: Store) -> None:
-    store.save_model(Model(project_id=1, key="k", labels=2, created_at=1.0))
-    store.save_model(Model(project_id=1, key="k", labels=2, created_at=1.0, accepted=False))
-    found = store.model(1, "k")
+    store.publications.save_model(Model(project_id=1, key="k", labels=2, created_at=1.0))
+    store.publications.save_model(
+        Model(project_id=1, key="k", labels=2, created_at=1.0, accepted=False)
+    )
+    found = store.publications.model(1, "k")
     assert found is not None
     assert not found.accepted
 
@@ -309,52 +302,52 @@ def test_a_model_saved_again_replaces_what_was_known(store: Store) -> None:
 
 
 def test_one_version_is_live_and_the_one_before_is_previous(store: Store, clock: Clock) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     for number, name in enumerate(("a", "b"), start=1):
-        store.save_version(version(name, number))
+        store.publications.save(version(name, number))
         clock.advance(1)
-        store.go_live(1, name, fingerprint=f"of {name}")
-    states = {found.name: found.state for found in store.versions(1)}
+        store.publications.go_live(1, name, fingerprint=f"of {name}")
+    states = {found.name: found.state for found in store.publications.all(1)}
     assert states == {"a": "previous", "b": "live"}
     assert (the(store, 1).live_version, the(store, 1).fingerprint) == ("b", "of b")
-    found = store.version(1, "b")
+    found = store.publications.get(1, "b")
     assert found is not None
     assert found.live_at == clock()
 
 
 def test_an_abandoned_version_stays_abandoned_when_another_goes_live(store: Store) -> None:
-    store.want(1)
-    store.save_version(version("a", state="abandoned"))
-    store.save_version(version("a.2", attempt=2))
-    store.go_live(1, "a.2")
-    assert {v.name: v.state for v in store.versions(1)} == {"a": "abandoned", "a.2": "live"}
+    store.projects.request_refresh(1)
+    store.publications.save(version("a", state="abandoned"))
+    store.publications.save(version("a.2", attempt=2))
+    store.publications.go_live(1, "a.2")
+    assert {v.name: v.state for v in store.publications.all(1)} == {"a": "abandoned", "a.2": "live"}
 
 
 def test_a_repeated_workflow_finds_its_own_round(store: Store) -> None:
-    first = store.round_of(1, "workflow-a")
-    assert store.round_of(1, "workflow-a").number == first.number == 1
-    assert store.round_of(1, "workflow-b").number == 2
-    assert store.round_of(2, "workflow-c").number == 1
+    first = store.rounds.of_workflow(1, "workflow-a")
+    assert store.rounds.of_workflow(1, "workflow-a").number == first.number == 1
+    assert store.rounds.of_workflow(1, "workflow-b").number == 2
+    assert store.rounds.of_workflow(2, "workflow-c").number == 1
 
 
 def test_a_round_that_was_cut_off_ends_when_the_next_one_begins(store: Store) -> None:
-    store.round_of(1, "lost")
-    store.round_of(2, "of another project")
-    store.round_of(1, "next")
-    lost, begun = store.rounds(1)
+    store.rounds.of_workflow(1, "lost")
+    store.rounds.of_workflow(2, "of another project")
+    store.rounds.of_workflow(1, "next")
+    lost, begun = store.rounds.all(1)
     assert lost.ended_at
     assert "cut off" in lost.record["error"]
     assert not begun.ended_at
-    assert not store.rounds(2)[0].ended_at
+    assert not store.rounds.all(2)[0].ended_at
 
 
 def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None:
-    store.round_of(1, "workflow-a")
-    store.add_seconds(1, 1, "train", 3.14159)
-    store.add_seconds(1, 1, "publish", 1)
+    store.rounds.of_workflow(1, "workflow-a")
+    store.rounds.add_seconds(1, 1, "train", 3.14159)
+    store.rounds.add_seconds(1, 1, "publish", 1)
     clock.advance(5)
-    store.close_round(1, 1, {"version": "v"})
-    [found] = store.rounds(1)
+    store.rounds.close(1, 1, {"version": "v"})
+    [found] = store.rounds.all(1)
     assert found.record == {"seconds": {"train": 3.14, "publish": 1}, "version": "v"}
     assert found.ended_at == clock()
 
@@ -362,38 +355,38 @@ def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None
 def test_the_wait_for_a_scan_that_cannot_be_read_doubles_up_to_an_hour(
     store: Store, clock: Clock
 ) -> None:
-    store.save_tasks(1, [task(5)])
+    store.scans.save(1, [task(5)])
     waits = []
     for _ in range(10):
-        store.unreadable(1, 5, "broken")
-        [found] = store.some_tasks(1, [5])
+        store.scans.mark_unreadable(1, 5, "broken")
+        [found] = store.scans.some(1, [5])
         waits.append(found.retry_at - clock())
     assert waits[:4] == [60, 120, 240, 480]
     assert waits[-1] == 3_600
-    store.update_task(1, 5, problem="")  # it was read
-    store.unreadable(1, 5, "broken anew")
-    [found] = store.some_tasks(1, [5])
+    store.scans.update(1, 5, problem="")  # it was read
+    store.scans.mark_unreadable(1, 5, "broken anew")
+    [found] = store.scans.some(1, [5])
     assert found.retry_at - clock() == 60
 
 
 def test_a_workers_death_counts_against_the_scans_that_it_was_reading(store: Store) -> None:
-    store.save_tasks(1, [task(number) for number in (1, 2, 3)])
-    store.save_tasks(2, [task(9)])
-    store.update_reading(1, [1, 2], read_by="gone")
-    store.update_reading(1, [3], read_by="lives")
-    store.update_reading(2, [9], read_by="stopped")
-    store.stop_reading("stopped")
-    assert store.count_deaths({"gone", "stopped"}) == {1: [1, 2]}
-    assert store.count_deaths({"gone", "stopped"}) == {}, "each death counts once"
-    found = store.tasks(1) + store.tasks(2)
+    store.scans.save(1, [task(number) for number in (1, 2, 3)])
+    store.scans.save(2, [task(9)])
+    store.scans.update_reading(1, [1, 2], read_by="gone")
+    store.scans.update_reading(1, [3], read_by="lives")
+    store.scans.update_reading(2, [9], read_by="stopped")
+    store.scans.stop_reading("stopped")
+    assert store.scans.count_deaths({"gone", "stopped"}) == {1: [1, 2]}
+    assert store.scans.count_deaths({"gone", "stopped"}) == {}, "each death counts once"
+    found = store.scans.all(1) + store.scans.all(2)
     assert [(one.deaths, one.read_by) for one in found] == [(1, ""), (1, ""), (0, "lives"), (0, "")]
 
 
 def test_a_changed_address_forgets_the_deaths_too(store: Store) -> None:
-    store.save_tasks(1, [task(1, url="a")])
-    store.update_reading(1, [1], deaths=2)
-    store.save_tasks(1, [task(1, url="b")])
-    assert store.tasks(1)[0].deaths == 0
+    store.scans.save(1, [task(1, url="a")])
+    store.scans.update_reading(1, [1], deaths=2)
+    store.scans.save(1, [task(1, url="b")])
+    assert store.scans.all(1)[0].deaths == 0
 
 
 def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> None:
@@ -402,83 +395,83 @@ def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> No
     with store.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE tasks DROP COLUMN pause"))
     store.create()
-    store.save_tasks(1, [task(5)])
-    store.unreadable(1, 5, "broken")
-    assert store.some_tasks(1, [5])[0].pause == 60
-    store.engine.dispose()
+    store.scans.save(1, [task(5)])
+    store.scans.mark_unreadable(1, 5, "broken")
+    assert store.scans.some(1, [5])[0].pause == 60
+    store.close()
 
 
 # -- clocks that were set, projects that are away --------------------------------------------------
 
 
 def test_a_pause_that_a_clock_ahead_wrote_down_holds_nothing_up(store: Store, clock: Clock) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     clock.advance(8 * 3600)  # the clock is ahead during one round
-    store.update(1, started_at=clock(), not_before=clock() + 20)
+    store.projects.update(1, started_at=clock(), not_before=clock() + 20)
     clock.advance(-8 * 3600)
-    assert store.due() == [1]
-    store.update(1, started_at=0.0, not_before=clock() + 8 * 3600, failures=1)
-    assert store.due() == [1], "no pause after a failure is as long as this one"
-    store.update(1, not_before=clock() + LONGEST_BACKOFF_SECONDS)
-    assert store.due() == []
+    assert store.projects.due() == [1]
+    store.projects.update(1, started_at=0.0, not_before=clock() + 8 * 3600, failures=1)
+    assert store.projects.due() == [1], "no pause after a failure is as long as this one"
+    store.projects.update(1, not_before=clock() + LONGEST_BACKOFF_SECONDS)
+    assert store.projects.due() == []
 
 
 def test_a_long_pause_between_rounds_that_was_chosen_is_kept(store: Store, clock: Clock) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     long = {"min_seconds_between_rounds": 86_400}
-    store.update(1, started_at=clock(), not_before=clock() + 86_400, options=long)
+    store.projects.update(1, started_at=clock(), not_before=clock() + 86_400, options=long)
     clock.advance(1)
-    assert store.due() == []
-    store.update(1, options={})
-    assert store.due() == [1], "no pause is that long unless it was chosen"
+    assert store.projects.due() == []
+    store.projects.update(1, options={})
+    assert store.projects.due() == [1], "no pause is that long unless it was chosen"
 
 
 def test_a_scan_whose_next_try_lies_beyond_every_pause_is_tried(store: Store, clock: Clock) -> None:
-    store.save_tasks(1, [task(5)])
-    store.unreadable(1, 5, "broken")
-    [found] = store.some_tasks(1, [5])
+    store.scans.save(1, [task(5)])
+    store.scans.mark_unreadable(1, 5, "broken")
+    [found] = store.scans.some(1, [5])
     assert not is_retried(found, clock())
     assert is_retried(found, clock() + found.pause)
     assert is_retried(found, clock() - 86_400)
 
 
 def test_a_vanished_project_is_not_refreshed_until_news_of_it(store: Store, clock: Clock) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    assert store.vanish(the(store, 1))
-    assert store.due() == []
+    assert store.projects.vanish(the(store, 1))
+    assert store.projects.due() == []
     assert "disconnect 1" in the(store, 1).mend
-    store.want(1)
+    store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    assert (store.due(), the(store, 1).vanished_at) == ([1], 0.0)
+    assert (store.projects.due(), the(store, 1).vanished_at) == ([1], 0.0)
 
 
 def test_what_an_earlier_release_let_go_is_asked_for_again(settings: Settings) -> None:
     store = open_store(settings.database, busy_ms=200)
     store.create()
-    store.want(1)
-    store.want(2)
-    store.update(1, disconnected=True)
+    store.projects.request_refresh(1)
+    store.projects.request_refresh(2)
+    store.projects.update(1, disconnected=True)
     with store.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE projects DROP COLUMN vanished_at"))
     store.create()
-    assert [(one.disconnected, bool(one.vanished_at)) for one in store.projects()] == [
+    assert [(one.disconnected, bool(one.vanished_at)) for one in store.projects.all()] == [
         (False, True),
         (False, False),
     ]
-    store.update(1, disconnected=True, vanished_at=0.0)
+    store.projects.update(1, disconnected=True, vanished_at=0.0)
     store.create()
     assert the(store, 1).disconnected, "this release knows what it means"
-    store.engine.dispose()
+    store.close()
 
 
 def test_a_flood_of_projects_that_nobody_has_leaves_few_rows(store: Store) -> None:
     for number in range(1, 2 * MOST_SIGHTINGS):
-        store.sight(number)
-    assert len(store.sightings()) == MOST_SIGHTINGS
-    assert store.projects() == []
-    store.drop_sighting(1)
-    assert len(store.sightings()) == MOST_SIGHTINGS - 1
+        store.projects.sight(number)
+    assert len(store.projects.sightings()) == MOST_SIGHTINGS
+    assert store.projects.all() == []
+    store.projects.drop_sighting(1)
+    assert len(store.projects.sightings()) == MOST_SIGHTINGS - 1
 
 
 # -- what was deleted -----------------------------------------------------------------------------
@@ -492,20 +485,20 @@ def test_deleted_rows_are_overwritten_in_the_file_and_its_log(tmp_path: Path) ->
     """With many rows, so that pages are split, joined and freed."""
     store = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
     store.create()
-    store.save_tasks(1, [task(number, f"scan-of-curie-{number:04d}") for number in range(1_500)])
-    store.replace_annotations(1, [7], [annotation(9, 7) | {"result": "'mask of curie'" * 2_000}])
-    store.keep_only(1, [number for number in range(1_500) if number % 3])
+    store.scans.save(1, [task(number, f"scan-of-curie-{number:04d}") for number in range(1_500)])
+    store.labels.replace(1, [7], [annotation(9, 7) | {"result": "'mask of curie'" * 2_000}])
+    store.scans.keep_only(1, [number for number in range(1_500) if number % 3])
     assert names_in_files(tmp_path, b"mask of curie")
-    assert store.purge_log()
+    assert store.erasures.purge_log()
     assert (tmp_path / "a.sqlite-wal").stat().st_size == 0
     assert names_in_files(tmp_path, b"scan-of-curie-0004") == ["a.sqlite"]
     gone = [number for number in range(0, 1_500, 3)]
     held = (tmp_path / "a.sqlite").read_bytes()
     assert [number for number in gone if b"scan-of-curie-%04d" % number in held] == []
-    store.keep_only(1, [])
-    assert store.purge_log()
+    store.scans.keep_only(1, [])
+    assert store.erasures.purge_log()
     assert names_in_files(tmp_path, b"curie") == []
-    store.engine.dispose()
+    store.close()
 
 
 def test_a_log_that_somebody_reads_or_writes_is_left_for_another_time(tmp_path: Path) -> None:
@@ -515,29 +508,29 @@ def test_a_log_that_somebody_reads_or_writes_is_left_for_another_time(tmp_path: 
         with closing(sqlite3.connect(tmp_path / "a.sqlite")) as other:
             other.execute(begin)
             other.execute("SELECT * FROM meta").fetchall()
-            store.want(1) if begin == "BEGIN" else None
-            assert not store.purge_log()
+            store.projects.request_refresh(1) if begin == "BEGIN" else None
+            assert not store.erasures.purge_log()
             other.rollback()
-            assert store.purge_log()
-    store.engine.dispose()
+            assert store.erasures.purge_log()
+    store.close()
 
 
 def test_what_former_releases_deleted_is_overwritten_the_first_time(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'a.sqlite'}")
     store.create()
-    store.save_tasks(1, [task(number, f"scan-of-curie-{number}") for number in range(100)])
+    store.scans.save(1, [task(number, f"scan-of-curie-{number}") for number in range(100)])
     with closing(sqlite3.connect(tmp_path / "a.sqlite")) as former:
         former.execute("PRAGMA secure_delete = OFF")
         former.execute("DELETE FROM tasks")
         former.execute("DELETE FROM meta WHERE key = ?", (WIPED,))
         former.commit()
-    assert store.purge_log()
+    assert store.erasures.purge_log()
     assert names_in_files(tmp_path, b"curie") == []
-    store.engine.dispose()
+    store.close()
 
 
 def test_another_database_cares_for_its_own_files() -> None:
     store = open_store("sqlite://")
     store.create()
-    assert store.purge_log()
-    store.engine.dispose()
+    assert store.erasures.purge_log()
+    store.close()

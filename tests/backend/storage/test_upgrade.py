@@ -15,7 +15,7 @@ import pytest
 from backend.rounds.publications import Versions
 from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.storage.store import Version
+from backend.storage.tables import Version
 from backend.web.app import create_app
 from tests.backend.conftest import Clock, settings_in
 from tests.backend.fake_label_studio import FakeLabelStudio, FakeProject, png
@@ -75,7 +75,7 @@ def upgraded(
 
 
 def live(site: Site) -> Version:
-    version = site.store.version(NUMBER, site.project.live_version)
+    version = site.store.publications.get(NUMBER, site.project.live_version)
     assert version is not None
     return version
 
@@ -87,7 +87,7 @@ def test_every_release_left_a_sample() -> None:
 def test_the_commands_and_pages_of_this_release_show_what_was_kept(upgraded: Site) -> None:
     files = upgraded.services.files(NUMBER)
     table = Versions(upgraded.store, upgraded.project, files).table()
-    for version in upgraded.store.versions(NUMBER):
+    for version in upgraded.store.publications.all(NUMBER):
         assert version.name in table
     client = create_app(upgraded.services.settings, upgraded.store, lambda *_: []).test_client()
     page = client.get(f"/projects/{NUMBER}?format=json").get_json()
@@ -100,32 +100,32 @@ def test_the_commands_and_pages_of_this_release_show_what_was_kept(upgraded: Sit
 def test_a_refresh_after_an_upgrade_finds_every_label_and_goes_on_with_the_next_round(
     upgraded: Site,
 ) -> None:
-    names, splits = set(upgraded.versions), upgraded.store.splits(NUMBER)
-    scores = len(upgraded.store.draft_scores(NUMBER))
-    upgraded.store.pin(NUMBER, "")
-    upgraded.store.want(NUMBER, full=True)
+    names, splits = set(upgraded.versions), upgraded.store.labels.splits(NUMBER)
+    scores = len(upgraded.store.labels.draft_scores(NUMBER))
+    upgraded.store.publications.pin(NUMBER, "")
+    upgraded.store.projects.request_refresh(NUMBER, full=True)
     assert upgraded.refresh().problem == ""
     upgraded.label(4)
     assert upgraded.refresh().problem == ""
     assert live(upgraded).labels == 4
     assert live(upgraded).round > 3
     assert live(upgraded).name not in names
-    assert splits.items() <= upgraded.store.splits(NUMBER).items()
-    assert len(upgraded.store.draft_scores(NUMBER)) >= scores
+    assert splits.items() <= upgraded.store.labels.splits(NUMBER).items()
+    assert len(upgraded.store.labels.draft_scores(NUMBER)) >= scores
     assert_each_task_once(upgraded)
 
 
 def test_an_upgrade_alone_publishes_and_trains_nothing(upgraded: Site) -> None:
-    before, models = upgraded.versions, len(upgraded.store.models(NUMBER))
-    upgraded.store.pin(NUMBER, "")
+    before, models = upgraded.versions, len(upgraded.store.publications.models(NUMBER))
+    upgraded.store.publications.pin(NUMBER, "")
     assert upgraded.refresh().problem == ""
-    assert (upgraded.versions, len(upgraded.store.models(NUMBER))) == (before, models)
+    assert (upgraded.versions, len(upgraded.store.publications.models(NUMBER))) == (before, models)
 
 
 def test_a_pin_outlives_an_upgrade(upgraded: Site) -> None:
-    pinned = upgraded.store.pinned(NUMBER)
+    pinned = upgraded.store.publications.pinned(NUMBER)
     assert pinned.startswith("attention-unet r0002")
-    upgraded.store.want(NUMBER)
+    upgraded.store.projects.request_refresh(NUMBER)
     # Weights are not among what a sample keeps.
     assert pinned in upgraded.refresh().problem
-    assert upgraded.store.pinned(NUMBER) == pinned
+    assert upgraded.store.publications.pinned(NUMBER) == pinned

@@ -23,7 +23,9 @@ from backend.label_studio import labels
 from backend.label_studio.credentials import SECRET_HEADER
 from backend.logs import JsonFormatter
 from backend.settings import Settings
-from backend.storage.store import MOST_SIGHTINGS, DraftScore, Model, Store, Version, open_store
+from backend.storage.projects import MOST_SIGHTINGS
+from backend.storage.store import Store, open_store
+from backend.storage.tables import DraftScore, Model, Version
 from backend.web.app import MOST_PARTS, create_app
 from backend.web.ml_protocol import MOST_DRAWN, OneAtATime
 from backend.web.schemas import identifier
@@ -49,7 +51,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}", busy_ms=10)
     store.create()
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @pytest.fixture
@@ -78,36 +80,36 @@ def ask(client: FlaskClient, path: str, body: Any, code: int = 200) -> dict[str,
 
 def known(store: Store, project_id: int = 1, **values: Any) -> None:
     """Make a project that the worker has seen and is done with."""
-    store.want(project_id)
+    store.projects.request_refresh(project_id)
     settled: dict[str, Any] = {"seen": {"extra_params": {}}, "label_config": CONFIG}
-    store.update(project_id, **{"done": 1, "full_sync": False} | settled | values)
+    store.projects.update(project_id, **{"done": 1, "full_sync": False} | settled | values)
 
 
 def live(store: Store, project_id: int = 1, name: str = "unet r0001") -> None:
-    store.save_version(
+    store.publications.save(
         Version(project_id=project_id, name=name, round=1, attempt=1, created_at=store.clock())
     )
-    store.go_live(project_id, name)
+    store.publications.go_live(project_id, name)
 
 
 def drawing(store: Store, urls: Mapping[int, str], project_id: int = 1) -> None:
     """Make a project whose live model draws drafts, and these scans of it."""
     known(store, project_id)
     classes = list(labels.parse(CONFIG).labels)
-    store.save_model(
+    store.publications.save_model(
         Model(project_id=project_id, key="m", labels=5, created_at=0.0, classes=classes)
     )
     live(store, project_id)
-    version = store.version(project_id, "unet r0001")
+    version = store.publications.get(project_id, "unet r0001")
     assert version is not None
     version.model_key, version.labels = "m", 5
-    store.save_version(version)
+    store.publications.save(version)
     rows = [{"id": task, "url": url, "updated_at": SYNCED} for task, url in urls.items()]
-    store.save_tasks(project_id, rows)
+    store.scans.save(project_id, rows)
 
 
 def counters(store: Store, project_id: int = 1) -> tuple[int, bool]:
-    project = store.project(project_id)
+    project = store.projects.get(project_id)
     assert project is not None
     return project.wanted, project.full_sync
 
@@ -121,7 +123,7 @@ def test_health_says_that_the_service_is_up_and_what_is_wrong(
 ) -> None:
     known(store, 3, title="Mrs Smith", problem="The token was refused.", mend="Set a new one.")
     known(store, 4)
-    store.update(3, warnings=["another encoder stands in"])
+    store.projects.update(3, warnings=["another encoder stands in"])
     assert client.get(path).get_json() == {
         "status": "UP",
         "model_class": "Firstlight",
@@ -133,7 +135,7 @@ def test_health_says_that_the_service_is_up_and_what_is_wrong(
 def test_health_is_up_and_says_so_when_the_database_does_not_answer(
     client: FlaskClient, tmp_path: Path, store: Store
 ) -> None:
-    store.engine.dispose()
+    store.close()
     (tmp_path / "memory.sqlite").write_bytes(b"not a database" * 100)
     answer = client.get("/health").get_json()
     assert answer["status"] == "UP"
@@ -145,7 +147,7 @@ def test_it_is_ready_while_its_database_answers_and_its_folder_can_be_written(
     client: FlaskClient, tmp_path: Path, store: Store
 ) -> None:
     assert client.get("/ready").get_json() == {"status": "READY"}
-    store.engine.dispose()
+    store.close()
     (tmp_path / "memory.sqlite").write_bytes(b"not a database" * 100)
     answer = client.get("/ready")
     assert answer.status_code == 503
@@ -205,7 +207,7 @@ def test_what_label_studio_asked_for_in_vain_is_logged_with_its_project(
     client: FlaskClient, tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
     logs.configure("INFO")
-    store.engine.dispose()
+    store.close()
     (tmp_path / "memory.sqlite").write_bytes(b"not a database" * 100)
     ask(client, path, {"project": 7, "action": "ANNOTATION_CREATED"}, code=503)
     [line] = map(json.loads, capsys.readouterr().err.splitlines())
@@ -220,16 +222,16 @@ def test_setup_of_a_new_project_leaves_it_to_the_worker_and_names_the_installati
     client: FlaskClient, store: Store
 ) -> None:
     answer = ask(client, "/setup", recorded("setup"))
-    assert answer == {"model_version": f"firstlight-{store.installation}", "problems": []}
-    assert [seen.project_id for seen in store.sightings()] == [1]
-    assert store.projects() == [], "anybody may have asked"
+    assert answer == {"model_version": f"firstlight-{store.installation.id}", "problems": []}
+    assert [seen.project_id for seen in store.projects.sightings()] == [1]
+    assert store.projects.all() == [], "anybody may have asked"
 
 
 def test_a_flood_of_made_up_projects_leaves_no_project(client: FlaskClient, store: Store) -> None:
     for number in range(1, 300):
         assert client.post("/setup", json={"project": number}).status_code == 200
-    assert store.projects() == []
-    assert len(store.sightings()) == MOST_SIGHTINGS
+    assert store.projects.all() == []
+    assert len(store.projects.sightings()) == MOST_SIGHTINGS
 
 
 def test_setup_answers_with_the_live_version_and_leaves_a_settled_project_alone(
@@ -260,7 +262,7 @@ def test_setup_without_a_usable_project_is_answered_with_the_problem(
 ) -> None:
     answer = ask(client, "/setup", body)
     assert "names no project" in answer["problems"][0]
-    assert not store.projects()
+    assert not store.projects.all()
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_setup_asks_for_a_refresh_only_when_the_options_differ_from_those_last_r
     known(store, seen=seen, options={"alpha": 0.3})
     ask(client, "/setup", {"project": 1, "schema": CONFIG, "extra_params": sent})
     assert counters(store)[0] == 1 + counts
-    project = store.project(1)
+    project = store.projects.get(1)
     assert project is not None
     assert project.options == {"alpha": 0.3}
 
@@ -299,9 +301,9 @@ def test_setup_asks_for_a_refresh_only_when_the_options_differ_from_those_last_r
 def test_setup_remembers_by_which_name_label_studio_goes(
     client: FlaskClient, store: Store, hostname: object, kept: str
 ) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     assert client.post("/setup", json={"project": 1, "hostname": hostname}).status_code == 200
-    project = store.project(1)
+    project = store.projects.get(1)
     assert project is not None
     assert project.hostname == kept
 
@@ -311,7 +313,7 @@ def test_setup_of_a_project_that_was_disconnected_leaves_it_to_the_worker(
 ) -> None:
     known(store, disconnected=True)
     ask(client, "/setup", {"project": 1, "schema": CONFIG})
-    assert [seen.project_id for seen in store.sightings()] == [1]
+    assert [seen.project_id for seen in store.projects.sightings()] == [1]
     assert counters(store) == (1, False)
 
 
@@ -322,7 +324,7 @@ def test_no_event_wakes_a_project_that_was_disconnected(
     known(store, disconnected=True)
     answer = ask(client, "/webhook", recorded(name))
     assert answer == {"status": "ignored", "reason": "project 1 is not connected"}
-    project = store.project(1)
+    project = store.projects.get(1)
     assert project is not None
     assert (project.disconnected, project.wanted) == (True, 1)
 
@@ -394,7 +396,7 @@ def test_predict_without_a_live_version_answers_nothing_drawn_and_asks_no_model(
     tmp_path: Path, store: Store
 ) -> None:
     client = create_app(Settings(data_dir=tmp_path), store, forbidden).test_client()
-    version = f"firstlight-{store.installation}"
+    version = f"firstlight-{store.installation.id}"
     expected = {"result": [], "score": 1.0, "model_version": version}
     assert ask(client, "/predict", recorded("predict")) == {"results": [expected, expected]}
     known(store)
@@ -460,15 +462,15 @@ def undrawn(store: Store, why: str) -> None:
     if why == "cold start":
         live(store, name="medoids r0002")
     elif why == "switched off":
-        store.update(1, options={"prelabels": False})
+        store.projects.update(1, options={"prelabels": False})
     elif why == "poor":
         for task in range(10, 15):
             score = DraftScore(project_id=1, task_id=task, version="v", created_at="t", dice=0.1)
-            store.save_draft_score(score)
+            store.labels.save_draft_score(score)
     elif why == "other labels":
-        store.update(1, label_config=CONFIG.replace("Other", "Rib"))
+        store.projects.update(1, label_config=CONFIG.replace("Other", "Rib"))
     elif why == "labels that cannot be read":
-        store.update(1, label_config="<View/>")
+        store.projects.update(1, label_config="<View/>")
 
 
 @pytest.mark.parametrize(
@@ -499,7 +501,7 @@ def test_no_draft_of_former_labels_is_handed_out(
 ) -> None:
     drawing(store, sent())
     body = recorded("predict")
-    store.update(1, label_config=body["label_config"])
+    store.projects.update(1, label_config=body["label_config"])
     body["label_config"] = body["label_config"].replace(*change)
     assert [bool(one["result"]) for one in ask(client, "/predict", body)["results"]] == [drawn] * 2
 
@@ -673,7 +675,7 @@ def test_events_that_mean_nothing_here_are_ignored_with_a_reason(
     answer = ask(client, "/webhook", body)
     assert answer["status"] == "ignored"
     assert answer["reason"]
-    assert [project.id for project in store.projects()] == [1]
+    assert [project.id for project in store.projects.all()] == [1]
     assert counters(store) == (1, False)
 
 
@@ -684,14 +686,14 @@ def test_start_training_answers_with_a_job_that_can_be_followed(
     job = ask(client, "/webhook", recorded("start_training"))["job"]
     assert job == "1.2"
     assert ask(client, "/job_status", {"job": job})["job_status"] == "queued"
-    store.enter(1, "train", epoch=3)
+    store.projects.enter(1, "train", epoch=3)
     answer = ask(client, "/job_status", {"job": job})
     assert answer == {"job_status": "started", "step": "train", "progress": {"epoch": 3}}
-    store.enter(1, "")
-    store.update(1, problem="No space left.", mend="Free some.")
+    store.projects.enter(1, "")
+    store.projects.update(1, problem="No space left.", mend="Free some.")
     answer = ask(client, "/job_status", {"job": job})
     assert answer == {"job_status": "failed", "error": "No space left. Free some."}
-    store.update(1, done=2)
+    store.projects.update(1, done=2)
     assert ask(client, "/job_status", {"job": job})["job_status"] == "finished"
 
 
@@ -707,7 +709,7 @@ def test_versions_are_those_shown_or_ready_newest_first_and_once(
     states = ["previous", "live", "abandoned", "ready", "publishing"]
     for number, state in enumerate(states):
         for project in (1, 2):
-            store.save_version(
+            store.publications.save(
                 Version(
                     project_id=project,
                     name=f"v{number}",
@@ -781,7 +783,7 @@ def test_an_unexpected_error_is_logged_under_the_id_that_the_caller_gets(
     def broken() -> list[Any]:
         raise RuntimeError(patient)
 
-    monkeypatch.setattr(store, "projects", broken)
+    monkeypatch.setattr(store.projects, "all", broken)
     lines: list[str] = []
     handler = logging.Handler()
     handler.setFormatter(JsonFormatter())
@@ -891,7 +893,7 @@ def test_an_event_that_is_taken_ends_the_word_of_refused_ones(
     signed = {"Authorization": basic(b"studio:geheim")}
     guarded.post("/webhook", json=recorded("start_training"), headers=signed)
     assert the(store, 1).webhook_refused_at, "the button says nothing of the webhook"
-    headers = {SECRET_HEADER: store.webhook_secret}
+    headers = {SECRET_HEADER: store.installation.webhook_secret}
     assert guarded.post("/webhook", json=event, headers=headers).status_code == 201
     assert not the(store, 1).webhook_refused_at
 
@@ -904,7 +906,7 @@ def test_a_refused_event_of_nobody_we_know_is_not_written_down(
 ) -> None:
     known(store, 1)
     assert guarded.post("/webhook", data=body).status_code == 401
-    assert [project.id for project in store.projects()] == [1]
+    assert [project.id for project in store.projects.all()] == [1]
     assert not the(store, 1).webhook_refused_at
 
 
@@ -948,7 +950,7 @@ BODIES = JSON | st.fixed_dictionaries(
 def test_no_json_makes_the_service_fail(
     client: FlaskClient, store: Store, path: str, body: object
 ) -> None:
-    if store.project(1) is None:
+    if store.projects.get(1) is None:
         drawing(store, {1: "a.png"})
     response = client.post(path, data=json.dumps(body))
     assert response.status_code < 500, response.text

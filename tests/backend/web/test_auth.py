@@ -63,11 +63,11 @@ def test_start_training_may_bring_the_password_of_its_entry_instead() -> None:
 
 
 def test_the_secret_of_an_installation_is_made_once(settings: Settings, store: Store) -> None:
-    made = store.webhook_secret
+    made = store.installation.webhook_secret
     assert len(made) > 40
     again = open_store(settings.database)
-    assert again.webhook_secret == made
-    again.engine.dispose()
+    assert again.installation.webhook_secret == made
+    again.close()
 
 
 def web(settings: Settings, store: Store, **access: Any) -> FlaskClient:
@@ -93,7 +93,7 @@ def test_with_a_password_the_webhook_has_a_secret_of_its_own(
     settings: Settings, store: Store
 ) -> None:
     client = web(settings, store, basic_auth_user="us", basic_auth_pass=SecretStr("hunter2"))
-    headers = webhook_headers(store.webhook_secret)
+    headers = webhook_headers(store.installation.webhook_secret)
     assert client.post("/webhook", json={}, headers=headers).status_code == 200
     assert client.get("/versions", headers=headers).status_code == 401
     for wrong in ({}, {SECRET_HEADER: "hunter2"}):

@@ -35,7 +35,8 @@ from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.rounds import sync
 from backend.settings import ProjectOptions, Settings, parse_options
-from backend.storage.store import Base, Store, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import Base
 from backend.web.app import create_app
 from model import masks
 from tests.backend.conftest import the
@@ -88,9 +89,11 @@ def furnished(folder: Path) -> tuple[Flask, Store]:
     store = open_store(f"sqlite:///{folder / 'memory.sqlite'}")
     store.clock = lambda: NOW
     store.create()
-    store.want(3)
+    store.projects.request_refresh(3)
     settled = {"extra_params": {"alpha": 0.3}}
-    store.update(3, title="Liver CT", done=1, full_sync=False, label_config=CONFIG, seen=settled)
+    store.projects.update(
+        3, title="Liver CT", done=1, full_sync=False, label_config=CONFIG, seen=settled
+    )
     known = Settings(data_dir=folder)
     record_rounds(store, known)
     annotate(store, 1)
@@ -103,7 +106,7 @@ def furnished(folder: Path) -> tuple[Flask, Store]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Flask, Store]]:
     app, store = furnished(tmp_path_factory.mktemp("fuzzed"))
     yield app, store
-    store.engine.dispose()
+    store.close()
 
 
 def rules(app: Flask) -> list[str]:
@@ -704,9 +707,9 @@ def test_no_token_makes_the_gateway_fail_in_another_way(
 def test_a_sync_with_what_is_no_label_studio_ends_with_one_of_our_errors(
     store: Store, data: st.DataObject
 ) -> None:
-    if store.project(3) is None:
-        store.want(3)
-    store.update(3, live_version="v")
+    if store.projects.get(3) is None:
+        store.projects.request_refresh(3)
+    store.projects.update(3, live_version="v")
 
     def answer(request: httpx.Request) -> httpx.Response:
         content: Any = json.loads(json.dumps(PAGE))

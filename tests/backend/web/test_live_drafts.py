@@ -124,7 +124,7 @@ def test_no_child_starts_while_no_project_shows_drafts(
 
     monkeypatch.setattr(live_drafts, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(DraftProcess, "_look", counted)
-    store.want(1)
+    store.projects.request_refresh(1)
     live(store, name="medoids r0001")
     drafts.keep_warm()
     wait_for(lambda: len(looks) > 2)
@@ -152,12 +152,12 @@ def test_networks_are_loaded_once_before_a_draft_is_asked_for_the_newest_two(
     # In either order: the death may be noticed between the two.
     assert {one["project"] for one in again} == {2, 3}
     assert child not in {one["process"] for one in again}
-    store.update(1, live_version="")
-    version = store.version(2, "unet r0001")
+    store.projects.update(1, live_version="")
+    version = store.publications.get(2, "unet r0001")
     assert version is not None
     version.name = "unet r0002"
-    store.save_version(version)
-    store.go_live(2, "unet r0002")
+    store.publications.save(version)
+    store.publications.go_live(2, "unet r0002")
     wait_for(lambda: 2 in [one["project"] for one in asked(settings)[5:]])
 
 

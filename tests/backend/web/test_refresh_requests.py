@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}", busy_ms=10)
     store.create()
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def writer(tmp_path: Path, store: Store) -> Iterator[sqlite3.Connection]:
 
 
 def wanted(store: Store, project_id: int) -> int:
-    project = store.project(project_id)
+    project = store.projects.get(project_id)
     return project.wanted if project else 0
 
 
@@ -78,13 +78,13 @@ def test_a_database_that_stays_locked_is_told_of_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tries, real = threading.Semaphore(0), store.want
+    tries, real = threading.Semaphore(0), store.projects.request_refresh
 
     def counted(project_id: int, **wish: bool) -> None:
         tries.release()
         real(project_id, **wish)
 
-    monkeypatch.setattr(store, "want", counted)
+    monkeypatch.setattr(store.projects, "request_refresh", counted)
     hints = Hints(store, retry_seconds=0.01)
     hints.want(3)
     assert all(tries.acquire(timeout=30) for _ in range(5))
@@ -100,9 +100,9 @@ def test_a_press_of_start_training_outlives_a_locked_database(
     for train in (True, False):
         assert not hints.want(3, train=train)
     writer.rollback()
-    store.want(3)
+    store.projects.request_refresh(3)
     hints.close()
-    project = store.project(3)
+    project = store.projects.get(3)
     assert project is not None
     assert project.train_wanted == project.wanted == 2
 
@@ -111,8 +111,8 @@ def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_s
     store: Store, writer: sqlite3.Connection
 ) -> None:
     writer.rollback()
-    store.want(3)
-    store.update(3, full_sync=False)
+    store.projects.request_refresh(3)
+    store.projects.update(3, full_sync=False)
     writer.execute("BEGIN IMMEDIATE")
     hints = Hints(store, retry_seconds=3600)
     for full in (False, True, False):
@@ -120,7 +120,7 @@ def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_s
     hints.want(4)
     writer.rollback()
     hints.close()
-    project = store.project(3)
+    project = store.projects.get(3)
     assert project is not None
     assert (project.wanted, project.full_sync) == (2, True)
     assert wanted(store, 4) == 1
@@ -131,7 +131,7 @@ def test_a_hint_that_waits_makes_the_next_one_answer_without_asking_the_database
 ) -> None:
     hints = Hints(store, retry_seconds=3600)
     hints.want(3)
-    store.engine.dispose()
+    store.close()
     before = store.engine.pool.status()
     assert not hints.want(3)
     assert store.engine.pool.status() == before
@@ -157,7 +157,7 @@ EVENT = b'{"action": "ANNOTATION_CREATED", "project": {"id": 1}}'
 def test_refused_events_are_logged_and_written_once_a_minute(
     store: Store, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     store.clock = clock
     passed = Clock(0.0)
     refusals = Refusals(store, passed)
@@ -183,7 +183,7 @@ def test_refused_events_are_logged_and_written_once_a_minute(
 def test_a_refused_event_is_no_failure_while_the_database_is_locked(
     store: Store, tmp_path: Path
 ) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     with closing(sqlite3.connect(tmp_path / "memory.sqlite")) as writer:
         writer.execute("BEGIN IMMEDIATE")
         Refusals(store).note(EVENT)

@@ -277,7 +277,7 @@ def outages(site: Site) -> None:
         ("POST", "import"),
         ("PATCH", "ml"),
     ):
-        site.store.want(site.number)
+        site.store.projects.request_refresh(site.number)
         site.label(3)
         site.fake.fail(method, path, 500, detail=f"{PATIENT} in {NAME}", times=9)
         with suppress(FirstlightError):
@@ -337,7 +337,7 @@ def test_no_answer_and_no_log_repeats_a_body_or_a_credential(
         if closed
         else create_app(settings, store, live_drafts(settings, store)).test_client()
     )
-    store.want(1)
+    store.projects.request_refresh(1)
     bodies = [json.dumps(BODY), json.dumps(CANARY), f'{{"{CANARY}', f'["{CANARY}"]', "[" * 10**5]
     for path, method in routes(client):
         for body in bodies:
@@ -349,7 +349,9 @@ def test_no_answer_and_no_log_repeats_a_body_or_a_credential(
     assert CANARY not in client.get("/metrics").text + client.get("/health").text
 
 
-@pytest.mark.parametrize("name", ["projects", "project", "want", "versions"])
+@pytest.mark.parametrize(
+    "name", ["projects.all", "projects.get", "projects.request_refresh", "publications.all"]
+)
 def test_an_internal_error_repeats_nothing_of_what_led_to_it(
     settings: Settings,
     store: Store,
@@ -357,13 +359,14 @@ def test_an_internal_error_repeats_nothing_of_what_led_to_it(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    store.want(1)
+    store.projects.request_refresh(1)
     client = create_app(settings, store, live_drafts(settings, store)).test_client()
 
     def broken(*_: object, **__: object) -> Any:
         raise RuntimeError(f"no row for {PATIENT}")
 
-    monkeypatch.setattr(store, name, broken)
+    part, _, method = name.partition(".")
+    monkeypatch.setattr(getattr(store, part), method, broken)
     answers = [
         client.open(path, method=method, json=BODY | {"action": "START_TRAINING"}).text
         for path, method in routes(client)
@@ -403,11 +406,11 @@ TYPED = (
 def test_what_people_typed_is_text_on_every_page(
     settings: Settings, store: Store, typed: str
 ) -> None:
-    store.want(3)
-    store.update(3, title=typed, warnings=[typed], problem=typed, mend=typed)
-    store.update(3, options_problem=typed, label_config=CONFIG.replace("Lung", typed))
-    store.save_tasks(3, [{"id": 1, "url": typed, "group": typed}])
-    store.update_task(3, 1, problem=typed)
+    store.projects.request_refresh(3)
+    store.projects.update(3, title=typed, warnings=[typed], problem=typed, mend=typed)
+    store.projects.update(3, options_problem=typed, label_config=CONFIG.replace("Lung", typed))
+    store.scans.save(3, [{"id": 1, "url": typed, "group": typed}])
+    store.scans.update(3, 1, problem=typed)
     client = create_app(settings, store, live_drafts(settings, store)).test_client()
     asked = {"Accept": "text/html"}
     pages = [
@@ -431,8 +434,8 @@ def test_what_people_typed_is_no_page_where_it_is_json_or_text(
     settings: Settings, store: Store, typed: str
 ) -> None:
     """It is told as it is, and no browser takes it for a page."""
-    store.want(3)
-    store.update(3, title=typed, problem=typed)
+    store.projects.request_refresh(3)
+    store.projects.update(3, title=typed, problem=typed)
     client = create_app(settings, store, live_drafts(settings, store)).test_client()
     for path in ("/projects", "/projects/3", "/projects/3/rounds.json", "/projects/3/map.json"):
         for kind in ("json", "text"):

@@ -218,8 +218,8 @@ def test_a_bad_size_of_a_chunk_is_refused_and_not_quoted_in_the_log(served: str,
 def know(folder: Path, project: int) -> None:
     """Do what the worker does once Label Studio shows an entry of ours."""
     store = open_store(Settings(data_dir=folder).database, busy_ms=10_000)
-    store.want(project, connected=True)
-    store.engine.dispose()
+    store.projects.request_refresh(project, connected=True)
+    store.close()
 
 
 def test_a_burst_of_ten_thousand_webhooks_is_taken_and_leaves_one_refresh_to_do(
@@ -245,9 +245,9 @@ def test_a_burst_of_ten_thousand_webhooks_is_taken_and_leaves_one_refresh_to_do(
     finally:
         process.kill()
     store = open_store(Settings(data_dir=tmp_path).database)
-    [project] = store.projects()
+    [project] = store.projects.all()
     assert project.wanted > 1
-    assert (project.done, store.due()) == (0, [1])
+    assert (project.done, store.projects.due()) == (0, [1])
 
 
 def test_a_port_in_use_ends_the_start_with_one_line(served: str, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_database_of_another_schema_ends_the_start_with_one_line(tmp_path: Pat
     store.create()
     with store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE meta SET value = '0' WHERE key = 'schema'")
-    store.engine.dispose()
+    store.close()
     process = start(free_port(), tmp_path)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -29,7 +29,7 @@ class Day:
         self.clock = clock
         self.number = fake.add_project()
         fake.connect(self.number)
-        self.store.want(self.number)
+        self.store.projects.request_refresh(self.number)
         self.answers = Answers(self.store, Hints(self.store), OneAtATime(lambda *_: []))
         self.events: list[dict[str, Any]] = []
         self.backup = fake.backup()
@@ -95,7 +95,7 @@ class Day:
         project = the(self.store, self.number)
         if project.wanted > project.done:
             sync.sync(self.services.studio, self.store, project)
-            self.store.update(self.number, done=project.wanted)
+            self.store.projects.update(self.number, done=project.wanted)
 
     def reconcile(self) -> None:
         reconciliation.reconcile(self.services, the(self.store, self.number))
@@ -103,10 +103,10 @@ class Day:
     # -- what both know -------------------------------------------------------------------------
 
     def ledger(self) -> Any:
-        annotations = self.store.annotations(self.number)
-        results = self.store.results(self.number, [found.id for found in annotations])
+        annotations = self.store.labels.annotations(self.number)
+        results = self.store.labels.results(self.number, [found.id for found in annotations])
         return (
-            [(task.id, task.url) for task in self.store.tasks(self.number)],
+            [(task.id, task.url) for task in self.store.scans.all(self.number)],
             [
                 (found.id, found.task_id, found.cancelled, result)
                 for found, result in zip(annotations, results, strict=True)
@@ -176,8 +176,8 @@ def test_an_event_of_a_project_that_nobody_connected_leaves_no_trace(
     day: Callable[[], Day], store: Store
 ) -> None:
     known = day()
-    before = [found.id for found in store.projects()]
+    before = [found.id for found in store.projects.all()]
     for project in (0, -1, 10**6, known.number + 1, "no id", None):
         answer = known.answers.webhook({"action": "ANNOTATION_CREATED", "project": project})
         assert answer["status"] == "ignored"
-    assert [found.id for found in store.projects()] == before
+    assert [found.id for found in store.projects.all()] == before

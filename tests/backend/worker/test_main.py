@@ -22,7 +22,7 @@ from backend.errors import ConfigError, StorageError
 from backend.rounds import sync
 from backend.rounds.workflow import REFRESH_QUEUE
 from backend.settings import Settings
-from backend.storage.store import SETTLE_SECONDS
+from backend.storage.projects import SETTLE_SECONDS
 from backend.worker import main
 from tests.backend.conftest import settings_in, the
 from tests.backend.site import OPTIONS, Site, refreshes, wait_for
@@ -41,7 +41,7 @@ def another_project(site: Site, scans: int = 3) -> int:
     site.fake.connect(number, dict(OPTIONS))
     for phantom in site.phantoms[:scans]:
         site.fake.add_task(number, phantom.image)
-    site.store.want(number)
+    site.store.projects.request_refresh(number)
     return number
 
 
@@ -92,7 +92,7 @@ def test_a_project_has_one_refresh_and_a_hint_meanwhile_makes_one_more(
     site.clock.advance(SETTLE_SECONDS)
     main.enqueue_due(site.rounds)
     assert began.wait(30)
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
     for _ in range(3):
         main.enqueue_due(site.rounds)
     assert len(refreshes()) == 1
@@ -113,8 +113,8 @@ def test_a_project_that_fails_for_ever_and_one_that_never_rests_starve_no_other(
 
     def everybody_was_served() -> bool:
         site.clock.advance(2)
-        site.store.want(failing)
-        site.store.want(restless)
+        site.store.projects.request_refresh(failing)
+        site.store.projects.request_refresh(restless)
         main.enqueue_due(site.rounds)
         served = all(the(site.store, number).live_version for number in [restless, *others])
         return served and the(site.store, failing).failures > 0
@@ -129,14 +129,14 @@ def test_a_project_with_very_many_new_scans_lets_the_others_in_between(
     other = another_project(site)
     site.clock.advance(SETTLE_SECONDS)
     site.refresh()
-    assert len(site.store.embeddings(site.number, "pixels")) == 2
+    assert len(site.store.embeddings.all(site.number, "pixels")) == 2
     assert site.project.live_version == "", "a part of the pool is no pool"
     assert site.project.wanted > site.project.done
     DBOS.start_workflow(site.rounds.refresh, other).get_result()
-    assert len(site.store.embeddings(other, "pixels")) == 2, "the first one waits for its turn"
-    site.store.update(other, disconnected=True)
+    assert len(site.store.embeddings.all(other, "pixels")) == 2, "the first one waits for its turn"
+    site.store.projects.update(other, disconnected=True)
     site.refresh()
-    assert len(site.store.embeddings(site.number, "pixels")) == 6, "nobody else waits"
+    assert len(site.store.embeddings.all(site.number, "pixels")) == 6, "nobody else waits"
     assert sorted(site.queue) == site.tasks
 
 
@@ -146,7 +146,7 @@ def test_a_database_that_does_not_answer_is_no_end_of_the_worker(
     def locked() -> list[int]:
         raise StorageError("The database did not answer.")
 
-    monkeypatch.setattr(site.store, "due", locked)
+    monkeypatch.setattr(site.store.projects, "due", locked)
     assert "did not answer" in main.enqueue_due(site.rounds)
 
 

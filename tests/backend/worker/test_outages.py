@@ -25,7 +25,7 @@ def submit_again(site: Site) -> None:
     """Make the next round go all its way: read a label, train, publish, switch."""
     [annotation, *_] = site.fake.projects[site.number].annotations
     site.fake.change_annotation(annotation)
-    site.store.want(site.number)
+    site.store.projects.request_refresh(site.number)
 
 
 def calls_of_a_round(site: Site) -> int:
@@ -36,9 +36,9 @@ def calls_of_a_round(site: Site) -> int:
 
 
 def outcome(site: Site) -> tuple[object, ...]:
-    live = site.store.version(site.number, site.project.live_version)
+    live = site.store.publications.get(site.number, site.project.live_version)
     assert live is not None
-    return site.queue, live.labels, live.published, len(site.store.annotations(site.number))
+    return site.queue, live.labels, live.published, len(site.store.labels.annotations(site.number))
 
 
 @pytest.mark.slow

@@ -14,9 +14,12 @@ from backend.label_studio.client import ProjectInfo
 from backend.label_studio.publisher import QUIET_SECONDS
 from backend.rounds import sync
 from backend.rounds.services import Services
-from backend.storage.store import DOUBTED, RETRY_SCAN_SECONDS, SETTLE_SECONDS, Store
-from backend.storage.workers import Membership
+from backend.storage.projects import SETTLE_SECONDS
+from backend.storage.scans import RETRY_SCAN_SECONDS
+from backend.storage.schema import DOUBTED
+from backend.storage.store import Store
 from backend.worker import reconciliation
+from backend.worker.membership import Membership
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import Site
@@ -31,7 +34,7 @@ class Timer:
         self.services, self.store, self.fake, self.number = services, services.store, fake, number
         self.tasks = [fake.add_task(number) for _ in range(3)]
         sync.sync(services.studio, self.store, the(self.store, number))
-        self.store.update(number, done=the(self.store, number).wanted)
+        self.store.projects.update(number, done=the(self.store, number).wanted)
 
     def tick(self) -> bool:
         """Return whether the timer asks for a refresh."""
@@ -93,7 +96,7 @@ def test_the_timer_sees_changed_options(timer: Timer) -> None:
 def test_an_unreadable_scan_is_tried_again_when_it_is_time(timer: Timer, clock: Clock) -> None:
     retry_at = clock() + RETRY_SCAN_SECONDS
     waits = {"problem": "broken", "retry_at": retry_at, "pause": RETRY_SCAN_SECONDS}
-    timer.store.update_task(timer.number, timer.tasks[0], **waits)
+    timer.store.scans.update(timer.number, timer.tasks[0], **waits)
     assert not timer.tick()
     clock.advance(RETRY_SCAN_SECONDS)
     assert timer.tick()
@@ -116,7 +119,7 @@ def test_the_word_is_taken_back_too_while_a_refresh_waits_for_its_time(timer: Ti
     timer.fake.fail("GET", "", httpx.ConnectError, times=99)
     timer.tick()
     timer.fake.mend()
-    timer.store.want(timer.number)
+    timer.store.projects.request_refresh(timer.number)
     wanted = the(timer.store, timer.number).wanted
     reconciliation._reconcile_one(timer.services, timer.number)
     project = the(timer.store, timer.number)
@@ -131,7 +134,7 @@ def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
     timer.fake.mend()
 
     def refresh_fails() -> None:
-        timer.store.update(timer.number, problem="The disk is full.", failures=1)
+        timer.store.projects.update(timer.number, problem="The disk is full.", failures=1)
 
     timer.meanwhile(monkeypatch, refresh_fails)
     timer.tick()
@@ -143,7 +146,7 @@ def test_a_look_that_a_disconnection_overtook_finds_no_problem(
 ) -> None:
     def disconnect() -> None:
         timer.fake.entries.clear()
-        timer.store.update(timer.number, disconnected=True)
+        timer.store.projects.update(timer.number, disconnected=True)
 
     timer.meanwhile(monkeypatch, disconnect)
     assert not timer.tick()
@@ -176,7 +179,7 @@ def test_a_look_while_a_round_changes_the_live_version_finds_no_problem(
     def publish() -> None:
         [entry] = timer.fake.entries.values()
         entry["model_version"] = "attention-unet r0002 0a1b2c"
-        timer.store.update(timer.number, live_version="attention-unet r0002 0a1b2c")
+        timer.store.projects.update(timer.number, live_version="attention-unet r0002 0a1b2c")
 
     timer.meanwhile(monkeypatch, publish)
     assert not timer.tick()
@@ -188,7 +191,7 @@ def test_the_timer_looks_at_no_project_with_a_refresh_on_its_way(
     timer: Timer, caplog: pytest.LogCaptureFixture
 ) -> None:
     timer.fake.fail("GET", "", httpx.ConnectError, times=99)
-    timer.store.want(timer.number)
+    timer.store.projects.request_refresh(timer.number)
     reconciliation._reconcile_one(timer.services, timer.number)
     assert the(timer.store, timer.number).problem == ""
     assert caplog.text == ""
@@ -254,20 +257,20 @@ def test_a_project_with_an_entry_of_ours_is_taken_up(
 ) -> None:
     number = fake.add_project()
     fake.connect(number)
-    store.sight(number)
+    store.projects.sight(number)
     reconciliation.take_up(services)
-    assert store.projects() == [], "Label Studio saves its entry after the call"
+    assert store.projects.all() == [], "Label Studio saves its entry after the call"
     clock.advance(SETTLE_SECONDS)
     reconciliation.take_up(services)
     assert the(store, number).wanted == 1
-    assert store.sightings() == []
+    assert store.projects.sightings() == []
 
 
 def test_a_disconnected_project_is_taken_up_when_it_has_an_entry_again(
     services: Services, store: Store, fake: FakeLabelStudio, project_id: int, clock: Clock
 ) -> None:
-    store.update(project_id, disconnected=True)
-    store.sight(project_id)
+    store.projects.update(project_id, disconnected=True)
+    store.projects.sight(project_id)
     clock.advance(SETTLE_SECONDS)
     entries = dict(fake.entries)
     fake.entries.clear()
@@ -281,17 +284,17 @@ def test_a_disconnected_project_is_taken_up_when_it_has_an_entry_again(
 def test_made_up_projects_leave_nothing_and_a_label_studio_that_is_down_loses_none(
     services: Services, store: Store, fake: FakeLabelStudio, clock: Clock
 ) -> None:
-    store.sight(77)
+    store.projects.sight(77)
     clock.advance(SETTLE_SECONDS)
     fake.fail("", "", httpx.ConnectError, times=99)
     with pytest.raises(LabelStudioError):
         reconciliation.take_up(services)
     fake.mend()
     reconciliation.take_up(services)
-    assert len(store.sightings()) == 1, "its entry may be saved yet"
+    assert len(store.projects.sightings()) == 1, "its entry may be saved yet"
     clock.advance(reconciliation.FORGET_SIGHTING_SECONDS)
     reconciliation.take_up(services)
-    assert (store.sightings(), store.projects()) == ([], [])
+    assert (store.projects.sightings(), store.projects.all()) == ([], [])
 
 
 def test_the_calls_of_setup_that_a_look_causes_do_not_make_it_look_for_ever(
@@ -301,17 +304,17 @@ def test_the_calls_of_setup_that_a_look_causes_do_not_make_it_look_for_ever(
     fake.connect(number)
 
     def setup(project_id: int) -> str:
-        store.sight(project_id)  # as our /setup does
+        store.projects.sight(project_id)  # as our /setup does
         return "another service"
 
     fake.setup = setup
-    store.sight(number)
+    store.projects.sight(number)
     for _ in range(20):
         clock.advance(1)
         reconciliation.take_up(services)
-        if not store.sightings():
+        if not store.projects.sightings():
             break
-    assert store.sightings() == []
+    assert store.projects.sightings() == []
 
 
 def test_one_project_that_cannot_be_asked_for_hides_no_other(
@@ -321,11 +324,11 @@ def test_one_project_that_cannot_be_asked_for_hides_no_other(
     fake.connect(second)
     fake.fail("GET", "/api/ml", 500, times=3)  # with the repeats of one call
     for number in (first, second):
-        store.sight(number)
+        store.projects.sight(number)
         clock.advance(0.1)
     clock.advance(SETTLE_SECONDS)
     reconciliation.take_up(services)
-    assert [project.id for project in store.projects()] == [second]
+    assert [project.id for project in store.projects.all()] == [second]
 
 
 def test_while_the_token_is_refused_new_projects_wait(
@@ -333,7 +336,7 @@ def test_while_the_token_is_refused_new_projects_wait(
 ) -> None:
     number = fake.add_project()
     fake.connect(number)
-    store.sight(number)
+    store.projects.sight(number)
     clock.advance(reconciliation.FORGET_SIGHTING_SECONDS)
     fake.fail("", "/api/", 401, times=99)
     with pytest.raises(LabelStudioError):
@@ -347,7 +350,7 @@ def test_a_project_that_was_disconnected_by_hand_before_this_release_stays_so(
     timer: Timer,
 ) -> None:
     timer.fake.entries.clear()
-    timer.store.update(timer.number, vanished_at=DOUBTED)
+    timer.store.projects.update(timer.number, vanished_at=DOUBTED)
     assert not timer.tick()
     project = the(timer.store, timer.number)
     assert (project.disconnected, project.vanished_at, project.problem) == (True, 0, "")
@@ -366,13 +369,13 @@ def test_a_clock_that_was_set_is_noticed_once() -> None:
 def test_old_versions_go_while_everything_rests(site: Site, clock: Clock) -> None:
     for alpha in (0.1, 0.2, 0.3, 0.4):
         site.entry["extra_params"] = {**site.entry["extra_params"], "alpha": alpha}
-        site.store.want(site.number)
+        site.store.projects.request_refresh(site.number)
         site.refresh()
     assert len(site.fake.versions(site.number)) == 4
     clock.advance(QUIET_SECONDS)
     for _ in range(4):
         reconciliation.reconcile(site.services, site.project)
-    kept = {found.name for found in site.store.versions(site.number)[-2:]}
+    kept = {found.name for found in site.store.publications.all(site.number)[-2:]}
     assert set(site.fake.versions(site.number)) == kept
 
 
@@ -387,14 +390,14 @@ def test_the_timer_outlives_a_defect_of_ours(
             stop.set()
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr(services.store, "projects", broken)
+    monkeypatch.setattr(services.store.projects, "all", broken)
     quick = Services(
         settings=services.settings.model_copy(update={"reconcile_seconds": 0.001}),
         store=services.store,
         studio=services.studio,
         source=services.source,
     )
-    member = Membership(services.store)
+    member = Membership(services.store.workers)
     member.join(alone=True)
     reconciliation.run_timer(quick, member, stop)
     assert ticks == [2]

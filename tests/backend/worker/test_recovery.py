@@ -4,8 +4,8 @@ import pytest
 from dbos import DBOS, SetEnqueueOptions
 
 from backend.rounds.workflow import REFRESH_QUEUE
-from backend.storage.workers import Membership
 from backend.worker import recovery
+from backend.worker.membership import Membership
 from tests.backend.site import Site, refreshes
 
 pytestmark = pytest.mark.databases
@@ -25,7 +25,7 @@ def test_refreshes_of_another_release_are_cancelled_and_wanted_anew(site: Site) 
 def test_a_refresh_of_another_release_is_left_to_its_workers_until_they_are_gone(
     site: Site,
 ) -> None:
-    other = Membership(site.store, "0")
+    other = Membership(site.store.workers, "0")
     other.join(alone=False)
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
@@ -41,7 +41,7 @@ def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnec
 ) -> None:
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
-    site.store.update(site.number, disconnected=True)
+    site.store.projects.update(site.number, disconnected=True)
     wanted = site.project.wanted
     recovery.cancel_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]

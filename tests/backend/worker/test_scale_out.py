@@ -16,7 +16,7 @@ from backend.label_studio import labels
 from backend.rounds.workflow import CHUNK
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import Store
-from backend.storage.workers import SILENT_SECONDS
+from backend.worker.membership import SILENT_SECONDS
 from tests.backend import s3
 from tests.backend.crew import Crew, crew
 from tests.backend.fake_label_studio import CONFIG
@@ -42,11 +42,11 @@ def label(workers: Crew, number: int, count: int) -> None:
     wait_for(lambda: workers.fake.served(number))  # which is last to hear of a queue
     for task in workers.fake.served(number)[:count]:
         workers.fake.annotate(task, region)
-    workers.store.want(number)
+    workers.store.projects.request_refresh(number)
 
 
 def trains(store: Store, number: int) -> bool:
-    project = store.known(number)
+    project = store.projects.known(number)
     return project.step == "train" and bool(project.progress.get("batch"))
 
 
@@ -62,7 +62,7 @@ def test_of_four_workers_one_is_killed_and_every_scan_is_embedded_once(workers: 
     number = workers.project(scans)
     workers.until_live(number)
     assert workers.ended() == [-signal.SIGKILL]
-    found = workers.store.embeddings(number, "pixels")
+    found = workers.store.embeddings.all(number, "pixels")
     assert len(found) == scans
     places = Counter((one.chunk, one.row) for one in found.values())
     assert set(places.values()) == {1}
@@ -81,7 +81,7 @@ def test_a_round_of_a_worker_that_is_gone_for_good_goes_on_elsewhere_within_a_mi
     label(workers, number, 3)
     wait_for(workers.ended)
     killed_at = time.time()
-    wait_for(lambda: workers.store.known(number).step_at > killed_at, HANDED_ON_SECONDS)
+    wait_for(lambda: workers.store.projects.known(number).step_at > killed_at, HANDED_ON_SECONDS)
     assert time.time() - killed_at > SILENT_SECONDS / 2, "it was taken for gone too soon"
     workers.until_live(number, after=first)
 
@@ -106,7 +106,7 @@ def test_machines_that_share_a_bucket_share_a_project_and_outlive_each_other(
         files = Artifacts(two, bucket.url).of(number)
         embedded = files.paths(files.names("embeddings"))
         assert sum(len(np.load(file)) for file in embedded) == 2 * CHUNK, "none was embedded twice"
-        models = [workers.store.version(number, name) for name in (second, third)]
+        models = [workers.store.publications.get(number, name) for name in (second, third)]
         assert {model.model_key for model in models if model} == {
             name.removeprefix("models/") for name in files.names("models")
         }
@@ -130,14 +130,14 @@ def test_a_worker_that_is_stopped_hands_its_round_back_at_once(workers: Crew) ->
     stopped_at = time.time()
     workers.workers[0].terminate()
     assert workers.workers[0].wait(10) == 0
-    assert workers.store.workers() == []
+    assert workers.store.workers.all() == []
     workers.hire(1, steps=LONG)
-    wait_for(lambda: workers.store.known(number).step_at > stopped_at, SILENT_SECONDS / 2)
+    wait_for(lambda: workers.store.projects.known(number).step_at > stopped_at, SILENT_SECONDS / 2)
     workers.until_live(number, after=first)
 
 
 def test_a_worker_that_was_taken_for_gone_ends(workers: Crew) -> None:
     workers.hire(1)
-    [row] = workers.store.workers()
-    workers.store.dismiss(row.name)
+    [row] = workers.store.workers.all()
+    workers.store.workers.dismiss(row.name)
     assert workers.workers[0].wait(30) == 1

@@ -8,7 +8,7 @@ from backend.rounds.embedding_map import Map, Maps
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Space
-from backend.storage.store import Version
+from backend.storage.tables import Version
 from backend.web.project_page import map_view
 
 SPACE = Space("pixels", "pca", 4)
@@ -20,16 +20,16 @@ def select(services: Services, project_id: int) -> Map:
     """Embed twelve scans, draw their map, and make a round live that ranks none of them."""
     store, files = services.store, services.files(project_id)
     rows = [{"id": i, "url": f"/{i}.png", "group": "", "updated_at": ""} for i in TASKS]
-    store.save_tasks(project_id, rows)
+    store.scans.save(project_id, rows)
     embeddings = np.random.default_rng(0).normal(size=(len(TASKS), 6)).astype(np.float32)
     files.write_array(artifacts.embeddings_name("a.npy"), embeddings)
-    store.save_embeddings(project_id, SPACE.encoder, "a.npy", list(TASKS))
-    drawn = Maps(files, store.embeddings(project_id, SPACE.encoder)).current(SPACE, BUDGET)
+    store.embeddings.save(project_id, SPACE.encoder, "a.npy", list(TASKS))
+    drawn = Maps(files, store.embeddings.all(project_id, SPACE.encoder)).current(SPACE, BUDGET)
     options = {"projection": SPACE.projection, "seed": SPACE.seed, "cold_start_budget": BUDGET}
     record = {"order": [], "reasons": [], "encoder": SPACE.encoder, "options": options, "scans": {}}
     files.write_json(artifacts.round_name(1), record)
-    store.save_version(Version(project_id=project_id, name="v", round=1, attempt=1))
-    store.go_live(project_id, "v")
+    store.publications.save(Version(project_id=project_id, name="v", round=1, attempt=1))
+    store.publications.go_live(project_id, "v")
     return drawn
 
 

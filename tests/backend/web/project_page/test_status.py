@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backend.storage.store import Project
+from backend.storage.tables import Project
 from backend.web.project_page import sentences, status
 
 NOW = 1_800_000_000.0

@@ -23,7 +23,8 @@ from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
-from backend.storage.store import DraftScore, Model, Store, Version, open_store
+from backend.storage.store import Store, open_store
+from backend.storage.tables import DraftScore, Model, Version
 from backend.web.app import create_app
 from backend.web.project_page import views
 from backend.web.project_page.status import Keeper
@@ -46,10 +47,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}")
     store.clock = lambda: NOW
     store.create()
-    store.want(3)
-    store.update(3, title="Liver CT", done=1, full_synced_at=NOW - 240)
+    store.projects.request_refresh(3)
+    store.projects.update(3, title="Liver CT", done=1, full_synced_at=NOW - 240)
     yield store
-    store.engine.dispose()
+    store.close()
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def client(store: Store, known: Settings) -> FlaskClient:
 
 
 def add_tasks(store: Store, *ids: int, **values: Any) -> None:
-    store.save_tasks(3, [{"id": number, "url": f"/{number}.png", **values} for number in ids])
+    store.scans.save(3, [{"id": number, "url": f"/{number}.png", **values} for number in ids])
 
 
 def annotate(store: Store, task_id: int, *, cancelled: bool = False, problem: str = "") -> None:
@@ -77,11 +78,11 @@ def annotate(store: Store, task_id: int, *, cancelled: bool = False, problem: st
         "result": "[]",
         "problem": problem,
     }
-    store.replace_annotations(3, [task_id], [row])
+    store.labels.replace(3, [task_id], [row])
 
 
 def publish(store: Store, *task_ids: int, labels: int = 0, number: int = 7) -> None:
-    store.save_version(
+    store.publications.save(
         Version(
             project_id=3,
             name=f"attention-unet r{number:04d}",
@@ -92,7 +93,7 @@ def publish(store: Store, *task_ids: int, labels: int = 0, number: int = 7) -> N
             published=list(task_ids),
         )
     )
-    store.go_live(3, f"attention-unet r{number:04d}")
+    store.publications.go_live(3, f"attention-unet r{number:04d}")
 
 
 def page(client: FlaskClient) -> str:
@@ -187,7 +188,7 @@ def test_only_annotations_that_can_train_count_and_the_others_say_why(
     store: Store, known: Settings
 ) -> None:
     add_tasks(store, 1, 2, 3, 4, 5)
-    store.update_task(3, 4, problem="The file is no picture.")
+    store.scans.update(3, 4, problem="The file is no picture.")
     annotate(store, 1)
     annotate(store, 2, cancelled=True)
     annotate(store, 3, problem="brush region 0: it has no label")
@@ -211,7 +212,7 @@ def test_only_annotations_that_can_train_count_and_the_others_say_why(
 def test_two_annotations_of_one_scan_are_one_label(store: Store, known: Settings) -> None:
     add_tasks(store, 1)
     row = {"task_id": 1, "updated_at": "", "created_at": "", "ground_truth": False, "result": ""}
-    store.replace_annotations(3, [1], [{"id": n, "cancelled": n == 2, **row} for n in (1, 2, 3)])
+    store.labels.replace(3, [1], [{"id": n, "cancelled": n == 2, **row} for n in (1, 2, 3)])
     state = views.status(store, Artifacts(known.data_dir), 3)
     assert (state["labels_used"], len(state["labels_ignored"])) == (1, 1)
 
@@ -220,15 +221,17 @@ def test_a_project_is_complete_when_every_readable_scan_is_labelled(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     add_tasks(store, 1, 2, 3)
-    store.update_task(3, 3, problem="The file is no picture.")
+    store.scans.update(3, 3, problem="The file is no picture.")
     annotate(store, 1)
     assert not views.status(store, Artifacts(known.data_dir), 3)["complete"]
     annotate(store, 2)
-    store.save_model(Model(project_id=3, key="k0", labels=2, created_at=1))
+    store.publications.save_model(Model(project_id=3, key="k0", labels=2, created_at=1))
     quality = {"validation_dice": 0.91, "validation_scans": 8}
-    store.save_model(Model(project_id=3, key="k1", labels=40, created_at=2, quality=quality))
+    store.publications.save_model(
+        Model(project_id=3, key="k1", labels=40, created_at=2, quality=quality)
+    )
     refused = Model(project_id=3, key="k2", labels=50, created_at=3, accepted=False)
-    store.save_model(refused)
+    store.publications.save_model(refused)
     assert views.status(store, Artifacts(known.data_dir), 3)["complete"]
     said = f"{DONE} The last model was trained on 40 labels, Dice 0.91 on 8 held-out scans."
     assert said in page(client)
@@ -239,7 +242,7 @@ def test_the_page_says_when_the_next_round_is_due_in_html_text_and_json(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     add_tasks(store, 1, 2, 3, 4)
-    store.update(3, options={"retrain_after": 6})
+    store.projects.update(3, options={"retrain_after": 6})
     publish(store, 1, 2, 3, 4)
     for task in (1, 2):
         annotate(store, task)
@@ -306,30 +309,30 @@ def every_change(store: Store) -> Iterator[str]:
     yield "a skip"
     annotate(store, 2)
     yield "a label instead"
-    store.update_task(3, 3, problem="The file is no picture.")
+    store.scans.update(3, 3, problem="The file is no picture.")
     yield "a scan that cannot be read"
     publish(store, 1, 2, 3, labels=2)
     yield "a live version"
     add_tasks(store, 1, is_labeled=True, updated_at="2026-01-02")
     yield "a scan that is not served any more"
     score = DraftScore(project_id=3, task_id=2, version="v", created_at="1", dice=0.5)
-    store.save_draft_score(score)
+    store.labels.save_draft_score(score)
     yield "a compared draft"
-    store.pin(3, "v1")
+    store.publications.pin(3, "v1")
     yield "a pin"
-    store.update(3, warnings=["No encoder weights were found."])
+    store.projects.update(3, warnings=["No encoder weights were found."])
     yield "a warning"
-    store.update(3, problem="The token was refused.", mend="Set a new one.")
+    store.projects.update(3, problem="The token was refused.", mend="Set a new one.")
     yield "a problem"
-    store.update(3, options_problem="alpha: too large.")
+    store.projects.update(3, options_problem="alpha: too large.")
     yield "a wrong option"
-    store.update(3, title="Lung CT")
+    store.projects.update(3, title="Lung CT")
     yield "the title"
-    store.round_of(3, "w1")
+    store.rounds.of_workflow(3, "w1")
     yield "a round"
-    store.keep_only(3, [1, 2])
+    store.scans.keep_only(3, [1, 2])
     yield "a deleted scan"
-    store.update(3, disconnected=True)
+    store.projects.update(3, disconnected=True)
     yield "a disconnection"
 
 
@@ -350,12 +353,12 @@ def test_a_look_at_what_did_not_change_reads_no_scan_and_yet_tells_how_far_a_ste
     client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_tasks(store, *range(1, 50))
-    store.enter(3, "train", epoch=1, epochs=5)
+    store.projects.enter(3, "train", epoch=1, epochs=5)
     digest = client.get("/projects/3?format=json").get_json()["digest"]
-    monkeypatch.delattr("backend.storage.store.Store.tasks")
-    monkeypatch.delattr("backend.storage.store.Store.annotations")
+    monkeypatch.delattr("backend.storage.scans.Scans.all")
+    monkeypatch.delattr("backend.storage.labels.Labels.annotations")
     store.clock = lambda: NOW + 8
-    store.update(3, progress={"epoch": 2, "epochs": 5})
+    store.projects.update(3, progress={"epoch": 2, "epochs": 5})
     state = client.get("/projects/3?format=json").get_json()
     assert (state["now"], state["digest"]) == (
         "training the network, epoch 2 of 5, for 8 s.",
@@ -367,10 +370,10 @@ def test_a_look_at_what_did_not_change_reads_no_scan_and_yet_tells_how_far_a_ste
 def test_how_fresh_a_page_is_is_told_by_every_look_and_by_no_digest(
     client: FlaskClient, store: Store
 ) -> None:
-    store.want(3)
+    store.projects.request_refresh(3)
     waits = client.get("/projects/3?format=json").get_json()
     assert "1 change in Label Studio still to be looked at" in waits["freshness"]
-    store.update(3, done=2)
+    store.projects.update(3, done=2)
     store.clock = lambda: NOW + 60
     done = client.get("/projects/3?format=json").get_json()
     assert "every change that Label Studio reported has been looked at" in done["freshness"]
@@ -413,11 +416,11 @@ class Makes:
 
 
 def test_nobody_waits_for_what_is_made_of_another_project(store: Store) -> None:
-    store.want(4)
+    store.projects.request_refresh(4)
     makes = Makes(held=3)
     keeper = Keeper(store, makes, most=8)
-    slow = threading.Thread(target=lambda: keeper.of(store.known(3)))
-    quick = threading.Thread(target=lambda: keeper.of(store.known(4)))
+    slow = threading.Thread(target=lambda: keeper.of(store.projects.known(3)))
+    quick = threading.Thread(target=lambda: keeper.of(store.projects.known(4)))
     slow.start()
     assert makes.started.wait(30)
     quick.start()
@@ -432,7 +435,7 @@ def test_nobody_waits_for_what_is_made_of_another_project(store: Store) -> None:
 def test_who_asks_while_something_is_made_takes_that(store: Store) -> None:
     makes = Makes(held=3)
     keeper = Keeper(store, makes, most=8)
-    both = [threading.Thread(target=lambda: keeper.of(store.known(3))) for _ in range(2)]
+    both = [threading.Thread(target=lambda: keeper.of(store.projects.known(3))) for _ in range(2)]
     for thread in both:
         thread.start()
     assert makes.started.wait(30)
@@ -445,10 +448,10 @@ def test_who_asks_while_something_is_made_takes_that(store: Store) -> None:
 def test_what_was_not_asked_for_the_longest_is_dropped_first(store: Store) -> None:
     makes = Makes()
     keeper = Keeper(store, makes, most=2)
-    store.want(4)
-    store.want(5)
+    store.projects.request_refresh(4)
+    store.projects.request_refresh(5)
     for number in (3, 4, 3, 5, 3, 4):
-        assert keeper.of(store.known(number)) == number
+        assert keeper.of(store.projects.known(number)) == number
     assert makes.made == [3, 4, 5, 4]
 
 
@@ -475,7 +478,7 @@ def test_a_page_reads_the_scans_of_its_project_once(
 def test_long_lists_are_cut_and_their_numbers_told(client: FlaskClient, store: Store) -> None:
     add_tasks(store, *range(1, 400))
     for number in range(1, 151):
-        store.update_task(3, number, problem="The file is no picture.")
+        store.scans.update(3, number, problem="The file is no picture.")
         annotate(store, number + 200, cancelled=True)
     state = client.get("/projects/3?format=json").get_json()
     for name in ("unreadable", "labels_ignored"):
@@ -493,8 +496,8 @@ def test_a_project_that_was_disconnected_says_so_and_offers_no_way_back(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     record_rounds(store, known)
-    store.pin(3, "v1")
-    store.update(3, disconnected=True)
+    store.publications.pin(3, "v1")
+    store.projects.update(3, disconnected=True)
     shown = html(client)
     assert "This project is not connected" in shown
     assert "python -m backend connect 3" in shown
@@ -509,12 +512,12 @@ def test_a_project_that_was_disconnected_is_not_woken_by_a_button(
     client: FlaskClient, store: Store, known: Settings, path: str
 ) -> None:
     record_rounds(store, known)
-    store.pin(3, "v1")
-    store.update(3, disconnected=True)
+    store.publications.pin(3, "v1")
+    store.projects.update(3, disconnected=True)
     response = client.post(f"/projects/3/{path}", data={"version": "v1"}, headers=OURS)
     assert response.status_code == 409
     assert "Project 3 is not connected" in response.text
-    assert (store.known(3).disconnected, store.pinned(3)) == (True, "v1")
+    assert (store.projects.known(3).disconnected, store.publications.pinned(3)) == (True, "v1")
 
 
 @pytest.mark.parametrize("shared", ["group", "pixels"])
@@ -523,10 +526,12 @@ def test_a_draft_on_a_patient_that_its_model_was_trained_on_is_no_measure_of_qua
 ) -> None:
     add_tasks(store, 1, 2, **{shared: "one patient"})
     add_tasks(store, 3)
-    store.save_model(Model(project_id=3, key="k1", labels=2, created_at=1, trained_on=[1, 99]))
+    store.publications.save_model(
+        Model(project_id=3, key="k1", labels=2, created_at=1, trained_on=[1, 99])
+    )
     publish(store, labels=2)
     for task, dice in ((2, 0.9), (3, 0.5)):
-        store.save_draft_score(
+        store.labels.save_draft_score(
             DraftScore(
                 project_id=3, task_id=task, version="attention-unet r0007", created_at="", dice=dice
             )
@@ -546,12 +551,12 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     for number, dice in enumerate([0.0, 0.1, 0.5, 0.6, 0.7, 0.8, 0.9]):
-        store.save_draft_score(
+        store.labels.save_draft_score(
             DraftScore(project_id=3, task_id=number, version="v", created_at=f"{number}", dice=dice)
         )
     publish(store, labels=12)
     assert views.status(store, Artifacts(known.data_dir), 3)["validation_dice"] is None
-    store.save_model(
+    store.publications.save_model(
         Model(
             project_id=3, key="k1", labels=12, created_at=1,
             quality={"validation_dice": 0.81, "calibration_error": 0.034},
@@ -573,7 +578,7 @@ def test_drafts_submitted_unchanged_are_told_beside_the_dice_wherever_it_is_show
     record_rounds(store, known)
     for task, dice in ((1, 1.0), (3, 1.0)):
         row = {"task_id": task, "version": "v2", "created_at": f"2{task}", "dice": dice}
-        store.save_draft_score(DraftScore(project_id=3, **row))
+        store.labels.save_draft_score(DraftScore(project_id=3, **row))
     state = client.get("/projects/3?format=json").get_json()
     assert state["prequential_dice"] == pytest.approx(0.933, abs=0.001)
     figures = state["drafts_unchanged"], state["drafts_compared"], state["changed_draft_dice"]
@@ -590,29 +595,29 @@ def test_drafts_submitted_unchanged_are_told_beside_the_dice_wherever_it_is_show
 
 
 def test_the_page_says_what_is_going_on_and_for_how_long(client: FlaskClient, store: Store) -> None:
-    store.enter(3, "train")
+    store.projects.enter(3, "train")
     store.clock = lambda: NOW + 12
     state = client.get("/projects/3?format=json").get_json()
     assert (state["step"], state["step_seconds"], state["progress"]) == ("train", 12, {})
     assert "Now: training the network, for 12 s." in page(client)
-    store.enter(3, "tidying")
+    store.projects.enter(3, "tidying")
     assert "Now: tidying, for 0 s." in page(client)
 
 
 def test_the_page_says_in_words_how_far_a_step_is(client: FlaskClient, store: Store) -> None:
-    store.enter(3, "embed", done=5, total=64)
+    store.projects.enter(3, "embed", done=5, total=64)
     assert "Now: looking at scans that are new, 5 of 64 scans, for 0 s." in page(client)
     done = {"epoch": 3, "epochs": 13, "batch": 27, "batches": 130, "loss": 0.4123}
-    store.enter(3, "train", **done)
+    store.projects.enter(3, "train", **done)
     assert "Now: training the network, epoch 3 of 13, batch 27 of 130, loss 0.41, for 0 s." in page(
         client
     )
-    store.enter(3, "train", **done, dice=0.8, seconds_left=240)
+    store.projects.enter(3, "train", **done, dice=0.8, seconds_left=240)
     assert "loss 0.41, Dice 0.80 on held-out scans, about 4 min left, for 0 s." in page(client)
 
 
 def test_the_page_says_every_problem_and_its_mend(client: FlaskClient, store: Store) -> None:
-    store.update(
+    store.projects.update(
         3,
         problem="The token was refused.",
         mend="Set a new one.",
@@ -631,17 +636,17 @@ def test_the_page_ends_with_how_fresh_it_is(client: FlaskClient, store: Store) -
         "As of 2027-01-15 08:00:00 UTC: every change that Label Studio reported has been looked at."
         " All labels were last read: 4 min ago."
     )
-    store.want(3)
+    store.projects.request_refresh(3)
     assert "1 change in Label Studio still to be looked at" in page(client).splitlines()[-1]
 
 
 def test_the_page_stays_one_screen_whatever_is_wrong(client: FlaskClient, store: Store) -> None:
     add_tasks(store, *range(1, 400))
     for number in range(1, 200):
-        store.update_task(3, number, problem="The file\nis no\npicture.")
+        store.scans.update(3, number, problem="The file\nis no\npicture.")
         annotate(store, number + 200, cancelled=True)
     publish(store, *range(200, 400))
-    store.update(3, title="Liver\nCT\x1f", warnings=[f"warning {n}" for n in range(30)])
+    store.projects.update(3, title="Liver\nCT\x1f", warnings=[f"warning {n}" for n in range(30)])
     lines = page(client).splitlines()
     assert len(lines) < 50
     assert lines[0] == "Liver CT (project 3)"
@@ -650,15 +655,15 @@ def test_the_page_stays_one_screen_whatever_is_wrong(client: FlaskClient, store:
 
 
 def test_the_overview_without_a_project_says_so(client: FlaskClient, store: Store) -> None:
-    store.forget(3)
+    store.projects.forget(3)
     assert client.get("/projects").text == "No project is connected yet.\n"
     assert "No project is connected yet" in client.get("/projects", headers=BROWSER).text
 
 
 def test_the_overview_has_one_line_for_each_project(client: FlaskClient, store: Store) -> None:
-    store.want(4)
-    store.want(5)
-    store.update(5, title="Lung", problem="No entry.")
+    store.projects.request_refresh(4)
+    store.projects.request_refresh(5)
+    store.projects.update(5, title="Lung", problem="No entry.")
     publish(store)
     assert client.get("/projects").text.splitlines() == [
         "3  Liver CT  attention-unet r0007",
@@ -702,11 +707,13 @@ def test_whatever_a_user_typed_is_escaped(
 ) -> None:
     evil = "<script>alert(1)</script>\" onload='x'"
     add_tasks(store, 1, 2, 3)
-    store.update_task(3, 2, problem=evil)
+    store.scans.update(3, 2, problem=evil)
     annotate(store, 3, problem=evil)
     publish(store, 1)
     write_round(known, [1], reasons=[evil])
-    store.update(3, title=evil, warnings=[evil], problem=evil, mend=evil, options_problem=evil)
+    store.projects.update(
+        3, title=evil, warnings=[evil], problem=evil, mend=evil, options_problem=evil
+    )
     for page in (html(client), html(client, "/projects")):
         assert "<script>alert" not in page
         assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34; onload=&#39;x&#39;" in page
@@ -841,7 +848,7 @@ def draw_map(store: Store, known: Settings, fitted: list[int], new: list[int]) -
     rows = {"a.npy": (fitted, embeddings[: len(fitted)]), "b.npy": (new, embeddings[len(fitted) :])}
     for name, (tasks, values) in rows.items():
         artifacts.write_array(folder / "embeddings" / name, values.astype(np.float32))
-        store.save_embeddings(3, "pixels", name, tasks)
+        store.embeddings.save(3, "pixels", name, tasks)
     found = projection.fit(embeddings[: len(fitted)].astype(np.float32), method="pca")
     space = Space("pixels", "pca", 0)
     scans = [artifacts.scan_name("a.npy", row) for row in range(len(fitted))]
@@ -875,8 +882,8 @@ def test_the_map_has_one_point_for_every_scan_with_its_state_rank_and_reason(
     for task in (1, 2, 3, 4):
         annotate(store, task, cancelled=task == 3, problem="no label" if task == 4 else "")
     add_tasks(store, 4, is_labeled=True)
-    store.save_splits(3, {1: False, 2: True})
-    store.update_task(3, 30, problem="The file is no picture.")
+    store.labels.save_splits(3, {1: False, 2: True})
+    store.scans.update(3, 30, problem="The file is no picture.")
     order = [*range(5, 30), 3, 30]
     publish(store, *order)
     write_round(known, order, reasons=[f"reason of {task}" for task in order])
@@ -986,7 +993,7 @@ def test_a_scan_of_a_former_address_is_not_shown(
 ) -> None:
     add_tasks(store, 1)
     keep_scan(known, 1, np.zeros((8, 8), np.uint8))
-    store.save_tasks(3, [{"id": 1, "url": "/another.png"}])
+    store.scans.save(3, [{"id": 1, "url": "/another.png"}])
     assert client.get("/projects/3/scans/1.png").status_code == 404
 
 
@@ -997,26 +1004,26 @@ def record_rounds(store: Store, known: Settings) -> None:
     """A cold start, a trained round, and one that ran while the first was pinned."""
     add_tasks(store, 1, 2, 3)
     for number, (key, labels) in enumerate([("", 0), ("k1", 2), ("", 3)], start=1):
-        store.round_of(3, f"w{number}")
+        store.rounds.of_workflow(3, f"w{number}")
         order = [3, 2, 1]
         write_round(known, order, reasons=["a", "b", "c"], number=number, strategy="medoids",
                     phase="cold-start", labels=["1@"], silhouette=0.5)  # fmt: skip
         if key:
-            store.add_seconds(3, number, "train", 12.5)
-            store.save_model(
+            store.rounds.add_seconds(3, number, "train", 12.5)
+            store.publications.save_model(
                 Model(
                     project_id=3, key=key, labels=2, created_at=1, quality={"validation_dice": 0.9}
                 )
             )
         name = f"v{number}"
-        store.save_version(
+        store.publications.save(
             Version(project_id=3, name=name, round=number, attempt=1, model_key=key, labels=labels,
                     published=order, created_at=number)
         )  # fmt: skip
         store.clock = lambda number=number: NOW + number  # type: ignore[misc]
-        store.go_live(3, name)
-        store.close_round(3, number, {"version": name})
-    store.save_draft_score(
+        store.publications.go_live(3, name)
+        store.rounds.close(3, number, {"version": name})
+    store.labels.save_draft_score(
         DraftScore(project_id=3, task_id=2, version="v2", created_at="1", dice=0.8)
     )
 
@@ -1074,8 +1081,8 @@ def test_a_round_that_never_was_is_not_found(
 def test_a_round_that_failed_or_lost_its_file_is_recorded_with_what_is_known(
     client: FlaskClient, store: Store
 ) -> None:
-    store.round_of(3, "w1")
-    store.abort_rounds(3, "Label Studio does not answer.")
+    store.rounds.of_workflow(3, "w1")
+    store.rounds.abort(3, "Label Studio does not answer.")
     [found] = json.loads(client.get("/projects/3/rounds.json").text)["rounds"]
     assert (found["error"], found["scans"]) == ("Label Studio does not answer.", [])
     assert client.get("/projects/9/rounds.json").status_code == 404
@@ -1085,7 +1092,7 @@ def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     for number, reasons in enumerate((["a"], ["a", "b", "c"]), start=1):
-        store.round_of(3, f"w{number}")
+        store.rounds.of_workflow(3, f"w{number}")
         write_round(known, [5, 4], reasons=reasons, number=number)
     short, long = json.loads(client.get("/projects/3/rounds.json").text)["rounds"]
     assert [(one["task"], one["reason"]) for one in short["scans"]] == [(5, "a"), (4, "")]
@@ -1131,7 +1138,7 @@ def test_versions_are_listed_with_a_way_back_to_those_whose_weights_are_there(
     assert offered.findall(page) == ["v1"], "the weights of v2 are gone"
     keep_weights(known, "k1")
     assert offered.findall(html(client)) == ["v2", "v1"]
-    store.update(3, label_config=CONFIG)
+    store.projects.update(3, label_config=CONFIG)
     assert offered.findall(html(client)) == ["v1"], "v2 was trained for other labels"
 
 
@@ -1161,7 +1168,7 @@ def test_the_newest_versions_are_listed_and_all_of_them_for_whoever_asks(
 
 def test_a_pinned_version_is_listed_however_old_it_is(client: FlaskClient, store: Store) -> None:
     publish_often(store, 40)
-    store.pin(3, "attention-unet r0002")
+    store.publications.pin(3, "attention-unet r0002")
     assert versions_on(html(client)) == [*range(40, 10, -1), 2]
 
 
@@ -1207,13 +1214,13 @@ def test_the_button_does_what_the_command_rollback_does_and_resume_ends_it(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     record_rounds(store, known)
-    before = store.known(3).wanted
+    before = store.projects.known(3).wanted
     response = client.post("/projects/3/rollback", data={"version": "v1"}, headers=OURS)
     assert (response.status_code, response.location) == (303, "/projects/3#versions")
-    assert (store.pinned(3), store.known(3).wanted) == ("v1", before + 1)
+    assert (store.publications.pinned(3), store.projects.known(3).wanted) == ("v1", before + 1)
     assert "Pinned to v1." in html(client)
     assert client.post("/projects/3/resume", headers=OURS).status_code == 303
-    assert store.pinned(3) == ""
+    assert store.publications.pinned(3) == ""
 
 
 def test_a_script_may_do_the_same_and_is_answered_with_json(
@@ -1235,7 +1242,7 @@ def test_what_stands_in_the_way_of_a_rollback_is_said_on_the_page(
     response = client.post("/projects/3/rollback", data={"version": "v2"}, headers=OURS)
     assert response.status_code == 409
     assert "v2 cannot be published: its weights are gone." in response.text
-    assert store.pinned(3) == ""
+    assert store.publications.pinned(3) == ""
     response = client.post("/projects/3/resume", headers=OURS)
     assert response.status_code == 409
     assert "Nothing is pinned in project 3." in response.text
@@ -1276,10 +1283,10 @@ def test_a_change_that_another_site_asks_for_is_refused(
     client: FlaskClient, store: Store, known: Settings, path: str, headers: dict[str, str]
 ) -> None:
     record_rounds(store, known)
-    store.pin(3, "v1")
+    store.publications.pin(3, "v1")
     response = client.post(f"/projects/3/{path}", data={"version": "v2"}, headers=headers)
     assert response.status_code == 403
-    assert store.pinned(3) == "v1"
+    assert store.publications.pinned(3) == "v1"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9090", "192.168.1.5:9090", "[::1]:9090"])
@@ -1327,7 +1334,7 @@ def test_no_route_at_all_is_opened_by_such_a_name(store: Store, known: Settings)
             assert sent.status_code == 403, (method, path)
     sent = app.test_client().post("/setup", json={"project": 77}, headers={"Host": "evil.example"})
     assert sent.status_code == 403
-    assert store.project(77) is None
+    assert store.projects.get(77) is None
 
 
 def test_a_name_without_a_dot_opens_the_service(store: Store, known: Settings) -> None:
@@ -1393,7 +1400,7 @@ def test_progress_is_a_share_where_a_step_can_say_it(client: FlaskClient, store:
         ("sync", {}),
         ("embed ", {"done": 0, "total": 0}),
     ):
-        store.enter(3, step, **done)
+        store.projects.enter(3, step, **done)
         shares[step] = client.get("/projects/3?format=json").get_json()["share"]
     assert shares == {"embed": 0.25, "train": 0.208, "sync": None, "embed ": None}
 

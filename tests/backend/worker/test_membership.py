@@ -6,14 +6,15 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from backend.storage.store import Store
-from backend.storage.workers import BEAT_SECONDS, LIVELY_SECONDS, SILENT_SECONDS, Membership, lively
+from backend.storage.workers import LIVELY_SECONDS, lively
+from backend.worker.membership import BEAT_SECONDS, SILENT_SECONDS, Membership
 from tests.backend.conftest import Clock
 
 pytestmark = pytest.mark.databases
 
 
 def joined(store: Store, clock: Clock) -> Membership:
-    member = Membership(store, clock=clock)
+    member = Membership(store.workers, clock=clock)
     member.join(alone=False)
     return member
 
@@ -69,14 +70,14 @@ def test_a_beat_that_comes_while_somebody_looks_saves_the_worker(
     store: Store, clock: Clock
 ) -> None:
     here, there = joined(store, clock), joined(store, clock)
-    [seen] = [one for one in store.workers() if one.name == there.name]
+    [seen] = [one for one in store.workers.all() if one.name == there.name]
     there.beat()
-    store.dismiss(there.name, seen.beats)
+    store.workers.dismiss(there.name, seen.beats)
     assert there.name in here.living()
 
 
 def test_clocks_that_are_hours_apart_do_not_matter(store: Store, clock: Clock) -> None:
-    here = Membership(store, clock=clock)
+    here = Membership(store.workers, clock=clock)
     here.join(alone=False)
     there = joined(store, Clock(now=clock.now - 7200))
     for _ in range(20):
@@ -97,18 +98,18 @@ def test_one_worker_leads_and_the_next_oldest_after_it(store: Store, clock: Cloc
 
 def test_who_knows_that_it_is_alone_waits_for_nobodys_silence(store: Store, clock: Clock) -> None:
     joined(store, clock)
-    here = Membership(store, clock=clock)
+    here = Membership(store.workers, clock=clock)
     here.join(alone=True)
     assert here.living() == [here.name]
 
 
 def test_others_go_by_the_hour_for_a_minute(store: Store, clock: Clock) -> None:
-    assert lively(store) == []
+    assert lively(store.workers) == []
     joined(store, clock)
     clock.advance(LIVELY_SECONDS - 1)
-    assert len(lively(store)) == 1
+    assert len(lively(store.workers)) == 1
     clock.advance(1)
-    assert lively(store) == []
+    assert lively(store.workers) == []
 
 
 @given(steps=st.lists(st.sampled_from(["beat", "look", "second", "stop"]), max_size=80))
@@ -116,8 +117,8 @@ def test_others_go_by_the_hour_for_a_minute(store: Store, clock: Clock) -> None:
 def test_who_beats_in_time_is_never_taken_for_gone_and_who_stops_always_is(
     store: Store, clock: Clock, steps: list[str]
 ) -> None:
-    for worker in store.workers():
-        store.dismiss(worker.name)
+    for worker in store.workers.all():
+        store.workers.dismiss(worker.name)
     here, there = joined(store, clock), joined(store, clock)
     stopped_at = None
     for step in steps:

@@ -1,0 +1,106 @@
+"""What people drew, which side of the split it is on, and how good the drafts were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.storage.database import Database, among, in_parts
+from backend.storage.tables import (
+    Annotation,
+    DraftScore,
+    Split,
+)
+
+
+class Labels:
+    """The annotations' rows, and what follows from them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def annotations(self, project_id: int) -> list[Annotation]:
+        """Return all annotations of a project, oldest first."""
+        return self._database.of(Annotation, project_id, Annotation.id)
+
+    def counts(self, project_id: int, task_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Return how many annotations a task has, and how many skips, by task id."""
+        skipped = sa.func.count().filter(Annotation.cancelled)
+        query = sa.select(Annotation.task_id, sa.func.count() - skipped, skipped).where(
+            Annotation.project_id == project_id
+        )
+        found: dict[int, tuple[int, int]] = {}
+        with self._database.session() as session:
+            for part in in_parts(task_ids):
+                rows = session.execute(
+                    query.where(Annotation.task_id.in_(part)).group_by(Annotation.task_id)
+                )
+                found |= {task_id: (submitted, skips) for task_id, submitted, skips in rows}
+        return found
+
+    def replace(
+        self, project_id: int, task_ids: Sequence[int], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Make `rows` the only annotations of these tasks; what is known already is not written.
+
+        An id may be known of another task: Label Studio moves annotations between tasks, and after
+        a restored backup it gives ids out again.
+        """
+        known = among(Annotation, project_id, [row["id"] for row in rows])
+        with self._database.session() as session:
+            there = {row.id: row for row in session.scalars(known)}
+            same = {row["id"] for row in rows if _is_same(there.get(row["id"]), row)}
+            for part in in_parts(task_ids):
+                former = sa.delete(Annotation).where(
+                    Annotation.project_id == project_id, Annotation.task_id.in_(part)
+                )
+                session.execute(former.where(Annotation.id.not_in(same)))
+            changed = [{"project_id": project_id, **row} for row in rows if row["id"] not in same]
+            for part in in_parts([row["id"] for row in changed]):
+                elsewhere = sa.delete(Annotation).where(
+                    Annotation.project_id == project_id, Annotation.id.in_(part)
+                )
+                session.execute(elsewhere)
+            if changed:
+                session.execute(sa.insert(Annotation), changed)
+
+    def results(self, project_id: int, annotation_ids: Sequence[int]) -> list[list[Any]]:
+        """Return what was drawn in each of these annotations, as Label Studio gave it."""
+        query = sa.select(Annotation.id, Annotation.result).where(
+            Annotation.project_id == project_id, Annotation.id.in_(annotation_ids)
+        )
+        with self._database.session() as session:
+            found = {row.id: json.loads(row.result) for row in session.execute(query)}
+        return [found[annotation_id] for annotation_id in annotation_ids]
+
+    def splits(self, project_id: int) -> dict[int, bool]:
+        """Return the side of every scan that ever counted as labelled: True is validation."""
+        return {
+            row.task_id: row.validation
+            for row in self._database.of(Split, project_id, Split.task_id)
+        }
+
+    def save_splits(self, project_id: int, sides: Mapping[int, bool]) -> None:
+        """Store the sides of scans."""
+        with self._database.session() as session:
+            for task_id, validation in sides.items():
+                session.merge(Split(project_id=project_id, task_id=task_id, validation=validation))
+
+    def draft_scores(self, project_id: int) -> list[DraftScore]:
+        """Return the Dice of every draft that a person's mask was compared with, oldest first."""
+        return self._database.of(DraftScore, project_id, DraftScore.created_at)
+
+    def save_draft_score(self, score: DraftScore) -> None:
+        """Store one comparison of a draft with what was submitted."""
+        with self._database.session() as session:
+            session.merge(score)
+
+
+def _is_same(known: Annotation | None, row: Mapping[str, Any]) -> bool:
+    """Return whether an annotation is known as it is; a change of its result has a new time."""
+    return known is not None and all(
+        getattr(known, name) == value for name, value in row.items() if name != "result"
+    )

@@ -1,0 +1,234 @@
+"""Which projects there are, what is asked for and done in each, and how each fares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.errors import NotFound
+from backend.storage.database import Database
+from backend.storage.tables import (
+    Annotation,
+    DraftScore,
+    Embedding,
+    Erasure,
+    Meta,
+    Model,
+    Project,
+    Round,
+    Sighting,
+    Split,
+    Task,
+    Version,
+    pin_key,
+)
+
+SETTLE_SECONDS = 2.0
+LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
+MOST_FAILURES = 10  # counted in a row; it stands for more as well
+LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
+MOST_SECONDS_BETWEEN_ROUNDS = 3_600.0  # unless an option asks for more
+MOST_SIGHTINGS = 100  # at once: a flood of made-up projects fills no database
+
+
+class Projects:
+    """The projects' rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def request_refresh(
+        self,
+        project_id: int,
+        *,
+        full: bool = False,
+        connected: bool = False,
+        train: bool = False,
+    ) -> None:
+        """Ask for a refresh: `wanted += 1`, and a full sync if told so.
+
+        News may have mended what failed, so a project that waits after a failure waits no longer.
+        A project heard of for the first time waits: Label Studio saves its entry after the call.
+
+        Args:
+            project_id: The project.
+            full: Whether everything has to be read again.
+            connected: Whether Label Studio has just shown an entry of ours: then a project that was
+                disconnected is taken up again. No other news does that.
+            train: Whether a person asked for a round: then the refresh makes one, however few
+                labels have changed.
+        """
+        soon = self._database.clock() + SETTLE_SECONDS
+        waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
+        away = sa.or_(Project.disconnected, Project.vanished_at > 0)
+        values: dict[str, Any] = {
+            "wanted": Project.wanted + 1,
+            "waits_since": sa.case(
+                # Nobody waited for a project while it was away.
+                (sa.or_(Project.wanted == Project.done, away), self._database.clock()),
+                else_=Project.waits_since,
+            ),
+            "disconnected": False,
+            "vanished_at": 0.0,
+            "not_before": sa.case((sa.or_(waits_longer, away), soon), else_=Project.not_before),
+        }
+        if full:
+            values |= {"full_sync": True, "full_wanted": Project.wanted + 1}
+        if train:
+            values |= {"train_wanted": Project.wanted + 1}
+        served = sa.true() if connected else ~Project.disconnected
+        statement = sa.update(Project).where(Project.id == project_id, served).values(values)
+        with self._database.session() as session:
+            found = session.execute(statement).rowcount  # type: ignore[attr-defined]
+            if not found and session.get(Project, project_id) is None:
+                first = Project(
+                    id=project_id, wanted=1, not_before=soon, waits_since=self._database.clock()
+                )
+                session.add(first)
+
+    def due(self) -> list[int]:
+        """Return projects whose refresh may start now, longest waiting first."""
+        now = self._database.clock()
+        query = sa.select(Project).where(
+            Project.wanted > Project.done, ~Project.disconnected, Project.vanished_at == 0
+        )
+        with self._database.session() as session:
+            found = [one for one in session.scalars(query) if pause_left(one, now) <= 0]
+        return [one.id for one in sorted(found, key=lambda one: one.started_at)]
+
+    def get(self, project_id: int) -> Project | None:
+        """Return one project, or None when nobody has connected it."""
+        with self._database.session() as session:
+            return session.get(Project, project_id)
+
+    def known(self, project_id: int) -> Project:
+        """Return one project.
+
+        Raises:
+            NotFound: When nobody has connected it.
+        """
+        found = self.get(project_id)
+        if found is None:
+            raise NotFound(
+                f"Project {project_id} is not known here.",
+                f"Connect it: python -m backend connect {project_id}. A project that was just "
+                "connected is known some seconds later.",
+            )
+        return found
+
+    def all(self) -> list[Project]:
+        """Return every project, by id."""
+        with self._database.session() as session:
+            return list(session.scalars(sa.select(Project).order_by(Project.id)))
+
+    def update(self, project_id: int, **values: Any) -> None:
+        """Set columns of a project."""
+        with self._database.session() as session:
+            session.execute(sa.update(Project).where(Project.id == project_id).values(**values))
+
+    def forget(self, project_id: int) -> None:
+        """Delete everything that is known of a project, and note that its files have to go."""
+        pin = sa.delete(Meta).where(Meta.key == pin_key(project_id))
+        with self._database.session() as session:
+            session.add(Erasure(project_id=project_id, whole=True))
+            session.execute(pin)
+            session.execute(sa.delete(Project).where(Project.id == project_id))
+            for table in (Task, Annotation, Embedding, Split, DraftScore, Model, Version, Round):
+                session.execute(sa.delete(table).where(table.project_id == project_id))
+
+    def update_unless_moved(self, project: Project, **values: Any) -> bool:
+        """Write into a project's row unless it has moved on since it was read; return whether.
+
+        A wish, a refresh, a rollback or a disconnect in between knows better.
+        """
+        moves = ("wanted", "done", "failures", "live_version", "disconnected", "vanished_at")
+        same = [getattr(Project, name) == getattr(project, name) for name in moves]
+        statement = sa.update(Project).where(Project.id == project.id, *same).values(values)
+        with self._database.session() as session:
+            return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+
+    def vanish(self, project: Project) -> bool:
+        """Note that Label Studio has no such project, unless it has moved on; return whether.
+
+        The timer goes on asking for it, and takes it up again.
+        """
+        now = self._database.clock()
+        return self.update_unless_moved(
+            project,
+            vanished_at=project.vanished_at or now,
+            problem="Label Studio has no such project any more, or hides it from this token.",
+            mend="It is asked for again by itself. If it was deleted, say so: "
+            f"python -m backend disconnect {project.id}",
+            problem_at=project.vanished_at or now,
+        )
+
+    def synced(self, project: Project, seen: dict[str, Any]) -> None:
+        """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
+        self.update(project.id, seen=seen, full_sync=Project.full_wanted > project.wanted)
+
+    def enter(self, project_id: int, step: str, **progress: Any) -> None:
+        """Say what the project is doing now; an empty step means idle."""
+        self.update(project_id, step=step, step_at=self._database.clock(), progress=progress)
+
+    def advance(self, project_id: int, number: int) -> None:
+        """Count that many more as done in the progress of a step that several workers share."""
+        with self._database.session() as session:
+            query = sa.select(Project).where(Project.id == project_id).with_for_update()
+            found = session.scalars(query).one_or_none()
+            if found is not None:
+                done = int(found.progress.get("done", 0)) + number
+                found.progress = {**found.progress, "done": done}
+
+    def count_deaths(self, project_id: int, number: int = 1) -> int:
+        """Count the death of a worker that had a refresh of a project under way.
+
+        Returns:
+            How many have died in this refresh and in the ones before that did not end either.
+        """
+        count = (
+            sa.update(Project)
+            .where(Project.id == project_id)
+            .values(deaths=Project.deaths + number)
+            .returning(Project.deaths)
+        )
+        with self._database.session() as session:
+            return session.execute(count).scalar_one_or_none() or 0
+
+    def sight(self, project_id: int) -> None:
+        """Note that a call of /setup named a project; beyond MOST_SIGHTINGS nothing is noted."""
+        with self._database.session() as session:
+            known = session.scalar(sa.select(sa.func.count()).select_from(Sighting)) or 0
+            # The first time stays: to look for the project makes Label Studio name it again.
+            if known < MOST_SIGHTINGS and session.get(Sighting, project_id) is None:
+                session.add(Sighting(project_id=project_id, at=self._database.clock()))
+
+    def sightings(self) -> list[Sighting]:
+        """Return the projects that /setup named and nobody has looked for yet, oldest first."""
+        with self._database.session() as session:
+            return list(session.scalars(sa.select(Sighting).order_by(Sighting.at)))
+
+    def drop_sighting(self, project_id: int) -> None:
+        """Forget that /setup named a project."""
+        with self._database.session() as session:
+            session.execute(sa.delete(Sighting).where(Sighting.project_id == project_id))
+
+
+def spacing(project: Project) -> float:
+    """Return the least seconds between the starts of two rounds."""
+    chosen = project.options.get("min_seconds_between_rounds")
+    if chosen is not None:
+        return float(chosen)
+    wanted = max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
+    return min(wanted, MOST_SECONDS_BETWEEN_ROUNDS)
+
+
+def pause_left(project: Project, now: float) -> float:
+    """Return the seconds until a project's next refresh may start, 0 or less if it may now.
+
+    A pause that was written down while the clock was ahead does not count. A refresh that started
+    in the future tells of such a clock, and so does a pause beyond the longest one.
+    """
+    left = project.not_before - now
+    impossible = left > max(LONGEST_BACKOFF_SECONDS, spacing(project))
+    return 0.0 if impossible or project.started_at > now else left

@@ -1,0 +1,109 @@
+"""Trained models, and the queues that were published with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from backend.storage.database import Database
+from backend.storage.tables import (
+    Meta,
+    Model,
+    Project,
+    Version,
+    pin_key,
+)
+
+
+class Publications:
+    """The rows of models and publications."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def model(self, project_id: int, key: str) -> Model | None:
+        """Return a trained model by its key."""
+        with self._database.session() as session:
+            return session.get(Model, (project_id, key))
+
+    def models(self, project_id: int) -> list[Model]:
+        """Return every trained model, oldest first; the weights of most are gone."""
+        return self._database.of(Model, project_id, Model.created_at)
+
+    def save_model(self, model: Model) -> None:
+        """Store what is known of a trained model."""
+        with self._database.session() as session:
+            session.merge(model)
+
+    def all(self, project_id: int) -> list[Version]:
+        """Return every published version, oldest first."""
+        return self._database.of(Version, project_id, Version.created_at)
+
+    def get(self, project_id: int, name: str) -> Version | None:
+        """Return one version by its name."""
+        with self._database.session() as session:
+            return session.get(Version, (project_id, name))
+
+    def by_state(self) -> dict[int, dict[str, int]]:
+        """Return how many versions are in which state, by project, counted by the database."""
+        query = sa.select(Version.project_id, Version.state, sa.func.count())
+        found: dict[int, dict[str, int]] = {}
+        with self._database.session() as session:
+            for project_id, state, number in session.execute(
+                query.group_by(Version.project_id, Version.state).order_by(Version.state)
+            ):
+                found.setdefault(project_id, {})[state] = number
+        return found
+
+    def live(self) -> dict[int, tuple[float, dict[str, Any]]]:
+        """Return since when each project's queue is live, and the quality of its model.
+
+        Neither the queue nor what the model was trained on is read; {} stands for no model.
+        """
+        query = (
+            sa.select(Project.id, Version.live_at, Model.quality)
+            .join(
+                Version,
+                sa.and_(Version.project_id == Project.id, Version.name == Project.live_version),
+            )
+            .outerjoin(
+                Model, sa.and_(Model.project_id == Project.id, Model.key == Version.model_key)
+            )
+        )
+        with self._database.session() as session:
+            return {number: (at, quality or {}) for number, at, quality in session.execute(query)}
+
+    def save(self, version: Version) -> None:
+        """Store a version."""
+        with self._database.session() as session:
+            session.merge(version)
+
+    def pinned(self, project_id: int) -> str:
+        """Return the name of the version that a person pinned, "" while training decides."""
+        with self._database.session() as session:
+            found = session.get(Meta, pin_key(project_id))
+            return found.value if found else ""
+
+    def pin(self, project_id: int, version: str) -> None:
+        """Pin a version, or none with ""."""
+        with self._database.session() as session:
+            session.merge(Meta(key=pin_key(project_id), value=version))
+
+    def go_live(self, project_id: int, name: str, **project: Any) -> None:
+        """Make one version the live one, in the same moment for everybody who asks."""
+        with self._database.session() as session:
+            mine = sa.update(Version).where(Version.project_id == project_id)
+            session.execute(
+                mine.where(Version.state == "live", Version.name != name).values(state="previous")
+            )
+            session.execute(
+                mine.where(Version.name == name).values(
+                    state="live", live_at=self._database.clock()
+                )
+            )
+            session.execute(
+                sa.update(Project)
+                .where(Project.id == project_id)
+                .values(live_version=name, **project)
+            )

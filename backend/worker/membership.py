@@ -1,0 +1,80 @@
+"""Which workers live: each beats in the database, and one that is silent is taken for gone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+
+from backend.storage.tables import Worker
+from backend.storage.workers import Workers
+
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 30.0
+
+
+class Membership:
+    """This worker among all that share a database, and what it sees of the others.
+
+    Clocks of machines differ, so none is compared with another: a worker is silent when its count
+    of beats has stood still for SILENT_SECONDS on the clock of the one who looks.
+    """
+
+    def __init__(
+        self, workers: Workers, release: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.release = release
+        self._workers = workers
+        self._clock = clock
+        self._last: dict[str, tuple[int, float]] = {}  # beats of a worker, and since when
+        self._looked = clock()
+
+    def join(self, *, alone: bool) -> None:
+        """Begin as one of the workers.
+
+        Args:
+            alone: Whether a lock proves that every other one is gone.
+        """
+        if alone:
+            for worker in self._workers.all():
+                self._workers.dismiss(worker.name)
+        self._workers.join(self.name, socket.gethostname(), self.release)
+
+    def beat(self) -> bool:
+        """Show that this worker lives; return False when the others took it for gone."""
+        return self._workers.beat(self.name)
+
+    def leave(self) -> None:
+        """End as one of the workers: what is under way is for the others from now on."""
+        self._workers.dismiss(self.name)
+
+    def living(self) -> list[str]:
+        """Dismiss who is silent; return the names of the others and our own, oldest first."""
+        workers = self._workers.all()
+        if self._clock() - self._looked > 3 * BEAT_SECONDS:
+            # The database was away, or this machine: nobody could beat, or we could not see it.
+            self._last.clear()
+        self._looked = self._clock()
+        for worker in workers:
+            if self._is_silent(worker):
+                self._workers.dismiss(worker.name, worker.beats)
+        return [worker.name for worker in self._workers.all()]
+
+    def releases(self) -> set[str]:
+        """Return the releases that workers are of."""
+        return {worker.release for worker in self._workers.all()}
+
+    def leads(self) -> bool:
+        """Return whether this is the worker that does what one alone has to do."""
+        return [worker.name for worker in self._workers.all()][:1] == [self.name]
+
+    def _is_silent(self, worker: Worker) -> bool:
+        now = self._clock()
+        beats, since = self._last.get(worker.name, (-1, now))
+        if beats != worker.beats:
+            self._last[worker.name] = worker.beats, now
+            return False
+        return worker.name != self.name and now - since >= SILENT_SECONDS
