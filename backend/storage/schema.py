@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
 
 from backend.errors import ConfigError, StorageError
 from backend.storage.database import Database, explained
-from backend.storage.tables import WIPED, Base, Meta, Project
+from backend.storage.tables import WIPED, Meta
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "1"  # of databases that this release and its neighbours read alike
+MIGRATIONS = "backend.storage:migrations"
+FIRST = "0001"  # the tables of the first release, which knew nothing of migrations
+REVISIONS = "alembic_version"  # the table in which Alembic notes how far a database is
 DOUBTED = 1.0  # the time at which a project vanished that an earlier release let go
 
 
@@ -19,14 +24,13 @@ def create(database: Database) -> None:
     """Make the tables, and the id by which this installation is told from others.
 
     Raises:
-        StorageError: When the database was written by another schema.
+        ConfigError: When a later release, or another schema, wrote the database.
+        StorageError: When the database does not answer.
     """
     try:
         with database.alone():
             new = not sa.inspect(database.engine).has_table(Meta.__tablename__)
-            Base.metadata.create_all(database.engine)
-            if Project.__table__.c.vanished_at in _add_columns(database.engine):
-                _doubt_disconnections(database)
+            _migrate(database.engine)
     except sa.exc.DatabaseError as error:
         raise explained(error) from error
     except OSError as error:
@@ -36,48 +40,30 @@ def create(database: Database) -> None:
     database.once("installation", secrets.token_hex(4))
     if new:
         database.once(WIPED, "yes")
-    found = database.once("schema", SCHEMA_VERSION)
+    _check_version(database.once("schema", SCHEMA_VERSION))
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Run the migrations that this database has not seen."""
+    known = sa.inspect(engine)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", MIGRATIONS)
+        config.attributes["connection"] = connection
+        if known.has_table(Meta.__tablename__) and not known.has_table(REVISIONS):
+            command.stamp(config, FIRST)
+        try:
+            command.upgrade(config, "head")
+        except CommandError:  # it knows no such revision
+            raise ConfigError(
+                "A later release of Firstlight wrote the database.",
+                "Use that release, or put a backup from before its upgrade back.",
+            ) from None
+
+
+def _check_version(found: str) -> None:
     if found != SCHEMA_VERSION:
         raise ConfigError(
             f"The database has schema {found}, this release reads {SCHEMA_VERSION}.",
             "Use the release that wrote it, or start with an empty DATA_DIR.",
         )
-
-
-def _doubt_disconnections(database: Database) -> None:
-    """Ask Label Studio again about every project that an earlier release let go.
-
-    That release took any answer of 404 for a disconnection, so nobody knows which were meant.
-    """
-    let_go = sa.update(Project).where(Project.disconnected)
-    with database.session() as session:
-        session.execute(let_go.values(disconnected=False, vanished_at=DOUBTED))
-
-
-def _add_columns(engine: sa.Engine) -> list[sa.Column[Any]]:
-    """Add and return the columns that databases of this schema were first written without.
-
-    Such a column has a default of the database's own: rows from before it have to have a value.
-    """
-    added = _missing(engine)
-    for column in added:
-        definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
-        add = sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
-        try:
-            with engine.begin() as connection:
-                connection.execute(add)
-        except sa.exc.ProgrammingError:
-            if column in _missing(engine):  # else the other process was faster
-                raise
-    return added
-
-
-def _missing(engine: sa.Engine) -> list[sa.Column[Any]]:
-    known = sa.inspect(engine)
-    return [
-        column
-        for table in Base.metadata.sorted_tables
-        for there in [{found["name"] for found in known.get_columns(table.name)}]
-        for column in table.columns
-        if column.name not in there
-    ]

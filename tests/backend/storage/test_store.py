@@ -389,18 +389,6 @@ def test_a_changed_address_forgets_the_deaths_too(store: Store) -> None:
     assert store.scans.all(1)[0].deaths == 0
 
 
-def test_a_database_from_before_the_waits_grew_goes_on(settings: Settings) -> None:
-    store = open_store(settings.database, busy_ms=200)
-    store.create()
-    with store.engine.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE tasks DROP COLUMN pause"))
-    store.create()
-    store.scans.save(1, [task(5)])
-    store.scans.mark_unreadable(1, 5, "broken")
-    assert store.scans.some(1, [5])[0].pause == 60
-    store.close()
-
-
 # -- clocks that were set, projects that are away --------------------------------------------------
 
 
@@ -444,25 +432,6 @@ def test_a_vanished_project_is_not_refreshed_until_news_of_it(store: Store, cloc
     store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
     assert (store.projects.due(), the(store, 1).vanished_at) == ([1], 0.0)
-
-
-def test_what_an_earlier_release_let_go_is_asked_for_again(settings: Settings) -> None:
-    store = open_store(settings.database, busy_ms=200)
-    store.create()
-    store.projects.request_refresh(1)
-    store.projects.request_refresh(2)
-    store.projects.update(1, disconnected=True)
-    with store.engine.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE projects DROP COLUMN vanished_at"))
-    store.create()
-    assert [(one.disconnected, bool(one.vanished_at)) for one in store.projects.all()] == [
-        (False, True),
-        (False, False),
-    ]
-    store.projects.update(1, disconnected=True, vanished_at=0.0)
-    store.create()
-    assert the(store, 1).disconnected, "this release knows what it means"
-    store.close()
 
 
 def test_a_flood_of_projects_that_nobody_has_leaves_few_rows(store: Store) -> None:
