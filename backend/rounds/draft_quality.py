@@ -7,26 +7,24 @@ from typing import Any
 
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
-from backend.rounds.services import Services
+from backend.rounds.context import RoundContext
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
-from backend.storage.tables import DraftScore, Project, Version
+from backend.storage.tables import DraftScore, Version
 from model import evaluation
 
 
-def judge_drafts(services: Services, project: Project) -> None:
+def judge_drafts(here: RoundContext) -> None:
     """Score the drafts of scans that were labelled since the last time (prequential quality).
 
     A draft was stored before it could be shown, so it never saw the label it is judged by.
     """
-    store = services.store
+    store, project, now = here.store, here.project, here.ledger
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
-    config = labels.parse(project.label_config)
     shown = [version for version in store.publications.all(project.id) if version.live_at]
-    now = ledger.read(store, project.id)
     sizes = {task.id: (task.height, task.width) for task in now.tasks}
-    drafts_of = cache(partial(_drafts, services.files(project.id)))
+    drafts_of = cache(partial(_drafts, here.files))
     judged = False
     for task_id, found in now.usable.items():
         if task_id in known:
@@ -37,7 +35,7 @@ def judge_drafts(services: Services, project: Project) -> None:
             continue
         try:
             [submitted] = store.labels.results(project.id, [found[0].id])
-            dice = _dice(draft, submitted, config, sizes[task_id])
+            dice = _dice(draft, submitted, here.config, sizes[task_id])
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
         store.labels.save_draft_score(

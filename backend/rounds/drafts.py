@@ -13,13 +13,11 @@ from PIL import Image
 
 from backend.imaging import decoder_process
 from backend.label_studio import labels
-from backend.rounds.learner import Learner, train_config
+from backend.rounds.learner import Learner, learner_for
 from backend.rounds.prelabels import KEPT_MODELS, drawing
-from backend.rounds.services import Services, build
+from backend.rounds.services import build
 from backend.settings import Settings
-from backend.storage.ledger import stored_options
 from backend.storage.store import Store
-from backend.storage.tables import Project
 from model import inference, masks, training
 
 
@@ -46,22 +44,6 @@ def regions(
         score = float(full[drawn].mean()) if drawn.any() else 0.0
         found += labels.regions_of(label, drawn, config, score=score, tolerance=pixel)
     return found
-
-
-def learner_for(services: Services, project: Project) -> Learner:
-    """Return the models of a project, with its label config and options as last synced."""
-    options = stored_options(project)
-    config = labels.parse(project.label_config)
-    training_config = train_config(services.settings, options, config)
-    return Learner(
-        store=services.store,
-        project_id=project.id,
-        files=services.files(project.id),
-        scans=services.scans(project, training_config.image_size),
-        config=config,
-        options=options,
-        train_config=training_config,
-    )
 
 
 class LiveDrafts:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +14,17 @@ import numpy.typing as npt
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
+from backend.rounds.progress import Pace, shown
+from backend.rounds.services import Services
+from backend.rounds.validation_scores import Judged, group_means, quality_of, thinned
 from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
-from backend.storage.ledger import Ledger
+from backend.storage.ledger import Ledger, stored_options
 from backend.storage.store import Store
-from backend.storage.tables import Annotation, Model
+from backend.storage.tables import Annotation, Model, Project
 from model import calibration, evaluation, inference, training, validation
 from model.encoders import weights
-from model.evaluation import MAIN, METRICS
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
@@ -53,23 +53,6 @@ class Example:
     image: Pixels  # (h, w) or (h, w, 3)
     mask: Mask  # (c, h, w)
     spacing: tuple[float, float]  # of its pixels, down and across, in pixels of the original
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a model is worth on one held-out scan: scores, and some of its pixels with the truth.
-
-    A label that was neither drawn nor predicted has no score: NaN.
-    """
-
-    scores: Mapping[str, Sequence[float]]  # of each label, by metric; lengths in original pixels
-    chances: Pixels  # (m,)
-    truth: Mask  # (m,)
-
-    @property
-    def mean(self) -> float:
-        """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
-        return float(MAIN.mean(self.scores[MAIN.name]))
 
 
 @dataclass(frozen=True)
@@ -183,7 +166,7 @@ class Learner:
             now, left = clock(), pace.seconds_left(progress)
             if progress.ends_epoch or now - last[0] >= 1:
                 last[0] = now
-                self.store.projects.update(self.project_id, progress=_shown(progress, left))
+                self.store.projects.update(self.project_id, progress=shown(progress, left))
             if progress.ends_epoch:
                 told = progress.epoch, progress.epochs, progress.loss, left or 0.0
                 log.info("epoch %d of %d: loss %.3f, about %.0f s left", *told)
@@ -282,7 +265,7 @@ class Learner:
         if model is None or not held:
             return key
         new = self._validate(ledger, key, held)
-        model.quality = {**model.quality, **_quality(new, self.config.labels)}
+        model.quality = {**model.quality, **quality_of(new, self.config.labels)}
         refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
         model.accepted = not refused
         self.store.publications.save_model(model)
@@ -305,8 +288,8 @@ class Learner:
         old = self._validate(ledger, live, fair)
         groups = [ledger.groups[task_id] for task_id in fair]
         return validation.refuses(
-            _group_means([old[i].mean for i in fair], groups),
-            _group_means([new[i].mean for i in fair], groups),
+            group_means([old[i].mean for i in fair], groups),
+            group_means([new[i].mean for i in fair], groups),
             seed=self.options.seed,
         )
 
@@ -320,8 +303,8 @@ class Learner:
             scores = evaluation.of_labels(drawn, truth, example.spacing)
             judged[example.task] = Judged(
                 scores={name: of.tolist() for name, of in scores.items()},
-                chances=_thinned(found),
-                truth=_thinned(truth),
+                chances=thinned(found),
+                truth=thinned(truth),
             )
         return judged
 
@@ -351,83 +334,7 @@ class Learner:
         yield from _predicted(fitted, batch)
 
 
-def _quality(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, Any]:
-    """Return what the held-out scans say of a model, as its record keeps it.
-
-    A label's scores are over the scans that have any of it, drawn or predicted.
-    """
-    chances = calibration.pixels([one.chances for one in judged.values()])
-    truth = calibration.pixels([one.truth for one in judged.values()])
-    means, by_label = {}, {}
-    for name, metric in METRICS.items():
-        scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
-        means[f"validation_{name}"] = float(metric.mean(scores).mean())
-        of_labels = metric.mean(scores, axis=0).tolist()
-        by_label[f"{name}_by_label"] = dict(zip(names, of_labels, strict=True))
-    return {
-        **means,
-        **by_label,
-        "validation_scans": len(judged),
-        "calibration_error": calibration.expected_calibration_error(chances, truth),
-        "temperature": calibration.temperature(chances, truth),
-    }
-
-
-def _group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Return one mean for each group: slices of one patient are no independent evidence."""
-    numbers, places = np.unique(groups, return_inverse=True)
-    sums = np.bincount(places, values, minlength=len(numbers))
-    means: npt.NDArray[np.float64] = sums / np.bincount(places, minlength=len(numbers))
-    return means
-
-
-def _thinned(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return about as many pixels as are judged of planes (c, h, w), evenly spread, in one row."""
-    step = math.ceil(math.sqrt(planes[0].size / JUDGED_PIXELS))
-    return planes[:, ::step, ::step].ravel()
-
-
-def _shown(progress: training.Progress, seconds_left: float | None) -> dict[str, float]:
-    """Return how far a training is, by the names that /job_status shows.
-
-    What is unknown is left out, and what is not finite: JSON has no word for it.
-    """
-    shown = {
-        "epoch": (progress.epoch, None),
-        "epochs": (progress.epochs, None),
-        "batch": (progress.step, None),
-        "batches": (progress.steps, None),
-        "loss": (progress.loss, 4),
-        "dice": (progress.dice, 4),
-        "seconds_left": (seconds_left, None),
-    }
-    return {
-        name: round(value, digits)
-        for name, (value, digits) in shown.items()
-        if value is not None and math.isfinite(value)
-    }
-
-
-class Pace:
-    """How long a training will take: each batch to come as long as those so far, on average."""
-
-    def __init__(self, clock: Callable[[], float], most_seconds: float) -> None:
-        self._clock, self._most = clock, most_seconds
-        self._first: tuple[int, float] | None = None  # batch, and when it was done
-
-    def seconds_left(self, progress: training.Progress) -> float | None:
-        """Return the seconds until the last batch or the end of the box; None after one batch."""
-        now = self._clock()
-        if self._first is None:
-            self._first = progress.step, now
-            return None
-        step, began = self._first
-        each = (now - began) / (progress.step - step)
-        return min(each * (progress.steps - progress.step), max(self._most - (now - began), 0.0))
-
-
 BATCH = 16  # scans at once where they have up to 256 pixels a side, fewer where they have more
-JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
 
 def _predicted(
@@ -449,4 +356,20 @@ def train_config(
         seed=options.seed,
         image_size=options.image_size,
         encoder_weights=str(settings.network_weights or ""),
+    )
+
+
+def learner_for(services: Services, project: Project) -> Learner:
+    """Return the models of a project, with its label config and options as last synced."""
+    options = stored_options(project)
+    config = labels.parse(project.label_config)
+    training_config = train_config(services.settings, options, config)
+    return Learner(
+        store=services.store,
+        project_id=project.id,
+        files=services.files(project.id),
+        scans=services.scans(project, training_config.image_size),
+        config=config,
+        options=options,
+        train_config=training_config,
     )

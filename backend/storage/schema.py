@@ -45,8 +45,8 @@ def create(database: Database) -> None:
 
 def _migrate(engine: sa.Engine) -> None:
     """Run the migrations that this database has not seen."""
-    known = sa.inspect(engine)
     with engine.begin() as connection:
+        known = sa.inspect(connection)
         config = Config()
         config.set_main_option("script_location", MIGRATIONS)
         config.attributes["connection"] = connection

@@ -23,6 +23,7 @@ from typing import Any
 STEPS = (
     "begin",
     "sync",
+    "judge",
     "unseen",
     "embed_chunk",
     "plan",
@@ -124,14 +125,14 @@ def put_in(fuse: Fuse) -> None:
     _around_steps(fuse)
     from backend.label_studio import client, publisher, queue_import, transport
     from backend.rounds import learner
-    from backend.storage import artifacts, store
+    from backend.storage import artifacts, publications
 
     queue_import.IMPORT_CHUNK = CHUNK
     _in_training(fuse, learner.Learner)
     _in_imports(fuse, transport.Transport)
     _behind(fuse, artifacts.ProjectFiles, "write", "weights written", of="models/")
     _behind(fuse, publisher.Publisher, "_arrived", "all arrived")
-    _behind(fuse, store.Store, "go_live", "live here")
+    _behind(fuse, publications.Publications, "go_live", "live here")
     _behind(fuse, client.LabelStudio, "switch", "live there")
     _behind(fuse, client.LabelStudio, "delete_version", "version deleted")
 

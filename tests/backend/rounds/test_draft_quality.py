@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio import labels
+from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.services import Services
 from backend.storage import artifacts
@@ -60,7 +61,7 @@ def judged(services: Services, number: int, draft: list[Any], submitted: list[An
     store.publications.save(
         Version(project_id=number, name="v", round=1, attempt=1, drafts="one.json", live_at=1.0)
     )
-    judge_drafts(services, the(store, number))
+    judge_drafts(RoundContext.of(services, LoadedEncoders(services.settings), number))
     return [score.dice for score in store.labels.draft_scores(number)]
 
 

@@ -18,6 +18,7 @@ from backend.rounds.erasing import MARK, SETTLE_SECONDS, Eraser
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import Artifacts, ProjectFiles, embeddings_name
+from backend.storage.erasures import Erasures
 from backend.storage.store import Store
 from backend.storage.tables import Erasure
 from tests.backend.conftest import Clock
@@ -195,8 +196,8 @@ def test_a_kill_at_any_point_leaves_the_rest_to_the_next_turn(
         (erasing, "_erase_rows"),
         (erasing, "_erase_drafts"),
         (scan_cache, "erase"),
-        (Store, "note_erased"),
-        (Store, "purge_log"),
+        (Erasures, "note"),
+        (Erasures, "purge_log"),
     ]
     for number, (where, name) in enumerate(points * 2):
         embedded(store, files, 5, 6)

@@ -15,11 +15,14 @@ from PIL import Image
 
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.label_studio import labels
-from backend.rounds import drafts, learner, prelabels, sync
+from backend.rounds import drafts, prelabels, sync
+from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.drafts import LiveDrafts
-from backend.rounds.learner import Judged, Learner, Pace, UnreadableLabels, train_config
+from backend.rounds.learner import Learner, UnreadableLabels, learner_for, train_config
+from backend.rounds.progress import Pace
 from backend.rounds.services import Services
+from backend.rounds.validation_scores import Judged, quality_of
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.store import Store
@@ -66,7 +69,7 @@ class Lab:
 
     @property
     def learner(self) -> Learner:
-        learner = drafts.learner_for(self.services, the(self.store, self.number))
+        learner = learner_for(self.services, the(self.store, self.number))
         return replace(learner, train_config=TINY)
 
     def weights(self, key: str) -> Path:
@@ -492,7 +495,7 @@ def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
         3: Judged(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
     }
     assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
-    quality = learner._quality(found, ["Lung", "Heart", "Rib"])
+    quality = quality_of(found, ["Lung", "Heart", "Rib"])
     assert quality["validation_dice"] == pytest.approx(1.9 / 3)
     assert quality["validation_hd95"] == pytest.approx(13 / 3)
     assert quality["dice_by_label"] == pytest.approx({"Lung": 0.6, "Heart": 0.1, "Rib": 1.0})
@@ -681,7 +684,8 @@ def shown(lab: Lab, number: int, rows: slice, *tasks: int, live_at: float) -> No
 
 
 def judged(lab: Lab) -> dict[int, tuple[str, float]]:
-    judge_drafts(lab.services, the(lab.store, lab.number))
+    here = RoundContext.of(lab.services, LoadedEncoders(lab.services.settings), lab.number)
+    judge_drafts(here)
     return {
         score.task_id: (score.version, round(score.dice, 3))
         for score in lab.store.labels.draft_scores(lab.number)

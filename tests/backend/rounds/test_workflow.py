@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,15 @@ from dbos import DBOS
 from backend import logs
 from backend.errors import NotFound, StorageError
 from backend.label_studio.publisher import Publisher
-from backend.rounds import sync
+from backend.rounds import embedding, sync
+from backend.rounds.context import RoundContext
 from backend.rounds.learner import Learner
-from backend.rounds.workflow import LOST_AFTER_SECONDS, STORAGE_AWAY, Rounds
+from backend.rounds.unreadable import LOST_AFTER_SECONDS, STORAGE_AWAY
+from backend.rounds.workflow import Rounds
 from backend.storage import artifacts
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS
 from backend.storage.scans import KILLER_PAUSE_SECONDS, RETRY_SCAN_SECONDS
-from backend.storage.tables import Version
+from backend.storage.tables import Task, Version
 from backend.web.app import create_app
 from backend.web.project_page import views
 from tests.backend.fake_label_studio import CONFIG
@@ -243,7 +245,7 @@ def test_no_more_than_the_horizon_is_published(site: Site) -> None:
 def test_drafts_that_nobody_sees_are_drawn_for_no_more_than_will_be_judged(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.rounds.workflow.JUDGED_DRAFTS", 1)
+    monkeypatch.setattr("backend.rounds.queue_drafts.JUDGED_DRAFTS", 1)
     site.entry["extra_params"] = {**OPTIONS, "prelabel_after": 3}
     site.label(0, 1)
     site.refresh()
@@ -261,7 +263,7 @@ def drawn_in(site: Site, number: int) -> list[int]:
 def test_the_newest_drafts_stay_however_many_rounds_there_were(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.rounds.workflow.KEPT_DRAFTS", 3)
+    monkeypatch.setattr("backend.rounds.queue_drafts.KEPT_DRAFTS", 3)
     files = site.services.files(site.number)
     for number in (9_998, 9_999, 10_000, 10_001):
         files.write_json(artifacts.drafts_name(number), {})
@@ -280,7 +282,7 @@ def test_the_time_between_rounds_is_kept(site: Site) -> None:
 
 def pin(site: Site, name: str) -> Version:
     """Go back to a version and return what its round published."""
-    site.rounds._versions(site.number).pin(name)
+    site.rounds._here(site.number).publications.pin(name)
     return refreshed(site)
 
 
@@ -349,7 +351,7 @@ def test_a_rollback_during_a_round_waits_for_its_end_and_is_not_lost(
     def select(self: Rounds, *given: Any) -> None:
         real(self, *given)
         if left:
-            self._versions(site.number).pin(left.pop())
+            self._here(site.number).publications.pin(left.pop())
 
     monkeypatch.setattr(Rounds, "select", select)
     assert refreshed(site).model_key != first.model_key
@@ -362,7 +364,7 @@ def test_with_resume_the_next_round_trains_again(site: Site) -> None:
     pin(site, first.name)
     site.label(3)
     refreshed(site)
-    site.rounds._versions(site.number).resume()
+    site.rounds._here(site.number).publications.resume()
     after = refreshed(site)
     assert after.labels == 4
     assert len(site.store.publications.models(site.number)) == 3
@@ -391,7 +393,7 @@ def test_a_pin_that_other_labels_end_is_said_and_the_queue_stays_until_it_is_res
     assert "was trained for other labels" in project.problem
     assert f"rollback {site.number} --resume" in project.mend
     assert project.live_version == live.name
-    site.rounds._versions(site.number).resume()
+    site.rounds._here(site.number).publications.resume()
     assert refreshed(site).name != live.name
 
 
@@ -425,7 +427,7 @@ def test_an_unreachable_label_studio_is_said_once_backs_off_and_heals(
             waits.append(project.not_before + 1 - site.clock())
     assert waits[:4] == [1, 2, 4, 8]
     assert max(waits) == site.services.settings.reconcile_seconds, "it ends as soon as the outage"
-    assert len([r for r in caplog.records if r.name == "backend.rounds.workflow"]) == 1
+    assert len([r for r in caplog.records if r.name == "backend.rounds.outcome"]) == 1
     assert "did not answer" in project.problem
     assert project.mend
     assert (project.done, project.step) == (0, "")
@@ -474,7 +476,7 @@ def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
     assert "Smith" not in project.mend
     assert "Traceback" in caplog.text
     monkeypatch.undo()
-    monkeypatch.setattr("backend.rounds.drafts.train_config", lambda *_: TINY)
+    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
     assert site.refresh().problem == ""
 
 
@@ -707,16 +709,16 @@ KILLS = [
 
 
 def killing(step: str, when: str) -> Callable[..., Any]:
-    """Return what stands in for `Rounds._at`: it ends the process once, around this step."""
-    real, left = Rounds._at, [1]
+    """Return what stands in for `Rounds._step`: it ends the process once, around this step."""
+    real, left = Rounds._step, [1]
 
     @contextmanager
-    def at(self: Rounds, project_id: int, name: str, number: int = 0) -> Iterator[None]:
-        with real(self, project_id, name, number):
+    def at(self: Rounds, project_id: int, name: str, number: int = 0) -> Iterator[RoundContext]:
+        with real(self, project_id, name, number) as here:
             kill = name == step and left and left.pop()
             if kill and when == "before":
                 raise Killed
-            yield
+            yield here
         if kill:
             raise Killed
 
@@ -745,7 +747,7 @@ def kill_and_start_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> dict[str, Any]:
     """Kill a worker in a step of a round, start another, and return what the round came to."""
-    monkeypatch.setattr(Rounds, "_at", killing(step, when))
+    monkeypatch.setattr(Rounds, "_step", killing(step, when))
     handle = DBOS.start_workflow(site.rounds.refresh, site.number)
     with pytest.raises(Killed):
         handle.get_result()
@@ -784,7 +786,7 @@ def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     first, _ = two_models(site)
-    site.rounds._versions(site.number).pin(first.name)
+    site.rounds._here(site.number).publications.pin(first.name)
     disturbed = kill_and_start_again(site, monkeypatch, step, when)
     assert disturbed["model"] == first.model_key
     assert site.store.publications.pinned(site.number) == first.name
@@ -806,14 +808,14 @@ def test_scans_are_noted_while_they_are_read_and_those_of_two_deaths_go_alone(
     site.store.scans.update_reading(site.number, site.tasks[:2], deaths=2)
     site.store.scans.update_reading(site.number, site.tasks[2:3], deaths=1)
     noted: list[list[int]] = []
-    real = Rounds._read
+    real = embedding._read
 
-    def read(self: Rounds, *given: Any) -> Any:
-        tasks = site.store.scans.all(site.number)
-        noted.append([task.id for task in tasks if task.read_by == self.worker])
-        return real(self, *given)
+    def read(here: RoundContext, tasks: Sequence[Task]) -> Any:
+        found = site.store.scans.all(site.number)
+        noted.append([task.id for task in found if task.read_by == site.rounds.worker])
+        return real(here, tasks)
 
-    monkeypatch.setattr(Rounds, "_read", read)
+    monkeypatch.setattr(embedding, "_read", read)
     site.refresh()
     assert noted == [site.tasks[2:], site.tasks[:1], site.tasks[1:2]]
     after = site.store.scans.all(site.number)
@@ -841,7 +843,7 @@ def test_a_reading_that_fails_forgets_no_death(site: Site, monkeypatch: pytest.M
     site.refresh()
     site.store.embeddings.forget(site.number, site.store.embeddings.chunks(site.number))
     site.store.scans.update_reading(site.number, site.tasks, deaths=1)
-    monkeypatch.setattr(Rounds, "_embed", full)
+    monkeypatch.setattr(embedding, "_encode", full)
     assert site.refresh().problem == "The disk is full."
     after = site.store.scans.all(site.number)
     assert {(task.read_by, task.deaths) for task in after} == {("", 1)}

@@ -12,6 +12,7 @@ from backend.commands import checks_installation, connection
 from backend.errors import ConfigError, StorageError
 from backend.rounds import drafts
 from backend.rounds.embedding_map import Maps
+from backend.rounds.learner import learner_for
 from backend.rounds.services import Services
 from backend.settings import Settings
 from backend.storage import bucket, ledger
@@ -171,7 +172,7 @@ def test_what_rounds_leave_is_there_for_another_machine(trained: Site, elsewhere
     embedded = trained.store.embeddings.all(number, "pixels")
     maps = [Maps(files, embedded).current(Space("pixels", "pca", 0), 2) for files in (here, there)]
     assert (maps[0].coordinates == maps[1].coordinates).all()
-    learner = drafts.learner_for(elsewhere, trained.project)
+    learner = learner_for(elsewhere, trained.project)
     assert learner.knows(version.model_key)
     wanted = trained.store.scans.all(number)[2]
     [(_, scan, drawn)] = learner.predict(version.model_key, [(wanted.id, wanted.url)])

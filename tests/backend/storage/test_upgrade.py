@@ -63,7 +63,7 @@ def upgraded(
     services: Services, fake: FakeLabelStudio, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     """This release's worker on what the earlier one left."""
-    monkeypatch.setattr("backend.rounds.drafts.train_config", lambda *_: TINY)
+    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
     *tasks, broken = fake.projects[NUMBER].tasks
     site = Site(services, fake, clock, NUMBER, tasks)
     for task, phantom in zip(tasks, site.phantoms, strict=True):

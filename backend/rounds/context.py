@@ -1,0 +1,124 @@
+"""What a step of a round works with: made once a step, and handed to all that the step calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from backend.errors import StorageError
+from backend.label_studio import labels
+from backend.label_studio.publisher import Publisher
+from backend.rounds import encoding
+from backend.rounds.learner import Learner, learner_for
+from backend.rounds.publications import Versions
+from backend.rounds.selection import Selector
+from backend.rounds.services import Services
+from backend.settings import ProjectOptions, Settings
+from backend.storage import artifacts, ledger
+from backend.storage.artifacts import ProjectFiles
+from backend.storage.ledger import Ledger, stored_options
+from backend.storage.store import Store
+from backend.storage.tables import Project
+from model.encoders import Encoder
+
+
+class LoadedEncoders:
+    """The encoders of one worker, each loaded when a project first asks for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loaded: dict[str, Encoder] = {}
+
+    def of(self, options: ProjectOptions) -> Encoder:
+        """Return the encoder that a project's options ask for."""
+        name = options.encoder or self._settings.encoder
+        if name not in self._loaded:
+            self._loaded[name] = encoding.load(self._settings, name)
+        return self._loaded[name]
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """One project as a step finds it. Each part is read when it is first used, and then kept."""
+
+    services: Services
+    encoders: LoadedEncoders
+    project: Project
+
+    @staticmethod
+    def of(services: Services, encoders: LoadedEncoders, project_id: int) -> RoundContext:
+        """Return the context of a project.
+
+        Raises:
+            StorageError: When the database does not know the project.
+        """
+        project = services.store.projects.get(project_id)
+        if project is None:
+            raise StorageError(f"Project {project_id} is not in the database.", "Connect it again.")
+        return RoundContext(services, encoders, project)
+
+    @property
+    def id(self) -> int:
+        """The project's id."""
+        return self.project.id
+
+    @property
+    def store(self) -> Store:
+        """The database."""
+        return self.services.store
+
+    @cached_property
+    def options(self) -> ProjectOptions:
+        """The project's options, as last synced."""
+        return stored_options(self.project)
+
+    @cached_property
+    def config(self) -> labels.LabelConfig:
+        """The project's labelling interface, as last synced."""
+        return labels.parse(self.project.label_config)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The scans and annotations, as last synced."""
+        return ledger.read(self.store, self.id)
+
+    @cached_property
+    def files(self) -> ProjectFiles:
+        """What rounds left of the project."""
+        return self.services.files(self.id)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that the project's options ask for."""
+        return self.encoders.of(self.options)
+
+    @cached_property
+    def learner(self) -> Learner:
+        """The project's models."""
+        return learner_for(self.services, self.project)
+
+    @cached_property
+    def selector(self) -> Selector:
+        """What decides which scans come next."""
+        return Selector(self.store, self.project, self.files, self.encoder)
+
+    @cached_property
+    def publications(self) -> Versions:
+        """The queues that were published, and the way back to each."""
+        return Versions(self.store, self.project, self.files)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """What writes a queue to Label Studio."""
+        return Publisher(self.services.settings, self.store, self.services.studio, self.id)
+
+    def queue(self, number: int) -> list[int]:
+        """Return the task ids in the order that a round decided.
+
+        Raises:
+            StorageError: When the record of the round is gone.
+        """
+        record = self.files.read_json(artifacts.round_name(number))
+        if record is None:
+            raise StorageError("The queue of this round is gone.", "The round starts again.")
+        return [int(task) for task in record["order"]]

@@ -1,0 +1,92 @@
+"""Scans become embeddings, a chunk at a time: fetched, decoded, encoded, kept in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from backend.errors import ImageError
+from backend.imaging.pixels import Pixels
+from backend.rounds import unreadable
+from backend.rounds.context import RoundContext
+from backend.rounds.unreadable import MOST_DEATHS
+from backend.storage import artifacts
+from backend.storage.scans import is_retried
+from backend.storage.tables import Task
+
+
+def unseen(here: RoundContext) -> list[int]:
+    """Return the tasks that have no embedding and may be read now."""
+    known = here.store.embeddings.all(here.id, here.encoder.name)
+    now = here.store.clock()
+    return [
+        task.id
+        for task in here.store.scans.all(here.id)
+        if (task.problem and is_retried(task, now)) or (task.id not in known and not task.problem)
+    ]
+
+
+def embed(here: RoundContext, task_ids: Sequence[int], worker: str) -> None:
+    """Fetch, decode and embed scans; one that cannot be read is named, and retried later.
+
+    Args:
+        here: The project.
+        task_ids: The scans.
+        worker: The worker that does it: if the worker dies, the others know what it was reading.
+    """
+    wanted = here.store.scans.some(here.id, task_ids)
+    broken: dict[int, ImageError] = {}
+    for tasks in _apart([task for task in wanted if task.deaths <= MOST_DEATHS]):
+        with _in_hand(here, [task.id for task in tasks], worker):
+            broken |= _read(here, tasks)
+    if any(task.problem for task in wanted if task.id not in broken):
+        here.store.scans.retry_unreadable(here.id)  # their storage may be back
+    unreadable.note(here, broken)
+    unreadable.name_killers(here, [task for task in wanted if task.deaths > MOST_DEATHS])
+
+
+@contextmanager
+def _in_hand(here: RoundContext, task_ids: list[int], worker: str) -> Iterator[None]:
+    """Note in the database which scans this worker reads: if it dies, the next one knows."""
+    here.store.scans.update_reading(here.id, task_ids, read_by=worker)
+    try:
+        yield
+    finally:
+        here.store.scans.update_reading(here.id, task_ids, read_by="")
+
+
+def _read(here: RoundContext, tasks: Sequence[Task]) -> dict[int, ImageError]:
+    """Embed scans; return those that cannot be read, and why, by task id."""
+    images, facts, broken = [], [], {}
+    for task_id, scan in here.learner.scans.many((task.id, task.url) for task in tasks):
+        if isinstance(scan, ImageError):
+            broken[task_id] = scan
+            continue
+        height, width = scan.size
+        images.append(scan.image)
+        facts.append({"task": task_id, "height": height, "width": width, "pixels": scan.digest})
+    if facts:
+        here.store.scans.note_pixels(here.id, facts)
+        _encode(here, [task for task in tasks if task.id not in broken], images)
+        harmless = [task.id for task in tasks if task.deaths and task.id not in broken]
+        here.store.scans.update_reading(here.id, harmless, deaths=0)
+    return broken
+
+
+def _encode(here: RoundContext, tasks: Sequence[Task], images: Sequence[Pixels]) -> None:
+    ids = [task.id for task in tasks]
+    name = artifacts.digest(here.encoder.name, ids, [task.url for task in tasks]) + ".npy"
+    file = artifacts.embeddings_name(name)
+    if not here.files.exists(file):
+        here.files.write_array(file, here.encoder.encode(images))
+    here.store.embeddings.save(here.id, here.encoder.name, name, ids)
+
+
+def _apart(tasks: list[Task]) -> Iterator[list[Task]]:
+    """Yield scans that are read together, then one by one those that workers died with."""
+    together = [task for task in tasks if task.deaths < MOST_DEATHS]
+    if together:
+        yield together
+    for task in tasks:
+        if task.deaths >= MOST_DEATHS:
+            yield [task]

@@ -1,0 +1,72 @@
+"""What a model is worth on held-out scans, and the quality that its record keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import calibration
+from model.evaluation import MAIN, METRICS
+
+Mask = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.float32]
+
+JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model is worth on one held-out scan: scores, and some of its pixels with the truth.
+
+    A label that was neither drawn nor predicted has no score: NaN.
+    """
+
+    scores: Mapping[str, Sequence[float]]  # of each label, by metric; lengths in original pixels
+    chances: Pixels  # (m,)
+    truth: Mask  # (m,)
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice over the labels that have one; 1.0 where the scan is rightly empty."""
+        return float(MAIN.mean(self.scores[MAIN.name]))
+
+
+def quality_of(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, Any]:
+    """Return what the held-out scans say of a model, as its record keeps it.
+
+    A label's scores are over the scans that have any of it, drawn or predicted.
+    """
+    chances = calibration.pixels([one.chances for one in judged.values()])
+    truth = calibration.pixels([one.truth for one in judged.values()])
+    means, by_label = {}, {}
+    for name, metric in METRICS.items():
+        scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
+        means[f"validation_{name}"] = float(metric.mean(scores).mean())
+        of_labels = metric.mean(scores, axis=0).tolist()
+        by_label[f"{name}_by_label"] = dict(zip(names, of_labels, strict=True))
+    return {
+        **means,
+        **by_label,
+        "validation_scans": len(judged),
+        "calibration_error": calibration.expected_calibration_error(chances, truth),
+        "temperature": calibration.temperature(chances, truth),
+    }
+
+
+def group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Return one mean for each group: slices of one patient are no independent evidence."""
+    numbers, places = np.unique(groups, return_inverse=True)
+    sums = np.bincount(places, values, minlength=len(numbers))
+    means: npt.NDArray[np.float64] = sums / np.bincount(places, minlength=len(numbers))
+    return means
+
+
+def thinned(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return about as many pixels as are judged of planes (c, h, w), evenly spread, in one row."""
+    step = math.ceil(math.sqrt(planes[0].size / JUDGED_PIXELS))
+    return planes[:, ::step, ::step].ravel()
