@@ -24,7 +24,7 @@ from backend.storage.store import open_store
 from backend.web.app import MOST_BYTES, add_errors, health_of, job_status_of, json_body, webhook_of
 from backend.web.auth import Gate, protect
 from backend.web.ml_protocol import Answers, OneAtATime, live_drafts
-from backend.web.refresh_requests import Hints
+from backend.web.refresh_requests import RefreshRequests
 
 
 class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
@@ -40,11 +40,11 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         bucket.prepare(settings.artifacts_url)
         store = open_store(settings.database)
         store.create()
-        hints = Hints(store)
-        atexit.register(hints.close)  # one that waits for the database is known here alone
+        requests = RefreshRequests(store)
+        atexit.register(requests.close)  # one that waits for the database is known here alone
         drafts = live_drafts(settings, store)
         drafts.keep_warm()
-        return Answers(store, hints, OneAtATime(drafts))
+        return Answers(store, requests, OneAtATime(drafts))
 
     def setup(self) -> None:
         """Tell the 2.x base class which version is live; it is made anew for each request."""
@@ -59,7 +59,7 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         return list(answer["results"])
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """Leave a hint for the worker. 2.x passes (event, data), 1.0.9 passes them by name."""
+        """Leave a request for the worker. 2.x passes (event, data), 1.0.9 passes them by name."""
         named = (kwargs.get("event"), kwargs.get("data"))
         event, data = named if named[0] else (*args, None, None)[:2]
         if isinstance(data, Mapping):  # 1.0.9's own /train hands over a folder instead

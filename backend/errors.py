@@ -1,6 +1,6 @@
 """Everything that can go wrong and whom it concerns, in one place.
 
-FirstlightError                what happened and how to mend it, safe to show to anybody
+FirstlightError                what happened and how to fix it, safe to show to anybody
 ├── ConfigError                the environment, an option or a label config must be changed
 │   ├── UnsupportedLabelConfig   the project's labelling interface cannot be served
 │   └── OptionsError             a key or value in extra_params is wrong
@@ -18,15 +18,15 @@ from __future__ import annotations
 
 
 class FirstlightError(Exception):
-    """What happened, and the mend. Neither may hold a token, a body or patient data."""
+    """What happened, and the fix. Neither may hold a token, a body or patient data."""
 
-    def __init__(self, what: str, mend: str = "") -> None:
+    def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(what)
         self.what = what
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.what} {self.mend}".strip()
+        return f"{self.what} {self.fix}".strip()
 
 
 class ConfigError(FirstlightError):

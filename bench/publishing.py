@@ -29,7 +29,7 @@ from backend.label_studio.publisher import Publisher
 from backend.label_studio.queue_import import score
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from demo.annotator import Annotator
 from demo.studio import LabelStudio as Server
 from model.phantoms import generate
@@ -52,7 +52,7 @@ class Desk:
 
     def ours(self, number: int) -> float:
         """Return the seconds of a publish."""
-        version = Version(round=number, model_key=f"{number:06d}", labels=1, drafts="")
+        version = Publication(round=number, model_key=f"{number:06d}", labels=1, drafts="")
         with stopwatch() as seconds:
             name = self.publisher.publish(version, "attention-unet", self.tasks, self.drafts)
         assert name

@@ -89,7 +89,7 @@ def until_done(
         project = store.projects.known(number)
         assert not project.problem, project.problem
         live = store.publications.get(number, project.live_version)
-        if live and live.labels == labelled and project.wanted == project.done:
+        if live and live.labels == labelled and project.requested == project.completed:
             return peak
         time.sleep(0.1)
 

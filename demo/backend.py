@@ -38,8 +38,8 @@ class Status:
     live_version: str | None
     validation_dice: float | None
     prequential_dice: float | None
-    wanted: int
-    done: int
+    requested: int
+    completed: int
     next_tasks: tuple[int, ...]
     labels_in_live: int
     problem: str | None
@@ -52,8 +52,8 @@ class Status:
             live_version=answer["live_version"],
             validation_dice=answer["validation_dice"],
             prequential_dice=answer["prequential_dice"],
-            wanted=answer["wanted"],
-            done=answer["done"],
+            requested=answer["requested"],
+            completed=answer["completed"],
             next_tasks=tuple(scan["task"] for scan in answer["next"]),
             labels_in_live=answer["labels_in_live"],
             problem=answer["problem"],
@@ -61,7 +61,7 @@ class Status:
 
     def settled(self, labels: int) -> bool:
         """Whether nothing is under way and the queue knows at least so many labels."""
-        idle = self.step is None and self.wanted == self.done
+        idle = self.step is None and self.requested == self.completed
         return idle and self.live_version is not None and self.labels_in_live >= labels
 
 
@@ -71,8 +71,8 @@ UNKNOWN = Status(
     live_version=None,
     validation_dice=None,
     prequential_dice=None,
-    wanted=1,
-    done=0,
+    requested=1,
+    completed=0,
     next_tasks=(),
     labels_in_live=0,
     problem=None,

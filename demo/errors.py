@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class DemoError(Exception):
-    """What went wrong and how to mend it, in one line fit for a terminal."""
+    """What went wrong and how to fix it, in one line fit for a terminal."""

@@ -33,9 +33,9 @@ def move(planes: Tensor) -> Tensor:
     Turned by at most 10 degrees, leant by 5, 0.65 to 1.2 times as large, shifted by a tenth of a
     side. One call moves a batch; torchvision's RandomAffine takes one for each scan.
     """
-    chances = torch.rand(5, len(planes)) * 2 - 1
-    turn, lean = math.radians(10) * chances[0], math.radians(5) * chances[1]
-    scale, shift = 0.925 + 0.275 * chances[2], 0.2 * chances[3:].T  # a side is 2 long here
+    draws = torch.rand(5, len(planes)) * 2 - 1
+    turn, lean = math.radians(10) * draws[0], math.radians(5) * draws[1]
+    scale, shift = 0.925 + 0.275 * draws[2], 0.2 * draws[3:].T  # a side is 2 long here
     one, zero = torch.ones_like(lean), torch.zeros_like(lean)
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     shear = torch.stack([one, lean.tan(), zero, one], 1).view(-1, 2, 2)

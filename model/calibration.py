@@ -31,10 +31,10 @@ def expected_calibration_error(probabilities: Array, truth: Array) -> float:
     Raises:
         ValueError: If the shapes differ, nothing is given, or a value lies outside [0, 1].
     """
-    chances, hits = _checked(probabilities, truth)
-    bins = np.minimum((chances * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, chances - hits, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(chances))
+    probabilities, hits = _checked(probabilities, truth)
+    bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, probabilities - hits, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(probabilities))
 
 
 def temperature(probabilities: Array, truth: Array) -> float:
@@ -48,14 +48,14 @@ def temperature(probabilities: Array, truth: Array) -> float:
     Raises:
         ValueError: As in `expected_calibration_error`.
     """
-    chances, hits = _checked(probabilities, truth)
-    signed = np.where(hits, 1, -1) * _logit(chances)
+    probabilities, hits = _checked(probabilities, truth)
+    signed = np.where(hits, 1, -1) * _logit(probabilities)
 
-    def surprise(log_temperature: float) -> float:
+    def cross_entropy(log_temperature: float) -> float:
         return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
-    return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded").x))
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
 
 
 def tempered(probabilities: Array, temperature: float) -> Array:

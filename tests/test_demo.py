@@ -24,7 +24,7 @@ from model import masks
 
 
 def _status(
-    *, step: str | None = None, labels: int = 0, wanted: int = 1, problem: str | None = None
+    *, step: str | None = None, labels: int = 0, requested: int = 1, problem: str | None = None
 ) -> Status:
     return Status.read(
         {
@@ -32,8 +32,8 @@ def _status(
             "live_version": "attention-unet r0001 9f3c1a",
             "validation_dice": None,
             "prequential_dice": 0.5,
-            "wanted": wanted,
-            "done": 1,
+            "requested": requested,
+            "completed": 1,
             "next": [{"task": 7, "position": 1, "reason": "uncertain"}],
             "labels_in_live": labels,
             "problem": problem,
@@ -157,7 +157,7 @@ def test_the_cells_of_a_row_stand_below_their_headings() -> None:
         (_status(labels=6), True),
         (_status(labels=4), False),
         (_status(labels=5, step="train"), False),
-        (_status(labels=5, wanted=2), False),
+        (_status(labels=5, requested=2), False),
     ],
 )
 def test_a_queue_is_settled_when_idle_and_aware_of_the_labels(

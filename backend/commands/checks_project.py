@@ -192,7 +192,7 @@ def webhook(services: Services, project_id: int) -> Finding:
     if not problems:
         return Finding("webhook", True, f"It tells {url} everything.")
 
-    def mend() -> None:
+    def repair() -> None:
         studio.ensure_webhook(project_id, url, headers)
         store.projects.update(project_id, webhook_refused_at=0.0)
 
@@ -202,7 +202,7 @@ def webhook(services: Services, project_id: int) -> Finding:
         False,
         f"The webhook to {url}: {'; '.join(problems)}.",
         f"Run `python -m backend doctor {project_id} --fix`{_LEAKED if readable else '.'}",
-        mend,
+        repair,
     )
 
 
@@ -282,12 +282,12 @@ def rounds(store: Store, project_id: int) -> Finding:
             f"Run `python -m backend connect {project_id}`.",
         )
     if found.problem:
-        return Finding("rounds", False, found.problem, found.mend)
+        return Finding("rounds", False, found.problem, found.fix)
     if found.step:
         return Finding("rounds", True, f"One is under way ({found.step}).")
-    if found.wanted > found.done:
-        return Finding("rounds", True, "The next one is wanted.")
-    return Finding("rounds", True, "All that was wanted is done.")
+    if found.requested > found.completed:
+        return Finding("rounds", True, "The next one is requested.")
+    return Finding("rounds", True, "All requested rounds are completed.")
 
 
 def queue(services: Services, project_id: int) -> Finding:

@@ -26,7 +26,7 @@ from backend.storage import bucket
 from model import registry
 
 if TYPE_CHECKING:
-    from backend.rounds.publications import Versions
+    from backend.rounds.publications import ProjectPublications
     from backend.storage.store import Store
 
 
@@ -141,10 +141,10 @@ def clean(project: int) -> None:
 
 @cli.command()
 @click.argument("project", type=PROJECT, required=False)
-@click.option("--fix", is_flag=True, help="Mend what Label Studio's API can mend.")
+@click.option("--fix", is_flag=True, help="Repair what Label Studio's API can repair.")
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON list.")
 def doctor(project: int | None, fix: bool, as_json: bool) -> None:
-    """Look at this installation, and at PROJECT: what is wrong, and how to mend it.
+    """Look at this installation, and at PROJECT: what is wrong, and how to fix it.
 
     Exit code 1 when something is wrong.
     """
@@ -278,15 +278,15 @@ def _store_if_any(settings: Settings) -> Store | None:
     return None if path and not path.exists() else open_known(settings.database)
 
 
-def _versions(project: int) -> Versions:
-    from backend.rounds.publications import Versions
+def _versions(project: int) -> ProjectPublications:
+    from backend.rounds.publications import ProjectPublications
     from backend.storage.artifacts import Artifacts
     from backend.storage.store import open_known
 
     settings = load_settings()
     store = open_known(settings.database)
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project)
-    return Versions(store, store.projects.known(project), files)
+    return ProjectPublications(store, store.projects.known(project), files)
 
 
 def _service(with_parent: bool = False) -> Settings:

@@ -34,7 +34,7 @@ Entry = Mapping[str, Any]  # a backend entry as Label Studio gives it
 
 
 def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_params: str) -> str:
-    """Create or mend the project's entry, webhook and tab; return a sentence about it.
+    """Create or repair the project's entry, webhook and tab; return a sentence about it.
 
     Raises:
         FirstlightError: When Label Studio cannot be reached, cannot reach us, or the project's
@@ -51,7 +51,7 @@ def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_para
 def register(
     settings: Settings, studio: LabelStudio, project_id: int, extra_params: str = ""
 ) -> None:
-    """Create or mend the entry at our address and its webhook; both may be there already.
+    """Create or repair the entry at our address and its webhook; both may be there already.
 
     Raises:
         LabelStudioError: When Label Studio cannot be reached.
@@ -158,7 +158,7 @@ def disconnect(
 def _let_go(store: Store | None, project_id: int) -> None:
     """Have the worker pass over a project until somebody connects it again."""
     if store:
-        store.projects.update(project_id, disconnected=True, vanished_at=0.0, problem="", mend="")
+        store.projects.update(project_id, disconnected=True, vanished_at=0.0, problem="", fix="")
 
 
 def forget(settings: Settings, store: Store | None, project_id: int) -> str:

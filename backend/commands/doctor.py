@@ -1,7 +1,7 @@
-"""Look at everything between a project and its queue, and say what is wrong and how to mend it.
+"""Look at everything between a project and its queue, and say what is wrong and how to fix it.
 
-What Label Studio's API can mend, a finding mends itself when that is wanted; nothing that another
-service put there is touched.
+With --fix a finding repairs what Label Studio's API can repair. Nothing that another service put
+there is touched.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def examine(
         project_id: A project to look at as well; None for the installation alone.
         build: Puts the services together.
         web: For calls to our own web process.
-        fix: Whether to mend what the API can, and to look again.
+        fix: Whether to repair what the API can, and to check it again.
     """
     here = _Examination(fix)
     yield from here.all(checks_installation.installation(settings))
@@ -52,7 +52,7 @@ def examine(
         require_api_key(settings)
         services = build(settings, open_store(settings.database, busy_ms=WORKER_BUSY_MS))
     except FirstlightError as error:
-        yield here.note(Finding("token", False, error.what, error.mend))
+        yield here.note(Finding("token", False, error.what, error.fix))
     else:
         yield from _beyond(here, services, project_id)
 
@@ -86,7 +86,7 @@ def _beyond(here: _Examination, services: Services, project_id: int | None) -> I
 
 
 class _Examination:
-    """Runs checks, mends if that is wanted, and remembers what was wrong."""
+    """Runs checks, repairs if asked to, and remembers what was wrong."""
 
     def __init__(self, fix: bool) -> None:
         self._fix = fix
@@ -98,7 +98,7 @@ class _Examination:
 
     def look(self, name: str, check: Check) -> Finding:
         finding = _judged(name, check)
-        if self._fix and not finding.ok and finding.fix:
+        if self._fix and not finding.ok and finding.repair:
             finding = _mended(finding, check)
         return self.note(finding)
 
@@ -115,34 +115,34 @@ def _judged(name: str, check: Check) -> Finding:
     try:
         return check()
     except FirstlightError as error:
-        return Finding(name, False, error.what, error.mend)
+        return Finding(name, False, error.what, error.fix)
 
 
 def _mended(finding: Finding, check: Check) -> Finding:
     try:
-        if finding.fix:
-            finding.fix()
+        if finding.repair:
+            finding.repair()
     except FirstlightError as error:
         return replace(
             finding,
             what=f"{finding.what} It could not be mended: {error.what}",
-            mend=error.mend,
-            fix=None,
+            fix=error.fix,
+            repair=None,
         )
     again = _judged(finding.name, check)
     if not again.ok:
         return again
-    return replace(again, what=f"{again.what} (It was wrong: {finding.what})", mended=True)
+    return replace(again, what=f"{again.what} (It was wrong: {finding.what})", repaired=True)
 
 
 # -- how it is said -------------------------------------------------------------------------------
 
 
 def line(finding: Finding) -> str:
-    """Return a finding as text: its state, name and sentence, and the mend below."""
-    state = "mended" if finding.mended else "ok" if finding.ok else "WRONG"
-    arrow = "note" if finding.ok else "mend"
-    below = f"\n{arrow:>12}: {finding.mend}" if finding.mend else ""
+    """Return a finding as text: its state, name and sentence, and the fix below."""
+    state = "repaired" if finding.repaired else "ok" if finding.ok else "WRONG"
+    arrow = "note" if finding.ok else "fix"
+    below = f"\n{arrow:>12}: {finding.fix}" if finding.fix else ""
     return f"{state:<6} {finding.name}: {finding.what}{below}"
 
 
@@ -161,9 +161,12 @@ def document(found: Iterable[Finding]) -> str:
             "name": one.name,
             "ok": one.ok,
             "what": one.what,
-            "mend": one.mend,
-            "fixable": one.fix is not None,
-            "mended": one.mended,
+            "fix": one.fix,
+            "fixable": one.repair is not None,
+            "repaired": one.repaired,
+            # As they were called before; they go with the next release.
+            "mend": one.fix,
+            "mended": one.repaired,
         }
         for one in found
     ]

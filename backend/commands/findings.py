@@ -18,17 +18,17 @@ class Finding:
         name: What was looked at.
         ok: Whether it is as it should be.
         what: What was seen, in a sentence.
-        mend: What a person has to do, or may want to know.
-        fix: Mends it through Label Studio's API; None where only a person can.
-        mended: Whether it was wrong until `fix` was called.
+        fix: What a person has to do, or may want to know.
+        repair: Repairs it through Label Studio's API; None where only a person can.
+        repaired: Whether it was wrong until `repair` was called.
     """
 
     name: str
     ok: bool
     what: str
-    mend: str = ""
-    fix: Callable[[], object] | None = None
-    mended: bool = False
+    fix: str = ""
+    repair: Callable[[], object] | None = None
+    repaired: bool = False
 
 
 Check = Callable[[], Finding]

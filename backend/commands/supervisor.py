@@ -14,7 +14,7 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 ROLES = ("web", "worker")
-MISCONFIGURED = 2  # the exit code of a process that a person has to mend
+MISCONFIGURED = 2  # the exit code of a process that a person has to fix
 STOP_SECONDS = 8.0
 MOST_WAIT_SECONDS = 60.0
 STEADY_SECONDS = 60.0

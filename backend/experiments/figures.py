@@ -53,7 +53,7 @@ class Map:
 
 
 @dataclass(frozen=True)
-class Looked:
+class ScanView:
     """A held-out scan as a network sees it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Attention:
     """Scans as the network of an arm sees them."""
 
     name: str  # of the arm
-    scans: tuple[Looked, ...]
+    scans: tuple[ScanView, ...]
 
     @property
     def file(self) -> str:

@@ -140,7 +140,7 @@ def _options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.Se
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class Outcome:
     """What a network trained on some scans is worth, and what it says of the others.
 
     Attributes:
@@ -155,14 +155,14 @@ class Learned:
     seconds: Array
 
 
-def _learn_all(study: Study, labelled: Array, seed: int, measure: str) -> list[Learned]:
+def _learn_all(study: Study, labelled: Array, seed: int, measure: str) -> list[Outcome]:
     seeds = [seed + NETWORKS_APART * number for number in range(study.plan.train_seeds)]
     return [
         _learned(study, labelled, network, measure if network == seed else "") for network in seeds
     ]
 
 
-def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Learned:
+def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
     """Train on rows of the pool, unless these were trained on before: arms often share a choice."""
     config = replace(study.train, seed=seed)
     rows = [study.pool[row] for row in labelled]  # by row, so that only the set counts
@@ -172,13 +172,13 @@ def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Learned:
     path = study.out / "trainings" / f"{name}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
-            return Learned(**stored)
+            return Outcome(**stored)
     learned = _learn(study, labelled, config, measure)
     artifacts.write(path, lambda file: np.savez(file, **vars(learned)))
     return learned
 
 
-def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure: str) -> Learned:
+def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure: str) -> Outcome:
     started = time.monotonic()
     fitted = _fit(study.scans(study.pool[row] for row in labelled), config)
     held = study.scans(study.held)
@@ -190,7 +190,7 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
         pool = study.scans(study.pool[row] for row in others)
         judge = UNCERTAINTIES[measure]
         uncertainty[others] = [judge(found[None])[0] for found in _predicted(fitted, pool)]
-    return Learned(
+    return Outcome(
         scores=np.array(scores).swapaxes(0, 1),
         uncertainty=uncertainty,
         seconds=np.array(time.monotonic() - started),
@@ -212,7 +212,7 @@ def _predicted(fitted: training.Fitted, scans: Sequence[datasets.Kept]) -> Itera
 
 
 def _step(
-    study: Study, decision: active_learning.Decision, chosen: Array, learned: Sequence[Learned]
+    study: Study, decision: active_learning.Decision, chosen: Array, learned: Sequence[Outcome]
 ) -> dict[str, Any]:
     """Return what a count of labels gave, scores as means over the networks.
 
@@ -371,7 +371,7 @@ def _attention(study: Study, found: results.Results) -> Iterator[figures.Attenti
         yield figures.Attention(
             name=name,
             scans=tuple(
-                figures.Looked(
+                figures.ScanView(
                     scan.name,
                     scan.load()[0],
                     probabilities > 0.5,

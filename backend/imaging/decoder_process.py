@@ -246,7 +246,7 @@ def _answer(pipe: Connection, data: bytes, *, longest: int, max_pixels: int) -> 
             pipe.recv_bytes()
             small, answer = _kept(image, longest)
     except ImageError as error:
-        pipe.send_bytes(json.dumps({"refused": [error.what, error.mend]}).encode())
+        pipe.send_bytes(json.dumps({"refused": [error.what, error.fix]}).encode())
         return
     pipe.send_bytes(json.dumps(answer).encode())
     pipe.send_bytes(small.tobytes())

@@ -99,7 +99,7 @@ class ImageSource:
         try:
             return self._fetched(url, task_id)
         except ImageError as error:
-            raise ImageError(f"Task {task_id}: {error.what}", error.mend) from None
+            raise ImageError(f"Task {task_id}: {error.what}", error.fix) from None
 
     def _fetched(self, url: object, task_id: int) -> bytes:
         if not isinstance(url, str) or not url.strip():
@@ -294,14 +294,14 @@ def _bad_status(status: int, request: _Request) -> ImageError:
     if status >= 500 or status in (408, 429):
         return _Passing(f"{_name(request)} answered {status}.", _LATER)
     if not request.own:
-        mend = "Check that this machine may read there, and the storage's credentials."
+        fix = "Check that this machine may read there, and the storage's credentials."
     elif status in (401, 403):
-        mend = "Check LABEL_STUDIO_API_KEY, and that its owner may see the project."
+        fix = "Check LABEL_STUDIO_API_KEY, and that its owner may see the project."
     elif status == 404:
-        mend = "The file is missing in Label Studio: upload it again, or check its storage."
+        fix = "The file is missing in Label Studio: upload it again, or check its storage."
     else:
-        mend = "Open the task in Label Studio to see whether the image shows there."
-    return ImageError(f"{_name(request)} answered {status}.", mend)
+        fix = "Open the task in Label Studio to see whether the image shows there."
+    return ImageError(f"{_name(request)} answered {status}.", fix)
 
 
 def _name(request: _Request) -> str:

@@ -77,7 +77,7 @@ class Scans:
         try:
             found = self._decoders.decode(data, longest=self._longest, max_pixels=self._max_pixels)
         except ImageError as error:
-            raise ImageError(f"Task {task_id}: {error.what}", error.mend) from None
+            raise ImageError(f"Task {task_id}: {error.what}", error.fix) from None
         artifacts.write(
             path,
             lambda file: np.savez(

@@ -314,7 +314,7 @@ class LabelStudio:
     # -- connecting -----------------------------------------------------------------------------
 
     def connect(self, fields: Mapping[str, Any]) -> None:
-        """Create or mend the one entry with this project and url."""
+        """Create or repair the one entry with this project and url."""
         found = self._entries_at(fields)
         if found:
             title = found[0].get("title") or fields["title"]

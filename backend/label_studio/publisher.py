@@ -13,7 +13,7 @@ from backend.label_studio.moments import moment
 from backend.label_studio.queue_import import QueueItem
 from backend.settings import Settings
 from backend.storage.store import Store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Publisher:
         self._project_id = project_id
 
     def publish(
-        self, version: Version, kind: str, queue: Sequence[int], drafts: Mapping[str, Any]
+        self, version: Publication, kind: str, queue: Sequence[int], drafts: Mapping[str, Any]
     ) -> str:
         """Write the queue under a name of its own and verify it; return that name.
 
@@ -124,7 +124,7 @@ class Publisher:
         project = self._store.projects.get(self._project_id)
         return project.live_version if project else ""
 
-    def _open(self, version: Version, kind: str, held: Collection[str]) -> Version:
+    def _open(self, version: Publication, kind: str, held: Collection[str]) -> Publication:
         """Take the next name of this round that nobody ever used."""
         taken = [
             v for v in self._store.publications.all(self._project_id) if v.round == version.round
@@ -133,7 +133,7 @@ class Publisher:
         key = version.model_key or self._store.installation.id
         while name(kind, version.round, attempt, key) in held:
             attempt += 1
-        opened = Version(
+        opened = Publication(
             project_id=self._project_id,
             name=name(kind, version.round, attempt, key),
             round=version.round,
@@ -155,7 +155,7 @@ class Publisher:
                 version.state = "abandoned"
                 self._store.publications.save(version)
 
-    def _arrived(self, attempt: Version, items: Sequence[QueueItem]) -> bool:
+    def _arrived(self, attempt: Publication, items: Sequence[QueueItem]) -> bool:
         why = ""
         try:
             self._studio.import_queue(self._project_id, attempt.name, items)
@@ -203,5 +203,5 @@ class Publisher:
         return abs(self._store.clock() - moment(newest)) >= QUIET_SECONDS if newest else True
 
 
-def _live_at(version: Version) -> float:
+def _live_at(version: Publication) -> float:
     return version.live_at

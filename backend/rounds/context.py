@@ -10,7 +10,7 @@ from backend.label_studio import labels
 from backend.label_studio.publisher import Publisher
 from backend.rounds import encoding
 from backend.rounds.learner import Learner, learner_for
-from backend.rounds.publications import Versions
+from backend.rounds.publications import ProjectPublications
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services
 from backend.settings import ProjectOptions, Settings
@@ -103,9 +103,9 @@ class RoundContext:
         return Selector(self.store, self.project, self.files, self.encoder)
 
     @cached_property
-    def publications(self) -> Versions:
+    def publications(self) -> ProjectPublications:
         """The queues that were published, and the way back to each."""
-        return Versions(self.store, self.project, self.files)
+        return ProjectPublications(self.store, self.project, self.files)
 
     @cached_property
     def publisher(self) -> Publisher:

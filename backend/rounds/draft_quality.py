@@ -11,7 +11,7 @@ from backend.rounds.context import RoundContext
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
-from backend.storage.tables import DraftScore, Version
+from backend.storage.tables import DraftScore, Publication
 from model import evaluation
 
 
@@ -61,7 +61,7 @@ def judge_drafts(here: RoundContext) -> None:
         )
 
 
-def _shown_at(versions: list[Version], when: float) -> Version | None:
+def _shown_at(versions: list[Publication], when: float) -> Publication | None:
     """Return the version that was live at that moment."""
     before = [version for version in versions if version.live_at <= when]
     return max(before, key=lambda version: version.live_at, default=None)

@@ -9,8 +9,8 @@ a kill at any point costs nothing:
 - every worker and web process takes them out of what its own machine keeps: decoded scans and
   copies.
 
-Networks that learnt from a deleted scan stay until `Versions.tidy` deletes their weights, and
-records of rounds keep its number and scores.
+Networks that were trained on a deleted scan stay until `ProjectPublications.tidy` deletes their
+weights. Records of rounds keep the scan's number and scores.
 """
 
 from __future__ import annotations

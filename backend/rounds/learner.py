@@ -303,7 +303,7 @@ class Learner:
             scores = evaluation.of_labels(drawn, truth, example.spacing)
             judged[example.task] = Judged(
                 scores={name: of.tolist() for name, of in scores.items()},
-                chances=thinned(found),
+                probabilities=thinned(found),
                 truth=thinned(truth),
             )
         return judged
@@ -312,9 +312,9 @@ class Learner:
         """Return the model's uncertainty on each scan that can be read, by task id."""
         measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.publications.model(self.project_id, key)
-        heat = float(model.quality.get("temperature", 1)) if model else 1.0
+        temperature = float(model.quality.get("temperature", 1)) if model else 1.0
         return {
-            task_id: float(measure(calibration.tempered(probabilities, heat)[None])[0])
+            task_id: float(measure(calibration.tempered(probabilities, temperature)[None])[0])
             for task_id, _, probabilities in self.predict(key, wanted)
         }
 

@@ -26,17 +26,17 @@ def kind_of(error: FirstlightError) -> str:
     return "outage" if isinstance(error, LabelStudioError) else ""
 
 
-def finish(store: Store, project: Project, wanted: int, made: bool) -> None:
+def finish(store: Store, project: Project, requested: int, made: bool) -> None:
     """Note what was done, and when the next round may start."""
     pause = spacing(project) if made else 0.0
     store.projects.update(
         project.id,
-        done=wanted,
-        waits_since=project.started_at,  # what is still wanted came after that
+        completed=requested,
+        waits_since=project.started_at,  # what is still requested came after that
         step="",
         progress={},
         problem="",
-        mend="",
+        fix="",
         failures=0,
         not_before=project.started_at + pause,
         storage_away_since=0.0,
@@ -44,20 +44,20 @@ def finish(store: Store, project: Project, wanted: int, made: bool) -> None:
     )
 
 
-def fail(services: Services, project: Project, what: str, mend: str, kind: str) -> None:
+def fail(services: Services, project: Project, what: str, fix: str, kind: str) -> None:
     """Say what went wrong, once, and try again later, later each time.
 
     Args:
         services: Of this worker.
         project: The project.
         what: What happened.
-        mend: How to put it right.
+        fix: How to put it right.
         kind: As `kind_of` returns it.
     """
     store = services.store
     if project.disconnected:  # meanwhile, which is no problem of anybody's
         store.rounds.abort(project.id, "The project was disconnected.")
-        store.projects.update(project.id, step="", progress={}, problem="", mend="")
+        store.projects.update(project.id, step="", progress={}, problem="", fix="")
         return
     if kind == "missing" and services.studio.has_vanished(project.id):
         _vanish(store, project)
@@ -65,7 +65,7 @@ def fail(services: Services, project: Project, what: str, mend: str, kind: str) 
     if project.problem != what:
         number = store.rounds.open(project.id)
         with logs.context(**({"round": number} if number else {})):
-            log.warning("%s %s", what, mend)
+            log.warning("%s %s", what, fix)
         store.projects.update(project.id, problem_at=store.clock())
     store.rounds.abort(project.id, what)
     longest = _longest_backoff(kind, services.settings.reconcile_seconds)
@@ -74,7 +74,7 @@ def fail(services: Services, project: Project, what: str, mend: str, kind: str) 
         step="",
         progress={},
         problem=what,
-        mend=mend,
+        fix=fix,
         deaths=0,
         failures=min(project.failures + 1, MOST_FAILURES),
         not_before=store.clock() + min(longest, 2.0**project.failures),

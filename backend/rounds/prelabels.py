@@ -10,7 +10,7 @@ from backend.errors import UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store
-from backend.storage.tables import DraftScore, Project, Version
+from backend.storage.tables import DraftScore, Project, Publication
 
 KEPT_MODELS = 2  # networks that the process of the drafts holds in memory
 JUDGED = 5  # the last drafts that decide whether the next ones are shown
@@ -31,7 +31,7 @@ def wanted(project: Project, usable: int, dice: list[float]) -> bool:
     return len(last) < JUDGED or sum(last) / JUDGED >= options.prelabel_min_dice
 
 
-def drawing(store: Store, project: Project) -> Version | None:
+def drawing(store: Store, project: Project) -> Publication | None:
     """Return the live version of a project if its model draws drafts now.
 
     It draws none at a cold start, while drafts are not shown, and once the labels of the project
@@ -53,11 +53,11 @@ def newest_drawing(store: Store) -> Iterator[tuple[int, str]]:
     query = (
         sa.select(Project)
         .join(
-            Version,
-            sa.and_(Version.project_id == Project.id, Version.name == Project.live_version),
+            Publication,
+            sa.and_(Publication.project_id == Project.id, Publication.name == Project.live_version),
         )
-        .where(Version.model_key != "", ~Project.disconnected)
-        .order_by(Version.live_at.desc())
+        .where(Publication.model_key != "", ~Project.disconnected)
+        .order_by(Publication.live_at.desc())
     )
     with store.session() as session:
         projects = list(session.scalars(query))

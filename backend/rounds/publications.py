@@ -1,7 +1,7 @@
-"""The versions of a project: their list, the way back to one, and which weights are kept for it.
+"""The publications of a project: their list, the way back to one, and which weights are kept.
 
-A person goes back by pinning a version. The command only leaves that wish in the store; the next
-round publishes what the version's model gives, under a name of its own, and trains nothing.
+A person goes back by pinning a publication. The command only leaves that request in the database.
+The next round publishes what the pinned model gives, under a new name, and trains nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import DraftQuality, stored_options
 from backend.storage.store import Store
-from backend.storage.tables import DraftScore, Model, Project, Version
+from backend.storage.tables import DraftScore, Model, Project, Publication
 
 KEPT_MODELS = 5
 KEPT_LIVE_MODELS = 30
@@ -31,7 +31,7 @@ _HEAD = ("version", "state", "since (UTC)", "labels", "Dice", "weights")
 
 
 @dataclass(frozen=True)
-class Versions:
+class ProjectPublications:
     """The versions of one project, from its store and its files; made anew for every question."""
 
     store: Store
@@ -40,7 +40,7 @@ class Versions:
 
     # -- going back -----------------------------------------------------------------------------
 
-    def pinned(self) -> Version | None:
+    def pinned(self) -> Publication | None:
         """Return the version that a person pinned, None while training decides.
 
         Raises:
@@ -70,7 +70,7 @@ class Versions:
         if why:
             what = f"{name} cannot be published: {why}." if name else "No version is named."
             raise ConfigError(what, self._choice())
-        self._wish(name)
+        self._request(name)
         return (
             f"Project {self.project.id} goes back to {name} with its next round.{self._paused()} "
             f"It trains nothing until: {resume_command(self.project.id)}"
@@ -88,18 +88,18 @@ class Versions:
                 f"Nothing is pinned in project {self.project.id}.",
                 f"Its rounds train; python -m backend versions {self.project.id} lists them.",
             )
-        self._wish("")
+        self._request("")
         return f"Project {self.project.id} trains again with its next round.{self._paused()}"
 
     def _check_connected(self) -> None:
-        """Refuse to wish for a round: that would bring a disconnected project back to life."""
+        """Refuse to ask for a round: that would bring a disconnected project back to life."""
         if self.project.disconnected:
             raise ConfigError(
                 f"Project {self.project.id} is not connected: no round will follow.",
                 f"Connect it first: python -m backend connect {self.project.id}",
             )
 
-    def _wish(self, name: str) -> None:
+    def _request(self, name: str) -> None:
         self.store.publications.pin(self.project.id, name)
         self.store.projects.request_refresh(self.project.id)
 
@@ -114,7 +114,7 @@ class Versions:
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         return f"Choose one of: {', '.join(names[:LISTED])}{more}."
 
-    def obstacle(self, version: Version | None) -> str:
+    def obstacle(self, version: Publication | None) -> str:
         """Return why nobody can go back to a version, "" if that can be done."""
         if version is None:
             return f"project {self.project.id} has no such version"
@@ -122,7 +122,7 @@ class Versions:
             return "it was never live"
         return _OBSTACLES.get(self._weights(version), "")
 
-    def _weights(self, version: Version) -> str:
+    def _weights(self, version: Publication) -> str:
         """Return what became of the weights of a version's model."""
         if not version.model_key:
             return "not needed"  # a cold start follows from the scans
@@ -148,7 +148,7 @@ class Versions:
             lines += ["", f"{pinned} is pinned until: {resume_command(self.project.id)}"]
         return "\n".join(lines)
 
-    def _row(self, version: Version, pinned: str) -> tuple[str, ...]:
+    def _row(self, version: Publication, pinned: str) -> tuple[str, ...]:
         model = self._models.get(version.model_key)
         since = datetime.fromtimestamp(version.live_at or version.created_at, UTC)
         return (
@@ -227,7 +227,7 @@ class Versions:
     # -- what is read once ----------------------------------------------------------------------
 
     @cached_property
-    def _newest_first(self) -> Sequence[Version]:
+    def _newest_first(self) -> Sequence[Publication]:
         return self.store.publications.all(self.project.id)[::-1]
 
     @cached_property
@@ -265,10 +265,10 @@ def resume_command(project_id: int) -> str:
     return f"python -m backend rollback {project_id} --resume"
 
 
-def _state(version: Version) -> str:
+def _state(version: Publication) -> str:
     """Return the state as people know it: what was never live is not missed in Label Studio."""
     return "abandoned" if version.state == "removed" and not version.live_at else version.state
 
 
-def _live_at(version: Version) -> float:
+def _live_at(version: Publication) -> float:
     return version.live_at

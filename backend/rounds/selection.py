@@ -199,7 +199,7 @@ class Selector:
 
     def _asked_for(self) -> bool:
         """Return whether a person pressed Start Training since the last round."""
-        return self._project.train_wanted > self._project.done
+        return self._project.train_requested > self._project.completed
 
     def _enough_changed(self, now: Ledger) -> bool:
         """Return whether as many labels came, went or changed as `retrain_after` asks for."""

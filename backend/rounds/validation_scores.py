@@ -27,7 +27,7 @@ class Judged:
     """
 
     scores: Mapping[str, Sequence[float]]  # of each label, by metric; lengths in original pixels
-    chances: Pixels  # (m,)
+    probabilities: Pixels  # (m,)
     truth: Mask  # (m,)
 
     @property
@@ -41,7 +41,7 @@ def quality_of(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, 
 
     A label's scores are over the scans that have any of it, drawn or predicted.
     """
-    chances = calibration.pixels([one.chances for one in judged.values()])
+    probabilities = calibration.pixels([one.probabilities for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
     means, by_label = {}, {}
     for name, metric in METRICS.items():
@@ -53,8 +53,8 @@ def quality_of(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, 
         **means,
         **by_label,
         "validation_scans": len(judged),
-        "calibration_error": calibration.expected_calibration_error(chances, truth),
-        "temperature": calibration.temperature(chances, truth),
+        "calibration_error": calibration.expected_calibration_error(probabilities, truth),
+        "temperature": calibration.temperature(probabilities, truth),
     }
 
 

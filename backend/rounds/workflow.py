@@ -25,7 +25,7 @@ from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.learner import Learner, UnreadableLabels
 from backend.rounds.services import Services
 from backend.storage import artifacts
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +58,17 @@ class Rounds(DBOSConfiguredInstance):
         """Bring one project's queue up to what was requested when this began."""
         with logs.context(project=project_id):
             try:
-                wanted = self.begin(project_id)
+                requested = self.begin(project_id)
                 made = self._round(project_id)
             except FirstlightError as error:
-                self.fail(project_id, error.what, error.mend, outcome.kind_of(error))
+                self.fail(project_id, error.what, error.fix, outcome.kind_of(error))
             except Exception:
                 # The one place in the worker where a defect of ours ends: told in the log with its
                 # traceback, on the page without it, and tried again like everything else.
                 log.exception("a round failed unexpectedly")
                 self.fail(project_id, "A round failed unexpectedly.", "See the worker's log.", "")
             else:
-                self.finish(project_id, wanted, made)
+                self.finish(project_id, requested, made)
 
     def _round(self, project_id: int) -> bool:
         """Return whether a round was made."""
@@ -116,7 +116,7 @@ class Rounds(DBOSConfiguredInstance):
         """Return what is requested now; what is requested later makes another refresh."""
         here = self._here(project_id)
         self.store.projects.update(project_id, started_at=self.store.clock())
-        return here.project.wanted
+        return here.project.requested
 
     @DBOS.step()
     def sync(self, project_id: int) -> str:
@@ -247,7 +247,7 @@ class Rounds(DBOSConfiguredInstance):
         with self._step(project_id, "publish", number) as here:
             started = time.monotonic()  # the clock may be set meanwhile, or the machine sleep
             file = artifacts.drafts_name(number)
-            version = Version(
+            version = Publication(
                 round=number,
                 model_key=key,
                 labels=len(here.ledger.usable),
@@ -278,14 +278,14 @@ class Rounds(DBOSConfiguredInstance):
             _tidy(here)
 
     @DBOS.step()
-    def finish(self, project_id: int, wanted: int, made: bool) -> None:
+    def finish(self, project_id: int, requested: int, made: bool) -> None:
         """Note what was done, and when the next round may start."""
-        outcome.finish(self.store, self._here(project_id).project, wanted, made)
+        outcome.finish(self.store, self._here(project_id).project, requested, made)
 
     @DBOS.step()
-    def fail(self, project_id: int, what: str, mend: str, kind: str) -> None:
+    def fail(self, project_id: int, what: str, fix: str, kind: str) -> None:
         """Say what went wrong, once, and try again later, later each time."""
-        outcome.fail(self.services, self._here(project_id).project, what, mend, kind)
+        outcome.fail(self.services, self._here(project_id).project, what, fix, kind)
 
     # -- what the steps share -------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ from backend.storage.tables import (
     Meta,
     Model,
     Project,
+    Publication,
     Round,
     Sighting,
     Split,
     Task,
-    Version,
     pin_key,
 )
 
@@ -46,7 +46,7 @@ class Projects:
         connected: bool = False,
         train: bool = False,
     ) -> None:
-        """Ask for a refresh: `wanted += 1`, and a full sync if told so.
+        """Ask for a refresh: `requested += 1`, and a full sync if told so.
 
         News may have mended what failed, so a project that waits after a failure waits no longer.
         A project heard of for the first time waits: Label Studio saves its entry after the call.
@@ -63,10 +63,10 @@ class Projects:
         waits_longer = sa.and_(Project.failures > 0, Project.not_before > soon)
         away = sa.or_(Project.disconnected, Project.vanished_at > 0)
         values: dict[str, Any] = {
-            "wanted": Project.wanted + 1,
+            "requested": Project.requested + 1,
             "waits_since": sa.case(
                 # Nobody waited for a project while it was away.
-                (sa.or_(Project.wanted == Project.done, away), self._database.clock()),
+                (sa.or_(Project.requested == Project.completed, away), self._database.clock()),
                 else_=Project.waits_since,
             ),
             "disconnected": False,
@@ -74,16 +74,16 @@ class Projects:
             "not_before": sa.case((sa.or_(waits_longer, away), soon), else_=Project.not_before),
         }
         if full:
-            values |= {"full_sync": True, "full_wanted": Project.wanted + 1}
+            values |= {"full_sync": True, "full_requested": Project.requested + 1}
         if train:
-            values |= {"train_wanted": Project.wanted + 1}
+            values |= {"train_requested": Project.requested + 1}
         served = sa.true() if connected else ~Project.disconnected
         statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self._database.session() as session:
             found = session.execute(statement).rowcount  # type: ignore[attr-defined]
             if not found and session.get(Project, project_id) is None:
                 first = Project(
-                    id=project_id, wanted=1, not_before=soon, waits_since=self._database.clock()
+                    id=project_id, requested=1, not_before=soon, waits_since=self._database.clock()
                 )
                 session.add(first)
 
@@ -91,7 +91,7 @@ class Projects:
         """Return projects whose refresh may start now, longest waiting first."""
         now = self._database.clock()
         query = sa.select(Project).where(
-            Project.wanted > Project.done, ~Project.disconnected, Project.vanished_at == 0
+            Project.requested > Project.completed, ~Project.disconnected, Project.vanished_at == 0
         )
         with self._database.session() as session:
             found = [one for one in session.scalars(query) if pause_left(one, now) <= 0]
@@ -134,15 +134,31 @@ class Projects:
             session.add(Erasure(project_id=project_id, whole=True))
             session.execute(pin)
             session.execute(sa.delete(Project).where(Project.id == project_id))
-            for table in (Task, Annotation, Embedding, Split, DraftScore, Model, Version, Round):
+            for table in (
+                Task,
+                Annotation,
+                Embedding,
+                Split,
+                DraftScore,
+                Model,
+                Publication,
+                Round,
+            ):
                 session.execute(sa.delete(table).where(table.project_id == project_id))
 
     def update_unless_moved(self, project: Project, **values: Any) -> bool:
         """Write into a project's row unless it has moved on since it was read; return whether.
 
-        A wish, a refresh, a rollback or a disconnect in between knows better.
+        A request, a refresh, a rollback or a disconnect in between knows better.
         """
-        moves = ("wanted", "done", "failures", "live_version", "disconnected", "vanished_at")
+        moves = (
+            "requested",
+            "completed",
+            "failures",
+            "live_version",
+            "disconnected",
+            "vanished_at",
+        )
         same = [getattr(Project, name) == getattr(project, name) for name in moves]
         statement = sa.update(Project).where(Project.id == project.id, *same).values(values)
         with self._database.session() as session:
@@ -158,14 +174,14 @@ class Projects:
             project,
             vanished_at=project.vanished_at or now,
             problem="Label Studio has no such project any more, or hides it from this token.",
-            mend="It is asked for again by itself. If it was deleted, say so: "
+            fix="It is asked for again by itself. If it was deleted, say so: "
             f"python -m backend disconnect {project.id}",
             problem_at=project.vanished_at or now,
         )
 
     def synced(self, project: Project, seen: dict[str, Any]) -> None:
         """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
-        self.update(project.id, seen=seen, full_sync=Project.full_wanted > project.wanted)
+        self.update(project.id, seen=seen, full_sync=Project.full_requested > project.requested)
 
     def enter(self, project_id: int, step: str, **progress: Any) -> None:
         """Say what the project is doing now; an empty step means idle."""

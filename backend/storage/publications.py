@@ -11,7 +11,7 @@ from backend.storage.tables import (
     Meta,
     Model,
     Project,
-    Version,
+    Publication,
     pin_key,
 )
 
@@ -36,22 +36,24 @@ class Publications:
         with self._database.session() as session:
             session.merge(model)
 
-    def all(self, project_id: int) -> list[Version]:
+    def all(self, project_id: int) -> list[Publication]:
         """Return every published version, oldest first."""
-        return self._database.of(Version, project_id, Version.created_at)
+        return self._database.of(Publication, project_id, Publication.created_at)
 
-    def get(self, project_id: int, name: str) -> Version | None:
+    def get(self, project_id: int, name: str) -> Publication | None:
         """Return one version by its name."""
         with self._database.session() as session:
-            return session.get(Version, (project_id, name))
+            return session.get(Publication, (project_id, name))
 
     def by_state(self) -> dict[int, dict[str, int]]:
         """Return how many versions are in which state, by project, counted by the database."""
-        query = sa.select(Version.project_id, Version.state, sa.func.count())
+        query = sa.select(Publication.project_id, Publication.state, sa.func.count())
         found: dict[int, dict[str, int]] = {}
         with self._database.session() as session:
             for project_id, state, number in session.execute(
-                query.group_by(Version.project_id, Version.state).order_by(Version.state)
+                query.group_by(Publication.project_id, Publication.state).order_by(
+                    Publication.state
+                )
             ):
                 found.setdefault(project_id, {})[state] = number
         return found
@@ -62,19 +64,21 @@ class Publications:
         Neither the queue nor what the model was trained on is read; {} stands for no model.
         """
         query = (
-            sa.select(Project.id, Version.live_at, Model.quality)
+            sa.select(Project.id, Publication.live_at, Model.quality)
             .join(
-                Version,
-                sa.and_(Version.project_id == Project.id, Version.name == Project.live_version),
+                Publication,
+                sa.and_(
+                    Publication.project_id == Project.id, Publication.name == Project.live_version
+                ),
             )
             .outerjoin(
-                Model, sa.and_(Model.project_id == Project.id, Model.key == Version.model_key)
+                Model, sa.and_(Model.project_id == Project.id, Model.key == Publication.model_key)
             )
         )
         with self._database.session() as session:
             return {number: (at, quality or {}) for number, at, quality in session.execute(query)}
 
-    def save(self, version: Version) -> None:
+    def save(self, version: Publication) -> None:
         """Store a version."""
         with self._database.session() as session:
             session.merge(version)
@@ -93,12 +97,14 @@ class Publications:
     def go_live(self, project_id: int, name: str, **project: Any) -> None:
         """Make one version the live one, in the same moment for everybody who asks."""
         with self._database.session() as session:
-            mine = sa.update(Version).where(Version.project_id == project_id)
+            mine = sa.update(Publication).where(Publication.project_id == project_id)
             session.execute(
-                mine.where(Version.state == "live", Version.name != name).values(state="previous")
+                mine.where(Publication.state == "live", Publication.name != name).values(
+                    state="previous"
+                )
             )
             session.execute(
-                mine.where(Version.name == name).values(
+                mine.where(Publication.name == name).values(
                     state="live", live_at=self._database.clock()
                 )
             )

@@ -29,17 +29,18 @@ class Project(Base):
 
     __tablename__ = "projects"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    wanted: Mapped[int] = mapped_column(default=0)
-    done: Mapped[int] = mapped_column(default=0)
-    # Since when what is wanted and not done is wanted.
+    # The refresh request: two counters. (Some columns have older names than their attributes.)
+    requested: Mapped[int] = mapped_column("wanted", default=0)
+    completed: Mapped[int] = mapped_column("done", default=0)
+    # Since when a request waits that is not completed.
     waits_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
     full_sync: Mapped[bool] = mapped_column(default=True)
-    # What `wanted` became when a full sync was last asked for.
-    full_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
-    # What `wanted` became when a person last pressed Start Training: until `done` comes that far,
+    # What `requested` became when a full sync was last asked for.
+    full_requested: Mapped[int] = mapped_column("full_wanted", default=0, server_default="0")
+    # What `requested` became when a person last pressed Start Training: until `completed` is there,
     # a round is due, however few labels have changed.
-    train_wanted: Mapped[int] = mapped_column(default=0, server_default="0")
-    # Taken out by a person; only a connection takes the project up again. (Its column is older.)
+    train_requested: Mapped[int] = mapped_column("train_wanted", default=0, server_default="0")
+    # Taken out by a person; only a connection takes the project up again.
     disconnected: Mapped[bool] = mapped_column("gone", default=False)
     # Since when Label Studio says that it has no such project; 0 while it has it. The timer goes on
     # asking, and takes the project up again by itself.
@@ -68,7 +69,7 @@ class Project(Base):
     # Since when Label Studio's events are refused; 0 while they are not.
     webhook_refused_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
     problem: Mapped[str] = mapped_column(default="")
-    mend: Mapped[str] = mapped_column(default="")
+    fix: Mapped[str] = mapped_column("mend", default="")
     problem_at: Mapped[float] = mapped_column(default=0.0)
     # When the next refresh may start.
     failures: Mapped[int] = mapped_column(default=0)
@@ -178,7 +179,7 @@ class Model(Base):
     quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
-class Version(Base):
+class Publication(Base):
     """One attempt to publish a queue. Its name is never used twice."""
 
     __tablename__ = "versions"

@@ -21,7 +21,7 @@ from backend.web.auth import Gate, protect
 from backend.web.ml_protocol import Answers, DraftsOf, OneAtATime
 from backend.web.project_page import views
 from backend.web.prometheus import Metrics
-from backend.web.refresh_requests import Hints
+from backend.web.refresh_requests import RefreshRequests
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
     """
     app = Flask("firstlight", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
-    metrics, hints = Metrics(store), Hints(store)
-    app.extensions["hints"] = hints  # whoever ends the process closes it
-    answers = Answers(store, hints, OneAtATime(drafts))
+    metrics, requests = Metrics(store), RefreshRequests(store)
+    app.extensions["requests"] = requests  # whoever ends the process closes it
+    answers = Answers(store, requests, OneAtATime(drafts))
     gate = Gate(settings, answers.webhook_secret)
     _add_protocol(app, answers, metrics)
     _add_probes(app, answers, gate, settings)
@@ -168,7 +168,7 @@ def add_errors(app: Flask) -> None:
         if code == 503:
             with logs.context(**logs.ids_of(error)):
                 log.error("%s %s: %s", request.method, request.url_rule, error)
-        return jsonify({"error": error.what, "mend": error.mend}), code
+        return jsonify({"error": error.what, "fix": error.fix, "mend": error.fix}), code
 
     @app.errorhandler(Exception)
     def broken(error: Exception) -> tuple[Response, int]:

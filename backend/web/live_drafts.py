@@ -122,7 +122,7 @@ class _Child:
         """
         answer = self._exchange(question)
         if "what" in answer:
-            raise DraftError(answer["what"], answer["mend"])
+            raise DraftError(answer["what"], answer["fix"])
         regions: list[dict[str, Any]] = answer["regions"]
         return regions
 
@@ -188,7 +188,7 @@ def _answer(drafts: LiveDrafts, question: dict[str, int]) -> dict[str, Any]:
             drafts.warm(question["project"])
             return {"regions": []}
         except FirstlightError as error:
-            return {"what": error.what, "mend": error.mend}
+            return {"what": error.what, "fix": error.fix}
         except Exception:  # a defect in one draft must not cost the others their process
             log.exception("the draft failed")
-            return {"what": "The draft failed.", "mend": "Read the log: the reason stands there."}
+            return {"what": "The draft failed.", "fix": "Read the log: the reason stands there."}

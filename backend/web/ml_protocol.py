@@ -20,7 +20,7 @@ from backend.storage.store import Store
 from backend.storage.tables import Project, Task
 from backend.web.live_drafts import DraftProcess
 from backend.web.project_page import sentences
-from backend.web.refresh_requests import Hints, Refusals
+from backend.web.refresh_requests import RefreshRequests, Refusals
 from backend.web.schemas import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
 
 log = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class OneAtATime:
 class Answers:
     """The answers to Label Studio's requests, from the store alone (and drafts for /predict)."""
 
-    def __init__(self, store: Store, hints: Hints, drafts: OneAtATime) -> None:
+    def __init__(self, store: Store, requests: RefreshRequests, drafts: OneAtATime) -> None:
         self._store = store
-        self._hints = hints
+        self._requests = requests
         self._drafts = drafts
         self._refusals = Refusals(store)
 
@@ -175,7 +175,7 @@ class Answers:
         ]
 
     def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave a hint if the event can change the queue, and say what was done."""
+        """Leave a request if the event can change the queue, and say what was done."""
         event = WebhookIn.read(body)
         with logs.context(project=event.project):
             return self._webhook(event)
@@ -188,11 +188,14 @@ class Answers:
         if reason or project is None:
             return {"status": "ignored", "reason": reason}
         train = event.action == "START_TRAINING"
-        stored = self._hints.want(project.id, full=event.deletes_tasks, train=train)
+        stored = self._requests.request(project.id, full=event.deletes_tasks, train=train)
         if not train:
             return {"status": "ok"}
         now = self._project(project.id) if stored else None
-        return {"status": "ok", "job": job(project.id, now.wanted if now else project.wanted + 1)}
+        return {
+            "status": "ok",
+            "job": job(project.id, now.requested if now else project.requested + 1),
+        }
 
     def webhook_refused(self, body: bytes) -> None:
         """Tell of an event that came without the secret; `body` is b"" if it was not read."""
@@ -218,8 +221,8 @@ class Answers:
         """Return how far a refresh has come; None when nobody asked for it."""
         parts = JobIn.model_validate(body).parts
         project = self._project(parts[0]) if parts else None
-        # One more than is stored: the hint may still wait in memory.
-        if parts is None or project is None or parts[1] > project.wanted + 1:
+        # One more than is stored: the request may still wait in memory.
+        if parts is None or project is None or parts[1] > project.requested + 1:
             return None
         answer = {"job_status": _job_status(project, parts[1])}
         if answer["job_status"] == "failed":
@@ -238,9 +241,9 @@ class Answers:
         if request.project is None:
             return
         if project is None or project.disconnected:
-            self._hints.sight(request.project)
+            self._requests.sight(request.project)
         elif _options_changed(project, request.extra_params):
-            self._hints.want(request.project)
+            self._requests.request(request.project)
         if project is not None and request.hostname not in {"", project.hostname}:
             with suppress(StorageError):  # the next request brings it again
                 self._store.projects.update(project.id, hostname=request.hostname)
@@ -269,7 +272,7 @@ def _setup_problems(request: SetupIn, project: Project | None) -> Iterator[str]:
 
 
 def _problem(project: Project) -> str:
-    return f"{project.problem} {project.mend}".strip() if project.problem else ""
+    return f"{project.problem} {project.fix}".strip() if project.problem else ""
 
 
 def _same_labels(sent: str, known: str) -> bool:
@@ -310,7 +313,7 @@ def _why_ignored(event: WebhookIn, project: Project | None) -> str:
 
 
 def _job_status(project: Project, number: int) -> str:
-    if project.done >= number:
+    if project.completed >= number:
         return "finished"
     if project.step:
         return "started"

@@ -75,7 +75,7 @@ def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]
     yield GaugeMetricFamily(
         "firstlight_refreshes_waiting",
         "Projects with a refresh that is asked for and not done.",
-        value=sum(project.wanted > project.done for project in projects),
+        value=sum(project.requested > project.completed for project in projects),
     )
 
 
@@ -106,7 +106,10 @@ def _waiting(now: float, live: Live, projects: Sequence[Project]) -> Iterator[Me
         "firstlight_refresh_wait_seconds",
         "How long the oldest change waits for the queue that follows from it. The pause that is "
         "kept between rounds and a round under way count; 0: nothing waits.",
-        {one.id: _age(now, one.waits_since) if one.wanted > one.done else 0.0 for one in projects},
+        {
+            one.id: _age(now, one.waits_since) if one.requested > one.completed else 0.0
+            for one in projects
+        },
     )
     yield _gauge(
         "firstlight_queue_age_seconds",
@@ -141,7 +144,7 @@ def _quality(
         labels=["project"],
     )
     versions = GaugeMetricFamily(
-        "firstlight_versions", "Versions of the queue, by state.", labels=["project", "state"]
+        "firstlight_versions", "Publications of the queue, by state.", labels=["project", "state"]
     )
     for project in projects:
         _, quality = live.get(project.id, (0.0, {}))

@@ -1,4 +1,4 @@
-"""Hints that a project has changed: written at once, or remembered until they can be."""
+"""Requests to refresh a project: written at once, or kept in memory until they can be."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSALS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Request:
     """What is asked for beside a refresh."""
 
     refresh: bool = False
@@ -31,8 +31,8 @@ class _Wish:
     sighting: bool = False  # of a project that may have an entry of ours by now
     train: bool = False
 
-    def __or__(self, other: _Wish) -> _Wish:
-        return _Wish(
+    def __or__(self, other: _Request) -> _Request:
+        return _Request(
             self.refresh or other.refresh,
             self.full or other.full,
             self.sighting or other.sighting,
@@ -40,40 +40,40 @@ class _Wish:
         )
 
 
-class Hints:
+class RefreshRequests:
     """The web process's only writes. Label Studio never repeats an event, so none may be lost."""
 
     def __init__(self, store: Store, *, retry_seconds: float = 1.0) -> None:
         self._store = store
         self._retry_seconds = retry_seconds
         self._lock = threading.Lock()
-        self._pending: dict[int, _Wish] = {}
+        self._pending: dict[int, _Request] = {}
         self._retrying: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def want(self, project_id: int, *, full: bool = False, train: bool = False) -> bool:
+    def request(self, project_id: int, *, full: bool = False, train: bool = False) -> bool:
         """Ask for a refresh as `Projects.request_refresh` does. Never raises.
 
         Returns:
             Whether the request is stored yet.
         """
-        return self._leave(project_id, _Wish(refresh=True, full=full, train=train))
+        return self._leave(project_id, _Request(refresh=True, full=full, train=train))
 
     def sight(self, project_id: int) -> None:
         """Note a project as `Projects.sight` does. Never raises."""
-        self._leave(project_id, _Wish(sighting=True))
+        self._leave(project_id, _Request(sighting=True))
 
-    def _leave(self, project_id: int, wish: _Wish) -> bool:
+    def _leave(self, project_id: int, request: _Request) -> bool:
         with self._lock:
             waiting = project_id in self._pending
         # A database that just refused is not waited for again within the same request.
         if not waiting:
-            problem = self._write(project_id, wish)
+            problem = self._write(project_id, request)
             if not problem:
                 return True
             with logs.context(project=project_id):
-                log.warning("a hint waits in memory: %s", problem)
-        self._remember(project_id, wish)
+                log.warning("a request waits in memory: %s", problem)
+        self._remember(project_id, request)
         return False
 
     def close(self) -> None:
@@ -82,22 +82,24 @@ class Hints:
         if self._retrying is not None:
             self._retrying.join()
 
-    def _write(self, project_id: int, wish: _Wish) -> str:
-        """Return why the hint could not be stored, "" when it could."""
+    def _write(self, project_id: int, request: _Request) -> str:
+        """Return why the request could not be stored, "" when it could."""
         try:
-            if wish.sighting:
+            if request.sighting:
                 self._store.projects.sight(project_id)
-            if wish.refresh:
-                self._store.projects.request_refresh(project_id, full=wish.full, train=wish.train)
+            if request.refresh:
+                self._store.projects.request_refresh(
+                    project_id, full=request.full, train=request.train
+                )
         except StorageError as error:
             return str(error)
         return ""
 
-    def _remember(self, project_id: int, wish: _Wish) -> None:
+    def _remember(self, project_id: int, request: _Request) -> None:
         with self._lock:
-            self._pending[project_id] = wish | self._pending.get(project_id, _Wish())
+            self._pending[project_id] = request | self._pending.get(project_id, _Request())
             if self._retrying is None and not self._closed.is_set():
-                self._retrying = threading.Thread(target=self._retry, name="hints", daemon=True)
+                self._retrying = threading.Thread(target=self._retry, name="refresh requests", daemon=True)
                 self._retrying.start()
 
     def _retry(self) -> None:
@@ -117,10 +119,10 @@ class Hints:
     def _flush(self) -> None:
         with self._lock:
             pending, self._pending = self._pending, {}
-        for project_id, wish in pending.items():
-            if self._write(project_id, wish):
+        for project_id, request in pending.items():
+            if self._write(project_id, request):
                 with self._lock:
-                    self._pending[project_id] = wish | self._pending.get(project_id, _Wish())
+                    self._pending[project_id] = request | self._pending.get(project_id, _Request())
 
 
 class Refusals:

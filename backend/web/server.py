@@ -275,7 +275,7 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
             server.run()
         finally:
             drafts.close()  # a draft under way would keep this process alive until it is drawn
-            app.extensions["hints"].close()
+            app.extensions["requests"].close()
 
 
 def _erase_here(settings: Settings, store: Store) -> None:

@@ -65,7 +65,7 @@ def _kept(error: BaseException) -> dict[str, Any]:
     ours = next((kind for kind in type(error).__mro__ if _is_ours(kind)), None)
     if ours is None or not isinstance(error, FirstlightError):
         return {ERROR: {"class": type(error).__name__}}
-    return {ERROR: {"class": ours.__name__, "what": error.what, "mend": error.mend}}
+    return {ERROR: {"class": ours.__name__, "what": error.what, "fix": error.fix}}
 
 
 def _is_ours(kind: type) -> bool:
@@ -75,5 +75,5 @@ def _is_ours(kind: type) -> bool:
 def _error(kept: dict[str, str]) -> Exception:
     kind = getattr(errors, kept["class"], None)
     if isinstance(kind, type) and issubclass(kind, FirstlightError):
-        return kind(kept["what"], kept["mend"])
+        return kind(kept["what"], kept.get("fix", kept.get("mend", "")))
     return RuntimeError(f"A step failed with {kept['class']}.")

@@ -132,8 +132,8 @@ def reconcile(services: Services, project: Project) -> None:
         store.projects.request_refresh(project.id, full=True)
         return
     if project.problem and not project.failures:
-        store.projects.update_unless_moved(project, problem="", mend="")
-    if project.wanted != project.done:
+        store.projects.update_unless_moved(project, problem="", fix="")
+    if project.requested != project.completed:
         return  # a refresh is on its way, which looks for itself
     overdue = sync.full_overdue(store, project)
     if overdue or seen != project.seen or _retry_due(services, project):
@@ -163,7 +163,7 @@ def _is_due(project: Project) -> bool:
     the timer itself reported the problem that is shown. A refresh takes back its own problems.
     """
     reported = bool(project.problem and not project.failures)
-    return project.wanted == project.done or bool(project.vanished_at) or reported
+    return project.requested == project.completed or bool(project.vanished_at) or reported
 
 
 def _report_problem(services: Services, project: Project, error: FirstlightError) -> None:
@@ -180,7 +180,7 @@ def _report_problem(services: Services, project: Project, error: FirstlightError
     if isinstance(error, NotFound) and project.vanished_at == DOUBTED:
         # It is there without an entry of ours: it was disconnected by hand, before this release.
         store.projects.update_unless_moved(
-            project, disconnected=True, vanished_at=0.0, problem="", mend=""
+            project, disconnected=True, vanished_at=0.0, problem="", fix=""
         )
         return
     if isinstance(error, NotFound) and project.vanished_at:
@@ -188,7 +188,7 @@ def _report_problem(services: Services, project: Project, error: FirstlightError
             project.id, full=True
         )  # it is back, and our entry is not: the refresh says so
         return
-    blame = {"problem": error.what, "mend": error.mend, "problem_at": store.clock()}
+    blame = {"problem": error.what, "fix": error.fix, "problem_at": store.clock()}
     if project.problem != error.what and store.projects.update_unless_moved(project, **blame):
         log.warning("%s", error)
 

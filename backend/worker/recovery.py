@@ -66,7 +66,7 @@ def _report_killing_scans(store: Store, project_id: int, task_ids: list[int]) ->
     )
 
 
-def _end_round(store: Store, project_id: int, what: str, mend: str) -> None:
+def _end_round(store: Store, project_id: int, what: str, fix: str) -> None:
     """End the project's round, and show on its page and in the log why it ended."""
     with logs.context(project=project_id):
         log.error("%s", what)
@@ -75,7 +75,7 @@ def _end_round(store: Store, project_id: int, what: str, mend: str) -> None:
     store.projects.update(
         project_id,
         problem=what,
-        mend=mend,
+        fix=fix,
         problem_at=now,
         failures=min(store.projects.known(project_id).failures + 1, MOST_FAILURES),
         started_at=now,  # by which the longest waiting project is found

@@ -28,5 +28,5 @@ def serve(pipe: Connection, settings: Settings) -> None:
                 "regions": [{"id": str(os.getpid()), "key": settings.api_key}],
             }
             if question.get("task") == FAILS:
-                answer = {"what": "The scan is no picture.", "mend": "Send another."}
+                answer = {"what": "The scan is no picture.", "fix": "Send another."}
             pipe.send_bytes(json.dumps(answer).encode())

@@ -210,7 +210,7 @@ class FakeLabelStudio:
         """Let calls fail whose path matches, after so many of them passed; "" is any method."""
         self._failures.append(Failure(method, path, after, times, answer, detail))
 
-    def mend(self) -> None:
+    def heal(self) -> None:
         self._failures.clear()
 
     # -- what an annotator sees -----------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from flask import Flask, jsonify, request
 
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from backend.web.live_drafts import DraftProcess
 from backend.web.ml_protocol import MOST_WAITING
 
@@ -111,7 +111,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     store = open_store(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
     store.create()
     store.projects.request_refresh(1)
-    store.projects.update(1, done=1, full_sync=False)
+    store.projects.update(1, completed=1, full_sync=False)
     return store
 
 
@@ -153,11 +153,11 @@ def body(name: str) -> dict[str, Any]:
 def wanted(store: Store) -> int:
     project = store.projects.get(1)
     assert project is not None
-    return project.wanted
+    return project.requested
 
 
 def go_live(store: Store) -> None:
-    store.publications.save(Version(project_id=1, name="unet r0001", round=1, attempt=1))
+    store.publications.save(Publication(project_id=1, name="unet r0001", round=1, attempt=1))
     store.publications.go_live(1, "unet r0001")
 
 

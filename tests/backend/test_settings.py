@@ -78,7 +78,7 @@ def test_every_wrong_variable_is_named_in_one_line_without_its_value(
     assert all(name in text for name in ("PORT", "LABEL_STUDIO_URL", "FIRSTLIGHT_ALPHA"))
     assert "\n" not in text
     assert "hunter2" not in text
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_data_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="DATA_DIR") as caught:
         prepare_data_dir(Settings(data_dir=tmp_path / "file"))
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -250,13 +250,13 @@ def test_a_wrong_option_is_named_with_the_mend(extra_params: object, named: str)
     with pytest.raises(OptionsError) as caught:
         parse_options(extra_params)
     assert named in caught.value.what
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_message_about_options_lists_the_known_ones_and_not_the_value() -> None:
     with pytest.raises(OptionsError) as caught:
         parse_options({"alpha": "Mrs Smith"})
-    assert "cold_start_budget" in caught.value.mend
+    assert "cold_start_budget" in caught.value.fix
     assert "Smith" not in str(caught.value)
 
 

@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(Settings(data_dir=tmp_path).database)
     store.create()
     store.projects.request_refresh(3)
-    store.projects.update(3, title="Few", done=1, options={"retrain_after": 6})
+    store.projects.update(3, title="Few", completed=1, options={"retrain_after": 6})
     yield store
     store.close()
 

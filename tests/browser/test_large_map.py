@@ -28,7 +28,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     store = open_store(settings.database)
     store.create()
     store.projects.request_refresh(3)
-    store.projects.update(3, title="Very many", done=1)
+    store.projects.update(3, title="Very many", completed=1)
     tasks = list(range(1, SCANS + 1))
     add_tasks(store, *tasks)
     publish(store, *tasks[:1000])

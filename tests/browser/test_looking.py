@@ -40,7 +40,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     store = open_store(settings.database)
     store.create()
     store.projects.request_refresh(3)
-    store.projects.update(3, title="Liver CT", done=1)
+    store.projects.update(3, title="Liver CT", completed=1)
     record_rounds(store, settings)
     app = create_app(settings, store, lambda project, task: [])
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -136,7 +136,7 @@ def test_how_fresh_the_page_is_stays_true_without_the_page_being_swapped(
         "request",
         lambda one: swaps.append(one.url) if one.headers["accept"] == "text/html" else None,
     )
-    served.store.projects.update(3, done=served.store.projects.known(3).wanted)
+    served.store.projects.update(3, completed=served.store.projects.known(3).requested)
     look(page)
     expect(page.locator("#freshness")).to_contain_text("has been looked at")
     assert not swaps

@@ -38,7 +38,7 @@ SETTINGS = {
 }
 
 # Run inside the container: the process itself dies, as of a fault or for want of memory. To
-# `docker kill` the restart policy would not answer: that is a person's wish.
+# `docker kill` the restart policy would not answer: that is a person's request.
 KILL_THE_WORKER = """
 import os, pathlib, signal
 for process in pathlib.Path("/proc").glob("[0-9]*"):

@@ -26,7 +26,7 @@ from backend.label_studio import labels
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage.store import open_store
-from backend.storage.tables import Model, Version
+from backend.storage.tables import Model, Publication
 from backend.web.ml_protocol import DEADLINE_SECONDS
 from model import phantoms, training
 from tests.backend.fake_label_studio import CONFIG
@@ -160,14 +160,14 @@ def settle(folder: Path, tasks: dict[int, str], model: Model | None = None) -> N
     store = open_store(Settings(data_dir=folder).database)
     store.create()
     store.projects.request_refresh(PROJECT)
-    store.projects.update(PROJECT, label_config=CONFIG, options=OPTIONS, done=1)
+    store.projects.update(PROJECT, label_config=CONFIG, options=OPTIONS, completed=1)
     rows = [{"id": task, "url": url} for task, url in tasks.items()]
     store.scans.save(PROJECT, rows)
     if model:
         store.publications.save_model(model)
     key, labelled = (model.key, model.labels) if model else ("", 0)
     store.publications.save(
-        Version(
+        Publication(
             project_id=PROJECT, name="r0001", round=1, attempt=1, model_key=key, labels=labelled
         )
     )

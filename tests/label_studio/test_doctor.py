@@ -196,12 +196,12 @@ def test_what_was_changed_in_label_studio_is_seen_and_mended(
     assert {one for one in found if not found[one]["ok"]} == changes.keys()
     for name, (_, told) in changes.items():
         assert told in found[name]["what"]
-        assert found[name]["mend"]
+        assert found[name]["fix"]
         assert found[name]["fixable"]
     mended = site.doctor(paused.project, "--fix")
-    assert mended["webhook"]["mended"]
+    assert mended["webhook"]["repaired"]
     # One call writes all that Label Studio serves by.
-    assert any(mended[name]["mended"] for name in changes.keys() - {"webhook"})
+    assert any(mended[name]["repaired"] for name in changes.keys() - {"webhook"})
     assert site.wrong(paused.project) == set()
 
 
@@ -260,7 +260,7 @@ def test_a_project_that_nobody_connected_is_told_the_command(
     project = annotator.create_project("alone", ["Object"])
     found = site.doctor(project, "--fix")
     assert "No backend entry" in found["entry"]["what"]
-    assert f"python -m backend connect {project}" in found["entry"]["mend"]
+    assert f"python -m backend connect {project}" in found["entry"]["fix"]
     assert annotator.call("GET", "/api/ml", params={"project": project}) == []
 
 
@@ -274,7 +274,7 @@ def test_images_that_may_not_be_fetched_are_said_by_task(
     found = site.doctor(project)["image"]
     assert not found["ok"]
     assert "not allowed" in found["what"]
-    assert "IMAGE_HOSTS" in found["mend"]
+    assert "IMAGE_HOSTS" in found["fix"]
 
 
 # -- the others are left alone --------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_another_service_keeps_its_entry_and_its_webhook(small: Lab, site: Site)
         body = {"project": small.project, "url": them.url, "title": "theirs"}
         small.annotator.call("POST", "/api/ml", json=body)
         lose_webhook(small)
-        assert site.doctor(small.project, "--fix")["webhook"]["mended"]
+        assert site.doctor(small.project, "--fix")["webhook"]["repaired"]
         assert site.wrong(small.project) == set()
         code, said = site.run("disconnect", small.project)
         assert code == 0
@@ -401,7 +401,7 @@ def test_the_secret_of_webhooks_is_installed_and_asked_for(
         told = site.doctor(project)["webhook"]["what"]
         assert "Authorization" not in told, "no password belongs into a webhook"
         assert "its header X-Webhook-Secret is another" in told
-        assert site.doctor(project, "--fix")["webhook"]["mended"]
+        assert site.doctor(project, "--fix")["webhook"]["repaired"]
         assert noticed()
 
         assert "web access" in site.wrong(WEBHOOK_SECRET="another")
@@ -423,7 +423,7 @@ def test_legacy_tokens_that_are_off_are_said_with_the_way_out(
         person.call("POST", "/api/jwt/settings", json=body)
         found = Site(studio.url, studio.token, backend).doctor()["token"]
         assert "legacy token authentication has been disabled" in found["what"]
-        assert "personal access token" in found["mend"]
+        assert "personal access token" in found["fix"]
         found = Site(studio.url, personal, backend).doctor()["token"]
         assert found["ok"]
         assert found["what"] == "The personal access token is accepted."
@@ -467,7 +467,7 @@ def test_blocked_addresses_are_seen_before_anything_is_stored(tmp_path: Path) ->
         ):
             found = Site(studio.url, studio.token, backend).doctor()
             refused = {name for name in both if not found[name]["ok"]}
-            assert all("SSRF_PROTECTION_ENABLED=false" in found[name]["mend"] for name in refused)
+            assert all("SSRF_PROTECTION_ENABLED=false" in found[name]["fix"] for name in refused)
             return refused
 
     both = {"backend address", "webhook address"}

@@ -28,7 +28,7 @@ import httpx
 import pytest
 
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
@@ -198,7 +198,7 @@ class House:
     def worker_lives(self) -> bool:
         return self.worker is not None and self.worker.is_alive()
 
-    def hint(self, body: dict[str, Any]) -> bool:
+    def request(self, body: dict[str, Any]) -> bool:
         """Send what Label Studio sends, and wait for the answer as shortly; whether one came."""
         try:
             return httpx.post(f"{self.web.url}/webhook", json=body, timeout=1).is_success
@@ -241,12 +241,12 @@ class House:
         until(self._settled, self.lab.page, 90)
 
     def _settled(self) -> bool:
-        idle = all(p.wanted == p.done and not p.step for p in self.store.projects.all())
+        idle = all(p.requested == p.completed and not p.step for p in self.store.projects.all())
         live = self.live
         return idle and live is not None and sorted(live.published) == self.open
 
     @property
-    def live(self) -> Version | None:
+    def live(self) -> Publication | None:
         project = self.store.projects.get(self.lab.project)
         return self.store.publications.get(project.id, project.live_version) if project else None
 
@@ -255,18 +255,18 @@ class House:
         return sorted(set(self.lab.scans) - set(self.lab.submitted))
 
     @property
-    def versions(self) -> list[Version]:
+    def versions(self) -> list[Publication]:
         return self.store.publications.all(self.lab.project)
 
     @property
     def litter(self) -> list[str]:
-        """Versions that nobody needs and that are still there; the one before the live one is."""
+        """Publications that nobody needs and that are still there; the one before the live is."""
         old = sorted((v for v in self.versions if v.state == "previous"), key=lambda v: v.live_at)
         left = [v for v in self.versions if v.state == "abandoned"]
         return [version.name for version in [*old[:-1], *left]]
 
     def predictions(self) -> list[tuple[str, int]]:
-        """Version and task of every prediction that Label Studio holds."""
+        """Publication and task of every prediction that Label Studio holds."""
         params = {"project": self.lab.project}
         found = self.annotator.call("GET", "/api/predictions/", params=params)
         return [(str(one["model_version"]), int(one["task"])) for one in found]
@@ -428,14 +428,14 @@ def test_a_round_ends_by_itself_when_both_are_killed_and_hints_met_nobody(
 
 
 def test_a_web_process_killed_in_a_burst_of_hints_costs_no_label(house: House) -> None:
-    hint = {"action": "ANNOTATION_CREATED", "project": {"id": house.lab.project}}
+    request = {"action": "ANNOTATION_CREATED", "project": {"id": house.lab.project}}
     with ThreadPoolExecutor(8) as people:
-        hints = [people.submit(house.hint, hint) for _ in range(200)]
+        requests = [people.submit(house.request, request) for _ in range(200)]
         house.lab.label_next()
         os.killpg(house.web.group, signal.SIGKILL)
         house.lab.label_next()
     assert house.web.killed()
-    assert {True, False} == {one.result() for one in hints}
+    assert {True, False} == {one.result() for one in requests}
     house.web.start()
     house.lab.label_next()
     assert_kept(house)
@@ -455,7 +455,7 @@ def test_a_killed_web_process_comes_back_though_a_request_was_under_way(
 
 @contextmanager
 def slow_request(backend: Backend) -> Iterator[None]:
-    """A hint of which most is still on its way."""
+    """A request of which most is still on its way."""
     address = httpx.URL(backend.url)
     with socket.create_connection((address.host, address.port or 80)) as line:
         head = f"POST /webhook HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 1000\r\n\r\n{{"

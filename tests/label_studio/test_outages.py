@@ -37,7 +37,7 @@ class Line(Proxy):
         self.withheld = 1000 if way == "cut" else 0
         self._whole.clear()
 
-    def mend(self) -> None:
+    def heal(self) -> None:
         self.broken, self.withheld = "", 0
         self._whole.set()
 
@@ -102,7 +102,7 @@ def test_a_broken_line_is_said_once_and_heals_and_no_label_is_lost(
     told = lab.page()["problem"]
     suffered = line.suffered
     until(lambda: line.suffered > 2 * suffered, lambda: line.suffered)
-    line.mend()
+    line.heal()
     assert lab.settle(labels=known + 1)["labels_used"] == known + 1
     assert health(lab) == []
     assert sum(told in said for said in warnings(lab)[before:]) == 1
@@ -116,6 +116,6 @@ def test_a_slow_label_studio_is_waited_for_and_is_no_problem(lab: Lab, line: Lin
     started = time.monotonic()
     assert health(lab) == []
     assert time.monotonic() - started < SLOW_SECONDS / 2
-    line.mend()
+    line.heal()
     lab.settle(labels=known + 1)
     assert warnings(lab)[before:] == []

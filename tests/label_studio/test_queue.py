@@ -22,7 +22,7 @@ from backend.label_studio.client import LabelStudio as Gateway
 from backend.label_studio.publisher import Publisher
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
@@ -73,10 +73,10 @@ class Room:
     queue: list[int] = field(default_factory=list)
     rounds: int = 0
 
-    def publish(self, queue: Sequence[int]) -> Version:
+    def publish(self, queue: Sequence[int]) -> Publication:
         """Serve the scans in this order from now on."""
         self.rounds += 1
-        version = Version(round=self.rounds, model_key="", labels=0, drafts="")
+        version = Publication(round=self.rounds, model_key="", labels=0, drafts="")
         name = self.publisher.publish(version, "cold-start", queue, {})
         self.studio.switch(self.project, name)
         self.queue = list(queue)

@@ -62,7 +62,7 @@ def parse(xml: str) -> LabelConfig:
     value and its predicted_values are understood too, unless they name another label.
 
     Raises:
-        UnsupportedLabelConfig: If this cannot be served; it says what came and how to mend it.
+        UnsupportedLabelConfig: If this cannot be served; it says what came and how to fix it.
     """
     tags = list(_root(xml).iter())
     image = _only_image(tags)

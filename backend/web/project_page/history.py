@@ -10,12 +10,12 @@ from itertools import zip_longest
 from typing import Any
 
 from backend.errors import NotFound
-from backend.rounds.publications import Versions
+from backend.rounds.publications import ProjectPublications
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, round_name
 from backend.storage.ledger import DraftQuality, Ledger
 from backend.storage.store import Store
-from backend.storage.tables import DraftScore, Model, Project, Round, Version
+from backend.storage.tables import DraftScore, Model, Project, Publication, Round
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class History:
         Args:
             most: How many of the newest; the live and the pinned one come along. All when None.
         """
-        known = Versions(self.store, self.project, self.files)
+        known = ProjectPublications(self.store, self.project, self.files)
         pinned = self.store.publications.pinned(self.project.id)
         return [
             {
@@ -135,7 +135,7 @@ class History:
             "scans": _scans(selected),
         }
 
-    def _version(self, found: Version) -> dict[str, Any]:
+    def _version(self, found: Publication) -> dict[str, Any]:
         model = self._models.get(found.model_key)
         scores = self._scores.get(found.name, [])
         return {
@@ -160,14 +160,14 @@ class History:
             "live_at": found.live_at or None,
         }
 
-    def _went_back(self, found: Version) -> bool:
+    def _went_back(self, found: Publication) -> bool:
         """Return whether a version was made while a rollback held: two labels always train."""
         one = self._rounds.get(found.round)
         if one is None or not one.ended_at:
             return False
         return "train" not in one.record.get("seconds", {}) and found.labels >= 2
 
-    def _quality(self, found: Version) -> dict[str, Any]:
+    def _quality(self, found: Publication) -> dict[str, Any]:
         model = self._models.get(found.model_key)
         scores = self._scores.get(found.name, [])
         drafts = DraftQuality.of([score for score in scores if score.task_id in self._telling])
@@ -201,11 +201,11 @@ class History:
     # -- what is read once ----------------------------------------------------------------------
 
     @cached_property
-    def _versions(self) -> Sequence[Version]:
+    def _versions(self) -> Sequence[Publication]:
         return self.store.publications.all(self.project.id)
 
     @cached_property
-    def _lived(self) -> Sequence[Version]:
+    def _lived(self) -> Sequence[Publication]:
         """The versions that were ever live, newest first."""
         lived = [found for found in self._versions if found.live_at]
         return sorted(lived, key=lambda one: -one.live_at)

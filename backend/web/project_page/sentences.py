@@ -104,7 +104,7 @@ def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
         connect = f"python -m backend connect {state['project']}"
         yield f"This project is not connected. Connect it again: {connect}"
     if state["problem"]:
-        yield f"Problem: {_line(state['problem'])} {_line(state['mend'])}".rstrip()
+        yield f"Problem: {_line(state['problem'])} {_line(state['fix'])}".rstrip()
     if refusal := refused(state["project"], state["events_refused_since"]):
         yield f"Events: {refusal}"
     if state["options_problem"]:
@@ -247,7 +247,7 @@ def unchanged(drafts: Mapping[str, Any]) -> str:
 
 def freshness(state: Mapping[str, Any], now: float) -> str:
     """Return how old all of this is."""
-    waiting = state["wanted"] - state["done"]
+    waiting = state["requested"] - state["completed"]
     news = (
         f"{count(waiting, 'change')} in Label Studio still to be looked at"
         if waiting > 0

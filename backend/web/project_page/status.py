@@ -13,7 +13,7 @@ from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.projects import pause_left, spacing
 from backend.storage.store import Store
-from backend.storage.tables import Project, Version
+from backend.storage.tables import Project, Publication
 
 NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 # What of a project's row tells that its status may be another one.
 _WATCHED = (
-    "wanted",
-    "done",
+    "requested",
+    "completed",
     "full_synced_at",
     "title",
     "disconnected",
@@ -33,7 +33,7 @@ _WATCHED = (
     "live_version",
     "step",
     "problem",
-    "mend",
+    "fix",
     "warnings",
     "options_problem",
     "webhook_refused_at",
@@ -147,7 +147,7 @@ def status(
         **_unreadable(now),
         "warnings": project.warnings,
         "problem": project.problem,
-        "mend": project.mend,
+        "fix": project.fix,
         "options_problem": project.options_problem,
         "events_refused_since": project.webhook_refused_at or None,
         "round": store.rounds.last(project_id),
@@ -162,8 +162,12 @@ def _activity(project: Project, lasting: Mapping[str, Any], now: float) -> dict[
         "step": project.step or None,
         "step_seconds": round(now - project.step_at, 1) if project.step else None,
         "progress": project.progress,
-        "wanted": project.wanted,
-        "done": project.done,
+        "requested": project.requested,
+        "completed": project.completed,
+        # As they were called before; they go with the next release.
+        "mend": project.fix,
+        "wanted": project.requested,
+        "done": project.completed,
         "synced_at": project.full_synced_at or None,
     }
 
@@ -183,7 +187,7 @@ def next_round(project: Project, state: Mapping[str, Any], now: float) -> dict[s
         two rounds.
     """
     left = pause_left(project, now)
-    waits = project.wanted > project.done and not project.step and left > 0
+    waits = project.requested > project.completed and not project.step and left > 0
     return {
         "reason": _reason(project, state, waits=waits),
         "labels": state["labels_changed"],
@@ -195,14 +199,14 @@ def next_round(project: Project, state: Mapping[str, Any], now: float) -> dict[s
 
 def _reason(project: Project, state: Mapping[str, Any], *, waits: bool) -> str:
     """Return the first of these that holds for a project."""
-    wanted = project.wanted > project.done
+    wanted = project.requested > project.completed
     reasons = {
         "disconnected": project.disconnected,
         "vanished": bool(project.vanished_at),
         "running": bool(project.step),
         "problem": bool(project.problem),
         "paused": stored_options(project).paused,
-        "asked": project.train_wanted > project.done and not state["pinned"],
+        "asked": project.train_requested > project.completed and not state["pinned"],
         "spacing": waits,
         "worker": wanted,
         "pinned": bool(state["pinned"]),
@@ -213,7 +217,7 @@ def _reason(project: Project, state: Mapping[str, Any], *, waits: bool) -> str:
     return next(reason for reason, holds in reasons.items() if holds)
 
 
-def _labels(now: Ledger, live: Version | None) -> dict[str, Any]:
+def _labels(now: Ledger, live: Publication | None) -> dict[str, Any]:
     ignored = [found for found in now.annotations if found.id in now.ignored]
     return {
         "live_version": live.name if live else None,
@@ -247,7 +251,9 @@ def _unreadable(now: Ledger) -> dict[str, Any]:
     }
 
 
-def _quality(store: Store, project_id: int, live: Version | None, now: Ledger) -> dict[str, Any]:
+def _quality(
+    store: Store, project_id: int, live: Publication | None, now: Ledger
+) -> dict[str, Any]:
     drafts = DraftQuality.of(ledger.quality_drafts(store, project_id, now)[-ledger.RECENT_DRAFTS :])
     model = (
         store.publications.model(project_id, live.model_key) if live and live.model_key else None
@@ -274,7 +280,7 @@ def _last_model(store: Store, project_id: int) -> dict[str, Any] | None:
     }
 
 
-def _next(record: Mapping[str, Any], live: Version | None, now: Ledger) -> list[dict[str, Any]]:
+def _next(record: Mapping[str, Any], live: Publication | None, now: Ledger) -> list[dict[str, Any]]:
     if live is None:
         return []
     reasons = dict(zip(record.get("order", []), record.get("reasons", []), strict=False))
@@ -285,7 +291,7 @@ def _next(record: Mapping[str, Any], live: Version | None, now: Ledger) -> list[
     ]
 
 
-def _record(files: Artifacts, project_id: int, live: Version | None) -> Mapping[str, Any]:
+def _record(files: Artifacts, project_id: int, live: Publication | None) -> Mapping[str, Any]:
     """Return the record of the round that made the live queue, empty without one."""
     found = files.of(project_id).read_json(artifacts.round_name(live.round)) if live else None
     return found or {}

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, abort, jsonify, redirect, render_template
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend.errors import ConfigError
-from backend.rounds.publications import Versions
+from backend.rounds.publications import ProjectPublications
 from backend.settings import Settings
 from backend.storage import ledger
 from backend.storage.artifacts import Artifacts, ProjectFiles
@@ -26,7 +26,7 @@ from backend.web.project_page.status import Keeper, Statuses, status
 __all__ = ["routes", "status", "text"]
 
 View = Callable[..., AnyResponse]
-Change = Callable[[Versions], str]
+Change = Callable[[ProjectPublications], str]
 
 KINDS = ("html", "text", "json")
 QUEUED = 50  # scans of the queue on one page
@@ -131,7 +131,7 @@ class _Site:
         return self._change(project_id, lambda found: found.pin(request.form.get("version", "")))
 
     def resume(self, project_id: int) -> AnyResponse:
-        return self._change(project_id, Versions.resume)
+        return self._change(project_id, ProjectPublications.resume)
 
     # -- what the views share ---------------------------------------------------------------------
 
@@ -139,10 +139,12 @@ class _Site:
         """Do what the command `rollback` does; then show the page, or what stood in the way."""
         project = self._store.projects.known(project_id)
         try:
-            said = change(Versions(self._store, project, self._files(project_id)))
+            said = change(ProjectPublications(self._store, project, self._files(project_id)))
         except ConfigError as error:
             if _kind() != "html":
-                return _with_code(jsonify({"error": error.what, "mend": error.mend}), 409)
+                return _with_code(
+                    jsonify({"error": error.what, "fix": error.fix, "mend": error.fix}), 409
+                )
             return _with_code(self._page(project_id, refused=str(error)), 409)
         if _kind() != "html":
             return jsonify({"done": said})

@@ -14,7 +14,7 @@ from backend.label_studio.publisher import Publisher
 from backend.rounds.services import Services
 from backend.settings import Settings
 from backend.storage.store import Store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from backend.web.app import create_app
 from backend.web.ml_protocol import live_drafts
 from model import encoders
@@ -35,11 +35,11 @@ def number(fake: FakeLabelStudio, store: Store, services: Services) -> int:
     store.scans.save(number, [{"id": task, "url": ""} for task in tasks])
     desk = Publisher(services.settings, store, services.studio, number)
     version = desk.publish(
-        Version(round=1, labels=0, model_key="", drafts=""), "cold-start", tasks, {}
+        Publication(round=1, labels=0, model_key="", drafts=""), "cold-start", tasks, {}
     )
     store.publications.go_live(number, version)
     desk.switch(version)
-    store.projects.update(number, done=1)
+    store.projects.update(number, completed=1)
     return number
 
 
@@ -67,7 +67,7 @@ def mended(check: Check) -> Finding:
     """Expect something wrong that can be fixed; fix it and look again."""
     finding = check()
     assert not finding.ok
-    assert finding.mend
     assert finding.fix
-    finding.fix()
+    assert finding.repair
+    finding.repair()
     return check()

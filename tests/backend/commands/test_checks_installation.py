@@ -66,7 +66,7 @@ def test_nobody_and_another_at_our_address_are_told_apart(
     with httpx.Client(transport=httpx.MockTransport(handler)) as web:
         finding = checks_installation.web_process(settings, web)
     assert told in finding.what
-    assert "python -m backend start" in finding.mend
+    assert "python -m backend start" in finding.fix
 
 
 def test_credentials_that_the_web_process_does_not_take_are_said_without_them(
@@ -80,7 +80,7 @@ def test_credentials_that_the_web_process_does_not_take_are_said_without_them(
             finding = checks_installation.web_access(wrong, web)
             assert not finding.ok
             assert "401" in finding.what
-            assert "WEBHOOK_SECRET" in finding.mend
+            assert "WEBHOOK_SECRET" in finding.fix
             assert "hunter" not in str(finding)
     assert store.projects.all() == [], "the trial changes nothing"
 
@@ -91,7 +91,7 @@ def test_a_worker_is_known_by_its_lock(settings: Settings) -> None:
         assert checks_installation.worker(settings).ok
     finding = checks_installation.worker(settings)
     assert not finding.ok
-    assert "python -m backend start" in finding.mend
+    assert "python -m backend start" in finding.fix
 
 
 def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
@@ -124,7 +124,7 @@ def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
     )
     assert finding.ok
     assert "efficientnet-lite0 on cpu" in finding.what
-    assert "RadImageNet" in finding.mend
+    assert "RadImageNet" in finding.fix
 
 
 def test_label_studio_says_its_release_before_any_token_counts(
@@ -145,8 +145,8 @@ def test_another_release_than_the_tested_one_is_noted(studio: LabelStudio) -> No
         def server_version(self) -> str:
             return "1.12.0"
 
-    assert "tested with 1.23" in checks_installation.label_studio(Old(), URL).mend
-    assert checks_installation.label_studio(studio, URL).mend == ""
+    assert "tested with 1.23" in checks_installation.label_studio(Old(), URL).fix
+    assert checks_installation.label_studio(studio, URL).fix == ""
 
 
 def test_a_token_is_said_by_its_kind(studio: LabelStudio, fake: FakeLabelStudio) -> None:
@@ -154,7 +154,7 @@ def test_a_token_is_said_by_its_kind(studio: LabelStudio, fake: FakeLabelStudio)
     fake.fail("GET", "whoami", 401, detail=LEGACY_OFF)
     with pytest.raises(FirstlightError) as caught:
         checks_installation.token(studio)
-    assert "Personal Access Token" in caught.value.mend
+    assert "Personal Access Token" in caught.value.fix
 
 
 def test_blocked_addresses_are_found_out_without_storing_anything(
@@ -167,7 +167,7 @@ def test_blocked_addresses_are_found_out_without_storing_anything(
     for check in (checks_installation.backend_address, checks_installation.webhook_address):
         with pytest.raises(ConfigError) as caught:
             check(studio, US)
-        assert "SSRF_PROTECTION_ENABLED=false" in caught.value.mend
+        assert "SSRF_PROTECTION_ENABLED=false" in caught.value.fix
     assert before == (fake.entries, fake.webhooks)
 
 

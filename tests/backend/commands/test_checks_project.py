@@ -36,8 +36,8 @@ def test_our_entry_is_told_from_others(
 def test_no_entry_at_all_is_for_connect(services: Services, fake: FakeLabelStudio) -> None:
     finding = checks_project.entry(services, fake.add_project())
     assert "No backend entry" in finding.what
-    assert "backend connect 1" in finding.mend
-    assert finding.fix is None
+    assert "backend connect 1" in finding.fix
+    assert finding.repair is None
 
 
 def test_an_entry_whose_address_is_of_the_past_is_moved(
@@ -64,8 +64,8 @@ def test_an_entry_that_never_reached_us_is_registered_again(
     finding = checks_project.entry(services, number)
     assert "does not reach this service" in finding.what
     fake.unreachable = set()
-    assert finding.fix
-    finding.fix()
+    assert finding.repair
+    finding.repair()
     assert checks_project.entry(services, number).ok
 
 
@@ -75,8 +75,8 @@ def test_another_service_at_our_address_is_not_taken_over(
     fake.answers[US] = "another installation"
     finding = checks_project.entry(services, number)
     assert "answers as another service, 'another installation'" in finding.what
-    assert "DATA_DIR" in finding.mend
-    assert finding.fix is None
+    assert "DATA_DIR" in finding.fix
+    assert finding.repair is None
 
 
 def test_of_several_entries_that_are_ours_only_the_one_at_our_address_stays(
@@ -98,7 +98,7 @@ def test_of_several_entries_none_is_removed_when_none_is_at_our_address(
     [entry] = fake.entries.values()
     entry["url"] = "http://us-1"
     fake.connect(number, url="http://us-2")
-    assert checks_project.entry(services, number).fix is None
+    assert checks_project.entry(services, number).repair is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_password_in_a_webhook_is_told_taken_out_and_to_be_changed(
     finding = checks_project.webhook(guarded, number)
     assert f"header {SECRET_HEADER} is missing" in finding.what
     assert "every account can read it" in finding.what
-    assert "change BASIC_AUTH_PASS" in finding.mend
+    assert "change BASIC_AUTH_PASS" in finding.fix
     assert "dXM6" not in str(finding)
     assert mended(lambda: checks_project.webhook(guarded, number)).ok
     [hook] = fake.webhooks.values()
@@ -245,10 +245,10 @@ def test_a_queue_that_somebody_deleted_is_asked_for_anew(
     store.projects.update(number, fingerprint="as it was")
     finding = checks_project.queue(services, number)
     assert "are gone from Label Studio: 0 are left" in finding.what
-    assert finding.fix
-    finding.fix()
+    assert finding.repair
+    finding.repair()
     project = the(store, number)
-    assert (project.fingerprint, project.wanted > project.done) == ("", True)
+    assert (project.fingerprint, project.requested > project.completed) == ("", True)
 
 
 def test_one_readable_image_among_the_first_is_enough(
@@ -283,8 +283,8 @@ def test_what_rounds_stumble_over_is_told(store: Store, number: int) -> None:
     assert not checks_project.rounds(store, 99).ok
     store.projects.enter(number, "train")
     assert "train" in checks_project.rounds(store, number).what
-    store.projects.update(number, problem="It broke.", mend="Glue it.")
+    store.projects.update(number, problem="It broke.", fix="Glue it.")
     finding = checks_project.rounds(store, number)
-    assert (finding.ok, finding.what, finding.mend) == (False, "It broke.", "Glue it.")
+    assert (finding.ok, finding.what, finding.fix) == (False, "It broke.", "Glue it.")
     store.projects.update(number, disconnected=True)
-    assert f"connect {number}" in checks_project.rounds(store, number).mend
+    assert f"connect {number}" in checks_project.rounds(store, number).fix

@@ -191,7 +191,7 @@ def test_the_doctor_ends_with_1_when_something_is_wrong_and_says_it_as_text_or_j
     assert (text.returncode, rows.returncode) == (1, 1)
     assert (text.stderr, rows.stderr) == ("", "")
     found = json.loads(rows.stdout)
-    assert all(row["mend"] for row in found if not row["ok"])
+    assert all(row["fix"] for row in found if not row["ok"])
     assert {row["name"] for row in found if not row["ok"]} >= {"database", "web process", "project"}
     assert "WRONG  web process: Nothing answers at" in text.stdout
     assert text.stdout.splitlines()[-1].endswith(

@@ -20,7 +20,7 @@ from backend.label_studio.credentials import SECRET_HEADER
 from backend.settings import Settings
 from backend.storage.store import Store
 from backend.web.ml_protocol import Answers, OneAtATime
-from backend.web.refresh_requests import Hints
+from backend.web.refresh_requests import RefreshRequests
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import FakeLabelStudio
 
@@ -137,7 +137,7 @@ def test_a_project_that_does_not_exist_is_said(settings: Settings, studio: Label
 
 
 @pytest.mark.parametrize(
-    ("status", "detail", "mend"),
+    ("status", "detail", "fix"),
     [
         (403, PRIVATE, "SSRF_PROTECTION_ENABLED=false"),
         (400, CANNOT, "BACKEND_URL"),
@@ -152,12 +152,12 @@ def test_what_stands_between_the_two_is_explained(
     fresh: int,
     status: int,
     detail: str,
-    mend: str,
+    fix: str,
 ) -> None:
     fake.fail("POST", "/api/ml", status, detail=detail)
     with pytest.raises(ConfigError) as caught:
         connect(settings, studio, fresh, "")
-    assert mend in caught.value.mend
+    assert fix in caught.value.fix
     assert "127.0.0.1:9090" in caught.value.what
 
 
@@ -195,7 +195,7 @@ def test_disconnecting_removes_the_entry_and_the_webhook_left_behind(
 def test_the_questions_that_label_studio_asks_meanwhile_do_not_take_the_project_up_again(
     settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, store: Store, known: int
 ) -> None:
-    answers = Answers(store, Hints(store), OneAtATime(lambda *_: []))
+    answers = Answers(store, RefreshRequests(store), OneAtATime(lambda *_: []))
 
     def setup(project_id: int) -> str:
         config = fake.projects[project_id].label_config
@@ -203,11 +203,11 @@ def test_the_questions_that_label_studio_asks_meanwhile_do_not_take_the_project_
         return str(answers.setup(told)["model_version"])
 
     fake.setup = setup
-    store.projects.update(known, done=1)
+    store.projects.update(known, completed=1)
     list(disconnect(settings, studio, store, known))
     assert fake.entries == {}
     project = the(store, known)
-    assert (project.disconnected, project.wanted, project.problem) == (True, 1, "")
+    assert (project.disconnected, project.requested, project.problem) == (True, 1, "")
     connect(settings, studio, known, "")
     assert [seen.project_id for seen in store.projects.sightings()] == [known], (
         "the worker takes it up"
@@ -221,7 +221,7 @@ def test_a_disconnection_cut_short_leaves_the_project_served_until_it_is_tried_a
     with pytest.raises(Unreachable):
         list(disconnect(settings, studio, store, known))
     assert not the(store, known).disconnected
-    fake.mend()
+    fake.heal()
     list(disconnect(settings, studio, store, known))
     assert the(store, known).disconnected
 
@@ -339,7 +339,7 @@ def test_nothing_is_forgotten_under_the_hands_of_a_worker(
         assert workers_running(settings)
         with pytest.raises(ConfigError, match="busy with project") as caught:
             forget(settings, store, known)
-        assert "run the same command again" in caught.value.mend
+        assert "run the same command again" in caught.value.fix
         store.projects.enter(known, "")
         forget(settings, store, known)
     store.projects.request_refresh(known)

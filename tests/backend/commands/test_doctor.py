@@ -79,7 +79,7 @@ def test_what_rests_on_something_wrong_is_not_asked(
     fake.fail("GET", "api/version", httpx.ConnectError)
     found = examined(services, web, number)
     assert {name for name, one in found.items() if not one.ok} == {"Label Studio", "project"}
-    assert "LABEL_STUDIO_URL" in found["Label Studio"].mend
+    assert "LABEL_STUDIO_URL" in found["Label Studio"].fix
 
 
 def test_no_token_and_no_database_still_leave_the_rest_to_be_looked_at(

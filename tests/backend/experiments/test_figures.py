@@ -44,7 +44,7 @@ def test_a_map_of_one_dimension_is_drawn_on_a_line() -> None:
 def test_attention_shows_each_scan_beside_its_gates() -> None:
     image, masks = np.full((20, 30), 0.5), np.zeros((1, 20, 30), bool)
     masks[0, 5:9, 5:9] = True
-    scan = figures.Looked("a.png", image, masks, np.full((4, 20, 30), 0.2))
+    scan = figures.ScanView("a.png", image, masks, np.full((4, 20, 30), 0.2))
     look = figures.Attention("pixels, medoids", (scan, scan))
     figure = figures.gates(look)
     panels = [axes for axes in figure.axes if axes.get_images()]

@@ -403,13 +403,13 @@ def with_crcs(data: bytes) -> bytes:
 )
 @settings(QUICK, max_examples=400)
 def test_a_mutated_image_is_decoded_or_refused(
-    data: bytes, cuts: list[tuple[int, bytes]], mend: bool
+    data: bytes, cuts: list[tuple[int, bytes]], fix: bool
 ) -> None:
     for at, new in cuts:
         at %= len(data) + 1
         data = data[:at] + new + data[at + len(new) :]
     with suppress(ImageError):  # anything else that is raised fails the test
-        found = decode(with_crcs(data) if mend else data, max_pixels=10_000)
+        found = decode(with_crcs(data) if fix else data, max_pixels=10_000)
         assert found.dtype == np.float32
         assert 0 <= found.min() <= found.max() <= 1
 

@@ -196,7 +196,7 @@ def test_everything_else_is_refused_before_any_request(url: Any, says: str) -> N
     net = Net()
     with pytest.raises(ImageError, match=f"^Task 7: .*{says}") as caught:
         source(net).fetch(url, 7)
-    assert caught.value.mend
+    assert caught.value.fix
     assert "\n" not in str(caught.value)
     assert net.seen == []
 

@@ -116,7 +116,7 @@ def test_our_entry_is_the_one_that_holds_what_we_answered(
     assert studio.entry(project_id, "ours")["url"] == "http://us"
     with pytest.raises(NotFound, match="0 backend entries") as caught:
         studio.entry(project_id, "another")
-    assert f"connect {project_id}" in caught.value.mend
+    assert f"connect {project_id}" in caught.value.fix
     fake.connect(project_id)
     with pytest.raises(NotFound, match="2 backend entries"):
         studio.entry(project_id, "ours")

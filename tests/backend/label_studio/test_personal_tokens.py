@@ -93,21 +93,21 @@ def test_a_personal_token_is_exchanged_below_the_sub_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "told", "mend"),
+    ("detail", "told", "fix"),
     [
         ("Token is blacklisted", "Token is blacklisted", "Check LABEL_STUDIO_API_KEY"),
         ("Token has wrong type", "Token has wrong type", "short-lived access token"),
     ],
 )
 def test_a_personal_token_that_is_refused_is_said_in_a_sentence(
-    detail: str, told: str, mend: str
+    detail: str, told: str, fix: str
 ) -> None:
     key = token("refresh", 3600)
     refused = httpx.Response(401, json={"detail": detail, "code": "token_not_valid"})
     with pytest.raises(Unauthorized) as caught:
         opened(key, lambda request: refused).check_token()
     assert caught.value.what == f"Label Studio refused the request (401): {told}"
-    assert mend in caught.value.mend
+    assert fix in caught.value.fix
     assert key not in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_a_legacy_token_where_they_are_off_is_told_the_way_out(
     fake.fail("GET", "whoami", 401, detail=detail)
     with pytest.raises(Unauthorized) as caught:
         studio.check_token()
-    assert "Personal Access Token" in caught.value.mend
+    assert "Personal Access Token" in caught.value.fix
     assert studio.token_kind == "legacy token"
 
 

@@ -12,7 +12,7 @@ from backend.label_studio.moments import moment
 from backend.label_studio.publisher import QUIET_SECONDS, Publisher, name
 from backend.rounds.services import Services
 from backend.storage.store import Store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import FakeLabelStudio
 
@@ -28,7 +28,7 @@ class Desk:
         self.publisher = Publisher(services.settings, services.store, services.studio, number)
 
     def publish(self, number: int = 1) -> str:
-        version = Version(round=number, model_key="9f3c1abc", labels=3, drafts="")
+        version = Publication(round=number, model_key="9f3c1abc", labels=3, drafts="")
         return self.publisher.publish(version, "attention-unet", self.tasks, {})
 
     def go_live(self, number: int = 1) -> str:
@@ -58,7 +58,7 @@ def test_a_name_says_kind_round_attempt_and_model() -> None:
 
 
 def test_a_cold_start_is_named_after_the_installation(desk: Desk) -> None:
-    version = Version(round=1, model_key="", labels=0, drafts="")
+    version = Publication(round=1, model_key="", labels=0, drafts="")
     found = desk.publisher.publish(version, "cold-start", desk.tasks, {})
     assert found == f"cold-start r0001 {desk.store.installation.id[:6]}"
 
@@ -83,7 +83,7 @@ def test_the_queue_is_served_in_its_order_once_it_is_live(desk: Desk) -> None:
 
 def test_scans_carry_their_draft_and_others_an_empty_canvas(desk: Desk) -> None:
     first, second, *_ = desk.tasks
-    version = Version(round=1, model_key="k", labels=5, drafts="")
+    version = Publication(round=1, model_key="k", labels=5, drafts="")
     live = desk.publisher.publish(version, "attention-unet", desk.tasks, {str(first): drawn()})
     desk.store.publications.go_live(desk.number, live)
     desk.publisher.switch(live)
@@ -152,7 +152,7 @@ def test_what_never_arrives_whole_is_an_error_and_all_attempts_are_abandoned(des
     desk.fake.fail("POST", "import/predictions", 500, times=9)
     with pytest.raises(PublishError) as caught:
         desk.publish()
-    assert caught.value.mend
+    assert caught.value.fix
     assert list(desk.states().values()) == ["abandoned"] * 3
 
 
@@ -175,7 +175,7 @@ def test_a_name_that_label_studio_still_holds_is_not_used_after_a_lost_data_fold
 ) -> None:
     old = desk.publish()
     with desk.store.session() as session:
-        session.execute(sa.delete(Version))
+        session.execute(sa.delete(Publication))
     assert desk.publish() == old.replace("r0001", "r0001.2")
 
 
@@ -186,7 +186,7 @@ def test_a_label_studio_that_goes_away_before_the_count_leaves_the_attempt_open(
     with pytest.raises(Unreachable):
         desk.publish()
     assert list(desk.states().values()) == ["publishing"]
-    desk.fake.mend()
+    desk.fake.heal()
     published = desk.publish(2)
     assert desk.states() == {
         "attention-unet r0001 9f3c1a": "abandoned",
@@ -301,7 +301,7 @@ def test_a_version_that_goes_live_meanwhile_is_never_deleted(desk: Desk, clock: 
 @pytest.mark.parametrize("state", ["publishing", "ready"])
 def test_a_version_under_way_is_not_deleted(desk: Desk, clock: Clock, state: str) -> None:
     desk.go_live()
-    version = Version(round=2, model_key="k", labels=3, drafts="")
+    version = Publication(round=2, model_key="k", labels=3, drafts="")
     published = desk.publisher.publish(version, "attention-unet", desk.tasks, {})
     found = desk.store.publications.get(desk.number, published)
     assert found is not None
@@ -340,7 +340,7 @@ def test_a_delete_after_which_the_queue_was_not_switched_on_again_is_made_good(
     with pytest.raises(Unreachable):
         desk.clean()
     assert desk.fake.projects[desk.number].model_version == ""
-    desk.fake.mend()
+    desk.fake.heal()
     assert desk.clean()
     assert desk.fake.projects[desk.number].model_version == live
 

@@ -143,6 +143,6 @@ def test_the_doctor_says_how_to_get_a_tab_that_is_gone_and_calls_nothing_wrong(
 ) -> None:
     finding = checks_project.tab(studio, fresh)
     assert finding.ok
-    assert f"connect {fresh}" in finding.mend
+    assert f"connect {fresh}" in finding.fix
     connect(settings, studio, fresh, "")
-    assert checks_project.tab(studio, fresh).mend == ""
+    assert checks_project.tab(studio, fresh).fix == ""

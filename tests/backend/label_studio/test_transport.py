@@ -61,7 +61,7 @@ def test_a_redirect_is_said_and_never_followed(method: str) -> None:
     for call in (asked[method], studio.server_version):
         with pytest.raises(Unreachable, match=r"redirects, to https://studio\.example\.") as caught:
             call()
-        assert "LABEL_STUDIO_URL" in caught.value.mend
+        assert "LABEL_STUDIO_URL" in caught.value.fix
     assert all(url.startswith(URL) for url in called)
 
 
@@ -97,7 +97,7 @@ def test_every_failure_comes_out_as_one_of_ours_with_a_mend(
         studio.project(project_id)
     assert type(caught.value) is expected
     assert TOKEN not in str(caught.value)
-    assert caught.value.mend or expected is LabelStudioError
+    assert caught.value.fix or expected is LabelStudioError
 
 
 def test_a_short_trouble_is_asked_through_when_asking_twice_does_no_harm(

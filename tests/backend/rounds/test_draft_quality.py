@@ -14,7 +14,7 @@ from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.services import Services
 from backend.storage import artifacts
-from backend.storage.tables import DraftScore, Version
+from backend.storage.tables import DraftScore, Publication
 from backend.web.project_page import status
 from tests.backend.conftest import the
 
@@ -59,7 +59,7 @@ def judged(services: Services, number: int, draft: list[Any], submitted: list[An
     store.labels.replace(number, [TASK], [annotation])
     artifacts.write_json(services.folder(number) / "drafts" / "one.json", {str(TASK): draft})
     store.publications.save(
-        Version(project_id=number, name="v", round=1, attempt=1, drafts="one.json", live_at=1.0)
+        Publication(project_id=number, name="v", round=1, attempt=1, drafts="one.json", live_at=1.0)
     )
     judge_drafts(RoundContext.of(services, LoadedEncoders(services.settings), number))
     return [score.dice for score in store.labels.draft_scores(number)]

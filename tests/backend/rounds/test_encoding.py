@@ -38,7 +38,7 @@ def test_an_encoder_whose_weights_cannot_be_had_is_an_error_with_the_mend(
     with pytest.raises(ConfigError, match="set ENCODER_WEIGHTS to its path") as caught:
         encoding.load(settings, "radimagenet-densenet121")
 
-    assert "ENCODER" in caught.value.mend
+    assert "ENCODER" in caught.value.fix
 
 
 def test_weights_go_to_the_encoder_that_they_were_given_for(

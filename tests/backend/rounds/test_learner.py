@@ -26,7 +26,7 @@ from backend.rounds.validation_scores import Judged, quality_of
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.store import Store
-from backend.storage.tables import Model, Version
+from backend.storage.tables import Model, Publication
 from model import masks, phantoms
 from model.evaluation import METRICS
 from model.fitted import TrainConfig
@@ -671,7 +671,7 @@ def shown(lab: Lab, number: int, rows: slice, *tasks: int, live_at: float) -> No
     found: dict[str, list[Region]] = {str(task): drawn(rows, size=SIZE) for task in tasks}
     artifacts.write_json(lab.services.folder(lab.number) / "drafts" / name, found)
     lab.store.publications.save(
-        Version(
+        Publication(
             project_id=lab.number,
             name=f"r{number}",
             round=number,
@@ -761,7 +761,7 @@ def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LiveDrafts:
     lab.label(*range(5))
     key = lab.fit()
     lab.store.publications.save(
-        Version(project_id=lab.number, name="r1", round=1, attempt=1, model_key=key, labels=5)
+        Publication(project_id=lab.number, name="r1", round=1, attempt=1, model_key=key, labels=5)
     )
     lab.store.publications.go_live(lab.number, "r1")
     monkeypatch.setattr(drafts, "build", lambda settings, store: lab.services)

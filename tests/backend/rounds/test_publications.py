@@ -17,11 +17,16 @@ from hypothesis import strategies as st
 
 from backend.commands.cli import cli
 from backend.errors import ConfigError, NotFound
-from backend.rounds.publications import KEPT_LIVE_MODELS, KEPT_MODELS, LEFTOVER_SECONDS, Versions
+from backend.rounds.publications import (
+    KEPT_LIVE_MODELS,
+    KEPT_MODELS,
+    LEFTOVER_SECONDS,
+    ProjectPublications,
+)
 from backend.settings import Settings
 from backend.storage.artifacts import Artifacts, ProjectFiles, weights_name
 from backend.storage.store import Store, open_known, open_store
-from backend.storage.tables import DraftScore, Model, Version
+from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
 from backend.web.project_page import views
 from tests.backend.conftest import Clock, the
@@ -62,7 +67,7 @@ class Shelf:
         }  # fmt: skip
         created = float(number)
         self.store.publications.save(
-            Version(project_id=NUMBER, name=name, created_at=created, published=[], **values)
+            Publication(project_id=NUMBER, name=name, created_at=created, published=[], **values)
         )
         return name
 
@@ -83,8 +88,8 @@ class Shelf:
         (self.folder / weights_name(key)).unlink()
 
     @property
-    def versions(self) -> Versions:
-        return Versions(self.store, the(self.store, NUMBER), ProjectFiles(self.folder))
+    def versions(self) -> ProjectPublications:
+        return ProjectPublications(self.store, the(self.store, NUMBER), ProjectFiles(self.folder))
 
     @property
     def weights(self) -> set[str]:
@@ -169,13 +174,13 @@ def test_a_pinned_version_is_marked_in_the_list_with_the_way_out(shelf: Shelf) -
 
 def test_a_pin_is_a_wish_for_the_worker(shelf: Shelf) -> None:
     old = shelf.go_live(shelf.train("k1"))
-    wanted = the(shelf.store, NUMBER).wanted
+    wanted = the(shelf.store, NUMBER).requested
     said = shelf.versions.pin(old)
     assert said == (
         f"Project 3 goes back to {old} with its next round. "
         "It trains nothing until: python -m backend rollback 3 --resume"
     )
-    assert the(shelf.store, NUMBER).wanted == wanted + 1
+    assert the(shelf.store, NUMBER).requested == wanted + 1
     found = shelf.versions.pinned()
     assert found is not None
     assert (found.name, found.model_key) == (old, "k1")
@@ -183,9 +188,9 @@ def test_a_pin_is_a_wish_for_the_worker(shelf: Shelf) -> None:
 
 def test_a_pin_ends_once(shelf: Shelf) -> None:
     shelf.versions.pin(shelf.go_live())
-    wanted = the(shelf.store, NUMBER).wanted
+    wanted = the(shelf.store, NUMBER).requested
     assert shelf.versions.resume() == "Project 3 trains again with its next round."
-    assert the(shelf.store, NUMBER).wanted == wanted + 1
+    assert the(shelf.store, NUMBER).requested == wanted + 1
     assert shelf.versions.pinned() is None
     with pytest.raises(ConfigError, match=r"Nothing is pinned in project 3\."):
         shelf.versions.resume()
@@ -195,10 +200,10 @@ def test_no_wish_wakes_a_project_that_was_disconnected(shelf: Shelf) -> None:
     name = shelf.go_live()
     shelf.versions.pin(name)
     shelf.store.projects.update(NUMBER, disconnected=True)
-    for wish in (partial(Versions.pin, name=name), Versions.resume):
+    for request in (partial(ProjectPublications.pin, name=name), ProjectPublications.resume):
         with pytest.raises(ConfigError, match="Project 3 is not connected") as caught:
-            wish(shelf.versions)
-        assert caught.value.mend == "Connect it first: python -m backend connect 3"
+            request(shelf.versions)
+        assert caught.value.fix == "Connect it first: python -m backend connect 3"
     assert the(shelf.store, NUMBER).disconnected
     assert shelf.store.publications.pinned(NUMBER) == name
 
@@ -248,7 +253,7 @@ def test_what_cannot_be_gone_back_to_is_refused_with_what_can(
     with pytest.raises(ConfigError) as caught:
         shelf.versions.pin(names.get(name, name))
     assert caught.value.what.endswith(what)
-    assert caught.value.mend == f"Choose one of: {names['good']}, {names['cold']}."
+    assert caught.value.fix == f"Choose one of: {names['good']}, {names['cold']}."
     assert shelf.store.publications.pinned(NUMBER) == ""
 
 
@@ -262,7 +267,7 @@ def test_of_many_versions_an_error_lists_the_newest(shelf: Shelf) -> None:
     with pytest.raises(ConfigError) as caught:
         shelf.versions.pin("r0099")
     listed = ", ".join(names[:2:-1])
-    assert caught.value.mend == f"Choose one of: {listed} and 3 more."
+    assert caught.value.fix == f"Choose one of: {listed} and 3 more."
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,7 @@ def test_a_pin_that_no_longer_holds_is_an_error_that_names_the_way_out(
     with pytest.raises(ConfigError) as caught:
         shelf.versions.pinned()
     assert caught.value.what == f"The pinned version {name} cannot be published: {why}."
-    assert "python -m backend rollback 3 --resume" in caught.value.mend
+    assert "python -m backend rollback 3 --resume" in caught.value.fix
     shelf.versions.resume()
     assert shelf.versions.pinned() is None
 
@@ -352,7 +357,7 @@ def test_a_command_in_the_wrong_folder_names_it_and_leaves_it_empty(tmp_path: Pa
     with pytest.raises(ConfigError, match="Nothing is known yet") as caught:
         open_known(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
     assert str(tmp_path) in caught.value.what
-    assert "DATA_DIR" in caught.value.mend
+    assert "DATA_DIR" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 

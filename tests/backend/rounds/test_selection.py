@@ -11,7 +11,7 @@ from backend.rounds.services import Services
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles
-from backend.storage.tables import Annotation, Version
+from backend.storage.tables import Annotation, Publication
 from model import encoders
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
@@ -90,7 +90,7 @@ class Pool:
         plan, queue = self.plan(), self.rank()
         artifacts.write_json(self.folder / "rounds" / f"{number:04d}.json", queue)
         self.store.publications.save(
-            Version(
+            Publication(
                 project_id=1, name=f"r{number}", round=number, attempt=1, published=queue["order"]
             )
         )
@@ -154,7 +154,7 @@ def test_a_round_that_a_person_asked_for_is_due_until_it_is_done(pool: Pool) -> 
     pool.store.projects.request_refresh(1, train=True)
     pool.store.projects.request_refresh(1)
     assert pool.plan()["due"]
-    pool.store.projects.update(1, done=the(pool.store, 1).wanted)
+    pool.store.projects.update(1, completed=the(pool.store, 1).requested)
     assert not pool.plan()["due"]
 
 

@@ -197,7 +197,7 @@ def test_a_sync_cut_short_loses_no_change(side: Side, broken: str) -> None:
     side.fake.fail("GET", broken, httpx.ReadTimeout, times=9)
     with pytest.raises(Unreachable):
         side.sync()
-    side.fake.mend()
+    side.fake.heal()
     side.sync()
     incremental = side.whole()
     side.store.projects.update(side.number, full_sync=True)
@@ -214,7 +214,7 @@ def test_a_redrawn_label_is_read_again_after_a_sync_that_was_cut_short(side: Sid
     side.fake.fail("GET", "tasks/whole", 503, times=9)
     with pytest.raises(Unreachable):
         side.sync()
-    side.fake.mend()
+    side.fake.heal()
     side.sync()
     assert side.read().label_keys != before
 

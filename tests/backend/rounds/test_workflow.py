@@ -21,7 +21,7 @@ from backend.rounds.workflow import Rounds
 from backend.storage import artifacts
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS
 from backend.storage.scans import KILLER_PAUSE_SECONDS, RETRY_SCAN_SECONDS
-from backend.storage.tables import Task, Version
+from backend.storage.tables import Publication, Task
 from backend.web.app import create_app
 from backend.web.project_page import views
 from tests.backend.fake_label_studio import CONFIG
@@ -49,7 +49,7 @@ def test_from_the_first_day_to_the_first_model(site: Site) -> None:
     assert project.problem == ""
     assert site.versions == ["cold-start r0001", "attention-unet r0002"]
     assert sorted(site.queue) == sorted(set(site.tasks) - {first, second})
-    assert (project.done, project.step, project.failures) == (project.wanted, "", 0)
+    assert (project.completed, project.step, project.failures) == (project.requested, "", 0)
     assert site.fake.projects[site.number].model_version == project.live_version
     assert site.entry["title"] == project.live_version
 
@@ -108,7 +108,7 @@ def test_a_refresh_without_news_publishes_nothing(site: Site) -> None:
     project = site.refresh()
     assert (site.fake.calls("POST", ""), site.fake.calls("PATCH", "")) == before
     assert len(site.store.rounds.all(site.number)) == 1
-    assert project.done == project.wanted
+    assert project.completed == project.requested
 
 
 def test_a_refresh_without_news_still_mends_the_switch(site: Site) -> None:
@@ -140,7 +140,7 @@ def test_a_hint_during_a_refresh_makes_another_one(
 
     monkeypatch.setattr("backend.rounds.workflow.sync.sync", late)
     project = site.refresh()
-    assert project.wanted == project.done + 1
+    assert project.requested == project.completed + 1
     assert site.store.projects.due() == [site.number]
 
 
@@ -163,7 +163,7 @@ def test_start_training_makes_a_round_of_fewer_labels_than_retrain_after(site: S
 def test_a_paused_project_is_watched_and_left_alone(site: Site) -> None:
     site.entry["extra_params"] = {**OPTIONS, "paused": True}
     project = site.refresh()
-    assert (project.done, project.live_version) == (project.wanted, "")
+    assert (project.completed, project.live_version) == (project.requested, "")
     assert len(site.store.scans.all(site.number)) == 6
     assert site.fake.imports == []
     site.entry["extra_params"] = OPTIONS
@@ -174,7 +174,7 @@ def test_with_every_scan_labelled_the_last_model_is_trained_once(site: Site) -> 
     site.refresh()
     site.label(*range(6))
     project = site.refresh()
-    assert (project.done, project.problem) == (project.wanted, "")
+    assert (project.completed, project.problem) == (project.requested, "")
     assert site.versions == ["cold-start r0001"], "there is nothing left to serve"
     [model] = site.store.publications.models(site.number)
     assert model.labels == 6
@@ -206,7 +206,7 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
     last = site.store.rounds.all(site.number)[-1]
     assert last.ended_at
     assert (last.record["version"], last.record.get("error")) == ("", None)
-    assert site.refresh().done == site.project.wanted
+    assert site.refresh().completed == site.project.requested
 
 
 def test_a_deleted_label_gives_its_scan_back_and_trains_without_it(site: Site) -> None:
@@ -280,20 +280,20 @@ def test_the_time_between_rounds_is_kept(site: Site) -> None:
 # -- a pinned version -----------------------------------------------------------------------------
 
 
-def pin(site: Site, name: str) -> Version:
+def pin(site: Site, name: str) -> Publication:
     """Go back to a version and return what its round published."""
     site.rounds._here(site.number).publications.pin(name)
     return refreshed(site)
 
 
-def refreshed(site: Site) -> Version:
+def refreshed(site: Site) -> Publication:
     assert site.refresh().problem == ""
     live = site.store.publications.get(site.number, site.project.live_version)
     assert live is not None
     return live
 
 
-def two_models(site: Site) -> tuple[Version, Version]:
+def two_models(site: Site) -> tuple[Publication, Publication]:
     """Return the versions of two models: of two labels, then of three."""
     site.refresh()
     site.label(0, 1)
@@ -355,7 +355,7 @@ def test_a_rollback_during_a_round_waits_for_its_end_and_is_not_lost(
 
     monkeypatch.setattr(Rounds, "select", select)
     assert refreshed(site).model_key != first.model_key
-    assert site.project.wanted == site.project.done + 1
+    assert site.project.requested == site.project.completed + 1
     assert refreshed(site).model_key == first.model_key
 
 
@@ -391,7 +391,7 @@ def test_a_pin_that_other_labels_end_is_said_and_the_queue_stays_until_it_is_res
     site.store.projects.request_refresh(site.number)
     project = site.refresh()
     assert "was trained for other labels" in project.problem
-    assert f"rollback {site.number} --resume" in project.mend
+    assert f"rollback {site.number} --resume" in project.fix
     assert project.live_version == live.name
     site.rounds._here(site.number).publications.resume()
     assert refreshed(site).name != live.name
@@ -429,11 +429,11 @@ def test_an_unreachable_label_studio_is_said_once_backs_off_and_heals(
     assert max(waits) == site.services.settings.reconcile_seconds, "it ends as soon as the outage"
     assert len([r for r in caplog.records if r.name == "backend.rounds.outcome"]) == 1
     assert "did not answer" in project.problem
-    assert project.mend
-    assert (project.done, project.step) == (0, "")
-    site.fake.mend()
+    assert project.fix
+    assert (project.completed, project.step) == (0, "")
+    site.fake.heal()
     project = site.refresh()
-    assert (project.problem, project.mend, project.failures) == ("", "", 0)
+    assert (project.problem, project.fix, project.failures) == ("", "", 0)
     assert project.live_version
 
 
@@ -473,7 +473,7 @@ def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
     monkeypatch.setattr("backend.rounds.workflow.judge_drafts", broken)
     project = site.refresh()
     assert project.problem == "A round failed unexpectedly."
-    assert "Smith" not in project.mend
+    assert "Smith" not in project.fix
     assert "Traceback" in caplog.text
     monkeypatch.undo()
     monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
@@ -609,7 +609,7 @@ def test_while_the_storage_of_the_images_is_away_queue_and_drafts_stay(
     assert all(not task.problem for task in site.store.scans.all(site.number)), "no scan is blamed"
     assert site.project.live_version == live
     assert set(queue) - set(site.queue) <= {site.tasks[3]}
-    site.fake.mend()
+    site.fake.heal()
     project = site.refresh()
     assert project.problem == ""
     assert project.live_version.startswith("attention-unet")
@@ -694,7 +694,7 @@ def test_chunks_of_a_round_that_failed_hold_up_nobody(
     monkeypatch.setattr(Learner, "uncertainties", real)
     project = site.refresh()
     assert project.problem == ""
-    assert project.done == project.wanted
+    assert project.completed == project.requested
 
 
 # -- kills ----------------------------------------------------------------------------------------
@@ -735,7 +735,7 @@ def outcome(site: Site) -> dict[str, Any]:
         "labels": live.labels,
         "published": live.published,
         "fingerprint": site.project.fingerprint,
-        "counters": (site.project.wanted, site.project.done),
+        "counters": (site.project.requested, site.project.completed),
         "problem": site.project.problem,
         "splits": site.store.labels.splits(site.number),
         "rounds": [found.number for found in site.store.rounds.all(site.number)],
@@ -753,7 +753,7 @@ def kill_and_start_again(
         handle.get_result()
     site.stop()
     site.start()
-    wait_for(lambda: site.project.done == site.project.wanted)
+    wait_for(lambda: site.project.completed == site.project.requested)
     assert_each_task_once(site)
     return outcome(site)
 

@@ -19,7 +19,7 @@ from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts, Space, embeddings_name, round_name
 from backend.storage.bucket import Bucket
 from backend.storage.store import Store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from backend.web.app import create_app
 from tests.backend import s3 as servers
 from tests.backend.conftest import settings_in
@@ -139,7 +139,7 @@ def test_the_doctor_says_whether_the_store_can_be_used(settings: Settings, s3: S
 # -- rounds ---------------------------------------------------------------------------------------
 
 
-def live(site: Site) -> Version:
+def live(site: Site) -> Publication:
     version = site.store.publications.get(site.number, site.project.live_version)
     assert version is not None
     return version

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from backend.errors import StorageError
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from backend.web.app import create_app
 from model import phantoms
 from tests.backend.site import Site
@@ -38,7 +38,7 @@ def bring_news(site: Site) -> None:
     site.store.projects.request_refresh(site.number, full=True)
 
 
-def live(site: Site) -> Version:
+def live(site: Site) -> Publication:
     version = site.store.publications.get(site.number, site.project.live_version)
     assert version is not None
     return version
@@ -77,7 +77,7 @@ def test_a_file_that_finds_no_room_is_said_and_the_round_ends_once_there_is(
         project = trained.refresh()
         assert tried, "the test is about a file that a round does not write"
         assert os.strerror(number) in project.problem
-        assert "Free disk space or make DATA_DIR writable" in project.mend
+        assert "Free disk space or make DATA_DIR writable" in project.fix
         assert live(trained).name == before
         assert trained.queue == [task for task in queue if task != trained.tasks[2]]
         assert files(trained, "**/*.partial") == [], "what fills the disk stays on it"
@@ -101,7 +101,7 @@ def test_a_full_database_is_said_and_loses_no_label(trained: Site) -> None:
     trained.label(2)
     project = trained.refresh()
     assert "did not answer (OperationalError)" in project.problem
-    assert "free space" in project.mend
+    assert "free space" in project.fix
     with engine.connect() as connection:
         connection.execute(sa.text("PRAGMA max_page_count = 1000000"))
     assert trained.refresh().problem == ""

@@ -15,7 +15,7 @@ from backend.storage.database import sqlite_path
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_SIGHTINGS, SETTLE_SECONDS
 from backend.storage.scans import is_retried
 from backend.storage.store import Store, open_store
-from backend.storage.tables import WIPED, DraftScore, Meta, Model, Version
+from backend.storage.tables import WIPED, DraftScore, Meta, Model, Publication
 from tests.backend.conftest import Clock, the
 
 pytestmark = pytest.mark.databases
@@ -38,8 +38,8 @@ def annotation(number: int, task_id: int) -> dict[str, object]:
     }
 
 
-def version(name: str, number: int = 1, **values: object) -> Version:
-    return Version(
+def version(name: str, number: int = 1, **values: object) -> Publication:
+    return Publication(
         **{"project_id": 1, "name": name, "round": number, "attempt": 1, "created_at": number}
         | values
     )
@@ -84,7 +84,7 @@ def test_a_database_of_another_schema_is_refused(store: Store) -> None:
         session.get_one(Meta, "schema").value = "0"
     with pytest.raises(ConfigError, match="schema 0") as caught:
         store.create()
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("url", ["no address", "nodatabase://host/name"])
@@ -113,7 +113,7 @@ def test_a_hint_makes_a_project_due_until_it_is_done(store: Store, clock: Clock)
     store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
     assert store.projects.due() == [1]
-    store.projects.update(1, done=1)
+    store.projects.update(1, completed=1)
     assert store.projects.due() == []
 
 
@@ -127,9 +127,9 @@ def test_a_project_heard_of_for_the_first_time_waits_a_moment(store: Store, cloc
 def test_a_hint_during_a_refresh_makes_another_one(store: Store, clock: Clock) -> None:
     store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
-    wanted = the(store, 1).wanted  # as a refresh reads it when it begins
+    wanted = the(store, 1).requested  # as a refresh reads it when it begins
     store.projects.request_refresh(1)
-    store.projects.update(1, done=wanted)
+    store.projects.update(1, completed=wanted)
     assert store.projects.due() == [1]
 
 
@@ -137,16 +137,16 @@ def test_no_hint_is_lost_when_many_come_at_once(store: Store, settings: Settings
     stores = [open_store(settings.database, busy_ms=5_000) for _ in range(4)]
     store.projects.request_refresh(1)
 
-    def hint(own: Store) -> None:
+    def request(own: Store) -> None:
         for _ in range(10):
             own.projects.request_refresh(1)
 
-    threads = [threading.Thread(target=hint, args=(each,)) for each in stores]
+    threads = [threading.Thread(target=request, args=(each,)) for each in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert the(store, 1).wanted == 41
+    assert the(store, 1).requested == 41
     for each in stores:
         each.close()
 
@@ -183,7 +183,7 @@ def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
     store.projects.update(1, disconnected=True)
     assert store.projects.due() == []
     store.projects.request_refresh(1, full=True)
-    assert (the(store, 1).disconnected, the(store, 1).wanted) == (True, 1), (
+    assert (the(store, 1).disconnected, the(store, 1).requested) == (True, 1), (
         "an event is no connection"
     )
     store.projects.request_refresh(1, connected=True)
@@ -428,7 +428,7 @@ def test_a_vanished_project_is_not_refreshed_until_news_of_it(store: Store, cloc
     clock.advance(SETTLE_SECONDS)
     assert store.projects.vanish(the(store, 1))
     assert store.projects.due() == []
-    assert "disconnect 1" in the(store, 1).mend
+    assert "disconnect 1" in the(store, 1).fix
     store.projects.request_refresh(1)
     clock.advance(SETTLE_SECONDS)
     assert (store.projects.due(), the(store, 1).vanished_at) == ([1], 0.0)

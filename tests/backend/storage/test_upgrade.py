@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from backend.rounds.publications import Versions
+from backend.rounds.publications import ProjectPublications
 from backend.rounds.services import Services
 from backend.settings import Settings
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from backend.web.app import create_app
 from tests.backend.conftest import Clock, settings_in
 from tests.backend.fake_label_studio import FakeLabelStudio, FakeProject, png
@@ -74,7 +74,7 @@ def upgraded(
     site.stop()
 
 
-def live(site: Site) -> Version:
+def live(site: Site) -> Publication:
     version = site.store.publications.get(NUMBER, site.project.live_version)
     assert version is not None
     return version
@@ -86,7 +86,7 @@ def test_every_release_left_a_sample() -> None:
 
 def test_the_commands_and_pages_of_this_release_show_what_was_kept(upgraded: Site) -> None:
     files = upgraded.services.files(NUMBER)
-    table = Versions(upgraded.store, upgraded.project, files).table()
+    table = ProjectPublications(upgraded.store, upgraded.project, files).table()
     for version in upgraded.store.publications.all(NUMBER):
         assert version.name in table
     client = create_app(upgraded.services.settings, upgraded.store, lambda *_: []).test_client()

@@ -25,7 +25,7 @@ from backend.logs import JsonFormatter
 from backend.settings import Settings
 from backend.storage.projects import MOST_SIGHTINGS
 from backend.storage.store import Store, open_store
-from backend.storage.tables import DraftScore, Model, Version
+from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import MOST_PARTS, create_app
 from backend.web.ml_protocol import MOST_DRAWN, OneAtATime
 from backend.web.schemas import identifier
@@ -87,7 +87,7 @@ def known(store: Store, project_id: int = 1, **values: Any) -> None:
 
 def live(store: Store, project_id: int = 1, name: str = "unet r0001") -> None:
     store.publications.save(
-        Version(project_id=project_id, name=name, round=1, attempt=1, created_at=store.clock())
+        Publication(project_id=project_id, name=name, round=1, attempt=1, created_at=store.clock())
     )
     store.publications.go_live(project_id, name)
 
@@ -111,7 +111,7 @@ def drawing(store: Store, urls: Mapping[int, str], project_id: int = 1) -> None:
 def counters(store: Store, project_id: int = 1) -> tuple[int, bool]:
     project = store.projects.get(project_id)
     assert project is not None
-    return project.wanted, project.full_sync
+    return project.requested, project.full_sync
 
 
 # -- health ---------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def counters(store: Store, project_id: int = 1) -> tuple[int, bool]:
 def test_health_says_that_the_service_is_up_and_what_is_wrong(
     client: FlaskClient, store: Store, path: str
 ) -> None:
-    known(store, 3, title="Mrs Smith", problem="The token was refused.", mend="Set a new one.")
+    known(store, 3, title="Mrs Smith", problem="The token was refused.", fix="Set a new one.")
     known(store, 4)
     store.projects.update(3, warnings=["another encoder stands in"])
     assert client.get(path).get_json() == {
@@ -152,7 +152,7 @@ def test_it_is_ready_while_its_database_answers_and_its_folder_can_be_written(
     answer = client.get("/ready")
     assert answer.status_code == 503
     assert "database" in answer.get_json()["error"]
-    assert answer.get_json()["mend"]
+    assert answer.get_json()["fix"]
 
 
 def test_it_is_not_ready_without_a_folder_that_can_be_written(tmp_path: Path, store: Store) -> None:
@@ -176,7 +176,7 @@ def test_whether_it_is_ready_may_be_asked_many_times_at_once_and_leaves_nothing(
 
 
 def test_readiness_tells_nothing_of_projects(client: FlaskClient, store: Store) -> None:
-    known(store, 3, title="Mrs Smith", problem="The token was refused.", mend="Set a new one.")
+    known(store, 3, title="Mrs Smith", problem="The token was refused.", fix="Set a new one.")
     assert client.get("/ready").get_json() == {"status": "READY"}
 
 
@@ -326,7 +326,7 @@ def test_no_event_wakes_a_project_that_was_disconnected(
     assert answer == {"status": "ignored", "reason": "project 1 is not connected"}
     project = store.projects.get(1)
     assert project is not None
-    assert (project.disconnected, project.wanted) == (True, 1)
+    assert (project.disconnected, project.requested) == (True, 1)
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -360,7 +360,7 @@ def test_label_studio_calls_us_by_the_name_of_backend_url(
 
 
 def test_setup_tells_everything_that_is_wrong(client: FlaskClient, store: Store) -> None:
-    known(store, problem="No entry.", mend="Connect.", options_problem="alpha: no.")
+    known(store, problem="No entry.", fix="Connect.", options_problem="alpha: no.")
     body = {"project": 1, "schema": "<View/>", "extra_params": '{"alfa": 1}'}
     problems = ask(client, "/setup", body)["problems"]
     assert len(problems) == 4
@@ -690,10 +690,10 @@ def test_start_training_answers_with_a_job_that_can_be_followed(
     answer = ask(client, "/job_status", {"job": job})
     assert answer == {"job_status": "started", "step": "train", "progress": {"epoch": 3}}
     store.projects.enter(1, "")
-    store.projects.update(1, problem="No space left.", mend="Free some.")
+    store.projects.update(1, problem="No space left.", fix="Free some.")
     answer = ask(client, "/job_status", {"job": job})
     assert answer == {"job_status": "failed", "error": "No space left. Free some."}
-    store.projects.update(1, done=2)
+    store.projects.update(1, completed=2)
     assert ask(client, "/job_status", {"job": job})["job_status"] == "finished"
 
 
@@ -710,7 +710,7 @@ def test_versions_are_those_shown_or_ready_newest_first_and_once(
     for number, state in enumerate(states):
         for project in (1, 2):
             store.publications.save(
-                Version(
+                Publication(
                     project_id=project,
                     name=f"v{number}",
                     round=number,

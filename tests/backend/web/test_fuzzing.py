@@ -92,7 +92,7 @@ def furnished(folder: Path) -> tuple[Flask, Store]:
     store.projects.request_refresh(3)
     settled = {"extra_params": {"alpha": 0.3}}
     store.projects.update(
-        3, title="Liver CT", done=1, full_sync=False, label_config=CONFIG, seen=settled
+        3, title="Liver CT", completed=1, full_sync=False, label_config=CONFIG, seen=settled
     )
     known = Settings(data_dir=folder)
     record_rounds(store, known)
@@ -200,7 +200,7 @@ def ask(client: FlaskClient, sent: Sent) -> None:
         assert response.status_code < 400
 
 
-MAY_CHANGE = {"wanted", "waits_since", "full_sync", "full_wanted", "not_before", "hostname"}
+MAY_CHANGE = {"requested", "waits_since", "full_sync", "full_requested", "not_before", "hostname"}
 
 
 def remembered(store: Store) -> dict[str, list[Json]]:

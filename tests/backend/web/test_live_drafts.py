@@ -211,7 +211,7 @@ def answer(error: Exception) -> dict[str, Any]:
 
 def test_an_error_that_says_what_and_how_to_mend_it_goes_to_the_parent() -> None:
     error = ImageError("Task 2: it is no picture.", "Send another.")
-    assert answer(error) == {"what": "Task 2: it is no picture.", "mend": "Send another."}
+    assert answer(error) == {"what": "Task 2: it is no picture.", "fix": "Send another."}
 
 
 def test_a_defect_is_logged_in_the_child_and_not_told_to_the_parent(

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.settings import Settings
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Model, Version
+from backend.storage.tables import Model, Publication
 from backend.web.app import create_app
 from tests.backend.conftest import Clock
 
@@ -51,7 +51,7 @@ def test_metrics_follow_what_another_process_writes(
     worker = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}")
     worker.projects.request_refresh(3)
     worker.projects.request_refresh(4)
-    worker.projects.update(4, done=1)
+    worker.projects.update(4, completed=1)
     worker.projects.enter(3, "train", epoch=1)
     worker.scans.save(3, [{"id": number, "url": ""} for number in (1, 2)])
     annotation = {"updated_at": "", "created_at": "", "ground_truth": False, "result": "[]"}
@@ -78,7 +78,7 @@ def test_how_long_a_change_waits_for_its_queue_is_told(
     store.projects.request_refresh(3)
     clock.advance(30)
     assert figures(client)["firstlight_refresh_wait_seconds3"] == 60, "since the first of them"
-    store.projects.update(3, done=2)
+    store.projects.update(3, completed=2)
     assert figures(client)["firstlight_refresh_wait_seconds3"] == 0
     clock.advance(30)
     store.projects.request_refresh(3)
@@ -110,7 +110,7 @@ def test_the_age_of_the_queue_is_that_of_the_live_version(
 ) -> None:
     store.projects.request_refresh(3)
     assert "firstlight_queue_age_seconds3" not in figures(client)
-    store.publications.save(Version(project_id=3, name="a", round=1, attempt=1))
+    store.publications.save(Publication(project_id=3, name="a", round=1, attempt=1))
     store.publications.go_live(3, "a")
     clock.advance(90)
     found = figures(client)
@@ -137,7 +137,7 @@ def test_dice_is_absent_until_it_is_known(client: FlaskClient, store: Store) -> 
     store.publications.save_model(
         Model(project_id=3, key="k", labels=5, created_at=0.0, quality={"validation_dice": 0.9})
     )
-    store.publications.save(Version(project_id=3, name="a", round=1, attempt=1, model_key="k"))
+    store.publications.save(Publication(project_id=3, name="a", round=1, attempt=1, model_key="k"))
     store.publications.go_live(3, "a")
     store.projects.update(3, draft_dice=0.75)
     assert "firstlight_drafts_unchanged_ratio3" not in figures(client)

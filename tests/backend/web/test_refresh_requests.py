@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.storage.store import Store, open_store
-from backend.web.refresh_requests import REFUSALS_SECONDS, Hints, Refusals
+from backend.web.refresh_requests import REFUSALS_SECONDS, RefreshRequests, Refusals
 from tests.backend.conftest import Clock, the
 
 
@@ -32,17 +32,17 @@ def writer(tmp_path: Path, store: Store) -> Iterator[sqlite3.Connection]:
 
 def wanted(store: Store, project_id: int) -> int:
     project = store.projects.get(project_id)
-    return project.wanted if project else 0
+    return project.requested if project else 0
 
 
 def retrying() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "hints"]
+    return [thread for thread in threading.enumerate() if thread.name == "refresh requests"]
 
 
 def test_a_hint_is_written_at_once_and_starts_no_thread(store: Store) -> None:
-    hints = Hints(store)
-    assert hints.want(3)
-    assert hints.want(3)
+    requests = RefreshRequests(store)
+    assert requests.request(3)
+    assert requests.request(3)
     assert wanted(store, 3) == 2
     assert not retrying()
 
@@ -50,11 +50,11 @@ def test_a_hint_is_written_at_once_and_starts_no_thread(store: Store) -> None:
 def test_a_hint_for_a_locked_database_is_remembered_and_written_when_closed(
     store: Store, writer: sqlite3.Connection
 ) -> None:
-    hints = Hints(store, retry_seconds=3600)
-    assert not hints.want(3)
+    requests = RefreshRequests(store, retry_seconds=3600)
+    assert not requests.request(3)
     assert wanted(store, 3) == 0
     writer.rollback()
-    hints.close()
+    requests.close()
     assert wanted(store, 3) == 1
     assert not retrying()
 
@@ -62,14 +62,14 @@ def test_a_hint_for_a_locked_database_is_remembered_and_written_when_closed(
 def test_the_thread_tries_until_the_database_takes_the_hint_and_then_ends(
     store: Store, writer: sqlite3.Connection
 ) -> None:
-    hints = Hints(store, retry_seconds=0.01)
-    hints.want(3)
+    requests = RefreshRequests(store, retry_seconds=0.01)
+    requests.request(3)
     [thread] = retrying()
     writer.rollback()
     thread.join(timeout=30)
     assert not thread.is_alive()
     assert wanted(store, 3) == 1
-    assert hints.want(3)
+    assert requests.request(3)
 
 
 def test_a_database_that_stays_locked_is_told_of_once(
@@ -80,31 +80,31 @@ def test_a_database_that_stays_locked_is_told_of_once(
 ) -> None:
     tries, real = threading.Semaphore(0), store.projects.request_refresh
 
-    def counted(project_id: int, **wish: bool) -> None:
+    def counted(project_id: int, **request: bool) -> None:
         tries.release()
-        real(project_id, **wish)
+        real(project_id, **request)
 
     monkeypatch.setattr(store.projects, "request_refresh", counted)
-    hints = Hints(store, retry_seconds=0.01)
-    hints.want(3)
+    requests = RefreshRequests(store, retry_seconds=0.01)
+    requests.request(3)
     assert all(tries.acquire(timeout=30) for _ in range(5))
     writer.rollback()
-    hints.close()
+    requests.close()
     assert len(caplog.messages) == 1
 
 
 def test_a_press_of_start_training_outlives_a_locked_database(
     store: Store, writer: sqlite3.Connection
 ) -> None:
-    hints = Hints(store, retry_seconds=3600)
+    requests = RefreshRequests(store, retry_seconds=3600)
     for train in (True, False):
-        assert not hints.want(3, train=train)
+        assert not requests.request(3, train=train)
     writer.rollback()
     store.projects.request_refresh(3)
-    hints.close()
+    requests.close()
     project = store.projects.get(3)
     assert project is not None
-    assert project.train_wanted == project.wanted == 2
+    assert project.train_requested == project.requested == 2
 
 
 def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_sync(
@@ -114,38 +114,38 @@ def test_hints_that_wait_are_one_for_each_project_and_keep_the_wish_for_a_full_s
     store.projects.request_refresh(3)
     store.projects.update(3, full_sync=False)
     writer.execute("BEGIN IMMEDIATE")
-    hints = Hints(store, retry_seconds=3600)
+    requests = RefreshRequests(store, retry_seconds=3600)
     for full in (False, True, False):
-        assert not hints.want(3, full=full)
-    hints.want(4)
+        assert not requests.request(3, full=full)
+    requests.request(4)
     writer.rollback()
-    hints.close()
+    requests.close()
     project = store.projects.get(3)
     assert project is not None
-    assert (project.wanted, project.full_sync) == (2, True)
+    assert (project.requested, project.full_sync) == (2, True)
     assert wanted(store, 4) == 1
 
 
 def test_a_hint_that_waits_makes_the_next_one_answer_without_asking_the_database(
     store: Store, writer: sqlite3.Connection
 ) -> None:
-    hints = Hints(store, retry_seconds=3600)
-    hints.want(3)
+    requests = RefreshRequests(store, retry_seconds=3600)
+    requests.request(3)
     store.close()
     before = store.engine.pool.status()
-    assert not hints.want(3)
+    assert not requests.request(3)
     assert store.engine.pool.status() == before
     writer.rollback()
-    hints.close()
+    requests.close()
 
 
 def test_closing_twice_or_with_a_database_that_stays_locked_ends_all_the_same(
     store: Store, writer: sqlite3.Connection
 ) -> None:
-    hints = Hints(store, retry_seconds=3600)
-    hints.want(3)
-    hints.close()
-    hints.close()
+    requests = RefreshRequests(store, retry_seconds=3600)
+    requests.request(3)
+    requests.close()
+    requests.close()
     assert not retrying()
     writer.rollback()
     assert wanted(store, 3) == 0

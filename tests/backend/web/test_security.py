@@ -282,7 +282,7 @@ def outages(site: Site) -> None:
         site.fake.fail(method, path, 500, detail=f"{PATIENT} in {NAME}", times=9)
         with suppress(FirstlightError):
             site.refresh()
-        site.fake.mend()
+        site.fake.heal()
 
 
 def test_no_token_and_nothing_of_a_patient_comes_out_of_rounds(
@@ -407,7 +407,7 @@ def test_what_people_typed_is_text_on_every_page(
     settings: Settings, store: Store, typed: str
 ) -> None:
     store.projects.request_refresh(3)
-    store.projects.update(3, title=typed, warnings=[typed], problem=typed, mend=typed)
+    store.projects.update(3, title=typed, warnings=[typed], problem=typed, fix=typed)
     store.projects.update(3, options_problem=typed, label_config=CONFIG.replace("Lung", typed))
     store.scans.save(3, [{"id": 1, "url": typed, "group": typed}])
     store.scans.update(3, 1, problem=typed)

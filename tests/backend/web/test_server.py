@@ -246,8 +246,8 @@ def test_a_burst_of_ten_thousand_webhooks_is_taken_and_leaves_one_refresh_to_do(
         process.kill()
     store = open_store(Settings(data_dir=tmp_path).database)
     [project] = store.projects.all()
-    assert project.wanted > 1
-    assert (project.done, store.projects.due()) == (0, [1])
+    assert project.requested > 1
+    assert (project.completed, store.projects.due()) == (0, [1])
 
 
 def test_a_port_in_use_ends_the_start_with_one_line(served: str, tmp_path: Path) -> None:

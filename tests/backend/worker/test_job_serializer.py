@@ -43,7 +43,7 @@ def test_an_error_of_ours_comes_back_whole(kind: type[FirstlightError]) -> None:
     serializer = JsonSerializer()
     found = serializer.deserialize(serializer.serialize(kind("What.", "How.")))
     assert type(found) is kind
-    assert (found.what, found.mend) == ("What.", "How.")
+    assert (found.what, found.fix) == ("What.", "How.")
 
 
 def test_an_error_from_another_module_comes_back_as_the_one_it_is_a_kind_of() -> None:

@@ -1,4 +1,4 @@
-"""Webhooks are hints: lost, doubled, out of order or about what is gone, they change no outcome."""
+"""Webhooks are requests: lost, doubled or late ones, or about deleted things, change nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.rounds import sync
 from backend.rounds.services import Services
 from backend.storage.store import Store
 from backend.web.ml_protocol import Answers, OneAtATime
-from backend.web.refresh_requests import Hints
+from backend.web.refresh_requests import RefreshRequests
 from backend.worker import reconciliation, recovery
 from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
@@ -30,7 +30,7 @@ class Day:
         self.number = fake.add_project()
         fake.connect(self.number)
         self.store.projects.request_refresh(self.number)
-        self.answers = Answers(self.store, Hints(self.store), OneAtATime(lambda *_: []))
+        self.answers = Answers(self.store, RefreshRequests(self.store), OneAtATime(lambda *_: []))
         self.events: list[dict[str, Any]] = []
         self.backup = fake.backup()
 
@@ -93,9 +93,9 @@ class Day:
 
     def work(self) -> None:
         project = the(self.store, self.number)
-        if project.wanted > project.done:
+        if project.requested > project.completed:
             sync.sync(self.services.studio, self.store, project)
-            self.store.projects.update(self.number, done=project.wanted)
+            self.store.projects.update(self.number, completed=project.requested)
 
     def reconcile(self) -> None:
         reconciliation.reconcile(self.services, the(self.store, self.number))

@@ -71,7 +71,7 @@ def test_a_wanted_project_is_refreshed_and_then_left_alone(site: Site) -> None:
     assert refreshes() == []  # it settles first
     site.clock.advance(SETTLE_SECONDS)
     main.enqueue_due(site.rounds)
-    wait_for(lambda: site.project.done == site.project.wanted)
+    wait_for(lambda: site.project.completed == site.project.requested)
     assert sorted(site.queue) == site.tasks
     site.clock.advance(60)
     main.enqueue_due(site.rounds)
@@ -97,10 +97,10 @@ def test_a_project_has_one_refresh_and_a_hint_meanwhile_makes_one_more(
         main.enqueue_due(site.rounds)
     assert len(refreshes()) == 1
     go_on.set()
-    wait_for(lambda: site.project.done == 1)
+    wait_for(lambda: site.project.completed == 1)
     wait_for(lambda: refreshes()[0].status == "SUCCESS")
     main.enqueue_due(site.rounds)
-    wait_for(lambda: site.project.done == 2)
+    wait_for(lambda: site.project.completed == 2)
     assert len(refreshes()) == 2
 
 
@@ -131,7 +131,7 @@ def test_a_project_with_very_many_new_scans_lets_the_others_in_between(
     site.refresh()
     assert len(site.store.embeddings.all(site.number, "pixels")) == 2
     assert site.project.live_version == "", "a part of the pool is no pool"
-    assert site.project.wanted > site.project.done
+    assert site.project.requested > site.project.completed
     DBOS.start_workflow(site.rounds.refresh, other).get_result()
     assert len(site.store.embeddings.all(other, "pixels")) == 2, "the first one waits for its turn"
     site.store.projects.update(other, disconnected=True)
@@ -203,7 +203,7 @@ def test_on_sqlite_a_second_worker_is_refused_until_the_first_is_gone(
         with ExitStack() as second, pytest.raises(ConfigError, match="Another worker") as caught:
             main.lock_database(alone, second)
         assert str(tmp_path) in caught.value.what
-        assert caught.value.mend
+        assert caught.value.fix
     with ExitStack() as third:
         main.lock_database(alone, third)
 

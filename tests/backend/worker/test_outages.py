@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from backend.web.ml_protocol import Answers, OneAtATime
-from backend.web.refresh_requests import Hints
+from backend.web.refresh_requests import RefreshRequests
 from tests.backend.site import Site, assert_each_task_once
 
 # How a server or a line fails: down, slow beyond all patience, cut off in mid-answer, in trouble,
@@ -17,7 +17,7 @@ WAYS = (httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError, 500, 4
 
 
 def problems(site: Site) -> object:
-    answers = Answers(site.store, Hints(site.store), OneAtATime(lambda *_: []))
+    answers = Answers(site.store, RefreshRequests(site.store), OneAtATime(lambda *_: []))
     return answers.health()["problems"]
 
 
@@ -61,7 +61,7 @@ def test_an_outage_that_begins_at_any_call_is_said_once_and_heals(
         assert all(failed), f"a round came to its end without call {passed} of {calls}"
         assert len(caplog.messages) == len(set(failed))
         assert problems(site)
-        site.fake.mend()
+        site.fake.heal()
         assert site.refresh().problem == ""
         assert outcome(site) == undisturbed
         assert_each_task_once(site)

@@ -34,13 +34,13 @@ class Timer:
         self.services, self.store, self.fake, self.number = services, services.store, fake, number
         self.tasks = [fake.add_task(number) for _ in range(3)]
         sync.sync(services.studio, self.store, the(self.store, number))
-        self.store.projects.update(number, done=the(self.store, number).wanted)
+        self.store.projects.update(number, completed=the(self.store, number).requested)
 
     def tick(self) -> bool:
         """Return whether the timer asks for a refresh."""
         before = the(self.store, self.number)
         reconciliation.reconcile(self.services, before)
-        return the(self.store, self.number).wanted > before.wanted
+        return the(self.store, self.number).requested > before.requested
 
     def meanwhile(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
         """Let something happen between what a look knows of the project and what it asks."""
@@ -110,7 +110,7 @@ def test_a_label_studio_that_is_down_is_said_once_and_the_word_is_taken_back(
         assert not any(timer.tick() for _ in range(3))
     assert len(caplog.records) == 1
     assert "did not answer" in the(timer.store, timer.number).problem
-    timer.fake.mend()
+    timer.fake.heal()
     timer.tick()
     assert the(timer.store, timer.number).problem == ""
 
@@ -118,12 +118,12 @@ def test_a_label_studio_that_is_down_is_said_once_and_the_word_is_taken_back(
 def test_the_word_is_taken_back_too_while_a_refresh_waits_for_its_time(timer: Timer) -> None:
     timer.fake.fail("GET", "", httpx.ConnectError, times=99)
     timer.tick()
-    timer.fake.mend()
+    timer.fake.heal()
     timer.store.projects.request_refresh(timer.number)
-    wanted = the(timer.store, timer.number).wanted
+    wanted = the(timer.store, timer.number).requested
     reconciliation._reconcile_one(timer.services, timer.number)
     project = the(timer.store, timer.number)
-    assert (project.problem, project.wanted) == ("", wanted)
+    assert (project.problem, project.requested) == ("", wanted)
 
 
 def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
@@ -131,7 +131,7 @@ def test_what_a_refresh_failed_of_is_not_for_the_timer_to_take_back(
 ) -> None:
     timer.fake.fail("GET", "", httpx.ConnectError, times=99)
     timer.tick()
-    timer.fake.mend()
+    timer.fake.heal()
 
     def refresh_fails() -> None:
         timer.store.projects.update(timer.number, problem="The disk is full.", failures=1)
@@ -170,7 +170,7 @@ def test_a_project_without_our_entry_is_told_how_to_get_one(timer: Timer) -> Non
     assert not timer.tick()
     project = the(timer.store, timer.number)
     assert not project.disconnected
-    assert f"connect {timer.number}" in project.mend
+    assert f"connect {timer.number}" in project.fix
 
 
 def test_a_look_while_a_round_changes_the_live_version_finds_no_problem(
@@ -262,7 +262,7 @@ def test_a_project_with_an_entry_of_ours_is_taken_up(
     assert store.projects.all() == [], "Label Studio saves its entry after the call"
     clock.advance(SETTLE_SECONDS)
     reconciliation.take_up(services)
-    assert the(store, number).wanted == 1
+    assert the(store, number).requested == 1
     assert store.projects.sightings() == []
 
 
@@ -289,7 +289,7 @@ def test_made_up_projects_leave_nothing_and_a_label_studio_that_is_down_loses_no
     fake.fail("", "", httpx.ConnectError, times=99)
     with pytest.raises(LabelStudioError):
         reconciliation.take_up(services)
-    fake.mend()
+    fake.heal()
     reconciliation.take_up(services)
     assert len(store.projects.sightings()) == 1, "its entry may be saved yet"
     clock.advance(reconciliation.FORGET_SIGHTING_SECONDS)
@@ -341,9 +341,9 @@ def test_while_the_token_is_refused_new_projects_wait(
     fake.fail("", "/api/", 401, times=99)
     with pytest.raises(LabelStudioError):
         reconciliation.take_up(services)
-    fake.mend()
+    fake.heal()
     reconciliation.take_up(services)
-    assert the(store, number).wanted == 1
+    assert the(store, number).requested == 1
 
 
 def test_a_project_that_was_disconnected_by_hand_before_this_release_stays_so(

@@ -14,12 +14,12 @@ pytestmark = pytest.mark.databases
 def test_refreshes_of_another_release_are_cancelled_and_wanted_anew(site: Site) -> None:
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
-    wanted = site.project.wanted
+    wanted = site.project.requested
     recovery.cancel_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]
-    assert site.project.wanted == wanted + 1
+    assert site.project.requested == wanted + 1
     recovery.cancel_other_releases(site.services, site.member)
-    assert site.project.wanted == wanted + 1
+    assert site.project.requested == wanted + 1
 
 
 def test_a_refresh_of_another_release_is_left_to_its_workers_until_they_are_gone(
@@ -42,7 +42,7 @@ def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnec
     with SetEnqueueOptions(app_version="0"):
         DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
     site.store.projects.update(site.number, disconnected=True)
-    wanted = site.project.wanted
+    wanted = site.project.requested
     recovery.cancel_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]
-    assert (site.project.disconnected, site.project.wanted) == (True, wanted)
+    assert (site.project.disconnected, site.project.requested) == (True, wanted)

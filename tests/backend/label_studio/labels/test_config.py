@@ -156,7 +156,7 @@ def test_a_label_goes_by_its_alias_and_is_known_by_its_other_names() -> None:
 def test_any_other_interface_is_refused_in_one_line_with_its_mend(xml: str, says: str) -> None:
     with pytest.raises(UnsupportedLabelConfig, match=says) as caught:
         labels.parse(xml)
-    assert caught.value.mend
+    assert caught.value.fix
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 

@@ -8,7 +8,7 @@ from backend.rounds.embedding_map import Map, Maps
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Space
-from backend.storage.tables import Version
+from backend.storage.tables import Publication
 from backend.web.project_page import map_view
 
 SPACE = Space("pixels", "pca", 4)
@@ -28,7 +28,7 @@ def select(services: Services, project_id: int) -> Map:
     options = {"projection": SPACE.projection, "seed": SPACE.seed, "cold_start_budget": BUDGET}
     record = {"order": [], "reasons": [], "encoder": SPACE.encoder, "options": options, "scans": {}}
     files.write_json(artifacts.round_name(1), record)
-    store.publications.save(Version(project_id=project_id, name="v", round=1, attempt=1))
+    store.publications.save(Publication(project_id=project_id, name="v", round=1, attempt=1))
     store.publications.go_live(project_id, "v")
     return drawn
 

@@ -14,7 +14,7 @@ TRAIN = "press Start Training in Label Studio (Settings > Model)"
 IDLE = {
     "wanted": 4,
     "done": 4,
-    "train_wanted": 0,
+    "train_requested": 0,
     "disconnected": False,
     "vanished_at": 0.0,
     "step": "",
@@ -83,11 +83,11 @@ DOWN = "Label Studio does not answer."
             "Waits: Label Studio does not answer; tried again soon.",
         ),
         (
-            {**SOON, "train_wanted": 5}, {}, "asked",
+            {**SOON, "train_requested": 5}, {}, "asked",
             "Start Training was pressed: the round starts in 40 s.",
         ),
         (
-            {**NEWS, "train_wanted": 5}, {}, "asked",
+            {**NEWS, "train_requested": 5}, {}, "asked",
             "Start Training was pressed: the round starts as soon as the worker is free.",
         ),
         (

@@ -24,7 +24,7 @@ from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
 from backend.storage.store import Store, open_store
-from backend.storage.tables import DraftScore, Model, Version
+from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
 from backend.web.project_page import views
 from backend.web.project_page.status import Keeper
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.clock = lambda: NOW
     store.create()
     store.projects.request_refresh(3)
-    store.projects.update(3, title="Liver CT", done=1, full_synced_at=NOW - 240)
+    store.projects.update(3, title="Liver CT", completed=1, full_synced_at=NOW - 240)
     yield store
     store.close()
 
@@ -83,7 +83,7 @@ def annotate(store: Store, task_id: int, *, cancelled: bool = False, problem: st
 
 def publish(store: Store, *task_ids: int, labels: int = 0, number: int = 7) -> None:
     store.publications.save(
-        Version(
+        Publication(
             project_id=3,
             name=f"attention-unet r{number:04d}",
             round=number,
@@ -163,6 +163,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "warnings": [],
         "problem": "",
         "mend": "",
+        "fix": "",
         "options_problem": "",
         "events_refused_since": None,
         "round": 0,
@@ -179,7 +180,7 @@ def test_an_unknown_project_is_not_found_and_told_how_to_be_connected(
 ) -> None:
     response = client.get("/projects/9")
     assert response.status_code == 404
-    assert "connect 9" in response.get_json()["mend"]
+    assert "connect 9" in response.get_json()["fix"]
     with pytest.raises(NotFound):
         views.status(store, Artifacts(known.data_dir), 9)
 
@@ -322,7 +323,7 @@ def every_change(store: Store) -> Iterator[str]:
     yield "a pin"
     store.projects.update(3, warnings=["No encoder weights were found."])
     yield "a warning"
-    store.projects.update(3, problem="The token was refused.", mend="Set a new one.")
+    store.projects.update(3, problem="The token was refused.", fix="Set a new one.")
     yield "a problem"
     store.projects.update(3, options_problem="alpha: too large.")
     yield "a wrong option"
@@ -373,7 +374,7 @@ def test_how_fresh_a_page_is_is_told_by_every_look_and_by_no_digest(
     store.projects.request_refresh(3)
     waits = client.get("/projects/3?format=json").get_json()
     assert "1 change in Label Studio still to be looked at" in waits["freshness"]
-    store.projects.update(3, done=2)
+    store.projects.update(3, completed=2)
     store.clock = lambda: NOW + 60
     done = client.get("/projects/3?format=json").get_json()
     assert "every change that Label Studio reported has been looked at" in done["freshness"]
@@ -620,7 +621,7 @@ def test_the_page_says_every_problem_and_its_mend(client: FlaskClient, store: St
     store.projects.update(
         3,
         problem="The token was refused.",
-        mend="Set a new one.",
+        fix="Set a new one.",
         options_problem="alpha: too large.",
         warnings=["No encoder weights were found."],
     )
@@ -712,7 +713,7 @@ def test_whatever_a_user_typed_is_escaped(
     publish(store, 1)
     write_round(known, [1], reasons=[evil])
     store.projects.update(
-        3, title=evil, warnings=[evil], problem=evil, mend=evil, options_problem=evil
+        3, title=evil, warnings=[evil], problem=evil, fix=evil, options_problem=evil
     )
     for page in (html(client), html(client, "/projects")):
         assert "<script>alert" not in page
@@ -1017,9 +1018,17 @@ def record_rounds(store: Store, known: Settings) -> None:
             )
         name = f"v{number}"
         store.publications.save(
-            Version(project_id=3, name=name, round=number, attempt=1, model_key=key, labels=labels,
-                    published=order, created_at=number)
-        )  # fmt: skip
+            Publication(
+                project_id=3,
+                name=name,
+                round=number,
+                attempt=1,
+                model_key=key,
+                labels=labels,
+                published=order,
+                created_at=number,
+            )
+        )
         store.clock = lambda number=number: NOW + number  # type: ignore[misc]
         store.publications.go_live(3, name)
         store.rounds.close(3, number, {"version": name})
@@ -1214,10 +1223,10 @@ def test_the_button_does_what_the_command_rollback_does_and_resume_ends_it(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
     record_rounds(store, known)
-    before = store.projects.known(3).wanted
+    before = store.projects.known(3).requested
     response = client.post("/projects/3/rollback", data={"version": "v1"}, headers=OURS)
     assert (response.status_code, response.location) == (303, "/projects/3#versions")
-    assert (store.publications.pinned(3), store.projects.known(3).wanted) == ("v1", before + 1)
+    assert (store.publications.pinned(3), store.projects.known(3).requested) == ("v1", before + 1)
     assert "Pinned to v1." in html(client)
     assert client.post("/projects/3/resume", headers=OURS).status_code == 303
     assert store.publications.pinned(3) == ""
