@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from tests import postgresql
 
 LOCAL = "local"
+HEAVY = {"torch", "torchvision", "onnxruntime", "timm", "segmentation_models_pytorch", "umap"}
 
 # How long an example takes is the machine's affair: nothing here fails by the clock.
 settings.register_profile(
@@ -24,6 +28,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "instead of SQLite: postgresql+psycopg://user:password@host/postgres, or `local` for one "
         "that the run starts itself",
     )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help=f"skip what imports one of {', '.join(sorted(HEAVY))}, which takes many seconds",
+    )
+
+
+class SkipHeavy(MetaPathFinder):
+    """Skips the test, or the whole file of tests, that imports a heavy package."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:
+        """Skip on a heavy package; leave every other one to the next finder."""
+        if name.partition(".")[0] in HEAVY:
+            pytest.skip(f"imports {name}", allow_module_level=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick"):
+        sys.meta_path.insert(0, SkipHeavy())
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,6 @@ from backend.storage.tables import Publication
 from tests.backend.conftest import Clock, drawn
 from tests.backend.fake_label_studio import FakeLabelStudio
 
-pytestmark = pytest.mark.databases
-
 
 class Desk:
     """A project with tasks, and the publisher of its queues."""

@@ -41,11 +41,16 @@ def outcome(site: Site) -> tuple[object, ...]:
     return site.queue, live.labels, live.published, len(site.store.labels.annotations(site.number))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: getattr(way, "__name__", str(way)))
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(WAYS, id="in turn", marks=pytest.mark.slow),
+        *(pytest.param((way,), id=str(way), marks=pytest.mark.soak) for way in WAYS),
+    ],
+)
 def test_an_outage_that_begins_at_any_call_is_said_once_and_heals(
-    site: Site, caplog: pytest.LogCaptureFixture, way: int | type[httpx.TransportError]
+    site: Site, caplog: pytest.LogCaptureFixture, ways: tuple[int | type[httpx.TransportError], ...]
 ) -> None:
     site.refresh()
     site.label(0, 1)
@@ -54,7 +59,7 @@ def test_an_outage_that_begins_at_any_call_is_said_once_and_heals(
     undisturbed = outcome(site)
     for passed in range(calls):
         submit_again(site)
-        site.fake.fail("", "", way, after=passed, times=10_000)
+        site.fake.fail("", "", ways[passed % len(ways)], after=passed, times=10_000)
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="backend"):
             failed = [site.refresh().problem, site.refresh().problem]
