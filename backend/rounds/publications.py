@@ -14,7 +14,7 @@ from functools import cached_property
 
 from backend.errors import ConfigError, UnsupportedLabelConfig
 from backend.label_studio import labels
-from backend.storage import ledger
+from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import DraftQuality, stored_options
 from backend.storage.store import Store
@@ -239,7 +239,7 @@ class ProjectPublications:
 
     @cached_property
     def _weights_there(self) -> frozenset[str]:
-        return frozenset(self.files.names("models"))
+        return frozenset(self.files.names(artifacts.MODELS))
 
     @cached_property
     def _classes(self) -> list[str]:

@@ -193,7 +193,7 @@ class Selector:
 
     def _forget_lost(self, chunk: str) -> None:
         """Forget this file of embeddings and all others that are gone, not one a round."""
-        there = {name.rpartition("/")[2] for name in self._files.names("embeddings")}
+        there = set(map(artifacts.file_of, self._files.names(artifacts.EMBEDDINGS)))
         lost = self._store.embeddings.chunks(self._project.id) - there
         self._store.embeddings.forget(self._project.id, {chunk, *lost})
 

@@ -251,7 +251,7 @@ class Rounds(DBOSConfiguredInstance):
                 round=number,
                 model_key=key,
                 labels=len(here.ledger.usable),
-                drafts=file.removeprefix("drafts/") if key else "",
+                drafts=artifacts.file_of(file) if key else "",
             )
             masks = here.files.read_json(file) if key and queue_drafts.are_shown(here) else None
             name = here.publisher.publish(
