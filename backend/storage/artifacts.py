@@ -294,8 +294,15 @@ class ProjectFiles:
 
     def read_json(self, name: str) -> Any:
         """Return a JSON document, or None when there is none, or a damaged one."""
+        return self.read_parsed(name, json.loads)
+
+    def read_parsed(self, name: str, parse: Callable[[bytes], Found]) -> Found | None:
+        """Return what `parse` makes of a file's content.
+
+        None when there is no such file, or a damaged one: `parse` raises a ValueError then.
+        """
         try:
-            return self.read(name, lambda path: json.loads(path.read_bytes()))
+            return self.read(name, lambda path: parse(path.read_bytes()))
         except FileNotFoundError:
             return None
         except ValueError:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from backend.storage import ledger
+from backend.storage.records import ModelQuality, RoundRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from backend.storage.workers import lively
+from model.evaluation import MAIN
 
 # Since when the queue of a project is live, and the quality of its model.
-Live = Mapping[int, tuple[float, Mapping[str, Any]]]
+Live = Mapping[int, tuple[float, ModelQuality | None]]
 
 
 class Metrics:
@@ -147,9 +148,9 @@ def _quality(
         "firstlight_versions", "Publications of the queue, by state.", labels=["project", "state"]
     )
     for project in projects:
-        _, quality = live.get(project.id, (0.0, {}))
-        if "validation_dice" in quality:
-            dice.add_metric([str(project.id), "held-out"], quality["validation_dice"])
+        _, quality = live.get(project.id, (0.0, None))
+        if quality and MAIN.name in quality.validation:
+            dice.add_metric([str(project.id), "held-out"], quality.validation[MAIN.name])
         for kind, value in (
             ("drafts", project.draft_dice),
             ("drafts-changed", project.changed_draft_dice),
@@ -165,7 +166,7 @@ def _quality(
     yield versions
 
 
-def _rounds(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
+def _rounds(records: Mapping[int, Sequence[RoundRecord]]) -> Iterator[Metric]:
     yield _gauge(
         "firstlight_rounds",
         "Rounds since the project was connected.",
@@ -174,7 +175,7 @@ def _rounds(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> Iterator[Metr
     yield _gauge(
         "firstlight_rounds_failed",
         "Rounds that ended with an error; what they were to do was done by a later one.",
-        {number: sum("error" in one for one in found) for number, found in records.items()},
+        {number: sum(one.error is not None for one in found) for number, found in records.items()},
     )
     seconds = SummaryMetricFamily(
         "firstlight_step_seconds",
@@ -193,10 +194,10 @@ class _Spent:
     sum: float = 0.0
 
 
-def _by_step(records: Sequence[Mapping[str, Any]]) -> dict[str, _Spent]:
+def _by_step(records: Sequence[RoundRecord]) -> dict[str, _Spent]:
     found: dict[str, _Spent] = {}
     for one in records:
-        for step, seconds in one.get("seconds", {}).items():
+        for step, seconds in one.seconds.items():
             spent = found.setdefault(step, _Spent())
             spent.count, spent.sum = spent.count + 1, spent.sum + seconds
     return found

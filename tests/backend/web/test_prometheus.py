@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.settings import Settings
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Model, Publication
 from backend.web.app import create_app
@@ -135,7 +136,13 @@ def test_dice_is_absent_until_it_is_known(client: FlaskClient, store: Store) -> 
     store.projects.request_refresh(3)
     assert not [name for name in figures(client) if name.startswith("firstlight_dice")]
     store.publications.save_model(
-        Model(project_id=3, key="k", labels=5, created_at=0.0, quality={"validation_dice": 0.9})
+        Model(
+            project_id=3,
+            key="k",
+            labels=5,
+            created_at=0.0,
+            quality=ModelQuality(validation={"dice": 0.9}),
+        )
     )
     store.publications.save(Publication(project_id=3, name="a", round=1, attempt=1, model_key="k"))
     store.publications.go_live(3, "a")

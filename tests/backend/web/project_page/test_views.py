@@ -23,6 +23,7 @@ from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -227,7 +228,7 @@ def test_a_project_is_complete_when_every_readable_scan_is_labelled(
     assert not views.status(store, Artifacts(known.data_dir), 3)["complete"]
     annotate(store, 2)
     store.publications.save_model(Model(project_id=3, key="k0", labels=2, created_at=1))
-    quality = {"validation_dice": 0.91, "validation_scans": 8}
+    quality = ModelQuality(validation={"dice": 0.91}, validation_scans=8)
     store.publications.save_model(
         Model(project_id=3, key="k1", labels=40, created_at=2, quality=quality)
     )
@@ -560,7 +561,7 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     store.publications.save_model(
         Model(
             project_id=3, key="k1", labels=12, created_at=1,
-            quality={"validation_dice": 0.81, "calibration_error": 0.034},
+            quality=ModelQuality(validation={"dice": 0.81}, calibration_error=0.034),
         )
     )  # fmt: skip
     state = views.status(store, Artifacts(known.data_dir), 3)
@@ -1013,7 +1014,11 @@ def record_rounds(store: Store, known: Settings) -> None:
             store.rounds.add_seconds(3, number, "train", 12.5)
             store.publications.save_model(
                 Model(
-                    project_id=3, key=key, labels=2, created_at=1, quality={"validation_dice": 0.9}
+                    project_id=3,
+                    key=key,
+                    labels=2,
+                    created_at=1,
+                    quality=ModelQuality(validation={"dice": 0.9}),
                 )
             )
         name = f"v{number}"
@@ -1031,7 +1036,7 @@ def record_rounds(store: Store, known: Settings) -> None:
         )
         store.clock = lambda number=number: NOW + number  # type: ignore[misc]
         store.publications.go_live(3, name)
-        store.rounds.close(3, number, {"version": name})
+        store.rounds.close(3, number, name)
     store.labels.save_draft_score(
         DraftScore(project_id=3, task_id=2, version="v2", created_at="1", dice=0.8)
     )
