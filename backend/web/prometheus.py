@@ -14,7 +14,7 @@ from backend.storage.records import ModelQuality, RoundRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from backend.storage.workers import lively
-from model.evaluation import MAIN
+from model.evaluation import MAIN, OTHERS
 
 # Since when the queue of a project is live, and the quality of its model.
 Live = Mapping[int, tuple[float, ModelQuality | None]]
@@ -58,6 +58,7 @@ class StoreCollector(Collector):
         live = self._store.publications.live()
         yield from _waiting(self._store.clock(), live, projects)
         yield from _quality(live, self._store.publications.by_state(), projects)
+        yield from _others(live, projects)
         records = self._store.rounds.records()
         yield from _rounds({one.id: records.get(one.id, []) for one in projects})
 
@@ -164,6 +165,22 @@ def _quality(
     yield dice
     yield unchanged
     yield versions
+
+
+def _others(live: Live, projects: Sequence[Project]) -> Iterator[Metric]:
+    """Yield the live models' scores on held-out scans by the metrics beside the main one."""
+    for metric in OTHERS:
+        family = GaugeMetricFamily(
+            f"firstlight_{metric.name}",
+            f"{metric.heading()} of the live model on held-out scans.",
+            labels=["project", "kind"],
+        )
+        for project in projects:
+            _, quality = live.get(project.id, (0.0, None))
+            if quality and metric.name in quality.validation:
+                score = quality.validation[metric.name]
+                family.add_metric([str(project.id), "held-out"], score)
+        yield family
 
 
 def _rounds(records: Mapping[int, Sequence[RoundRecord]]) -> Iterator[Metric]:

@@ -68,8 +68,8 @@ class History:
     def curve(self) -> dict[str, Any]:
         """Return quality over labels: of models on held-out scans, and of the drafts people met.
 
-        `models` holds one entry a trained model, refused ones included; `drafts` one a compared
-        draft, at the number of labels that it came after.
+        `models` holds one entry a trained model, refused ones included, with its score by every
+        metric; `drafts` one a compared draft, at the number of labels that it came after.
         """
         names = {found.model_key: found.name for found in self._versions if found.live_at}
         return {

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ from backend.web.project_page import views
 from backend.web.project_page.status import Keeper
 from backend.web.project_page.views import RECORDS
 from model import projection
+from model.evaluation import MAIN, METRICS, OTHERS
 from tests.backend.fake_label_studio import CONFIG
 
 Array = npt.NDArray[Any]
 
 NOW = 1_800_000_000.0
+IOU = replace(MAIN, name="iou", title="IoU")
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OURS = {**BROWSER, "Sec-Fetch-Site": "same-origin"}
 DONE = "Every scan is labelled: nothing is left to draw."
@@ -1100,6 +1103,23 @@ def test_a_round_that_failed_or_lost_its_file_is_recorded_with_what_is_known(
     [found] = json.loads(client.get("/projects/3/rounds.json").text)["rounds"]
     assert (found["error"], found["scans"]) == ("Label Studio does not answer.", [])
     assert client.get("/projects/9/rounds.json").status_code == 404
+
+
+def test_a_new_metric_is_on_the_curve_in_the_table_and_on_the_page_by_itself(
+    client: FlaskClient, store: Store, known: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "iou", IOU)
+    monkeypatch.setattr(views, "OTHERS", [*OTHERS, IOU])
+    record_rounds(store, known)
+    model = store.publications.models(3)[-1]
+    model.quality = model.quality.changed(validation={"dice": 0.9, "iou": 0.8})
+    store.publications.save_model(model)
+    [curve] = client.get("/projects/3/map.json").get_json()["curve"]["models"]
+    assert (curve["dice"], curve["hd95"], curve["iou"]) == (0.9, None, 0.8)
+    shown = html(client)
+    assert '<th scope="col" class="n">IoU</th>' in shown
+    assert "HD95</th>" not in shown
+    assert '{"key": "iou", "name": "IoU", "unit": ""}' in shown
 
 
 def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
