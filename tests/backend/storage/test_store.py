@@ -196,8 +196,8 @@ def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
 @pytest.mark.parametrize(
     "moved",
     [
-        {"wanted": 2},
-        {"done": 1},
+        {"requested": 2},
+        {"completed": 1},
         {"failures": 1},
         {"live_version": "v2"},
         {"disconnected": True},

@@ -158,6 +158,8 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "changed_draft_dice": None,
         "validation_dice": None,
         "calibration_error": None,
+        "requested": 1,
+        "completed": 1,
         "wanted": 1,
         "done": 1,
         "synced_at": NOW - 240,
@@ -1133,7 +1135,15 @@ def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
     assert [(one["task"], one["reason"]) for one in long["scans"]] == [(5, "a"), (4, "b")]
 
 
-@pytest.mark.parametrize("name", ["rounds", "versions", "models", "draft_scores"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rounds.Rounds.all",
+        "publications.Publications.all",
+        "publications.Publications.models",
+        "labels.Labels.draft_scores",
+    ],
+)
 def test_a_database_that_does_not_answer_costs_the_record_no_half_document(
     client: FlaskClient, store: Store, known: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1142,7 +1152,7 @@ def test_a_database_that_does_not_answer_costs_the_record_no_half_document(
     def locked(*_: object) -> None:
         raise StorageError("The database did not answer.")
 
-    monkeypatch.setattr(Store, name, locked)
+    monkeypatch.setattr(f"backend.storage.{name}", locked)
     response = client.get("/projects/3/rounds.json")
     assert (response.status_code, response.get_json()["error"]) == (
         503,
