@@ -278,7 +278,7 @@ def _entry(project: Project) -> dict[str, Any]:
 
 def _drawn(metric: Metric) -> dict[str, str]:
     """Return what the learning curve has to know of a metric."""
-    return {"key": metric.name, "name": metric.heading(), "unit": metric.unit}
+    return {"key": metric.name, "title": metric.title, "unit": metric.unit}
 
 
 def _harden(response: Response) -> Response:

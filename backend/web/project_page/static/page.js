@@ -131,9 +131,9 @@ async function drawCurve() {
   const kept = drafts.filter((one) => one.unchanged), changed = drafts.filter((one) => !one.unchanged);
   const all = [dots("Drafts that people changed", changed, "circle-open")];
   if (kept.length) all.push(dots("Drafts submitted unchanged", kept, "circle-dot"));
-  measured.forEach(({ name, rows, key, unit }, place) => {
+  measured.forEach(({ title, rows, key, unit }, place) => {
     const [colour, symbol] = LINES[place % LINES.length];
-    all.push(line(`${name} on held-out scans`, rows, key, colour, symbol, unit ? "y2" : "y"));
+    all.push(line(`${title} on held-out scans${unit ? ` (${unit})` : ""}`, rows, key, colour, symbol, unit ? "y2" : "y"));
   });
   const axis = { gridcolor: look.grid, linecolor: look.line, zeroline: false, tickfont: { color: look.quiet } };
   await Plotly.react("curve", all, layout({

@@ -1121,7 +1121,7 @@ def test_a_new_metric_is_on_the_curve_in_the_table_and_on_the_page_by_itself(
     shown = html(client)
     assert '<th scope="col" class="n">IoU</th>' in shown
     assert "HD95</th>" not in shown
-    assert '{"key": "iou", "name": "IoU", "unit": ""}' in shown
+    assert '{"key": "iou", "title": "IoU", "unit": ""}' in shown
 
 
 def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
