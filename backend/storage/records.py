@@ -1,7 +1,7 @@
-"""What a round writes down and what is known of a model's quality, typed, for all that read it.
+"""The typed records: the queue of a round, how the round went, and the quality of a model.
 
-The JSON of earlier and later releases is read too: a key that is missing has a default, and one
-that is not known here is kept as it came, for the exported record.
+They read the JSON of every release: a missing key has a default, and an unknown key is kept for
+the export (rounds.json).
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from sqlalchemy.types import TypeDecorator
 
 from backend.storage.artifacts import ProjectFiles, Space, round_name
 
-# What decided about a ranked scan: cluster, entropy, uncertainty, diversity, utility, control. Not
-# a model: a record of 100,000 scans would take three times as long to read.
+# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control. A model of
+# them would make a record of 100,000 scans take almost three times as long to read.
 Terms = dict[str, Any]
+
+# The JSON keys of a metric in the quality of a model: validation_dice, dice_by_label.
+_VALIDATION, _BY_LABEL = "validation_", "_by_label"
 
 
 class Record(BaseModel):
@@ -26,11 +29,11 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     def changed(self, **values: Any) -> Self:
-        """Return the record with other values; these are not checked."""
+        """Return a copy with other values; pydantic does not check them."""
         return self.model_copy(update=values)
 
     def written(self) -> dict[str, Any]:
-        """Return what is known, as JSON: without the fields that nobody set."""
+        """Return the JSON of the record, without the fields that were never set."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -131,12 +134,10 @@ class ModelQuality(Record):
     @model_validator(mode="before")
     @classmethod
     def _gathered(cls, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Gather the scores of all metrics; pydantic asks before it looks at the fields."""
+        """Gather the keys of all metrics into the fields `validation` and `by_label`."""
         gathered: dict[str, Any] = {}
         for key, value in written.items():
-            if key in cls.model_fields:
-                gathered[key] = value
-            elif key.startswith(_VALIDATION):
+            if key.startswith(_VALIDATION) and key not in cls.model_fields:
                 gathered.setdefault("validation", {})[key.removeprefix(_VALIDATION)] = value
             elif key.endswith(_BY_LABEL):
                 gathered.setdefault("by_label", {})[key.removesuffix(_BY_LABEL)] = value
@@ -146,7 +147,7 @@ class ModelQuality(Record):
 
     @model_serializer(mode="wrap")
     def _spread(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Give each metric its keys."""
+        """Give each metric its two keys again, in the place of the two fields."""
         spread: dict[str, Any] = {}
         for key, value in dump(self).items():
             if key == "validation":
@@ -157,8 +158,6 @@ class ModelQuality(Record):
                 spread[key] = value
         return spread
 
-
-_VALIDATION, _BY_LABEL = "validation_", "_by_label"
 
 Kind = TypeVar("Kind", bound=Record)
 

@@ -98,7 +98,7 @@ def test_the_same_labels_are_the_same_model_and_are_not_trained_twice(lab: Lab) 
     found = lab.store.publications.model(lab.number, key)
     assert found is not None
     assert found.labels == 2
-    assert (found.quality.train_seconds or -1) >= 0
+    assert found.quality.train_seconds is not None
 
 
 def test_a_model_whose_file_is_gone_is_trained_again(lab: Lab) -> None:
@@ -535,7 +535,8 @@ def test_a_live_model_whose_file_is_gone_cannot_hold_a_new_one_back(lab: Lab) ->
     assert model is not None
     assert 0 <= model.quality.validation["dice"] <= 1
     assert model.quality.validation_scans == 1
-    assert 0 <= (model.quality.calibration_error or 0) <= 1
+    assert model.quality.calibration_error is not None
+    assert 0 <= model.quality.calibration_error <= 1
     assert 0.1 <= model.quality.temperature <= 10
 
 
