@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.storage import artifacts
+from backend.storage.artifacts import Artifacts
 from tests import postgresql
 from tests.backend.crew import Crew, crew
 
@@ -76,8 +78,9 @@ def outlived(server: str) -> None:
             time.sleep(0.2)
         seconds = time.monotonic() - began
         rows = found.store.embeddings.all(number, ENCODER).values()
-        files = (Path(name) / "projects" / str(number) / "embeddings").glob("*.npy")
-        written = sum(len(np.load(file)) for file in files)
+        files = Artifacts(Path(name)).of(number)
+        chunks = files.paths(files.names(artifacts.EMBEDDINGS))
+        written = sum(len(np.load(chunk)) for chunk in chunks)
         places = len({(row.chunk, row.row) for row in rows})
         print(f"ended: {found.ended()}; a queue after {seconds:.0f} s")
         print(f"{SCANS} scans, {len(rows)} rows at {places} places, {written} embeddings in files")

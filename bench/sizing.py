@@ -58,7 +58,7 @@ def measure(scans: int) -> None:
                 f"{scans} scans, {labelled} labels: {seconds:.0f} s, {peak / 1e6:.0f} MB",
                 flush=True,
             )
-        print(f"  steps: {store.rounds.all(number)[-1].record['seconds']}")
+        print(f"  steps: {store.rounds.all(number)[-1].record.seconds}")
         print(f"  DATA_DIR in MB: {sizes(Path(name))}", flush=True)
         store.close()
 

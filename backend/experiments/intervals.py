@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -16,8 +18,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean = float(np.mean(values)) if len(values) else math.nan
     if len(values) < 2:
         return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
-    return mean, mean - half, mean + half
+    return mean, *_limits(lambda: stats.ttest_1samp(values, 0))
 
 
 def difference(
@@ -37,9 +38,15 @@ def difference(
     middle = float(np.mean(one) - np.mean(other))
     if min(len(one), len(other)) < 2:
         return (middle, math.nan, math.nan), made
-    variances = np.array([stats.sem(one) ** 2, stats.sem(other) ** 2])
-    if not variances.any():
-        return (middle, middle, middle), made
-    freedom = variances.sum() ** 2 / (variances**2 / [len(one) - 1, len(other) - 1]).sum()
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variances.sum()))
-    return (middle, middle - half, middle + half), made
+    if np.ptp(one) == np.ptp(other) == 0:
+        return (middle, middle, middle), made  # scipy gives NaN: without spread no freedom is left
+    return (middle, *_limits(lambda: stats.ttest_ind(one, other, equal_var=False))), made
+
+
+def _limits(test: Callable[[], Any]) -> tuple[float, float]:
+    """Return the limits of the confidence interval that belongs to a t-test."""
+    with warnings.catch_warnings():
+        # Equal values are right here: their interval has no width.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        limits = test().confidence_interval(CONFIDENCE)
+    return float(limits.low), float(limits.high)

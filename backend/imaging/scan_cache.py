@@ -24,6 +24,7 @@ from backend.storage import artifacts
 FETCHERS = 8  # mostly they wait for a server
 # The longer side of a kept scan: encoders look at 224 pixels, the small networks at fewer.
 WORKING_SIZE = 256
+_SIZE = "scans-"  # begins the name of a folder: the longer side of the scans in it follows
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Scans:
     def trim(self) -> None:
         """Drop the scans that were not read for longest until the folder fits."""
         kept = []
-        for path in self._folder.glob("scans-*/*.npz"):
+        for path in self._folder.glob(f"{_SIZE}*/*.npz"):
             with suppress(FileNotFoundError):  # another process may trim as well
                 found = path.stat()
                 kept.append((found.st_mtime, found.st_size, path))
@@ -129,7 +130,7 @@ class Scans:
                 return error
 
     def _path(self, task_id: int, url: str) -> Path:
-        return self._folder / f"scans-{self._longest}" / f"{_stem(task_id, url)}.npz"
+        return self._folder / f"{_SIZE}{self._longest}" / f"{_stem(task_id, url)}.npz"
 
 
 def erase(folder: Path, addresses: Mapping[int, str | None]) -> None:
@@ -140,7 +141,7 @@ def erase(folder: Path, addresses: Mapping[int, str | None]) -> None:
         addresses: Task id to today's address, whose scan stays; None when the task is gone.
     """
     stay = {_stem(task_id, url) for task_id, url in addresses.items() if url is not None}
-    for path in folder.glob("scans-*/*"):
+    for path in folder.glob(f"{_SIZE}*/*"):
         stem = path.name.removeprefix(".").partition(".")[0]
         task_id = stem.partition("-")[0]
         if task_id.isdigit() and int(task_id) in addresses and stem not in stay:
@@ -149,8 +150,13 @@ def erase(folder: Path, addresses: Mapping[int, str | None]) -> None:
 
 def clear(folder: Path) -> None:
     """Delete all scans that are kept of a project."""
-    for kept in folder.glob("scans-*"):
+    for kept in folder.glob(f"{_SIZE}*"):
         shutil.rmtree(kept, ignore_errors=True)
+
+
+def sizes(folder: Path) -> list[int]:
+    """Return the sizes, in pixels of the longer side, that scans of a project are kept at."""
+    return [int(kept.name.removeprefix(_SIZE)) for kept in sorted(folder.glob(f"{_SIZE}*"))]
 
 
 def _stem(task_id: int, url: str) -> str:

@@ -14,7 +14,7 @@ from backend.rounds.publications import ProjectPublications
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services
 from backend.settings import ProjectOptions, Settings
-from backend.storage import artifacts, ledger
+from backend.storage import ledger, records
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import Ledger, stored_options
 from backend.storage.store import Store
@@ -118,7 +118,7 @@ class RoundContext:
         Raises:
             StorageError: When the record of the round is gone.
         """
-        record = self.files.read_json(artifacts.round_name(number))
+        record = records.read_queue(self.files, number)
         if record is None:
             raise StorageError("The queue of this round is gone.", "The round starts again.")
-        return [int(task) for task in record["order"]]
+        return record.order

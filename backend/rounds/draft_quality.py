@@ -8,7 +8,7 @@ from typing import Any
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
 from backend.rounds.context import RoundContext
-from backend.storage import ledger
+from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
 from backend.storage.tables import DraftScore, Publication
@@ -69,7 +69,7 @@ def _shown_at(versions: list[Publication], when: float) -> Publication | None:
 
 def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
     """Return the drafts of a version by task id, none where it had none."""
-    found: dict[str, list[Any]] = files.read_json(f"drafts/{name}") if name else {}
+    found: dict[str, list[Any]] = files.read_json(artifacts.drafts_named(name)) if name else {}
     return found or {}
 
 

@@ -114,7 +114,7 @@ def erase(files: ProjectFiles, left: Mapping[str, Collection[int]]) -> None:
         files: The project's.
         left: File of embeddings to those of its rows that still are some scan's.
     """
-    for name in files.names("maps"):
+    for name in files.names(artifacts.MAPS):
         try:
             fitted = files.read(name, _Fitted.load)
         except FileNotFoundError:
@@ -263,7 +263,7 @@ class Maps:
         found = self._whole(name, _load)
         if found is None:
             found = clustering.cluster(points, budget, seed=space.seed)
-            for older in self._files.names("clusters"):
+            for older in self._files.names(artifacts.CLUSTERS):
                 self._files.remove(older)
             content = vars(found)
             self._files.write(name, lambda file: np.savez(file, **content))

@@ -231,7 +231,7 @@ def _vectors(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _erase_drafts(files: ProjectFiles, task_ids: set[int]) -> None:
-    for name in files.names("drafts"):
+    for name in files.names(artifacts.DRAFTS):
         masks = files.read_json(name)
         if masks is None:
             files.remove(name)  # nobody can read it, and it may hold what has to go

@@ -16,11 +16,12 @@ from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import Judged, group_means, quality_of, thinned
+from backend.rounds.validation_scores import Judged, group_means, measured, thinned
 from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import Ledger, stored_options
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, Model, Project
 from model import calibration, evaluation, inference, training, validation
@@ -144,11 +145,11 @@ class Learner:
                 classes=list(self.config.labels),
                 trained_on=list(task_ids),
                 created_at=self.store.clock(),
-                quality={
-                    "train_seconds": seconds,
-                    "started_from": start,
-                    "learnt": self._learnt(ledger, task_ids),
-                },
+                quality=ModelQuality(
+                    train_seconds=seconds,
+                    started_from=start,
+                    learnt=self._learnt(ledger, task_ids),
+                ),
             )
         )
         self.files.write(weights_name(key), lambda file: file.write(fitted.to_bytes()))
@@ -178,15 +179,15 @@ class Learner:
         model = self.store.publications.model(self.project_id, live)
         if self.options.training != "warm" or model is None or not self.knows(live):
             return ""
-        before = str(model.quality.get("started_from", ""))
+        before = model.quality.started_from
         if self.key(ledger, task_ids, before) == live:
             return before  # the live model was made from just these labels: nothing is to be learnt
         # What it learnt from must still be there to learn from. A label that was deleted or
         # corrected would live on in the weights, and a scan that is held out by now would no longer
         # be unseen. Models of former releases do not say what was drawn.
         goes_on = set(model.trained_on) <= set(task_ids) and (
-            "learnt" not in model.quality
-            or model.quality["learnt"] == self._learnt(ledger, model.trained_on)
+            model.quality.learnt is None
+            or model.quality.learnt == self._learnt(ledger, model.trained_on)
         )
         return live if goes_on and self.train_config.continues(self.load(live).config) else ""
 
@@ -265,7 +266,7 @@ class Learner:
         if model is None or not held:
             return key
         new = self._validate(ledger, key, held)
-        model.quality = {**model.quality, **quality_of(new, self.config.labels)}
+        model.quality = measured(model.quality, new, self.config.labels)
         refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
         model.accepted = not refused
         self.store.publications.save_model(model)
@@ -312,7 +313,7 @@ class Learner:
         """Return the model's uncertainty on each scan that can be read, by task id."""
         measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.publications.model(self.project_id, key)
-        temperature = float(model.quality.get("temperature", 1)) if model else 1.0
+        temperature = model.quality.temperature if model else 1.0
         return {
             task_id: float(measure(calibration.tempered(probabilities, temperature)[None])[0])
             for task_id, _, probabilities in self.predict(key, wanted)

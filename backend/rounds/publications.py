@@ -14,11 +14,12 @@ from functools import cached_property
 
 from backend.errors import ConfigError, UnsupportedLabelConfig
 from backend.label_studio import labels
-from backend.storage import ledger
+from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import DraftQuality, stored_options
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Model, Project, Publication
+from model.evaluation import MAIN
 
 KEPT_MODELS = 5
 KEPT_LIVE_MODELS = 30
@@ -27,7 +28,7 @@ LISTED = 10  # versions to go back to in an error; `versions` has all
 
 # What may have become of weights, where it stands in the way.
 _OBSTACLES = {"gone": "its weights are gone", "other labels": "it was trained for other labels"}
-_HEAD = ("version", "state", "since (UTC)", "labels", "Dice", "weights")
+_HEAD = ("version", "state", "since (UTC)", "labels", MAIN.title, "weights")
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ class ProjectPublications:
 
     def _quality(self, model: Model | None) -> str:
         """Return the Dice on held-out scans; without any, that of the drafts people corrected."""
-        if model and "validation_dice" in model.quality:
-            return f"{model.quality['validation_dice']:.2f} held out"
+        if model and MAIN.name in model.quality.validation:
+            return f"{model.quality.validation[MAIN.name]:.2f} held out"
         drafts = self._drafts.get(model.key) if model else None
         if drafts is None:
             return "-"
@@ -216,9 +217,9 @@ class ProjectPublications:
             if model.accepted and model.classes == newest[0].classes and self._has_weights(model)
         ]
         held_out = {
-            model.key: float(model.quality["validation_dice"])
+            model.key: model.quality.validation[MAIN.name]
             for model in fit
-            if "validation_dice" in model.quality
+            if MAIN.name in model.quality.validation
         }
         drafts = {m.key: self._drafts[m.key].dice or 0.0 for m in fit if m.key in self._drafts}
         scores = held_out or drafts
@@ -239,7 +240,7 @@ class ProjectPublications:
 
     @cached_property
     def _weights_there(self) -> frozenset[str]:
-        return frozenset(self.files.names("models"))
+        return frozenset(self.files.names(artifacts.MODELS))
 
     @cached_property
     def _classes(self) -> list[str]:

@@ -37,6 +37,6 @@ def are_shown(here: RoundContext) -> bool:
 
 def forget_old(files: ProjectFiles) -> None:
     """Drop the drafts of rounds that nobody can have open any more."""
-    by_round = sorted(files.names("drafts"), key=artifacts.round_of)
+    by_round = sorted(files.names(artifacts.DRAFTS), key=artifacts.round_of)
     for name in by_round[:-KEPT_DRAFTS]:
         files.remove(name)

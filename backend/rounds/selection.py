@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from backend.rounds import stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
-from backend.storage import artifacts
+from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.ledger import Ledger, stored_options
+from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from model import active_learning, encoders
@@ -86,7 +87,7 @@ class Selector:
         points = self._map()
         return dict(zip(points.ids, points.clustering.clusters.tolist(), strict=True))
 
-    def rank(self, now: Ledger, uncertainties: Mapping[int, float]) -> dict[str, Any]:
+    def rank(self, now: Ledger, uncertainties: Mapping[int, float]) -> QueueRecord:
         """Return the queue of all open scans, first to be drawn first, as a round records it.
 
         Behind the ranked pool come scans that need another annotator, those that were skipped,
@@ -113,24 +114,24 @@ class Selector:
         why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
         front = [task for task in ranked if task not in last]
         order = [*front, *last]
-        return {
-            "order": order,
-            "reasons": [last.get(task) or why[task] for task in order],
-            "labels": now.label_keys,
-            "phase": decision.phase,
-            "strategy": decision.strategy,
-            "alpha": _number(decision.alpha),
-            "options": self._options.model_dump(),
-            "encoder": self.encoder,
-            "k": decision.k,
-            "silhouette": _number(decision.silhouette),
-            "medoids": [points.ids[row] for row in decision.medoids],
-            "warnings": [
+        return QueueRecord(
+            order=order,
+            reasons=[last.get(task) or why[task] for task in order],
+            labels=now.label_keys,
+            phase=decision.phase,
+            strategy=decision.strategy,
+            alpha=_number(decision.alpha),
+            options=self._options.model_dump(),
+            encoder=self.encoder,
+            k=decision.k,
+            silhouette=_number(decision.silhouette),
+            medoids=[points.ids[row] for row in decision.medoids],
+            warnings=[
                 *points.warnings,
                 *self._instability(decision.phase, len(whole.ids)),
                 *decision.warnings,
             ],
-            "scans": {
+            scans={
                 task: {
                     "cluster": int(decision.clusters[rows[task]]),
                     "entropy": uncertainties.get(task),
@@ -138,7 +139,7 @@ class Selector:
                 }
                 for task, terms in zip(ranked, _terms(decision), strict=True)
             },
-        }
+        )
 
     def _is_unjudged(self, task: int, now: Ledger, uncertainties: Mapping[int, float]) -> bool:
         """Return whether a model judged the pool, but not this scan of it."""
@@ -193,7 +194,7 @@ class Selector:
 
     def _forget_lost(self, chunk: str) -> None:
         """Forget this file of embeddings and all others that are gone, not one a round."""
-        there = {name.rpartition("/")[2] for name in self._files.names("embeddings")}
+        there = set(map(artifacts.file_of, self._files.names(artifacts.EMBEDDINGS)))
         lost = self._store.embeddings.chunks(self._project.id) - there
         self._store.embeddings.forget(self._project.id, {chunk, *lost})
 
@@ -209,8 +210,8 @@ class Selector:
 
     def _changed(self, now: Ledger, number: int) -> int | None:
         """Return how many labels changed since a round; None if it left no record."""
-        record = self._files.read_json(artifacts.round_name(number))
-        return now.changed_since(record["labels"]) if record else None
+        record = records.read_queue(self._files, number)
+        return now.changed_since(record.labels) if record else None
 
     def _running_low(self, now: Ledger) -> bool:
         """Return whether fewer than a quarter of the published scans are still open."""

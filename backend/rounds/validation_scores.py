@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.storage.records import ModelQuality
 from model import calibration
 from model.evaluation import MAIN, METRICS
 
@@ -36,8 +37,10 @@ class Judged:
         return float(MAIN.mean(self.scores[MAIN.name]))
 
 
-def quality_of(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, Any]:
-    """Return what the held-out scans say of a model, as its record keeps it.
+def measured(
+    quality: ModelQuality, judged: Mapping[int, Judged], labels: Sequence[str]
+) -> ModelQuality:
+    """Return the quality of a model with what the held-out scans say of it.
 
     A label's scores are over the scans that have any of it, drawn or predicted.
     """
@@ -46,16 +49,16 @@ def quality_of(judged: Mapping[int, Judged], names: Sequence[str]) -> dict[str, 
     means, by_label = {}, {}
     for name, metric in METRICS.items():
         scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
-        means[f"validation_{name}"] = float(metric.mean(scores).mean())
+        means[name] = float(metric.mean(scores).mean())
         of_labels = metric.mean(scores, axis=0).tolist()
-        by_label[f"{name}_by_label"] = dict(zip(names, of_labels, strict=True))
-    return {
-        **means,
-        **by_label,
-        "validation_scans": len(judged),
-        "calibration_error": calibration.expected_calibration_error(probabilities, truth),
-        "temperature": calibration.temperature(probabilities, truth),
-    }
+        by_label[name] = dict(zip(labels, of_labels, strict=True))
+    return quality.changed(
+        validation=means,
+        by_label=by_label,
+        validation_scans=len(judged),
+        calibration_error=calibration.expected_calibration_error(probabilities, truth),
+        temperature=calibration.temperature(probabilities, truth),
+    )
 
 
 def group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:

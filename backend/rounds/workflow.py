@@ -24,7 +24,7 @@ from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.learner import Learner, UnreadableLabels
 from backend.rounds.services import Services
-from backend.storage import artifacts
+from backend.storage import artifacts, records
 from backend.storage.tables import Publication
 
 log = logging.getLogger(__name__)
@@ -229,8 +229,8 @@ class Rounds(DBOSConfiguredInstance):
                 pool = selector.pool(here.ledger)
                 unreadable.check_storage(here, len(pool) - len(uncertainties), len(pool))
             queue = selector.rank(here.ledger, dict(uncertainties))
-            here.files.write_json(artifacts.round_name(number), queue)
-            said = [*here.config.notes, *queue["warnings"]]
+            records.write_queue(here.files, number, queue)
+            said = [*here.config.notes, *queue.warnings]
             _log_new(said, here.project.warnings)  # the encoder's were said at its start
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 
@@ -251,7 +251,7 @@ class Rounds(DBOSConfiguredInstance):
                 round=number,
                 model_key=key,
                 labels=len(here.ledger.usable),
-                drafts=file.removeprefix("drafts/") if key else "",
+                drafts=artifacts.file_of(file) if key else "",
             )
             masks = here.files.read_json(file) if key and queue_drafts.are_shown(here) else None
             name = here.publisher.publish(
@@ -262,7 +262,7 @@ class Rounds(DBOSConfiguredInstance):
             )
             self.store.projects.update(project_id, publish_seconds=time.monotonic() - started)
             if not name:  # all that was open has been labelled meanwhile
-                self.store.rounds.close(project_id, number, {"version": ""})
+                self.store.rounds.close(project_id, number, "")
                 _tidy(here)
             return name
 
@@ -274,7 +274,7 @@ class Rounds(DBOSConfiguredInstance):
             here = self._here(project_id)  # with the new live version
             here.publisher.switch(version)
             log.info("live: %s", version)
-            self.store.rounds.close(project_id, number, {"version": version})
+            self.store.rounds.close(project_id, number, version)
             _tidy(here)
 
     @DBOS.step()

@@ -36,10 +36,14 @@ PARTIAL = ".partial"  # what a file is called until it is whole
 # What numpy stumbles over in an archive that was cut short or written over.
 DAMAGED = (BadZipFile, EOFError, KeyError, ValueError, zlib.error)
 
+# The kinds of files that rounds leave of a project; each is a folder.
+ROUNDS, DRAFTS, MODELS = "rounds", "drafts", "models"
+EMBEDDINGS, MAPS, CLUSTERS = "embeddings", "maps", "clusters"
+
 # Kinds whose names follow from what is in them: a copy of one is right without a look.
-LASTING = frozenset({"embeddings", "models", "clusters"})
+LASTING = frozenset({EMBEDDINGS, MODELS, CLUSTERS})
 # Kinds of which only some are kept: copies of what is no longer in the bucket go as well.
-PASSING = frozenset({"models", "clusters", "drafts"})
+PASSING = frozenset({MODELS, CLUSTERS, DRAFTS})
 TRANSFERS = 16  # at a time; mostly they wait for the bucket
 
 
@@ -109,7 +113,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 def round_name(number: int) -> str:
     """Return the name of the queue of a round and its reasons."""
-    return f"rounds/{number:04d}.json"
+    return f"{ROUNDS}/{number:04d}.json"
 
 
 def round_of(name: str) -> int:
@@ -119,17 +123,27 @@ def round_of(name: str) -> int:
 
 def drafts_name(number: int) -> str:
     """Return the name of the drafts of a round."""
-    return f"drafts/{number:04d}.json"
+    return drafts_named(f"{number:04d}.json")
+
+
+def drafts_named(file: str) -> str:
+    """Return the name of the drafts in a file, as the row of a publication names it."""
+    return f"{DRAFTS}/{file}"
+
+
+def file_of(name: str) -> str:
+    """Return a name without its kind, as rows of the database hold it."""
+    return name.partition("/")[2]
 
 
 def weights_name(key: str) -> str:
     """Return the name of the weights of a model."""
-    return f"models/{key}"
+    return f"{MODELS}/{key}"
 
 
 def embeddings_name(chunk: str) -> str:
     """Return the name of a chunk of embeddings."""
-    return f"embeddings/{chunk}"
+    return f"{EMBEDDINGS}/{chunk}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,7 @@ class Space:
 
 def map_name(space: Space) -> str:
     """Return the name of the map that was fitted in a space."""
-    return f"maps/{digest(vars(space))}.npz"
+    return f"{MAPS}/{digest(vars(space))}.npz"
 
 
 def clusters_name(space: Space, scans: Sequence[str], budget: int) -> str:
@@ -154,7 +168,7 @@ def clusters_name(space: Space, scans: Sequence[str], budget: int) -> str:
         scans: The names of the scans that the map was fitted on, in the map's order.
         budget: The cold start's, which the number of clusters depends on.
     """
-    return f"clusters/{digest(vars(space), scans, budget)}.npz"
+    return f"{CLUSTERS}/{digest(vars(space), scans, budget)}.npz"
 
 
 def scan_name(chunk: str, row: int) -> str:
@@ -280,8 +294,15 @@ class ProjectFiles:
 
     def read_json(self, name: str) -> Any:
         """Return a JSON document, or None when there is none, or a damaged one."""
+        return self.read_parsed(name, json.loads)
+
+    def read_parsed(self, name: str, parse: Callable[[bytes], Found]) -> Found | None:
+        """Return what `parse` makes of a file's content.
+
+        None when there is no such file, or a damaged one: `parse` raises a ValueError then.
+        """
         try:
-            return self.read(name, lambda path: json.loads(path.read_bytes()))
+            return self.read(name, lambda path: parse(path.read_bytes()))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -339,17 +360,17 @@ class ProjectFiles:
         """
         if self._bucket:
             changed = map(embeddings_name, chunks)
-            for name in [*changed, *self._here("maps"), *self._here("drafts")]:
+            for name in [*changed, *self._here(MAPS), *self._here(DRAFTS)]:
                 self._drop(name)
 
     def probe(self) -> None:
         """Write, list, read and delete a file. Not for a project that has any."""
-        name = "rounds/probe.json"
+        name = f"{ROUNDS}/probe.json"
         try:
             self.write_json(name, name)
             if self._bucket:
                 self._drop(name)
-            if self.names("rounds") != [name] or self.read_json(name) != name:
+            if self.names(ROUNDS) != [name] or self.read_json(name) != name:
                 raise StorageError(
                     "The artifacts at ARTIFACTS_URL did not give back what was written.",
                     "Use a store that shows at once what was written.",

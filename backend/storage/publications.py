@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from backend.storage.database import Database
+from backend.storage.records import ModelQuality
 from backend.storage.tables import (
     Meta,
     Model,
@@ -58,10 +59,10 @@ class Publications:
                 found.setdefault(project_id, {})[state] = number
         return found
 
-    def live(self) -> dict[int, tuple[float, dict[str, Any]]]:
-        """Return since when each project's queue is live, and the quality of its model.
+    def live(self) -> dict[int, tuple[float, ModelQuality | None]]:
+        """Return since when each project's queue is live, and the quality of its model, if any.
 
-        Neither the queue nor what the model was trained on is read; {} stands for no model.
+        Neither the queue nor what the model was trained on is read.
         """
         query = (
             sa.select(Project.id, Publication.live_at, Model.quality)
@@ -76,7 +77,7 @@ class Publications:
             )
         )
         with self._database.session() as session:
-            return {number: (at, quality or {}) for number, at, quality in session.execute(query)}
+            return {number: (at, quality) for number, at, quality in session.execute(query)}
 
     def save(self, version: Publication) -> None:
         """Store a version."""

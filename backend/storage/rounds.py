@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from backend.storage.database import Database
-from backend.storage.tables import (
-    Round,
-)
+from backend.storage.records import RoundRecord
+from backend.storage.tables import Round
 
 
 class Rounds:
@@ -58,14 +54,14 @@ class Rounds:
         """Note how long a step of a round took."""
         with self._database.session() as session:
             found = session.get_one(Round, (project_id, number))
-            times = {**found.record.get("seconds", {}), step: round(seconds, 2)}
-            found.record = {**found.record, "seconds": times}
+            times = {**found.record.seconds, step: round(seconds, 2)}
+            found.record = found.record.changed(seconds=times)
 
-    def close(self, project_id: int, number: int, record: Mapping[str, Any]) -> None:
-        """Add what is known to a round's record and give it an end."""
+    def close(self, project_id: int, number: int, version: str) -> None:
+        """Give a round an end, and note what it published: "" for nothing."""
         with self._database.session() as session:
             found = session.get_one(Round, (project_id, number))
-            found.record = {**found.record, **record}
+            found.record = found.record.changed(version=version)
             found.ended_at = self._database.clock()
 
     def last(self, project_id: int) -> int:
@@ -78,9 +74,9 @@ class Rounds:
         """Return every round, first to last."""
         return self._database.of(Round, project_id, Round.number)
 
-    def records(self) -> dict[int, list[dict[str, Any]]]:
+    def records(self) -> dict[int, list[RoundRecord]]:
         """Return what is recorded of every round, by project."""
-        found: dict[int, list[dict[str, Any]]] = {}
+        found: dict[int, list[RoundRecord]] = {}
         with self._database.session() as session:
             for project_id, record in session.execute(sa.select(Round.project_id, Round.record)):
                 found.setdefault(project_id, []).append(record)
@@ -90,5 +86,5 @@ class Rounds:
 def _end_rounds(session: Session, project_id: int, now: float, error: str) -> None:
     open_rounds = sa.select(Round).where(Round.project_id == project_id, Round.ended_at == 0)
     for found in session.scalars(open_rounds):
-        found.record = {**found.record, "error": error}
+        found.record = found.record.changed(error=error)
         found.ended_at = now

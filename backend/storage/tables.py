@@ -7,13 +7,20 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from backend.storage.records import ModelQuality, RecordColumn, RoundRecord
+
 WIPED = "deleted rows are overwritten"  # a fact of a database that was never without it
 
 
 class Base(DeclarativeBase):
     """Tables; their rows are handed out detached, as plain records."""
 
-    type_annotation_map: ClassVar = {dict[str, Any]: sa.JSON, list[str]: sa.JSON}
+    type_annotation_map: ClassVar = {
+        dict[str, Any]: sa.JSON,
+        list[str]: sa.JSON,
+        ModelQuality: RecordColumn(ModelQuality),
+        RoundRecord: RecordColumn(RoundRecord),
+    }
 
 
 class Meta(Base):
@@ -176,7 +183,7 @@ class Model(Base):
     classes: Mapped[list[str]] = mapped_column(default=list)
     trained_on: Mapped[list[int]] = mapped_column(sa.JSON, default=list)  # task ids
     accepted: Mapped[bool] = mapped_column(default=True)  # False: validation refused it
-    quality: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    quality: Mapped[ModelQuality] = mapped_column(default=ModelQuality)
 
 
 class Publication(Base):
@@ -206,7 +213,7 @@ class Round(Base):
     workflow: Mapped[str] = mapped_column(unique=True)
     started_at: Mapped[float]
     ended_at: Mapped[float] = mapped_column(default=0.0)
-    record: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    record: Mapped[RoundRecord] = mapped_column(default=RoundRecord)
 
 
 class Erasure(Base):

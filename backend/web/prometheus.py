@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from backend.storage import ledger
+from backend.storage.records import ModelQuality, RoundRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from backend.storage.workers import lively
+from model.evaluation import MAIN, OTHERS
 
 # Since when the queue of a project is live, and the quality of its model.
-Live = Mapping[int, tuple[float, Mapping[str, Any]]]
+Live = Mapping[int, tuple[float, ModelQuality | None]]
 
 
 class Metrics:
@@ -57,6 +58,7 @@ class StoreCollector(Collector):
         live = self._store.publications.live()
         yield from _waiting(self._store.clock(), live, projects)
         yield from _quality(live, self._store.publications.by_state(), projects)
+        yield from _others(live, projects)
         records = self._store.rounds.records()
         yield from _rounds({one.id: records.get(one.id, []) for one in projects})
 
@@ -147,9 +149,9 @@ def _quality(
         "firstlight_versions", "Publications of the queue, by state.", labels=["project", "state"]
     )
     for project in projects:
-        _, quality = live.get(project.id, (0.0, {}))
-        if "validation_dice" in quality:
-            dice.add_metric([str(project.id), "held-out"], quality["validation_dice"])
+        _, quality = live.get(project.id, (0.0, None))
+        if quality and MAIN.name in quality.validation:
+            dice.add_metric([str(project.id), "held-out"], quality.validation[MAIN.name])
         for kind, value in (
             ("drafts", project.draft_dice),
             ("drafts-changed", project.changed_draft_dice),
@@ -165,7 +167,23 @@ def _quality(
     yield versions
 
 
-def _rounds(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> Iterator[Metric]:
+def _others(live: Live, projects: Sequence[Project]) -> Iterator[Metric]:
+    """Yield the live models' scores on held-out scans by the metrics beside the main one."""
+    for metric in OTHERS:
+        family = GaugeMetricFamily(
+            f"firstlight_{metric.name}",
+            f"{metric.heading()} of the live model on held-out scans.",
+            labels=["project", "kind"],
+        )
+        for project in projects:
+            _, quality = live.get(project.id, (0.0, None))
+            if quality and metric.name in quality.validation:
+                score = quality.validation[metric.name]
+                family.add_metric([str(project.id), "held-out"], score)
+        yield family
+
+
+def _rounds(records: Mapping[int, Sequence[RoundRecord]]) -> Iterator[Metric]:
     yield _gauge(
         "firstlight_rounds",
         "Rounds since the project was connected.",
@@ -174,7 +192,7 @@ def _rounds(records: Mapping[int, Sequence[Mapping[str, Any]]]) -> Iterator[Metr
     yield _gauge(
         "firstlight_rounds_failed",
         "Rounds that ended with an error; what they were to do was done by a later one.",
-        {number: sum("error" in one for one in found) for number, found in records.items()},
+        {number: sum(one.error is not None for one in found) for number, found in records.items()},
     )
     seconds = SummaryMetricFamily(
         "firstlight_step_seconds",
@@ -193,10 +211,10 @@ class _Spent:
     sum: float = 0.0
 
 
-def _by_step(records: Sequence[Mapping[str, Any]]) -> dict[str, _Spent]:
+def _by_step(records: Sequence[RoundRecord]) -> dict[str, _Spent]:
     found: dict[str, _Spent] = {}
     for one in records:
-        for step, seconds in one.get("seconds", {}).items():
+        for step, seconds in one.seconds.items():
             spent = found.setdefault(step, _Spent())
             spent.count, spent.sum = spent.count + 1, spent.sum + seconds
     return found

@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from typing import Any
 
 from backend.errors import NotFound
 from backend.rounds.publications import ProjectPublications
-from backend.storage import artifacts, ledger
+from backend.storage import ledger, records
 from backend.storage.artifacts import ProjectFiles, round_name
 from backend.storage.ledger import DraftQuality, Ledger
+from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Model, Project, Publication, Round
+from model.evaluation import METRICS
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class History:
     def curve(self) -> dict[str, Any]:
         """Return quality over labels: of models on held-out scans, and of the drafts people met.
 
-        `models` holds one entry a trained model, refused ones included; `drafts` one a compared
-        draft, at the number of labels that it came after.
+        `models` holds one entry a trained model, refused ones included, with its score by every
+        metric; `drafts` one a compared draft, at the number of labels that it came after.
         """
         names = {found.model_key: found.name for found in self._versions if found.live_at}
         return {
@@ -77,8 +78,7 @@ class History:
                     "labels": model.labels,
                     "version": names.get(model.key, ""),
                     "accepted": model.accepted,
-                    "dice": model.quality.get("validation_dice"),
-                    "hd95": model.quality.get("validation_hd95"),
+                    **_held_out(model),
                 }
                 for model in self.store.publications.models(self.project.id)
             ],
@@ -121,17 +121,17 @@ class History:
     def _record(self, one: Round) -> dict[str, Any]:
         made = [found for found in self._versions if found.round == one.number]
         # As it came with all the others: what is sent needs no more answers from elsewhere.
-        selected = artifacts.read_json(self.files.folder / round_name(one.number)) or {}
+        selected = records.read_queue(ProjectFiles(self.files.folder), one.number) or QueueRecord()
         return {
             "round": one.number,
             "workflow": one.workflow,
             "started_at": one.started_at,
             "ended_at": one.ended_at or None,
-            "seconds": one.record.get("seconds", {}),
-            "error": one.record.get("error"),
+            "seconds": one.record.seconds,
+            "error": one.record.error,
             "pinned": any(self._went_back(found) for found in made),
             "versions": [self._version(found) for found in made],
-            **{key: value for key, value in selected.items() if key not in _PER_SCAN},
+            **selected.model_dump(exclude=_PER_SCAN, exclude_unset=True),
             "scans": _scans(selected),
         }
 
@@ -144,7 +144,7 @@ class History:
             "labels": found.labels,
             "model": found.model_key or None,
             "trained_on": model.trained_on if model else [],
-            "quality": model.quality if model else {},
+            "quality": model.quality.written() if model else {},
             "accepted": model.accepted if model else None,
             "drafts": [
                 {
@@ -165,15 +165,14 @@ class History:
         one = self._rounds.get(found.round)
         if one is None or not one.ended_at:
             return False
-        return "train" not in one.record.get("seconds", {}) and found.labels >= 2
+        return "train" not in one.record.seconds and found.labels >= 2
 
     def _quality(self, found: Publication) -> dict[str, Any]:
         model = self._models.get(found.model_key)
         scores = self._scores.get(found.name, [])
         drafts = DraftQuality.of([score for score in scores if score.task_id in self._telling])
         return {
-            "dice": model.quality.get("validation_dice") if model else None,
-            "hd95": model.quality.get("validation_hd95") if model else None,
+            **_held_out(model),
             "draft_dice": drafts.dice,
             "drafts_compared": drafts.compared,
             "drafts_unchanged": drafts.unchanged,
@@ -237,11 +236,21 @@ class History:
 _PER_SCAN = {"order", "reasons", "scans"}
 
 
-def _scans(selected: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _scans(selected: QueueRecord) -> list[dict[str, Any]]:
     """Return the ranked scans in their order, each with its terms."""
-    terms, order = selected.get("scans", {}), selected.get("order", [])
-    rows = zip_longest(order, selected.get("reasons", [])[: len(order)], fillvalue="")
+    reasons = selected.reason_of
     return [
-        {"task": task, "position": position, "reason": reason, **terms.get(str(task), {})}
-        for position, (task, reason) in enumerate(rows, start=1)
+        {
+            "task": task,
+            "position": position,
+            "reason": reasons.get(task, ""),
+            **selected.scans.get(task, {}),
+        }
+        for position, task in enumerate(selected.order, start=1)
     ]
+
+
+def _held_out(model: Model | None) -> dict[str, float | None]:
+    """Return a model's mean scores on held-out scans, by metric; None where it has none."""
+    known = model.quality.validation if model else {}
+    return {name: known.get(name) for name in METRICS}

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import StorageError
-from backend.storage import artifacts
-from backend.storage.artifacts import ProjectFiles, Space, round_name, scan_name
+from backend.storage import artifacts, records
+from backend.storage.artifacts import ProjectFiles, scan_name
 from backend.storage.ledger import Ledger
+from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Embedding
 
@@ -34,17 +35,17 @@ class Queue:
 
     order: list[int] = field(default_factory=list)
     reasons: Mapping[int, str] = field(default_factory=dict)
-    record: Mapping[str, Any] = field(default_factory=dict)  # of the round it was made in
+    record: QueueRecord = field(default_factory=QueueRecord)  # of the round it was made in
 
     def part(self, start: int, most: int) -> list[dict[str, Any]]:
         """Return some of the waiting scans: task, position from 1 on, reason and cluster."""
-        scans = self.record.get("scans", {})
+        scans = self.record.scans
         return [
             {
                 "task": task,
                 "position": position,
                 "reason": self.reasons.get(task, ""),
-                "cluster": scans.get(str(task), {}).get("cluster"),
+                "cluster": scans.get(task, {}).get("cluster"),
             }
             for position, task in enumerate(self.order[start : start + most], start=start + 1)
         ]
@@ -59,12 +60,12 @@ def queue(store: Store, files: ProjectFiles, project_id: int, now: Ledger) -> Qu
     live = store.publications.get(project_id, project.live_version)
     if live is None:
         return Queue()
-    record = files.read_json(round_name(live.round)) or {}
-    order = record.get("order", live.published)
+    record = records.read_queue(files, live.round)
+    order = record.order if record else live.published
     return Queue(
         order=[task for task in order if task in now.open],
-        reasons=dict(zip(order, record.get("reasons", []), strict=False)),
-        record=record,
+        reasons=record.reason_of if record else {},
+        record=record or QueueRecord(),
     )
 
 
@@ -126,23 +127,18 @@ def _why(task: int, state: str, now: Ledger, waiting: Queue) -> str:
 # -- where a scan lies ----------------------------------------------------------------------------
 
 
-def _space(record: Mapping[str, Any]) -> Space:
-    options = record["options"]
-    return Space(record["encoder"], options["projection"], options["seed"])
-
-
 def _places(
-    store: Store, files: ProjectFiles, project_id: int, record: Mapping[str, Any]
+    store: Store, files: ProjectFiles, project_id: int, record: QueueRecord
 ) -> dict[int, tuple[float, float]]:
     """Return where each scan lies on the map of a round, by task id."""
-    if not record:
+    if not record.encoder:
         return {}
-    name = artifacts.map_name(_space(record))
+    name = artifacts.map_name(record.space)
     drawn = _arrays(files, name, "scans", "coordinates")
     if drawn is None:
         return {}
     fitted = dict(zip(drawn[0].astype(str), drawn[1], strict=True))
-    found = store.embeddings.all(project_id, record["encoder"])
+    found = store.embeddings.all(project_id, record.encoder)
     known = {i: fitted[_row(one)] for i, one in found.items() if _row(one) in fitted}
     new = {i: one for i, one in found.items() if i not in known}
     return _flat({**known, **_transformed(files, name, new)})
@@ -210,20 +206,20 @@ def _spread(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 
 
 def _clusters(
-    store: Store, files: ProjectFiles, project_id: int, record: Mapping[str, Any]
+    store: Store, files: ProjectFiles, project_id: int, record: QueueRecord
 ) -> dict[int, int]:
     """Return the cluster of every scan that a round ranked, or that the map was clustered with."""
-    if not record:
+    if not record.encoder:
         return {}
-    ranked = {int(task): terms["cluster"] for task, terms in record["scans"].items()}
-    drawn = _arrays(files, artifacts.map_name(_space(record)), "scans")
+    ranked = {task: terms["cluster"] for task, terms in record.scans.items()}
+    drawn = _arrays(files, artifacts.map_name(record.space), "scans")
     scans = drawn[0].astype(str).tolist() if drawn else []
-    budget = record["options"]["cold_start_budget"]
-    name = artifacts.clusters_name(_space(record), scans, budget)
+    budget = record.options["cold_start_budget"]
+    name = artifacts.clusters_name(record.space, scans, budget)
     found = _arrays(files, name, "clusters")
     if found is None:
         return ranked
     cluster = dict(zip(scans, found[0].tolist(), strict=True))
-    embedded = store.embeddings.all(project_id, record["encoder"])
+    embedded = store.embeddings.all(project_id, record.encoder)
     fitted = {i: cluster[_row(one)] for i, one in embedded.items() if _row(one) in cluster}
     return {**fitted, **ranked}

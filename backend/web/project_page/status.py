@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from backend.storage import artifacts, ledger
+from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.projects import pause_left, spacing
+from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
+from model.evaluation import MAIN
 
 NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
@@ -142,7 +144,7 @@ def status(
         **_waiting(now, record),
         **_quality(store, project_id, live, now),
         "last_model": _last_model(store, project_id) if now.complete else None,
-        "strategy": record.get("strategy"),
+        "strategy": record.strategy,
         "next": _next(record, live, now),
         **_unreadable(now),
         "warnings": project.warnings,
@@ -234,11 +236,11 @@ def _labels(now: Ledger, live: Publication | None) -> dict[str, Any]:
     }
 
 
-def _waiting(now: Ledger, record: Mapping[str, Any]) -> dict[str, int]:
+def _waiting(now: Ledger, record: QueueRecord) -> dict[str, int]:
     """Return how many labels changed since a round, and how many scans wait for their first."""
     readable = {task.id for task in now.tasks} - now.unreadable.keys()
     return {
-        "labels_changed": now.changed_since(record.get("labels", [])),
+        "labels_changed": now.changed_since(record.labels),
         "scans_waiting": len((readable & now.open) - now.usable.keys()),
     }
 
@@ -263,8 +265,8 @@ def _quality(
         "drafts_compared": drafts.compared,
         "drafts_unchanged": drafts.unchanged,
         "changed_draft_dice": drafts.changed_dice,
-        "validation_dice": model.quality.get("validation_dice") if model else None,
-        "calibration_error": model.quality.get("calibration_error") if model else None,
+        "validation_dice": model.quality.validation.get(MAIN.name) if model else None,
+        "calibration_error": model.quality.calibration_error if model else None,
     }
 
 
@@ -275,15 +277,15 @@ def _last_model(store: Store, project_id: int) -> dict[str, Any] | None:
         return None
     return {
         "labels": models[-1].labels,
-        "dice": models[-1].quality.get("validation_dice"),
-        "held_out": models[-1].quality.get("validation_scans"),
+        "dice": models[-1].quality.validation.get(MAIN.name),
+        "held_out": models[-1].quality.validation_scans,
     }
 
 
-def _next(record: Mapping[str, Any], live: Publication | None, now: Ledger) -> list[dict[str, Any]]:
+def _next(record: QueueRecord, live: Publication | None, now: Ledger) -> list[dict[str, Any]]:
     if live is None:
         return []
-    reasons = dict(zip(record.get("order", []), record.get("reasons", []), strict=False))
+    reasons = record.reason_of
     waiting = [task for task in live.published if task in now.open]
     return [
         {"task": task, "position": position, "reason": reasons.get(task, "")}
@@ -291,7 +293,7 @@ def _next(record: Mapping[str, Any], live: Publication | None, now: Ledger) -> l
     ]
 
 
-def _record(files: Artifacts, project_id: int, live: Publication | None) -> Mapping[str, Any]:
+def _record(files: Artifacts, project_id: int, live: Publication | None) -> QueueRecord:
     """Return the record of the round that made the live queue, empty without one."""
-    found = files.of(project_id).read_json(artifacts.round_name(live.round)) if live else None
-    return found or {}
+    found = records.read_queue(files.of(project_id), live.round) if live else None
+    return found or QueueRecord()

@@ -21,14 +21,13 @@ def png(store: Store, folder: Path, project_id: int, task_id: int) -> bytes:
     import numpy as np
     from PIL import Image
 
+    from backend.imaging import scan_cache
     from backend.imaging.decoder_process import Decoders
-    from backend.imaging.scan_cache import Scans
 
     found = store.scans.some(project_id, [task_id])
     # The network may see scans at another size than the encoder: any kept size will do.
-    for kept in sorted(folder.glob("scans-*")) if found else []:
-        longest = int(kept.name.removeprefix("scans-"))
-        scans = Scans(_refuse, folder, Decoders(), longest=longest, max_pixels=1)
+    for longest in scan_cache.sizes(folder) if found else []:
+        scans = scan_cache.Scans(_refuse, folder, Decoders(), longest=longest, max_pixels=1)
         try:
             pixels = scans.get(task_id, found[0].url).image
         except ImageError:

@@ -22,6 +22,7 @@ from backend.web.project_page import map_view, sentences, static_files, thumbnai
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
 from backend.web.project_page.status import Keeper, Statuses, status
+from model.evaluation import MAIN, METRICS, OTHERS, Metric
 
 __all__ = ["routes", "status", "text"]
 
@@ -168,6 +169,7 @@ class _Site:
             studio_url=self._project_url(project_id),
             refused=refused,
             many=many,
+            metrics=[_drawn(metric) for metric in METRICS.values()],
         )
         response = Response(page)
         if many:  # plotly compiles its WebGL programs in the browser
@@ -189,8 +191,11 @@ class _Site:
     def _versions(self, project_id: int, now: Ledger) -> dict[str, Any]:
         """Return the versions as the page lists them: the newest, or all if that is asked for."""
         history, every = self._history(project_id, now), request.args.get("versions") == "all"
+        versions = history.versions(None if every else LISTED)
         return {
-            "versions": history.versions(None if every else LISTED),
+            "versions": versions,
+            "main": MAIN,
+            "others": [of for of in OTHERS if any(one[of.name] is not None for one in versions)],
             "lived": history.lived,
             "listed": LISTED,
             "all_versions": every,
@@ -269,6 +274,11 @@ def _entry(project: Project) -> dict[str, Any]:
         "gone": project.disconnected,  # its name until 0.1; read "disconnected"
         "vanished_since": project.vanished_at or None,
     }
+
+
+def _drawn(metric: Metric) -> dict[str, str]:
+    """Return what the learning curve has to know of a metric."""
+    return {"key": metric.name, "title": metric.title, "unit": metric.unit}
 
 
 def _harden(response: Response) -> Response:

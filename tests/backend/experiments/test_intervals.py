@@ -17,6 +17,11 @@ def test_one_run_has_no_interval() -> None:
     assert intervals.interval([0.5]) == pytest.approx((0.5, np.nan, np.nan), nan_ok=True)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.9])
+def test_equal_values_have_an_interval_without_width(value: float) -> None:
+    assert intervals.interval([value] * 9) == pytest.approx((value, value, value))
+
+
 def test_equal_seeds_are_paired() -> None:
     ours, theirs = {0: 0.9, 1: 0.7, 2: 0.8}, {2: 0.75, 0: 0.8, 1: 0.68}
     expected = stats.ttest_rel([0.9, 0.7, 0.8], [0.8, 0.68, 0.75]).confidence_interval()
@@ -32,6 +37,12 @@ def test_unequal_seeds_are_compared_by_welch() -> None:
     found, made = intervals.difference(ours, theirs)
     assert found[1:] == pytest.approx((expected.low, expected.high))
     assert made == "Welch, n = 2 and 4"
+
+
+def test_welch_needs_spread_on_one_side_only() -> None:
+    found, _ = intervals.difference({0: 0.5, 1: 0.5}, {0: 0.4, 1: 0.5, 2: 0.3})
+    half = stats.t.ppf(0.975, 2) * stats.sem([0.4, 0.5, 0.3])
+    assert found == pytest.approx((0.1, 0.1 - half, 0.1 + half))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ from backend.rounds.drafts import LiveDrafts
 from backend.rounds.learner import Learner, UnreadableLabels, learner_for, train_config
 from backend.rounds.progress import Pace
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import Judged, quality_of
+from backend.rounds.validation_scores import Judged, measured
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Publication
 from model import masks, phantoms
@@ -97,7 +98,7 @@ def test_the_same_labels_are_the_same_model_and_are_not_trained_twice(lab: Lab) 
     found = lab.store.publications.model(lab.number, key)
     assert found is not None
     assert found.labels == 2
-    assert found.quality["train_seconds"] >= 0
+    assert found.quality.train_seconds is not None
 
 
 def test_a_model_whose_file_is_gone_is_trained_again(lab: Lab) -> None:
@@ -300,7 +301,7 @@ def warm_fit(lab: Lab, live: str, **changes: Any) -> str:
     model = lab.store.publications.model(lab.number, key)
     assert model is not None
     assert key != live
-    return str(model.quality["started_from"])
+    return model.quality.started_from
 
 
 def test_a_project_may_train_on_from_the_live_model(lab: Lab) -> None:
@@ -480,10 +481,10 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
     model = lab.store.publications.model(lab.number, "new")
     assert model is not None
     assert not model.accepted
-    assert model.quality["validation_dice"] == pytest.approx(0.45)
-    assert model.quality["dice_by_label"] == {"Lung": pytest.approx(0.45)}
+    assert model.quality.validation["dice"] == pytest.approx(0.45)
+    assert model.quality.by_label["dice"] == {"Lung": pytest.approx(0.45)}
     assert (
-        model.quality["hd95_by_label"] == {"Lung": model.quality["validation_hd95"]} == {"Lung": 7}
+        model.quality.by_label["hd95"] == {"Lung": model.quality.validation["hd95"]} == {"Lung": 7}
     )
 
 
@@ -495,11 +496,11 @@ def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
         3: Judged(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
     }
     assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
-    quality = quality_of(found, ["Lung", "Heart", "Rib"])
-    assert quality["validation_dice"] == pytest.approx(1.9 / 3)
-    assert quality["validation_hd95"] == pytest.approx(13 / 3)
-    assert quality["dice_by_label"] == pytest.approx({"Lung": 0.6, "Heart": 0.1, "Rib": 1.0})
-    assert quality["hd95_by_label"] == pytest.approx({"Lung": 7, "Heart": 3, "Rib": 0})
+    quality = measured(ModelQuality(), found, ["Lung", "Heart", "Rib"])
+    assert quality.validation["dice"] == pytest.approx(1.9 / 3)
+    assert quality.validation["hd95"] == pytest.approx(13 / 3)
+    assert quality.by_label["dice"] == pytest.approx({"Lung": 0.6, "Heart": 0.1, "Rib": 1.0})
+    assert quality.by_label["hd95"] == pytest.approx({"Lung": 7, "Heart": 3, "Rib": 0})
 
 
 def test_slices_of_one_patient_are_one_piece_of_evidence(
@@ -532,10 +533,11 @@ def test_a_live_model_whose_file_is_gone_cannot_hold_a_new_one_back(lab: Lab) ->
     assert lab.learner.gate(lab.sync(), key, "gone", [lab.tasks[2]]) == key
     model = lab.store.publications.model(lab.number, key)
     assert model is not None
-    assert 0 <= model.quality["validation_dice"] <= 1
-    assert model.quality["validation_scans"] == 1
-    assert 0 <= model.quality["calibration_error"] <= 1
-    assert 0.1 <= model.quality["temperature"] <= 10
+    assert 0 <= model.quality.validation["dice"] <= 1
+    assert model.quality.validation_scans == 1
+    assert model.quality.calibration_error is not None
+    assert 0 <= model.quality.calibration_error <= 1
+    assert 0.1 <= model.quality.temperature <= 10
 
 
 def test_uncertainty_is_that_of_the_calibrated_probabilities(lab: Lab) -> None:
@@ -546,7 +548,7 @@ def test_uncertainty_is_that_of_the_calibrated_probabilities(lab: Lab) -> None:
     model = lab.store.publications.model(lab.number, key)
     assert model is not None
 
-    model.quality = {**model.quality, "temperature": 4.0}
+    model.quality = model.quality.changed(temperature=4.0)
     lab.store.publications.save_model(model)
 
     after = lab.learner.uncertainties(key, wanted)

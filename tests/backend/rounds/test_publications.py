@@ -25,6 +25,7 @@ from backend.rounds.publications import (
 )
 from backend.settings import Settings
 from backend.storage.artifacts import Artifacts, ProjectFiles, weights_name
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store, open_known, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -113,7 +114,7 @@ def test_the_list_is_newest_first_and_says_what_each_version_rests_on(shelf: She
     shelf.go_live()
     first = shelf.go_live(shelf.train("k1", labels=4))
     shelf.judge(first, 0.6, 1.0)
-    shelf.go_live(shelf.train("k2", labels=18, quality={"validation_dice": 0.81}))
+    shelf.go_live(shelf.train("k2", labels=18, quality=ModelQuality(validation={"dice": 0.81})))
     shelf.lose("k1")
     drafts = "0.80 drafts, 1 of 2 unchanged"
     assert shelf.lines() == [
@@ -386,12 +387,12 @@ def test_of_the_last_thirty_those_stay_that_were_live(shelf: Shelf) -> None:
 
 
 def test_a_refused_model_counts_only_among_the_last_five(shelf: Shelf) -> None:
-    shelf.train("refused", accepted=False, quality={"validation_dice": 0.99})
+    shelf.train("refused", accepted=False, quality=ModelQuality(validation={"dice": 0.99}))
     for number in range(4):
-        shelf.train(f"k{number}", quality={"validation_dice": 0.5})
+        shelf.train(f"k{number}", quality=ModelQuality(validation={"dice": 0.5}))
     shelf.versions.tidy()
     assert "refused" in shelf.weights
-    shelf.train("k4", quality={"validation_dice": 0.5})
+    shelf.train("k4", quality=ModelQuality(validation={"dice": 0.5}))
     shelf.versions.tidy()
     assert shelf.weights == keys(range(5))
 
@@ -404,7 +405,7 @@ def many(shelf: Shelf, start: int = 100) -> None:
 
 def test_the_best_on_held_out_scans_stays_however_old(shelf: Shelf) -> None:
     for number, dice in enumerate([0.7, 0.9, 0.8]):
-        shelf.train(f"k{number}", quality={"validation_dice": dice})
+        shelf.train(f"k{number}", quality=ModelQuality(validation={"dice": dice}))
     shelf.judge(shelf.go_live(shelf.train("k3")), 0.99)  # another measure: it does not compare
     shelf.go_live()
     shelf.go_live()
@@ -425,16 +426,16 @@ def test_while_nothing_is_held_out_the_best_is_the_one_with_the_best_drafts(shel
 
 
 def test_the_best_of_former_labels_is_not_the_best(shelf: Shelf) -> None:
-    shelf.train("former", classes=["Heart"], quality={"validation_dice": 0.9})
-    shelf.train("best", quality={"validation_dice": 0.6})
+    shelf.train("former", classes=["Heart"], quality=ModelQuality(validation={"dice": 0.9}))
+    shelf.train("best", quality=ModelQuality(validation={"dice": 0.6}))
     many(shelf)
     shelf.versions.tidy()
     assert shelf.weights == {"best", *keys(range(125, 130))}
 
 
 def test_a_best_whose_weights_are_lost_gives_its_place_to_the_next(shelf: Shelf) -> None:
-    shelf.train("lost", quality={"validation_dice": 0.9})
-    shelf.train("next", quality={"validation_dice": 0.8})
+    shelf.train("lost", quality=ModelQuality(validation={"dice": 0.9}))
+    shelf.train("next", quality=ModelQuality(validation={"dice": 0.8}))
     shelf.lose("lost")
     many(shelf)
     shelf.versions.tidy()
@@ -524,7 +525,7 @@ def test_in_any_history_what_a_rule_keeps_stays_and_all_else_goes(
         shelf = Shelf(store, Path(name))
         names = {}
         for number, past in enumerate(history):
-            quality = {} if past.dice is None else {"validation_dice": past.dice}
+            quality = ModelQuality(validation={} if past.dice is None else {"dice": past.dice})
             key = shelf.train(f"k{number}", accepted=past.accepted, quality=quality)
             if past.live:
                 names[number] = shelf.go_live(key)

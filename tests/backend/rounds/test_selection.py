@@ -9,8 +9,9 @@ import pytest
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services
 from backend.settings import ProjectOptions
-from backend.storage import artifacts, ledger
+from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import ProjectFiles
+from backend.storage.records import QueueRecord
 from backend.storage.tables import Annotation, Publication
 from model import encoders
 from tests.backend.conftest import the
@@ -82,16 +83,16 @@ class Pool:
     def plan(self) -> dict[str, Any]:
         return self.selector.plan(self.now)
 
-    def rank(self, uncertainties: dict[int, float] | None = None) -> dict[str, Any]:
+    def rank(self, uncertainties: dict[int, float] | None = None) -> QueueRecord:
         return self.selector.rank(self.now, uncertainties or {})
 
     def go_live(self, number: int = 1) -> None:
         """Publish what a round would publish now."""
         plan, queue = self.plan(), self.rank()
-        artifacts.write_json(self.folder / "rounds" / f"{number:04d}.json", queue)
+        records.write_queue(ProjectFiles(self.folder), number, queue)
         self.store.publications.save(
             Publication(
-                project_id=1, name=f"r{number}", round=number, attempt=1, published=queue["order"]
+                project_id=1, name=f"r{number}", round=number, attempt=1, published=queue.order
             )
         )
         self.store.publications.go_live(1, f"r{number}", fingerprint=plan["fingerprint"])
@@ -249,7 +250,7 @@ def test_with_every_scan_labelled_one_round_trains_on_all_labels(pool: Pool) -> 
     assert plan["due"]
     assert plan["train"]
     opened = pool.store.rounds.of_workflow(1, "the last")
-    artifacts.write_json(pool.folder / "rounds" / f"{opened.number:04d}.json", pool.rank())
+    records.write_queue(ProjectFiles(pool.folder), opened.number, pool.rank())
     assert not pool.plan()["due"]
     pool.correct(1)
     assert pool.plan()["due"]
@@ -276,9 +277,9 @@ def test_the_queue_holds_every_open_scan_once_and_no_labelled_one(pool: Pool) ->
     for task in (2, 7):
         pool.label(task)
     queue = pool.rank()
-    assert sorted(queue["order"]) == sorted(set(range(1, 15)) - {2, 7})
-    assert len(queue["reasons"]) == len(queue["order"])
-    assert all(queue["reasons"])
+    assert sorted(queue.order) == sorted(set(range(1, 15)) - {2, 7})
+    assert len(queue.reasons) == len(queue.order)
+    assert all(queue.reasons)
 
 
 def test_behind_the_pool_come_second_opinions_then_skips_then_unreadable_scans(
@@ -288,8 +289,8 @@ def test_behind_the_pool_come_second_opinions_then_skips_then_unreadable_scans(
     pool.label(4, closes=False)  # one of two annotations
     pool.label(6, skip=True)
     queue = pool.rank()
-    assert queue["order"][-3:] == [4, 6, 13]
-    second, skip, unread = queue["reasons"][-3:]
+    assert queue.order[-3:] == [4, 6, 13]
+    second, skip, unread = queue.reasons[-3:]
     assert "another annotator" in second
     assert "skipped" in skip
     assert "too large" in unread
@@ -299,10 +300,10 @@ def test_a_cold_start_decides_until_its_budget_is_labelled(pool: Pool) -> None:
     uncertainties = {task: task / 12 for task in range(1, 13)}
     pool.label(1)
     pool.label(2)
-    assert pool.rank(uncertainties)["phase"] == "cold-start"
+    assert pool.rank(uncertainties).phase == "cold-start"
     pool.label(3)
-    assert pool.rank(uncertainties)["phase"] == "acquisition"
-    assert pool.rank()["phase"] == "cold-start"  # without a model
+    assert pool.rank(uncertainties).phase == "acquisition"
+    assert pool.rank().phase == "cold-start"  # without a model
 
 
 def test_without_diversity_the_most_uncertain_scan_comes_first(pool: Pool) -> None:
@@ -311,7 +312,7 @@ def test_without_diversity_the_most_uncertain_scan_comes_first(pool: Pool) -> No
         pool.label(task)
     uncertainties = {task: (task * 5 % 12) / 12 for task in range(4, 13)}
     queue = pool.rank(uncertainties)
-    assert queue["order"] == sorted(uncertainties, key=lambda task: -uncertainties[task])
+    assert queue.order == sorted(uncertainties, key=lambda task: -uncertainties[task])
 
 
 def test_a_scan_that_the_model_could_not_judge_comes_last_with_the_reason(pool: Pool) -> None:
@@ -319,13 +320,13 @@ def test_a_scan_that_the_model_could_not_judge_comes_last_with_the_reason(pool: 
     for task in (1, 2, 3):
         pool.label(task)
     queue = pool.rank({task: 0.5 for task in range(4, 12)})
-    assert queue["order"][-1] == 12
-    assert queue["reasons"][-1] == "could not be read when the model judged the others"
-    assert 12 not in queue["scans"]
+    assert queue.order[-1] == 12
+    assert queue.reasons[-1] == "could not be read when the model judged the others"
+    assert 12 not in queue.scans
 
 
 def test_a_skipped_scan_has_no_part_in_the_selection(pool: Pool) -> None:
-    first = pool.rank()["order"][0]
+    first = pool.rank().order[0]
     pool.label(first, skip=True)
     skipped = pool.rank()
     pool.store.scans.keep_only(1, [n for n in range(1, 13) if n != first])
@@ -333,47 +334,47 @@ def test_a_skipped_scan_has_no_part_in_the_selection(pool: Pool) -> None:
 
     gone = pool.rank()
 
-    assert skipped["order"] == [*gone["order"], first]
-    assert first not in skipped["scans"]
+    assert skipped.order == [*gone.order, first]
+    assert first not in skipped.scans
 
 
 def test_the_same_state_gives_the_same_record_and_it_is_json(pool: Pool) -> None:
     pool.label(1)
     record = pool.rank()
-    assert json.loads(json.dumps(record, allow_nan=False))
+    assert json.loads(json.dumps(record.model_dump(), allow_nan=False))
     assert pool.rank() == record
 
 
 def test_a_record_holds_what_its_decision_rests_on(pool: Pool) -> None:
     pool.label(1)
     record = pool.rank()
-    assert record["labels"] == ["1@at 1"]
-    assert record["options"]["seed"] == 0
-    assert (record["strategy"], record["alpha"]) == ("medoids", None)
-    assert record["encoder"] == "pixels"
-    assert set(record["scans"]) == set(range(2, 13))
-    assert set(record["medoids"]) <= set(range(1, 13))
+    assert record.labels == ["1@at 1"]
+    assert record.options["seed"] == 0
+    assert (record.strategy, record.alpha) == ("medoids", None)
+    assert record.encoder == "pixels"
+    assert set(record.scans) == set(range(2, 13))
+    assert set(record.medoids) <= set(range(1, 13))
 
 
 def test_the_options_of_a_strategy_reach_the_decision(pool: Pool) -> None:
     pool.options(cold_start="kmeans")
-    assert pool.rank()["strategy"] == "kmeans"
+    assert pool.rank().strategy == "kmeans"
     pool.options(acquisition="entropy-diversity", alpha="auto", random_fraction=0.5, batch_size=4)
     for task in (1, 2, 3):
         pool.label(task)
     record = pool.rank({task: task / 12 for task in range(1, 13)})
-    assert record["strategy"] == "entropy-diversity"
-    assert 0 < record["alpha"] < 1
-    drawn = [task for task in record["order"] if record["scans"][task]["control"]]
+    assert record.strategy == "entropy-diversity"
+    assert 0 < (record.alpha or 0) < 1
+    drawn = [task for task in record.order if record.scans[task]["control"]]
     assert len(drawn) == 2
-    assert record["reasons"][record["order"].index(drawn[0])] == "drawn at random, as a control"
+    assert record.reasons[record.order.index(drawn[0])] == "drawn at random, as a control"
 
 
 def test_what_is_wrong_with_the_map_is_in_the_record(pool: Pool) -> None:
     alike = np.ones((1, ENCODER.dim), np.float32)
     for number in range(1, 13):
         artifacts.write_array(pool.folder / "embeddings" / f"{number}.npy", alike)
-    assert pool.rank()["warnings"][0].startswith("domain: the median cosine")
+    assert pool.rank().warnings[0].startswith("domain: the median cosine")
 
 
 def test_untouched_groups_come_first(pool: Pool) -> None:
@@ -381,7 +382,7 @@ def test_untouched_groups_come_first(pool: Pool) -> None:
     for number in range(1, 13):
         pool.add(number, group="A" if number <= 6 else f"B{number}")
     pool.label(1)
-    first = pool.rank()["order"][:2]
+    first = pool.rank().order[:2]
     assert all(number > 6 for number in first)
 
 

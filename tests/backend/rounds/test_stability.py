@@ -45,7 +45,7 @@ def pictures(folder: Path, count: int) -> Path:
 def warnings_of(store: Store, settings: Settings) -> list[str]:
     files = Artifacts(settings.data_dir).of(1)
     selector = Selector(store, the(store, 1), files, encoders.load("pixels"))
-    found: list[str] = selector.rank(ledger.read(store, 1), {})["warnings"]
+    found = selector.rank(ledger.read(store, 1), {}).warnings
     return [line for line in found if line.startswith("instability")]
 
 

@@ -18,7 +18,7 @@ from backend.rounds.context import RoundContext
 from backend.rounds.learner import Learner
 from backend.rounds.unreadable import LOST_AFTER_SECONDS, STORAGE_AWAY
 from backend.rounds.workflow import Rounds
-from backend.storage import artifacts
+from backend.storage import artifacts, records
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS
 from backend.storage.scans import KILLER_PAUSE_SECONDS, RETRY_SCAN_SECONDS
 from backend.storage.tables import Publication, Task
@@ -64,7 +64,7 @@ def test_with_warm_training_a_round_goes_on_from_the_live_model(site: Site) -> N
     assert second is not None
     model = site.store.publications.model(site.number, second.model_key)
     assert model is not None
-    assert model.quality["started_from"] == first.model_key != ""
+    assert model.quality.started_from == first.model_key != ""
 
 
 def test_every_round_leaves_its_record(site: Site) -> None:
@@ -72,10 +72,10 @@ def test_every_round_leaves_its_record(site: Site) -> None:
     site.label(0, 1)
     site.refresh()
     first, second = site.store.rounds.all(site.number)
-    assert set(first.record["seconds"]) == {"select", "publish", "switch"}
+    assert set(first.record.seconds) == {"select", "publish", "switch"}
     trained = {"train", "score", "select", "draft", "publish", "switch"}
-    assert set(second.record["seconds"]) == trained
-    assert second.record["version"] == site.project.live_version
+    assert set(second.record.seconds) == trained
+    assert second.record.version == site.project.live_version
     assert second.ended_at >= second.started_at
     folder = site.services.folder(site.number)
     assert sorted(path.name for path in (folder / "rounds").iterdir()) == ["0001.json", "0002.json"]
@@ -95,8 +95,9 @@ def test_what_a_selection_rests_on_is_said_on_the_page_in_the_record_and_once_in
     state = views.status(site.store, site.services.artifacts, site.number)
     assert said in views.text(state, site.clock())
     for number in (1, 2):
-        record = site.services.files(site.number).read_json(artifacts.round_name(number))
-        assert said in record["warnings"]
+        record = records.read_queue(site.services.files(site.number), number)
+        assert record
+        assert said in record.warnings
 
 
 def test_a_refresh_without_news_publishes_nothing(site: Site) -> None:
@@ -203,7 +204,7 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
     assert (project.problem, project.live_version) == ("", live)
     last = site.store.rounds.all(site.number)[-1]
     assert last.ended_at
-    assert (last.record["version"], last.record.get("error")) == ("", None)
+    assert (last.record.version, last.record.error) == ("", None)
     assert site.refresh().completed == site.project.requested
 
 
@@ -308,7 +309,7 @@ def test_a_rollback_publishes_what_the_old_model_gives_and_trains_nothing(site: 
     assert sorted(site.queue) == site.tasks[3:]
     assert site.entry["title"] == site.fake.projects[site.number].model_version == again.name
     *_, last = site.store.rounds.all(site.number)
-    assert set(last.record["seconds"]) == {"score", "select", "draft", "publish", "switch"}
+    assert set(last.record.seconds) == {"score", "select", "draft", "publish", "switch"}
     shown = site.fake.prelabel(site.number, site.queue[0])
     assert (
         shown
@@ -440,7 +441,7 @@ def test_a_round_that_fails_ends_with_the_reason_in_its_record(site: Site) -> No
     project = site.refresh()
     [opened] = site.store.rounds.all(project.id)
     assert opened.ended_at
-    assert opened.record["error"] == project.problem
+    assert opened.record.error == project.problem
 
 
 def test_lines_of_the_log_say_which_project_round_and_scan_they_are_about(

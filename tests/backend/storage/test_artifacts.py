@@ -22,6 +22,12 @@ def test_a_name_follows_from_the_content_alone() -> None:
     assert len(artifacts.digest()) == 40
 
 
+def test_the_row_of_a_publication_names_its_drafts() -> None:
+    name = artifacts.drafts_name(7)
+    assert artifacts.file_of(name) == "0007.json"
+    assert artifacts.drafts_named("0007.json") == name == "drafts/0007.json"
+
+
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     artifacts.write_json(tmp_path / "new" / "queue.json", {"order": [3, 1]})
     assert artifacts.read_json(tmp_path / "new" / "queue.json") == {"order": [3, 1]}

@@ -13,6 +13,7 @@ from backend.errors import ConfigError, StorageError
 from backend.settings import Settings
 from backend.storage.database import sqlite_path
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_SIGHTINGS, SETTLE_SECONDS
+from backend.storage.records import RoundRecord
 from backend.storage.scans import is_retried
 from backend.storage.store import Store, open_store
 from backend.storage.tables import WIPED, DraftScore, Meta, Model, Publication
@@ -195,8 +196,8 @@ def test_a_project_that_is_gone_is_not_due_until_it_is_connected_again(
 @pytest.mark.parametrize(
     "moved",
     [
-        {"wanted": 2},
-        {"done": 1},
+        {"requested": 2},
+        {"completed": 1},
         {"failures": 1},
         {"live_version": "v2"},
         {"disconnected": True},
@@ -336,7 +337,7 @@ def test_a_round_that_was_cut_off_ends_when_the_next_one_begins(store: Store) ->
     store.rounds.of_workflow(1, "next")
     lost, begun = store.rounds.all(1)
     assert lost.ended_at
-    assert "cut off" in lost.record["error"]
+    assert "cut off" in (lost.record.error or "")
     assert not begun.ended_at
     assert not store.rounds.all(2)[0].ended_at
 
@@ -346,9 +347,9 @@ def test_a_round_keeps_its_times_and_its_end(store: Store, clock: Clock) -> None
     store.rounds.add_seconds(1, 1, "train", 3.14159)
     store.rounds.add_seconds(1, 1, "publish", 1)
     clock.advance(5)
-    store.rounds.close(1, 1, {"version": "v"})
+    store.rounds.close(1, 1, "v")
     [found] = store.rounds.all(1)
-    assert found.record == {"seconds": {"train": 3.14, "publish": 1}, "version": "v"}
+    assert found.record == RoundRecord(seconds={"train": 3.14, "publish": 1}, version="v")
     assert found.ended_at == clock()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,14 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.settings import Settings
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Model, Publication
 from backend.web.app import create_app
+from model.evaluation import MAIN, OTHERS
 from tests.backend.conftest import Clock
+
+IOU = replace(MAIN, name="iou", title="IoU")
 
 
 @pytest.fixture
@@ -135,7 +140,13 @@ def test_dice_is_absent_until_it_is_known(client: FlaskClient, store: Store) -> 
     store.projects.request_refresh(3)
     assert not [name for name in figures(client) if name.startswith("firstlight_dice")]
     store.publications.save_model(
-        Model(project_id=3, key="k", labels=5, created_at=0.0, quality={"validation_dice": 0.9})
+        Model(
+            project_id=3,
+            key="k",
+            labels=5,
+            created_at=0.0,
+            quality=ModelQuality(validation={"dice": 0.9}),
+        )
     )
     store.publications.save(Publication(project_id=3, name="a", round=1, attempt=1, model_key="k"))
     store.publications.go_live(3, "a")
@@ -147,6 +158,21 @@ def test_dice_is_absent_until_it_is_known(client: FlaskClient, store: Store) -> 
     assert found["firstlight_dicedrafts3"] == 0.75
     assert found["firstlight_dicedrafts-changed3"] == 0.6
     assert found["firstlight_drafts_unchanged_ratio3"] == 0.4
+
+
+def test_each_metric_has_a_gauge_for_held_out_scans(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.web.prometheus.OTHERS", [*OTHERS, IOU])
+    store.projects.request_refresh(3)
+    quality = ModelQuality(validation={"hd95": 4.5, "iou": 0.8})
+    store.publications.save_model(
+        Model(project_id=3, key="k", labels=5, created_at=0.0, quality=quality)
+    )
+    store.publications.save(Publication(project_id=3, name="a", round=1, attempt=1, model_key="k"))
+    store.publications.go_live(3, "a")
+    found = figures(client)
+    assert (found["firstlight_hd95held-out3"], found["firstlight_iouheld-out3"]) == (4.5, 0.8)
 
 
 def test_scans_that_cannot_be_read_are_counted(client: FlaskClient, store: Store) -> None:

@@ -22,6 +22,8 @@ const STATES = {
 const COLOURS = [SKY, VERMILION, GREEN, PINK, ORANGE, BLUE];
 const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"]; // 5 by 6: 30 pairs
 
+const LINES = [[BLUE, "diamond"], [VERMILION, "square"], [GREEN, "triangle-up"], [PINK, "cross"], [ORANGE, "circle"]];
+
 let points = null;
 let shown = byId("title").dataset.digest; // of the state that the words of this page are of
 let drawn = ""; // of the state that the map is of
@@ -105,8 +107,11 @@ async function drawMap() {
 
 async function drawCurve() {
   const look = theme(), { models, drafts } = points.curve;
-  const held = models.filter((one) => one.dice != null), far = models.filter((one) => one.hd95 != null);
-  const shown = held.length + drafts.length > 0;
+  const measured = JSON.parse(byId("curve").dataset.metrics)
+    .map((metric) => ({ ...metric, rows: models.filter((one) => one[metric.key] != null) }))
+    .filter((metric) => metric.rows.length);
+  const far = measured.some((metric) => metric.unit); // a share lies on the left axis, all else on the right
+  const shown = measured.length + drafts.length > 0;
   byId("curve").hidden = !shown;
   if (!shown) return;
   const line = (name, rows, key, colour, symbol, axis) => ({
@@ -126,11 +131,13 @@ async function drawCurve() {
   const kept = drafts.filter((one) => one.unchanged), changed = drafts.filter((one) => !one.unchanged);
   const all = [dots("Drafts that people changed", changed, "circle-open")];
   if (kept.length) all.push(dots("Drafts submitted unchanged", kept, "circle-dot"));
-  if (held.length) all.push(line("Dice on held-out scans", held, "dice", BLUE, "diamond", "y"));
-  if (far.length) all.push(line("HD95 on held-out scans (pixels)", far, "hd95", VERMILION, "square", "y2"));
+  measured.forEach(({ title, rows, key, unit }, place) => {
+    const [colour, symbol] = LINES[place % LINES.length];
+    all.push(line(`${title} on held-out scans${unit ? ` (${unit})` : ""}`, rows, key, colour, symbol, unit ? "y2" : "y"));
+  });
   const axis = { gridcolor: look.grid, linecolor: look.line, zeroline: false, tickfont: { color: look.quiet } };
   await Plotly.react("curve", all, layout({
-    margin: { l: 44, r: far.length ? 44 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
+    margin: { l: 44, r: far ? 44 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
     xaxis: { ...axis, title: { text: "labelled scans", font: { color: look.quiet, size: 13 } },
       rangemode: "tozero", tickformat: "d", fixedrange: true },
     yaxis: { ...axis, range: [0, 1], title: { text: "Dice", font: { color: look.quiet, size: 13 } }, fixedrange: true },

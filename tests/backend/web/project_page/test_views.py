@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
+from backend.storage.records import ModelQuality
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -30,11 +32,13 @@ from backend.web.project_page import views
 from backend.web.project_page.status import Keeper
 from backend.web.project_page.views import RECORDS
 from model import projection
+from model.evaluation import MAIN, METRICS, OTHERS
 from tests.backend.fake_label_studio import CONFIG
 
 Array = npt.NDArray[Any]
 
 NOW = 1_800_000_000.0
+IOU = replace(MAIN, name="iou", title="IoU")
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OURS = {**BROWSER, "Sec-Fetch-Site": "same-origin"}
 DONE = "Every scan is labelled: nothing is left to draw."
@@ -154,6 +158,8 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "changed_draft_dice": None,
         "validation_dice": None,
         "calibration_error": None,
+        "requested": 1,
+        "completed": 1,
         "wanted": 1,
         "done": 1,
         "synced_at": NOW - 240,
@@ -227,7 +233,7 @@ def test_a_project_is_complete_when_every_readable_scan_is_labelled(
     assert not views.status(store, Artifacts(known.data_dir), 3)["complete"]
     annotate(store, 2)
     store.publications.save_model(Model(project_id=3, key="k0", labels=2, created_at=1))
-    quality = {"validation_dice": 0.91, "validation_scans": 8}
+    quality = ModelQuality(validation={"dice": 0.91}, validation_scans=8)
     store.publications.save_model(
         Model(project_id=3, key="k1", labels=40, created_at=2, quality=quality)
     )
@@ -560,7 +566,7 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     store.publications.save_model(
         Model(
             project_id=3, key="k1", labels=12, created_at=1,
-            quality={"validation_dice": 0.81, "calibration_error": 0.034},
+            quality=ModelQuality(validation={"dice": 0.81}, calibration_error=0.034),
         )
     )  # fmt: skip
     state = views.status(store, Artifacts(known.data_dir), 3)
@@ -1013,7 +1019,11 @@ def record_rounds(store: Store, known: Settings) -> None:
             store.rounds.add_seconds(3, number, "train", 12.5)
             store.publications.save_model(
                 Model(
-                    project_id=3, key=key, labels=2, created_at=1, quality={"validation_dice": 0.9}
+                    project_id=3,
+                    key=key,
+                    labels=2,
+                    created_at=1,
+                    quality=ModelQuality(validation={"dice": 0.9}),
                 )
             )
         name = f"v{number}"
@@ -1031,7 +1041,7 @@ def record_rounds(store: Store, known: Settings) -> None:
         )
         store.clock = lambda number=number: NOW + number  # type: ignore[misc]
         store.publications.go_live(3, name)
-        store.rounds.close(3, number, {"version": name})
+        store.rounds.close(3, number, name)
     store.labels.save_draft_score(
         DraftScore(project_id=3, task_id=2, version="v2", created_at="1", dice=0.8)
     )
@@ -1097,6 +1107,23 @@ def test_a_round_that_failed_or_lost_its_file_is_recorded_with_what_is_known(
     assert client.get("/projects/9/rounds.json").status_code == 404
 
 
+def test_a_new_metric_is_on_the_curve_in_the_table_and_on_the_page_by_itself(
+    client: FlaskClient, store: Store, known: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "iou", IOU)
+    monkeypatch.setattr(views, "OTHERS", [*OTHERS, IOU])
+    record_rounds(store, known)
+    model = store.publications.models(3)[-1]
+    model.quality = model.quality.changed(validation={"dice": 0.9, "iou": 0.8})
+    store.publications.save_model(model)
+    [curve] = client.get("/projects/3/map.json").get_json()["curve"]["models"]
+    assert (curve["dice"], curve["hd95"], curve["iou"]) == (0.9, None, 0.8)
+    shown = html(client)
+    assert '<th scope="col" class="n">IoU</th>' in shown
+    assert "HD95</th>" not in shown
+    assert '{"key": "iou", "title": "IoU", "unit": ""}' in shown
+
+
 def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
@@ -1108,7 +1135,15 @@ def test_a_record_of_another_length_than_its_reasons_is_told_to_its_end(
     assert [(one["task"], one["reason"]) for one in long["scans"]] == [(5, "a"), (4, "b")]
 
 
-@pytest.mark.parametrize("name", ["rounds", "versions", "models", "draft_scores"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rounds.Rounds.all",
+        "publications.Publications.all",
+        "publications.Publications.models",
+        "labels.Labels.draft_scores",
+    ],
+)
 def test_a_database_that_does_not_answer_costs_the_record_no_half_document(
     client: FlaskClient, store: Store, known: Settings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1117,7 +1152,7 @@ def test_a_database_that_does_not_answer_costs_the_record_no_half_document(
     def locked(*_: object) -> None:
         raise StorageError("The database did not answer.")
 
-    monkeypatch.setattr(Store, name, locked)
+    monkeypatch.setattr(f"backend.storage.{name}", locked)
     response = client.get("/projects/3/rounds.json")
     assert (response.status_code, response.get_json()["error"]) == (
         503,

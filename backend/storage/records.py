@@ -1,0 +1,181 @@
+"""The typed records: the queue of a round, how the round went, and the quality of a model.
+
+They read the JSON of every release: a missing key has a default, and an unknown key is kept for
+the export (rounds.json).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
+from sqlalchemy.types import TypeDecorator
+
+from backend.storage.artifacts import ProjectFiles, Space, round_name
+
+# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control. A model of
+# them would make a record of 100,000 scans take almost three times as long to read.
+Terms = dict[str, Any]
+
+# The JSON keys of a metric in the quality of a model: validation_dice, dice_by_label.
+_VALIDATION, _BY_LABEL = "validation_", "_by_label"
+
+
+class Record(BaseModel):
+    """A frozen JSON document; a change makes a new one."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with other values; pydantic does not check them."""
+        return self.model_copy(update=values)
+
+    def written(self) -> dict[str, Any]:
+        """Return the JSON of the record, without the fields that were never set."""
+        return self.model_dump(exclude_unset=True)
+
+
+class QueueRecord(Record):
+    """The queue that a round decided, and all that the decision rests on.
+
+    Attributes:
+        order: Task ids, first to be drawn first.
+        reasons: Why each stands there, in the same order.
+        labels: The labels that the decision knew; see `Ledger.label_keys`.
+        phase: "cold-start" or "acquisition".
+        strategy: The name of the strategy that decided.
+        alpha: The weight of diversity; None in a cold start.
+        options: The project's options.
+        encoder: The name of the encoder.
+        k: The number of clusters.
+        silhouette: Of the clusters; None for too few scans.
+        medoids: The task ids of the medoids.
+        warnings: What is to be said on the page.
+        scans: The terms of each ranked scan, by task id.
+    """
+
+    order: list[int] = []
+    reasons: list[str] = []
+    labels: list[str] = []
+    phase: str | None = None
+    strategy: str | None = None
+    alpha: float | None = None
+    options: dict[str, Any] = {}
+    encoder: str = ""
+    k: int | None = None
+    silhouette: float | None = None
+    medoids: list[int] = []
+    warnings: list[str] = []
+    scans: dict[int, Terms] = {}
+
+    @property
+    def space(self) -> Space:
+        """The space in which the decision measured distances."""
+        return Space(self.encoder, self.options["projection"], self.options["seed"])
+
+    @property
+    def reason_of(self) -> dict[int, str]:
+        """Why each scan stands where it does, by task id."""
+        return dict(zip(self.order, self.reasons, strict=False))
+
+
+def read_queue(files: ProjectFiles, number: int) -> QueueRecord | None:
+    """Return the queue of a round; None when there is none, or a damaged one."""
+    return files.read_parsed(round_name(number), QueueRecord.model_validate_json)
+
+
+def write_queue(files: ProjectFiles, number: int, queue: QueueRecord) -> None:
+    """Write the queue of a round down."""
+    files.write_json(round_name(number), queue.model_dump())
+
+
+class RoundRecord(Record):
+    """How a round went.
+
+    Attributes:
+        seconds: How long each step took, by the name of the step.
+        version: The queue that was published, "" for none; None while the round is under way.
+        error: What ended the round before its time.
+    """
+
+    seconds: dict[str, float] = {}
+    version: str | None = None
+    error: str | None = None
+
+
+class ModelQuality(Record):
+    """How a model was trained, and what it is worth on the scans that are held out.
+
+    JSON has a key for each metric: `validation_dice` stands for `validation["dice"]`, and
+    `dice_by_label` for `by_label["dice"]`.
+
+    Attributes:
+        train_seconds: How long the training took.
+        started_from: The key of the model that training went on from, "" for none.
+        learnt: What was drawn on the scans it was trained on; None of early releases.
+        validation: The mean score on held-out scans, by metric.
+        by_label: The mean score of each label, by metric.
+        validation_scans: How many scans that were.
+        calibration_error: How far its probabilities are off, on average.
+        temperature: At which they mean what they say.
+    """
+
+    train_seconds: float | None = None
+    started_from: str = ""
+    learnt: str | None = None
+    validation: dict[str, float] = {}
+    by_label: dict[str, dict[str, float]] = {}
+    validation_scans: int | None = None
+    calibration_error: float | None = None
+    temperature: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Gather the keys of all metrics into the fields `validation` and `by_label`."""
+        gathered: dict[str, Any] = {}
+        for key, value in written.items():
+            if key.startswith(_VALIDATION) and key not in cls.model_fields:
+                gathered.setdefault("validation", {})[key.removeprefix(_VALIDATION)] = value
+            elif key.endswith(_BY_LABEL):
+                gathered.setdefault("by_label", {})[key.removesuffix(_BY_LABEL)] = value
+            else:
+                gathered[key] = value
+        return gathered
+
+    @model_serializer(mode="wrap")
+    def _spread(self, dump: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Give each metric its two keys again, in the place of the two fields."""
+        spread: dict[str, Any] = {}
+        for key, value in dump(self).items():
+            if key == "validation":
+                spread |= {f"{_VALIDATION}{metric}": score for metric, score in value.items()}
+            elif key == "by_label":
+                spread |= {f"{metric}{_BY_LABEL}": scores for metric, scores in value.items()}
+            else:
+                spread[key] = value
+        return spread
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+class RecordColumn(TypeDecorator[Kind]):
+    """A column of JSON whose rows hold a record of one kind."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[Kind]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Kind | None, dialect: sa.Dialect) -> Any:
+        """Return what the database keeps."""
+        return None if value is None else value.written()
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Kind | None:
+        """Return the record; None in a row that an outer join left empty."""
+        return None if value is None else self.kind.model_validate(value)
