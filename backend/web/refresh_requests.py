@@ -99,7 +99,9 @@ class RefreshRequests:
         with self._lock:
             self._pending[project_id] = request | self._pending.get(project_id, _Request())
             if self._retrying is None and not self._closed.is_set():
-                self._retrying = threading.Thread(target=self._retry, name="refresh requests", daemon=True)
+                self._retrying = threading.Thread(
+                    target=self._retry, name="refresh requests", daemon=True
+                )
                 self._retrying.start()
 
     def _retry(self) -> None:
