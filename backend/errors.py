@@ -1,17 +1,17 @@
-"""Everything that can go wrong and whom it concerns, in one place.
+"""The tree of this project's errors.
 
-FirstlightError                what happened and how to fix it, safe to show to anybody
-├── ConfigError                the environment, an option or a label config must be changed
-│   ├── UnsupportedLabelConfig   the project's labelling interface cannot be served
+FirstlightError                what happened and how to fix it, safe to show to every user
+├── ConfigError                a person must change the environment, an option or a label config
+│   ├── UnsupportedLabelConfig   the project's labelling interface is unsupported
 │   └── OptionsError             a key or value in extra_params is wrong
-├── LabelStudioError           Label Studio did not do what was asked
+├── LabelStudioError           Label Studio refused or failed a call
 │   ├── Unreachable              no connection, a timeout or a 5xx: worth another try
-│   ├── Unauthorized             the token was refused
-│   └── NotFound                 the project, task or entry is gone
+│   ├── Unauthorized             Label Studio refused the token
+│   └── NotFound                 the project, task or entry does not exist
 ├── ImageError                 one scan cannot be fetched or decoded; the others go on
-├── DraftError                 a live draft cannot be drawn; the scan is served without one
+├── DraftError                 a live draft cannot be drawn; the scan is served without a draft
 ├── StorageError               DATA_DIR or the database cannot be read or written
-└── PublishError               a queue went out but did not arrive whole
+└── PublishError               a queue was sent but did not arrive complete
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class FirstlightError(Exception):
 
 
 class ConfigError(FirstlightError):
-    """The environment, an option or a label config must be changed by a person."""
+    """A person must change the environment, an option or a label config."""
 
 
 class UnsupportedLabelConfig(ConfigError):
-    """The project's labelling interface cannot be served."""
+    """The project's labelling interface is unsupported."""
 
 
 class OptionsError(ConfigError):
@@ -42,7 +42,7 @@ class OptionsError(ConfigError):
 
 
 class LabelStudioError(FirstlightError):
-    """Label Studio did not do what was asked."""
+    """Label Studio refused or failed a call."""
 
 
 class Unreachable(LabelStudioError):
@@ -50,11 +50,11 @@ class Unreachable(LabelStudioError):
 
 
 class Unauthorized(LabelStudioError):
-    """The token was refused."""
+    """Label Studio refused the token."""
 
 
 class NotFound(LabelStudioError):
-    """The project, task or entry is gone."""
+    """The project, task or entry does not exist."""
 
 
 class ImageError(FirstlightError):
@@ -62,7 +62,7 @@ class ImageError(FirstlightError):
 
 
 class DraftError(FirstlightError):
-    """A live draft cannot be drawn; the scan is served without one."""
+    """A live draft cannot be drawn; the scan is served without a draft."""
 
 
 class StorageError(FirstlightError):
@@ -70,4 +70,4 @@ class StorageError(FirstlightError):
 
 
 class PublishError(FirstlightError):
-    """A queue went out but did not arrive whole."""
+    """A queue was sent but did not arrive complete."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-_IDS = "log_context"  # the attribute of an error that holds what it was about
+_IDS = "log_context"  # the attribute in which an error carries the fields of its context
 _context: contextvars.ContextVar[dict[str, object] | None] = contextvars.ContextVar(
     "log_context", default=None
 )
@@ -21,40 +21,40 @@ _context: contextvars.ContextVar[dict[str, object] | None] = contextvars.Context
 def context(**fields: object) -> Iterator[None]:
     """Add fields (project, round, task, request) to every record logged inside.
 
-    An error that leaves takes them along, to whoever logs it outside.
+    An error raised inside carries the fields along, so that a handler outside can log them.
     """
     inside = {**(_context.get() or {}), **fields}
     token = _context.set(inside)
     try:
         yield
     except Exception as error:
-        error.__dict__.setdefault(_IDS, inside)  # those of the innermost context are the most
+        error.__dict__.setdefault(_IDS, inside)  # the innermost context has all fields
         raise
     finally:
         _context.reset(token)
 
 
 def ids_of(error: BaseException | None) -> dict[str, object]:
-    """Return the fields of the context that an error was raised in, {} outside of any."""
+    """Return the fields of the context that an error was raised in; {} without a context."""
     return {**getattr(error, _IDS, {})}
 
 
 class Once:
-    """Warns of what a loop meets once, and again only after something else."""
+    """Logs a problem of a loop once, and again only after it changed or ended."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._last = ""
 
     def __call__(self, problem: str) -> None:
-        """Say a problem unless it was the last one; "" is none."""
+        """Log a problem unless it is the same as last time; "" means no problem."""
         if problem not in {"", self._last}:
             self._logger.warning("%s", problem)
         self._last = problem
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON a record: time, level, logger, message, context, exception."""
+    """One line of JSON per record: time, level, logger, message, context, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line of JSON."""
@@ -67,7 +67,7 @@ class JsonFormatter(logging.Formatter):
             **(_context.get() or {}),
         }
         if record.exc_info and record.exc_info[0]:
-            # Where and of what kind, not the message: it may quote a name, an address or a mask.
+            # Place and type only: the message may quote a name, an address or a mask.
             frames = traceback.format_tb(record.exc_info[2])
             line["exception"] = "".join([*frames, record.exc_info[0].__name__])
         return json.dumps(line, default=str)
@@ -81,13 +81,13 @@ def configure(level: str) -> None:
             "disable_existing_loggers": False,
             "formatters": {"json": {"()": JsonFormatter}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-            # Libraries only when something is wrong: at INFO some name every address they call.
+            # Libraries log from WARNING on: at INFO some name every address that they call.
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {
                 **{name: {"level": level} for name in ("backend", "model", "waitress")},
-                # Warns whenever a request waits for a thread, which is no news.
+                # Waitress warns whenever a request waits for a thread, which is normal.
                 "waitress.queue": {"level": "ERROR"},
-                # Without a handler of ours DBOS takes one of its own, which quotes errors whole.
+                # Without our handler DBOS installs its own, which quotes whole errors.
                 "dbos": {"handlers": ["stderr"], "propagate": False},
             },
         }

@@ -43,7 +43,7 @@ Encoder = Annotated[str, AfterValidator(_known_encoder)]
 
 
 class Settings(BaseSettings):
-    """How this installation runs. Read once, at start; never changed."""
+    """The settings of this installation, read once at the start and never changed."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -86,12 +86,12 @@ class Settings(BaseSettings):
     @classmethod
     def _database(cls, value: str) -> str:
         if value:
-            from sqlalchemy import exc, make_url  # takes a while, and most set no address
+            from sqlalchemy import exc, make_url  # slow to import, and rarely needed
 
             try:
                 make_url(value)
             except (exc.ArgumentError, ValueError):
-                # Nothing of the address, nor of the reason, which may quote it: it has a password.
+                # Quote neither the URL nor the reason, which may repeat it: it holds a password.
                 raise ValueError(
                     "expected sqlite:///file or postgresql+psycopg://user:password@host/database"
                 ) from None
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     @field_validator("artifacts_url")
     @classmethod
     def _store_or_folder(cls, value: str) -> str:
-        # A folder's path, or a protocol with a bucket or host behind it; file:// has no host.
+        # A folder's path, or a protocol followed by a bucket or host; file:// has no host.
         if not re.fullmatch(r"|(file://)?/.*|(?!file:)[a-z][a-z0-9+.-]*://[^/].*", value):
             raise ValueError("expected an address such as s3://bucket/prefix, or a folder's path")
         urlsplit(value)
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     @field_validator("basic_auth_user", "basic_auth_pass", "webhook_secret")
     @classmethod
     def _fits_a_header(cls, value: str | SecretStr) -> str | SecretStr:
-        # Label Studio signs in Latin-1, browsers in UTF-8: they agree on ASCII only.
+        # Label Studio encodes credentials in Latin-1, browsers in UTF-8: ASCII works in both.
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if not (text.isascii() and text.isprintable() and text == text.strip()):
             raise ValueError("expected printable ASCII characters without spaces at the ends")
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     @classmethod
     def _ends_before_the_password(cls, value: str) -> str:
         if ":" in value:
-            raise ValueError('expected no ":", which parts the user from the password')
+            raise ValueError('expected no ":", because it separates the user from the password')
         return value
 
     @model_validator(mode="after")
@@ -143,18 +143,18 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """Where the project's memory lives; SQLite in DATA_DIR unless told otherwise."""
+        """The URL of the database; by default SQLite in DATA_DIR."""
         return self.database_url or f"sqlite:///{self.data_dir / 'firstlight.sqlite'}"
 
     @property
     def jobs_database(self) -> str:
-        """The worker's own database: on SQLite a file of its own, so that neither waits."""
+        """The URL of DBOS's database: on SQLite a second file, so that neither waits."""
         if self.database_url and not self.database_url.startswith("sqlite"):
             return self.database_url
         return f"sqlite:///{self.data_dir / 'dbos.sqlite'}"
 
     def project_folder(self, project_id: int) -> Path:
-        """Where a project's files lie."""
+        """Return the folder of a project's files."""
         return self.data_dir / "projects" / str(project_id)
 
     @property
@@ -167,7 +167,7 @@ def load_settings() -> Settings:
     """Read the environment once.
 
     Raises:
-        ConfigError: Naming every variable that is wrong.
+        ConfigError: Names every wrong variable.
     """
     problems = []
     try:
@@ -181,40 +181,40 @@ def load_settings() -> Settings:
     if problems:
         raise ConfigError(
             f"The environment is wrong. {'; '.join(problems)}.",
-            "Correct it, and start again.",
+            "Correct these variables, and start again.",
         )
     return settings
 
 
 def tame_threads() -> None:
-    """Let idle maths threads sleep: spinning ones slow everything else on a small machine.
+    """Let idle maths threads sleep: spinning threads slow all other work on a small machine.
 
-    Has to come before the first import of torch or onnxruntime.
+    Call it before the first import of torch or onnxruntime.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def keep_private() -> None:
-    """Let only this user read the files that this process makes; they hold scans and labels.
+    """Make new files of this process readable for this user only; they hold scans and labels.
 
-    In a folder with a default ACL, Linux takes the rights of new files from that instead.
+    In a folder with a default ACL, Linux takes the permissions of new files from the ACL instead.
     """
     os.umask(0o077)
 
 
 def require_api_key(settings: Settings) -> None:
-    """Refuse to start a process that will have to speak to Label Studio without a token."""
+    """Raise if there is no token: a process that calls Label Studio must not start without it."""
     if not settings.api_key:
         raise ConfigError(
             "LABEL_STUDIO_API_KEY is not set.",
-            "Copy a token from Label Studio (Account & Settings > Personal Access Token).",
+            "Set it to a token from Label Studio (Account & Settings > Personal Access Token).",
         )
 
 
 def prepare_data_dir(settings: Settings) -> None:
-    """Make DATA_DIR, and find out now rather than mid-round whether it can be written.
+    """Make DATA_DIR, and check at the start, not in mid-round, that it can be written.
 
-    A DATA_DIR of an earlier release is closed to everybody outside of its user and group.
+    A DATA_DIR of an earlier release loses the permissions for users outside of its owner and group.
     """
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -230,19 +230,23 @@ def prepare_data_dir(settings: Settings) -> None:
 
 
 def _close_to_others(folder: Path) -> None:
-    """Take the rights of all other users from a folder. Its group stays: a person chose that."""
-    found = folder.stat()
-    # Only the owner may, and only where DATA_DIR is no shared folder such as /tmp.
-    if found.st_uid == os.geteuid() and found.st_mode & 0o007 and not found.st_mode & stat.S_ISVTX:
-        with suppress(OSError):  # a file system without such rights
-            folder.chmod(stat.S_IMODE(found.st_mode) & ~0o007)
+    """Remove a folder's permissions for others. The group keeps its own: a person chose it."""
+    status = folder.stat()
+    # Only the owner may do this, and a shared folder such as /tmp must stay open.
+    if (
+        status.st_uid == os.geteuid()
+        and status.st_mode & 0o007
+        and not status.st_mode & stat.S_ISVTX
+    ):
+        with suppress(OSError):  # a file system without permissions
+            folder.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
 
 
 class ProjectOptions(BaseSettings):
-    """What an admin may choose for one project.
+    """The options that an admin may set for one project.
 
-    A value in the backend's extra_params wins over the environment's FIRSTLIGHT_<NAME>, which wins
-    over the default.
+    A value in extra_params of the ML backend wins over the environment's FIRSTLIGHT_<NAME>, which
+    wins over the default.
     """
 
     model_config = SettingsConfigDict(
@@ -280,15 +284,15 @@ class ProjectOptions(BaseSettings):
 
 
 def parse_options(extra_params: object) -> ProjectOptions:
-    """Read a backend's extra_params: an object, a JSON string, or nothing.
+    """Read the extra_params of an ML backend: an object, a JSON string, or nothing.
 
     Raises:
-        OptionsError: Naming each key that is unknown or out of range, and the known ones.
+        OptionsError: Names each key that is unknown or out of range, and lists the known keys.
     """
     given = _as_object(extra_params)
-    # To pydantic-settings these are orders of its caller, such as to read a file.
-    if orders := [key for key in given if key.startswith("_")]:
-        raise _wrong_options(f"{key}: unknown option" for key in orders)
+    # pydantic-settings takes keys with "_" as commands of the caller, such as to read a file.
+    if commands := [key for key in given if key.startswith("_")]:
+        raise _wrong_options(f"{key}: unknown option" for key in commands)
     try:
         return ProjectOptions(**given)
     except ValidationError as error:

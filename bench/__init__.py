@@ -1,1 +1,1 @@
-"""Benchmarks: each a command, its figures ratios against a baseline of the same run."""
+"""Benchmarks: each is a command that prints ratios to a baseline measured in the same run."""

@@ -1,7 +1,7 @@
-"""How long a ranking takes: python -m bench.acquisition --candidates 200000 --batch 100
+"""Time a ranking: python -m bench.acquisition --candidates 200000 --batch 100
 
-Points and uncertainties are drawn uniformly, 1,000 more scans are labelled. The naive baseline is
-the paper's rule written down plainly: for every pick all distances to all chosen scans anew.
+Points and uncertainties are drawn uniformly; 1,000 more scans are labelled. The naive baseline is
+the paper's rule in plain code: for every pick it computes all distances to all chosen scans again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALPHA = 0.3
 
 
 def naive(uncertainty: Floats, points: Floats, chosen: Floats, batch: int) -> list[int]:
-    """Return the paper's batch, nothing remembered from one pick to the next."""
+    """Return the paper's batch, computing everything again for every pick."""
     picks: list[int] = []
     entropy = scaled(uncertainty)
     for _ in range(batch):

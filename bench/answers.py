@@ -1,6 +1,7 @@
-"""How fast the app answers what Label Studio asks most often: python -m bench.answers.
+"""Time the app's answers to Label Studio's most frequent requests: python -m bench.answers.
 
-No server and no network: Flask's client, on a project of 10,000 scans. /health is the baseline.
+Flask's test client calls the app without server or network, on a project of 10,000 scans. /health
+is the baseline.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SCANS = 10_000
 
 
 def main() -> None:
-    """Print milliseconds at p50 and p99 of /health, /setup and /webhook, and p50 to /health's."""
+    """Print p50 and p99 of /health, /setup and /webhook in ms, and the ratio of p50 to /health."""
     with tempfile.TemporaryDirectory() as name:
         settings = Settings(data_dir=Path(name))
         store = open_store(settings.database)

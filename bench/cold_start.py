@@ -1,12 +1,11 @@
-"""How long a cold start takes, and how much memory, from embeddings to the ordered pool.
+"""Measure the time and memory of a cold start, from embeddings to the ordered pool.
 
     python -m bench.cold_start --sizes 1000 10000 100000 --naive 1000 10000
 
 Embeddings are drawn around 20 centres in 2,048 dimensions, written to a file and memory-mapped.
-Each size runs in a process of its own; memory is the most anonymous memory that process held, read
-every 50 ms. The naive baseline is what a textbook would write: scikit-learn's t-SNE, silhouettes
-and medoids over all pairs, the same k-means. The growth exponent is the slope of log seconds over
-log scans.
+Each size runs in its own process; memory is the peak of its anonymous memory, read every 50 ms. The
+naive baseline is a textbook version: scikit-learn's t-SNE, silhouettes and medoids over all pairs,
+the same k-means. The growth exponent is the slope of log seconds over log scans.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def ours(embeddings: Floats, budget: int, options: argparse.Namespace) -> list[i
 
 
 def naive(embeddings: Floats, budget: int, options: argparse.Namespace) -> list[int]:
-    """Return medoids and farthest points, everything over all pairs."""
+    """Return medoids and farthest points, computed over all pairs."""
     points = TSNE(init="pca", random_state=0).fit_transform(np.asarray(embeddings))
     most = min(budget, most_clusters(len(points)))
     scans = [KMeans(k, n_init=10, random_state=0).fit_predict(points) for k in range(2, most + 1)]
@@ -74,7 +73,7 @@ def naive(embeddings: Floats, budget: int, options: argparse.Namespace) -> list[
 
 
 def measure(asked: argparse.Namespace, what: str, n: int) -> dict[str, float]:
-    """Run one cold start in a process of its own and return its seconds and gigabytes."""
+    """Run one cold start in its own process and return its seconds and gigabytes."""
     command = [sys.executable, "-m", "bench.cold_start", "--child", what, "--sizes", str(n),
                "--folder", str(asked.folder), "--budget", str(asked.budget),
                "--strategy", asked.strategy, "--projection", asked.projection]  # fmt: skip
@@ -83,7 +82,7 @@ def measure(asked: argparse.Namespace, what: str, n: int) -> dict[str, float]:
 
 
 def child(asked: argparse.Namespace) -> None:
-    """Run one cold start here."""
+    """Run one cold start in this process."""
     embeddings = np.load(asked.folder / f"{asked.sizes[0]}.npy", mmap_mode="r")
     run = {"ours": ours, "naive": naive}[asked.child]
     with Peak() as peak:
@@ -95,7 +94,7 @@ def child(asked: argparse.Namespace) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what was asked for on the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--naive", type=int, nargs="*", default=[1_000])

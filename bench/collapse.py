@@ -1,12 +1,12 @@
-"""How often a pool without clusters is called clusterless, and how often one with clusters is.
+"""Count how often pools without clusters, and pools with clusters, are called clusterless.
 
     python -m bench.collapse --pools 100 --sizes 60 220 500 1000 --out bench/results/collapse.csv
     python -m bench.collapse --real DIR [DIR ...]
 
-Each pool is drawn from its own seed, laid out by t-SNE as a project's pool is, and judged by the
-rule of `model.clustering` and by its rivals. The file gets a line for each pool; the same command
-goes on where it was stopped, and ends with the table of rates. --real embeds the pictures of
-DIR/images with EfficientNet-Lite0 and tells the judgement on three maps.
+Each pool is drawn from its own seed, mapped by t-SNE like a project's pool, and judged by the rule
+of `model.clustering` and by its rivals. The file gets a line for each pool; the same command
+continues where it was stopped, and ends with the table of rates. --real embeds the images of
+DIR/images with EfficientNet-Lite0 and prints the judgement on three maps.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from model.clustering import JUDGED, MOST_STRAYS, _best, _Split, _split, _strays
 Array = NDArray[Any]
 Draw = Callable[[int, np.random.Generator], Array]
 
-UNIFORM = 20  # clusterings of uniform points, the former rule
-RIVALS = 20  # pools of a family and size that the rivals judge; the rule itself judges all
+UNIFORM = 20  # clusterings of uniform points, for the former rule
+RIVALS = 20  # pools of a family and size that the rivals judge; the rule itself judges all pools
 DIMENSIONS = (16, 64, 256, 1024)
 
 
@@ -86,12 +86,12 @@ def blobs(n: int, rng: np.random.Generator, shape: str = "round") -> Array:
 
     Args:
         n: Scans.
-        rng: Of everything.
-        shape: "round" for equal sizes; "unequal", "heavy" (tails), "long" or "curved" for sizes
-            that differ, the smallest 5 scans or a fortieth.
+        rng: Of all randomness.
+        shape: "round" for equal sizes; "unequal", "heavy" (tails), "long" or "curved" for different
+            sizes, the smallest with 5 scans or a fortieth of all.
     """
     dim, number = int(rng.choice((10, 64, 256))), int(rng.integers(3, 9))
-    # In more dimensions noise fills more of a distance: clear clusters are further apart.
+    # In more dimensions noise makes up more of a distance: put clear clusters further apart.
     gap = (8 if dim == 10 else 10 if dim == 64 else 14) + (2 if shape == "heavy" else 0)
     axes = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:number]
     rows = np.repeat(np.arange(number), _sizes(n, number, rng, shape == "round"))
@@ -136,7 +136,7 @@ CLUSTERED: Mapping[str, Draw] = {
     "long blobs": lambda n, rng: blobs(n, rng, "long"),
     "curved blobs": lambda n, rng: blobs(n, rng, "curved"),
 }
-# What a rule looks at, and above which value it calls a pool clusterless.
+# The value that a rule computes, and the threshold above which it calls a pool clusterless.
 RULES: Mapping[str, tuple[Callable[[Mapping[str, float]], float], float]] = {
     "strays on the map": (lambda row: row["strays"], MOST_STRAYS),
     "uniform points": (lambda row: row["uniform"] - row["silhouette"], 0),
@@ -147,7 +147,7 @@ RULES: Mapping[str, tuple[Callable[[Mapping[str, float]], float], float]] = {
 
 
 def judge(embeddings: Array, seed: int) -> dict[str, float]:
-    """Return all that the rules look at, for one pool, and the seconds of map and judgement."""
+    """Return the values for the rules, for one pool, and the seconds of map and judgement."""
     started = time.perf_counter()
     points = projection.fit(embeddings.astype(np.float32), seed=seed).coordinates.astype(float)
     mapped = time.perf_counter()
@@ -167,7 +167,7 @@ def judge(embeddings: Array, seed: int) -> dict[str, float]:
 
 
 def _rivals(embeddings: Array, points: Array, best: _Split, seed: int) -> dict[str, float]:
-    """Return what the costly rivals look at; NaN beyond the pools that they judge."""
+    """Return the values for the costly rivals; NaN for the pools that they do not judge."""
     if seed >= RIVALS:
         return dict.fromkeys(("uniform", "embedded", "valley"), math.nan)
     reduced = PCA(min(50, *embeddings.shape), random_state=seed).fit_transform(embeddings)
@@ -192,7 +192,8 @@ def uniform(points: Array, k: int, seed: int) -> float:
 def valley(points: Array, clusters: Array) -> float:
     """Return the share of two neighbouring clusters that lies half way between their centres.
 
-    The middle half of the line that joins the centres, mean over each cluster and its nearest.
+    Half way means the middle half of the line between the centres. The result is the mean over
+    each cluster and its nearest neighbour.
     """
     centres = clustering.centroids(points, clusters)
     apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)
@@ -206,7 +207,7 @@ def valley(points: Array, clusters: Array) -> float:
 
 
 def rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield every pool's line, made now or read from the file, seed by seed."""
+    """Yield every pool's line, computed now or read from the file, seed by seed."""
     known = _known(asked.out)
     for seed, n, family in product(range(asked.pools), asked.sizes, asked.families):
         if (family, n, seed) in known:
@@ -239,7 +240,7 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield how many pools each rule called clusterless, of those it judged, by family and size."""
+    """Yield a table of how many pools each rule called clusterless, by family and size."""
     yield "| family | scans | " + " | ".join(RULES) + " |"
     yield "|---|---|" + "---|" * len(RULES)
     for key in sorted({(row["family"], int(row["scans"])) for row in found}):
@@ -254,7 +255,7 @@ def _rate(found: Sequence[Mapping[str, Any]], rule: str) -> str:
 
 
 def real(directory: Path) -> Iterator[str]:
-    """Yield how a folder of pictures is judged, on maps of three seeds."""
+    """Yield the judgement on a folder of images, for maps of three seeds."""
     encoder = encoders.load("efficientnet-lite0")
     paths = sorted((directory / "images").iterdir())
     parts = [paths[start : start + 64] for start in range(0, len(paths), 64)]
@@ -274,7 +275,7 @@ def _picture(path: Path) -> Array:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what was asked for on the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pools", type=int, default=100, help="of each family and size")
     parser.add_argument("--sizes", type=int, nargs="+", default=[60, 220, 500, 1000])
@@ -286,7 +287,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print the table of rates, or that of real pictures."""
+    """Print the table of rates, or the table of real images."""
     asked = arguments()
     if asked.real:
         print("| set | scans | seed | k | silhouette | strays | clusterless for |")

@@ -1,8 +1,8 @@
 """Memory and seconds of the worst image of each format: python -m bench.decoding [--megapixels N].
 
-The files are small and decode to as many pixels as MAX_IMAGE_PIXELS allows, in the layout of their
-format that takes most memory. Each goes through a decoder of its own, as in production. Memory is
-the most that the decoder ever held (VmHWM), an idle one included.
+The files are small, decode to as many pixels as MAX_IMAGE_PIXELS allows, and use the layout of
+their format that takes most memory. Each file gets a new decoder, as in production. Memory is the
+decoder's peak (VmHWM), which includes the memory of an idle decoder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BLOCK = b"\0" * 2**20
 
 
 def side_of(pixels: int) -> int:
-    """Return the side of a square of so many pixels at most, a multiple of 16."""
+    """Return the side of a square of at most so many pixels, a multiple of 16."""
     return math.isqrt(pixels) // 16 * 16
 
 
@@ -43,7 +43,7 @@ def webp(side: int) -> bytes:
 
 
 def jpeg(side: int) -> bytes:
-    """Return a progressive JPEG of four channels, whose coefficients are all kept."""
+    """Return a progressive JPEG of four channels; its decoder keeps all coefficients."""
     return _saved(Image.new("CMYK", (side, side)), "JPEG", progressive=True)
 
 
@@ -95,7 +95,7 @@ def dicom(side: int) -> bytes:
 
 
 def jpeg_2000(side: int) -> bytes:
-    """Return a DICOM file with a frame of JPEG 2000 in colour. Making it takes a minute."""
+    """Return a DICOM file with a colour frame of JPEG 2000; encoding it takes a minute."""
     frame = _saved(Image.new("RGB", (side, side), (9, 99, 199)), "JPEG2000", num_resolutions=2)
     return _dicom(side, 3, 8, frame, PhotometricInterpretation="YBR_RCT")
 
@@ -130,12 +130,12 @@ MAMMOGRAM = 60_000_000  # pixels
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one file took.
+class Cost:
+    """The memory and time that decoding one file took.
 
     Attributes:
-        peak: Bytes.
-        refusal: Why it was not read; "" if it was.
+        peak: Peak memory in bytes.
+        refusal: The reason why the file was refused; "" if it was decoded.
     """
 
     peak: int
@@ -143,13 +143,13 @@ class Found:
     refusal: str = ""
 
 
-def measure(data: bytes, *, max_pixels: int) -> Found:
-    """Decode a file in a decoder of its own."""
+def measure(data: bytes, *, max_pixels: int) -> Cost:
+    """Decode a file in a new decoder."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, "pid")
         says = f"import os, pathlib\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))\n"
         decoders = Decoders(says + PROGRAM)
-        decoders.decode(png(16), longest=LONGEST, max_pixels=max_pixels)  # starts it
+        decoders.decode(png(16), longest=LONGEST, max_pixels=max_pixels)  # starts the decoder
         started, refusal = time.perf_counter(), ""
         try:
             decoders.decode(data, longest=LONGEST, max_pixels=max_pixels)
@@ -158,11 +158,11 @@ def measure(data: bytes, *, max_pixels: int) -> Found:
         seconds = time.perf_counter() - started
         status = Path("/proc", note.read_text(), "status")
         peak = status.read_text().partition("VmHWM:")[2].split()[0] if status.exists() else "0"
-        return Found(1024 * int(peak), seconds, refusal)
+        return Cost(1024 * int(peak), seconds, refusal)
 
 
 def main() -> None:
-    """Print a row a file."""
+    """Print a row for each file."""
     default = Settings.model_fields["max_image_pixels"].default
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megapixels", type=int, default=default // 10**6)
@@ -172,9 +172,9 @@ def main() -> None:
     files.append(("DICOM, uncompressed, of 60 megapixels", MAMMOGRAM, mammogram))
     for name, size, build in files:
         data = build(side_of(size))
-        found = measure(data, max_pixels=pixels)
-        row = f"{len(data) / 1e6:.2f} | {found.peak / 1e9:.2f} | {found.seconds:.1f}"
-        print(f"| {name} | {row} | {found.refusal} |", flush=True)
+        cost = measure(data, max_pixels=pixels)
+        row = f"{len(data) / 1e6:.2f} | {cost.peak / 1e9:.2f} | {cost.seconds:.1f}"
+        print(f"| {name} | {row} | {cost.refusal} |", flush=True)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -184,7 +184,7 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def _deflated(number: int) -> bytes:
-    """Return so many zeros, deflated."""
+    """Return so many zero bytes, deflated."""
     pack = zlib.compressobj(1)
     blocks, rest = divmod(number, len(BLOCK))
     return b"".join(pack.compress(BLOCK) for _ in range(blocks)) + (
@@ -193,7 +193,7 @@ def _deflated(number: int) -> bytes:
 
 
 def _dicom(side: int, channels: int, bits: int, frame: bytes, **elements: Any) -> bytes:
-    """Return a DICOM file of one compressed frame; without one, of uncompressed zeros."""
+    """Return a DICOM file of one compressed frame; without a frame, of uncompressed zeros."""
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = _syntax(frame)
@@ -220,7 +220,7 @@ def _syntax(frame: bytes) -> uid.UID:
 
 
 def _run_lengths(side: int, segments: int) -> bytes:
-    """Return a frame whose segments unpack to a byte a pixel each; `side` is a multiple of 16."""
+    """Return a frame whose segments unpack to one byte per pixel; `side` is a multiple of 16."""
     segment = b"\x81\x05" * (side * side // 128)
     starts = [64 + row * len(segment) for row in range(segments)]
     head = struct.pack("<16I", segments, *starts, *[0] * (15 - segments))

@@ -15,7 +15,7 @@ BATCHES = 6
 
 
 def images_per_second(forward: Callable[[encoders.Floats], encoders.Floats]) -> str:
-    """Return images a second of wall time and of processor time, batches of encoders.BATCH."""
+    """Return images per second of wall time and of processor time, in batches of encoders.BATCH."""
     shape = (encoders.BATCH, 3, 224, 224)
     pictures = np.random.default_rng(0).random(shape, dtype=np.float32)
     forward(pictures)
@@ -28,7 +28,7 @@ def images_per_second(forward: Callable[[encoders.Floats], encoders.Floats]) -> 
 
 
 def timed_load(name: str, cache_dir: str) -> encoders.Encoder:
-    """Return an encoder and print what loading it took."""
+    """Return an encoder, and print the time to load it."""
     wall, cpu = time.perf_counter(), time.process_time()
     encoder = encoders.load(name, cache_dir=cache_dir)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -37,7 +37,7 @@ def timed_load(name: str, cache_dir: str) -> encoders.Encoder:
 
 
 def main() -> None:
-    """Print load times, first and from the cache, and the images a second of both runtimes."""
+    """Print the load times, first and from the cache, and images per second of both runtimes."""
     with tempfile.TemporaryDirectory() as cache_dir:
         for name in ("efficientnet-lite0", "resnet50-random"):
             timed_load(name, cache_dir)

@@ -1,10 +1,10 @@
 """Time encoding from image files, decoding included: python -m bench.encoding DIR [--count N].
 
 Ours is the production path: backend.imaging.scan_cache reads, decodes, shrinks and keeps the files,
-some ahead; then they are embedded as a round does it. The baseline is a plain loop over the same
-files: Pillow to RGB at 224 pixels, torch; one file at a time, and in batches of 8 for those who
-would write it so. All run a ResNet-50 with the same random weights, warmed up. They take turns, 16
-files each, so that whatever else the machine does hits all of them.
+some ahead, and they are embedded as in a round. The baseline is a plain loop over the same files
+with Pillow to RGB at 224 pixels and torch, one file at a time and in batches of 8. All run a
+ResNet-50 with the same random weights, warmed up. They take turns, 16 files each, so that other
+work on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_PIXELS = 100_000_000
 
 
 def ours(encoder: encoders.Encoder, folder: Path) -> Embed:
-    """Return what embeds files as production does, keeping decoded scans in `folder`."""
+    """Return a function that embeds files like production, with decoded scans in `folder`."""
     scans = Scans(
         lambda url, _: Path(url).read_bytes(),
         folder,
@@ -48,7 +48,7 @@ def ours(encoder: encoders.Encoder, folder: Path) -> Embed:
 
 
 def baseline(batch: int) -> Embed:
-    """Return a plain torch loop over files."""
+    """Return a function that embeds files in a plain torch loop."""
     import torch
 
     network = encoders.network(NAME)
@@ -72,27 +72,27 @@ def picture(file: Path) -> encoders.Floats:
 
 
 def parts(files: Sequence[Path], size: int) -> list[Sequence[Path]]:
-    """Return the files in groups of `size`, the last one perhaps smaller."""
+    """Return the files in groups of `size`; the last group may be smaller."""
     return [files[start : start + size] for start in range(0, len(files), size)]
 
 
 def seconds(embed: Embed, files: Sequence[Path]) -> float:
-    """Return the wall time of embedding files, all of which have to come out."""
+    """Return the wall time of embedding files; exit if a file cannot be read."""
     start = time.perf_counter()
     if len(embed(files)) != len(files):
-        raise SystemExit("some of the files are no images that can be read")
+        raise SystemExit("some files are no readable images: remove them from the folder")
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Print the images a second of both, and their ratio."""
+    """Print images per second of ours and the baselines, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--count", type=int, default=64)
     arguments = parser.parse_args()
     files = sorted(arguments.directory.glob("*.png"))[: arguments.count]
     if not files:
-        raise SystemExit(f"{arguments.directory} holds no PNG files")
+        raise SystemExit(f"{arguments.directory} holds no PNG files: give a folder with PNG files")
     tame_threads()
     encoder = encoders.load(NAME)
     with tempfile.TemporaryDirectory() as folder:

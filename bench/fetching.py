@@ -1,7 +1,8 @@
 """Time fetching ahead against one at a time: python -m bench.fetching [--scans N] [--seconds S].
 
-A server of our own waits that long before each answer, as a distant storage does. Both ways fetch,
-decode, shrink and keep the same PNG files through backend.imaging.scan_cache; they take turns.
+A server of the benchmark waits S seconds before each answer, like a distant storage. Both ways
+fetch, decode, shrink and keep the same PNG files through backend.imaging.scan_cache; they take
+turns.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from backend.imaging.scan_cache import FETCHERS, WORKING_SIZE, Scan, Scans
 
 @contextmanager
 def server(body: bytes, seconds: float) -> Iterator[str]:
-    """Serve one file under every path, each answer after a wait; yield the address."""
+    """Serve one file under every path, with a pause before each answer; yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -58,15 +59,15 @@ def picture() -> bytes:
 
 
 def timed(source: ImageSource, address: str, number: int, *, ahead: bool) -> float:
-    """Return the seconds that so many scans take, none of them kept from before."""
-    wanted = [(row, f"{address}/{row}.png") for row in range(number)]
+    """Return the seconds for so many scans, with an empty cache."""
+    tasks = [(row, f"{address}/{row}.png") for row in range(number)]
     with tempfile.TemporaryDirectory() as folder:
         scans = Scans(
             source.fetch, Path(folder), Decoders(), longest=WORKING_SIZE, max_pixels=10**8
         )
         start = time.perf_counter()
-        found = scans.many(wanted) if ahead else ((row, scans.get(row, url)) for row, url in wanted)
-        assert all(isinstance(scan, Scan) for _, scan in found)
+        results = scans.many(tasks) if ahead else ((row, scans.get(row, url)) for row, url in tasks)
+        assert all(isinstance(scan, Scan) for _, scan in results)
         return time.perf_counter() - start
 
 

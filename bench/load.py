@@ -1,11 +1,11 @@
-"""What webhooks and people wait for after a start of the web process: python -m bench.load.
+"""Measure how long webhooks and people wait after a start of the web process: python -m bench.load.
 
-Starts a real Label Studio and the backend on phantoms. Then, once without and once beside a
-training, the web process is killed and started again, and is not warmed up. From its first answer
-on a recorded webhook is sent 50 times a second for a minute, and 20 people open a scan at the same
+It starts a real Label Studio and the backend on phantoms. Then, once without and once during a
+training, it kills the web process and starts it again without warming it up. From the first answer
+on, a recorded webhook is sent 50 times a second for a minute, and 20 people open a scan at the same
 moment: at 0, 20 and 40 s scans beyond the horizon, whose draft is drawn when they are opened, and
-at 50 s scans whose draft is published. A webhook's time counts from the moment it was due, a
-person's until Label Studio has answered with the scan.
+at 50 s scans with a published draft. A webhook's time counts from the moment it was due. A
+person's time ends when Label Studio answers with the scan.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SECONDS = 60
 PEOPLE = 20
 BEYOND_AT, PUBLISHED_AT = (0, 20, 40), 50  # seconds after the first answer
 LABELS = 10
-# Each queue before the measured one may have published other scans than the one before it.
+# Each queue before the measured queue may have published other scans than its predecessor.
 SCANS = LABELS + 2 + 4 * PEOPLE + 2 * len(BEYOND_AT) * PEOPLE
 WEBHOOK = ROOT / "tests" / "wire" / "annotation_created.json"
 QUICK = {"horizon": PEOPLE, "image_size": 64, "prelabel_min_dice": 0.0}
@@ -42,7 +42,7 @@ LONG = QUICK | {"image_size": 448, "max_train_seconds": 300}
 
 @dataclass(frozen=True)
 class Opened:
-    """One person's scan."""
+    """A scan that a person opened, and the time it took."""
 
     seconds: float
     drafted: bool
@@ -50,7 +50,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Load:
-    """What one measurement needs to know."""
+    """The parameters of one measurement."""
 
     studio: LabelStudio
     backend: Backend
@@ -59,7 +59,7 @@ class Load:
     published: Sequence[int]  # task ids
 
     def measure(self, beyond: Sequence[int]) -> tuple[list[float], dict[str, list[Opened]]]:
-        """Return the seconds of each webhook, and what people saw, from a cold start on."""
+        """Return the seconds of each webhook, and the scans that people opened, from a start on."""
         restart_web(self.backend)
         groups = [beyond[row * PEOPLE : (row + 1) * PEOPLE] for row in range(len(BEYOND_AT))]
         waves = [("beyond", *wave) for wave in zip(BEYOND_AT, groups, strict=True)]
@@ -74,7 +74,7 @@ class Load:
             return webhooks, {name: wave.result() for name, wave in opened.items()}
 
     def send(self, began: float) -> list[float]:
-        """Return the seconds of each webhook; one that is refused ends the measurement."""
+        """Return the seconds of each webhook; a refused webhook ends the measurement."""
         # Label Studio opens a connection for every webhook.
         headers = {"Content-Type": "application/json", "Connection": "close"}
         url = f"{self.backend.url}/webhook"
@@ -88,7 +88,7 @@ class Load:
             return list(senders.map(post, [began + n / RATE for n in range(RATE * SECONDS)]))
 
     def open_at_once(self, tasks: Sequence[int], due: float) -> list[Opened]:
-        """Return what each person saw, all of whom open their scan at the same moment."""
+        """Let all people open their scan at the same moment; return what they got."""
         headers = {"Authorization": f"Token {self.studio.token}"}
         with httpx.Client(base_url=self.studio.url, timeout=120, headers=headers) as client:
 
@@ -119,7 +119,7 @@ def main() -> None:
         version = str(backend.status(project).live_version)
         held = annotator.call("GET", "/api/predictions/", params={"project": project})
         published = [one["task"] for one in held if one["model_version"] == version]
-        # For a scan that has a prediction of any version Label Studio asks for no other.
+        # Label Studio asks for no draft if a scan has a prediction of any version.
         beyond = [i for i in pool if i not in {*labelled, *(one["task"] for one in held)}]
         load = Load(studio, backend, webhook(project), version, published)
         opened = len(BEYOND_AT) * PEOPLE
@@ -137,7 +137,7 @@ def main() -> None:
 def label(
     annotator: Annotator, project: int, pool: dict[int, scans.Scan], number: int
 ) -> list[int]:
-    """Submit the truth of so many scans, as the queue gives them; return their tasks."""
+    """Submit the truth of the first scans of the queue; return their tasks."""
     done = []
     for _ in range(number):
         task = annotator.next_task(project)
@@ -150,7 +150,7 @@ def label(
 
 
 def webhook(project: int) -> bytes:
-    """Return a recorded event, of this project."""
+    """Return a recorded event with this project's id."""
     body = json.loads(WEBHOOK.read_text())
     body = body.get("body", body)
     body["project"]["id"] = project
@@ -165,7 +165,7 @@ def training(backend: Backend) -> bool:
 
 
 def restart_web(backend: Backend) -> None:
-    """Kill the web process, and come back at the first answer of the one that follows it."""
+    """Kill the web process, and return at the first answer of its successor."""
     for process in web_processes(backend):
         os.kill(process, signal.SIGKILL)
     while True:
@@ -177,30 +177,30 @@ def restart_web(backend: Backend) -> None:
 
 
 def web_processes(backend: Backend) -> list[int]:
-    """Return the ids of the processes that are this backend's `python -m backend web`."""
+    """Return the ids of this backend's processes `python -m backend web`."""
     mark = f"DATA_DIR={backend.data}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().split(b"\0")
             ours = mark in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
         if ours and command[1:4] == [b"-m", b"backend", b"web"]:
             found.append(int(entry.name))
     return found
 
 
-def show(found: dict[str, tuple[list[float], dict[str, list[Opened]]]]) -> None:
+def show(measured: dict[str, tuple[list[float], dict[str, list[Opened]]]]) -> None:
     """Print the tables."""
     columns = ("p50 ms", "p99 ms", "worst ms", "over 500")
     print(f"{'webhooks':12}{'number':>10}{''.join(f'{name:>10}' for name in columns)}")
-    for name, (webhooks, _) in found.items():
+    for name, (webhooks, _) in measured.items():
         p50, p99, worst = 1000 * np.percentile(webhooks, [50, 99, 100])
         late = sum(seconds > 0.5 for seconds in webhooks)
         print(f"{name:12}{len(webhooks):10d}{p50:10.1f}{p99:10.1f}{worst:10.1f}{late:10d}")
     print(f"\n{'opened':28}{'people':>10}{'drafts':>10}{'p50 s':>10}{'worst s':>10}")
-    for name, (_, waves) in found.items():
+    for name, (_, waves) in measured.items():
         for wave, people in waves.items():
             p50, worst = np.percentile([one.seconds for one in people], [50, 100])
             drafts = sum(one.drafted for one in people)

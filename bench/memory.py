@@ -1,4 +1,4 @@
-"""The most anonymous memory a process holds while something runs (Linux)."""
+"""Measure the peak of a process's anonymous memory during a block of code (Linux)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SECONDS = 0.05
 
 
 class Peak:
-    """A context that watches this process; `bytes` is the most it saw.
+    """A context that watches this process; `bytes` is the peak.
 
-    Memory-mapped files are left out: the system takes their pages back when it needs them.
+    Memory-mapped files do not count: the system takes their pages back when it needs them.
     """
 
     def __init__(self) -> None:
@@ -44,4 +44,4 @@ def anonymous(process: int | str) -> int:
     for line in status.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
-    raise OSError(f"{status} says nothing of RssAnon: this needs Linux 4.5 or newer")
+    raise OSError(f"{status} has no RssAnon: this needs Linux 4.5 or newer")

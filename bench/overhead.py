@@ -1,13 +1,13 @@
-"""What training and inference cost beyond the bare network, and the memory they take.
+"""Measure the cost of training and inference beyond the bare network, and their memory.
 
     .venv/bin/python -m bench.overhead DIR
     .venv/bin/python -m bench.overhead DIR --image-size 128
 
 DIR holds images/ and masks/, as for bench.training; scans are shrunk to the 256 pixels at which a
-project keeps them. A step of `training.fit` (augmentation, batches,
-loss, optimiser, moving average) is set against forward and backward of the same network on a batch
-that is in memory; `inference.predict` over all scans against forwards of the same batches. Both
-sides take turns, round after round; the ratio is the median over rounds.
+project keeps them. A step of `training.fit` (augmentation, batches, loss, optimiser, moving
+average) is compared with forward and backward of the same network on a batch in memory, and
+`inference.predict` over all scans with forwards of the same batches. Both sides take turns, round
+after round; the ratio is the median over rounds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from model.training import (
 )
 
 LABELS = 10
-SKIPPED = 5  # first steps of a training, in which memory is laid out
+SKIPPED = 5  # first steps of a training, which allocate memory
 
 
 def at_working_size(
@@ -55,7 +55,7 @@ def at_working_size(
 
 
 def step_seconds(images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig) -> float:
-    """Return the mean seconds of a step of `fit`, once it runs."""
+    """Return the mean seconds of a step of `fit`, after the first steps."""
     times: list[float] = []
 
     def note(_: Progress) -> None:
@@ -88,7 +88,7 @@ def pool_seconds(fitted: Fitted, images: Sequence[Image]) -> float:
 
 
 def bare_pool_seconds(fitted: Fitted, images: Sequence[Image], batch: int = 8) -> float:
-    """Return the seconds of forwards alone over the same batches, prepared before."""
+    """Return the seconds of forwards alone over the same batches, prepared in advance."""
     size = fitted.config.image_size
     prepared = prepare(images, size)
     started = time.perf_counter()
@@ -111,7 +111,7 @@ def _mean_seconds(act: Callable[[], None], times: int) -> float:
 
 
 def main() -> None:
-    """Print both ratios, their spread over rounds, and the peak of memory."""
+    """Print both ratios, their range over rounds, and the peak of memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--image-size", type=int, default=96)
@@ -129,10 +129,10 @@ def main() -> None:
         steps.append((ours, bare_step_seconds(config)))
         pools.append((pool_seconds(fitted, images), bare_pool_seconds(fitted, images)))
     for name, pairs in (("step", steps), (f"pool of {len(images)}", pools)):
-        found = np.array(pairs)  # (rounds, 2)
-        ratios = found[:, 0] / found[:, 1]
+        taken = np.array(pairs)  # (rounds, 2)
+        ratios = taken[:, 0] / taken[:, 1]
         print(
-            f"{name}: ours {np.median(found[:, 0]):.3f} s, bare {np.median(found[:, 1]):.3f} s, "
+            f"{name}: ours {np.median(taken[:, 0]):.3f} s, bare {np.median(taken[:, 1]):.3f} s, "
             f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

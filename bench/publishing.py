@@ -1,9 +1,9 @@
-"""What publishing costs beyond Label Studio's bulk call: python -m bench.publishing [--tasks N].
+"""Time publishing against Label Studio's bulk call: python -m bench.publishing [--tasks N].
 
-A real Label Studio is started, with a project of so many tasks. The same masks go into it in three
-ways that take turns: through our Publisher, which leaves out what was labelled meanwhile, names,
-sends, counts and remembers; through one `import_predictions` of Label Studio's SDK; and through one
-POST of nothing but JSON.
+It starts a real Label Studio with a project of N tasks. The same masks go into it in three ways
+that take turns: through our Publisher, which leaves out scans labelled meanwhile, names the
+publication, sends, counts and stores it; through one `import_predictions` of Label Studio's SDK;
+and through one bare POST of JSON.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from demo.annotator import Annotator
 from demo.studio import LabelStudio as Server
 from model.phantoms import generate
 
-PHANTOMS = 20  # different masks; more would only take longer to draw
+PHANTOMS = 20  # different masks; more masks would only take longer to draw
 Regions = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Desk:
-    """A project with tasks, and all that publishes into it."""
+    """A project with tasks, and the three ways to publish into it."""
 
     project: int
     tasks: Sequence[int]
@@ -51,7 +51,7 @@ class Desk:
     web: httpx.Client
 
     def ours(self, number: int) -> float:
-        """Return the seconds of a publish."""
+        """Return the seconds of a publication through our Publisher."""
         version = Publication(round=number, model_key=f"{number:06d}", labels=1, drafts="")
         with stopwatch() as seconds:
             name = self.publisher.publish(version, "attention-unet", self.tasks, self.drafts)
@@ -66,7 +66,7 @@ class Desk:
         return seconds()
 
     def by_post(self, number: int) -> float:
-        """Return the seconds of a bare request, nothing but JSON and HTTP."""
+        """Return the seconds of a bare HTTP request with JSON."""
         rows = self._rows(f"post {number}")
         path = f"/api/projects/{self.project}/import/predictions"
         with stopwatch() as seconds:
@@ -74,10 +74,9 @@ class Desk:
         return seconds()
 
     def turn(self, number: int) -> tuple[float, ...]:
-        """Return the mean seconds of all three; each is first in turn.
+        """Return the mean seconds of all three ways; they take turns at being first.
 
-        Each goes twice in a row: on SQLite every other import takes half as long again, whoever
-        sends it.
+        Each way runs twice in a row: on SQLite every other import takes 50 % longer, in every way.
         """
         ways = [self.ours, self.by_sdk, self.by_post]
         first = number % len(ways)
@@ -101,7 +100,7 @@ class Desk:
 
 @contextmanager
 def stopwatch() -> Iterator[Callable[[], float]]:
-    """Yield what returns, afterwards, the seconds of the block."""
+    """Yield a function that returns the seconds of the block after its end."""
     ended: list[float] = []
     started = time.perf_counter()
     yield lambda: ended[0]
@@ -109,7 +108,7 @@ def stopwatch() -> Iterator[Callable[[], float]]:
 
 
 def desk(server: Server, folder: Path, number: int, pixels: int) -> Desk:
-    """Return a new project with so many tasks, as it stands when a round ends."""
+    """Return a new project with so many tasks, in the state of the end of a round."""
     settings = Settings(
         label_studio_url=server.url, label_studio_api_key=SecretStr(server.token), data_dir=folder
     )
@@ -126,7 +125,7 @@ def desk(server: Server, folder: Path, number: int, pixels: int) -> Desk:
         shapes = [
             labels.regions(p.mask, config, scores=[0.9]) for p in generate(PHANTOMS, size=pixels)
         ]
-        time.sleep(6)  # the import is past; a round follows a Submit
+        time.sleep(6)  # let the import end before a person submits
         person.call("POST", f"/api/tasks/{first}/annotations/", json={"result": shapes[0]})
     store.projects.request_refresh(project)
     store.projects.update(project, seen={"newest_update": studio.newest_update(project)})
@@ -144,7 +143,7 @@ def desk(server: Server, folder: Path, number: int, pixels: int) -> Desk:
 
 
 def main() -> None:
-    """Print the median seconds of each, and our ratio to both with its spread over turns."""
+    """Print the median seconds of each way, and our ratios to the others with their range."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--pixels", type=int, default=512, help="Side of a mask.")
@@ -153,7 +152,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Server(Path(name) / "studio") as server:
         turns = []
         for number in range(asked.turns):
-            # Anew each time: no project holds more than a few versions.
+            # Use a new project each time: real projects hold only a few publications.
             found = desk(server, Path(name), asked.tasks, asked.pixels)
             turns.append(found.turn(number + 1))
     size = statistics.mean(len(json.dumps(regions)) for regions in found.drafts.values())

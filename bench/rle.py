@@ -1,6 +1,6 @@
-"""Time our brush RLE, and whole annotations of the kind that cost most: python -m bench.rle.
+"""Time our brush RLE, and reading the most expensive annotations: python -m bench.rle.
 
-The first table compares with label_studio_sdk.converter.brush, in one run.
+The first table compares our code with label_studio_sdk.converter.brush in the same run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def disc(size: tuple[int, int], radius: float) -> NDArray[np.bool_]:
 
 
 def examples() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield annotations that people draw, and some that nobody does, by name."""
+    """Yield annotations by name: realistic ones, and extreme ones that only an attacker sends."""
     scan, mammogram = (3000, 2500), (9000, 6700)
     stroke = brush_region(disc(scan, 300), 0)["value"]["rle"]
     yield (
@@ -104,7 +104,7 @@ def time_annotations() -> None:
 
 
 def main() -> None:
-    """Print milliseconds of both and their ratio for a disc and for 5 % speckle; then the rest."""
+    """Print ms of both and their ratio for a disc and for 5 % speckle, then the annotations."""
     y, x = np.ogrid[:SIZE, :SIZE]
     disc = np.hypot(y - SIZE / 2, x - SIZE / 2) < SIZE / 3
     speckled = disc ^ (np.random.default_rng(0).random((SIZE, SIZE)) < 0.05)

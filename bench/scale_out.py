@@ -1,11 +1,11 @@
-"""What a second worker brings: python -m bench.scale_out [ADDRESS OF A POSTGRESQL].
+"""Measure the speed-up by a second worker: python -m bench.scale_out [ADDRESS OF A POSTGRESQL].
 
-4,000 phantoms of 64 px are embedded with EfficientNet-Lite0 by one worker and by two, each a
-process on a core of its own, on one PostgreSQL (of the run's own unless one is named) and
-beside the tests' Label Studio in memory, served over HTTP. Both sides take turns; printed are the
-seconds from asking for a round until every scan has its embedding, and the ratio of the medians.
-With --kill instead: four workers, one of which is killed on the way; printed is how many embeddings
-there are of how many scans.
+One worker, and two workers, embed 4,000 phantoms of 64 px with EfficientNet-Lite0. Each worker is a
+process on its own core. They use one PostgreSQL (started by the benchmark unless an address is
+given) and the tests' Label Studio in memory, served over HTTP. Both sides take turns. The benchmark
+prints the seconds from the request for a round until every scan has its embedding, and the ratio of
+the medians. With --kill, it kills one of four workers on the way instead, and prints the number of
+embeddings and of scans.
 """
 
 from __future__ import annotations
@@ -46,50 +46,50 @@ def main() -> None:
 
 
 def embedded(server: str, workers: int) -> float:
-    """Return how long so many workers take."""
+    """Return the seconds that so many workers take."""
     with (
         postgresql.empty_database(server) as url,
         tempfile.TemporaryDirectory() as name,
-        crew(url, Path(name)) as found,
+        crew(url, Path(name)) as workshop,
     ):
-        found.hire(workers, launcher=["taskset", "-c", "{}"])
-        warm_up(found)
-        number = found.project(SCANS, encoder=ENCODER)
+        workshop.hire(workers, launcher=["taskset", "-c", "{}"])
+        warm_up(workshop)
+        number = workshop.project(SCANS, encoder=ENCODER)
         began = time.monotonic()
-        while len(found.store.embeddings.all(number, ENCODER)) < SCANS:
-            assert not found.store.projects.known(number).problem
-            assert not found.ended()
+        while len(workshop.store.embeddings.all(number, ENCODER)) < SCANS:
+            assert not workshop.store.projects.known(number).problem
+            assert not workshop.ended()
             time.sleep(0.2)
         return time.monotonic() - began
 
 
 def outlived(server: str) -> None:
-    """Kill one of four workers behind a chunk that it has embedded and not yet noted as done."""
+    """Kill one of four workers after it has embedded a chunk and before it notes the chunk."""
     with (
         postgresql.empty_database(server) as url,
         tempfile.TemporaryDirectory() as name,
-        crew(url, Path(name)) as found,
+        crew(url, Path(name)) as workshop,
     ):
-        found.hire(4)
-        found.fuse.set("after embed_chunk", [0])
-        number = found.project(SCANS, encoder=ENCODER)
+        workshop.hire(4)
+        workshop.fuse.set("after embed_chunk", [0])
+        number = workshop.project(SCANS, encoder=ENCODER)
         began = time.monotonic()
-        while not found.live(number):
+        while not workshop.live(number):
             time.sleep(0.2)
         seconds = time.monotonic() - began
-        rows = found.store.embeddings.all(number, ENCODER).values()
+        rows = workshop.store.embeddings.all(number, ENCODER).values()
         files = Artifacts(Path(name)).of(number)
         chunks = files.paths(files.names(artifacts.EMBEDDINGS))
         written = sum(len(np.load(chunk)) for chunk in chunks)
         places = len({(row.chunk, row.row) for row in rows})
-        print(f"ended: {found.ended()}; a queue after {seconds:.0f} s")
+        print(f"ended: {workshop.ended()}; a queue after {seconds:.0f} s")
         print(f"{SCANS} scans, {len(rows)} rows at {places} places, {written} embeddings in files")
 
 
-def warm_up(found: Crew) -> None:
+def warm_up(workshop: Crew) -> None:
     """Let every worker load its encoder."""
-    number = found.project(64 * 8 * len(found.workers), encoder=ENCODER)
-    while not found.live(number):
+    number = workshop.project(64 * 8 * len(workshop.workers), encoder=ENCODER)
+    while not workshop.live(number):
         time.sleep(0.2)
 
 

@@ -1,11 +1,11 @@
-"""What a project of so many scans asks of one machine: python -m bench.sizing [SCANS ...].
+"""Measure the needs of N scans on one machine: python -m bench.sizing [SCANS ...].
 
-A worker of its own process on SQLite, with phantoms of 64 px, the `pixels` encoder and trainings of
-10 steps, beside the tests' Label Studio in memory, served over HTTP: what is left is what the
-service itself needs, beside the encoder's and the network's time. For each number of scans (1,000,
-10,000 and 100,000 unless told otherwise) printed: seconds and the worker's most anonymous memory
-until the first queue is live; the same for the round that follows ten labels; seconds of its steps;
-megabytes of DATA_DIR by what is in them.
+A worker runs in its own process on SQLite, beside the tests' Label Studio in memory, served over
+HTTP. Phantoms of 64 px, the `pixels` encoder and trainings of 10 steps keep the time of encoder and
+network small, so that the needs of the service itself remain. For each number of scans (by default
+1,000, 10,000 and 100,000) the benchmark prints: seconds and the worker's peak of anonymous memory
+until the first queue is live; the same for the round after ten labels; the seconds of its steps;
+and the megabytes of DATA_DIR by kind of file.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def main() -> None:
 
 
 def measure(scans: int) -> None:
-    """Print what so many scans ask for."""
+    """Print the needs of so many scans."""
     fake = FakeLabelStudio()
     number = fake.add_project()
     phantoms: dict[int, Phantom] = {}
     for phantom in generate(scans, size=SIZE):
         phantoms[fake.add_task(number, png(phantom.image))] = phantom
-    # Connected when all are there: a queue of a part would be made anew.
+    # Connect after all scans exist: otherwise a queue of a part of them is made first.
     fake.connect(number, OPTIONS)
     with tempfile.TemporaryDirectory() as name, served(fake) as url, working(url, name) as process:
         store = open_store(Settings(data_dir=Path(name)).database)

@@ -1,9 +1,10 @@
-"""Whether a worker's memory stays where it is over many rounds: python -m bench.soak.
+"""Check that a worker's memory does not grow over many rounds: python -m bench.soak.
 
-A worker of its own process, with 5,000 phantoms of 64 px, the `pixels` encoder and trainings of 10
-steps, beside the tests' Label Studio in memory, served over HTTP. After each round one more scan is
-labelled. Printed for every round: seconds, and the most anonymous memory the worker held meanwhile;
-at the end the mean of rounds 41 to 50 over that of rounds 11 to 20, which is the baseline.
+A worker runs in its own process, with 5,000 phantoms of 64 px, the `pixels` encoder and trainings
+of 10 steps, beside the tests' Label Studio in memory, served over HTTP. After each round one more
+scan is labelled. For every round the benchmark prints the seconds and the worker's peak of
+anonymous memory. At the end it prints the mean peak of rounds 41 to 50 divided by the mean peak of
+rounds 11 to 20.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def label(fake: FakeLabelStudio, number: int, scans: dict[int, Phantom]) -> None:
-    """Submit the truth of the scan that is first in the queue."""
+    """Submit the truth of the first scan in the queue."""
     first = fake.served(number)[0]
     fake.annotate(first, labels.regions(scans[first].mask, labels.parse(CONFIG), scores=[1.0]))
 
@@ -81,7 +82,7 @@ def label(fake: FakeLabelStudio, number: int, scans: dict[int, Phantom]) -> None
 def until_done(
     process: subprocess.Popen[bytes], store: Store, number: int, *, labelled: int
 ) -> int:
-    """Wait for the queue that knows so many labels; return the worker's most memory meanwhile."""
+    """Wait for the queue made from so many labels; return the worker's peak of memory."""
     peak = 0
     while True:
         assert process.poll() is None, "the worker ended"
@@ -96,7 +97,7 @@ def until_done(
 
 @contextmanager
 def working(url: str, folder: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker with short trainings, and its folder."""
+    """Yield a running worker with short trainings, in a folder."""
     env = os.environ | {
         "LABEL_STUDIO_URL": url,
         "LABEL_STUDIO_API_KEY": TOKEN,
@@ -119,7 +120,7 @@ def working(url: str, folder: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def work() -> None:
-    """Run the worker as `python -m backend worker` does, but for the length of its trainings."""
+    """Run the worker like `python -m backend worker`, but with short trainings."""
     tame_threads()
     settings = load_settings()
     logs.configure(settings.log_level)

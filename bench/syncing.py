@@ -1,11 +1,11 @@
-"""What a full sync of many large labels costs: memory, seconds, and bytes written to the database.
+"""Measure a full sync of many large labels: memory, seconds, and bytes written to the database.
 
     python -m bench.syncing                     10,000 labels of 100 kB each
     python -m bench.syncing --labels 2000
 
-A process of its own plays Label Studio, so that its memory does not count. The first full sync
-copies everything; before the second one nothing has changed. The figures are the most anonymous
-memory above the one before the sync, seconds, and the size of SQLite's write-ahead log afterwards.
+Another process plays Label Studio, so that its memory does not count. The first full sync copies
+everything; before the second sync nothing has changed. The figures are the rise of anonymous memory
+during the sync, the seconds, and the size of SQLite's write-ahead log afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.backend.served import served
 
 
 class Large(FakeLabelStudio):
-    """A Label Studio with one annotation a task; to list a page it looks at that page alone."""
+    """A Label Studio with one annotation per task; to list a page it reads only that page."""
 
     def _listed(self, task: dict[str, Any]) -> dict[str, Any]:
         return {**task, "is_labeled": True, "total_annotations": 1, "cancelled_annotations": 0}
@@ -70,7 +70,7 @@ def play(labels: int, kilobytes: int, answer: str, pipe: Connection) -> None:
 
 @contextmanager
 def playing(labels: int, kilobytes: int, answer: str) -> Iterator[str]:
-    """A Label Studio in another process; yields its address."""
+    """Run a Label Studio in another process; yield its address."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=play, args=(labels, kilobytes, answer, there), daemon=True)

@@ -1,13 +1,14 @@
-"""How long until Dice 0.93 from ten labels, against MONAI's AttentionUnet in the same run.
+"""Time until Dice 0.93 from ten labels, compared with MONAI's AttentionUnet in the same run.
 
     .venv/bin/python -m pip install --no-deps --target .bench-monai monai==1.6.1
     PYTHONPATH=.bench-monai .venv/bin/python -m bench.time_to_dice DIR
 
 DIR holds images/ and masks/, as for bench.training. Ten random scans are labels and 40 others the
-test, the same for both. Ours has a schedule that ends, so it is trained anew with ever more steps
-until it reaches the goal; the time is that of the one training that did. MONAI's network (16..256
-channels, 128 pixels, AdamW, binary cross-entropy plus Dice, light affine and intensity
-augmentation, batches of 8) is measured every ten steps; measuring is not counted on either side.
+test, the same for both. Our schedule depends on the number of steps, so our network is trained
+again with more steps until it reaches the goal; the time is that of the training that reached it.
+MONAI's network (16..256 channels, 128 pixels, AdamW, binary cross-entropy plus Dice, light affine
+and intensity augmentation, batches of 8) is measured every ten steps. The time for measuring does
+not count on either side.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Task:
 
 
 def ours(task: Task, seed: int) -> Outcome:
-    """Train with ever more steps; the last has production's number."""
+    """Train with more and more steps; the last training has production's number of steps."""
     config = replace(default_config("cpu", classes=1), seed=seed)
     reached = None
     for steps in STEPS:
@@ -75,7 +76,7 @@ def ours(task: Task, seed: int) -> Outcome:
 
 
 def monai(task: Task, seed: int) -> Outcome:
-    """Train MONAI's network, measured on the way."""
+    """Train MONAI's network, and measure it every ten steps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.networks.nets import AttentionUnet

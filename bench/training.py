@@ -1,10 +1,10 @@
-"""How good a network gets from a few labels, and at what cost.
+"""Measure the quality of a network trained on a few labels, and the cost of its training.
 
     python -m bench.training DIR --labels 10 --seeds 0 1 --steps 100
 
 DIR holds images/ and masks/ with the same file names, masks above 127 being foreground. For each
-seed (weights and batches) and draw (which scans are labelled) one network is trained; all other
-scans are the test. Wall time is an upper bound when anything else runs.
+seed (weights and batches) and draw (which scans are labelled) a network is trained; all other
+scans are the test. Wall time is an upper bound if other work runs on the machine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from model.training import default_config, fit
 
 @dataclass(frozen=True)
 class Result:
-    """One training, measured on all scans it has not seen."""
+    """A training, measured on all scans that it did not train on."""
 
-    scores: dict[str, list[float]]  # of each metric, one a scan
+    scores: dict[str, list[float]]  # by metric, a score per scan
     wall: float
     cpu: float
 
@@ -83,7 +83,7 @@ def test(
 
 
 def arguments() -> argparse.Namespace:
-    """Return what was asked for on the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--labels", type=int, default=10)
@@ -99,7 +99,7 @@ def arguments() -> argparse.Namespace:
 
 
 def configured(asked: argparse.Namespace) -> TrainConfig:
-    """Return the default settings with what the command line changes."""
+    """Return the default settings, changed by the command line."""
     changes = {
         "encoder_name": asked.encoder,
         "image_size": asked.image_size,
@@ -112,7 +112,7 @@ def configured(asked: argparse.Namespace) -> TrainConfig:
 
 
 def main() -> None:
-    """Print one row a training and their mean."""
+    """Print a row for each training, and their mean."""
     asked = arguments()
     images, masks = read(asked.directory)
     config = configured(asked)

@@ -1,1 +1,1 @@
-"""The science: arrays in, arrays out; no network, no clock, no environment."""
+"""The science: arrays in, arrays out; no internet, no clock, no environment."""

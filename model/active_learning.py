@@ -1,4 +1,4 @@
-"""One decision, used in production and in simulation alike: which scans should be labelled next."""
+"""Decide which scans to label next; production and simulation call the same function."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class SelectionOptions:
         cold_start: A key of `cold_start.STRATEGIES`.
         acquisition: A key of `acquisition.STRATEGIES`.
         alpha: Weight of diversity against uncertainty, in [0, 1], or "auto".
-        projection: One of `registry.PROJECTIONS`: where distances are measured.
-        batch_size: Scans picked one by one by the acquisition; the rest follows in one go.
+        projection: One of `registry.PROJECTIONS`; distances are measured in it.
+        batch_size: Scans that the acquisition picks one by one; the rest is ordered in one step.
         random_fraction: Share of such a batch that is drawn at random.
-        seed: Of everything random.
+        seed: Of all randomness.
     """
 
     cold_start_budget: int = 10
@@ -42,19 +42,19 @@ class SelectionOptions:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The queue, and everything it rests on.
+    """The queue, and the values that decided it.
 
     Attributes:
-        phase: Which kind of rule decided.
-        strategy: Which rule.
-        order: The whole unlabelled pool as rows, sooner is better, shape (u,).
-        picked: How many of them the rule chose, one by one; the rest follows.
+        phase: The kind of strategy that decided: cold start or acquisition.
+        strategy: Name of the strategy.
+        order: The whole unlabelled pool as rows, best first, shape (u,).
+        picked: Number of rows in front that the strategy picked one by one.
         utility, uncertainty, diversity, control: As in `acquisition.Ranking`, shape (u,), following
             `order`; NaN and false in a cold start.
         alpha: As in `acquisition.Ranking`; NaN in a cold start.
-        map: Where distances were measured, shape (n, 2), or the coordinates that were given.
+        map: Coordinates in which distances were measured, shape (n, 2), or the given coordinates.
         clusters, k, silhouette, medoids: As in `clustering.Clustering`.
-        warnings: What a person should know before trusting the order.
+        warnings: Sentences that a person should read before trusting the order.
     """
 
     phase: Literal["cold-start", "acquisition"]
@@ -86,15 +86,15 @@ def decide(  # noqa: PLR0913  # what a round knows
 ) -> Decision:
     """Return which unlabelled scans to label, in order, and why.
 
-    The cold start decides while fewer than `cold_start_budget` scans are labelled or nothing is
-    known about uncertainty; the acquisition decides afterwards.
+    The cold start decides while fewer than `cold_start_budget` scans are labelled, or while there
+    are no uncertainties. Afterwards the acquisition decides.
 
     Args:
-        embeddings: Shape (n, d); of their number only n is used when `coordinates` are given.
+        embeddings: Shape (n, d); only n is used if `coordinates` are given.
         labelled: Shape (n,) bool.
         uncertainty: The model's, shape (n,); labelled rows are not read.
-        coordinates: The map, shape (n, m), when it is known; otherwise it is fitted.
-        clusters: What `clustering.cluster` finds on the map, when it is known.
+        coordinates: The map, shape (n, m); fitted if not given.
+        clusters: The result of `clustering.cluster` on the map; computed if not given.
         groups: Group of each scan, shape (n,): untouched groups come first.
 
     Raises:
@@ -114,7 +114,7 @@ def decide(  # noqa: PLR0913  # what a round knows
 
 
 def reasons(decision: Decision) -> list[str]:
-    """Return one short sentence for each row of the order, saying why it stands there."""
+    """Return a short sentence for each row of the order: the reason for its position."""
     if decision.phase == "cold-start":
         return _cold_start_reasons(decision)
     words = acquisition.STRATEGIES[decision.strategy].words
@@ -143,7 +143,7 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
     options = known.options
     start = cold_start.select(
         embeddings,
-        max(1, options.cold_start_budget),  # with no model yet, a budget of 0 has to begin too
+        max(1, options.cold_start_budget),  # even a budget of 0 needs a first scan
         strategy=options.cold_start,
         coordinates=known.coordinates,
         clustering=known.clusters,
@@ -172,7 +172,7 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
 
 
 def _acquisition(uncertainty: Array, known: _Known) -> Decision:
-    options, found = known.options, known.clusters
+    options, clustering_ = known.options, known.clusters
     ranking = acquisition.rank(
         uncertainty,
         known.coordinates,
@@ -195,10 +195,10 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
         control=ranking.control,
         alpha=ranking.alpha,
         map=known.coordinates,
-        clusters=found.clusters,
-        k=found.k,
-        silhouette=found.silhouette,
-        medoids=found.medoids,
+        clusters=clustering_.clusters,
+        k=clustering_.k,
+        silhouette=clustering_.silhouette,
+        medoids=clustering_.medoids,
         warnings=known.warnings + ranking.warnings,
     )
 

@@ -16,20 +16,20 @@ from torch.nn import functional as F
 
 from model.encoders import networks, weights
 
-DEPTH = 5  # halvings between the image and the deepest features
+DEPTH = 5  # number of halvings between the image and the deepest features
 STRIDE = 2**DEPTH
-RADIMAGENET_FITS = "resnet50"  # the encoder that RadImageNet's weights belong to
+RADIMAGENET_FITS = "resnet50"  # the encoder that RadImageNet's weights fit
 RADIMAGENET_FILE = (
     "expected RadImageNet ResNet-50 as officially released: ResNet50.pt (318 tensors, "
-    "backbone.0.weight ...); the conversion from Keras is another network and will not do"
+    "backbone.0.weight ...); the conversion from Keras is a different network and does not fit"
 )
 
 
 class AttentionGate(nn.Module):
-    """Additive attention: a skip, dimmed wherever the coarser features see nothing of interest.
+    """Additive attention: it dims a skip where the coarser features see nothing of interest.
 
-    The skip (n, s, h, w) is brought onto the grid of the gating signal (n, g, h/2, w/2), the sum of
-    both gives one coefficient in (0, 1) a cell, and bilinear upsampling carries it to the skip.
+    The skip (n, s, h, w) is reduced to the grid of the gating signal (n, g, h/2, w/2). The sum of
+    both gives a coefficient in (0, 1) per cell, which is upsampled bilinearly to the skip.
 
     Source:
         Oktay et al. 2018, eq. 1 and 2, https://arxiv.org/abs/1804.03999.
@@ -43,7 +43,7 @@ class AttentionGate(nn.Module):
         self.score = nn.Conv2d(inner, 1, kernel_size=1)
 
     def attention(self, skip: Tensor, gating: Tensor) -> Tensor:
-        """Return one coefficient a pixel of the skip, shape (n, 1, h, w)."""
+        """Return a coefficient per pixel of the skip, shape (n, 1, h, w)."""
         score = self.score(F.relu(self.skip(skip) + self.gating(gating)))  # (n, 1, h/2, w/2)
         coarse = torch.sigmoid(score)
         return F.interpolate(coarse, size=skip.shape[2:], mode="bilinear", align_corners=False)
@@ -54,7 +54,7 @@ class AttentionGate(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Features at twice the resolution, joined with a gated skip when there is one."""
+    """Doubles the resolution of features and joins them with a gated skip, if there is a skip."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -79,11 +79,11 @@ class AttentionUnet(nn.Module):
     Args:
         encoder_name: An encoder of segmentation-models-pytorch, or "tu-" and a timm model's name.
         in_channels: Channels of the images.
-        classes: Independent classes, one logit each.
+        classes: Number of independent classes; each has its own logit.
 
     Raises:
-        ValueError: If there is no such encoder, it has no features to skip with, or an image does
-            not fit the stride.
+        ValueError: If the encoder is unknown or has no features for skips, or the sides of an image
+            are not multiples of the stride.
     """
 
     def __init__(self, encoder_name: str, in_channels: int, classes: int) -> None:
@@ -106,30 +106,30 @@ class AttentionUnet(nn.Module):
         return logits
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Return the encoder's features, deepest first, each twice the size of the one before."""
+        """Return the encoder's features, deepest first; the size doubles from each to the next."""
         height, width = images.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise ValueError(
                 f"images of {height}x{width} pixels do not fit this network: height and width must "
                 f"be multiples of {STRIDE}; pad them"
             )
-        features: list[Tensor] = self.encoder(images)[:0:-1]  # the image itself is left out
+        features: list[Tensor] = self.encoder(images)[:0:-1]  # without the image itself
         return features
 
 
 @torch.inference_mode()
 def attention_maps(network: AttentionUnet, images: Tensor) -> list[Tensor]:
-    """Return what each gate lets through, coarse to fine, shape (n, 1, h, w) each.
+    """Return the coefficients of each gate, coarse to fine, shape (n, 1, h, w) each.
 
-    A map has the resolution of its skip: h / 16 first and h / 2 last for images of height h. An
-    encoder without features at some resolution has no skip there, and no map.
+    A map has the resolution of its skip: h / 16 first and h / 2 last for images of height h. If the
+    encoder has no features at a resolution, there is no skip and no map.
 
     Args:
-        network: Put into evaluation mode: the maps are those of a prediction.
-        images: As the network takes them, shape (n, in_channels, h, w), on its device.
+        network: It is put into evaluation mode, so that the maps are those of a prediction.
+        images: Input of the network, shape (n, in_channels, h, w), on its device.
 
     Raises:
-        ValueError: If an image does not fit the stride.
+        ValueError: If the sides of an image are not multiples of the stride.
     """
     features, *skips = network.eval().encode(images)
     maps = []
@@ -141,14 +141,14 @@ def attention_maps(network: AttentionUnet, images: Tensor) -> list[Tensor]:
 
 
 def load_radimagenet(network: AttentionUnet, path: Path) -> None:
-    """Start the network's encoder, a resnet50 of three channels, from RadImageNet's weights.
+    """Load RadImageNet's weights into the network's encoder, a resnet50 of three channels.
 
-    They were trained on (x - 127.5) / 127.5; ours are scaled scan by scan, which the first batch
-    normalisation makes up for.
+    The weights were trained on (x - 127.5) / 127.5, while our input is standardised per scan. The
+    first batch normalisation compensates for the difference.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If it is not the official release, or the encoder is another one.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not the official release, or the encoder is not a resnet50.
     """
     state = weights.read(path, RADIMAGENET_FILE)
     renamed = networks.official_to_torchvision(state)  # smp's names are torchvision's
@@ -156,7 +156,7 @@ def load_radimagenet(network: AttentionUnet, path: Path) -> None:
 
 
 def decoder_channels(encoder_channels: Sequence[int]) -> list[int]:
-    """Return the decoder's widths, deepest first: half of each skip's, from 16 to 256."""
+    """Return the decoder's widths, deepest first: half of each skip's width, from 16 to 256."""
     skips = list(encoder_channels[-2:0:-1])
     return [min(max(channels // 2, 16), 256) for channels in [*skips, 0]]
 
@@ -166,8 +166,8 @@ def _encoder(name: str, in_channels: int) -> Any:
         return get_encoder(name, in_channels=in_channels, depth=DEPTH, weights=None)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"no encoder is called {name!r}: expected one of segmentation-models-pytorch, such as "
-            "'resnet18', or 'tu-' and the name of a timm model"
+            f"unknown encoder {name!r}: expected an encoder of segmentation-models-pytorch, such "
+            "as 'resnet18', or 'tu-' and the name of a timm model"
         ) from error
     except ValueError as error:
         raise ValueError(

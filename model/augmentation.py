@@ -1,4 +1,4 @@
-"""Scans as other patients, positions or machines might have given them."""
+"""Augmentation: vary scans as other patients, positions or machines would."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from model.preprocessing import CHANNELS
 
 
 def augment(scans: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scans (n, 3, size, size) as other patients, positions or machines might have given
-    them, and their targets (n, c, size, size); no mirroring, because left and right differ in a
-    body.
+    """Return varied scans (n, 3, size, size) and their targets (n, c, size, size).
+
+    The variations are those of other patients, positions and machines. Scans are never mirrored,
+    because left and right differ in a body.
     """
     black = scans.amin(dim=(1, 2, 3), keepdim=True)
     still = torch.cat([scans - black, targets], dim=1)
@@ -28,14 +29,15 @@ def augment(scans: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def move(planes: Tensor) -> Tensor:
-    """Return squares (n, c, size, size), each at another place by chance, 0 beyond the edge.
+    """Return squares (n, c, size, size) after random affine transforms, 0 beyond the edge.
 
-    Turned by at most 10 degrees, leant by 5, 0.65 to 1.2 times as large, shifted by a tenth of a
-    side. One call moves a batch; torchvision's RandomAffine takes one for each scan.
+    They are rotated by at most 10 degrees, sheared by at most 5 degrees, scaled by 0.65 to 1.2 and
+    shifted by at most a tenth of a side. One call moves a whole batch; torchvision's RandomAffine
+    needs a call per scan.
     """
     draws = torch.rand(5, len(planes)) * 2 - 1
     turn, lean = math.radians(10) * draws[0], math.radians(5) * draws[1]
-    scale, shift = 0.925 + 0.275 * draws[2], 0.2 * draws[3:].T  # a side is 2 long here
+    scale, shift = 0.925 + 0.275 * draws[2], 0.2 * draws[3:].T  # in these units a side is 2 long
     one, zero = torch.ones_like(lean), torch.zeros_like(lean)
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     shear = torch.stack([one, lean.tan(), zero, one], 1).view(-1, 2, 2)
@@ -46,8 +48,9 @@ def move(planes: Tensor) -> Tensor:
 
 
 def apply_gamma(scans: Tensor, power: Tensor) -> Tensor:
-    """Return scans (n, c, size, size) with each grey value, as a share of its scan's range, to a
-    power (n, 1, 1, 1); the darkest and the brightest stay as they are.
+    """Return scans (n, c, size, size) after a gamma correction with a power (n, 1, 1, 1).
+
+    Grey values are taken as a share of their scan's range, so the darkest and the brightest stay.
     """
     low = scans.amin(dim=(1, 2, 3), keepdim=True)
     high = scans.amax(dim=(1, 2, 3), keepdim=True)

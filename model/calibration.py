@@ -1,7 +1,7 @@
-"""Whether probabilities mean what they say, and one number that makes them.
+"""Measure the calibration of probabilities, and correct it with a temperature.
 
-Entropy ranks scans only as well as the probabilities are calibrated. Sources: Guo et al. 2017, "On
-Calibration of Modern Neural Networks" (arXiv 1706.04599): expected calibration error, temperature.
+Ranking by entropy is only as good as the calibration. Source: Guo et al. 2017, "On Calibration of
+Modern Neural Networks" (arXiv 1706.04599): expected calibration error and temperature.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 Array = npt.NDArray[Any]
 
 BINS = 15
-EXTREME = 1e-6  # probabilities nearer to 0 or 1 than this count as this
+EXTREME = 1e-6  # probabilities are clipped to stay so far from 0 and 1
 COLDEST, HOTTEST = 0.1, 10.0
 
 
@@ -29,7 +29,7 @@ def expected_calibration_error(probabilities: Array, truth: Array) -> float:
         truth: Bool, the same shape.
 
     Raises:
-        ValueError: If the shapes differ, nothing is given, or a value lies outside [0, 1].
+        ValueError: If the shapes differ, the arrays are empty, or a value lies outside [0, 1].
     """
     probabilities, hits = _checked(probabilities, truth)
     bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
@@ -38,12 +38,12 @@ def expected_calibration_error(probabilities: Array, truth: Array) -> float:
 
 
 def temperature(probabilities: Array, truth: Array) -> float:
-    """Return the temperature under which the truth is most likely, from 0.1 to 10; 1 changes none.
+    """Return the temperature, from 0.1 to 10, that makes the truth most likely.
 
-    Above 1 the network was too sure of itself, below 1 not sure enough.
+    1 changes nothing. Above 1 the network was overconfident, below 1 underconfident.
 
     Args:
-        probabilities, truth: As in `expected_calibration_error`, of scans that it did not train on.
+        probabilities, truth: As in `expected_calibration_error`, of scans held out from training.
 
     Raises:
         ValueError: As in `expected_calibration_error`.
@@ -59,14 +59,14 @@ def temperature(probabilities: Array, truth: Array) -> float:
 
 
 def tempered(probabilities: Array, temperature: float) -> Array:
-    """Return probabilities as they are at another temperature, in their own shape and type."""
+    """Return the probabilities at another temperature, with the same shape and type."""
     if temperature == 1:
         return probabilities
     return np.asarray(expit(_logit(probabilities) / temperature), probabilities.dtype)
 
 
 def pixels(scans: Sequence[Array]) -> Array:
-    """Return the values of arrays of any shapes in one row."""
+    """Return the values of arrays of any shapes as one vector."""
     return np.concatenate([scan.ravel() for scan in scans]) if scans else np.empty(0)
 
 

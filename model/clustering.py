@@ -1,6 +1,6 @@
-"""Clusters of a map: how many there are, where their medoids lie, and whether they are real.
+"""Clusters of a map: their number, their medoids, and whether the map has clusters at all.
 
-Source: arXiv 2601.18532, section 3.1.3: the number of clusters of the highest mean silhouette.
+Source: arXiv 2601.18532, section 3.1.3: the number of clusters with the highest mean silhouette.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from model.pool import assign, sample
 Array = npt.NDArray[Any]
 
 STARTS = 10
-JUDGED = 10  # clusters looked for at least when a pool is judged, however small the budget
-MOST_STRAYS = 0.08  # bench/collapse.py compares it with rivals
-MEMBERS = 4  # scans a cluster has at least in the sample that k-means sees, on average
+JUDGED = 10  # to judge a map, try at least so many clusters, however small the budget
+MOST_STRAYS = 0.08  # bench/collapse.py compares this threshold with rivals
+MEMBERS = 4  # least average size of a cluster in the sample for k-means
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,11 @@ class Clustering:
 
     Attributes:
         clusters: Number of each row's cluster, shape (n,).
-        k: How many clusters there are.
-        silhouette: Mean silhouette in [-1, 1]; NaN when nothing could be compared.
+        k: Number of clusters.
+        silhouette: Mean silhouette in [-1, 1]; NaN with fewer than two clusters.
         medoids: Row of each cluster with the least summed distance to the others, shape (k,).
-        strays: Share of the neighbours of scans that lie in another cluster, in [0, 1], of the best
-            clusters found, whatever their number; NaN where it was not measured.
+        strays: Share of scans' neighbours that lie in another cluster, in [0, 1], for the
+            clustering of highest silhouette, whatever its k; NaN if not measured.
     """
 
     clusters: Array
@@ -52,26 +52,26 @@ class Clustering:
 
     @property
     def collapsed(self) -> bool:
-        """Whether clusters run into each other, so that the map counts as one cluster."""
+        """Whether the clusters overlap so much that the map counts as one cluster."""
         return self.strays > MOST_STRAYS  # NaN compares false
 
 
 def most_clusters(n: int) -> int:
-    """Return the most clusters looked for in a pool of n: 5 log2 n, so 50 in 1,000 scans."""
+    """Return the largest k tried for a pool of n scans: 5 log2 n, so 50 for 1,000 scans."""
     return max(2, math.ceil(5 * math.log2(max(n, 2))))
 
 
 def cluster(points: Array, limit: int, *, seed: int = 0) -> Clustering:
-    """Return the k-means clustering of highest mean silhouette, if the map has clusters at all.
+    """Return the k-means clustering of highest mean silhouette, or one cluster if there are none.
 
-    k goes from 2 to min(limit, `most_clusters`), ties to the smaller. One cluster comes back where
-    two cannot be told apart, and where more than MOST_STRAYS of the neighbours of scans lie in
-    another cluster. Whether a map has clusters is a question about the scans, not about the
-    budget: up to JUDGED clusters are looked for to answer it, even if `limit` is lower.
+    k goes from 2 to min(limit, `most_clusters`); ties go to the smaller k. The map counts as one
+    cluster if two clusters cannot be told apart, or if more than MOST_STRAYS of scans' neighbours
+    lie in another cluster. Whether a map has clusters depends on the scans and not on the budget.
+    So this test tries up to JUDGED clusters even if `limit` is lower.
 
     Args:
         points: The map, shape (n, m).
-        limit: Most clusters wanted; each will get a medoid out of the budget.
+        limit: Largest number of clusters; each cluster takes a medoid from the budget.
         seed: Of k-means, and of the samples used from 5,000 scans on.
     """
     seen = points[sample(np.arange(len(points)), seed, pool.LARGE)]
@@ -80,22 +80,22 @@ def cluster(points: Array, limit: int, *, seed: int = 0) -> Clustering:
     splits = [_split(seen, k, seed) for k in range(2, most + 1)]
     splits = [split for split in splits if not math.isnan(split.silhouette)]
     best = _best(splits)
-    wanted = _best([split for split in splits if len(split.centres) <= limit])
+    allowed = _best([split for split in splits if len(split.centres) <= limit])
     strays = _strays(seen, best.clusters, seed) if best else math.nan
-    if wanted is None or strays > MOST_STRAYS:
-        one = describe(points, np.zeros(len(points), int), seed=seed)
-        return replace(one, silhouette=best.silhouette if best else math.nan, strays=strays)
-    labels = wanted.clusters if len(seen) == len(points) else assign(points, wanted.centres)
-    found = describe(points, _by_size(labels), seed=seed)
-    # Measured on what k-means saw, as the strays are: another sample might contradict them.
-    return replace(found, silhouette=wanted.silhouette, strays=strays)
+    if allowed is None or strays > MOST_STRAYS:
+        whole = describe(points, np.zeros(len(points), int), seed=seed)
+        return replace(whole, silhouette=best.silhouette if best else math.nan, strays=strays)
+    labels = allowed.clusters if len(seen) == len(points) else assign(points, allowed.centres)
+    described = describe(points, _by_size(labels), seed=seed)
+    # Keep the silhouette of k-means' own sample, like the strays: another sample may contradict it.
+    return replace(described, silhouette=allowed.silhouette, strays=strays)
 
 
 def partition(points: Array, k: int, *, seed: int = 0) -> Array:
     """Return the k-means cluster of each row, shape (n,), numbered from the largest on.
 
-    Fewer than k come back where fewer places are distinct. Pools from 5,000 scans on are learnt
-    from a sample with room for k clusters.
+    With fewer than k distinct points there are fewer clusters. For pools from 5,000 scans on,
+    k-means runs on a sample that is large enough for k clusters.
     """
     if not len(points):
         return np.empty(0, int)
@@ -106,7 +106,7 @@ def partition(points: Array, k: int, *, seed: int = 0) -> Array:
 
 
 def describe(points: Array, clusters: Array, *, seed: int = 0) -> Clustering:
-    """Return the number, silhouette and medoids of clusters that are already known.
+    """Return the number, silhouette and medoids of given clusters.
 
     Args:
         points: The map, shape (n, m).
@@ -120,37 +120,38 @@ def describe(points: Array, clusters: Array, *, seed: int = 0) -> Clustering:
 
 
 def carry_over(
-    found: Clustering, fitted: Array, points: Array, rows: Array, *, seed: int = 0
+    former: Clustering, fitted: Array, points: Array, rows: Array, *, seed: int = 0
 ) -> Clustering:
-    """Return the clusters of a pool that changed since they were found.
+    """Return the clusters of a pool that changed since it was clustered.
 
-    A scan that was there keeps its cluster, a new one joins the nearest; a cluster that lost all
-    its scans is gone. Silhouette and strays stay as they were measured.
+    A former scan keeps its cluster, and a new scan joins the nearest cluster. A cluster that lost
+    all its scans disappears. Silhouette and strays keep their values.
 
     Args:
-        found: The clusters of the former pool.
-        fitted: Where its scans lay, shape (f, m).
-        points: Where the scans lie now, on the same map, shape (n, m).
-        rows: Which former row each of them was, shape (n,); -1 for a new one.
+        former: The clusters of the former pool.
+        fitted: Coordinates of the former scans, shape (f, m).
+        points: Coordinates of today's scans on the same map, shape (n, m).
+        rows: Former row of each of today's scans, shape (n,); -1 for a new scan.
+        seed: As in `describe`.
     """
-    clusters = np.where(rows >= 0, found.clusters[rows], -1)
+    clusters = np.where(rows >= 0, former.clusters[rows], -1)
     new = clusters < 0
-    clusters[new] = assign(points[new], centroids(fitted, found.clusters))
+    clusters[new] = assign(points[new], centroids(fitted, former.clusters))
     described = describe(points, _by_size(clusters), seed=seed)
-    return replace(described, silhouette=found.silhouette, strays=found.strays)
+    return replace(described, silhouette=former.silhouette, strays=former.strays)
 
 
 def centroids(points: Array, clusters: Array) -> Array:
-    """Return the mean place of each cluster 0 .. k - 1, shape (k, m)."""
+    """Return the mean coordinates of each cluster 0 .. k - 1, shape (k, m)."""
     sums = [np.bincount(clusters, weights=axis) for axis in points.T]
     return np.column_stack(sums) / np.bincount(clusters)[:, None]
 
 
 def _kmeans(points: Array, k: int, seed: int) -> tuple[Array, Array]:
     with warnings.catch_warnings():
-        # Points closer than rounding may share a centre; fewer clusters are then the truth.
+        # Points closer than rounding errors may share a centre; fewer clusters are then right.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # Threads add up in any order, and one rounding error may move a scan.
+        # Use one thread: threads add in any order, and a rounding error may move a scan.
         with _threads().limit(limits=1):
             fitted = KMeans(k, n_init=STARTS, random_state=seed).fit(points)
     used = np.unique(fitted.labels_)
@@ -172,16 +173,16 @@ def _split(points: Array, k: int, seed: int) -> _Split:
 
 
 def _best(splits: Sequence[_Split]) -> _Split | None:
-    """Return the split of highest silhouette, of equals the first; None without any."""
+    """Return the first split of highest silhouette; None without splits."""
     return max(splits, key=lambda split: split.silhouette, default=None)
 
 
 def _strays(points: Array, clusters: Array, seed: int) -> float:
-    """Return the share of the neighbours of scans that lie in another cluster, in [0, 1].
+    """Return the share of scans' neighbours that lie in another cluster, in [0, 1].
 
-    A scan in a cluster of m scans is asked for its m - 1 nearest neighbours: between separate
-    clusters all of them are its own. The gaps that t-SNE makes in a pool of one kind are narrow
-    beside a cluster, so that neighbours beyond a gap still count.
+    A scan in a cluster of m scans has m - 1 neighbours. If clusters are well separated, they all
+    belong to its cluster. In a uniform pool t-SNE makes gaps that are narrower than a cluster, so
+    neighbours across a gap count as strays.
     """
     rows = sample(np.arange(len(points)), seed)
     seen, numbers = points[rows], clusters[rows]
@@ -194,12 +195,12 @@ def _strays(points: Array, clusters: Array, seed: int) -> float:
 
 def _stray_shares(points: Array, clusters: Array, members: Array) -> Array:
     """Return the share of strays among the neighbours of each member of one cluster."""
-    near = max(len(members), 2)  # the scan itself is among them; alone it is no cluster
+    near = max(len(members), 2)  # includes the scan itself; a scan alone is no cluster
     shares = []
     for part in pool.chunks(len(members)):
         rows = members[part]
         distances = cdist(points[rows], points)
-        distances[np.arange(len(rows)), rows] = -1  # before its duplicates
+        distances[np.arange(len(rows)), rows] = -1  # put the scan itself before its duplicates
         nearest = np.argpartition(distances, near - 1, axis=1)[:, :near]
         shares.append((clusters[nearest] != clusters[rows, None]).sum(axis=1) / (near - 1))
     return np.concatenate(shares)
@@ -228,7 +229,7 @@ def _silhouette(points: Array, labels: Array, seed: int) -> float:
 
 
 def _medoid(points: Array, rows: Array, seed: int) -> int:
-    """Return the medoid, of a large cluster that of a sample (CLARA: Kaufman & Rousseeuw 1990)."""
+    """Return the medoid; for a large cluster, of a sample (CLARA: Kaufman & Rousseeuw 1990)."""
     candidates = sample(rows, seed)
     sums = cdist(points[candidates], points[candidates]).sum(axis=1)
     return int(candidates[np.argmin(sums)])

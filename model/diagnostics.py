@@ -1,7 +1,7 @@
-"""Signs that a selection rests on sand: each with its value, its threshold and a remedy.
+"""Warnings about an unreliable selection: each with its value, its threshold and a remedy.
 
-The thresholds are ours; docs/method.md gives the reasons. What comes back are sentences for
-people, none where nothing is wrong.
+The thresholds are ours; docs/method.md gives the reasons. Functions return sentences for people,
+and nothing if all is well.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LEAST_TRUST = 0.8
 MOST_COSINE = 0.98
 BATCHES = 200
 LOWEST_PERCENT = 5
-MOST_JUDGED = 1_000  # scans of a batch whose spread is judged
+MOST_JUDGED = 1_000  # scans of a batch that are measured
 LEAST_OVERLAP = 0.5
 
 
 def trustworthiness(embeddings: Array, coordinates: Array) -> float:
     """Return the trustworthiness of a map for 10 neighbours, in [0, 1] (Venna & Kaski 2001).
 
-    NaN below 21 scans, where it is not defined. The caller samples large pools.
+    Below 21 scans it is undefined: NaN. The caller samples large pools.
     """
     if len(embeddings) <= 2 * NEIGHBOURS:
         return math.nan
@@ -47,49 +47,48 @@ def cosine(embeddings: Array) -> float:
 
 
 def domain(trusted: float, alike: float) -> tuple[str, ...]:
-    """Return what is wrong with an encoder or its map on these scans.
+    """Return warnings about an encoder or its map on these scans.
 
     Args:
         trusted: Trustworthiness of the map.
         alike: Median cosine between embeddings.
     """
-    found = []
+    warnings = []
     if trusted < LEAST_TRUST:
-        found.append(
+        warnings.append(
             f"domain: the map keeps neighbours with a trustworthiness of {trusted:.2f}, below "
             f"{LEAST_TRUST}: measure distances in the embedding itself (projection none), or try "
             "another projection"
         )
     if alike > MOST_COSINE:
-        found.append(
+        warnings.append(
             f"domain: the median cosine between two scans is {alike:.3f}, above {MOST_COSINE}: "
-            "the encoder hardly tells these scans apart; try another encoder"
+            "the encoder can hardly tell these scans apart; try another encoder"
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
-def collapse(found: Clustering) -> tuple[str, ...]:
-    """Return that a map has no clusters, if it has none."""
-    if not found.collapsed:
+def collapse(clustering: Clustering) -> tuple[str, ...]:
+    """Return a warning if a map has no clusters."""
+    if not clustering.collapsed:
         return ()
     return (
-        f"collapse: {found.strays:.0%} of the neighbours of scans lie in another cluster, more "
-        f"than {MOST_STRAYS:.0%}: the map is taken for one cluster, over which the cold start "
-        "medoids becomes a farthest-point traversal; another encoder or projection may tell the "
-        "scans apart",
+        f"collapse: {clustering.strays:.0%} of scans' neighbours lie in another cluster, more than "
+        f"{MOST_STRAYS:.0%}: the map counts as one cluster, and the cold start medoids becomes a "
+        "farthest-point traversal; another encoder or projection may separate the scans",
     )
 
 
-def bunching(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -> str:
-    """Return that a batch lies closer together than chance, empty if it does not.
+def clustered_batch(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -> str:
+    """Return a warning if a batch lies closer together than random batches, else "".
 
     Args:
         points: The map, shape (n, m).
-        picks: Rows of the batch, in order; the first 1,000 are judged.
-        candidates: Rows that it was picked from.
+        picks: Rows of the batch, in order; the first 1,000 are measured.
+        candidates: Rows that the batch was picked from.
         seed: Of the random batches.
 
-    The remedy depends on what picked the batch, so the caller adds it.
+    The remedy depends on the strategy that picked the batch, so the caller adds it.
     """
     picks = picks[:MOST_JUDGED]
     if not 2 <= len(picks) < len(candidates):
@@ -103,13 +102,13 @@ def bunching(points: Array, picks: Array, candidates: Array, *, seed: int = 0) -
     if spread >= least:
         return ""
     return (
-        f"bunching: the scans of a batch lie {spread:.3g} from their nearest neighbour in it on "
-        f"average, below {least:.3g}, the {LOWEST_PERCENT}th percentile of {BATCHES} random batches"
+        f"clustered batch: mean nearest-neighbour distance {spread:.3g} < {least:.3g} "
+        f"({LOWEST_PERCENT}th percentile of {BATCHES} random batches)"
     )
 
 
 def instability(overlap: float) -> tuple[str, ...]:
-    """Return that the choice depends on the map's chance, if it does.
+    """Return a warning if the choice depends on the randomness of the map.
 
     Args:
         overlap: Mean share of scans that two chosen sets have in common, in [0, 1].
@@ -119,7 +118,7 @@ def instability(overlap: float) -> tuple[str, ...]:
     return (
         f"instability: sets chosen on maps of other seeds and perplexities share {overlap:.2f} of "
         f"their scans, below {LEAST_OVERLAP}: measure distances in the embedding itself "
-        "(projection none or pca), which chance does not move",
+        "(projection none or pca), which does not depend on chance",
     )
 
 

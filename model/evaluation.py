@@ -1,6 +1,7 @@
 """How well a mask agrees with the truth: overlap (Dice) and distance of the outlines (HD95).
 
-METRICS holds all that records, reports and pages know of a metric. A new one is an entry there.
+Records, reports and pages take all facts about a metric from METRICS. To add a metric, add an entry
+there.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ class Metric:
     """A measure of predicted masks against true ones, and how to read its values.
 
     Attributes:
-        name: In records and columns of data, like "dice".
-        title: On pages and in reports, like "Dice".
+        name: For records and columns of data, such as "dice".
+        title: For pages and reports, such as "Dice".
         function: Returns the score of each class, shape (c,), of predicted masks (c, h, w), true
             masks and the height and width of a pixel.
-        unit: Of the scores where no height and width of a pixel is given; "" for a share.
-        empty: The score where both masks are empty.
+        unit: Of the scores if no height and width of a pixel are given; "" for a share.
+        empty: The score if both masks are empty.
         higher_is_better: False for a distance.
     """
 
@@ -39,7 +40,7 @@ class Metric:
     higher_is_better: bool
 
     def of_labels(self, pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
-        """Return the score of each class of a scan, shape (c,); NaN for one in neither mask.
+        """Return the score of each class of a scan, shape (c,); NaN for a class in neither mask.
 
         Args:
             pred: Predicted masks, shape (c, h, w).
@@ -52,14 +53,14 @@ class Metric:
         """Return the score of a scan: the mean over the classes that are in either mask.
 
         Args:
-            pred: Predicted mask of each class, shape (h, w); one is held at a time.
+            pred: Predicted masks by class, shape (h, w); only one is in memory at a time.
             true: True masks in the same order.
         """
         scores = [self.of_labels(*pair)[0] for pair in zip(pred, true, strict=True)]
         return float(self.mean(scores))
 
     def mean(self, scores: ArrayLike, *, axis: int = -1) -> Scores:
-        """Return the mean of the scores that are not NaN along an axis; `empty` where all are."""
+        """Return the mean of the scores along an axis without NaN; `empty` if all are NaN."""
         return mean(scores, empty=self.empty, axis=axis)
 
     def worst(self, scores: ArrayLike) -> float:
@@ -67,11 +68,11 @@ class Metric:
         return float(np.min(scores) if self.higher_is_better else np.max(scores))
 
     def better(self, score: float, other: float) -> bool:
-        """Say whether a score is better than another one; equal scores are not."""
+        """Return whether a score is better than another score; equal scores are not."""
         return score > other if self.higher_is_better else score < other
 
     def heading(self, unit: str = "") -> str:
-        """Return the title with the unit, if there is one: that of the pixels' height and width."""
+        """Return the title, with the unit for a distance; `unit` is the unit of the spacing."""
         return f"{self.title} ({unit or self.unit})" if self.unit else self.title
 
 
@@ -81,7 +82,7 @@ def dice(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Sc
     Args:
         pred: Predicted masks, shape (c, h, w), or (h, w) for one class.
         true: True masks of the same shape.
-        spacing: Not read: every metric is called with it, and a share has no length.
+        spacing: Ignored, because a share has no unit; every metric gets the same arguments.
 
     Raises:
         ValueError: If the shapes differ or the masks are not boolean.
@@ -93,10 +94,10 @@ def dice(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Sc
 
 
 def drawn(pred: Masks, true: Masks) -> NDArray[np.bool_]:
-    """Return which classes are in either mask at all, shape (c,).
+    """Return which classes are in either mask, shape (c,).
 
-    Of classes that nobody drew and nothing predicted there is nothing to be right about: in a
-    project of eight labels, one of them on each scan, they would make any mask look good.
+    Classes that are neither drawn nor predicted must not count: in a project of eight classes, of
+    which each scan shows one, they would give every mask a high score.
     """
     pred, true = _pair(pred, true)
     return np.array([mask.any() for mask in pred | true], dtype=np.bool_)
@@ -105,10 +106,10 @@ def drawn(pred: Masks, true: Masks) -> NDArray[np.bool_]:
 def scan_dice(pred: Iterable[Masks], true: Iterable[Masks]) -> float:
     """Return the Dice of a scan: the mean over the classes that are in either mask.
 
-    1.0 where both masks are empty in every class: the scan is rightly empty.
+    1.0 if both masks are empty in every class: the prediction is right.
 
     Args:
-        pred: Predicted mask of each class, shape (h, w); one is held at a time.
+        pred: Predicted masks by class, shape (h, w); only one is in memory at a time.
         true: True masks in the same order.
     """
     return MAIN.of_scan(pred, true)
@@ -128,9 +129,9 @@ def mean(scores: ArrayLike, *, empty: float, axis: int = -1) -> Scores:
     """Return the mean of the scores that are not NaN, along one axis of `scores`.
 
     Args:
-        scores: Of scans, classes or networks; NaN where there was nothing to score.
-        empty: Stands where every score is NaN.
-        axis: Along which the mean is taken.
+        scores: Of scans, classes or networks; NaN for a class in neither mask.
+        empty: The result if every score is NaN.
+        axis: The axis to average over.
     """
     values = np.asarray(scores, np.float64)
     there = ~np.isnan(values)
@@ -141,8 +142,8 @@ def mean(scores: ArrayLike, *, empty: float, axis: int = -1) -> Scores:
 def hd95(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Scores:
     """Return the 95th-percentile Hausdorff distance of each class, shape (c,).
 
-    The larger of the two directed percentiles between the outlines. Both masks empty: 0.0; one
-    empty: the image's diagonal.
+    It is the larger of the two directed percentiles between the outlines. If both masks are empty
+    it is 0.0; if only one is empty, the image's diagonal.
 
     Args:
         pred: Predicted masks, shape (c, h, w), or (h, w) for one class.
@@ -164,14 +165,14 @@ METRICS: dict[str, Metric] = {
         Metric("hd95", "HD95", hd95, unit="pixels", empty=0.0, higher_is_better=False),
     )
 }
-MAIN = METRICS["dice"]  # the gate, the worst scan and comparisons go by this one
+MAIN = METRICS["dice"]  # decides the gate, the worst scan and comparisons
 OTHERS = [metric for metric in METRICS.values() if metric is not MAIN]
 
 
 def of_labels(
     pred: Masks, true: Masks, spacing: Sequence[float] | None = None
 ) -> dict[str, Scores]:
-    """Return the scores of a scan's classes by the name of the metric, as `Metric.of_labels`."""
+    """Return the scores of a scan's classes by name of the metric; see `Metric.of_labels`."""
     return {name: metric.of_labels(pred, true, spacing) for name, metric in METRICS.items()}
 
 

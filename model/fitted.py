@@ -21,15 +21,15 @@ INITS = ("scratch", "warm")
 
 
 class Untrainable(ValueError):
-    """What is here, the device's memory or a file of weights, does not let a config be trained."""
+    """The device's memory or a file of weights does not allow training with this config."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that decides a training besides its scans."""
+    """The settings of a training: with the scans they determine its result."""
 
     encoder_name: str
-    image_size: int  # side of the square the network sees, a multiple of its stride
+    image_size: int  # side of the network's square input in pixels, a multiple of its stride
     classes: int
     steps: int
     batch_size: int
@@ -37,8 +37,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "cpu"
     init: str = "scratch"  # or "warm": from the weights of an earlier training
-    # RadImageNet's file for the encoder. Not in the repr: what is named by the repr of a config
-    # should follow from the file's content, which its path does not tell.
+    # RadImageNet's file for the encoder. It is left out of the repr: digests of the repr name
+    # files, and those names should follow from the weights' content and not from their path.
     encoder_weights: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -46,8 +46,8 @@ class TrainConfig:
             raise ValueError(f"init {self.init!r}: expected one of {', '.join(INITS)}")
         if self.encoder_weights and self.encoder_name != RADIMAGENET_FITS:
             raise ValueError(
-                f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit "
-                f"{RADIMAGENET_FITS!r} alone; choose that encoder, or leave the weights out"
+                f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit only "
+                f"{RADIMAGENET_FITS!r}; choose that encoder, or leave the weights out"
             )
         if self.image_size < 1 or self.image_size % STRIDE:
             raise ValueError(
@@ -71,11 +71,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network and how it came to be."""
+    """A trained network, with its settings and the history of its training."""
 
     network: nn.Module
     config: TrainConfig
-    history: tuple[float, ...]  # the loss of every step made; shorter than steps when stopped
+    history: tuple[float, ...]  # the loss of every step; shorter than `steps` if stopped
     validation: tuple[tuple[float, ...], ...]  # `evaluation.dice` of each held-out scan and class
 
     def to_bytes(self) -> bytes:
@@ -90,7 +90,7 @@ class Fitted:
         return save(weights, metadata={"fitted": json.dumps(story)})
 
     def save(self, path: Path) -> None:
-        """Write everything to one safetensors file, which appears at `path` only when whole."""
+        """Write everything to one safetensors file, which appears at `path` when complete."""
         unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         try:
             with unfinished.open("wb") as file:
@@ -99,15 +99,15 @@ class Fitted:
                 os.fsync(file.fileno())
             unfinished.replace(path)
         except OSError:
-            unfinished.unlink(missing_ok=True)  # on a full disk this is what fills it
+            unfinished.unlink(missing_ok=True)  # it may be the file that fills the disk
             raise
 
     @staticmethod
     def load(path: Path, *, device: str = "cpu") -> Fitted:
-        """Return what `save` wrote, with the network on `device`, wherever it was trained.
+        """Return the content of a file from `save`, with the network on `device`.
 
         Raises:
-            ValueError: If the file is damaged, or was not written by `save` as it is today.
+            ValueError: If the file is damaged, or another release wrote it.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -115,9 +115,9 @@ class Fitted:
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no trained network, or is damaged: {error}") from error
-        # Weights that a failing disk altered would still draw, and nobody would know how badly.
+        # Check the weights: a network with weights altered by a bad disk would still draw masks.
         if story.get("checksum") not in {None, checksum(weights)}:
-            raise ValueError(f"{path} is damaged: its weights are not those that were written")
+            raise ValueError(f"{path} is damaged: its weights do not match their checksum")
         try:
             config = TrainConfig(**story["config"])
         except TypeError as error:
@@ -133,15 +133,15 @@ class Fitted:
 def build_network(
     config: TrainConfig, device: torch.device, *, encoder_weights: str = ""
 ) -> AttentionUnet:
-    """Return a new network of a config, on a device.
+    """Return a new network for a config, on a device.
 
     Args:
-        config: Names the encoder and the number of classes.
-        device: Where the network computes.
+        config: Sets the encoder and the number of classes.
+        device: The device that the network computes on.
         encoder_weights: RadImageNet's file for the encoder; without it the weights are random.
 
     Raises:
-        Untrainable: If the file is missing, or holds the weights of another network.
+        Untrainable: If the file is missing, or its weights fit another network.
     """
     network = AttentionUnet(config.encoder_name, CHANNELS, config.classes)
     if encoder_weights:
@@ -149,14 +149,14 @@ def build_network(
             load_radimagenet(network, Path(encoder_weights))
         except (FileNotFoundError, ValueError) as error:
             raise Untrainable(str(error)) from error
-    # This layout of memory computes a fifth faster on a CPU.
+    # With this memory layout a CPU computes a fifth faster.
     return network.to(memory_format=torch.channels_last).to(device)
 
 
 def checksum(weights: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of weights, by which a damaged file is known."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of weights, to detect a damaged file."""
+    digest = hashlib.sha256()
     for name in sorted(weights):
-        found.update(name.encode())
-        found.update(weights[name].cpu().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(weights[name].cpu().numpy().tobytes())
+    return digest.hexdigest()

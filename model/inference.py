@@ -1,4 +1,4 @@
-"""What a trained network says of a scan: probabilities and attention at the scan's own size."""
+"""Run a trained network on scans: probabilities and attention at each scan's own size."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def predict(
 ) -> Iterator[Probabilities]:
     """Yield each scan's probabilities in turn, shape (c, h, w) at the scan's own size.
 
-    Scans are taken from `images` a batch at a time, so a pool may be larger than memory.
+    Only one batch is taken from `images` at a time, so a pool may be larger than memory.
 
     Args:
         fitted: The trained network.
         images: Scans of shape (h, w) or (h, w, 3), values in [0, 1], each of any size.
-        batch_size: Scans given to the network at once, at least 1.
+        batch_size: Number of scans that the network processes at once, at least 1.
 
     Raises:
         ValueError: If an image cannot be prepared, or batch_size is below 1.
@@ -45,21 +45,21 @@ def predict(
 
 
 def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.float32]:
-    """Return what each attention gate lets through of a scan, coarse to fine, shape (g, h, w).
+    """Return the coefficients of each attention gate for a scan, coarse to fine, shape (g, h, w).
 
-    Values lie in [0, 1], at the scan's own size; g is 0 where the network has no skip to gate.
+    Values lie in [0, 1], at the scan's own size; g is 0 if the network has no skips.
 
     Args:
-        network: A trained one.
+        network: A trained network.
         image: Shape (h, w) or (h, w, 3), values in [0, 1].
-        size: The image size it was trained at.
+        size: The image size that the network was trained at.
 
     Raises:
         ValueError: If the image cannot be prepared.
     """
     device = next(network.parameters()).device
-    found = attention_maps(network, prepare([image], size).to(device))
-    squares = [resized(gate[0].float().cpu(), (size, size)) for gate in found]
+    gates = attention_maps(network, prepare([image], size).to(device))
+    squares = [resized(gate[0].float().cpu(), (size, size)) for gate in gates]
     whole = torch.cat([torch.zeros(0, size, size), *squares])
     maps: NDArray[np.float32] = restore(whole, image.shape[:2]).numpy()
     return maps

@@ -1,4 +1,4 @@
-"""Smooth coverage: how much of a pool is near to what is chosen, and which scan adds most to it.
+"""Smooth coverage: how much of a pool is near the chosen scans, and which scan adds most to it.
 
 Source: Bae, Noh & Sutherland 2024, "Generalized Coverage for More Robust Low-Budget Active
 Learning" (MaxHerding, arXiv 2407.12212): a scan covers another by a Gaussian kernel of their
@@ -23,13 +23,13 @@ MOST_CENTRES = 1_000
 
 
 class Coverage:
-    """How well chosen scans cover a pool, judged on a sample of it.
+    """The coverage of a pool by chosen scans, measured on a sample of the pool.
 
     Args:
         points: The pool, shape (n, m).
         bandwidth: Standard deviation of the kernel, in units of the map.
-        weights: How much each scan matters, shape (n,), not negative; equal by default.
-        seed: Of the sample that stands for a pool from 5,000 scans on.
+        weights: Weight of each scan, shape (n,), not negative; equal by default.
+        seed: Of the sample that represents a pool from 5,000 scans on.
     """
 
     def __init__(
@@ -44,22 +44,22 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """How much of the pool is covered, in [0, 1]."""
+        """The share of the pool that is covered, in [0, 1]."""
         if not len(self._targets):
             return 1.0
         return min(1.0, float(self._weights @ self._covered / self._weights.sum()))
 
     def gains(self, points: Array) -> Array:
-        """Return how much each point would add to the share if it were chosen, shape (k,)."""
-        found = np.empty(len(points))
+        """Return how much each point would add to the covered share, shape (k,)."""
+        gains = np.empty(len(points))
         for part in pool.chunks(len(points)):
             added = self._similarity(points[part])  # (k, targets)
             added -= self._covered
             np.maximum(added, 0, out=added)
             added *= self._weights
-            found[part] = added.sum(axis=1, dtype=np.float64)
-        found /= self._weights.sum(dtype=np.float64)
-        return found
+            gains[part] = added.sum(axis=1, dtype=np.float64)
+        gains /= self._weights.sum(dtype=np.float64)
+        return gains
 
     def cover(self, points: Array) -> None:
         """Note that these points, shape (k, m), were chosen."""
@@ -79,8 +79,8 @@ class Coverage:
 class Herding:
     """Greedy choice of the scan that adds most to the coverage.
 
-    What a scan would add only shrinks while others are chosen, so an old gain is an upper bound
-    and only the foremost have to be brought up to date (Minoux 1978, accelerated greedy).
+    The gain of a scan only shrinks while others are chosen. So an old gain is an upper bound, and
+    only the largest bounds must be updated (Minoux 1978, accelerated greedy).
     """
 
     def __init__(self, points: Array, coverage: Coverage) -> None:
@@ -90,10 +90,10 @@ class Herding:
         self.gains = coverage.gains(points)
 
     def best(self, allowed: Array) -> int:
-        """Return the allowed row of the largest gain, the lowest of equals.
+        """Return the allowed row with the largest gain; ties go to the lowest row.
 
         Args:
-            allowed: Shape (n,) bool, at least one true.
+            allowed: Shape (n,) bool, with at least one True.
         """
         while True:
             bounds = np.where(allowed, self.gains, -np.inf)
@@ -114,8 +114,8 @@ class Herding:
 def bandwidth(points: Array, count: int, *, seed: int = 0) -> float:
     """Return the kernel width at which `count` scans can just about cover the pool.
 
-    It is the root mean square distance to the nearest of `count` k-means centres, at most 1,000 and
-    half as many as there are scans, so it follows the scale of the map and the budget alike.
+    It is the root mean square distance to the nearest of `count` k-means centres (at most 1,000
+    and at most half the number of scans), so it follows the scale of the map and the budget.
     """
     if not len(points):
         return 0.0

@@ -1,4 +1,4 @@
-"""Synthetic chest-like scans with exact organ masks, for a demo or a test that has no real data."""
+"""Synthetic chest-like scans with exact organ masks, for demos and tests without real data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Mask = NDArray[np.bool_]
 Field = NDArray[np.float64]
 
 STANDARD, TILTED, INVERTED, NOISY, COLLAPSED = range(5)
-SHARES = (0.4, 0.25, 0.15, 0.12, 0.08)  # unequal, so that a rare mode is easily missed
+SHARES = (0.4, 0.25, 0.15, 0.12, 0.08)  # unequal, so that random draws easily miss a rare mode
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Phantom:
     Attributes:
         image: Grey values in [0, 1], shape (h, w).
         mask: The organs as drawn, before blur and noise, shape (classes, h, w).
-        mode: Which variation was drawn: STANDARD, TILTED (pose), INVERTED (window), NOISY (low
-            dose) or COLLAPSED (one small lung, a device on the chest).
+        mode: The variation: STANDARD, TILTED (pose), INVERTED (window), NOISY (low dose) or
+            COLLAPSED (one small lung, a device on the chest).
     """
 
     image: Image
@@ -40,8 +40,8 @@ def generate(
     Args:
         count: Number of scans; scan i of a seed is the same for every count.
         size: Height and width in pixels, or the side of a square; at least 32.
-        classes: 1 for both lungs in one mask, 2 for the left and the right half of the picture.
-        seed: Chooses the series.
+        classes: 1 for both lungs in one mask, 2 for a mask of each half of the image.
+        seed: Of the series.
     Raises:
         ValueError: If an argument is outside these bounds.
     """
@@ -61,7 +61,7 @@ def _draw(rng: np.random.Generator, shape: tuple[int, int], classes: int) -> Pha
     y, x = _body_coordinates(rng, shape, tilted=mode == TILTED)
     across = ((x - 0.06) / rng.uniform(0.24, 0.34)) ** 2
     heart = across + ((y - 0.2) / 0.32) ** 2 < 1
-    # No lung below the heart either: it would be a sliver of a few pixels.
+    # Cut the lung below the heart, where only a sliver of a few pixels would remain.
     chest = across + (np.minimum(y - 0.2, 0) / 0.32) ** 2 >= 1
     lungs = _lungs(rng, y, x, collapsed=mode == COLLAPSED) & chest
     tissue = _tissue(rng, y, x, lungs, heart)
@@ -75,7 +75,7 @@ def _draw(rng: np.random.Generator, shape: tuple[int, int], classes: int) -> Pha
 def _body_coordinates(
     rng: np.random.Generator, shape: tuple[int, int], *, tilted: bool
 ) -> tuple[Field, Field]:
-    """Return y and x of every pixel in the body's own frame, where the picture spans [-1, 1]."""
+    """Return y and x of every pixel in the body's frame, in which the image spans [-1, 1]."""
     angle = np.deg2rad(rng.choice([-1, 1]) * rng.uniform(14, 24) if tilted else rng.normal(0, 2))
     scale = rng.uniform(0.7, 0.8) if tilted else rng.uniform(0.93, 1.07)
     y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
@@ -86,7 +86,7 @@ def _body_coordinates(
 
 
 def _lungs(rng: np.random.Generator, y: Field, x: Field, *, collapsed: bool) -> Mask:
-    """Return the lung at the left and at the right of the picture, apart. Shape (2, h, w)."""
+    """Return the lungs at the left and at the right of the image, shape (2, h, w)."""
     shrunk = rng.integers(2) if collapsed else -1
     half_height = rng.uniform(0.56, 0.64)
     sides = []
@@ -100,7 +100,7 @@ def _lungs(rng: np.random.Generator, y: Field, x: Field, *, collapsed: bool) -> 
 
 
 def _lung(rng: np.random.Generator, y: Field, x: Field, half_width: float, top: float) -> Mask:
-    """Return one lung on the side of positive x: narrow above, cut by the diaphragm."""
+    """Return a lung on the side of positive x: narrow above, cut by the diaphragm."""
     floor = rng.uniform(0.3, 0.45)
     centre_y, half_height = (top + floor + 0.15) / 2, (floor + 0.15 - top) / 2
     taper = 1 - 0.25 * np.clip((centre_y - y) / half_height, -1, 1)
@@ -120,13 +120,13 @@ def _tissue(rng: np.random.Generator, y: Field, x: Field, lungs: Mask, heart: Ma
     tissue += 0.22 * np.exp(-((x / 0.09) ** 2))  # spine
     tissue += 0.1 * ribs * (np.abs(x) > 0.12) * (np.abs(y + 0.15) < 0.7)
     tissue = np.where(body, tissue, 0.03)
-    # Air lets through what lies before and behind it, so ribs stay visible in a lung.
+    # Air absorbs nothing, so the ribs before and behind it stay visible in a lung.
     opacity = _blobs(rng, y, x)
     return np.where(lungs.any(axis=0), 0.45 * tissue + 0.02 + opacity, tissue)
 
 
 def _blobs(rng: np.random.Generator, y: Field, x: Field) -> Field:
-    """Return soft opacities, up to three, somewhere in the lungs."""
+    """Return up to three soft opacities at random places in the lungs."""
     total = np.zeros_like(x)
     for _ in range(rng.integers(4)):
         cy, cx = rng.uniform(-0.5, 0.3), rng.choice([-1, 1]) * rng.uniform(0.3, 0.55)
@@ -144,7 +144,7 @@ def _add_device(rng: np.random.Generator, tissue: Field, y: Field, x: Field) -> 
 
 
 def _expose(rng: np.random.Generator, tissue: Field, *, noisy: bool, inverted: bool) -> Image:
-    """Return the picture a detector would give: blur, uneven field, noise, window."""
+    """Return the image that a detector would record: blur, uneven field, noise, window."""
     height, width = tissue.shape
     image = ndimage.gaussian_filter(tissue, max(height, width) / 200)
     slope_y, slope_x = rng.normal(0, 0.08, 2)

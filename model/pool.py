@@ -1,7 +1,7 @@
-"""What all strategies share: a checked pool, whose turn it is, and distances.
+"""Helpers of all query strategies: checks of the pool, turns of groups, and distances.
 
-Rows, never task ids. Pools from 5,000 scans on are judged on seeded samples, since silhouettes,
-medoids and kernels cost the square of their number.
+Scans are rows, never task ids. From 5,000 scans on, seeded samples represent the pool, because
+silhouettes, medoids and kernels cost the square of the number of scans.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from scipy.spatial.distance import cdist
 
 Array = npt.NDArray[Any]
 
-LARGE = 5_000  # from here on a sample stands for the pool
+LARGE = 5_000  # from so many scans on, a sample represents the pool
 SAMPLE = 2_000
-CHUNK = 512  # rows compared at once: their distances to a sample stay in the cache
-GREEDY = 1_000  # scans chosen one by one unless the budget is larger; all would take n ** 2
-FEW_AXES = 8  # up to here a tree finds neighbours faster than comparing everything
+CHUNK = 512  # rows compared at once: their distances to a sample fit into the processor's cache
+GREEDY = 1_000  # scans chosen one by one unless the budget is larger; for all it costs n ** 2
+FEW_AXES = 8  # up to so many axes a tree finds neighbours faster than comparing all pairs
 
 
 def check(n: int, coordinates: Array, labelled: Array, groups: Array) -> None:
-    """Raise ValueError unless all describe n scans and the coordinates are finite."""
+    """Raise ValueError unless all arrays describe n scans and the coordinates are finite."""
     if labelled.shape != (n,) or labelled.dtype != bool:
         raise ValueError(
             f"labelled is {labelled.dtype} of shape {labelled.shape}: expected a mask, bool ({n},)"
@@ -34,15 +34,15 @@ def check(n: int, coordinates: Array, labelled: Array, groups: Array) -> None:
     if not np.isfinite(coordinates).all():
         raise ValueError("coordinates hold NaN or infinity: fit the map on finite embeddings")
     if groups.shape != (n,):
-        raise ValueError(f"groups have shape {groups.shape}: expected one a scan, ({n},)")
+        raise ValueError(f"groups have shape {groups.shape}: expected a group per scan, ({n},)")
 
 
 class Turns:
-    """Which scans may come next: those of untouched groups, and then all that are left.
+    """Which scans may come next: first those of untouched groups, then all remaining scans.
 
     Args:
         groups: Group of each scan, shape (n,).
-        labelled: Scans that are not to be chosen, shape (n,) bool; they touch their groups.
+        labelled: Scans that must not be chosen, shape (n,) bool; their groups count as touched.
     """
 
     def __init__(self, groups: Array, labelled: Array) -> None:
@@ -66,7 +66,7 @@ class Turns:
         self._fresh[self._groups == self._groups[row]] = False
 
     def first(self, order: Array) -> Array:
-        """Return the rows with the first of each untouched group in front, otherwise in order."""
+        """Return the rows in the same order, but the first of each untouched group in front."""
         opens = np.zeros(len(order), bool)
         opens[np.unique(self._groups[order], return_index=True)[1]] = True
         opens &= self._fresh[order]
@@ -74,7 +74,7 @@ class Turns:
 
 
 def sample(rows: Array, seed: int, size: int | None = None) -> Array:
-    """Return the rows, or from 5,000 on `size` (2,000) of them drawn by the seed, ascending."""
+    """Return the rows; from 5,000 on, `size` (2,000) rows drawn by the seed, ascending."""
     if len(rows) < LARGE:
         return rows
     drawn = np.random.default_rng(seed).choice(rows, size or SAMPLE, replace=False)
@@ -82,7 +82,7 @@ def sample(rows: Array, seed: int, size: int | None = None) -> Array:
 
 
 def nearest(points: Array, chosen: Array) -> Array:
-    """Return each point's distance to the nearest chosen one, shape (n,); inf without any.
+    """Return each point's distance to the nearest chosen point, shape (n,); inf if none is chosen.
 
     Args:
         points: Shape (n, m).
@@ -96,13 +96,13 @@ def nearest(points: Array, chosen: Array) -> Array:
 
 
 def assign(points: Array, centres: Array) -> Array:
-    """Return the index of each point's nearest centre, shape (n,); the lower one if tied."""
+    """Return the index of each point's nearest centre, shape (n,); ties go to the lower index."""
     parts = (cdist(points[part], centres).argmin(axis=1) for part in chunks(len(points)))
     return _joined(parts).astype(int)
 
 
 def farthest_first(points: Array, chosen: Array, rows: Array) -> Array:
-    """Return the rows by their distance to the nearest chosen one, farthest first, then by row.
+    """Return the rows by distance to the nearest chosen row, farthest first, then by row.
 
     Args:
         points: The pool, shape (n, m).
@@ -125,5 +125,5 @@ def chunks(n: int) -> Iterator[slice]:
 
 
 def _joined(parts: Iterator[Array]) -> Array:
-    found = list(parts)
-    return np.concatenate(found) if found else np.empty(0)
+    arrays = list(parts)
+    return np.concatenate(arrays) if arrays else np.empty(0)

@@ -1,7 +1,7 @@
-"""The map: scan embeddings laid out where clusters and distances are measured.
+"""The map: a projection of embeddings, in which clusters and distances are measured.
 
-Source: arXiv 2601.18532, section 3.1 (t-SNE of frozen embeddings). docs/method.md says what the
-paper leaves open. The method "none" stays in the embedding itself.
+Source: arXiv 2601.18532, section 3.1 (t-SNE of frozen embeddings). docs/method.md lists the choices
+that the paper leaves open. The method "none" measures in the embedding itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from model.registry import PROJECTIONS
 Array = npt.NDArray[Any]
 
 COMPONENTS = 50
-FEWEST = 5  # distinct rows that a neighbour method needs
+FEWEST = 5  # distinct rows that t-SNE and UMAP need
 NEIGHBOURS = 5
 PERPLEXITY = 30.0
 CHUNK = 1_000
@@ -33,16 +33,16 @@ CHUNK = 1_000
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A fitted map: where the pool lies, and what is needed to place new scans on it.
+    """A fitted map: coordinates of the pool, and the data to place new scans.
 
     Attributes:
         coordinates: The pool on the map, shape (n, 2), or (n, m <= 50) for "none"; float32.
         mean: Subtracted from embeddings before `directions`, shape (d,).
-        directions: Principal directions, shape (p, d); none (p = 0) leaves embeddings as they are.
-        anchors: Embeddings (after `directions`) of the scans laid out, shape (a, p or d); none
-            (a = 0) makes the map linear.
-        places: Where the anchors lie, shape (a, 2).
-        unit: Whether places are scaled to length 1, shape ().
+        directions: Principal directions, shape (p, d); p = 0 leaves embeddings as they are.
+        anchors: Embeddings (after `directions`) of the scans that the map was fitted on, shape
+            (a, p or d); a = 0 for a linear map.
+        places: Coordinates of the anchors, shape (a, 2).
+        unit: Whether coordinates are scaled to length 1, shape ().
         trustworthiness: Of the map for 10 neighbours, on at most 2,000 scans, shape ().
         cosine: Median cosine between two embeddings, on at most 2,000 scans, shape ().
     """
@@ -58,15 +58,15 @@ class Projection:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know before trusting distances on this map."""
+        """Sentences that a person should read before trusting distances on this map."""
         return diagnostics.domain(float(self.trustworthiness), float(self.cosine))
 
     def transform(self, new: Array) -> Array:
-        """Return where new scans lie on the map, shape (k, m), float32.
+        """Return the coordinates of new scans on the map, shape (k, m), float32.
 
-        A linear map projects them. On a t-SNE or UMAP map a scan goes to the median place of its
-        five nearest anchors, so that it joins a neighbourhood rather than the gap between two; a
-        scan that equals an anchor goes to that anchor. The map itself does not move.
+        A linear map projects them. On a t-SNE or UMAP map, a scan goes to the median place of its
+        five nearest anchors: it joins a neighbourhood and not the gap between two. A scan that
+        equals an anchor goes to that anchor. The map itself does not change.
 
         Args:
             new: Embeddings, shape (k, d).
@@ -78,11 +78,11 @@ class Projection:
                 f" {len(self.mean)}: use the encoder that it was fitted with"
             )
         place = self._linearly if not len(self.anchors) else self._beside_anchors()
-        found = np.empty((len(rows), self.places.shape[1]), np.float32)
+        placed = np.empty((len(rows), self.places.shape[1]), np.float32)
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
-            found[part] = place(_reduce(rows[part], self.mean, self.directions))
-        return found
+            placed[part] = place(_reduce(rows[part], self.mean, self.directions))
+        return placed
 
     def save(self, path: str | Path) -> None:
         """Write the projection to `path` as an npz archive, without pickle."""
@@ -91,7 +91,7 @@ class Projection:
 
     @classmethod
     def load(cls, path: str | Path) -> Projection:
-        """Return the projection that `save` wrote."""
+        """Return the projection from a file of `save`."""
         with np.load(path, allow_pickle=False) as archive:
             return cls(**{known.name: archive[known.name] for known in fields(cls)})
 
@@ -108,7 +108,7 @@ class Projection:
         def place(reduced: Array) -> Array:
             distances, neighbours = nearest.kneighbors(reduced)
             places: Array = np.median(self.places[neighbours], axis=1)  # (k, 5, 2) -> (k, 2)
-            # Rounding leaves equal rows a hair apart: "equal" is far below the usual distance.
+            # Rounding separates equal rows a little: "equal" means far below the usual distance.
             known = distances[:, 0] <= 1e-3 * distances[:, -1]
             places[known] = self.places[neighbours[known, 0]]
             return places
@@ -121,16 +121,16 @@ def fit(
 ) -> Projection:
     """Return the map of a pool.
 
-    From 5,000 scans on, PCA to 50 dimensions comes first, 5,000 seeded landmarks are laid out, and
-    the other scans are placed by `transform`. Fewer than five distinct embeddings have no
-    neighbourhoods to keep, nor has a single feature: PCA maps them whatever the method.
+    From 5,000 scans on, PCA reduces to 50 dimensions, the map is fitted on 5,000 seeded landmarks,
+    and `transform` places the other scans. With fewer than five distinct embeddings, or a single
+    feature, there are no neighbourhoods to keep: PCA then replaces t-SNE and UMAP.
 
     Args:
-        embeddings: Shape (n, d), n >= 0; may be memory-mapped, never copied whole.
+        embeddings: Shape (n, d), n >= 0; may be memory-mapped, and is never copied as a whole.
         method: "tsne", "umap", "pca" in two dimensions, or "none": the embedding itself, reduced
             to at most 50 principal components and scaled to length 1.
         seed: Of the layout and of the landmarks.
-        perplexity: Of t-SNE, above 1; at most a third of the other scans is used.
+        perplexity: Of t-SNE, above 1; lowered to a third of the number of other scans.
 
     Raises:
         ValueError: If the method is unknown, or an embedding is not finite.
@@ -179,7 +179,7 @@ def _neighbour_map(
 
 
 def _judged(fitted: Projection, rows: Array, seed: int) -> Projection:
-    """Measure on a sample how far the map and the embeddings can be trusted."""
+    """Measure trustworthiness and cosine of a map on a sample of its scans."""
     judged = np.random.default_rng(seed).permutation(len(rows))[: pool.SAMPLE]
     embeddings = np.asarray(rows[judged])
     return replace(
@@ -195,9 +195,9 @@ def _tsne(anchors: Array, seed: int, *, perplexity: float) -> Array:
     others = len(anchors) - 1
     return np.asarray(
         openTSNE.TSNE(
-            perplexity=min(perplexity, others / 3),  # a third is the most that n scans allow
+            perplexity=min(perplexity, others / 3),  # t-SNE allows at most a third
             initialization="pca",
-            # Exact search, Barnes-Hut, one thread: the same map whatever the machine's cores.
+            # Exact search, Barnes-Hut and one thread give the same map on every machine.
             neighbors="exact",
             negative_gradient_method="bh",
             n_jobs=1,
@@ -208,25 +208,25 @@ def _tsne(anchors: Array, seed: int, *, perplexity: float) -> Array:
 
 def _umap(anchors: Array, seed: int) -> Array:
     with warnings.catch_warnings():
-        # It misses TensorFlow, for a class that is not used here.
+        # umap warns about missing TensorFlow, which only an unused class needs.
         warnings.simplefilter("ignore", ImportWarning)
-        import umap  # takes 12 to 40 s, so only those who ask for it wait
+        import umap  # takes 12 to 40 s: import it only when it is used
     neighbours = min(15, len(anchors) - 1)
     layout = umap.UMAP(n_neighbors=neighbours, init="pca", random_state=seed, n_jobs=1)
     return np.asarray(layout.fit_transform(anchors))
 
 
 def _axes(sample: Array, least: int, most: int, seed: int) -> tuple[Array, Array]:
-    """Return the mean and the principal directions, zeros added where they are too few."""
-    mean, found = _principal(sample, most, seed)
-    directions = np.zeros((max(least, len(found)), sample.shape[1]))
-    directions[: len(found)] = found
+    """Return the mean and the principal directions, with zeros added up to `least`."""
+    mean, principal = _principal(sample, most, seed)
+    directions = np.zeros((max(least, len(principal)), sample.shape[1]))
+    directions[: len(principal)] = principal
     return mean, directions
 
 
 def _principal(sample: Array, components: int, seed: int) -> tuple[Array, Array]:
     if len(np.unique(sample, axis=0)) < 2:
-        # The directions of rounding errors would tell equal scans apart.
+        # Without this, rounding errors would give directions that separate equal scans.
         mean = sample[0] if len(sample) else np.zeros(sample.shape[1])
         return mean, np.empty((0, sample.shape[1]))
     pca = PCA(min(components, *sample.shape), random_state=seed).fit(sample)
@@ -239,7 +239,7 @@ def _reduce(rows: Array, mean: Array, directions: Array) -> Array:
 
 
 def _landmarks(n: int, seed: int) -> Array:
-    """Return the scans to lay out; others than those that a seed judges the map by."""
+    """Return the scans to fit on; their draw differs from the sample that measures the map."""
     if n <= pool.LARGE:
         return np.arange(n)
     return np.sort(np.random.default_rng([seed, 1]).choice(n, pool.LARGE, replace=False))
@@ -249,7 +249,7 @@ def _checked(embeddings: Array) -> Array:
     rows = np.asarray(embeddings)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise ValueError(f"embeddings have shape {rows.shape}: expected (n, d) with d >= 1")
-    with np.errstate(invalid="ignore"):  # inf - inf is one of the things looked for
+    with np.errstate(invalid="ignore"):  # inf - inf gives NaN, which is detected below
         bad = np.flatnonzero(~np.isfinite(rows.sum(axis=1, dtype=np.float64)))
     if bad.size:
         raise ValueError(

@@ -1,7 +1,8 @@
 """The names that a person may choose from: strategies, uncertainties, projections and encoders.
 
-Settings and the command line read them here, so nothing heavy is imported. What stands behind a
-name is in `cold_start`, `acquisition`, `uncertainty`, `projection` and `encoders.recipes`.
+Settings and the command line read the names here, so this module imports nothing heavy. The code
+behind the names is in `cold_start`, `acquisition`, `uncertainty`, `projection` and
+`encoders.recipes`.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _TIMM_NAME = re.compile(TIMM + r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 
 
 def is_encoder(name: str) -> bool:
-    """Say whether a name may be that of an encoder; of timm's models only the form is checked."""
+    """Return whether a name may name an encoder; for timm models only the form is checked."""
     return name == AUTO or name in ENCODERS or is_timm(name)
 
 
 def is_timm(name: str) -> bool:
-    """Say whether a name has the form of a model of timm."""
+    """Return whether a name has the form of a timm model."""
     return _TIMM_NAME.fullmatch(name) is not None

@@ -1,7 +1,7 @@
-"""How much a cold start depends on the chance in its map.
+"""Measure how much a cold start depends on the randomness of its map.
 
-t-SNE lays the same scans out differently for another seed or perplexity; if the chosen set changes
-with it, the choice says more about the map than about the scans.
+With another seed or perplexity, t-SNE gives the same scans another map. If the chosen set changes
+too, it depends more on the map than on the scans.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PERPLEXITIES = (5.0, 15.0, 30.0, 50.0)
 
 @dataclass(frozen=True)
 class Chosen:
-    """One map, and what a cold start chose on it."""
+    """One map, and the scans that a cold start chose on it."""
 
     perplexity: float
     seed: int
@@ -35,15 +35,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Stability:
-    """The sets chosen on several maps, and how far they agree.
+    """The sets chosen on several maps, and their overlap.
 
     Attributes:
-        chosen: One for each perplexity and seed.
+        chosen: A set for each perplexity and seed.
         over_seeds: Mean overlap of two sets of the same perplexity.
         over_perplexities: Mean overlap of two sets of the same seed.
         overall: Mean overlap of any two sets.
-        chance: Overlap that two random sets of that size have on average.
-        warnings: That the choice is not stable, if it is not.
+        chance: Mean overlap of two random sets of that size.
+        warnings: A warning if the choice is not stable.
     """
 
     chosen: tuple[Chosen, ...]
@@ -62,26 +62,26 @@ def measure(
     seeds: Sequence[int] = (0, 1, 2),
     perplexities: Sequence[float] = PERPLEXITIES,
 ) -> Stability:
-    """Return how far the sets chosen on t-SNE maps of several seeds and perplexities agree.
+    """Return the overlap of the sets chosen on t-SNE maps of several seeds and perplexities.
 
-    The overlap of two sets is the share of scans they have in common, |A & B| / budget.
+    The overlap of two sets is the share of scans that they have in common, |A & B| / budget.
 
     Args:
         embeddings: Shape (n, d), n >= 5.
-        budget: Scans chosen on each map, 1 to n - 1.
-        seeds: At least two together with the perplexities.
-        perplexities: Each is lowered to (n - 1) / 3, and taken once.
+        budget: Number of scans chosen on each map, 1 to n - 1.
+        seeds: Seeds and perplexities together must give at least two maps.
+        perplexities: Larger values are lowered to (n - 1) / 3; duplicates are dropped.
 
     Raises:
-        ValueError: If there is nothing to choose from or nothing to compare.
+        ValueError: If n or the budget is out of range, or there is only one map.
     """
     n = len(embeddings)
-    # Higher ones are lowered to what n scans allow, and equal maps would count as agreement.
+    # Drop duplicates after lowering: equal maps would count as agreement.
     perplexities = list(dict.fromkeys(min(value, (n - 1) / 3) for value in perplexities))
     if n < FEWEST:
         raise ValueError(f"{n} scans have no neighbourhoods to lay out: expected at least {FEWEST}")
     if not 1 <= budget < n:
-        raise ValueError(f"budget is {budget} of {n} scans: expected 1 to {n - 1}, or no choice")
+        raise ValueError(f"budget is {budget} of {n} scans: expected 1 to {n - 1}")
     if len(seeds) * len(perplexities) < 2:
         raise ValueError("one map has nothing to be compared with: give more seeds or perplexities")
     chosen = tuple(
@@ -110,7 +110,7 @@ def _choose(embeddings: Array, budget: int, strategy: str, seed: int, perplexity
 
 
 def _overlap(chosen: Sequence[Chosen], alike: Callable[[Chosen, Chosen], bool]) -> float:
-    """Return the mean overlap of those pairs, NaN without any."""
+    """Return the mean overlap of the pairs for which `alike` is true; NaN without such pairs."""
     shares = [
         len(one.rows & other.rows) / len(one.rows)
         for one, other in combinations(chosen, 2)

@@ -1,4 +1,4 @@
-"""From a few labelled scans to a trained network: one plain loop, repeatable from its seed."""
+"""Train a network on a few labelled scans, in one plain loop that a seed makes repeatable."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ __all__ = [
 Masks = NDArray[np.bool_]
 Labelled = tuple[Sequence[Image], Sequence[Masks]]
 
-LEAST_EPOCH = 10  # batches: a pass over a handful of scans is too short to tell anything
+LEAST_EPOCH = 10  # batches; one pass over a few scans is too short to measure progress
 PATIENCE = 5  # epochs without a better Dice on held-out scans until training ends
-FOLLOW = 0.1  # share of the way to the newest weights that the moving average goes after a step
-RISE = 0.3  # share of the steps in which the learning rate goes up
+FOLLOW = 0.1  # share of the newest weights in the moving average at each step
+RISE = 0.3  # share of the steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands after a batch."""
+    """The progress of a training after a batch."""
 
     step: int  # from 1
     steps: int
@@ -60,7 +60,7 @@ class Progress:
 
     @property
     def epochs(self) -> int:
-        """How many there are, the last one perhaps a shorter one."""
+        """Number of epochs; the last epoch may be shorter."""
         return math.ceil(self.steps / self.steps_in_epoch)
 
     @property
@@ -70,17 +70,17 @@ class Progress:
 
 
 def resolve_device(name: str) -> str:
-    """Return the device to compute on: "auto" is the best one present, others are checked.
+    """Return the device to compute on: "auto" is the best device present, others are checked.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If this machine lacks the device.
     """
     if name == "auto":
         present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         return next((device for device, there in present.items() if there), "cpu")
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's ways of saying no
+    except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
         raise ValueError(f"device {name!r} is not present here; use 'auto' or 'cpu'") from error
     return name
 
@@ -93,12 +93,12 @@ def default_config(
     image_size: int | None = None,
     encoder_weights: str = "",
 ) -> TrainConfig:
-    """Return settings that suit the device: half a minute on two CPU cores, more on a GPU.
+    """Return settings for the device: a training of 30 s on two CPU cores, a larger one on a GPU.
 
-    RadImageNet's weights for the encoder make it a ResNet-50, far slower on a CPU.
+    With RadImageNet's weights the encoder is a ResNet-50, which is far slower on a CPU.
     """
     small = device == "cpu" and not encoder_weights
-    # The tiny ResNet gave the best Dice for its time of three encoders trained (bench/training.py).
+    # Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
     name = "tu-test_resnet" if small else "resnet34"
     return TrainConfig(
         encoder_name=RADIMAGENET_FITS if encoder_weights else name,
@@ -124,29 +124,28 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     on_batch: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Fitted:
-    """Return a trained network, on a CPU the same one for the same seed.
+    """Return a trained network; on a CPU the same seed gives the same network.
 
     Args:
         images: Scans of shape (h, w) or (h, w, 3), values in [0, 1], each of any size.
-        masks: One (classes, h, w) bool array for each scan; empty masks are data.
-        validation: Held-out scans and masks, measured after every epoch: the weights that did best
-            on them are kept, and training ends after PATIENCE epochs without a better Dice.
-        start: Where to begin when `config.init` is "warm": a network of the same architecture.
-        on_epoch: Told after every epoch how far training is; an epoch that `stop` cuts short is
-            not told.
-        on_batch: Told the same after every batch, before `on_epoch`.
-        stop: Asked before every batch; once true, training ends with what there is.
+        masks: A (classes, h, w) bool array for each scan; an empty mask teaches background.
+        validation: Held-out scans and masks, measured after every epoch. The best weights on them
+            are kept, and training ends after PATIENCE epochs without a better Dice.
+        start: The network to start from if `config.init` is "warm", of the same architecture.
+        on_epoch: Called with the progress after every epoch, except one that `stop` cuts short.
+        on_batch: Called with the progress after every batch, before `on_epoch`.
+        stop: Called before every batch; if it returns True, training ends with the weights so far.
     Raises:
         ValueError: If there is no scan, or scans, masks, start and config do not fit together.
-        Untrainable: If the encoder's weights are missing or of another network, or the device
-            cannot hold a batch of two.
+        Untrainable: If the encoder's weights are missing or fit another network, or the device
+            cannot hold a batch of two scans.
     """
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
     device = torch.device(config.device)
     with _randomness(config.seed):
         network = _beginning(config, start, device)
-        average = deepcopy(network)  # less noisy, and usable when training is cut short
+        average = deepcopy(network)  # less noisy, and usable if training is cut short
         flat, flat_average = _flatten(network), _flatten(average)
         optimizer = torch.optim.AdamW([flat.parameters], fused=True)
         scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
@@ -189,8 +188,8 @@ def _tell(
 def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return binary cross-entropy plus Dice loss, a scalar.
 
-    Dice alone has next to no gradient where a class is absent; cross-entropy teaches emptiness.
-    Padding counts as background: beyond the edge of a scan there is nothing to draw.
+    Dice alone has almost no gradient if a class is absent; cross-entropy then teaches background.
+    Padding counts as background.
 
     Args:
         logits: Shape (n, c, h, w).
@@ -204,38 +203,38 @@ def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _Best:
-    """Looks at held-out scans after an epoch, and keeps the weights that did best on them.
+    """Measures held-out scans after each epoch, and keeps the weights with the best Dice.
 
-    Without such scans it sees nothing, and training takes its course.
+    Without held-out scans it does nothing.
     """
 
     def __init__(self, config: TrainConfig, validation: Labelled | None) -> None:
-        self.last: float | None = None  # mean Dice as last measured
-        self.scores: tuple[tuple[float, ...], ...] = ()  # of the best, each scan and class
+        self.last: float | None = None  # the last measured mean Dice
+        self.scores: tuple[tuple[float, ...], ...] = ()  # of the best weights, by scan and class
         self._config, self._validation = config, validation
         self._dice, self._weights = -1.0, dict[str, Tensor]()
         self._looked_at, self._without_gain = -1, 0
 
     @property
     def is_past(self) -> bool:
-        """Whether the best is too long ago to be waited for any more."""
+        """Whether PATIENCE epochs have passed since the best weights."""
         return self._without_gain >= PATIENCE
 
     def look(self, network: nn.Module, step: int) -> None:
-        """Measure the network as it is after a step; a second look at one step does nothing."""
+        """Measure the network after a step; a second call for the same step does nothing."""
         if self._validation is None or step == self._looked_at:
             return
         scores, overall = _dice(Fitted(network, self._config, (), ()), *self._validation)
         self._looked_at, self.last = step, overall
-        # While the rate goes up the network may well stand still for a while: that is no sign.
+        # While the learning rate rises the network may not improve: do not count these epochs.
         rising = step < RISE * self._config.steps
         self._without_gain = 0 if rising or self.last > self._dice else self._without_gain + 1
-        if self.last >= self._dice:  # of equals the later one, which has seen more
+        if self.last >= self._dice:  # ties go to the later weights, which saw more batches
             self._dice, self.scores = self.last, scores
             self._weights = {key: part.clone() for key, part in network.state_dict().items()}
 
     def restore(self, network: nn.Module, step: int) -> None:
-        """Look a last time, and give the network the weights that did best."""
+        """Measure a last time, and give the network the best weights."""
         self.look(network, step)
         if self._weights:
             network.load_state_dict(self._weights)
@@ -262,17 +261,17 @@ def _beginning(config: TrainConfig, start: Fitted | None, device: torch.device) 
 
 @dataclass(frozen=True)
 class _Flat:
-    """The numbers of a network as vectors; the network's own tensors are views of them."""
+    """All numbers of a network as vectors; the network's tensors are views of them."""
 
     whole: Tensor  # parameters, then running statistics
     parameters: nn.Parameter  # the first part of `whole`, with its gradient
 
 
 def _flatten(network: nn.Module) -> _Flat:
-    """Lay the numbers of a network out one behind the other, shapes and layouts kept.
+    """Move all numbers of a network into one vector, and keep the tensors' shapes and layouts.
 
-    Optimiser and moving average then take one call each where they took two hundred small ones,
-    which was a tenth of a step of a small network on a CPU (bench/overhead.py).
+    Optimiser and moving average then need one call each instead of two hundred small calls, which
+    took a tenth of a step for a small network on a CPU (bench/overhead.py).
     """
     parameters = list(network.parameters())
     statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
@@ -288,7 +287,7 @@ def _flatten(network: nn.Module) -> _Flat:
 
 
 def _views(vector: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-    """Return a vector piece by piece, each with the shape and layout of its part."""
+    """Return views of a vector, each with the shape and layout of its part."""
     pieces = torch.split(vector, [part.numel() for part in parts])
     return [
         piece.as_strided(part.shape, part.stride())
@@ -304,9 +303,9 @@ def _descend(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rat
 
 
 def _squares(images: Sequence[Image], masks: Sequence[Masks], size: int) -> tuple[Tensor, Tensor]:
-    """Return scans and the share of each pixel a class has.
+    """Return scans, and the share of each pixel that belongs to each class.
 
-    Shapes are (n, 1 or 3, size, size), one plane where all scans are grey, and (n, c, size, size).
+    Shapes are (n, 1 or 3, size, size), 1 if all scans are grey, and (n, c, size, size).
     """
     scans = together(scan for image in images for scan in standardise([image], size))
     targets = [
@@ -316,10 +315,11 @@ def _squares(images: Sequence[Image], masks: Sequence[Masks], size: int) -> tupl
 
 
 def _balanced(masks: Sequence[Masks]) -> list[int]:
-    """Return the rows of one pass: every scan once, and scans of rarer labels again.
+    """Return the rows of one pass: every scan once, and scans of rarer classes repeatedly.
 
-    From the rarest label on, its scans are repeated in turn until the pass shows it as often as
-    the commonest label by itself. Where one label occurs, or all equally often, nothing is.
+    From the rarest class on, the scans of a class are repeated in turn until the class occurs as
+    often as the commonest class. If only one class occurs, or all equally often, nothing is
+    repeated.
     """
     shown = np.array([mask.any(axis=(1, 2)) for mask in masks], int)  # (n, c)
     times = shown.sum(axis=0)  # (c,)
@@ -329,12 +329,12 @@ def _balanced(masks: Sequence[Masks]) -> list[int]:
         if len(holders):
             again = np.resize(holders, max(most - times[label], 0))
             rows += again.tolist()
-            times = times + shown[again].sum(axis=0)  # other labels of these scans come along
+            times = times + shown[again].sum(axis=0)  # counts the scans' other classes too
     return rows
 
 
 def _shuffled(rows: Sequence[int]) -> Iterator[int]:
-    """Yield rows without end, one whole pass in random order after another."""
+    """Yield rows endlessly, pass after pass, each in random order."""
     while True:
         yield from (rows[place] for place in torch.randperm(len(rows)).tolist())
 
@@ -345,7 +345,7 @@ def _backward(
     scaler: torch.amp.GradScaler,
     batch: tuple[Tensor, Tensor],
 ) -> float:
-    """Return the loss of a batch, and leave its gradients and no others in the network."""
+    """Return the loss of a batch, and replace the network's gradients by those of the batch."""
     device = next(network.parameters()).device
     scans, targets = (part.to(device) for part in batch)
     optimizer.zero_grad(set_to_none=False)
@@ -357,7 +357,7 @@ def _backward(
 
 
 def _halved(size: int, config: TrainConfig, error: torch.OutOfMemoryError) -> int:
-    """Return half of a batch that did not fit; batch normalisation needs two scans at least."""
+    """Return half of a batch size that did not fit; batch normalisation needs at least 2 scans."""
     if size <= 2:
         raise Untrainable(
             f"a batch of {size} scans of {config.image_size} pixels does not fit into the memory "
@@ -367,7 +367,7 @@ def _halved(size: int, config: TrainConfig, error: torch.OutOfMemoryError) -> in
 
 
 def _warm_up_and_fade(part: float) -> float:
-    """Return the share of the peak rate after a part (0, 1] of the steps: up, then a cosine."""
+    """Return the share of the peak rate after a part (0, 1] of the steps: a rise, then a cosine."""
     if part < RISE:
         return part / RISE
     return 0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1 - RISE))
@@ -375,7 +375,7 @@ def _warm_up_and_fade(part: float) -> float:
 
 @contextmanager
 def _randomness(seed: int) -> Iterator[None]:
-    """Seed torch for a while and leave the caller's random state as it was."""
+    """Seed torch inside the context, and restore the caller's random state afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -394,7 +394,7 @@ def _dice(
 def _check(images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig) -> None:
     if not images or len(images) != len(masks):
         raise ValueError(
-            f"{len(images)} images and {len(masks)} masks: expected one array of masks for each "
+            f"{len(images)} images and {len(masks)} masks: expected an array of masks for each "
             "image, and at least one image"
         )
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):

@@ -1,4 +1,4 @@
-"""How undecided a network is about a scan, told by its probabilities."""
+"""The uncertainty of a network about a scan, computed from its probabilities."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ Probabilities = NDArray[np.float32]
 
 
 def entropy(probabilities: Probabilities) -> NDArray[np.float64]:
-    """Return how undecided the network is about each scan, from 0 (sure) to 1, shape (n,).
+    """Return the network's uncertainty about each scan, from 0 (certain) to 1, shape (n,).
 
-    Binary entropy over ln 2 of each class by itself, mean over classes and pixels.
+    It is the binary entropy of each class divided by ln 2, averaged over classes and pixels.
 
     Args:
         probabilities: Of independent classes, shape (n, c, h, w), without padding.
 
     Raises:
-        ValueError: If the shape has other than four axes, or a value lies outside [0, 1].
+        ValueError: If the array does not have four axes, or a value lies outside [0, 1].
     """
     means: NDArray[np.float64] = _bits(probabilities).mean(axis=(1, 2, 3), dtype=np.float64)
     return np.minimum(means, 1.0)  # float32 rounding near 0.5
 
 
 def boundary_entropy(probabilities: Probabilities, band: float = 5) -> NDArray[np.float64]:
-    """Return how undecided the network is along the outlines it predicts, 0 to 1, shape (n,).
+    """Return the network's uncertainty along its predicted outlines, 0 to 1, shape (n,).
 
-    Entropy as in `entropy`, but the mean over the pixels within `band` of the outline of the
-    predicted mask (p > 0.5), class by class; a class without an outline takes all pixels. Certain
-    background, most of a scan, then no longer hides an uncertain border (Ma et al. 2024,
+    Entropy as in `entropy`, but averaged over the pixels within `band` of the outline of the
+    predicted mask (p > 0.5), class by class; over all pixels if a class has no outline. Certain
+    background, which is most of a scan, then cannot hide an uncertain border (Ma et al. 2024,
     "Breaking the Barrier: Selective Uncertainty-based Active Learning for Medical Image
     Segmentation", arXiv 2401.16298).
 
     Args:
         probabilities: Of independent classes, shape (n, c, h, w), without padding.
-        band: Greatest distance of a pixel's centre from the nearest one of the other side, in
-            pixels, at least 1.
+        band: Largest distance from a pixel's centre to the nearest pixel's centre on the other side
+            of the outline, in pixels, at least 1.
 
     Raises:
         ValueError: If the shape or a value is not as described.

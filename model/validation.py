@@ -1,7 +1,7 @@
-"""What is held out to judge a model, and when a new model is refused.
+"""The split into training and validation, and the gate that refuses a worse model.
 
-Nothing here may leak: the unit that is held out is the group (a patient, a volume, or scans with
-equal pixels), and a scan that ever served validation never trains.
+Training data must not leak into validation. So whole groups are held out (a patient, a volume, or
+scans with equal pixels), and a scan that ever served validation never trains.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def group(keys: Sequence[str], pixels: Sequence[str]) -> Ints:
-    """Return one group number a scan, shape (n,): scans that share a key or their pixels.
+    """Return the group number of each scan, shape (n,): equal for scans with equal key or pixels.
 
-    An empty key or digest says nothing and joins nobody. Joining is transitive: two patients with
-    one identical scan become one group.
+    An empty key or digest joins no scans. Joining is transitive: two patients with one identical
+    scan become one group.
     """
     n = len(keys)
     names = [("key", key) for key in keys] + [("pixels", digest) for digest in pixels]
@@ -52,11 +52,11 @@ def split(
 
     Args:
         groups: Group of each labelled scan, in the order in which they were labelled.
-        sides: What is stored: UNKNOWN for a scan that was never labelled before.
-        clusters: Cluster of each scan; the least represented one joins validation first.
-        always: Scans that belong to validation whatever the rule says (ground truth).
-        minimum: Below this many labelled groups nothing new is held out.
-        share: Largest part of the groups that the rule may hold out.
+        sides: Stored side of each scan; UNKNOWN for a newly labelled scan.
+        clusters: Cluster of each scan; the least represented cluster joins validation first.
+        always: Scans that always belong to validation (ground truth).
+        minimum: With fewer labelled groups nothing new is held out.
+        share: Largest share of the groups that may be held out.
 
     Membership only grows: a group with one validation scan is validation as a whole.
     """
@@ -73,15 +73,15 @@ def split(
 
 
 def refuses(live: Floats, new: Floats, *, seed: int = 0) -> bool:
-    """Return whether the new model is worse than the live one beyond doubt.
+    """Return whether the new model is significantly worse than the live model.
 
     Args:
         live: Dice of the live model on each validation scan, shape (n,).
         new: Dice of the new model on the same scans.
         seed: Of the bootstrap.
 
-    True when the paired bootstrap's 90 % interval of the mean difference lies below 0. With fewer
-    than two scans there is no interval, and nothing is refused.
+    True if the paired bootstrap's 90 % interval of the mean difference lies below 0. With fewer
+    than two scans there is no interval, and the new model is accepted.
     """
     difference = np.asarray(new, float) - np.asarray(live, float)
     if difference.size < 2:

@@ -1,1 +1,1 @@
-"""A labelled folder in, tables and pictures out."""
+"""Experiments: simulate active learning on a labelled folder, and report the results."""

@@ -1,4 +1,4 @@
-"""Labelled folders for experiments: scans with their masks, in the layouts in which they come."""
+"""Labelled folders for experiments: scans with their masks, in the layouts as published."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from model import validation
 Masks = npt.NDArray[np.bool_]
 Spacing = tuple[float, float]
 
-LEAST_RCA = 0.7  # CheXmask's authors advise to leave out masks whose estimated Dice is lower
+LEAST_RCA = 0.7  # CheXmask's authors advise against masks with a lower estimated Dice
 CHEXMASK_LABELS = ("Left Lung", "Right Lung", "Heart")
 # Jaeger et al. 2014, "Two public chest X-ray datasets for computer-aided screening of pulmonary
-# diseases": the size of an original and of its pixels. Copies of another size have no known one.
+# diseases": the sides of an original, and the size of its pixels. For copies of another size the
+# pixel size is unknown.
 MONTGOMERY_SIDES, MONTGOMERY_MM = {4020, 4892}, 0.0875
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One scan as it was found.
+    """One scan of the folder, at its original size.
 
     Attributes:
         image: Shape (h, w) or (h, w, 3), in [0, 1].
-        masks: One for each label, shape (c, h, w).
-        spacing: Height and width of a pixel in mm; None if it is not known.
+        masks: One for each class, shape (c, h, w).
+        spacing: Height and width of a pixel in mm; None if unknown.
     """
 
     image: Pixels
@@ -47,7 +48,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a scan comes from; nothing is read before `read` is called."""
+    """The name of a scan, and the function that reads it."""
 
     name: str
     read: Callable[[], Scan]
@@ -58,9 +59,9 @@ class Dataset:
     """A labelled folder.
 
     Attributes:
-        labels: What is drawn, in the order of the masks.
-        scans: By name.
-        groups: Group (patient, volume) of the scans that are named in groups.csv.
+        labels: Names of the classes, in the order of the masks.
+        scans: Sources of the scans.
+        groups: Group (patient, volume) by scan name, from groups.csv.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Dataset:
 
 
 def find(folder: Path, *, max_pixels: int) -> Dataset:
-    """Return what a labelled folder holds, whichever of the known layouts it has.
+    """Return the data set of a labelled folder, in any of the known layouts.
 
     Args:
         folder: See docs/experiments.md for the layouts.
@@ -107,10 +108,10 @@ class Kept:
     """A scan at working size, in a file that processes share.
 
     Attributes:
-        name: The file or case that it came from.
-        group: Scans of one number stay together when scans are held out.
-        path: Where it lies; the name follows from its content.
-        spacing: Height and width of its pixels in the unit of its collection.
+        name: Of its original file or case.
+        group: Scans with the same number stay together when scans are held out.
+        path: Its file; the name follows from the content.
+        spacing: Height and width of a pixel in the unit of its collection.
     """
 
     name: str
@@ -129,7 +130,7 @@ class Collection:
     """A data set at working size.
 
     Attributes:
-        unit: Of their spacing: "mm" if all of it is known, else "pixels" of the original images.
+        unit: Of the spacing: "mm" if it is known for all scans, else "pixels" of the originals.
         fingerprint: Equal for equal scans, masks, names and groups.
     """
 
@@ -143,7 +144,7 @@ class Collection:
 def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
     """Return the scans at working size, as production keeps them: 8 bits, no side above `longest`.
 
-    Scans that share a group or their pixels get one group number.
+    Scans that share a group or have equal pixels get the same group number.
 
     Raises:
         ConfigError: If a scan or a mask cannot be read, or the two differ in size.
@@ -168,21 +169,22 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
 
 
 def _keys(dataset: Dataset) -> list[str]:
-    """Return the group that groups.csv gives each scan, by its name with or without the ending."""
+    """Return each scan's group in groups.csv, which names scans with or without their ending."""
     names = [source.name for source in dataset.scans]
     known = {*names, *(Path(name).stem for name in names)}
     strangers = sorted(set(dataset.groups) - known)
     if strangers:
         raise ConfigError(
-            f"groups.csv names {len(strangers)} scans that are not there, such as "
-            f"{strangers[0]!r}; the scans are called like {names[0]!r}.",
-            "Correct the column name, or remove those lines: a patient could be on both sides.",
+            f"groups.csv names {len(strangers)} scans that do not exist, such as "
+            f"{strangers[0]!r}; the scans have names such as {names[0]!r}.",
+            "Correct the names in the column `name`, or remove those lines: otherwise scans of one "
+            "patient could be in the pool and held out.",
         )
     return [dataset.groups.get(n) or dataset.groups.get(Path(n).stem, "") for n in names]
 
 
 @dataclass(frozen=True)
-class _Shrunk:
+class _SmallScan:
     path: Path
     pixels: str
     scale: Spacing
@@ -193,7 +195,7 @@ class _Shrunk:
         return height * self.scale[0], width * self.scale[1]
 
 
-def _shrunk(source: Source, folder: Path, longest: int) -> _Shrunk:
+def _shrunk(source: Source, folder: Path, longest: int) -> _SmallScan:
     scan = source.read()
     image = np.rint(shrink(scan.image, longest) * 255).astype(np.uint8)
     masks = np.stack([_shrunk_mask(mask, longest) for mask in scan.masks])
@@ -202,11 +204,11 @@ def _shrunk(source: Source, folder: Path, longest: int) -> _Shrunk:
     if not path.exists():
         artifacts.write(path, lambda file: np.savez(file, image=image, masks=masks))
     (height, width), (small_height, small_width) = scan.image.shape[:2], image.shape[:2]
-    return _Shrunk(path, pixels, (height / small_height, width / small_width), scan.spacing)
+    return _SmallScan(path, pixels, (height / small_height, width / small_width), scan.spacing)
 
 
 def _shrunk_mask(mask: Masks, longest: int) -> Masks:
-    """Return where a mask covers half of a pixel or more, or what it touches if that is nowhere."""
+    """Return the pixels that a mask covers at least by half; if none, those that it touches."""
     covered = shrink(mask.astype(np.float32), longest)
     half: Masks = covered > 0.5
     return half if half.any() else covered > 0
@@ -217,7 +219,7 @@ def _digest(array: npt.NDArray[np.generic]) -> str:
 
 
 def _opened(table: Path) -> TextIO:
-    """Open a CSV, of a spreadsheet too: those begin with a byte order mark."""
+    """Open a CSV file; files from spreadsheets begin with a byte order mark."""
     return table.open(newline="", encoding="utf-8-sig", errors="replace")
 
 
@@ -241,14 +243,14 @@ def _pairs(
     max_pixels: int,
     spacing: Callable[[Pixels], Spacing | None] = lambda image: None,
 ) -> tuple[tuple[str, ...], list[Source]]:
-    """Return the labels, and the pictures of a folder, each with a mask of its name per label."""
+    """Return the classes, and the images of a folder, each with its mask for every class."""
     pictures = decode.pictures(folder)
     drawn = {path: [_beside(path, label) for label in masks.values()] for path in pictures}
-    missing = [path.name for path, found in drawn.items() if None in found]
+    missing = [path.name for path, files in drawn.items() if None in files]
     if missing:
         raise ConfigError(
             f"{len(missing)} of {len(drawn)} images in {folder} have no mask, first {missing[0]}.",
-            "Give each a mask of the same name, all black if there is nothing to draw.",
+            "Give each image a mask of the same name, black if there is nothing to segment.",
         )
 
     def read(path: Path) -> Scan:
@@ -281,7 +283,7 @@ def _mask(path: Path, image: Pixels, max_pixels: int) -> Masks:
     if pixels.any() and not mask.any():
         raise ConfigError(
             f"{path} has values up to {pixels.max() * 255:.0f}.",
-            "A mask is made of 0 and 255; write one folder of masks for each label.",
+            "A mask may hold only 0 and 255; make one folder of masks for each class.",
         )
     return mask
 
@@ -290,7 +292,7 @@ def _check_size(path: Path, shape: tuple[int, ...], image: Pixels) -> None:
     if shape != image.shape[:2]:
         raise ConfigError(
             f"{path} has a mask of shape {shape}, but its image has {image.shape[:2]}.",
-            "Masks are grey and as large as their images.",
+            "Save the mask in grey, with the height and width of its image.",
         )
 
 
@@ -305,7 +307,7 @@ def _is_chexmask(path: Path) -> bool:
 
 
 def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
-    """Return the rows of a CheXmask table whose image is there and whose masks can be trusted."""
+    """Return the rows of a CheXmask table that have an image and masks of sufficient quality."""
 
     def read(path: Path, row: Mapping[str, str]) -> Scan:
         image = _picture(path, max_pixels)
@@ -320,10 +322,10 @@ def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
 
 
 def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
-    csv.field_size_limit(2**24)  # the runs of one lung alone may exceed the usual limit
+    csv.field_size_limit(2**24)  # the runs of one lung may exceed the default limit
     with _opened(table) as file:
         rows = csv.DictReader(file)
-        # Each source calls its identifier otherwise; it is the first column that has a name.
+        # The identifier is the first column with a name; the name differs between sources.
         identifier = next(name for name in rows.fieldnames or () if name)
         for row in rows:
             path = _image_of(row[identifier], folder)
@@ -362,22 +364,22 @@ def _synthstrip(folder: Path) -> list[Source]:
 
 
 def _slice(path: Path) -> tuple[Pixels, Spacing]:
-    """Return the one slice of a NIfTI file, head up if its header is right, and its spacing."""
-    import nibabel  # only who has such files waits for it
+    """Return the only slice of a NIfTI file, head up if its header is right, and its spacing."""
+    import nibabel  # slow to import, and needed only here
 
     try:
-        found = nibabel.nifti1.Nifti1Image.from_filename(path)
-        values = np.nan_to_num(found.get_fdata(dtype=np.float32))
+        file = nibabel.nifti1.Nifti1Image.from_filename(path)
+        values = np.nan_to_num(file.get_fdata(dtype=np.float32))
     except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         raise ConfigError(f"{path} cannot be read ({error}).", "Copy the case again.") from None
     volume = values.reshape(values.shape + (1,) * (3 - values.ndim))
-    # Axes that grow to the right, to the front and up, whichever way the scanner had them.
-    whole = nibabel.nifti1.Nifti1Image(volume, found.affine)  # type: ignore[no-untyped-call]
+    # Make the axes grow to the right, to the front and up, whatever the scanner's order.
+    whole = nibabel.nifti1.Nifti1Image(volume, file.affine)  # type: ignore[no-untyped-call]
     upright = nibabel.funcs.as_closest_canonical(whole)  # type: ignore[no-untyped-call]
     shown = [axis for axis, side in enumerate(upright.shape) if side > 1]
     if upright.ndim != 3 or len(shown) != 2:
         raise ConfigError(
-            f"{path} has the shape {values.shape}, not that of one slice.",
+            f"{path} has the shape {values.shape}, expected a single slice.",
             "Give the 2-D edition of SynthStrip's data.",
         )
     width, height = (float(upright.header.get_zooms()[axis]) for axis in shown)

@@ -1,4 +1,4 @@
-"""The pictures of a report: learning curves, maps, and what attention gates let through."""
+"""The pictures of a report: learning curves, maps, and the output of the attention gates."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PANELS = 3  # maps beside each other
 
 @dataclass(frozen=True)
 class Map:
-    """Where the scans of a pool lie, and which of them each arm chose.
+    """The map of a pool, with the scans that each arm chose.
 
     Attributes:
         name: Of the encoder and the projection.
         seed: Of the map and the choice.
         points: Shape (n, m); the first two axes are drawn.
         chosen: Rows of `points` by arm, in the order of choice.
-        first: How many of them the cold start chose.
+        first: Number of scans that the cold start chose.
     """
 
     name: str
@@ -59,8 +59,8 @@ class ScanView:
     Attributes:
         name: Of the scan.
         image: Shape (h, w) or (h, w, 3), values in [0, 1].
-        masks: What the network draws, shape (c, h, w).
-        gates: What each attention gate lets through, coarse to fine, shape (g, h, w).
+        masks: The network's masks, shape (c, h, w).
+        gates: Coefficients of each attention gate, coarse to fine, shape (g, h, w).
     """
 
     name: str
@@ -83,8 +83,8 @@ class Attention:
 
 
 def curves(results: Results) -> Figure:
-    """Return mean Dice over labels with its 95 % interval; arms side by side if there is but one
-    count of labels.
+    """Return mean Dice over labelled scans with its 95 % interval; with only one count of labels,
+    columns side by side.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -97,30 +97,31 @@ def curves(results: Results) -> Figure:
     return figure
 
 
-def picture(one: Map, arms: Sequence[str]) -> Figure:
-    """Return a panel for each arm: all scans as dots, the chosen ones numbered in order.
+def picture(map_: Map, arms: Sequence[str]) -> Figure:
+    """Return a panel for each arm: all scans as dots, the chosen scans numbered in order.
 
     Args:
-        arms: All arms, so that each has the colour that it has in the curves.
+        map_: The map to draw.
+        arms: All arms, so that each keeps its colour from the curves.
     """
-    columns = min(PANELS, len(one.chosen))
-    lines = math.ceil(len(one.chosen) / columns)
+    columns = min(PANELS, len(map_.chosen))
+    lines = math.ceil(len(map_.chosen) / columns)
     figure = Figure(figsize=(0.5 + 4 * columns, 0.6 + 4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     styles = _styles(arms)
-    for axes, (arm, rows) in zip(panels, one.chosen.items(), strict=False):
-        _panel(axes, one, rows, styles[arm][0])
+    for axes, (arm, rows) in zip(panels, map_.chosen.items(), strict=False):
+        _panel(axes, map_, rows, styles[arm][0])
         axes.set_title(arm, fontsize=10)
-    for axes in panels[len(one.chosen) :]:
+    for axes in panels[len(map_.chosen) :]:
         axes.set_visible(False)
-    later = "; rings: chosen by the acquisition" if _most(one) > one.first else ""
-    figure.suptitle(f"{one.name}, seed {one.seed}: chosen scans in order{later}", fontsize=11)
+    later = "; rings: chosen by the acquisition" if _most(map_) > map_.first else ""
+    figure.suptitle(f"{map_.name}, seed {map_.seed}: chosen scans in order{later}", fontsize=11)
     return figure
 
 
 def gates(look: Attention) -> Figure:
-    """Return a row for each scan: the scan with what the network draws, then gate by gate what is
-    let through, from the coarsest to the finest, dark where a gate is shut.
+    """Return a row for each scan: the scan with the network's masks, then the coefficients of each
+    attention gate from the coarsest to the finest, dark where the gate is shut.
     """
     columns = 1 + len(look.scans[0].gates)
     figure = Figure(figsize=(2.4 * columns, 0.7 + 2.4 * len(look.scans)), layout="constrained")
@@ -150,7 +151,7 @@ def _styles(arms: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def _frame(results: Results) -> tuple[float, float]:
-    """Return the limits of Dice by single runs: intervals of a few runs would leave no detail."""
+    """Return the limits of the Dice axis from single runs: intervals of few runs are too wide."""
     values = [
         step["dice"]
         for runs in results.arms.values()
@@ -193,11 +194,11 @@ def _columns(axes: Axes, results: Results) -> None:
     axes.set_xlabel(f"{results.labels[0]} labelled scans; grey: single runs")
 
 
-def _panel(axes: Axes, one: Map, rows: Sequence[int], colour: str) -> None:
-    x, y = _plane(one.points).T
+def _panel(axes: Axes, map_: Map, rows: Sequence[int], colour: str) -> None:
+    x, y = _plane(map_.points).T
     axes.scatter(x, y, s=14, color="0.75", linewidths=0)
     picked = list(rows)
-    first, later = picked[: one.first], picked[one.first :]
+    first, later = picked[: map_.first], picked[map_.first :]
     axes.scatter(x[first], y[first], s=46, color=colour, zorder=3)
     axes.scatter(x[later], y[later], s=46, facecolors="white", edgecolors=colour, zorder=3)
     for number, row in enumerate(picked, 1):
@@ -211,14 +212,14 @@ def _panel(axes: Axes, one: Map, rows: Sequence[int], colour: str) -> None:
 
 
 def _plane(points: Floats) -> Floats:
-    """Return the first two axes of a map, shape (n, 2); a missing one is 0."""
+    """Return the first two axes of a map, shape (n, 2); a missing axis is 0."""
     plane = np.zeros((len(points), 2))
     plane[:, : points.shape[1]] = points[:, :2]
     return plane
 
 
-def _most(one: Map) -> int:
-    return max(len(rows) for rows in one.chosen.values())
+def _most(map_: Map) -> int:
+    return max(len(rows) for rows in map_.chosen.values())
 
 
 def _file_name(kind: str, name: str) -> str:
@@ -226,7 +227,7 @@ def _file_name(kind: str, name: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and SVG, whose endings are added to the path."""
+    """Write a figure as PNG and SVG; the endings are added to the path."""
     for kind in ("png", "svg"):
         artifacts.write(
             path.with_name(f"{path.name}.{kind}"),

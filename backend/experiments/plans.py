@@ -1,4 +1,4 @@
-"""What an experiment compares: ways of selection, seeds and counts of labels."""
+"""The plan of an experiment: its arms (query strategies), seeds and counts of labelled scans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backend.settings import ProjectOptions
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of selection: what production calls encoder, projection and so on."""
+    """One way to choose scans, in the values of production's options."""
 
     encoder: str
     projection: str
@@ -28,22 +28,22 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared, and how it is measured.
+    """The arms to compare, and how to measure them.
 
     Attributes:
-        arms: The ways of selection.
-        seeds: Of selection and training alike; one run for each arm and seed.
-        labels: Counts of labelled scans at which is trained, ascending. The cold start chooses the
-            first, the acquisition the others.
-        random_draws: Seeds of an arm in which chance chooses; None for as many as the others.
-        held_out: Scans to measure on, at least; whole groups, never in the pool.
-        folds: Instead of `held_out`: parts of the scans, whole groups, that take turns. The run of
-            seed s is measured on part s modulo `folds` and chooses from the others.
-        split_seed: Draws what is held out.
-        image_size, steps: Of training; None for production's.
-        train_seeds: Networks for each selection, whose scores are averaged.
+        arms: The ways to choose scans.
+        seeds: Of selection and training; one run for each arm and seed.
+        labels: Counts of labelled scans after which a network is trained, ascending. The cold start
+            chooses the first batch, the acquisition the others.
+        random_draws: Number of seeds for a random arm; None for as many as the other arms.
+        held_out: Least number of scans to measure on; whole groups, never in the pool.
+        folds: Instead of `held_out`: number of parts of the scans, in whole groups. The run of
+            seed s is measured on part s modulo `folds` and chooses from the other parts.
+        split_seed: Of the draw of held-out scans or folds.
+        image_size, steps: Of training; None for production's values.
+        train_seeds: Number of networks for each selection, whose scores are averaged.
         baseline: Values that name the arm to compare with; empty for the control.
-        attention: Held-out scans of which pictures show what the attention gates let through.
+        attention: Number of held-out scans in the pictures of the attention gates.
     """
 
     arms: tuple[Arm, ...]
@@ -63,14 +63,14 @@ class Plan:
         if list(self.labels) != sorted({*self.labels}) or min(self.labels) < 1:
             raise ConfigError(
                 f"--labels is {', '.join(map(str, self.labels))}.",
-                "Give counts from 1 on that grow, such as 10,20,30.",
+                "Give ascending counts of at least 1, such as 10,20,30.",
             )
         if self.folds is not None:
             self._check_turns(self.folds)
         if len(self.labels) == 1 and len({_acquisition(arm) for arm in self.arms}) > 1:
             raise ConfigError(
-                "With one count of --labels no acquisition takes place.",
-                "Give further counts, or a single --acquisition, --alpha and --uncertainty.",
+                "With only one count in --labels no acquisition takes place.",
+                "Give more counts, or only one --acquisition, --alpha and --uncertainty.",
             )
 
     def _check_turns(self, folds: int) -> None:
@@ -80,14 +80,15 @@ class Plan:
                 raise ConfigError(
                     f"--folds is {folds}, and the seeds {', '.join(map(str, seeds))} do not hold "
                     "out every fold equally often.",
-                    f"Give a multiple of {folds} seeds and draws, such as --seeds 0-{folds - 1}.",
+                    f"Give a multiple of {folds} seeds and random draws, such as "
+                    f"--seeds 0-{folds - 1}.",
                 )
 
     def runs(self) -> list[tuple[Arm, int]]:
         """Return arm and seed of every run.
 
-        Those of an arm come together: arms that begin alike then find its trainings done, where
-        they would otherwise make the same ones at the same time.
+        The runs of an arm come together: arms with the same first choice can then reuse its
+        trainings, instead of doing the same training at the same time.
         """
         return [(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
 
@@ -99,7 +100,7 @@ class Plan:
         return (*self.seeds, *range(start, start + self.random_draws))[: self.random_draws]
 
     def names(self) -> dict[Arm, str]:
-        """Return what each arm is called: the values in which the arms differ."""
+        """Return the name of each arm: the values in which the arms differ."""
         told = [
             field.name
             for field in fields(Arm)
@@ -113,29 +114,29 @@ class Plan:
         }
 
     def control(self) -> Arm:
-        """Return the arm that differences are taken against.
+        """Return the arm that the other arms are compared with.
 
         Raises:
-            ConfigError: If `baseline` names none.
+            ConfigError: If `baseline` names no arm.
         """
         wanted = set(self.baseline)
         if wanted:
-            found = [arm for arm in self.arms if wanted <= {str(v) for v in asdict(arm).values()}]
-            if not found:
+            arms = [arm for arm in self.arms if wanted <= {str(v) for v in asdict(arm).values()}]
+            if not arms:
                 raise ConfigError(
                     f"--baseline {','.join(self.baseline)} is no arm of this plan.",
-                    f"Take values of one of: {'; '.join(self.names().values())}.",
+                    f"Name values of one of these arms: {'; '.join(self.names().values())}.",
                 )
-            return found[0]
+            return arms[0]
         drawn = [arm for arm in self.arms if arm.cold_start == "random"] or list(self.arms)
         return next((arm for arm in drawn if arm.acquisition == "random"), drawn[0])
 
 
 def plan_of(asked: Mapping[str, Any]) -> Plan:
-    """Return the plan that a person asks for, lists as text.
+    """Return the plan that a person asks for, from lists as text.
 
     Args:
-        asked: The fields of Arm as lists, and those of Plan but for `arms`.
+        asked: The fields of Arm as lists, and the fields of Plan except `arms`.
 
     Raises:
         ConfigError: If a list or a value is wrong.
@@ -144,7 +145,7 @@ def plan_of(asked: Mapping[str, Any]) -> Plan:
     others |= {name: numbers(asked[name]) for name in ("seeds", "labels")}
     others["baseline"] = tuple(filter(None, asked["baseline"].split(",")))
     arms = grid({field.name: asked[field.name].split(",") for field in fields(Arm)})
-    # Chance draws the same whatever the encoder: one such arm is enough.
+    # Random arms choose the same scans with every encoder: keep only one of them.
     drawn = [arm for arm in arms if by_chance(arm, others["labels"])]
     return Plan(tuple(arm for arm in arms if arm not in drawn[1:]), **others)
 
@@ -156,7 +157,7 @@ def grid(values: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
         values: The values of each field of Arm, as a person writes them.
 
     Raises:
-        ConfigError: If production knows no such value.
+        ConfigError: If production does not accept a value.
     """
     names = [field.name for field in fields(Arm)]
     checked = [dict.fromkeys(_checked(name, value) for value in values[name]) for name in names]
@@ -175,12 +176,12 @@ def _checked(name: str, value: str) -> Any:
 
 
 def _deciding(arm: Arm, labels: Sequence[int]) -> tuple[str, ...]:
-    """Return the strategies that have a say with these counts of labels."""
+    """Return the strategies that choose scans with these counts of labels."""
     return (arm.cold_start, arm.acquisition)[: len(labels)]
 
 
 def by_chance(arm: Arm, labels: Sequence[int]) -> bool:
-    """Return whether chance alone chooses."""
+    """Return whether the arm chooses all scans at random."""
     return set(_deciding(arm, labels)) == {"random"}
 
 
@@ -192,17 +193,17 @@ def numbers(text: str) -> tuple[int, ...]:
     """Return the whole numbers of a list such as "0-4,10".
 
     Raises:
-        ConfigError: If it is no such list.
+        ConfigError: If the text is not such a list.
     """
-    found: list[int] = []
+    listed: list[int] = []
     try:
         for part in text.split(","):
             first, _, last = part.strip().partition("-")
-            found += range(int(first), int(last or first) + 1)
+            listed += range(int(first), int(last or first) + 1)
     except ValueError:
-        found = []
-    if not found:
+        listed = []
+    if not listed:
         raise ConfigError(
-            f"{text!r} is no list of whole numbers.", "Write one such as 0,1,2 or 0-9."
+            f"{text!r} is no list of whole numbers.", "Write a list such as 0,1,2 or 0-9."
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(listed))

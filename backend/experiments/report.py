@@ -1,4 +1,4 @@
-"""What runs of a simulation say together, in text and tables, each number with its interval."""
+"""The report of an experiment: text and tables, each number with its interval."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Row:
-    """An arm at one count of labels; NaN where there is nothing to compute from.
+    """An arm at one count of labels; NaN for a value that cannot be computed.
 
     Attributes:
-        others: Means of the metrics beside Dice, by name.
+        others: Means of the metrics other than Dice, by name.
     """
 
     labels: int
@@ -64,7 +64,7 @@ def write(
         folder / "results.json",
         {
             "settings": results.settings,
-            **{f"{one.name}_unit": results.unit for one in METRICS.values() if one.unit},
+            **{f"{metric.name}_unit": results.unit for metric in METRICS.values() if metric.unit},
             "baseline": results.baseline,
             "table": numbers,
             "runs": {
@@ -76,8 +76,8 @@ def write(
     )
     if results.arms:
         figures.save(figures.curves(results), folder / "learning-curves")
-    for one in maps:
-        figures.save(figures.picture(one, list(results.arms)), folder / one.file)
+    for map_ in maps:
+        figures.save(figures.picture(map_, list(results.arms)), folder / map_.file)
     for look in attention:
         figures.save(figures.gates(look), folder / look.file)
 
@@ -90,12 +90,12 @@ def table(results: Results) -> list[Row]:
 
 
 def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) -> str:
-    """Return the report: a table for each count of labels, what its numbers mean, and pictures."""
+    """Return the report: a table for each count of labels, the meaning of its numbers, pictures."""
     return _template("report.md.j2").render(
         results=results,
         main=MAIN,
         others=OTHERS,
-        measured=" and ".join(one.heading(f"in {results.unit}") for one in METRICS.values()),
+        measured=" and ".join(metric.heading(f"in {results.unit}") for metric in METRICS.values()),
         settings=[f"`{name}` {value}" for name, value in results.settings.items()],
         rows=rows,
         training=[training_sd(results, step) for step, _ in enumerate(results.labels)],
@@ -108,7 +108,7 @@ def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) ->
 def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(),  # of HTML; Markdown is written as it is
+        autoescape=select_autoescape(),  # escapes HTML; Markdown stays as it is
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -119,7 +119,7 @@ def _template(name: str) -> Template:
 
 
 def _shown(value: float, pattern: str, missing: str) -> str:
-    """Return a number as text, or what stands for one that cannot be computed."""
+    """Return a number as text, or `missing` for NaN."""
     return missing if math.isnan(value) else pattern % value
 
 
@@ -160,23 +160,24 @@ def _row(results: Results, step: int, arm: str) -> Row:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    """Return a row as results.json holds it: every metric beside the others."""
+    """Return a row in the format of results.json, with every metric on the same level."""
     fields = asdict(row)
     others = fields.pop("others")
     return {**fields, **others}
 
 
 def training_sd(results: Results, step: int) -> tuple[float, int, int]:
-    """Return how far Dice of networks that were trained on the same scans differ by chance.
+    """Return the standard deviation of Dice between networks trained on the same scans.
 
-    The standard deviation is pooled over all choices of scans; beside it the number of choices and
-    of networks for each. NaN where there is but one network.
+    Returns:
+        The standard deviation pooled over all choices of scans (NaN with one network per choice),
+        the number of choices, and the number of networks for each.
     """
     made = {
         (seed, _chosen(run, step)): run["steps"][step]["dice_by_network"]
         for runs in results.arms.values()
         for seed, run in runs.items()
-    }  # arms that chose the same scans share their networks
+    }  # arms with the same choice share their networks
     networks = list(made.values())
     if not networks or len(networks[0]) < 2:
         return math.nan, len(networks), 1
@@ -185,11 +186,11 @@ def training_sd(results: Results, step: int) -> tuple[float, int, int]:
 
 
 def _chosen(run: Run, step: int) -> frozenset[str]:
-    return frozenset(name for one in run["steps"][: step + 1] for name in one["names"])
+    return frozenset(name for past in run["steps"][: step + 1] for name in past["names"])
 
 
 def _warnings(results: Results) -> Iterator[str]:
-    """Yield how many runs of each arm met each kind of warning; run files hold their words."""
+    """Yield the number of runs of each arm with each kind of warning; run files hold the texts."""
     for arm, runs in results.arms.items():
         kinds = Counter(kind for run in runs.values() for kind in _kinds(run))
         for kind, number in sorted(kinds.items()):
@@ -229,5 +230,5 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _number(value: object) -> object:
-    """JSON has no NaN: what does not exist is null."""
+    """Return a value for JSON, which has no NaN: NaN becomes null."""
     return None if isinstance(value, float) and math.isnan(value) else value

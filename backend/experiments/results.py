@@ -1,4 +1,4 @@
-"""What the runs of a plan wrote down, read back."""
+"""Read the files of a plan's runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backend.storage import artifacts
 if TYPE_CHECKING:
     from backend.experiments.studies import Study  # loads torch
 
-Run = Mapping[str, Any]  # what simulate.run returns, and the name of its file
+Run = Mapping[str, Any]  # the record from simulate.run, and the name of its file
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,15 @@ class Results:
 
     Attributes:
         title: Of the data.
-        settings: What was asked for, as it goes into results.json.
+        settings: The settings that were asked for, as in results.json.
         unit: Of HD95.
-        labels: Counts of labelled scans at which was measured.
-        folds: How many parts took turns in being held out, by seed; None for always the same.
-        arms: The runs of each arm by seed; arms without any are left out.
-        baseline: The arm that differences are taken against.
-        failed: What went wrong, by the name of the run.
-        notes: What a reader has to know besides.
+        labels: Counts of labelled scans at which networks were measured.
+        folds: Number of folds that are held out in turn, by seed; None if all runs hold out the
+            same scans.
+        arms: The runs of each arm by seed; arms without runs are left out.
+        baseline: The arm that the others are compared with.
+        failed: Errors by the name of the run.
+        notes: Further notes for the reader.
     """
 
     title: str
@@ -45,25 +46,26 @@ class Results:
     folds: int | None = None
 
     def independent(self, values: Mapping[int, float]) -> dict[int, float]:
-        """Return values by seed, or by fold where several seeds were measured on the same scans.
+        """Return values by seed, or means by fold if several seeds share their held-out scans.
 
-        What they share would make an interval too narrow, were each counted by itself.
+        Runs with the same held-out scans are dependent: counted one by one, they would make an
+        interval too narrow.
         """
         if self.folds is None:
             return dict(values)
-        found: dict[int, list[float]] = {}
+        by_fold: dict[int, list[float]] = {}
         for seed, value in values.items():
-            found.setdefault(seed % self.folds, []).append(value)
-        return {fold: float(np.mean(shared)) for fold, shared in found.items()}
+            by_fold.setdefault(seed % self.folds, []).append(value)
+        return {fold: float(np.mean(shared)) for fold, shared in by_fold.items()}
 
     def values(self, arm: str, step: int, measure: str) -> dict[int, float]:
-        """Return a measure of a step's record by seed."""
+        """Return a measure of one step of an arm's runs, by seed."""
         runs = self.arms.get(arm, {})
         return {seed: run["steps"][step][measure] for seed, run in runs.items()}
 
 
 def read(study: Study, failed: Mapping[str, str]) -> Results:
-    """Return the results of the runs that were made, and what went wrong with the others."""
+    """Return the results of the finished runs, and the errors of the failed ones."""
     plan = study.plan
     arms = {
         name: {
@@ -112,8 +114,8 @@ def _settings(study: Study) -> dict[str, str]:
 
 
 def _range(sizes: Iterable[int]) -> str:
-    found = list(sizes)
-    return " to ".join(map(str, sorted({min(found), max(found)})))
+    listed = list(sizes)
+    return " to ".join(map(str, sorted({min(listed), max(listed)})))
 
 
 def _listed(values: Iterable[object]) -> str:

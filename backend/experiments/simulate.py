@@ -1,7 +1,7 @@
-"""The loop on a labelled folder, to compare ways of selection: decide, train, measure, again.
+"""Simulate active learning on a labelled folder, to compare arms: choose, train, measure, repeat.
 
-Selection and training are the very functions that production calls. Every run is one JSON file
-named by what determines it, so that the same command goes on where it was stopped.
+Selection and training call the same functions as production. Every run is one JSON file, named by
+a digest of all that determines it, so that the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
 
-NETWORKS_APART = 10_000  # between the seeds of networks that share a selection
+NETWORKS_APART = 10_000  # difference between the seeds of networks that share a selection
 
 
 def simulate(
     plan: Plan, folder: Path, out: Path, *, jobs: int, settings: Settings, say: Say
 ) -> dict[str, str]:
-    """Make the runs of a plan that were not made before, and the report of all of them.
+    """Make the missing runs of a plan, and the report of all its runs.
 
     Args:
         folder: Labelled scans; see `datasets.find`.
-        out: Where everything is kept; the same folder goes on where it was stopped.
-        jobs: Processes, each on one core.
-        say: Told how far it is, a line at a time.
+        out: Folder for all results; a second call with the same folder continues the first.
+        jobs: Number of processes, each on one core.
+        say: Called with a line of text on every progress.
 
     Returns:
-        What went wrong, by the name of the run.
+        Errors by the name of the run.
 
     Raises:
-        FirstlightError: If the plan does not fit the data, or something cannot be read or written.
+        FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
-    plan.control()  # a wrong name is said before hours of work
+    plan.control()  # raise for a wrong name now, not after hours of work
     _prepare_folder(out)
     study = prepare(plan, folder, out, settings, say)
     names = plan.names()
     todo = [(arm, seed) for arm, seed in plan.runs() if not study.file(arm, seed).exists()]
-    say(f"{len(plan.runs())} runs, {len(todo)} of them to be made")
+    say(f"{len(plan.runs())} runs, {len(todo)} of them still to be made")
     failed: dict[str, str] = {}
     for done, (run_of, error) in enumerate(_made(study, todo, jobs), 1):
         name = f"{names[run_of[0]]}, seed {run_of[1]}"
@@ -68,8 +68,8 @@ def simulate(
             failed[name] = f"{type(error).__name__}: {error}"
             log.error("%s failed", name, exc_info=error)
         say(f"{done}/{len(todo)} {name}: {failed.get(name) or _outcome(study.file(*run_of))}")
-    found = results.read(study, failed)
-    report.write(found, _maps(study, found), _attention(study, found), out)
+    finished = results.read(study, failed)
+    report.write(finished, _maps(study, finished), _attention(study, finished), out)
     say(f"Report: {out / 'report.md'}")
     return failed
 
@@ -79,16 +79,17 @@ def _prepare_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"--out {out} cannot be written ({error.strerror}).", "Give a folder of yours."
+            f"--out {out} cannot be written ({error.strerror}).",
+            "Give a folder that this user may write.",
         ) from None
 
 
 def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
-    """Return the record of one run: what was chosen at every count of labels, and what it gave."""
+    """Return the record of one run: the choice and the scores at every count of labels."""
     study = study.of(seed)
     fitted, plan = _map(study, arm, seed), study.plan
     points = fitted.coordinates
-    found = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
+    clusters = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
     groups = np.array([scan.group for scan in study.scans(study.pool)])
     labelled = np.zeros(len(points), bool)
     uncertainty = None
@@ -100,15 +101,15 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
             _options(arm, plan.labels[0], count - int(labelled.sum()), seed),
             uncertainty=uncertainty,
             coordinates=points,
-            clusters=found,
+            clusters=clusters,
             groups=groups,
         )
         chosen = decision.order[: count - labelled.sum()]
         labelled[chosen] = True
-        # A network scores the pool only where somebody will ask for it.
+        # Score the pool only if another batch follows.
         measure = arm.uncertainty if count != plan.labels[-1] else ""
         learned = _learn_all(study, np.flatnonzero(labelled), seed, measure)
-        uncertainty = learned[0].uncertainty  # production has one network too
+        uncertainty = learned[0].uncertainty  # of one network, as in production
         warnings = {"warnings": [*fitted.warnings, *decision.warnings]}
         steps.append(_step(study, decision, chosen, learned) | warnings)
     return _described(study, arm, seed) | {"steps": steps}
@@ -141,12 +142,12 @@ def _options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.Se
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a network trained on some scans is worth, and what it says of the others.
+    """The scores of a network on held-out scans, and its uncertainty on the pool.
 
     Attributes:
-        scores: Of each metric of METRICS, held-out scan and label, shape (m, h, c); NaN for a
-            label that was neither drawn nor predicted.
-        uncertainty: Of each scan of the pool, shape (p,); 0 where it is labelled or was not asked.
+        scores: Of each metric of METRICS, held-out scan and class, shape (m, h, c); NaN for a
+            class that is neither drawn nor predicted.
+        uncertainty: Of each scan of the pool, shape (p,); 0 if labelled or not measured.
         seconds: Of training and measuring, shape ().
     """
 
@@ -163,9 +164,9 @@ def _learn_all(study: Study, labelled: Array, seed: int, measure: str) -> list[O
 
 
 def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
-    """Train on rows of the pool, unless these were trained on before: arms often share a choice."""
+    """Train on rows of the pool, or read an earlier outcome: arms often share a choice."""
     config = replace(study.train, seed=seed)
-    rows = [study.pool[row] for row in labelled]  # by row, so that only the set counts
+    rows = [study.pool[row] for row in labelled]  # ascending, so that the order does not count
     name = artifacts.digest(
         study.code, study.data.fingerprint, study.held, rows, repr(config), measure
     )
@@ -183,13 +184,15 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     fitted = _fit(study.scans(study.pool[row] for row in labelled), config)
     held = study.scans(study.held)
     pairs = zip(held, _predicted(fitted, held), strict=True)
-    scores = [_scores(scan, found > 0.5) for scan, found in pairs]
+    scores = [_scores(scan, probabilities > 0.5) for scan, probabilities in pairs]
     uncertainty = np.zeros(len(study.pool))
     if measure:
         others = np.setdiff1d(np.arange(len(study.pool)), labelled)
         pool = study.scans(study.pool[row] for row in others)
-        judge = UNCERTAINTIES[measure]
-        uncertainty[others] = [judge(found[None])[0] for found in _predicted(fitted, pool)]
+        of = UNCERTAINTIES[measure]
+        uncertainty[others] = [
+            of(probabilities[None])[0] for probabilities in _predicted(fitted, pool)
+        ]
     return Outcome(
         scores=np.array(scores).swapaxes(0, 1),
         uncertainty=uncertainty,
@@ -197,9 +200,9 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     )
 
 
-def _scores(scan: datasets.Kept, found: Array) -> list[Array]:
-    """Return the scores of each label of a scan, metric by metric, as production measures them."""
-    return [*evaluation.of_labels(found, scan.load()[1], scan.spacing).values()]
+def _scores(scan: datasets.Kept, predicted: Array) -> list[Array]:
+    """Return the scores of each class of a scan, metric by metric, as production measures them."""
+    return [*evaluation.of_labels(predicted, scan.load()[1], scan.spacing).values()]
 
 
 def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
@@ -214,13 +217,15 @@ def _predicted(fitted: training.Fitted, scans: Sequence[datasets.Kept]) -> Itera
 def _step(
     study: Study, decision: active_learning.Decision, chosen: Array, learned: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """Return what a count of labels gave, scores as means over the networks.
+    """Return the record of one count of labels, with scores as means over the networks.
 
-    A scan's score is the mean over its labels, a label's the mean over the scans that have any of
-    it, drawn or predicted.
+    The score of a scan is the mean over its classes. The score of a class is the mean over the
+    scans in which it is drawn or predicted.
     """
-    scores = dict(zip(METRICS, np.stack([one.scores for one in learned], axis=1), strict=True))
-    # Of each metric (networks, h, c); the means over the labels of a scan (networks, h).
+    scores = dict(
+        zip(METRICS, np.stack([outcome.scores for outcome in learned], axis=1), strict=True)
+    )
+    # By metric: scores have shape (networks, h, c), means over classes (networks, h).
     means = {name: METRICS[name].mean(of) for name, of in scores.items()}
     by_label = {
         f"{name}_by_label": METRICS[name].mean(of, axis=1).mean(axis=0).tolist()
@@ -239,7 +244,7 @@ def _step(
         "worst": MAIN.worst(by_scan.mean(axis=0)),
         **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
         "held_out": _held_out(study, scores),
-        "seconds": round(sum(float(one.seconds) for one in learned), 1),
+        "seconds": round(sum(float(outcome.seconds) for outcome in learned), 1),
         "k": decision.k,
         "silhouette": _number(decision.silhouette),
         "alpha": _number(decision.alpha),
@@ -249,7 +254,7 @@ def _step(
 def _held_out(
     study: Study, scores: Mapping[str, Array]
 ) -> dict[str, dict[str, list[float | None]]]:
-    """Return the scores of each scan and label; null where no network had anything to score."""
+    """Return the scores of each scan and class; null if a class is neither drawn nor predicted."""
     means = {name: evaluation.mean(of, empty=np.nan, axis=0) for name, of in scores.items()}
     return {
         scan.name: {name: [*map(_number, of[place])] for name, of in means.items()}  # of (h, c)
@@ -258,12 +263,12 @@ def _held_out(
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN: what does not exist is null."""
+    """Return a value for JSON, which has no NaN: NaN becomes null."""
     return None if np.isnan(value) else float(value)
 
 
 def _map(study: Study, arm: Arm, seed: int) -> projection.Projection:
-    """Return the map of the pool, fitted once for all arms that share it."""
+    """Return the map of the pool, fitted once for all arms with the same encoder and projection."""
     path = study.map_file(arm, seed)
     if path.exists():
         return projection.Projection.load(path)
@@ -277,16 +282,16 @@ Made = tuple[tuple[Arm, int], BaseException | None]
 
 
 def _made(study: Study, todo: Sequence[tuple[Arm, int]], jobs: int) -> Iterator[Made]:
-    """Make runs in processes of their own; yield each with what went wrong."""
+    """Make runs in separate processes; yield each run with its error, if any."""
     if not todo:
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads half alive
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     workers = ProcessPoolExecutor(min(jobs, len(todo)), spawn, initializer=_begin)
     try:
         futures = {workers.submit(_make, study, *run_of): run_of for run_of in todo}
         for future in as_completed(futures):
             yield futures[future], future.exception()
-    except BaseException:  # Ctrl-C above all: what was under way is made by the next start
+    except BaseException:  # mostly Ctrl-C: the next start makes the unfinished runs
         workers.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             child.terminate()
@@ -299,7 +304,7 @@ def _make(study: Study, arm: Arm, seed: int) -> None:
 
 
 def _begin() -> None:
-    """Begin a worker: on one core, deaf to Ctrl-C, which its parent hears, and gone with it."""
+    """Set a process up: use one core, leave Ctrl-C to the parent, and end with the parent."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -328,14 +333,14 @@ def _outcome(path: Path) -> str:
     return f"Dice {dice} ({sum(step['seconds'] for step in steps):.0f} s of training)"
 
 
-def _maps(study: Study, found: results.Results) -> list[figures.Map]:
-    """Return a map for each encoder and projection, of the first seed, with the arms on it."""
+def _maps(study: Study, finished: results.Results) -> list[figures.Map]:
+    """Return a map of the first seed for each encoder and projection, with the arms' choices."""
     names, seed = study.plan.names(), study.plan.seeds[0]
     study = study.of(seed)
     place = {row: index for index, row in enumerate(study.pool)}
     spaces: dict[str, dict[Arm, list[int]]] = {}
     for arm, name in names.items():
-        run_of = found.arms.get(name, {}).get(seed)
+        run_of = finished.arms.get(name, {}).get(seed)
         if run_of is not None:
             rows = [place[row] for step in run_of["steps"] for row in step["rows"]]
             spaces.setdefault(f"{arm.encoder}, {arm.projection}", {})[arm] = rows
@@ -351,16 +356,16 @@ def _maps(study: Study, found: results.Results) -> list[figures.Map]:
     ]
 
 
-def _attention(study: Study, found: results.Results) -> Iterator[figures.Attention]:
-    """Yield what the gates let through for each arm, after the last labels of its first seed.
+def _attention(study: Study, finished: results.Results) -> Iterator[figures.Attention]:
+    """Yield the output of the attention gates of each arm, for all labels of the first seed.
 
-    The network is trained again, on one core as in a run, which gives the same one: weights of
-    runs are not kept.
+    Runs do not keep their weights. So the network is trained again, on one core like a run, which
+    gives the same weights.
     """
     seed = study.plan.seeds[0]
     shown = study.scans(study.of(seed).held[: study.plan.attention])
     for name in study.plan.names().values():
-        run_of = found.arms.get(name, {}).get(seed)
+        run_of = finished.arms.get(name, {}).get(seed)
         if not shown or run_of is None:
             continue
         rows = sorted(row for step in run_of["steps"] for row in step["rows"])

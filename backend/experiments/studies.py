@@ -1,4 +1,4 @@
-"""What all runs of a plan share: the scans, who is held out, the embeddings, the training."""
+"""The study that all runs of a plan share: scans, held-out scans, embeddings, training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from model import active_learning, training
 
 Array = npt.NDArray[Any]
 Say = Callable[[str], object]
-FORMAT = 3  # of a run's file; raise it when old files must not stand for new runs
+FORMAT = 3  # of a run's file; raise it when old files must not be reused
 CHUNK = 64  # scans encoded at once
 
 
@@ -37,16 +37,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Study:
-    """What all runs share, handed to every process.
+    """The parts that all runs share; every process gets a copy.
 
     Attributes:
-        out: Where results are kept.
+        out: Folder of the results.
         data: The scans at working size.
-        pool, held: Rows of `data` that can be labelled, and those that are measured on.
-        folds: Rows that are measured on in turn, by seed; see `of`.
-        encoded: By encoder as asked for.
-        train: How networks are trained, but for the seed.
-        code: Digest of the sources of `model`.
+        pool, held: Rows of `data` that can be labelled, and rows that are held out.
+        folds: Rows that are held out in turn, by seed; see `of`.
+        encoded: Embeddings by the name of the encoder in the plan.
+        train: Configuration of training, except the seed.
+        code: Digest of the source of `model`.
     """
 
     out: Path
@@ -60,15 +60,15 @@ class Study:
     code: str
 
     def of(self, seed: int) -> Study:
-        """Return the study as a run of this seed sees it: one fold held out, the rest its pool."""
+        """Return the study for the runs of a seed: one fold is held out, the rest is the pool."""
         held = self.folds[seed % len(self.folds)]
         return replace(self, held=held, pool=_others(len(self.data.scans), held))
 
     def file(self, arm: Arm, seed: int) -> Path:
-        """Return where the result of a run lies: named by all that decides it but the code.
+        """Return the file of a run, named by all that determines the run except the code.
 
-        Files of other code stay valid, so that a changed comment costs nobody a night; the report
-        says when they are mixed.
+        Files from other states of the code stay valid: a changed comment must not cost hours of
+        training. The report says when they are mixed.
         """
         plan, encoder, held = self.plan, self.encoded[arm.encoder].name, self.of(seed).held
         shared = (FORMAT, self.data.fingerprint, held, repr(self.train), plan.train_seeds)
@@ -80,16 +80,16 @@ class Study:
         return [self.data.scans[row] for row in rows]
 
     def map_file(self, arm: Arm, seed: int) -> Path:
-        """Return where the map of an encoder, projection and seed lies."""
+        """Return the file of the map for an arm's encoder and projection, and a seed."""
         space = (self.encoded[arm.encoder].path.name, arm.projection, seed)
         return self.out / "maps" / f"{artifacts.digest(self.code, self.pool, space)}.npz"
 
 
 def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
-    """Read the scans, hold some of them out and embed all.
+    """Read the scans, hold some of them out, and embed all.
 
     Raises:
-        FirstlightError: If the plan does not fit the data, or something cannot be read or written.
+        FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
     dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
     say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
@@ -105,7 +105,7 @@ def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -
 
 
 def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Return the rows that are held out: the same for every run, or in turn."""
+    """Return the held-out rows: one set for every run, or one fold after the other."""
     if plan.folds is None:
         folds: tuple[tuple[int, ...], ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
     else:
@@ -114,7 +114,7 @@ def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     if len(groups) - most < max(plan.labels) or not all(folds):
         raise ConfigError(
             f"{len(groups)} scans, {most} of them held out, leave {len(groups) - most} to label; "
-            f"expected {max(plan.labels)} at least, and a scan in every fold.",
+            f"expected at least {max(plan.labels)}, and a scan in every fold.",
             "Lower --held-out, --folds or --labels.",
         )
     return folds
@@ -125,8 +125,8 @@ def _others(number: int, held: Sequence[int]) -> tuple[int, ...]:
 
 
 def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """Return rows in folds for cross-validation, each ascending: whole groups in random order,
-    each into the fold that has the fewest scans so far.
+    """Return rows in folds for cross-validation, each ascending. Whole groups in random order go
+    each into the fold with the fewest scans so far.
     """
     dealt: list[list[int]] = [[] for _ in range(folds)]
     for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
@@ -134,12 +134,12 @@ def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...],
     return tuple(tuple(sorted(fold)) for fold in dealt)
 
 
-def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
+def hold_out(groups: Sequence[int], least: int, seed: int) -> tuple[int, ...]:
     """Return rows to measure on, ascending: whole groups in random order until there are enough."""
     drawn: list[int] = []
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     for group in order.tolist():
-        if len(drawn) >= wanted:
+        if len(drawn) >= least:
             break
         drawn += np.flatnonzero(np.equal(groups, group)).tolist()
     return tuple(sorted(drawn))
@@ -148,7 +148,7 @@ def hold_out(groups: Sequence[int], wanted: int, seed: int) -> tuple[int, ...]:
 def _encode(
     data: datasets.Collection, name: str, out: Path, code: str, settings: Settings
 ) -> Encoded:
-    # Beside the results, because an experiment needs no DATA_DIR.
+    # Keep the encoder beside the results, because an experiment needs no DATA_DIR.
     encoder = encoding.load(settings.model_copy(update={"data_dir": out}), name)
     digest = artifacts.digest(data.fingerprint, encoder.name, code)
     path = out / "embeddings" / f"{digest}.npy"
@@ -166,12 +166,12 @@ def _train_config(plan: Plan, classes: int, settings: Settings) -> training.Trai
         return replace(config, steps=plan.steps or config.steps)
     except ValueError as error:
         raise ConfigError(
-            f"Nothing can be trained so: {error}.", "Correct --image-size, --steps or DEVICE."
+            f"The network cannot be trained: {error}.", "Correct --image-size, --steps or DEVICE."
         ) from None
 
 
 def _code() -> str:
-    """Return a digest of the sources of `model`: what was computed by others is not mixed in."""
+    """Return a digest of the source of `model`; cached results of other code are not reused."""
     folder = Path(active_learning.__file__).parent
     content = hashlib.sha256()
     for source in sorted(folder.rglob("*.py")):

@@ -1,1 +1,1 @@
-"""Bytes in, arrays out."""
+"""Fetch and decode images: bytes in, arrays out."""

@@ -28,13 +28,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 from backend.errors import ImageError
 from backend.imaging.pixels import Pixels, Rows, check_size, from_bytes, one_channel, stretched
 
-# Every size is checked here, against a limit that can be set, before anything is allocated.
-# Pillow's own limit is one for the whole process and cannot be raised for a file.
+# This module checks every size against a configurable limit before it allocates memory. Pillow's
+# own limit applies to the whole process and cannot be raised for one file.
 Image.MAX_IMAGE_PIXELS = None
 
 # Endings of files that `decode` reads.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".dcm")
-DAMAGED = (  # what Pillow and pydicom raise on bytes they cannot make sense of
+DAMAGED = (  # errors that Pillow and pydicom raise on damaged bytes
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -57,10 +57,10 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (rb"GIF8[79]a", GifImageFile),
     (rb"BM", BmpImageFile),
 )
-# With its preamble, or beginning with the first element of group 2 or 8 as older files do.
+# A DICOM file has a preamble, or (older files) begins with the first element of group 2 or 8.
 _DICOM = re.compile(rb"(?s:.{128}DICM)|(?s:[\x02\x08]\0.\0)|(?s:\0\x08\0.)")
-_TURNED_BY_BROWSERS = (PngImageFile, JpegImageFile)  # Chromium leaves a WebP as it lies
-_UPRIGHT = {  # EXIF orientation -> what turns the image upright
+_TURNED_BY_BROWSERS = (PngImageFile, JpegImageFile)  # Chromium does not turn a WebP
+_UPRIGHT = {  # EXIF orientation -> the turn that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -81,7 +81,7 @@ _FROM_THE_END = {  # the first row of the upright image is the last row or colum
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 }
-# The rest is rare, and its readers are where libtiff's holes were.
+# Other compressions are rare, and libtiff's security holes were in their readers.
 _COMPRESSIONS = (
     *("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "zstd", "jpeg"),
     *("tiff_ccitt", "group3", "group4"),
@@ -89,13 +89,13 @@ _COMPRESSIONS = (
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Return the files of a folder that are named as images, by name."""
+    """Return the files of a folder whose names end like an image's, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image file of which no more than the header was read.
+    """An image file of which only the header was read.
 
     Attributes:
         pixels: Height times width.
@@ -109,45 +109,47 @@ class Opened:
 def decode(data: bytes, *, max_pixels: int) -> Pixels:
     """Return an image file as float32 in [0, 1], (h, w) if grey, else (h, w, 3), upright.
 
-    Eight bits, and one, are divided by their highest value. Grey of more bits, signed or float,
-    is stretched from its own lowest to its own highest value, where no number and infinity are
-    black and do not count; colour of 16 bits, and grey of 16 with transparency, keep their upper
-    8. What is transparent becomes black, CMYK becomes RGB without a colour profile, a palette is
-    resolved, and colour whose channels are all equal counts as grey. Of several pages or frames
-    the first is taken. PNG and JPEG are turned by their EXIF orientation and TIFF by its own, as
-    viewers do; WebP is not, since Chromium does not. DICOM has rules of its own:
-    `backend.imaging.dicom.decode`.
+    - 1 and 8 bits: divided by the highest possible value.
+    - Grey of more bits, signed or float: its lowest value becomes 0, its highest 1. NaN and
+      infinity become black and do not count.
+    - Colour of 16 bits, and grey of 16 bits with transparency: the upper 8 bits.
+    - Transparent pixels become black. CMYK becomes RGB without a colour profile. A palette is
+      resolved. Colour with three equal channels becomes grey.
+    - Of several pages or frames, the first.
+    - PNG and JPEG are turned by their EXIF orientation and TIFF by its own, as viewers do; WebP is
+      not turned, because Chromium does not turn it.
+    - DICOM: see `backend.imaging.dicom.decode`.
 
     Raises:
-        ImageError: If it is another format, damaged, or larger than `max_pixels`.
+        ImageError: If the format is unknown, or the image is damaged or larger than `max_pixels`.
     """
     with refusing():
         return opened(data, max_pixels=max_pixels).load().whole()
 
 
 def opened(data: bytes, *, max_pixels: int) -> Opened:
-    """Read the header of an image file; its pixels are those that `decode` returns.
+    """Read the header of an image file; loading it gives the pixels that `decode` returns.
 
-    Call this, `Opened.load` and everything that reads the rows within `refusing`.
+    Call this, `Opened.load` and all code that reads the rows within `refusing`.
 
     Raises:
-        ImageError: If it is another format or larger than `max_pixels`.
-        Others: What `DAMAGED` lists.
+        ImageError: If the format is unknown, or the image is larger than `max_pixels`.
+        Others: The errors in `DAMAGED`.
     """
     if any(re.match(magic, data) for magic, _ in _READERS):
         return _picture(data, max_pixels)
     if _DICOM.match(data):
-        from backend.imaging import dicom  # only who has such files waits for pydicom
+        from backend.imaging import dicom  # pydicom is slow to import, and needed only here
 
         dataset = dicom.read(data, max_pixels=max_pixels)
         return Opened(int(dataset.Rows) * int(dataset.Columns), partial(dicom.decode, dataset))
     what = "neither PNG nor JPEG nor TIFF, WebP, BMP, GIF or DICOM" if data else "empty"
-    raise ImageError(f"The image is {what}.", "Put an image of one of these kinds in the task.")
+    raise ImageError(f"The image is {what}.", "Put an image in one of these formats in the task.")
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn what the readers raise into an ImageError that says nothing of the file's content."""
+    """Turn the readers' errors into an ImageError that quotes nothing of the file's content."""
     try:
         yield
     except MemoryError:
@@ -158,7 +160,7 @@ def refusing() -> Iterator[None]:
     except DAMAGED:
         raise ImageError(
             "The image is damaged, cut short, or of a rare kind.",
-            "Upload it again; if it opens elsewhere, save it as PNG.",
+            "Upload it again. If it opens in other programs, save it as PNG.",
         ) from None
 
 
@@ -166,7 +168,7 @@ def _picture(data: bytes, max_pixels: int) -> Opened:
     if data.startswith(b"RIFF"):
         size = _webp_size(data)
         check_size(*size, max_pixels)
-        # The reader allocates as it opens.
+        # Check the size first: this reader allocates memory when it opens a file.
         return Opened(size[0] * size[1], lambda: _loaded(_opened(data), max_pixels))
     image = _opened(data)
     check_size(*image.size, max_pixels)
@@ -182,7 +184,7 @@ def _loaded(image: ImageFile, max_pixels: int) -> Rows:
 
 
 def _opened(data: bytes) -> ImageFile:
-    # The readers are called by name: no other format is tried, and none decodes yet.
+    # Call the reader directly: Pillow then tries no other format. Opening decodes nothing yet.
     reader = next(reader for magic, reader in _READERS if re.match(magic, data))
     return reader(BytesIO(data))
 
@@ -205,16 +207,16 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
     compression = image.info["compression"]
     if compression not in _COMPRESSIONS:
-        what = f"The TIFF is compressed as {compression}, which is not read here."
+        what = f"The TIFF is compressed as {compression}, which is not supported."
         raise ImageError(what, "Save it with LZW or deflate, or as PNG.")
     tags = ExifTags.Base
-    if tags.TileWidth in image.tag_v2:  # a tile is unpacked whole, however small the image
+    if tags.TileWidth in image.tag_v2:  # a whole tile is unpacked, even for a small image
         tile = image.tag_v2[tags.TileWidth], image.tag_v2[tags.TileLength]
         check_size(*tile, max(max_pixels, 2**20))
 
 
 def _cut(image: Image.Image, turn: Image.Transpose | None, top: int, bottom: int) -> Image.Image:
-    """Return some rows of what the image would be after the turn."""
+    """Return some rows of the turned image."""
     width, height = image.size
     side = width if turn in _SIDEWAYS else height
     first, last = (side - bottom, side - top) if turn in _FROM_THE_END else (top, bottom)
@@ -224,8 +226,8 @@ def _cut(image: Image.Image, turn: Image.Transpose | None, top: int, bottom: int
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns the image upright, None if it is so."""
-    # EXIF alone, as in the browser the mask is drawn in; Pillow's getexif would follow XMP too.
+    """Return the turn that makes the image upright, None if it is upright."""
+    # Read EXIF only, like the browser in which masks are drawn; Pillow's getexif reads XMP too.
     if not isinstance(image, _TURNED_BY_BROWSERS):
         return None
     exif = Image.Exif()
@@ -257,6 +259,6 @@ def _pixels(image: Image.Image) -> Rows:
 
 
 def _low_is_white(image: Image.Image) -> bool:
-    # Pillow inverts such a TIFF of 8 bits, but not of more.
+    # Pillow inverts such a TIFF of 8 bits, but not one of more bits.
     interpretation = ExifTags.Base.PhotometricInterpretation
     return isinstance(image, TiffImageFile) and image.tag_v2.get(interpretation) == 0

@@ -1,7 +1,7 @@
-"""Decoders: processes in which scans are decoded, so that a bad file can end nothing else.
+"""Decode scans in separate processes (decoders), so that a bad file can only kill its decoder.
 
-A decoder may take MEMORY and no more, is the first process that the kernel ends when memory runs
-out, and ends when the process that started it is gone. It never imports torch.
+A decoder may use MEMORY bytes at most, is the first process that the kernel kills when memory runs
+out, and ends together with the process that started it. It never imports torch.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from backend.imaging import decode
 from backend.imaging.pixels import Pixels, shrunk
 
 DECODERS = 2
-# Bytes beyond those of an idle decoder. The worst file of 80 megapixels takes 1.6 GB
+# Bytes on top of an idle decoder's. The worst file of 80 megapixels takes 1.6 GB
 # (docs/benchmarks.md).
 MEMORY = 2 * 2**30
-LARGE = 16_000_000  # pixels; of such images one is decoded at a time
-SECONDS = 900.0  # for one image; the worst file took 300 on a machine with ten times its work
+LARGE = 16_000_000  # pixels; larger images are decoded one at a time
+SECONDS = 900.0  # for one image; the worst file took 300 s on a machine with ten times its work
 READY = b"ready"
-# Bytes of an answer. A file may have taken its decoder over; 2,048 x 2,048 pixels are 13 MB.
+# Bytes of an answer: a malicious file may control its decoder. 2,048 x 2,048 pixels are 13 MB.
 MOST_ANSWER = 2**26
 _START_SECONDS = 60.0
-# A decoder finds modules where its parent does, and its own first argument is its end of the pipe.
+# Arguments: the decoder's end of the pipe, then the parent's sys.path.
 PROGRAM = """
 import sys
 sys.path[:] = sys.argv[2:]
@@ -51,7 +51,7 @@ serve(int(sys.argv[1]))
 
 @dataclass(frozen=True)
 class Decoded:
-    """What is kept of an image.
+    """A decoded image at working size.
 
     Attributes:
         small: Shape (h, w) or (h, w, 3).
@@ -68,8 +68,8 @@ class Decoders:
     """A few decoders, each started when it is first needed. Safe to share between threads.
 
     Args:
-        program: What a decoder runs.
-        seconds: How long one image may take.
+        program: Python source that a decoder runs.
+        seconds: Longest time for one image.
     """
 
     def __init__(self, program: str = PROGRAM, seconds: float = SECONDS) -> None:
@@ -90,7 +90,7 @@ class Decoders:
         decoder = self._free.get()
         try:
             if decoder and not decoder.lives:
-                # When memory runs out the kernel ends idle decoders first: not this image's fault.
+                # The kernel may have killed the idle decoder for memory: do not blame this image.
                 decoder.end()
                 decoder = None
             decoder = decoder or _Decoder(self._program)
@@ -128,7 +128,7 @@ class _Decoder:
         with theirs:
             number = theirs.fileno()
             try:
-                # It watches its standard input, which ends with this process however that ends.
+                # A decoder ends with its standard input, which closes whenever this process ends.
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", program, str(number), *sys.path],
                     stdin=subprocess.PIPE,
@@ -149,23 +149,23 @@ class _Decoder:
         return self._process.poll() is None
 
     def send(self, message: bytes) -> None:
-        with suppress(OSError):  # that it is gone is said by what it does not answer
+        with suppress(OSError):  # a dead decoder shows when it does not answer
             self._pipe.send_bytes(message)
 
     def answer(self, seconds: float) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(self.receive(seconds))
+            content: dict[str, Any] = json.loads(self.receive(seconds))
         except ValueError:
             raise ImageError(
-                "The decoder gave an answer that is none.", "Save the image as a plain PNG or JPEG."
+                "The decoder's answer is not valid JSON.", "Save the image as a plain PNG or JPEG."
             ) from None
-        return found
+        return content
 
     def receive(self, seconds: float) -> bytes:
-        """Return its next message.
+        """Return the decoder's next message.
 
         Raises:
-            ImageError: If it ends or is silent for so long.
+            ImageError: If the decoder ends, or sends nothing for so many seconds.
         """
         try:
             if self._pipe.poll(seconds):
@@ -190,13 +190,13 @@ class _Decoder:
 def _no_decoder(why: str) -> FirstlightError:
     return FirstlightError(
         f"No decoder of images can be started ({why}).",
-        "See the log, and whether this machine has memory left.",
+        "Look at the log, and check that this machine has free memory.",
     )
 
 
 def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
     pipe.close()
-    with process:  # waits for it, and closes its standard input
+    with process:  # waits for the process, and closes its standard input
         process.kill()
 
 
@@ -204,19 +204,19 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
 
 
 def serve(number: int) -> None:
-    """Decode what comes through a pipe until the parent is gone.
+    """Decode the images that come through a pipe until the parent ends.
 
     Args:
         number: The file descriptor of this end of the pipe.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _bound()
     with Connection(number) as pipe:
         pipe.send_bytes(READY)
-        # What libraries say of a file may quote it.
+        # Discard standard error: messages of libraries may quote the file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        with suppress(EOFError, OSError):  # the parent is gone
+        with suppress(EOFError, OSError):  # the parent has ended
             while True:
                 order = json.loads(pipe.recv_bytes())
                 _answer(pipe, pipe.recv_bytes(), **order)
@@ -229,9 +229,9 @@ def _end_with_parent() -> None:
 
 
 def _bound() -> None:
-    """Take no more memory than MEMORY, and be the first to go when the machine has none left."""
+    """Limit this process to MEMORY, and let the kernel kill it first when memory runs out."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the scan
-    with suppress(OSError, ValueError):  # where there is no /proc, the bound is the machine's
+    with suppress(OSError, ValueError):  # without /proc only the machine's memory is the limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -1,4 +1,4 @@
-"""DICOM files to pixels, by the image elements alone: no other element is ever decoded."""
+"""DICOM files to pixels. Only the elements of the image are decoded, never patient data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pydicom.pixels.utils import as_pixel_options
 from backend.errors import ImageError
 from backend.imaging.pixels import Rows, check_size, one_channel, scaled, stretched
 
-# pydicom quotes the values it stumbles over, and a value may be a patient's.
+# pydicom's messages quote values, which may be patient data.
 logging.getLogger("pydicom").propagate = False
 warnings.filterwarnings("ignore", module=r"pydicom\b")
 
@@ -78,12 +78,12 @@ _CONVERT = "Convert it, for example with gdcmconv --raw, or put a PNG of it in t
 
 
 def read(data: bytes, *, max_pixels: int) -> Dataset:
-    """Return the image elements of a DICOM file; nothing is decoded yet.
+    """Return the image elements of a DICOM file; no pixel is decoded yet.
 
     Raises:
-        ImageError: If it holds no image, is compressed in a way that cannot be read, or is
-            larger than `max_pixels`.
-        Others: What `backend.imaging.decode.DAMAGED` lists, on bytes that make no sense.
+        ImageError: If the file holds no image, has an unsupported compression, or is larger than
+            `max_pixels`.
+        Others: The errors in `backend.imaging.decode.DAMAGED`, on damaged bytes.
     """
     with _refusing():
         dataset = _read(data)
@@ -94,15 +94,15 @@ def read(data: bytes, *, max_pixels: int) -> Dataset:
 def decode(dataset: Dataset) -> Rows:
     """Return a DICOM image as float32 in [0, 1], (h, w) if grey, else (h, w, 3).
 
-    Of several frames the middle one (number n // 2, from 0) is taken. Grey goes through the
-    rescale slope and intercept, or the modality's table, then through the first VOI table or
-    window: the window's ends become 0 and 1. Without a window, or with one that makes no sense,
-    it is stretched from its lowest to its highest value. MONOCHROME1 is inverted. Colour is
-    divided by the highest value of its bits. In an enhanced file slope and window are those of
-    the frame. Overlays, padding and the pixels' aspect are not looked at.
+    Of n frames the middle one, number n // 2 from 0, is decoded. Grey goes through the rescale
+    slope and intercept, or the modality's table, then through the first VOI table or window: the
+    window's ends become 0 and 1. Without a valid window, the lowest value becomes 0 and the
+    highest 1. MONOCHROME1 is inverted. Colour is divided by the highest value of its bits. In an
+    enhanced file, slope and window are the frame's. Overlays, padding and the aspect of pixels
+    are ignored.
 
     Raises:
-        Others: What `backend.imaging.decode.DAMAGED` lists, on bytes that make no sense.
+        Others: The errors in `backend.imaging.decode.DAMAGED`, on damaged bytes.
     """
     with _refusing(), np.errstate(all="ignore"):
         frames = int(dataset.get("NumberOfFrames") or 1)
@@ -117,12 +117,12 @@ def decode(dataset: Dataset) -> Rows:
 def _refusing() -> Iterator[None]:
     try:
         yield
-    except (BytesLengthException, InvalidDicomError):  # no ValueErrors, though meant as such
+    except (BytesLengthException, InvalidDicomError):  # not subclasses of ValueError
         raise ValueError("no DICOM") from None
 
 
 def _values(dataset: Dataset, frame: int) -> Rows:
-    """Return the stored values of one frame; YBR becomes RGB a strip at a time."""
+    """Return the stored values of one frame; YBR becomes RGB, strip by strip."""
     options = as_pixel_options(dataset)
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     values, properties = decoder.as_array(dataset, index=frame, raw=True, **options)
@@ -133,12 +133,12 @@ def _values(dataset: Dataset, frame: int) -> Rows:
 
 def _read(data: bytes) -> Dataset:
     syntax = _transfer_syntax(data)
-    if syntax and syntax not in _READ:  # said before dcmread, which would unpack a deflated file
+    if syntax and syntax not in _READ:  # check before dcmread, which would unpack a deflated file
         name = syntax.name if syntax.name != str(syntax) else "in an unknown way"
-        raise ImageError(f"The DICOM image is stored as {name}, which is not read here.", _CONVERT)
+        raise ImageError(f"The DICOM image is stored as {name}, which is not supported.", _CONVERT)
     dataset = dcmread(BytesIO(data), force=True, specific_tags=_ELEMENTS)
     if not syntax:
-        # Without a header of its own a file is uncompressed, and pydicom saw how it is written.
+        # A file without a header is uncompressed, and pydicom has detected its byte order.
         implicit, little = dataset.original_encoding
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = _PLAIN[0 if implicit else 1 if little else 2]
@@ -149,8 +149,8 @@ def _transfer_syntax(data: bytes) -> uid.UID | None:
     file = BytesIO(data)
     read_preamble(file, force=True)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    found = meta.get("TransferSyntaxUID")
-    return uid.UID(found) if found else None
+    name = meta.get("TransferSyntaxUID")
+    return uid.UID(name) if name else None
 
 
 def _check(dataset: Dataset, max_pixels: int) -> None:
@@ -159,12 +159,12 @@ def _check(dataset: Dataset, max_pixels: int) -> None:
         raise ImageError(what, "Put a file with pixel data in the task.")
     check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
     if dataset.PhotometricInterpretation not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
-        what = "The DICOM image is in a colour space that is not read here."
+        what = "The DICOM image is in a colour space that is not supported."
         raise ImageError(what, _CONVERT)
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax == uid.JPEGExtended12Bit and dataset.BitsStored != 8:
         what = f"The DICOM image is stored as {syntax.name} with {dataset.BitsStored:d} bits."
-        raise ImageError(f"{what} Only 8 are read here.", _CONVERT)
+        raise ImageError(f"{what} Only 8 bits are supported.", _CONVERT)
 
 
 def _check_frame(dataset: Dataset, frame: int, frames: int) -> None:
@@ -190,7 +190,7 @@ def _check_frame(dataset: Dataset, frame: int, frames: int) -> None:
 
 
 def _check_boxes(packed: bytes) -> None:
-    """Refuse JPEG 2000 boxes without a length: pydicom would step over them for ever."""
+    """Refuse JPEG 2000 boxes without a length: pydicom would loop over them for ever."""
     at = 12 if packed.startswith(_JP2) else len(packed)
     while at < len(packed) and packed[at + 4 : at + 8] != b"jp2c":
         length = int.from_bytes(packed[at : at + 4], "big")
@@ -208,7 +208,7 @@ def _check_runs(packed: bytes, pixels: int) -> None:
 
 
 def _unpacked(segment: bytes, most: int) -> int:
-    """Return how many bytes a run-length segment becomes, or something above `most`."""
+    """Return the unpacked size of a run-length segment in bytes; stop counting above `most`."""
     at, total = 0, 0
     while at < len(segment) and total <= most + 1:
         head = segment[at]
@@ -222,7 +222,7 @@ def _unpacked(segment: bytes, most: int) -> int:
 
 
 def _adopt_groups(dataset: Dataset, frame: int) -> None:
-    """Take slope and window from an enhanced file's groups: all frames', then this frame's."""
+    """Copy slope and window from an enhanced file's shared groups, then from this frame's."""
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     each = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for groups in [*shared[:1], *each[frame : frame + 1]]:
@@ -245,7 +245,7 @@ def _pixels(values: Rows, dataset: Dataset) -> Rows:
 
 
 def _quiet(image: Rows) -> Rows:
-    """Silence warnings about odd values: they would come later, when the rows are read."""
+    """Silence warnings about odd values; they come up only when the rows are read."""
 
     def read(top: int, bottom: int) -> npt.NDArray[Any]:
         with np.errstate(all="ignore"):
@@ -256,28 +256,28 @@ def _quiet(image: Rows) -> Rows:
 
 def _grey(values: Rows, dataset: Dataset, *, inverted: bool) -> Rows:
     for name in ("RescaleSlope", "RescaleIntercept"):
-        if not _is_number(dataset.get(name, 0)):  # there, and empty, or "nan"
+        if not _is_number(dataset.get(name, 0)):  # present, but empty or "nan"
             del dataset[name]
     values = values.map(lambda strip: apply_modality_lut(strip, dataset))
     try:
         shown, low, high = _windowed(values, dataset)
-    except ValueError:  # a width of 0, a function that nobody knows
+    except ValueError:  # a width of 0, or an unknown function
         return stretched(values, inverted=inverted)
     if low == high:
         return stretched(shown, inverted=inverted)
     return shown.map(lambda strip: scaled(strip, low, high, inverted=inverted))
 
 
-def _is_number(found: object) -> bool:
-    return found not in (None, "") and bool(np.isfinite(float(found)))  # type: ignore[arg-type]
+def _is_number(value: object) -> bool:
+    return value not in (None, "") and bool(np.isfinite(float(value)))  # type: ignore[arg-type]
 
 
 def _windowed(values: Rows, dataset: Dataset) -> tuple[Rows, float, float]:
-    """Return the values as the window shows them, and what its two ends are shown as."""
+    """Return the values after the window, and the values that its lower and upper end become."""
     if dataset.get("VOILUTSequence"):
-        # A table is looked up by integers, which rescaled values are no longer.
+        # Tables need integers, and rescaled values are floats.
         shown = values.map(lambda strip: apply_voi_lut(np.rint(strip).astype(np.int64), dataset))
-        shown.read(0, 1)  # a table that makes no sense is found out here
+        shown.read(0, 1)  # raises here if the table is invalid
         return shown, 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
     window = [dataset.get(name) for name in ("WindowCenter", "WindowWidth")]
     if None in window or not np.isfinite(np.hstack(window).astype(np.float64)).all():

@@ -1,7 +1,7 @@
-"""A task's image: fetched only from where it may come from, within limits.
+"""Fetch a task's image, only from allowed hosts and within limits.
 
-Label Studio's token goes to LABEL_STUDIO_URL alone. Messages name the task and the host, never a
-path or a query: file names can be patient data, queries carry signatures.
+Label Studio's token goes to LABEL_STUDIO_URL only. Messages name the task and the host, never a
+path or a query: file names can be patient data, and queries carry signatures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SERVED = ("/data/", "/storage-data/", "/tasks/")
 _BUCKETS = ("s3", "gs", "azure-blob")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 2
-_LONGEST_URL = 5000  # characters; percent-encoded they still fit in what httpx takes
+_LONGEST_URL = 5000  # characters; httpx accepts so many even when all are percent-encoded
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LATER = "It will be tried again."
@@ -36,20 +36,20 @@ _ELSEWHERE = "Serve the image from Label Studio, or list its host in IMAGE_HOSTS
 
 def resolve(host: str) -> list[str]:
     """Return the IP addresses of a host name."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in entries]
 
 
-class _Passing(ImageError):
-    """What the next attempt may find mended."""
+class _TransientError(ImageError):
+    """A failure that the next attempt may not meet again."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One GET and how many redirects it may lead to.
+    """One GET request, and the number of redirects that it may still follow.
 
-    `own` marks those to Label Studio, which alone carry the token. `address` is what the host was
-    resolved to when it was checked: connecting there leaves DNS no second answer.
+    `own` marks requests to Label Studio; only these carry the token. `address` is the IP address
+    that was checked: the connection goes there, so a second DNS answer cannot change the host.
     """
 
     url: httpx.URL
@@ -63,18 +63,18 @@ class ImageSource:
     """Turns the image URL of a task into bytes.
 
     Args:
-        label_studio_url: Where Label Studio is called, with its sub-path if it has one.
-        authorise: Returns the headers with the token; called for Label Studio's requests alone.
+        label_studio_url: Base URL of Label Studio, with its sub-path if it has one.
+        authorise: Returns the headers with the token; called only for requests to Label Studio.
         image_hosts: Other hosts that images may come from, as `host` or `host:port`.
-        max_bytes: The most bytes an image may have.
-        client: Brings timeouts and certificates, but no credentials and no proxy.
-        aliases: Other URLs by which tasks name this Label Studio.
+        max_bytes: Largest size of an image in bytes.
+        client: Sets timeouts and certificates, but no credentials and no proxy.
+        aliases: Other URLs under which tasks name this Label Studio.
         resolve: Host name to IP addresses.
-        max_seconds: The most time one body may take.
-        pauses: Seconds before each further attempt, where one may help: no or a broken
-            connection, a timeout, 408, 429, 5xx.
+        max_seconds: Longest time for one body.
+        pauses: Seconds before each further attempt. Further attempts follow a missing or broken
+            connection, a timeout, 408, 429 and 5xx.
         clock: Seconds, monotonic.
-        wait: Lets seconds pass.
+        wait: Sleeps for some seconds.
     """
 
     label_studio_url: str
@@ -93,8 +93,8 @@ class ImageSource:
         """Return the bytes behind the image URL of a task.
 
         Raises:
-            ImageError: If the URL may not be fetched, or its image did not arrive whole.
-            LabelStudioError: Whatever `authorise` raises.
+            ImageError: If the URL is not allowed, or its image did not arrive completely.
+            LabelStudioError: From `authorise`.
         """
         try:
             return self._fetched(url, task_id)
@@ -117,7 +117,7 @@ class ImageSource:
         for pause in self.pauses:
             try:
                 return self._get(request)
-            except _Passing:
+            except _TransientError:
                 if self.clock() + pause > end:
                     raise
             self.wait(pause)
@@ -159,7 +159,7 @@ class ImageSource:
     def _roots(self) -> list[httpx.URL]:
         roots = [self._root]
         for alias in self.aliases:
-            with suppress(httpx.InvalidURL):  # nothing can be named by an alias that is no URL
+            with suppress(httpx.InvalidURL):  # ignore an alias that is not a URL
                 roots.append(httpx.URL(alias))
         return roots
 
@@ -168,7 +168,7 @@ class ImageSource:
         return frozenset(host.lower() for host in self.image_hosts)
 
     def _served(self, url: httpx.URL) -> str | None:
-        """Return path and query below Label Studio's root, if that is where the URL leads."""
+        """Return path and query below Label Studio's root; None if the URL leads elsewhere."""
         whole = url.raw_path.decode("ascii")
         for root in self._roots:
             if not _is_bare(url) and _origin(url) != _origin(root):
@@ -193,24 +193,24 @@ class ImageSource:
             url = url.copy_with(host=request.address)
         try:
             sent = self.client.build_request("GET", url, headers=headers, extensions=extensions)
-            # Cookies know no ports: Label Studio's would go to a bucket server on its host.
+            # Cookies ignore ports: Label Studio's would go to a bucket server on the same host.
             sent.headers.pop("cookie", None)
             with closing(self.client.send(sent, stream=True, follow_redirects=False)) as response:
                 return self._read(response, request)
         except httpx.HTTPError as error:  # its own text can quote headers and the whole URL
             what = f"{_name(request)} gave no answer ({type(error).__name__})."
             passing = isinstance(error, _MAY_PASS)
-            raise (_Passing if passing else ImageError)(what, _LATER) from None
+            raise (_TransientError if passing else ImageError)(what, _LATER) from None
 
     def _read(self, response: httpx.Response, request: _Request) -> bytes | _Request:
         if response.status_code in _REDIRECTS:
             return self._redirected(response.headers.get("location", ""), request)
         if response.status_code != 200:
             raise _bad_status(response.status_code, request)
-        # Nothing is unpacked here, so that a small body cannot grow past max_bytes in one step.
+        # Refuse compressed bodies: unpacking could exceed max_bytes in one step.
         if response.headers.get("content-encoding", "identity") != "identity":
-            what = f"{_name(request)} sends the image compressed once more."
-            raise ImageError(what, "Store it without a Content-Encoding.")
+            what = f"{_name(request)} sends the image with a Content-Encoding."
+            raise ImageError(what, "Store the image without a Content-Encoding.")
         return self._body(response, request)
 
     def _body(self, response: httpx.Response, request: _Request) -> bytes:
@@ -233,7 +233,7 @@ class ImageSource:
 
     def _redirected(self, location: str, request: _Request) -> _Request:
         if not request.redirects:
-            what = f"{_name(request)} redirects, which is not followed from there."
+            what = f"{_name(request)} redirects, and the backend does not follow that redirect."
             raise ImageError(what, "Put the final address in the task. " + _ELSEWHERE)
         url = request.url.join(_parsed(_clean(location)))
         left = request.redirects - 1
@@ -260,10 +260,11 @@ class ImageSource:
 
 def _clean(text: str) -> str:
     if len(text) > _LONGEST_URL:
-        raise ImageError(f"its image URL has {len(text)} characters.", "Correct it in the task.")
+        what = f"its image URL has {len(text)} characters, more than the allowed {_LONGEST_URL}."
+        raise ImageError(what, "Correct it in the task.")
     if re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", text):
-        raise ImageError("its image URL has characters that no URL may have.", "Encode them.")
-    # Twice, because a proxy and the server behind it may each decode once.
+        raise ImageError("its image URL has characters that a URL may not have.", "Encode them.")
+    # Decode twice, because a proxy and the server behind it may each decode once.
     if ".." in re.split(r"[/\\?&=;#]", unquote(unquote(text))):
         raise ImageError("its image URL climbs with '..'.", "Write the path without '..'.")
     return text
@@ -282,17 +283,19 @@ def _parsed(text: str) -> httpx.URL:
 def _forbidden(url: httpx.URL) -> ImageError:
     if _is_bare(url):
         return ImageError(
-            "its image URL is relative, but no file of Label Studio.",
+            "its image URL is relative, but leads to no file of Label Studio.",
             f"Start it with one of {', '.join(_SERVED)}.",
         )
     if url.scheme not in ("http", "https"):
         return ImageError(f"its image URL has the scheme {url.scheme[:20]!r}.", _ELSEWHERE)
-    return ImageError(f"its image lies on {url.scheme}://{url.host}, not allowed.", _ELSEWHERE)
+    return ImageError(
+        f"its image lies on {url.scheme}://{url.host}, which is not allowed.", _ELSEWHERE
+    )
 
 
 def _bad_status(status: int, request: _Request) -> ImageError:
     if status >= 500 or status in (408, 429):
-        return _Passing(f"{_name(request)} answered {status}.", _LATER)
+        return _TransientError(f"{_name(request)} answered {status}.", _LATER)
     if not request.own:
         fix = "Check that this machine may read there, and the storage's credentials."
     elif status in (401, 403):

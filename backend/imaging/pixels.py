@@ -1,4 +1,4 @@
-"""Pixels as the science takes them: float32 in [0, 1], (h, w) if grey, else (h, w, 3)."""
+"""Pixels as `model` takes them: float32 in [0, 1], (h, w) if grey, else (h, w, 3)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from backend.errors import ImageError
 
 Pixels = npt.NDArray[np.float32]
 
-STRIP = 2**20  # pixels that are worked on at once
+STRIP = 2**20  # pixels that are processed at once
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An image whose pixels are made a few rows at a time, so that they never all exist at once.
+    """An image that is computed a few rows at a time, so that it never lies in memory as a whole.
 
     Attributes:
         shape: (h, w) if grey, else (h, w, channels).
-        read: Returns the rows from the first number to below the second.
+        read: Returns the rows from its first argument to below its second.
     """
 
     shape: tuple[int, ...]
@@ -46,26 +46,26 @@ class Rows:
         change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
         shape: tuple[int, ...] | None = None,
     ) -> Rows:
-        """Return the rows after `change`, which looks at each pixel alone.
+        """Return the rows after `change`, which treats each pixel on its own.
 
         Args:
             change: Takes some rows and returns them changed.
-            shape: Of the changed image; the same if it is not given.
+            shape: Of the changed image; by default unchanged.
         """
         return Rows(shape or self.shape, lambda top, bottom: change(self.read(top, bottom)))
 
     def whole(self) -> Pixels:
         """Return all rows as one array."""
-        found = np.empty(self.shape, np.float32)
+        image = np.empty(self.shape, np.float32)
         top = 0
         for strip in self:
-            found[top : top + len(strip)] = strip
+            image[top : top + len(strip)] = strip
             top += len(strip)
-        return found
+        return image
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image by the size in its header, before anything is decoded.
+    """Refuse an image by the size in its header, before decoding it.
 
     Raises:
         ImageError: If it has no pixels, or more than `max_pixels`.
@@ -86,7 +86,7 @@ def from_bytes(values: npt.NDArray[np.uint8]) -> Pixels:
 
 
 def one_channel(image: Rows) -> Rows:
-    """Return colour whose three channels are all equal as grey, anything else as it is."""
+    """Turn colour with three equal channels into grey; return other images unchanged."""
     if len(image.shape) == 3 and all(_is_grey(strip) for strip in image):
         return image.map(lambda strip: np.ascontiguousarray(strip[..., 0]), image.shape[:2])
     return image
@@ -97,9 +97,9 @@ def _is_grey(strip: npt.NDArray[Any]) -> bool:
 
 
 def stretched(values: Rows, *, inverted: bool = False) -> Rows:
-    """Return values scaled so that their lowest is 0 and their highest 1; one value alone is 0.
+    """Scale values so that the lowest is 0 and the highest 1; equal values become 0.
 
-    What is no number, or infinite, is black and does not count.
+    NaN and infinity become black and do not count.
     """
     ends = [(strip.min(), strip.max()) for strip in map(_counted, values) if strip.size]
     if not ends:
@@ -113,27 +113,27 @@ def _counted(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def scaled(values: npt.NDArray[Any], low: float, high: float, *, inverted: bool = False) -> Pixels:
-    """Return values with `low` at 0 and `high` at 1, those beyond at the nearer end.
+    """Scale values so that `low` becomes 0 and `high` 1; values beyond are clipped.
 
-    Inverted, `low` is at 1. What is no number, or infinite, is black either way.
+    If inverted, `low` becomes 1 and `high` 0. NaN and infinity become black in both cases.
     """
     # A float32 holds every integer of 16 bits, but not those of 32.
     small = values.dtype.kind in "iub" and values.dtype.itemsize <= 2
-    found: npt.NDArray[Any] = values.astype(np.float32 if small else np.float64)
-    with np.errstate(all="ignore"):  # far ends of the floats may overflow; they are black
-        np.subtract(found, low, out=found)
-        np.divide(found, (high - low) or 1.0, out=found)
-    lost = None if small else ~np.isfinite(found)
-    np.clip(found, 0, 1, out=found)
+    result: npt.NDArray[Any] = values.astype(np.float32 if small else np.float64)
+    with np.errstate(all="ignore"):  # extreme floats may overflow; they become black
+        np.subtract(result, low, out=result)
+        np.divide(result, (high - low) or 1.0, out=result)
+    invalid = None if small else ~np.isfinite(result)
+    np.clip(result, 0, 1, out=result)
     if inverted and high != low:
-        np.subtract(1, found, out=found)
-    if lost is not None:
-        found[lost] = 0
-    return found.astype(np.float32, copy=False)
+        np.subtract(1, result, out=result)
+    if invalid is not None:
+        result[invalid] = 0
+    return result.astype(np.float32, copy=False)
 
 
 def shrink(image: Pixels, longest: int) -> Pixels:
-    """Return the image with no side above `longest`, averaged down; a smaller one as it is."""
+    """Shrink an image by averaging until no side exceeds `longest`; keep a smaller image."""
     if longest < 1:
         raise ValueError(f"longest is {longest}, expected at least 1 pixel")
     size = _size(image.shape, longest)
@@ -145,15 +145,15 @@ def shrink(image: Pixels, longest: int) -> Pixels:
 def shrunk(
     image: Rows, longest: int, watch: Callable[[Pixels], object] = lambda strip: None
 ) -> Pixels:
-    """Return what `shrink` returns of the whole image, but in strips.
+    """Return the same as `shrink`, but process the image in strips.
 
-    Each row is shrunk first, then each column. Pillow takes them in this order as well, but not for
-    images more than twice as high as wide: of those the last bits of the floats may differ.
+    Rows are shrunk first, then columns. Pillow uses the same order, except for images more than
+    twice as high as wide: there the last bits of the floats may differ.
 
     Args:
         image: float32 in [0, 1].
         longest: In pixels, at least 1.
-        watch: Is handed every strip at its full size, from top to bottom.
+        watch: Called with every strip at full size, from top to bottom.
     """
     size = _size(image.shape, longest)
     narrow = np.empty((image.shape[0], size[0], *image.shape[2:]), np.float32)
@@ -166,7 +166,7 @@ def shrunk(
 
 
 def _size(shape: tuple[int, ...], longest: int) -> tuple[int, int]:
-    """Return width and height, shrunk alike so that neither is above `longest`."""
+    """Return width and height, scaled by one factor so that neither exceeds `longest`."""
     height, width = shape[:2]
     scale = min(1.0, longest / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))

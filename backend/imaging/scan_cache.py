@@ -1,4 +1,4 @@
-"""A project's scans as arrays: fetched once, kept small on disk, in bounded space."""
+"""A project's scans as arrays: fetched once and kept at working size, in limited disk space."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from backend.imaging.decoder_process import Decoders
 from backend.imaging.pixels import Pixels
 from backend.storage import artifacts
 
-FETCHERS = 8  # mostly they wait for a server
-# The longer side of a kept scan: encoders look at 224 pixels, the small networks at fewer.
+FETCHERS = 8  # threads; they mostly wait for a server
+# The longer side of a kept scan: encoders take 224 pixels, the small networks fewer.
 WORKING_SIZE = 256
 _SIZE = "scans-"  # begins the name of a folder: the longer side of the scans in it follows
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan at working size, and what is known of the original."""
+    """One scan at working size, with the size and digest of the original."""
 
     image: Pixels  # (h, w) or (h, w, 3), in [0, 1]
     size: tuple[int, int]  # height and width of the original
@@ -40,12 +40,12 @@ class Scans:
     """The scans of one project.
 
     Args:
-        fetch: Address and task id to the bytes of the image.
-        folder: Where decoded scans are kept.
-        decoders: Decode what is fetched; shared by all projects.
+        fetch: Returns the bytes of an image, given its address and task id.
+        folder: Holds the decoded scans.
+        decoders: Decode the images; shared by all projects.
         longest: The longer side of a kept scan, in pixels; smaller scans stay as they are.
         max_pixels: Larger images are refused before they are decoded.
-        max_bytes: How much of the folder scans may take, those of every size together.
+        max_bytes: Disk space for the scans of all sizes together.
     """
 
     def __init__(
@@ -66,39 +66,41 @@ class Scans:
         self._max_bytes = max_bytes
 
     def get(self, task_id: int, url: str) -> Scan:
-        """Return one scan, from disk when it was seen before.
+        """Return one scan, from disk if it was decoded before.
 
         Raises:
-            ImageError: When it cannot be fetched or decoded.
+            ImageError: When the scan cannot be fetched or decoded.
         """
         path = self._path(task_id, url)
         with suppress(FileNotFoundError, *artifacts.DAMAGED):
             return _read(path)
         data = self._fetch(url, task_id)
         try:
-            found = self._decoders.decode(data, longest=self._longest, max_pixels=self._max_pixels)
+            decoded = self._decoders.decode(
+                data, longest=self._longest, max_pixels=self._max_pixels
+            )
         except ImageError as error:
             raise ImageError(f"Task {task_id}: {error.what}", error.fix) from None
         artifacts.write(
             path,
             lambda file: np.savez(
                 file,
-                image=found.small,
-                size=np.array(found.size),
-                digest=np.array(found.digest),
+                image=decoded.small,
+                size=np.array(decoded.size),
+                digest=np.array(decoded.digest),
             ),
         )
-        return Scan(_floats(found.small), found.size, found.digest)
+        return Scan(_floats(decoded.small), decoded.size, decoded.digest)
 
     def many(self, wanted: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Scan | ImageError]]:
-        """Yield (task id, scan or why not) in order; a few are fetched ahead, never all."""
+        """Yield (task id, scan or its error) in order, fetching only a few scans ahead."""
         rows = iter(wanted)
         pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="scans")
         ahead: deque[tuple[int, Future[Scan | ImageError]]] = deque()
         try:
             while True:
                 for task_id, url in islice(rows, 2 * FETCHERS - len(ahead)):
-                    # What a library logs on the thread is about this project and this scan.
+                    # Copy the log context, so that records of the thread name project and scan.
                     run = contextvars.copy_context().run
                     ahead.append((task_id, pool.submit(run, self._attempt, task_id, url)))
                 if not ahead:
@@ -109,12 +111,12 @@ class Scans:
             pool.shutdown(cancel_futures=True)
 
     def trim(self) -> None:
-        """Drop the scans that were not read for longest until the folder fits."""
+        """Delete the scans unread for longest until the folder fits into its limit."""
         kept = []
         for path in self._folder.glob(f"{_SIZE}*/*.npz"):
             with suppress(FileNotFoundError):  # another process may trim as well
-                found = path.stat()
-                kept.append((found.st_mtime, found.st_size, path))
+                status = path.stat()
+                kept.append((status.st_mtime, status.st_size, path))
         excess = sum(size for _, size, _ in kept) - self._max_bytes
         for _, size, path in sorted(kept):
             if excess <= 0:
@@ -134,11 +136,11 @@ class Scans:
 
 
 def erase(folder: Path, addresses: Mapping[int, str | None]) -> None:
-    """Delete what is kept of some tasks, half-written files too.
+    """Delete the kept scans of some tasks, and their half-written files.
 
     Args:
-        folder: The one that `Scans` keeps scans in.
-        addresses: Task id to today's address, whose scan stays; None when the task is gone.
+        folder: The folder of `Scans`.
+        addresses: Task id to today's address, whose scan stays; None for a deleted task.
     """
     stay = {_stem(task_id, url) for task_id, url in addresses.items() if url is not None}
     for path in folder.glob(f"{_SIZE}*/*"):
@@ -149,7 +151,7 @@ def erase(folder: Path, addresses: Mapping[int, str | None]) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete all scans that are kept of a project."""
+    """Delete all kept scans of a project."""
     for kept in folder.glob(f"{_SIZE}*"):
         shutil.rmtree(kept, ignore_errors=True)
 
@@ -168,10 +170,10 @@ def _floats(small: npt.NDArray[np.uint8]) -> Pixels:
 
 
 def _read(path: Path) -> Scan:
-    # Opened here, because numpy leaves a damaged file open.
+    # Open the file here: numpy does not close a damaged file.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         height, width = stored["size"].tolist()
         scan = Scan(_floats(stored["image"]), (height, width), str(stored["digest"]))
-    with suppress(OSError):  # a folder that only the worker may write
-        path.touch()  # many disks do not note when a file was read
+    with suppress(OSError):  # this process may not write the worker's folder
+        path.touch()  # note the read: many file systems do not
     return scan

@@ -1,4 +1,4 @@
-"""What a step of a round works with: made once a step, and handed to all that the step calls."""
+"""The context of a round's step: made once per step and handed to every function it calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LoadedEncoders:
 
 @dataclass(frozen=True)
 class RoundContext:
-    """One project as a step finds it. Each part is read when it is first used, and then kept."""
+    """One project during one step. Each part is read at its first use and then kept."""
 
     services: Services
     encoders: LoadedEncoders
@@ -84,7 +84,7 @@ class RoundContext:
 
     @cached_property
     def files(self) -> ProjectFiles:
-        """What rounds left of the project."""
+        """The artifacts that rounds wrote for the project."""
         return self.services.files(self.id)
 
     @cached_property
@@ -99,7 +99,7 @@ class RoundContext:
 
     @cached_property
     def selector(self) -> Selector:
-        """What decides which scans come next."""
+        """The query strategy: it decides which scans come next."""
         return Selector(self.store, self.project, self.files, self.encoder)
 
     @cached_property
@@ -109,16 +109,19 @@ class RoundContext:
 
     @cached_property
     def publisher(self) -> Publisher:
-        """What writes a queue to Label Studio."""
+        """Writes a queue to Label Studio."""
         return Publisher(self.services.settings, self.store, self.services.studio, self.id)
 
     def queue(self, number: int) -> list[int]:
         """Return the task ids in the order that a round decided.
 
         Raises:
-            StorageError: When the record of the round is gone.
+            StorageError: When the round's record no longer exists.
         """
         record = records.read_queue(self.files, number)
         if record is None:
-            raise StorageError("The queue of this round is gone.", "The round starts again.")
+            raise StorageError(
+                "The record of this round, with its queue, no longer exists.",
+                "The round starts again by itself.",
+            )
         return record.order

@@ -1,4 +1,4 @@
-"""How good the drafts were: each against what a person then submitted on the same scan."""
+"""The quality of drafts: each is scored against the annotation then submitted on its scan."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from model import evaluation
 
 
 def judge_drafts(here: RoundContext) -> None:
-    """Score the drafts of scans that were labelled since the last time (prequential quality).
+    """Score the drafts of scans labelled since the last call (prequential quality).
 
-    A draft was stored before it could be shown, so it never saw the label it is judged by.
+    A draft is stored before it can be shown, so its label could not influence it.
     """
     store, project, now = here.store, here.project, here.ledger
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
@@ -26,15 +26,15 @@ def judge_drafts(here: RoundContext) -> None:
     sizes = {task.id: (task.height, task.width) for task in now.tasks}
     drafts_of = cache(partial(_drafts, here.files))
     judged = False
-    for task_id, found in now.usable.items():
+    for task_id, usable in now.usable.items():
         if task_id in known:
             continue
-        version = _shown_at(shown, moment(found[0].created_at))
+        version = _shown_at(shown, moment(usable[0].created_at))
         draft = drafts_of(version.drafts).get(str(task_id)) if version else None
         if version is None or draft is None or not all(sizes[task_id]):
             continue
         try:
-            [submitted] = store.labels.results(project.id, [found[0].id])
+            [submitted] = store.labels.results(project.id, [usable[0].id])
             dice = _dice(draft, submitted, here.config, sizes[task_id])
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
@@ -43,13 +43,13 @@ def judge_drafts(here: RoundContext) -> None:
                 project_id=project.id,
                 task_id=task_id,
                 version=version.name,
-                created_at=found[0].created_at,
+                created_at=usable[0].created_at,
                 dice=dice,
             )
         )
         judged = True
     if judged:
-        # Here the ledger is at hand. Whoever asks for metrics cannot wait until it is read.
+        # Store the result now, while the ledger is loaded: /metrics is too slow if it reads it.
         last = DraftQuality.of(
             ledger.quality_drafts(store, project.id, now)[-ledger.RECENT_DRAFTS :]
         )
@@ -62,21 +62,21 @@ def judge_drafts(here: RoundContext) -> None:
 
 
 def _shown_at(versions: list[Publication], when: float) -> Publication | None:
-    """Return the version that was live at that moment."""
+    """Return the publication that was live at that moment."""
     before = [version for version in versions if version.live_at <= when]
     return max(before, key=lambda version: version.live_at, default=None)
 
 
 def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
-    """Return the drafts of a version by task id, none where it had none."""
-    found: dict[str, list[Any]] = files.read_json(artifacts.drafts_named(name)) if name else {}
-    return found or {}
+    """Return the drafts of a publication by task id; empty if it has no drafts."""
+    drafts: dict[str, list[Any]] = files.read_json(artifacts.drafts_named(name)) if name else {}
+    return drafts or {}
 
 
 def _dice(
     draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
 ) -> float:
-    """Return the mean Dice over the labels that either holds, 1.0 where neither holds any."""
-    # One label at a time: at the original's size the masks of all labels may not fit into memory.
-    found, truth = (labels.planes(result, config, size=size) for result in (draft, submitted))
-    return evaluation.scan_dice(found, truth)
+    """Return the mean Dice over the classes that either mask holds, 1.0 if both are empty."""
+    # One class at a time: at the original's size the masks of all classes may not fit into memory.
+    drawn, truth = (labels.planes(result, config, size=size) for result in (draft, submitted))
+    return evaluation.scan_dice(drawn, truth)

@@ -1,4 +1,4 @@
-"""A scan and a model become a draft: regions that a person corrects instead of drawing."""
+"""Make drafts: the model's mask of a scan, as regions that a person corrects."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def regions(
 ) -> list[dict[str, Any]]:
     """Return regions at the image's own size, without specks and pinholes.
 
-    A polygon keeps within one pixel of the working size, for that is as fine as the model sees.
+    A polygon stays within one pixel of the working size, the resolution that the model sees.
 
     Args:
-        probabilities: Of each label at working size, shape (c, h, w).
+        probabilities: Of each class at working size, shape (c, h, w).
         size: Height and width of the original image.
-        config: The labelling interface; its labels are the classes.
+        config: The labelling interface; its labels are the classes, in order.
     """
     height, width = size
     pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
-    found = []
-    # Of an original as large as scans get, one label at a time is all that memory has room for.
+    drafted = []
+    # One class at a time: at the original's size the masks of all classes may not fit into memory.
     for label, plane in zip(config.labels, probabilities, strict=True):
         [small] = masks.tidied(plane[None])
         full = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
         drawn = full > 0.5
         score = float(full[drawn].mean()) if drawn.any() else 0.0
-        found += labels.regions_of(label, drawn, config, score=score, tolerance=pixel)
-    return found
+        drafted += labels.regions_of(label, drawn, config, score=score, tolerance=pixel)
+    return drafted
 
 
 class LiveDrafts:
     """Drafts on demand, for scans beyond the published horizon.
 
-    One at a time, on one thread: webhooks are answered beside it, on the same cores.
+    One draft at a time, on one thread: the same cores answer webhooks meanwhile.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class LiveDrafts:
             return []
         learner, model = live
         scan = learner.scans.get(task_id, tasks[0].url)
-        [found] = inference.predict(model, [scan.image])
-        return regions(found, scan.size, learner.config)
+        [probabilities] = inference.predict(model, [scan.image])
+        return regions(probabilities, scan.size, learner.config)
 
     def warm(self, project_id: int) -> None:
         """Make the first draft of a project's live model as quick as the next ones."""

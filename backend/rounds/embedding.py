@@ -27,12 +27,12 @@ def unseen(here: RoundContext) -> list[int]:
 
 
 def embed(here: RoundContext, task_ids: Sequence[int], worker: str) -> None:
-    """Fetch, decode and embed scans; one that cannot be read is named, and retried later.
+    """Fetch, decode and embed scans; name unreadable scans and retry them later.
 
     Args:
         here: The project.
         task_ids: The scans.
-        worker: The worker that does it: if the worker dies, the others know what it was reading.
+        worker: Name of this worker: if it dies, the others see which scans it was reading.
     """
     wanted = here.store.scans.some(here.id, task_ids)
     broken: dict[int, ImageError] = {}
@@ -47,7 +47,7 @@ def embed(here: RoundContext, task_ids: Sequence[int], worker: str) -> None:
 
 @contextmanager
 def _in_hand(here: RoundContext, task_ids: list[int], worker: str) -> Iterator[None]:
-    """Note in the database which scans this worker reads: if it dies, the next one knows."""
+    """Note in the database which scans this worker reads, for the others to see if it dies."""
     here.store.scans.update_reading(here.id, task_ids, read_by=worker)
     try:
         yield
@@ -56,7 +56,7 @@ def _in_hand(here: RoundContext, task_ids: list[int], worker: str) -> Iterator[N
 
 
 def _read(here: RoundContext, tasks: Sequence[Task]) -> dict[int, ImageError]:
-    """Embed scans; return those that cannot be read, and why, by task id."""
+    """Embed scans; return the errors of unreadable scans by task id."""
     images, facts, broken = [], [], {}
     for task_id, scan in here.learner.scans.many((task.id, task.url) for task in tasks):
         if isinstance(scan, ImageError):
@@ -83,7 +83,7 @@ def _encode(here: RoundContext, tasks: Sequence[Task], images: Sequence[Pixels])
 
 
 def _apart(tasks: list[Task]) -> Iterator[list[Task]]:
-    """Yield scans that are read together, then one by one those that workers died with."""
+    """Yield the harmless scans together, then each scan that workers died with on its own."""
     together = [task for task in tasks if task.deaths < MOST_DEATHS]
     if together:
         yield together

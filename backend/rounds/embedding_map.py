@@ -1,7 +1,7 @@
-"""A project's map: fitted once, new scans placed on it, fitted anew when the pool has grown.
+"""A project's map: fitted once; later scans are placed on it until the pool has grown too much.
 
-A map that is fitted again lays everything out afresh, and with it clusters, queue and page. So it
-stays until a quarter as many scans have joined as are left of those that it was fitted on.
+A new fit moves every scan, and changes clusters, queue and page with it. So a map stays until the
+scans that joined since the fit reach a quarter of the fitted scans that still exist.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 Read = TypeVar("Read")
 
-GROWTH = 0.25  # new scans, as a share of those fitted and still there
+GROWTH = 0.25  # new scans, as a share of the fitted scans that still exist
 
 
 class LostEmbeddings(StorageError):
-    """A file of embeddings is gone or damaged; `chunk` is its name."""
+    """A file of embeddings is missing or damaged; `chunk` is its name."""
 
     def __init__(self, chunk: str) -> None:
         super().__init__(
-            "A file of embeddings is gone or damaged.",
+            "A file of embeddings is missing or damaged.",
             "The next round embeds its scans again.",
         )
         self.chunk = chunk
@@ -54,7 +54,7 @@ class Map:
     warnings: tuple[str, ...]
 
     def without(self, left_out: Collection[int]) -> Map:
-        """Return the same map without some scans, in the clusters as well."""
+        """Return the map without some scans; they leave the clusters too."""
         rows = np.array([row for row, i in enumerate(self.ids) if i not in left_out], int)
         if len(rows) == len(self.ids):
             return self
@@ -68,8 +68,8 @@ class Map:
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A fitted map and the scans that it was fitted on."""
+class _MapFit:
+    """A fit of a map, and the scans that it was fitted on."""
 
     scans: list[str]
     projection: Projection
@@ -79,21 +79,21 @@ class _Fitted:
         files.write(name, lambda file: np.savez(file, **content))
 
     @classmethod
-    def load(cls, path: Path) -> _Fitted:
-        # Opened here, because numpy leaves a damaged file open.
+    def load(cls, path: Path) -> _MapFit:
+        # Open the file here: numpy does not close a damaged file.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return cls(archive["scans"].astype(str).tolist(), Projection.load(path))
 
-    def without(self, lost: npt.NDArray[np.bool_]) -> _Fitted | None:
-        """Return the map with each lost scan at the place of its nearest neighbour.
+    def without(self, lost: npt.NDArray[np.bool_]) -> _MapFit | None:
+        """Return the map with each lost scan moved to its nearest remaining neighbour.
 
-        No row goes: clusters stand for rows, and stay as they are. None when too little is left.
+        The rows stay, because clusters refer to rows. None when too few scans remain.
 
         Args:
-            lost: Which rows are of lost scans, shape (n,).
+            lost: True for the rows of lost scans, shape (n,).
         """
         drawn = self.projection
-        # An anchor lies at the very place of its scan.
+        # An anchor has exactly the coordinates of its scan.
         anchors = _among(drawn.places, drawn.coordinates[lost])
         if lost.all() or (len(anchors) and anchors.all()):
             return None
@@ -108,22 +108,22 @@ class _Fitted:
 
 
 def erase(files: ProjectFiles, left: Mapping[str, Collection[int]]) -> None:
-    """Take the embeddings and places of scans out of every map. It may be repeated.
+    """Remove the embeddings and coordinates of deleted scans from every map. Safe to repeat.
 
     Args:
         files: The project's.
-        left: File of embeddings to those of its rows that still are some scan's.
+        left: For each file of embeddings, the rows that still belong to a scan.
     """
     for name in files.names(artifacts.MAPS):
         try:
-            fitted = files.read(name, _Fitted.load)
+            fitted = files.read(name, _MapFit.load)
         except FileNotFoundError:
             continue
         except artifacts.DAMAGED:
-            files.remove(name)  # nobody can read it, and it may hold what has to go
+            files.remove(name)  # damaged, and it may hold deleted scans
             continue
         lost = np.array([_is_lost(scan, left) for scan in fitted.scans], bool)
-        # Those that lie where another scan lies are erased already.
+        # A lost scan with the coordinates of a remaining scan was erased by an earlier call.
         lost &= ~_among(fitted.projection.coordinates, fitted.projection.coordinates[~lost])
         if lost.any():
             _keep(files, name, fitted.without(lost))
@@ -134,7 +134,7 @@ def _is_lost(scan: str, left: Mapping[str, Collection[int]]) -> bool:
     return chunk in left and int(row) not in left[chunk]
 
 
-def _keep(files: ProjectFiles, name: str, fitted: _Fitted | None) -> None:
+def _keep(files: ProjectFiles, name: str, fitted: _MapFit | None) -> None:
     if fitted:
         fitted.save(files, name)
     else:
@@ -142,13 +142,13 @@ def _keep(files: ProjectFiles, name: str, fitted: _Fitted | None) -> None:
 
 
 def _among(points: Array, others: Array) -> npt.NDArray[np.bool_]:
-    """Return which points are equal to one of the others, shape (n,)."""
+    """Return a mask of the points that equal any of the others, shape (n,)."""
     known = {point.tobytes() for point in others}
     return np.array([point.tobytes() in known for point in points], bool)
 
 
 def _nearest(points: Array, lost: npt.NDArray[np.bool_]) -> Array:
-    """Return a row for each point, shape (n,): its own, or that of the nearest that is not lost."""
+    """Return for each point its own row, or if lost the nearest remaining row; shape (n,)."""
     rows = np.arange(len(points))
     if lost.any():
         stay = np.flatnonzero(~lost)
@@ -161,17 +161,17 @@ class Maps:
 
     Args:
         files: The project's.
-        found: Where each scan's embedding lies, by task id.
+        stored: File and row of each scan's embedding, by task id.
 
     Attributes:
-        ids: Task ids of the embedded scans, ascending; a row is a place in them.
+        ids: Task ids of the embedded scans, ascending; a row is an index into them.
     """
 
-    def __init__(self, files: ProjectFiles, found: Mapping[int, Embedding]) -> None:
+    def __init__(self, files: ProjectFiles, stored: Mapping[int, Embedding]) -> None:
         self._files = files
-        self._found = found
-        self.ids = sorted(found)
-        self._scans = [scan_name(found[i].chunk, found[i].row) for i in self.ids]
+        self._stored = stored
+        self.ids = sorted(stored)
+        self._scans = [scan_name(stored[i].chunk, stored[i].row) for i in self.ids]
 
     def current(self, space: Space, budget: int) -> Map:
         """Return the map of all embedded scans, with the clusters for a cold-start budget."""
@@ -187,17 +187,18 @@ class Maps:
         )
 
     def embeddings(self, rows: Sequence[int] | Array) -> Floats:
-        """Return the embeddings of these rows of `ids`, in a file that is gone with the array.
+        """Return the embeddings of these rows of `ids`, in a temporary file of the array's own.
 
         Raises:
-            LostEmbeddings: When some cannot be read.
-            StorageError: When there is no room to bring them together.
+            LostEmbeddings: When an embedding cannot be read.
+            StorageError: When the disk has no room for the array.
         """
-        chosen = [self._found[self.ids[row]] for row in rows]
+        chosen = [self._stored[self.ids[row]] for row in rows]
         chunks: dict[str, list[int]] = {}
-        for position, one in enumerate(chosen):
-            chunks.setdefault(one.chunk, []).append(position)
-        self._files.paths([embeddings_name(name) for name in chunks])  # those not here, at once
+        for position, embedding in enumerate(chosen):
+            chunks.setdefault(embedding.chunk, []).append(position)
+        # Fetch the files that this machine lacks in one go.
+        self._files.paths([embeddings_name(name) for name in chunks])
         gathered: Floats = np.empty((0, 1), np.float32)
         for name, positions in chunks.items():
             part = self._chunk(name)
@@ -213,11 +214,11 @@ class Maps:
         except FileNotFoundError:
             raise LostEmbeddings(name) from None
         except artifacts.DAMAGED:
-            self._files.remove(file)  # what lies there would be taken for whole
+            self._files.remove(file)  # else its scans count as embedded
             raise LostEmbeddings(name) from None
 
     def _on_disk(self, shape: tuple[int, int]) -> Floats:
-        """Return an array in a file without a name, so that memory does not have to hold it.
+        """Return an array in an unnamed file, so that it need not fit into memory.
 
         Raises:
             StorageError: When the disk has no room for it.
@@ -225,25 +226,25 @@ class Maps:
         try:
             self._files.scratch.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._files.scratch) as file:
-                # Asked for at once: a page that finds the disk full later ends the process.
+                # Reserve the space now: a full disk at a later write kills the process.
                 os.posix_fallocate(file.fileno(), 0, 4 * shape[0] * shape[1])
                 return np.memmap(file, np.float32, "r+", shape=shape)
         except OSError as error:
             raise StorageError(
-                f"There is no room to bring the embeddings together ({error.strerror}).",
+                f"The disk has no room to gather the embeddings ({error.strerror}).",
                 "Free disk space below DATA_DIR; the round starts again by itself.",
             ) from None
 
-    def _fitted(self, space: Space) -> _Fitted:
+    def _fitted(self, space: Space) -> _MapFit:
         name = artifacts.map_name(space)
-        fitted = self._whole(name, _Fitted.load)
+        fitted = self._whole(name, _MapFit.load)
         if fitted is not None:
             stayed = len(set(self._scans) & set(fitted.scans))
             if len(self._scans) - stayed <= GROWTH * stayed:
                 return fitted
-        everything = self.embeddings(range(len(self.ids)))
-        found = projection.fit(everything, method=space.projection, seed=space.seed)
-        fitted = _Fitted(self._scans, found)
+        embeddings = self.embeddings(range(len(self.ids)))
+        fit = projection.fit(embeddings, method=space.projection, seed=space.seed)
+        fitted = _MapFit(self._scans, fit)
         fitted.save(self._files, name)
         return fitted
 
@@ -255,33 +256,33 @@ class Maps:
         return coordinates
 
     def _clusters(
-        self, space: Space, fitted: _Fitted, budget: int, rows: Array, coordinates: Floats
+        self, space: Space, fitted: _MapFit, budget: int, rows: Array, coordinates: Floats
     ) -> Clustering:
-        """Return the clusters of the fitted map; scans that joined since go to the nearest."""
+        """Return the clusters of the fitted map; later scans join their nearest cluster."""
         points = fitted.projection.coordinates.astype(np.float64)
         name = artifacts.clusters_name(space, fitted.scans, budget)
-        found = self._whole(name, _load)
-        if found is None:
-            found = clustering.cluster(points, budget, seed=space.seed)
+        clusters = self._whole(name, _load)
+        if clusters is None:
+            clusters = clustering.cluster(points, budget, seed=space.seed)
             for older in self._files.names(artifacts.CLUSTERS):
                 self._files.remove(older)
-            content = vars(found)
+            content = vars(clusters)
             self._files.write(name, lambda file: np.savez(file, **content))
         if np.array_equal(rows, np.arange(len(points))):
-            return found
+            return clusters
         return clustering.carry_over(
-            found, points, coordinates.astype(np.float64), rows, seed=space.seed
+            clusters, points, coordinates.astype(np.float64), rows, seed=space.seed
         )
 
     def _whole(self, name: str, load: Callable[[Path], Read]) -> Read | None:
-        """Return what a file holds; None without one, or with a damaged one, which is made anew."""
+        """Return the content of a file; None if it is missing or damaged, to be made anew."""
         with suppress(FileNotFoundError, *artifacts.DAMAGED):
             return self._files.read(name, load)
         return None
 
 
 def _load(path: Path) -> Clustering:
-    # Opened here, because numpy leaves a damaged file open.
+    # Open the file here: numpy does not close a damaged file.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return Clustering(
             clusters=archive["clusters"],

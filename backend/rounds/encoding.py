@@ -1,7 +1,7 @@
 """The encoder of a project or an experiment, with its weights: given, cached or fetched.
 
-Weights that nobody gave are pinned at their first use: the commit of their repository and the
-SHA-256 of the file are written down, and no other file is read afterwards.
+Fetched weights are pinned at their first use: the commit of their repository and the SHA-256 of
+the file are written down, and from then on every other file is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PINS = "weights.json"  # in DATA_DIR/encoders
 
 
 class Pin(BaseModel):
-    """Which file of weights is read under a name."""
+    """The one file of weights that may be read under a name."""
 
     revision: str = Field(pattern="^[0-9a-f]{40}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -38,16 +38,16 @@ def load(settings: Settings, name: str) -> encoders.Encoder:
     """Return an encoder on this machine's device.
 
     Args:
-        settings: ENCODER_WEIGHTS is used for the encoder that it was given for, and no other.
+        settings: ENCODER_WEIGHTS applies only to the encoder that ENCODER names.
         name: As in `model.encoders.load`.
 
     Raises:
-        ConfigError: If there is no such encoder, its weights cannot be had, or they are not those
-            that were pinned.
+        ConfigError: If the encoder is unknown, or its weights cannot be had or differ from the
+            pinned ones.
     """
     folder = settings.data_dir / "encoders"
     try:
-        found = encoders.load(
+        encoder = encoders.load(
             name,
             weights=encoders.weights_for(name, settings.encoder_weights, owner=settings.encoder),
             device=training.resolve_device(settings.device),
@@ -59,20 +59,20 @@ def load(settings: Settings, name: str) -> encoders.Encoder:
             f"The encoder cannot be used: {error}.",
             "Correct the option `encoder`, or ENCODER, ENCODER_WEIGHTS and DEVICE.",
         ) from None
-    if found.substituted:
-        log.warning(found.substitution)
-    if found.note:
-        log.info(found.note)
-    return found
+    if encoder.substituted:
+        log.warning(encoder.substitution)
+    if encoder.note:
+        log.info(encoder.note)
+    return encoder
 
 
 def pinned(pins_file: Path, repository: str, files: tuple[str, ...]) -> Path | None:
-    """Return the pinned one of some files, or the first that can be had, which is then pinned.
+    """Return the pinned file; without a pin, fetch the first available file and pin it.
 
     Args:
         pins_file: Where pins are kept; a person may write it before the first use.
         repository: "owner/name" on Hugging Face.
-        files: Names of the same thing, the preferred one first.
+        files: Alternative names of the same weights, preferred first.
     Returns:
         The file, or None if it cannot be had.
     Raises:
@@ -83,22 +83,22 @@ def pinned(pins_file: Path, repository: str, files: tuple[str, ...]) -> Path | N
         ((pin, (file,)) for file in files if (pin := pins.get(f"{repository}/{file}"))),
         (None, files),
     )
-    found = weights_hub.fetch(repository, known, revision=pin.revision if pin else "")
-    if found is None:
+    weights = weights_hub.fetch(repository, known, revision=pin.revision if pin else "")
+    if weights is None:
         return None
-    name, content = f"{repository}/{found.path.name}", _sha256(found.path)
+    name, content = f"{repository}/{weights.path.name}", _sha256(weights.path)
     if pin is None:
-        pins[name] = Pin(revision=found.revision, sha256=content)
+        pins[name] = Pin(revision=weights.revision, sha256=content)
         artifacts.write(pins_file, lambda file: file.write(_PINS.dump_json(pins, indent=1)))
-        log.info("the weights %s of commit %s are pinned: %s", name, found.revision, content)
+        log.info("the weights %s of commit %s are pinned: %s", name, weights.revision, content)
     elif pin.sha256 != content:
         raise ConfigError(
             f"The weights {name} have the SHA-256 {content[:12]}..., expected {pin.sha256[:12]}... "
             f"as pinned in DATA_DIR/encoders/{PINS}.",
-            "Delete the file from Hugging Face's cache to have it fetched again; only if this file "
-            f"is meant, delete its entry in {PINS}.",
+            "Delete the file from Hugging Face's cache to have it fetched again. Only if you want "
+            f"this new file, delete its entry in {PINS}.",
         )
-    return found.path
+    return weights.path
 
 
 def _read(pins_file: Path) -> dict[str, Pin]:
@@ -108,9 +108,9 @@ def _read(pins_file: Path) -> dict[str, Pin]:
         return {}
     except (OSError, ValidationError):
         raise ConfigError(
-            f"DATA_DIR/encoders/{PINS} cannot be read as pins of weights: an object of "
+            f"DATA_DIR/encoders/{PINS} cannot be read. Expected a JSON object with entries "
             '"owner/name/file": {"revision": 40 hex digits, "sha256": 64 hex digits}.',
-            "Correct it, or delete it to pin the files anew that are used next.",
+            "Correct the file, or delete it: the next files that are used are then pinned.",
         ) from None
 
 

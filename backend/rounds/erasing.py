@@ -1,16 +1,14 @@
-"""Scans that were deleted in Label Studio leave no trace here, and neither do forgotten projects.
+"""Erase every trace of scans that were deleted in Label Studio, and of forgotten projects.
 
-The rows of deleted scans go in one transaction with a note (`store.Erasure`). What is left to do
-follows from the notes, by the worker, outside of rounds. Every part of it may be repeated, so that
-a kill at any point costs nothing:
+One transaction deletes the rows of the scans and writes a note (`storage.tables.Erasure`). The
+processes then follow the notes, outside of rounds. Every part is safe to repeat after a kill:
 
-- the worker that leads takes the scans out of the files that all machines share, and has SQLite
+- the leading worker removes the scans from the files that all machines share, and lets SQLite
   overwrite its log;
-- every worker and web process takes them out of what its own machine keeps: decoded scans and
-  copies.
+- every worker and web process removes them from its own machine: decoded scans and copies.
 
 Networks that were trained on a deleted scan stay until `ProjectPublications.tidy` deletes their
-weights. Records of rounds keep the scan's number and scores.
+weights. Records of rounds keep the scan's task id and scores.
 """
 
 from __future__ import annotations
@@ -36,20 +34,20 @@ from backend.storage.tables import Erasure
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 10.0
-# After that long nothing that was under way when a scan was deleted still writes a file of it.
+# Work that was under way when a scan was deleted has ended by then, and writes no file of it.
 SETTLE_SECONDS = 3600.0
-MARK = "erased.json"  # the last note that this machine need not look at again
+MARK = "erased.json"  # the last note that this machine is done with
 PURGE_TRIES = 20
 PURGE_PAUSE_SECONDS = 0.5
 
 
 def follow(eraser: Eraser, leads: Callable[[], bool], stop: threading.Event) -> None:
-    """Erase what was deleted, every ten seconds until told to stop.
+    """Erase deleted scans, every ten seconds until told to stop.
 
     Args:
-        eraser: Does it.
-        leads: Says whether this process does what one alone has to do.
-        stop: Set when this ends.
+        eraser: Erases.
+        leads: Says whether this process is the leading worker.
+        stop: Set it to end the loop.
     """
     say = logs.Once(log)
     while not stop.wait(TURN_SECONDS):
@@ -57,9 +55,9 @@ def follow(eraser: Eraser, leads: Callable[[], bool], stop: threading.Event) -> 
             eraser.turn(leads=leads())
             say("")
         except FirstlightError as error:
-            say(f"deleted scans are not erased yet: {error}")
+            say(f"deleted scans are not erased yet, the next turn tries again: {error}")
         except Exception:
-            # Nothing else would notice that this thread is gone, and with it every erasure.
+            # Keep the thread alive: if it died, erasing would stop and no process would notice.
             log.exception("erasing deleted scans failed unexpectedly")
 
 
@@ -69,8 +67,8 @@ class Eraser:
     Args:
         store: Holds the notes.
         files: The files of all projects.
-        data_dir: DATA_DIR; it keeps how far this machine is.
-        clock: Seconds; need not know the hour.
+        data_dir: DATA_DIR; it keeps the number of the last note that this machine is done with.
+        clock: Seconds; may be monotonic.
     """
 
     def __init__(
@@ -87,10 +85,10 @@ class Eraser:
         self._since: dict[int, float] = {}  # when a note was first followed here, by its number
 
     def turn(self, *, leads: bool) -> None:
-        """Do all that is left to do.
+        """Follow every open note.
 
         Args:
-            leads: Whether this process does what one alone has to do.
+            leads: Whether this process is the leading worker, which cleans the shared files.
 
         Raises:
             StorageError: When files, bucket or database do not answer; the next turn tries again.
@@ -113,7 +111,7 @@ class Eraser:
     # -- on this machine ---------------------------------------------------------------------------
 
     def _erase_here(self) -> None:
-        """Follow each note at once, and once more when what was under way has ended."""
+        """Follow each note at once, and again when the work that was under way has ended."""
         now, settled = self._clock(), self._settled()
         ready = takewhile(lambda note: note.files_done, self._store.erasures.after(after=settled))
         due, last = [], settled
@@ -131,12 +129,12 @@ class Eraser:
 
     def _erase_project_here(self, notes: Sequence[Erasure]) -> None:
         from backend.imaging import (
-            scan_cache,  # decoders, which a web process does without until then
+            scan_cache,  # imports decoders: a web process loads them only when it must
         )
 
         project_id = notes[0].project_id
         files = self._files.of(project_id)
-        if any(note.whole for note in notes):  # it may be connected again by now
+        if any(note.whole for note in notes):  # only copies: it may be connected again by now
             files.drop_all_copies()
             scan_cache.clear(files.scratch)
             return
@@ -147,11 +145,11 @@ class Eraser:
         _drop_old(files.leftovers())
 
     def _settled(self) -> int:
-        """Return the number of the last note that need not be followed here again."""
+        """Return the number of the last note that this machine is done with."""
         mark = artifacts.read_json(self._mark) or {}
         number = int(mark.get("number", 0))
         same = mark.get("installation") == self._store.installation.id
-        # A database that does not know that note is another one, or was put back from a backup.
+        # A database without that note is a different one, or was restored from a backup.
         return number if same and self._store.erasures.after(after=number - 1) else 0
 
     def _settle(self, number: int) -> None:
@@ -162,14 +160,14 @@ class Eraser:
 
 
 def erase(store: Store, files: ProjectFiles, project_id: int, notes: Sequence[Erasure]) -> None:
-    """Take deleted scans, or the whole project, out of the files that all machines share."""
+    """Remove deleted scans, or the whole project, from the files that all machines share."""
     if any(note.whole for note in notes):
         files.clear()
         return
     left = store.embeddings.rows_of(project_id, {chunk for note in notes for chunk in note.chunks})
     if left:
         from backend.rounds import (
-            embedding_map,  # scikit-learn and openTSNE, which not every command needs
+            embedding_map,  # imports scikit-learn and openTSNE: most commands need neither
         )
 
         embedding_map.erase(files, left)
@@ -179,10 +177,10 @@ def erase(store: Store, files: ProjectFiles, project_id: int, notes: Sequence[Er
 
 
 def forgotten(store: Store, project_id: int) -> bool:
-    """Note that the files of a forgotten project are deleted, and have SQLite overwrite its rows.
+    """Note that a forgotten project's files are deleted, and let SQLite overwrite its rows.
 
-    Return whether that was possible within ten seconds. While others read or write it is not: then
-    the worker does it, for the notes say that it has to.
+    Return whether SQLite could do that within ten seconds. It cannot while other processes read
+    or write; then the notes stay, and the worker does it later.
     """
     notes = store.erasures.to_do()
     mine = [note.number for note in notes if note.project_id == project_id]
@@ -196,16 +194,16 @@ def forgotten(store: Store, project_id: int) -> bool:
 
 
 def _by_project(notes: Iterable[Erasure]) -> list[list[Erasure]]:
-    found: dict[int, list[Erasure]] = {}
+    by_project: dict[int, list[Erasure]] = {}
     for note in notes:
-        found.setdefault(note.project_id, []).append(note)
-    return list(found.values())
+        by_project.setdefault(note.project_id, []).append(note)
+    return list(by_project.values())
 
 
 def _erase_rows(files: ProjectFiles, name: str, rows: set[int]) -> None:
-    """Overwrite all rows of a file of embeddings with zeros but these; without any the file goes.
+    """Keep these rows of a file of embeddings and zero all others; with no rows, delete the file.
 
-    Its name and the places of the other rows stay: maps and the database go by them.
+    The file keeps its name and its number of rows, because maps and the database refer to them.
     """
     if not rows:
         files.remove(name)
@@ -215,7 +213,7 @@ def _erase_rows(files: ProjectFiles, name: str, rows: set[int]) -> None:
     except FileNotFoundError:
         return
     except artifacts.DAMAGED:
-        files.remove(name)  # nobody can read it; the next round embeds its scans again
+        files.remove(name)  # damaged; the next round embeds its scans again
         return
     lost = ~np.isin(np.arange(len(vectors)), list(rows))
     if vectors[lost].any():
@@ -224,17 +222,17 @@ def _erase_rows(files: ProjectFiles, name: str, rows: set[int]) -> None:
 
 
 def _vectors(path: Path) -> npt.NDArray[np.float32]:
-    # Opened here, because numpy leaves a damaged file open.
+    # Open the file here: numpy does not close a damaged file.
     with path.open("rb") as file:
-        found: npt.NDArray[np.float32] = np.load(file, allow_pickle=False)
-        return found
+        vectors: npt.NDArray[np.float32] = np.load(file, allow_pickle=False)
+        return vectors
 
 
 def _erase_drafts(files: ProjectFiles, task_ids: set[int]) -> None:
     for name in files.names(artifacts.DRAFTS):
         masks = files.read_json(name)
         if masks is None:
-            files.remove(name)  # nobody can read it, and it may hold what has to go
+            files.remove(name)  # damaged, and it may hold deleted scans
             continue
         left = {task: regions for task, regions in masks.items() if int(task) not in task_ids}
         if len(left) < len(masks):
@@ -242,7 +240,7 @@ def _erase_drafts(files: ProjectFiles, task_ids: set[int]) -> None:
 
 
 def _drop_old(unfinished: Iterable[Path]) -> None:
-    """Delete what processes that were killed left half written."""
+    """Delete the half-written files of killed processes."""
     for path in unfinished:
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > SETTLE_SECONDS:

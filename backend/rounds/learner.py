@@ -1,4 +1,4 @@
-"""From labels to a model, and from a model to a judgement of every scan."""
+"""Train models on labels, validate them, and let them predict scans."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Pixels = npt.NDArray[np.float32]
 
 
 class UnreadableLabels(ImageError):
-    """Labelled scans that cannot be read any more, and why, by task id."""
+    """Labelled scans became unreadable; `broken` holds the reasons by task id."""
 
     def __init__(self, broken: Mapping[int, ImageError], asked: int) -> None:
         super().__init__(
@@ -43,7 +43,7 @@ class UnreadableLabels(ImageError):
             "The round starts again without them.",
         )
         self.broken = broken
-        self.asked = asked  # how many scans were to be read
+        self.asked = asked  # number of scans that the learner tried to read
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Example:
     task: int
     image: Pixels  # (h, w) or (h, w, 3)
     mask: Mask  # (c, h, w)
-    spacing: tuple[float, float]  # of its pixels, down and across, in pixels of the original
+    spacing: tuple[float, float]  # of its pixels, (down, across), in pixels of the original
 
 
 @dataclass(frozen=True)
 class Learner:
-    """The models of one project: trains them, keeps them, judges with them."""
+    """The models of one project: trains, stores and validates them, and predicts with them."""
 
     store: Store
     project_id: int
@@ -69,7 +69,7 @@ class Learner:
     train_config: training.TrainConfig
 
     def split(self, ledger: Ledger, clusters: dict[int, int]) -> tuple[list[int], list[int]]:
-        """Return the task ids to train on and those to validate on; the sides are stored."""
+        """Return the task ids to train on and to validate on, and store which is which."""
         ids = list(ledger.usable)
         stored = self.store.labels.splits(self.project_id)
         unknown = validation.UNKNOWN
@@ -84,15 +84,15 @@ class Learner:
         return [i for i in ids if not held[i]], [i for i in ids if held[i]]
 
     def key(self, ledger: Ledger, task_ids: Sequence[int], start: str = "") -> str:
-        """Return the name of the model that these labels make: same labels, same name.
+        """Return the key of the model that these labels give: the same labels, the same key.
 
         Args:
-            ledger: Whose labels they are.
+            ledger: Holds the labels.
             task_ids: The scans to train on.
-            start: Key of the model that training goes on from; empty for none.
+            start: Key of the model that training starts from; "" to train from scratch.
         """
         return artifacts.digest(
-            self._learnt(ledger, task_ids),
+            self._data_digest(ledger, task_ids),
             self.config.labels,
             sorted(self.config.rows.items()),
             repr(self.train_config),
@@ -101,8 +101,8 @@ class Learner:
         )
 
     @staticmethod
-    def _learnt(ledger: Ledger, task_ids: Sequence[int]) -> str:
-        """Return the name of what is learnt from: these scans, and what is drawn on them."""
+    def _data_digest(ledger: Ledger, task_ids: Sequence[int]) -> str:
+        """Return a digest of the training data: these scans and their annotations."""
         urls = {task.id: task.url for task in ledger.tasks}
         return artifacts.digest([[i, urls[i], *ledger.keys_of(i)] for i in task_ids])
 
@@ -118,13 +118,13 @@ class Learner:
         on_batch: Callable[[training.Progress], None],
         live: str = "",
     ) -> str:
-        """Train on these scans unless that was done before; return the model's key.
+        """Train on these scans, unless their model already exists; return the model's key.
 
-        With the option `training: warm` training goes on from the model `live` where it can.
+        With the option `training: warm`, training starts from the model `live` where it can.
 
         Raises:
             ConfigError: If this machine cannot train such a network.
-            UnreadableLabels: If scans cannot be read any more.
+            UnreadableLabels: If labelled scans have become unreadable.
             StorageError: If the model that training starts from cannot be read.
         """
         start = self._start(ledger, task_ids, live)
@@ -136,7 +136,7 @@ class Learner:
         fitted = self._trained(examples, start, on_batch)
         seconds = round(time.monotonic() - started, 1)
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
-        # Before the weights: whoever finds those need not train again.
+        # Save the row before the weights: a model counts as trained once its weights exist.
         self.store.publications.save_model(
             Model(
                 project_id=self.project_id,
@@ -148,7 +148,7 @@ class Learner:
                 quality=ModelQuality(
                     train_seconds=seconds,
                     started_from=start,
-                    learnt=self._learnt(ledger, task_ids),
+                    learnt=self._data_digest(ledger, task_ids),
                 ),
             )
         )
@@ -156,9 +156,10 @@ class Learner:
         return key
 
     def reporter(self) -> Callable[[training.Progress], None]:
-        """Return what training calls after every batch: it tells page, /job_status and log.
+        """Return the function that training calls after every batch to report its progress.
 
-        It writes once a second and after every epoch.
+        It writes to the database (for the page and /job_status) once a second and after every
+        epoch, and to the log after every epoch.
         """
         clock = self.store.clock
         pace, last = Pace(clock, self.options.max_train_seconds), [0.0]
@@ -169,27 +170,27 @@ class Learner:
                 last[0] = now
                 self.store.projects.update(self.project_id, progress=shown(progress, left))
             if progress.ends_epoch:
-                told = progress.epoch, progress.epochs, progress.loss, left or 0.0
-                log.info("epoch %d of %d: loss %.3f, about %.0f s left", *told)
+                values = progress.epoch, progress.epochs, progress.loss, left or 0.0
+                log.info("epoch %d of %d: loss %.3f, about %.0f s left", *values)
 
         return report
 
     def _start(self, ledger: Ledger, task_ids: Sequence[int], live: str) -> str:
-        """Return the key of the model that training goes on from, empty for none."""
+        """Return the key of the model that training starts from; "" to train from scratch."""
         model = self.store.publications.model(self.project_id, live)
         if self.options.training != "warm" or model is None or not self.knows(live):
             return ""
         before = model.quality.started_from
         if self.key(ledger, task_ids, before) == live:
-            return before  # the live model was made from just these labels: nothing is to be learnt
-        # What it learnt from must still be there to learn from. A label that was deleted or
-        # corrected would live on in the weights, and a scan that is held out by now would no longer
-        # be unseen. Models of former releases do not say what was drawn.
-        goes_on = set(model.trained_on) <= set(task_ids) and (
+            return before  # the live model was already trained on exactly these labels
+        # Start from the live model only if all its training data still holds. Otherwise a deleted
+        # or corrected label would live on in the weights, and the model would know scans that are
+        # held out today. Models of earlier releases did not record "learnt".
+        still_holds = set(model.trained_on) <= set(task_ids) and (
             model.quality.learnt is None
-            or model.quality.learnt == self._learnt(ledger, model.trained_on)
+            or model.quality.learnt == self._data_digest(ledger, model.trained_on)
         )
-        return live if goes_on and self.train_config.continues(self.load(live).config) else ""
+        return live if still_holds and self.train_config.continues(self.load(live).config) else ""
 
     def _trained(
         self,
@@ -197,8 +198,8 @@ class Learner:
         start: str,
         on_batch: Callable[[training.Progress], None],
     ) -> training.Fitted:
-        # Held-out scans are not handed in: the gate judges by them, and what stopped at their best
-        # would look better there than it is.
+        # Train without the held-out scans: the gate scores models on them, and a model that
+        # stopped at its best epoch on them would score too high.
         deadline = time.monotonic() + self.options.max_train_seconds
         try:
             return training.fit(
@@ -219,7 +220,7 @@ class Learner:
         """Yield labelled scans.
 
         Raises:
-            UnreadableLabels: After the last one, when some cannot be read any more.
+            UnreadableLabels: After the last scan, if some scans have become unreadable.
         """
         broken: dict[int, ImageError] = {}
         urls = {task.id: task.url for task in ledger.tasks}
@@ -234,9 +235,10 @@ class Learner:
             raise UnreadableLabels(broken, asked=len(task_ids))
 
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
-        """Return what people drew on one scan, merged by majority, shape (c, h, w)."""
+        """Return one scan's annotations merged by pixel majority, shape (c, h, w)."""
         height, width = size
-        results = self.store.labels.results(self.project_id, [found.id for found in annotations])
+        ids = [annotation.id for annotation in annotations]
+        results = self.store.labels.results(self.project_id, ids)
         return labels.merge(
             labels.masks(result, self.config, size=(height, width)) for result in results
         )
@@ -250,17 +252,17 @@ class Learner:
             )
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):
-                self.files.remove(weights_name(key))  # damaged: only training anew helps
+                self.files.remove(weights_name(key))  # damaged: the next round trains it again
             raise StorageError(
                 "A trained model cannot be read.", "The next round trains it again."
             ) from error
 
     def gate(self, ledger: Ledger, key: str, live: str, held: Sequence[int]) -> str:
-        """Return the model to work with: the new one, unless validation refuses it.
+        """Return the key of the model to use: the new one, unless validation refuses it.
 
-        Both models are scored on today's validation scans, but for those of groups that the live
-        one was trained on before they were held out. The verdict and the new model's quality are
-        stored, and with them the temperature at which its probabilities mean what they say.
+        Both models are scored on today's validation scans, except the groups that the live model
+        was trained on. The verdict, the new model's quality and the temperature that calibrates
+        its probabilities are stored.
         """
         model = self.store.publications.model(self.project_id, key)
         if model is None or not held:
@@ -275,7 +277,7 @@ class Learner:
         return live if refused else key
 
     def knows(self, key: str) -> bool:
-        """Return whether a model is there and was trained for today's labels."""
+        """Return whether a model exists, with its weights, and was trained for today's classes."""
         model = self.store.publications.model(self.project_id, key)
         known = model is not None and model.classes == list(self.config.labels)
         return known and self.files.exists(weights_name(key))
@@ -295,38 +297,38 @@ class Learner:
         )
 
     def _validate(self, ledger: Ledger, key: str, task_ids: Sequence[int]) -> dict[int, Judged]:
-        """Return how a model does on each of these scans, by task id."""
+        """Return a model's scores on each of these scans, by task id."""
         fitted = self.load(key)
         judged = {}
         for example in self.examples(ledger, task_ids):
-            [found] = inference.predict(fitted, [example.image])
-            drawn, truth = found > 0.5, example.mask
+            [probabilities] = inference.predict(fitted, [example.image])
+            drawn, truth = probabilities > 0.5, example.mask
             scores = evaluation.of_labels(drawn, truth, example.spacing)
             judged[example.task] = Judged(
                 scores={name: of.tolist() for name, of in scores.items()},
-                probabilities=thinned(found),
+                probabilities=thinned(probabilities),
                 truth=thinned(truth),
             )
         return judged
 
-    def uncertainties(self, key: str, wanted: Sequence[tuple[int, str]]) -> dict[int, float]:
-        """Return the model's uncertainty on each scan that can be read, by task id."""
+    def uncertainties(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, float]:
+        """Return the model's uncertainty on each readable scan, by task id."""
         measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.publications.model(self.project_id, key)
         temperature = model.quality.temperature if model else 1.0
         return {
             task_id: float(measure(calibration.tempered(probabilities, temperature)[None])[0])
-            for task_id, _, probabilities in self.predict(key, wanted)
+            for task_id, _, probabilities in self.predict(key, tasks)
         }
 
     def predict(
-        self, key: str, wanted: Sequence[tuple[int, str]]
+        self, key: str, tasks: Sequence[tuple[int, str]]
     ) -> Iterator[tuple[int, Scan, Pixels]]:
-        """Yield (task id, scan, probabilities (c, h, w)) batch by batch; the pool never stacks."""
+        """Yield (task id, scan, probabilities (c, h, w)); memory holds one batch at a time."""
         fitted = self.load(key)
         most = max(BATCH * 256**2 // max(fitted.config.image_size, 256) ** 2, 1)
         batch: list[tuple[int, Scan]] = []
-        for task_id, scan in self.scans.many(wanted):
+        for task_id, scan in self.scans.many(tasks):
             if not isinstance(scan, ImageError):
                 batch.append((task_id, scan))
             if len(batch) == most:
@@ -335,7 +337,7 @@ class Learner:
         yield from _predicted(fitted, batch)
 
 
-BATCH = 16  # scans at once where they have up to 256 pixels a side, fewer where they have more
+BATCH = 16  # scans of up to 256 x 256 pixels at once; fewer if they are larger
 
 
 def _predicted(

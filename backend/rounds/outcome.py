@@ -1,4 +1,4 @@
-"""How a refresh ends: done, failed and tried again later, or with a project that vanished."""
+"""How a refresh ends: finished, failed (tried again later), or with a vanished project."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 def kind_of(error: FirstlightError) -> str:
-    """Return how a round failed.
+    """Return the kind of a round's error.
 
     Returns:
-        "missing" if Label Studio did not find something, "outage" if it failed in another way, ""
-        for everything else.
+        "missing" if Label Studio answered 404, "outage" if Label Studio failed in another way, ""
+        for every other error.
     """
     if isinstance(error, NotFound):
         return "missing"
@@ -27,12 +27,12 @@ def kind_of(error: FirstlightError) -> str:
 
 
 def finish(store: Store, project: Project, requested: int, made: bool) -> None:
-    """Note what was done, and when the next round may start."""
+    """Note the completed revision, and when the next round may start."""
     pause = spacing(project) if made else 0.0
     store.projects.update(
         project.id,
         completed=requested,
-        waits_since=project.started_at,  # what is still requested came after that
+        waits_since=project.started_at,  # a request that is still open came after the start
         step="",
         progress={},
         problem="",
@@ -45,17 +45,17 @@ def finish(store: Store, project: Project, requested: int, made: bool) -> None:
 
 
 def fail(services: Services, project: Project, what: str, fix: str, kind: str) -> None:
-    """Say what went wrong, once, and try again later, later each time.
+    """Report the error once, and schedule the next try after a growing pause.
 
     Args:
         services: Of this worker.
         project: The project.
         what: What happened.
         fix: How to put it right.
-        kind: As `kind_of` returns it.
+        kind: The result of `kind_of`.
     """
     store = services.store
-    if project.disconnected:  # meanwhile, which is no problem of anybody's
+    if project.disconnected:  # a person disconnected it meanwhile: there is nothing to report
         store.rounds.abort(project.id, "The project was disconnected.")
         store.projects.update(project.id, step="", progress={}, problem="", fix="")
         return
@@ -90,9 +90,9 @@ def _vanish(store: Store, project: Project) -> None:
 
 
 def _longest_backoff(kind: str, reconcile_seconds: float) -> float:
-    """Return the seconds after which a failed refresh is tried again at the latest.
+    """Return the longest pause before a failed refresh is tried again, in seconds.
 
-    A refresh that Label Studio fails costs a call or two: it may be tried at every tick of the
-    timer, so that an outage ends here when it ends there.
+    During an outage a refresh costs Label Studio one or two calls. So try at every tick of the
+    timer: rounds then go on as soon as Label Studio answers again.
     """
     return min(LONGEST_BACKOFF_SECONDS, reconcile_seconds) if kind else LONGEST_BACKOFF_SECONDS

@@ -1,4 +1,4 @@
-"""Which projects show drafts, and of which model: read from the database, without loading one."""
+"""Which projects show drafts, and from which model: read from the database, no model loaded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from backend.storage.ledger import stored_options
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Project, Publication
 
-KEPT_MODELS = 2  # networks that the process of the drafts holds in memory
+KEPT_MODELS = 2  # networks that the process of the live drafts holds in memory
 JUDGED = 5  # the last drafts that decide whether the next ones are shown
 
 
 def wanted(project: Project, usable: int, dice: list[float]) -> bool:
-    """Return whether drafts are shown: enough labels, and people found the last ones useful.
+    """Return whether drafts are shown: enough labels, and the last drafts were good enough.
 
     Args:
-        project: Its options say from when on and how good.
+        project: Its options set the least number of labels and the least Dice.
         usable: Number of labelled scans.
-        dice: Of every draft against what was then submitted, oldest first.
+        dice: Dice of each draft against the submitted annotation, oldest first.
     """
     options = stored_options(project)
     if not options.prelabels or usable < options.prelabel_after:
@@ -32,10 +32,10 @@ def wanted(project: Project, usable: int, dice: list[float]) -> bool:
 
 
 def drawing(store: Store, project: Project) -> Publication | None:
-    """Return the live version of a project if its model draws drafts now.
+    """Return the live publication of a project if its model draws drafts now, else None.
 
-    It draws none at a cold start, while drafts are not shown, and once the labels of the project
-    are others than those that it was trained for.
+    There are no drafts during the cold start, while drafts are not shown, and after the classes of
+    the project have changed.
     """
     version = store.publications.get(project.id, project.live_version)
     model = store.publications.model(project.id, version.model_key) if version else None
@@ -45,7 +45,7 @@ def drawing(store: Store, project: Project) -> Publication | None:
 
 
 def newest_drawing(store: Store) -> Iterator[tuple[int, str]]:
-    """Yield project id and live version of every project that shows drafts, last published first.
+    """Yield (project id, name of the live publication) where drafts are shown, newest first.
 
     Raises:
         StorageError: When the database does not answer.
@@ -72,7 +72,7 @@ def _classes(project: Project) -> list[str]:
 
 
 def _last_dice(store: Store, project_id: int) -> list[float]:
-    """Return the Dice of the last drafts alone: a large project has as many scores as labels."""
+    """Return the Dice of the last drafts only: a large project has as many scores as labels."""
     query = (
         sa.select(DraftScore.dice)
         .where(DraftScore.project_id == project_id)

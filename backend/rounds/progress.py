@@ -1,4 +1,4 @@
-"""How far a training is, and how long it will take."""
+"""The progress of a training, and an estimate of the time left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from model import training
 
 
 def shown(progress: training.Progress, seconds_left: float | None) -> dict[str, float]:
-    """Return how far a training is, by the names that /job_status shows.
+    """Return the progress of a training under the names that /job_status shows.
 
-    What is unknown is left out, and what is not finite: JSON has no word for it.
+    Unknown values are left out, and so are NaN and inf, which JSON cannot express.
     """
     shown = {
         "epoch": (progress.epoch, None),
@@ -30,14 +30,14 @@ def shown(progress: training.Progress, seconds_left: float | None) -> dict[str, 
 
 
 class Pace:
-    """How long a training will take: each batch to come as long as those so far, on average."""
+    """Estimates the time left, assuming the mean duration of the batches so far."""
 
     def __init__(self, clock: Callable[[], float], most_seconds: float) -> None:
         self._clock, self._most = clock, most_seconds
-        self._first: tuple[int, float] | None = None  # batch, and when it was done
+        self._first: tuple[int, float] | None = None  # number and end time of the first batch
 
     def seconds_left(self, progress: training.Progress) -> float | None:
-        """Return the seconds until the last batch or the end of the box; None after one batch."""
+        """Return the seconds until the last batch or the time limit; None after one batch."""
         now = self._clock()
         if self._first is None:
             self._first = progress.step, now

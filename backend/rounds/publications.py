@@ -1,7 +1,7 @@
-"""The publications of a project: their list, the way back to one, and which weights are kept.
+"""The publications of a project: list them, go back to one, and decide which weights stay.
 
-A person goes back by pinning a publication. The command only leaves that request in the database.
-The next round publishes what the pinned model gives, under a new name, and trains nothing.
+A person goes back by pinning a publication. The command only writes that request into the
+database. The next round publishes the queue of the pinned model under a new name, without training.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from model.evaluation import MAIN
 KEPT_MODELS = 5
 KEPT_LIVE_MODELS = 30
 LEFTOVER_SECONDS = 24 * 3600
-LISTED = 10  # versions to go back to in an error; `versions` has all
+LISTED = 10  # publications that an error names; the command `versions` lists all
 
-# What may have become of weights, where it stands in the way.
+# States of weights that keep a publication from being published again.
 _OBSTACLES = {"gone": "its weights are gone", "other labels": "it was trained for other labels"}
 _HEAD = ("version", "state", "since (UTC)", "labels", MAIN.title, "weights")
 
 
 @dataclass(frozen=True)
 class ProjectPublications:
-    """The versions of one project, from its store and its files; made anew for every question."""
+    """The publications of one project. Make a new object for every request: it reads once."""
 
     store: Store
     project: Project
@@ -42,7 +42,7 @@ class ProjectPublications:
     # -- going back -----------------------------------------------------------------------------
 
     def pinned(self) -> Publication | None:
-        """Return the version that a person pinned, None while training decides.
+        """Return the publication that a person pinned; None while rounds train.
 
         Raises:
             ConfigError: When its model cannot be used any more.
@@ -50,21 +50,21 @@ class ProjectPublications:
         name = self.store.publications.pinned(self.project.id)
         if not name:
             return None
-        found = self.store.publications.get(self.project.id, name)
-        why = self.obstacle(found)
+        version = self.store.publications.get(self.project.id, name)
+        why = self.obstacle(version)
         if why:
             raise ConfigError(
                 f"The pinned version {name} cannot be published: {why}.",
                 f"Go back to another one or train again: {resume_command(self.project.id)}",
             )
-        return found
+        return version
 
     def pin(self, name: str) -> str:
-        """Ask for the queue that a version's model gives, until `resume`; return a sentence.
+        """Pin a publication until `resume`; return a sentence for the person.
 
         Raises:
-            ConfigError: When that version is unknown, was never live, or its model cannot be used;
-                or when the project is not connected.
+            ConfigError: When the publication is unknown, was never live, or its model cannot be
+                used; or when the project is not connected.
         """
         self._check_connected()
         why = self.obstacle(self.store.publications.get(self.project.id, name))
@@ -78,7 +78,7 @@ class ProjectPublications:
         )
 
     def resume(self) -> str:
-        """Let training decide again; return a sentence.
+        """Let rounds train again; return a sentence for the person.
 
         Raises:
             ConfigError: When nothing is pinned, or the project is not connected.
@@ -93,7 +93,7 @@ class ProjectPublications:
         return f"Project {self.project.id} trains again with its next round.{self._paused()}"
 
     def _check_connected(self) -> None:
-        """Refuse to ask for a round: that would bring a disconnected project back to life."""
+        """Raise if the project is disconnected: a refresh request would reconnect it."""
         if self.project.disconnected:
             raise ConfigError(
                 f"Project {self.project.id} is not connected: no round will follow.",
@@ -109,14 +109,14 @@ class ProjectPublications:
         return " It is paused: that round waits for `paused` to be false." if paused else ""
 
     def _choice(self) -> str:
-        names = [found.name for found in self._newest_first if not self.obstacle(found)]
+        names = [version.name for version in self._newest_first if not self.obstacle(version)]
         if not names:
             return "There is none to go back to yet."
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         return f"Choose one of: {', '.join(names[:LISTED])}{more}."
 
     def obstacle(self, version: Publication | None) -> str:
-        """Return why nobody can go back to a version, "" if that can be done."""
+        """Return why a publication cannot be pinned, or "" if it can."""
         if version is None:
             return f"project {self.project.id} has no such version"
         if not version.live_at:
@@ -124,9 +124,9 @@ class ProjectPublications:
         return _OBSTACLES.get(self._weights(version), "")
 
     def _weights(self, version: Publication) -> str:
-        """Return what became of the weights of a version's model."""
+        """Return the state of the weights of a publication's model."""
         if not version.model_key:
-            return "not needed"  # a cold start follows from the scans
+            return "not needed"  # a cold start has no model
         model = self._models.get(version.model_key)
         if model is None or not self._has_weights(model):
             return "gone"
@@ -138,11 +138,11 @@ class ProjectPublications:
     # -- the list -------------------------------------------------------------------------------
 
     def table(self) -> str:
-        """Return every version as a line of text, newest first."""
+        """Return every publication as a line of text, newest first."""
         if not self._newest_first:
             return f"Project {self.project.id} has published nothing yet."
         pinned = self.store.publications.pinned(self.project.id)
-        rows = [_HEAD, *(self._row(found, pinned) for found in self._newest_first)]
+        rows = [_HEAD, *(self._row(version, pinned) for version in self._newest_first)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         if pinned:
@@ -162,7 +162,7 @@ class ProjectPublications:
         )
 
     def _quality(self, model: Model | None) -> str:
-        """Return the Dice on held-out scans; without any, that of the drafts people corrected."""
+        """Return the Dice on held-out scans; without such scans, the Dice of the drafts."""
         if model and MAIN.name in model.quality.validation:
             return f"{model.quality.validation[MAIN.name]:.2f} held out"
         drafts = self._drafts.get(model.key) if model else None
@@ -173,42 +173,43 @@ class ProjectPublications:
     # -- retention ------------------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Delete the weights that no rule keeps, and what killed processes left half written."""
+        """Delete the weights that no rule keeps, and the half-written files of killed processes."""
         kept = {weights_name(key) for key in self.kept()}
         for name in self._weights_there - kept:
             self.files.remove(name)
         for path in self.files.leftovers():
-            with suppress(FileNotFoundError):  # whole by now, under its own name
+            with suppress(FileNotFoundError):  # its writer has finished and renamed it
                 if self.store.clock() - path.stat().st_mtime > LEFTOVER_SECONDS:
                     path.unlink()
 
     def kept(self) -> set[str]:
         """Return the keys of the models whose weights stay.
 
-        The last 5 models, refused ones included; of the last 30 those that were ever live; the
-        best one; and whatever is live, was live before that, is pinned or is about to go live.
+        These are the last 5 models, refused ones included; among the last 30 those that were ever
+        live; the best one; and the models of the publications that are live, were live just
+        before, are pinned or are about to go live.
         """
         newest = list(self._models.values())
-        shown = sorted((found for found in self._newest_first if found.live_at), key=_live_at)
+        shown = sorted((version for version in self._newest_first if version.live_at), key=_live_at)
         pinned = self.store.publications.pinned(self.project.id)
         needed = [
-            found
-            for found in self._newest_first
-            if found.state in {"publishing", "ready", "live"} or found.name == pinned
+            version
+            for version in self._newest_first
+            if version.state in {"publishing", "ready", "live"} or version.name == pinned
         ]
-        was_live = {found.model_key for found in shown}
+        was_live = {version.model_key for version in shown}
         return {
             self._best(),
             *(model.key for model in newest[:KEPT_MODELS]),
             *(model.key for model in newest[:KEPT_LIVE_MODELS] if model.key in was_live),
-            *(found.model_key for found in [*shown[-2:], *needed]),
+            *(version.model_key for version in [*shown[-2:], *needed]),
         }
 
     def _best(self) -> str:
-        """Return the key of the model with the highest validation Dice, "" if none was measured.
+        """Return the key of the model with the highest validation Dice; "" if none was measured.
 
-        While no model has one, it is the model whose drafts came closest to what was drawn. Equal
-        ones: the newest. Refused models and those of other labels than the newest are left out.
+        While no model has a validation Dice, the Dice of the drafts decides. Ties go to the newest
+        model. Refused models and models for other classes than the newest are left out.
         """
         newest = list(self._models.values())
         fit = [
@@ -225,7 +226,7 @@ class ProjectPublications:
         scores = held_out or drafts
         return max(scores, key=lambda key: scores[key], default="")
 
-    # -- what is read once ----------------------------------------------------------------------
+    # -- read once and kept ---------------------------------------------------------------------
 
     @cached_property
     def _newest_first(self) -> Sequence[Publication]:
@@ -244,7 +245,7 @@ class ProjectPublications:
 
     @cached_property
     def _classes(self) -> list[str]:
-        """The labels of today; none while the labelling interface cannot be served."""
+        """The classes of today; none while the labelling interface is unsupported."""
         try:
             return list(labels.parse(self.project.label_config).labels)
         except UnsupportedLabelConfig:
@@ -252,13 +253,13 @@ class ProjectPublications:
 
     @cached_property
     def _drafts(self) -> Mapping[str, DraftQuality]:
-        """How good a model's drafts were against what people then drew, by its key."""
-        key_of = {found.name: found.model_key for found in self._newest_first}
-        found: dict[str, list[DraftScore]] = {}
+        """The quality of each model's drafts against the submitted annotations, by model key."""
+        key_of = {version.name: version.model_key for version in self._newest_first}
+        by_key: dict[str, list[DraftScore]] = {}
         now = ledger.read(self.store, self.project.id)
         for score in ledger.quality_drafts(self.store, self.project.id, now):
-            found.setdefault(key_of.get(score.version, ""), []).append(score)
-        return {key: DraftQuality.of(scores) for key, scores in found.items()}
+            by_key.setdefault(key_of.get(score.version, ""), []).append(score)
+        return {key: DraftQuality.of(scores) for key, scores in by_key.items()}
 
 
 def resume_command(project_id: int) -> str:
@@ -267,7 +268,7 @@ def resume_command(project_id: int) -> str:
 
 
 def _state(version: Publication) -> str:
-    """Return the state as people know it: what was never live is not missed in Label Studio."""
+    """Return the state in a person's words: removed before it was ever live is "abandoned"."""
     return "abandoned" if version.state == "removed" and not version.live_at else version.state
 
 

@@ -17,7 +17,7 @@ JUDGED_DRAFTS = 100  # more than are labelled while a round is made
 def draw(here: RoundContext, queue: Sequence[int], key: str) -> dict[int, list[dict[str, Any]]]:
     """Return the regions of a model's masks for the scans at the head of a queue, by task id.
 
-    While drafts are not shown they only serve to judge the model by what is labelled next.
+    Drafts are drawn even while they are hidden: the next annotations then measure the model.
     """
     horizon = here.options.horizon
     head = queue[: horizon if are_shown(here) else min(horizon, JUDGED_DRAFTS)]
@@ -30,13 +30,13 @@ def draw(here: RoundContext, queue: Sequence[int], key: str) -> dict[int, list[d
 
 
 def are_shown(here: RoundContext) -> bool:
-    """Return whether people see drafts by now."""
+    """Return whether people see drafts now."""
     dice = [score.dice for score in here.store.labels.draft_scores(here.id)]
     return prelabels.wanted(here.project, len(here.ledger.usable), dice)
 
 
 def forget_old(files: ProjectFiles) -> None:
-    """Drop the drafts of rounds that nobody can have open any more."""
+    """Delete the drafts of rounds so old that no annotator still has one open."""
     by_round = sorted(files.names(artifacts.DRAFTS), key=artifacts.round_of)
     for name in by_round[:-KEPT_DRAFTS]:
         files.remove(name)

@@ -1,4 +1,4 @@
-"""What the steps of a round work with, put together once and handed in."""
+"""The services that the steps of a round use, built once per process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backend.storage.tables import Project
 
 @dataclass(frozen=True)
 class Services:
-    """Settings, memory, Label Studio and images: everything outside of the science."""
+    """Settings, store, Label Studio, image source and decoders of one process."""
 
     settings: Settings
     store: Store
@@ -30,19 +30,19 @@ class Services:
 
     @cached_property
     def artifacts(self) -> Artifacts:
-        """Where what rounds leave lies."""
+        """The artifacts of all projects, in DATA_DIR or at ARTIFACTS_URL."""
         return Artifacts(self.settings.data_dir, self.settings.artifacts_url)
 
     def files(self, project_id: int) -> ProjectFiles:
-        """Return what rounds leave of a project."""
+        """Return the artifacts of a project."""
         return self.artifacts.of(project_id)
 
     def folder(self, project_id: int) -> Path:
-        """Where this machine keeps a project's scans."""
+        """Return the folder in which this machine keeps a project's scans."""
         return self.settings.project_folder(project_id)
 
     def scans(self, project: Project, image_size: int) -> Scans:
-        """Return the project's scans at working size, fine enough for a network of this size."""
+        """Return the project's scans at working size, at least `image_size` pixels a side."""
         aliases = (project.hostname,) if project.hostname else ()
         return Scans(
             replace(self.source, aliases=aliases).fetch,
@@ -54,7 +54,7 @@ class Services:
 
 
 def build(settings: Settings, store: Store) -> Services:
-    """Put the services of one process together."""
+    """Build the services of one process."""
     studio = LabelStudio(settings)
     source = ImageSource(
         label_studio_url=settings.label_studio_url,

@@ -1,4 +1,4 @@
-"""Whether a cold start depends on the chance in its map: of a project, or of a folder of images."""
+"""Measure how much a cold start depends on the seed of its map, for a project or a folder."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ VERDICT = "stability.json"
 def of_project(
     settings: Settings, store: Store, project_id: int, changed: Mapping[str, Any], seeds: int
 ) -> Stability:
-    """Measure a connected project, and keep the verdict for its page.
+    """Measure a connected project, and store the result for its page.
 
     Args:
         changed: Options that replace the project's own.
-        seeds: How many seeds each perplexity is tried with.
+        seeds: Number of seeds for each perplexity.
 
     Raises:
-        NotFound: If the project is not known here.
-        ConfigError: If it has too few embedded scans for its budget, or an option is wrong.
+        NotFound: If the database does not know the project.
+        ConfigError: If the project has too few embedded scans for its budget, or an option is
+            wrong.
     """
     project = store.projects.known(project_id)
     options = parse_options({**stored_options(project).model_dump(), **changed})
     encoder = encoding.load(settings, options.encoder or settings.encoder).name
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
     maps = Maps(files, store.embeddings.all(project_id, encoder))
-    found = _measure(maps.embeddings(range(len(maps.ids))), options, range(seeds))
-    measured = {"scans": len(maps.ids), "overlap": found.overall}
+    result = _measure(maps.embeddings(range(len(maps.ids))), options, range(seeds))
+    measured = {"scans": len(maps.ids), "overlap": result.overall}
     files.write_json(VERDICT, {**_choice(options, encoder), **measured})
-    return found
+    return result
 
 
 def of_folder(
     settings: Settings, folder: Path, changed: Mapping[str, Any], seeds: int
 ) -> Stability:
-    """Measure the PNG and JPEG images of a folder, or of `images` in it.
+    """Measure the PNG and JPEG images of a folder, or of its subfolder `images`.
 
     Raises:
-        ConfigError: If there is no such folder, it holds too few images, or an option is wrong.
-        ImageError: If one of them cannot be read.
+        ConfigError: If the folder does not exist or holds too few images, or an option is wrong.
+        ImageError: If an image cannot be read.
     """
     inside = folder / "images" if (folder / "images").is_dir() else folder
     if not inside.is_dir():
@@ -73,9 +74,10 @@ def of_folder(
 def verdict(
     files: ProjectFiles, options: ProjectOptions, encoder: str, scans: int
 ) -> tuple[str, ...]:
-    """Return the warning of the last measurement, if it is of what the project does now.
+    """Return the warning of the last measurement, if it still applies to the project.
 
-    It holds for as long as a map of those scans would stay.
+    It applies while encoder, strategy and budget are the same, and until the pool has changed so
+    much that a map would be fitted anew.
     """
     kept = files.read_json(VERDICT)
     if (
@@ -88,17 +90,17 @@ def verdict(
     return diagnostics.instability(kept["overlap"]) if same else ()
 
 
-def table(found: Stability) -> str:
+def table(result: Stability) -> str:
     """Return a measurement as lines of text."""
     maps = [
-        f"{one.perplexity:>10g} {one.seed:>5} {one.k:>3} {one.silhouette:>10.2f}"
-        for one in found.chosen
+        f"{choice.perplexity:>10g} {choice.seed:>5} {choice.k:>3} {choice.silhouette:>10.2f}"
+        for choice in result.chosen
     ]
     overlaps = {
-        "two seeds, same perplexity": found.over_seeds,
-        "two perplexities, same seed": found.over_perplexities,
-        "any two maps": found.overall,
-        "two random choices": found.chance,
+        "two seeds, same perplexity": result.over_seeds,
+        "two perplexities, same seed": result.over_perplexities,
+        "any two maps": result.overall,
+        "two random choices": result.chance,
     }
     return "\n".join(
         [
@@ -107,7 +109,7 @@ def table(found: Stability) -> str:
             "",
             "Share of chosen scans in common, on average:",
             *(f"  {name:<28} {share:.2f}" for name, share in overlaps.items()),
-            *found.warnings,
+            *result.warnings,
         ]
     )
 
@@ -116,7 +118,7 @@ def _measure(embeddings: Floats, options: ProjectOptions, seeds: Sequence[int]) 
     budget, scans = options.cold_start_budget, len(embeddings)
     if scans < FEWEST or budget >= scans:
         raise ConfigError(
-            f"There is nothing to compare: {budget} of {scans} scans would be chosen.",
+            f"A cold start would choose {budget} of {scans} scans, so there is nothing to compare.",
             f"Lower --budget, or add scans: at least {FEWEST}, and more than the budget.",
         )
     return stability.measure(embeddings, budget, strategy=options.cold_start, seeds=seeds)

@@ -1,4 +1,4 @@
-"""Bring the ledger up to date by asking Label Studio, never by believing a webhook."""
+"""Bring the ledger up to date by asking Label Studio; the content of webhooks is ignored."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from backend.storage.tables import Project
 log = logging.getLogger(__name__)
 
 FULL_SYNC_SECONDS = 6 * 3600
-# Changes within this time before now are always read again, whatever their stamps say. Clocks of
-# two machines differ by less; a stamp further ahead was made while a clock was wrong.
+# Always read the changes of the last 5 minutes again. Clocks of two machines differ by less; a
+# time stamp further in the future comes from a clock that was wrong.
 CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
-    """Return what the timer compares: counters, newest change, label config, options.
+    """Return the values that the timer compares: counters, newest change, label config, options.
 
-    Two cheap calls and a list of entries; no task is read.
+    Costs two cheap calls and a list of ML backends; reads no task.
     """
     info = studio.project(project.id)
     entry = studio.entry(project.id, store.installation.answer(project))
@@ -41,23 +41,25 @@ def look(studio: LabelStudio, store: Store, project: Project) -> dict[str, Any]:
 def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
     """Bring the ledger up to date and return the project's options.
 
-    Reads the tasks that changed since the last sync. Lists all of them when that was asked for,
-    when the counts do not agree, or when clocks or a restored backup have put Label Studio's times
-    out of order. Reads every annotation when the labelling interface changed, and every six hours.
+    Reads the tasks that changed since the last sync. Lists all tasks when a full sync was
+    requested, when the counts do not agree, or when a wrong clock or a restored backup has put
+    Label Studio's times out of order. Reads every annotation when the labelling interface changed,
+    and every six hours.
 
     Raises:
-        UnsupportedLabelConfig: When the labelling interface cannot be served.
-        LabelStudioError: When Label Studio does not answer, or has no entry of ours.
+        UnsupportedLabelConfig: When the labelling interface is unsupported.
+        LabelStudioError: When Label Studio does not answer, or does not list this backend among
+            the project's ML backends.
     """
     info = studio.project(project.id)
     entry = studio.entry(project.id, store.installation.answer(project))
-    # Looked at before the tasks are read: what changes meanwhile shows up as a difference.
+    # Read the counters before the tasks: a change in between then shows up as a difference.
     seen = _seen(studio, store, project.id, info, entry)
     options = _options(store, project, entry)
     masks_too = full_overdue(store, project) or project.label_config != info.label_config
     full = masks_too or _list_is_due(store, project, options, seen)
     title, config = _text(info.title), info.label_config
-    # Before anything is read: a sync that is cut short here leaves what the next one has to do.
+    # Note the work before doing it: if this sync is cut short, the next one finishes it.
     store.projects.update(project.id, title=title, label_config=config)
     if full:
         store.projects.update(project.id, full_sync=True)
@@ -73,7 +75,7 @@ def sync(studio: LabelStudio, store: Store, project: Project) -> ProjectOptions:
 
 
 def full_overdue(store: Store, project: Project) -> bool:
-    """Return whether every annotation was last read too long ago, or in the future."""
+    """Return whether the last full read is six hours old, or lies in the future."""
     return not 0 <= store.clock() - project.full_synced_at < FULL_SYNC_SECONDS
 
 
@@ -85,7 +87,7 @@ def _seen(
     return {
         **info.counters,
         "newest_update": newest,
-        # A stamp of the future hides the changes that are made until then.
+        # A time stamp in the future hides all changes until that time.
         **({"newest_until_now": _newest_until_now(studio, project_id, now)} if ahead else {}),
         "label_config": digest(info.label_config),
         "extra_params": entry.get("extra_params") or {},
@@ -101,11 +103,11 @@ def _now(store: Store) -> datetime:
 
 
 def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOptions:
-    """Read the options; a bad one is said, and the last valid ones stay in force."""
+    """Read the options; if they are invalid, report that and keep the last valid ones."""
     try:
         options = parse_options(entry.get("extra_params"))
     except OptionsError as error:
-        log.warning("options refused: %s", error)
+        log.warning("options refused, the last valid ones stay in force: %s", error)
         store.projects.update(project.id, options_problem=str(error))
         return stored_options(project)
     store.projects.update(project.id, options=options.model_dump(), options_problem="")
@@ -115,7 +117,7 @@ def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOp
 def _list_is_due(
     store: Store, project: Project, options: ProjectOptions, seen: dict[str, Any]
 ) -> bool:
-    """Return whether what is known of unchanged tasks may be wrong too."""
+    """Return whether the ledger's entries of unchanged tasks may be wrong too."""
     return (
         project.full_sync
         or "newest_until_now" in seen
@@ -134,15 +136,15 @@ class _Copy:
     options: ProjectOptions
 
     def everything(self, tasks: int, *, masks_too: bool) -> None:
-        """List all tasks, and forget those that are not listed.
+        """List all tasks, and forget those that Label Studio does not list.
 
         Args:
-            tasks: How many Label Studio counted before.
-            masks_too: Whether the annotations of all tasks are read, and not only those of tasks
-                that have another time of change or other counts than the ledger.
+            tasks: Number of tasks that Label Studio counted before.
+            masks_too: Whether to read the annotations of all tasks, or only of tasks whose time of
+                change or counts differ from the ledger.
 
         Raises:
-            Unreachable: When fewer tasks are listed than Label Studio counts before and after.
+            Unreachable: When Label Studio lists fewer tasks than it counts before and after.
         """
         listed: set[int] = set()
         for page in self.studio.tasks(self.project_id):
@@ -152,17 +154,17 @@ class _Copy:
         if len(listed) < counted:
             raise Unreachable(
                 f"Label Studio lists {len(listed)} of the {counted} tasks that it counts.",
-                "Nothing is forgotten; it is asked again by itself. May this token see all tasks?",
+                "Give the token a user who may see all tasks. The backend forgets no scan and "
+                "tries again by itself.",
             )
         self.store.scans.keep_only(self.project_id, listed)
 
     def changes(self) -> bool:
-        """Read what changed since the last time; return whether that is all that changed.
+        """Read the tasks that changed since the last sync; return whether the ledger is complete.
 
-        The counts have to agree afterwards. A submit between counting and reading would disagree
-        for no reason, hence the second try. And the task that changed last as far as the ledger
-        knows has to be among those that changed: if it is not, Label Studio has forgotten that
-        change, as it does when an older backup is restored.
+        It is complete if its counts equal Label Studio's. A submit between reading and counting
+        makes them differ, hence the second try. Label Studio must also list the ledger's newest
+        task: if that is missing, an older backup of Label Studio was restored.
         """
         newest, changed_at = self.store.scans.newest(self.project_id)
         since = min(changed_at, notation(_now(self.store) - CLOCKS_DIFFER))
@@ -175,7 +177,7 @@ class _Copy:
                 break
             if self._counts() == self.studio.project(self.project_id).counters:
                 return True
-        log.info("counts or times differ from Label Studio's: listing everything")
+        log.info("counts or times differ from Label Studio's: listing all tasks")
         return False
 
     def _take(self, page: Sequence[dict[str, Any]], *, masks_too: bool = False) -> None:
@@ -185,10 +187,10 @@ class _Copy:
         drawn_on = {int(task["id"]) for task in page if _annotated(task)} & changed
         self.store.labels.replace(self.project_id, sorted(changed - drawn_on), [])
         for part in _parts(sorted(drawn_on)):
-            found = self.studio.annotations(self.project_id, part)
-            rows = [_annotation_row(annotation, self.config) for annotation in found]
+            annotations = self.studio.annotations(self.project_id, part)
+            rows = [_annotation_row(annotation, self.config) for annotation in annotations]
             self.store.labels.replace(self.project_id, part, rows)
-        # Tasks last: after a kill before this line the next sync sees the same ones changed.
+        # Save the tasks last: after a kill before this line the next sync reads the page again.
         rows = [_task_row(task, self.config, self.options) for task in page]
         self.store.scans.save(self.project_id, rows)
 
@@ -204,7 +206,7 @@ class _Copy:
         }
 
     def _counts(self) -> dict[str, int]:
-        """Count the ledger as Label Studio counts itself."""
+        """Return the ledger's counts under Label Studio's names."""
         return ledger.totals(self.store, self.project_id)
 
 
@@ -229,33 +231,33 @@ def _task_row(
     return {
         "id": int(task["id"]),
         "url": _text(data.get(config.image_key) or ""),
-        "group": "" if group is None else _text(group),  # null names no patient
+        "group": "" if group is None else _text(group),  # null means no group
         "updated_at": str(task["updated_at"]),
         "is_labeled": bool(task["is_labeled"]),
     }
 
 
 def _text(value: object) -> str:
-    """Return a text without NUL, which PostgreSQL keeps nowhere."""
+    """Return a text without NUL characters, which PostgreSQL cannot store."""
     return str(value).replace("\0", "")
 
 
-def _annotation_row(found: dict[str, Any], config: labels.LabelConfig) -> dict[str, Any]:
-    result = found["result"] or []
+def _annotation_row(annotation: dict[str, Any], config: labels.LabelConfig) -> dict[str, Any]:
+    result = annotation["result"] or []
     return {
-        "id": int(found["id"]),
-        "task_id": int(found["task"]),
-        "updated_at": str(found["updated_at"]),
-        "created_at": str(found["created_at"]),
-        "cancelled": bool(found["was_cancelled"]),
-        "ground_truth": bool(found["ground_truth"]),
+        "id": int(annotation["id"]),
+        "task_id": int(annotation["task"]),
+        "updated_at": str(annotation["updated_at"]),
+        "created_at": str(annotation["created_at"]),
+        "cancelled": bool(annotation["was_cancelled"]),
+        "ground_truth": bool(annotation["ground_truth"]),
         "result": json.dumps(result),
-        "problem": "" if found["was_cancelled"] else _problem(result, config),
+        "problem": "" if annotation["was_cancelled"] else _problem(result, config),
     }
 
 
 def _problem(result: list[Any], config: labels.LabelConfig) -> str:
-    """Return why an annotation cannot train, found out by decoding it once."""
+    """Decode an annotation once; return why it cannot be trained on, or ""."""
     try:
         labels.masks(result, config, size=(8, 8))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Published weights from Hugging Face: out of its local cache, or fetched when it answers."""
+"""Published weights from Hugging Face: from its local cache, or fetched if the hub answers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def fetch(
     revision: str = "",
     cache_dir: str | Path | None = None,
 ) -> Weights | None:
-    """Return the first of some files that a repository has, or None if it cannot be had.
+    """Return the first of these files that the repository has; None if none can be fetched.
 
-    What was fetched before is found without the network. Nothing is raised: whoever asks has
-    something else to offer, or an error of its own.
+    Files in the cache need no network. Failures give None instead of an error: the caller has
+    other weights or raises an error of its own.
 
     Args:
         repository: "owner/name".
-        files: Names of the same thing, the preferred one first.
+        files: Alternative names of the same weights, preferred first.
         revision: The commit to take them from; the newest one by default.
         cache_dir: Hugging Face's own cache by default.
     """
@@ -53,9 +53,9 @@ def _cached(
     from huggingface_hub import try_to_load_from_cache
 
     for file in files:
-        found = try_to_load_from_cache(repository, file, cache_dir=cache_dir, revision=revision)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repository, file, cache_dir=cache_dir, revision=revision)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
@@ -65,18 +65,18 @@ def _fetched(
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
-    # Its warnings would stand as plain text among our own lines.
+    # Its warnings are plain text; our log is JSON lines.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for file in files:
         try:
-            # Asked once, because hf_hub_download tries a silent hub six times, a minute each.
+            # Ask first, with a short timeout: hf_hub_download tries a silent hub 6 x 60 s.
             told = huggingface_hub.get_hf_file_metadata(
                 huggingface_hub.hf_hub_url(repository, file, revision=revision), timeout=PATIENCE
             )
         except EntryNotFoundError:
             continue
-        found = huggingface_hub.hf_hub_download(
+        path = huggingface_hub.hf_hub_download(
             repository, file, revision=told.commit_hash, cache_dir=cache_dir
         )
-        return Path(found)
+        return Path(path)
     return None

@@ -1,7 +1,7 @@
 """The story of one round: sync, embed, select or train and score, publish. Durable.
 
 Each step may be repeated after a kill: files have names that follow from their content, rows are
-written under keys, and a publication takes a new name. Steps take and give ids and small dicts;
+written under keys, and a publication gets a new name. Steps take and return ids and small dicts;
 clock, randomness and settings are read in steps only.
 """
 
@@ -29,13 +29,13 @@ from backend.storage.tables import Publication
 
 log = logging.getLogger(__name__)
 
-STORY = "4"  # goes up when the steps of a round change, which one under way cannot follow
+STORY = "4"  # raise it when the steps of a round change: a round under way cannot follow
 REFRESH_QUEUE = "refresh"
 CHUNK_QUEUE = "chunks"
 CHUNK = 64
-SCORED = 256  # scans a chunk: many enough that reading the weights does not count
+SCORED = 256  # scans a chunk: enough to make the time to read the weights negligible
 SHARE = 1024  # scans
-CHUNKS_BETWEEN_TRIMS = 16  # to look through all kept scans after each would take longer than it
+CHUNKS_BETWEEN_TRIMS = 16  # trimming goes through all kept scans and takes longer than a chunk
 
 
 @DBOS.dbos_class()
@@ -55,7 +55,7 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.workflow()
     def refresh(self, project_id: int) -> None:
-        """Bring one project's queue up to what was requested when this began."""
+        """Bring one project's queue up to the revision that was requested at the start."""
         with logs.context(project=project_id):
             try:
                 requested = self.begin(project_id)
@@ -63,8 +63,8 @@ class Rounds(DBOSConfiguredInstance):
             except FirstlightError as error:
                 self.fail(project_id, error.what, error.fix, outcome.kind_of(error))
             except Exception:
-                # The one place in the worker where a defect of ours ends: told in the log with its
-                # traceback, on the page without it, and tried again like everything else.
+                # The last resort for our own defects: the log gets the traceback, the page a
+                # sentence, and the refresh is tried again like after any other error.
                 log.exception("a round failed unexpectedly")
                 self.fail(project_id, "A round failed unexpectedly.", "See the worker's log.", "")
             else:
@@ -113,29 +113,29 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def begin(self, project_id: int) -> int:
-        """Return what is requested now; what is requested later makes another refresh."""
+        """Return the revision requested now; later requests start another refresh."""
         here = self._here(project_id)
         self.store.projects.update(project_id, started_at=self.store.clock())
         return here.project.requested
 
     @DBOS.step()
     def sync(self, project_id: int) -> str:
-        """Copy what changed in Label Studio; say whether the project is paused."""
+        """Copy the changes from Label Studio; return "paused" if the project is paused."""
         with self._step(project_id, "sync") as here:
             options = sync.sync(self.services.studio, self.store, here.project)
         return "paused" if options.paused else "synced"
 
     @DBOS.step()
     def judge(self, project_id: int) -> None:
-        """Compare drafts with what people submitted on their scans."""
+        """Score drafts against the annotations submitted on their scans."""
         judge_drafts(self._here(project_id))
 
     @DBOS.step()
     def unseen(self, project_id: int) -> list[list[int]]:
         """Return chunks of tasks that have no embedding and may be read now.
 
-        While other projects wait these are no more than a share: a hundred thousand scans of one
-        project take an hour, and nobody's label shall wait for that.
+        While other projects wait, return at most a share (1,024 scans): 100,000 scans of one
+        project take an hour, and the labels of other projects must not wait that long.
         """
         ids = embedding.unseen(self._here(project_id))
         if any(other != project_id for other in self.store.projects.due()):
@@ -145,7 +145,7 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def embed_chunk(self, project_id: int, task_ids: list[int]) -> None:
-        """Fetch, decode and embed scans; one that cannot be read is named and retried later."""
+        """Fetch, decode and embed scans; name unreadable scans and retry them later."""
         here = self._here(project_id)
         embedding.embed(here, task_ids, self.worker)
         self._trim_now_and_then(here.learner)
@@ -153,13 +153,13 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def plan(self, project_id: int, shared: bool = False) -> dict[str, Any]:
-        """Return whether anything has to be done, and open the round if so.
+        """Return whether the round has work to do, and open the round if so.
 
-        After a share of the scans there may be more of them, and a part of a pool is no pool.
+        After a share of the scans, wait for the rest: a queue needs the whole pool.
         """
         with self._step(project_id, "plan") as here:
             if shared and embedding.unseen(here):
-                # The next share, when the others had their turn.
+                # Embed the next share after the other projects had their turn.
                 self.store.projects.request_refresh(project_id)
                 return {"due": False}
             pinned = here.publications.pinned()
@@ -174,12 +174,12 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def train(self, project_id: int, number: int) -> str:
-        """Train on all labels and return the key of the model to work with."""
+        """Train on all labels; return the key of the model to use, "" for none."""
         with self._step(project_id, "train", number) as here:
             learner, now = here.learner, here.ledger
             to_train, held = learner.split(now, here.selector.clusters())
             if not to_train:
-                return ""  # all labels are ground truth, and that only validates
+                return ""  # all labels are ground truth, which only serves validation
             version = self.store.publications.get(project_id, here.project.live_version)
             live = version.model_key if version else ""
             try:
@@ -202,24 +202,24 @@ class Rounds(DBOSConfiguredInstance):
     def score_chunk(
         self, project_id: int, task_ids: list[int], key: str
     ) -> list[tuple[int, float]]:
-        """Return (task id, how uncertain the model is of it) for each scan that can be read."""
+        """Return (task id, uncertainty) of each readable scan."""
         learner = self._here(project_id).learner
-        wanted = self.store.scans.some(project_id, task_ids)
-        found = learner.uncertainties(key, [(task.id, task.url) for task in wanted])
+        tasks = self.store.scans.some(project_id, task_ids)
+        scores = learner.uncertainties(key, [(task.id, task.url) for task in tasks])
         self._trim_now_and_then(learner)
         self.store.projects.advance(project_id, len(task_ids))
-        return list(found.items())
+        return list(scores.items())
 
     @DBOS.step()
     def select(
         self, project_id: int, number: int, uncertainties: list[tuple[int, float]], key: str = ""
     ) -> None:
-        """Rank the pool and write the queue with its reasons down.
+        """Rank the pool, and store the queue with its reasons.
 
         Args:
             project_id: The project.
             number: Of the round.
-            uncertainties: (task id, uncertainty) of the scans that the model could judge.
+            uncertainties: (task id, uncertainty) of the scans that the model could score.
             key: Of that model, "" for none.
         """
         self._end_score(project_id, number)
@@ -231,21 +231,21 @@ class Rounds(DBOSConfiguredInstance):
             queue = selector.rank(here.ledger, dict(uncertainties))
             records.write_queue(here.files, number, queue)
             said = [*here.config.notes, *queue.warnings]
-            _log_new(said, here.project.warnings)  # the encoder's were said at its start
+            _log_new(said, here.project.warnings)  # the encoder logged its own warnings at start
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 
     @DBOS.step()
     def draft(self, project_id: int, number: int, key: str) -> None:
-        """Write the model's masks for the head of the queue down, shown or not."""
+        """Store the model's masks for the head of the queue, shown or not."""
         with self._step(project_id, "draft", number) as here:
-            found = queue_drafts.draw(here, here.queue(number), key)
-            here.files.write_json(artifacts.drafts_name(number), found)
+            masks = queue_drafts.draw(here, here.queue(number), key)
+            here.files.write_json(artifacts.drafts_name(number), masks)
 
     @DBOS.step()
     def publish(self, project_id: int, number: int, key: str) -> str:
         """Write the queue to Label Studio under a new name; return the name."""
         with self._step(project_id, "publish", number) as here:
-            started = time.monotonic()  # the clock may be set meanwhile, or the machine sleep
+            started = time.monotonic()  # the wall clock may be set meanwhile
             file = artifacts.drafts_name(number)
             version = Publication(
                 round=number,
@@ -261,7 +261,7 @@ class Rounds(DBOSConfiguredInstance):
                 masks or {},
             )
             self.store.projects.update(project_id, publish_seconds=time.monotonic() - started)
-            if not name:  # all that was open has been labelled meanwhile
+            if not name:  # all open scans have been labelled meanwhile
                 self.store.rounds.close(project_id, number, "")
                 _tidy(here)
             return name
@@ -279,15 +279,15 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def finish(self, project_id: int, requested: int, made: bool) -> None:
-        """Note what was done, and when the next round may start."""
+        """Note the completed revision, and when the next round may start."""
         outcome.finish(self.store, self._here(project_id).project, requested, made)
 
     @DBOS.step()
     def fail(self, project_id: int, what: str, fix: str, kind: str) -> None:
-        """Say what went wrong, once, and try again later, later each time."""
+        """Report the error once, and schedule the next try after a growing pause."""
         outcome.fail(self.services, self._here(project_id).project, what, fix, kind)
 
-    # -- what the steps share -------------------------------------------------------------------
+    # -- shared by the steps --------------------------------------------------------------------
 
     def _here(self, project_id: int) -> RoundContext:
         return RoundContext.of(self.services, self._encoders, project_id)
@@ -303,7 +303,7 @@ class Rounds(DBOSConfiguredInstance):
             self.store.rounds.add_seconds(project_id, number, step, self.store.clock() - started)
 
     def _end_score(self, project_id: int, number: int) -> None:
-        """Put the seconds of the scoring, which was nobody's own step, into the round's record."""
+        """Put the seconds of the scoring into the round's record; its chunks are no single step."""
         project = self._here(project_id).project
         if project.step == "score":
             seconds = self.store.clock() - project.step_at
@@ -315,7 +315,7 @@ class Rounds(DBOSConfiguredInstance):
 
 
 def _is_lost(here: RoundContext) -> bool:
-    """Return whether somebody deleted the queue in Label Studio."""
+    """Return whether the live queue was deleted in Label Studio."""
     live = here.store.publications.get(here.id, here.project.live_version)
     if live is None or not live.published:
         return False
@@ -335,7 +335,7 @@ def _log_new(warnings: Sequence[str], shown: Sequence[str]) -> None:
 
 
 def _tidy(here: RoundContext) -> None:
-    """Drop scans, drafts and weights beyond those that are kept."""
+    """Delete the cached scans, old drafts and weights that no rule keeps."""
     here.learner.scans.trim()
     queue_drafts.forget_old(here.files)
     here.publications.tidy()
@@ -346,10 +346,10 @@ def _parted(ids: list[int], size: int) -> list[list[int]]:
 
 
 def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Do the calls of a workflow on all workers, one at a time on each; return what they gave."""
+    """Spread calls over all workers, one at a time on each; return their results in order."""
     handles = []
     for turn, given in enumerate(calls, start=1):
-        # The first of every project before the second of any: a large one lets the others in.
+        # The n-th chunk has priority n, so that projects take turns and none blocks the others.
         with SetEnqueueOptions(priority=turn):
             handles.append(DBOS.enqueue_workflow(CHUNK_QUEUE, work, *given))
     try:

@@ -1,1 +1,1 @@
-"""What lasts: the database, and files."""
+"""Persistent data: the database and the artifacts."""

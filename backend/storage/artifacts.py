@@ -1,7 +1,7 @@
 """Files that are whole or absent: written under a temporary name, synced, then renamed.
 
-Those of a project lie in one place for all machines: a folder, or a bucket of which each machine
-keeps copies in DATA_DIR.
+All machines share the files of a project: in a folder, or in a bucket of which each machine keeps
+copies in DATA_DIR.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from backend.storage.bucket import Bucket, folder_of
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-PARTIAL = ".partial"  # what a file is called until it is whole
-# What numpy stumbles over in an archive that was cut short or written over.
+PARTIAL = ".partial"  # suffix of a file that is being written
+# Errors of numpy and json on a file that was cut short or overwritten.
 DAMAGED = (BadZipFile, EOFError, KeyError, ValueError, zlib.error)
 
 # The kinds of files that rounds leave of a project; each is a folder.
 ROUNDS, DRAFTS, MODELS = "rounds", "drafts", "models"
 EMBEDDINGS, MAPS, CLUSTERS = "embeddings", "maps", "clusters"
 
-# Kinds whose names follow from what is in them: a copy of one is right without a look.
+# Kinds whose names follow from their content: a copy is valid without asking the bucket.
 LASTING = frozenset({EMBEDDINGS, MODELS, CLUSTERS})
-# Kinds of which only some are kept: copies of what is no longer in the bucket go as well.
+# Kinds whose old files are deleted: a file deleted in the bucket is deleted here too.
 PASSING = frozenset({MODELS, CLUSTERS, DRAFTS})
-TRANSFERS = 16  # at a time; mostly they wait for the bucket
+TRANSFERS = 16  # at a time; they mostly wait for the bucket
 
 
 def digest(*parts: object) -> str:
-    """Return a name that follows from content: 40 hex digits of the parts' JSON."""
+    """Return a name that follows from content: 40 hex digits, a hash of the parts' JSON."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
@@ -60,18 +60,18 @@ def write(
     share: Callable[[Path], object] | None = None,
     place: str = "DATA_DIR",
 ) -> None:
-    """Write a file so that nobody ever sees half of it, not even after a power cut.
+    """Write a file atomically: readers see all of it or nothing, even after a power cut.
 
     Args:
-        path: Where it will lie.
+        path: Path of the finished file.
         save: Writes the content.
-        share: Is given the file when it is whole, before it lies at `path`.
-        place: The setting that says which disk it is.
+        share: Called with the complete temporary file, before it is renamed to `path`.
+        place: The setting that names the disk, for the error message.
 
     Raises:
-        StorageError: When the disk is full or the folder cannot be written, or by `share`.
+        StorageError: When the disk is full or the folder cannot be written, or from `share`.
     """
-    # Processes of two containers may have one id, and threads always have.
+    # A random name: threads share a process id, and so may processes of two containers.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def write(
         unfinished.unlink(missing_ok=True)
         raise StorageError(
             f"A file below {place} could not be written ({error.strerror}).",
-            f"Free disk space or make {place} writable; the round starts again by itself.",
+            f"Free disk space or make {place} writable. The round starts again by itself.",
         ) from None
     except StorageError:
         unfinished.unlink(missing_ok=True)
@@ -112,12 +112,12 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def round_name(number: int) -> str:
-    """Return the name of the queue of a round and its reasons."""
+    """Return the name of a round's queue, with its reasons."""
     return f"{ROUNDS}/{number:04d}.json"
 
 
 def round_of(name: str) -> int:
-    """Return the number of the round that a queue or drafts are of."""
+    """Return the number of the round in the name of a queue or of drafts."""
     return int(Path(name).stem)
 
 
@@ -148,7 +148,7 @@ def embeddings_name(chunk: str) -> str:
 
 @dataclass(frozen=True)
 class Space:
-    """Where distances are measured: an encoder, a projection and its seed."""
+    """The space of a map: an encoder, a projection and its seed."""
 
     encoder: str
     projection: str
@@ -166,22 +166,22 @@ def clusters_name(space: Space, scans: Sequence[str], budget: int) -> str:
     Args:
         space: The map's.
         scans: The names of the scans that the map was fitted on, in the map's order.
-        budget: The cold start's, which the number of clusters depends on.
+        budget: The cold start's; the number of clusters depends on it.
     """
     return f"{CLUSTERS}/{digest(vars(space), scans, budget)}.npz"
 
 
 def scan_name(chunk: str, row: int) -> str:
-    """Return the name of a scan in the file of a map: where its embedding lies."""
+    """Return the name of a scan in the file of a map: the chunk and row of its embedding."""
     return f"{chunk}/{row}"
 
 
 class Artifacts:
-    """Where the files of all projects lie; made once in a process.
+    """The files of all projects; made once in a process.
 
     Args:
         data_dir: DATA_DIR.
-        url: ARTIFACTS_URL; "" for files that lie below DATA_DIR alone.
+        url: ARTIFACTS_URL; "" to keep all files below DATA_DIR.
     """
 
     def __init__(self, data_dir: Path, url: str = "") -> None:
@@ -209,19 +209,19 @@ class Artifacts:
 
 
 class ProjectFiles:
-    """What rounds leave of one project: by names such as models/<key>, each file of a kind.
+    """The artifacts of one project, under names such as models/<key>: a kind, then the file.
 
     Args:
-        folder: Where they lie on this machine: all of them, or copies of those in the bucket.
-        scratch: Where else this machine keeps files of the project; `folder` by default.
-        place: The setting that names `folder`.
-        bucket: Where all of them are, when that is no folder.
+        folder: This machine's folder: it holds the files, or copies of the files in the bucket.
+        scratch: Folder for this machine's temporary files; `folder` by default.
+        place: The setting that names `folder`, for error messages.
+        bucket: Holds the files; None if they lie in `folder`.
         prefix: Of their names in the bucket.
 
-    A copy is made once the file is in the bucket, never before: what lies on one machine can be had
-    by all. Names of a LASTING kind stand for one content, but for scans that are erased from it:
-    then copies are dropped. Of other files the bucket's mark is kept beside the copy, and asked for
-    at every read. Every method may raise a StorageError.
+    A file goes to the bucket first and is copied here afterwards, so every file on this machine is
+    available to all. Files of a LASTING kind never change, except when scans are erased from them;
+    their copies are then dropped. For other files, the bucket's mark is kept beside the copy and
+    compared at every read. Every method may raise a StorageError.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class ProjectFiles:
     # -- reading ----------------------------------------------------------------------------------
 
     def exists(self, name: str) -> bool:
-        """Return whether there is such a file, for every machine."""
+        """Return whether the shared file exists."""
         if self._bucket:
             return bool(self._bucket.mark(self._key(name)))
         return (self.folder / name).exists()
@@ -250,27 +250,27 @@ class ProjectFiles:
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind, in order."""
         if self._bucket:
-            found = self._bucket.keys(self._key(kind))
-            return [key.removeprefix(self._key("")) for key in found]
+            keys = self._bucket.keys(self._key(kind))
+            return [key.removeprefix(self._key("")) for key in keys]
         return self._here(kind)
 
     def paths(self, names: Sequence[str]) -> list[Path]:
-        """Return where files lie on this machine, the newest of each; there may be none."""
+        """Return the paths of files on this machine, up to date; a path may not exist."""
         if self._bucket:
-            # Before the look at the bucket: whatever is written meanwhile is in there.
+            # List the copies before the bucket: a file written meanwhile is then not dropped.
             here = {kind: self._here(kind) for kind in PASSING & set(map(_kind, names))}
-            due = [name for name in dict.fromkeys(names) if not self._is_settled(name)]
+            due = [name for name in dict.fromkeys(names) if not self._is_final(name)]
             fetched = _together(partial(self._fetch, self._bucket), due)
             for kind in {_kind(name) for name, new in zip(due, fetched, strict=True) if new}:
                 self._drop_gone(here.get(kind, []), kind)
         return [self.folder / name for name in names]
 
-    def read(self, name: str, load: Callable[[Path], Found]) -> Found:
-        """Return what `load` makes of a file; a damaged or lost copy is fetched again, once.
+    def read(self, name: str, load: Callable[[Path], Result]) -> Result:
+        """Return what `load` returns for a file; a damaged or lost copy is fetched again, once.
 
         Raises:
-            FileNotFoundError: Without such a file.
-            Exception: One of DAMAGED, when all there is of it is damaged.
+            FileNotFoundError: If the file does not exist.
+            Exception: One of DAMAGED, if the shared file itself is damaged.
         """
         try:
             return self._load(name, load)
@@ -280,7 +280,7 @@ class ProjectFiles:
         self._drop(name)
         return self._load(name, load)
 
-    def _load(self, name: str, load: Callable[[Path], Found]) -> Found:
+    def _load(self, name: str, load: Callable[[Path], Result]) -> Result:
         [path] = self.paths([name])
         try:
             return load(path)
@@ -289,35 +289,35 @@ class ProjectFiles:
         except OSError as error:
             raise StorageError(
                 f"A file below {self._place} could not be read ({error.strerror}).",
-                f"Look at the disk or share of {self._place}; the round starts again by itself.",
+                f"Check the disk or share of {self._place}. The round starts again by itself.",
             ) from None
 
     def read_json(self, name: str) -> Any:
-        """Return a JSON document, or None when there is none, or a damaged one."""
+        """Return a JSON document; None if it is missing or damaged."""
         return self.read_parsed(name, json.loads)
 
-    def read_parsed(self, name: str, parse: Callable[[bytes], Found]) -> Found | None:
+    def read_parsed(self, name: str, parse: Callable[[bytes], Result]) -> Result | None:
         """Return what `parse` makes of a file's content.
 
-        None when there is no such file, or a damaged one: `parse` raises a ValueError then.
+        None if the file is missing, or damaged: `parse` raises a ValueError then.
         """
         try:
             return self.read(name, lambda path: parse(path.read_bytes()))
         except FileNotFoundError:
             return None
         except ValueError:
-            log.warning("%s is damaged, and is taken for absent", name.rpartition("/")[2])
+            log.warning("%s is damaged and is treated as missing", name.rpartition("/")[2])
             return None
 
     def leftovers(self) -> Iterator[Path]:
-        """Yield what is half written on this machine, now or by a process that was killed."""
+        """Yield the half-written files on this machine, of running and of killed processes."""
         for folder in {self.folder, self.scratch}:
             yield from folder.rglob(f"*{PARTIAL}")
 
     # -- writing ----------------------------------------------------------------------------------
 
     def write(self, name: str, save: Callable[[IO[bytes]], object]) -> None:
-        """Write a file, for every machine; a failure leaves what was there before."""
+        """Write a shared file; after a failure the previous file is still there."""
         path = self.folder / name
         if self._bucket is None:
             write(path, save, place=self._place)
@@ -335,28 +335,28 @@ class ProjectFiles:
         self.write(name, lambda file: np.save(file, array, allow_pickle=False))
 
     def remove(self, name: str) -> None:
-        """Delete a file, if there is one; copies on other machines are no longer used."""
+        """Delete a shared file if it exists; other machines then no longer use their copies."""
         if self._bucket:
             self._bucket.remove(self._key(name))
         self._drop(name)
 
     def clear(self) -> None:
-        """Delete everything of the project, with what this machine keeps besides."""
+        """Delete all shared files of the project, and this machine's copies and scratch files."""
         if self._bucket:
             _together(self._bucket.remove, self._bucket.keys(self._prefix))
         for folder in {self.folder, self.scratch}:
             shutil.rmtree(folder, ignore_errors=True)
 
     def drop_all_copies(self) -> None:
-        """Drop all that this machine keeps of a project in a bucket; it is fetched anew."""
+        """Delete this machine's copies of the bucket's files; later reads fetch them again."""
         if self._bucket:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def drop_copies(self, chunks: Iterable[str]) -> None:
-        """Drop this machine's copies of all that changes when scans are erased.
+        """Delete this machine's copies of all files that change when scans are erased.
 
         Args:
-            chunks: The files of embeddings that changed, or are gone.
+            chunks: The files of embeddings that were changed or deleted.
         """
         if self._bucket:
             changed = map(embeddings_name, chunks)
@@ -364,7 +364,7 @@ class ProjectFiles:
                 self._drop(name)
 
     def probe(self) -> None:
-        """Write, list, read and delete a file. Not for a project that has any."""
+        """Write, list, read and delete a file. Only for a project without files."""
         name = f"{ROUNDS}/probe.json"
         try:
             self.write_json(name, name)
@@ -372,28 +372,28 @@ class ProjectFiles:
                 self._drop(name)
             if self.names(ROUNDS) != [name] or self.read_json(name) != name:
                 raise StorageError(
-                    "The artifacts at ARTIFACTS_URL did not give back what was written.",
-                    "Use a store that shows at once what was written.",
+                    "The store at ARTIFACTS_URL did not return a file that was just written.",
+                    "Use a store in which a written file is visible at once.",
                 )
             self.clear()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    # -- copies of what is in a bucket ------------------------------------------------------------
+    # -- copies of the bucket's files -------------------------------------------------------------
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
 
     def _here(self, kind: str) -> list[str]:
-        found = sorted((self.folder / kind).glob("[!.]*"))
-        return [f"{kind}/{path.name}" for path in found if path.suffix != PARTIAL]
+        paths = sorted((self.folder / kind).glob("[!.]*"))
+        return [f"{kind}/{path.name}" for path in paths if path.suffix != PARTIAL]
 
-    def _is_settled(self, name: str) -> bool:
+    def _is_final(self, name: str) -> bool:
         return _kind(name) in LASTING and (self.folder / name).exists()
 
     def _fetch(self, bucket: Bucket, name: str) -> bool:
-        """Bring a copy up to date; return whether it is a new one."""
-        # Asked for before the content: of what is written in between too much is fetched.
+        """Bring a copy up to date; return whether the file was fetched."""
+        # Read the mark first: a concurrent write then costs a second download, never a stale copy.
         mark = "" if _kind(name) in LASTING else bucket.mark(self._key(name))
         if mark and mark == self._noted(name):
             return False
@@ -407,7 +407,7 @@ class ProjectFiles:
         return True
 
     def _drop_gone(self, copies: Sequence[str], kind: str) -> None:
-        """Drop those copies of a kind that are no longer in the bucket."""
+        """Delete the copies of a kind whose file is no longer in the bucket."""
         for name in set(copies) - set(self.names(kind) if copies else []):
             self._drop(name)
 
@@ -423,7 +423,7 @@ class ProjectFiles:
         write(self._beside(name), lambda file: file.write(mark.encode()))
 
     def _noted(self, name: str) -> str:
-        """Return the mark of the copy, "" without a copy."""
+        """Return the mark of the copy, "" if there is no copy."""
         try:
             return self._beside(name).read_text() if (self.folder / name).exists() else ""
         except FileNotFoundError:
@@ -434,8 +434,8 @@ def _kind(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _together(work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """Return what the work makes of each item; the first failure ends all."""
+def _together(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Apply the work to all items in threads; return the results. An error cancels the rest."""
     todo = list(items)
     if len(todo) < 2:
         return [work(item) for item in todo]

@@ -1,6 +1,7 @@
 """Objects at a URL, by fsspec: an object store as files that are whole or absent.
 
-Whatever a store's library says may hold an address or a key: it is never passed on, only its kind.
+An error of a store's library may hold an address or a key. So only its type is passed on, never its
+text.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ from urllib.parse import urlsplit
 
 from backend.errors import ConfigError, StorageError
 
-# A draft may be waiting for an answer, and a round comes back by itself.
+# Give up soon: an annotator may be waiting for a draft, and a round starts again by itself.
 _S3: dict[str, Any] = {
     "config_kwargs": {
         "connect_timeout": 5,
         "read_timeout": 30,
         "retries": {"mode": "standard", "total_max_attempts": 3},
     },
-    "max_concurrency": 1,  # one request an object: parts could be of two versions of it
+    "max_concurrency": 1,  # one request an object: two parts could come from two writes
 }
 
 
 def folder_of(url: str) -> Path | None:
-    """Return the folder that ARTIFACTS_URL names, None when it is no folder."""
+    """Return the folder that ARTIFACTS_URL names; None if it names an object store."""
     path = url.removeprefix("file://")
     return Path(path) if path.startswith("/") else None
 
 
 def shown(url: str) -> str:
-    """Return a URL without what may be secret in it."""
+    """Return a URL without the parts that may be secret."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=host, query="", fragment="").geturl()
 
 
 def prepare(url: str) -> None:
-    """Find out at the start whether ARTIFACTS_URL can be used here; a store is not asked yet.
+    """Check at the start that ARTIFACTS_URL is usable; an object store is not contacted yet.
 
     Raises:
-        ConfigError: When the folder cannot be written, or the protocol needs a package.
+        ConfigError: When the folder cannot be written, or the protocol's package is missing.
     """
     folder = folder_of(url)
     if folder is not None:
@@ -53,7 +54,7 @@ def prepare(url: str) -> None:
 
 
 def _try_folder(folder: Path) -> None:
-    # Not made here: a share that is not mounted would be taken for an empty one.
+    # Do not create the folder: a share that is not mounted would look like an empty one.
     probe = folder / f".writable-{os.getpid()}"
     try:
         probe.touch()
@@ -79,7 +80,7 @@ def _try_protocol(protocol: str) -> None:
         ) from None
     except ValueError:
         raise ConfigError(
-            f"ARTIFACTS_URL begins with {protocol}://, which is unknown here.",
+            f"ARTIFACTS_URL begins with {protocol}://, a protocol that fsspec does not know.",
             "Use s3://bucket/prefix, another protocol of fsspec, or a folder.",
         ) from None
 
@@ -92,8 +93,8 @@ class Bucket:
         self._is_there = False
 
     def mark(self, key: str) -> str:
-        """Return what tells this content of an object from any other, "" without an object."""
-        with _told():
+        """Return a mark that changes with an object's content; "" if there is no object."""
+        with _store_errors():
             try:
                 return str(self._files.ukey(self._at(key)))
             except FileNotFoundError:
@@ -101,8 +102,8 @@ class Bucket:
                 return ""
 
     def get(self, key: str) -> bytes | None:
-        """Return the content of an object, None without one."""
-        with _told():
+        """Return the content of an object; None if there is no object."""
+        with _store_errors():
             try:
                 return bytes(self._files.cat_file(self._at(key)))
             except FileNotFoundError:
@@ -110,23 +111,23 @@ class Bucket:
                 return None
 
     def put(self, key: str, path: Path) -> None:
-        """Make a file's content that of an object."""
-        with _told():
+        """Upload a file as an object."""
+        with _store_errors():
             self._files.put_file(str(path), self._at(key))
 
     def remove(self, key: str) -> None:
-        """Delete an object, if there is one."""
-        with _told(), suppress(FileNotFoundError):
+        """Delete an object if it exists."""
+        with _store_errors(), suppress(FileNotFoundError):
             self._files.rm_file(self._at(key))
 
     def keys(self, prefix: str) -> list[str]:
         """Return the names of all objects below a prefix."""
-        with _told():
-            found = self._files.find(self._at(prefix))
-        return sorted(path.removeprefix(self._at("")) for path in found)
+        with _store_errors():
+            paths = self._files.find(self._at(prefix))
+        return sorted(path.removeprefix(self._at("")) for path in paths)
 
     def _make_sure(self) -> None:
-        """Find out once that the bucket of a missing object is not missing itself."""
+        """Check once that the bucket of a missing object exists; raise if it does not."""
         if not self._is_there:
             self._files.find(self._at("projects/0/none"))
             self._is_there = True
@@ -144,27 +145,26 @@ class Bucket:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        # At the first use: its thread would not survive a server's fork.
+        # Open at the first use: fsspec's thread would not survive a server's fork.
         from fsspec.core import url_to_fs
 
         is_s3 = urlsplit(self._url).scheme in {"s3", "s3a"}
         fixed = {"skip_instance_cache": True, "use_listings_cache": False}
         files, root = url_to_fs(self._url, **fixed, **(_S3 if is_s3 else {}))
         if is_s3:
-            files.retries = 1  # botocore has tried three times by then
+            files.retries = 1  # botocore itself tries three times
         return files, root
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn whatever a store's library raises into a StorageError that repeats none of its words."""
+def _store_errors() -> Iterator[None]:
+    """Turn every error of a store's library into a StorageError without the library's text."""
     try:
         yield
-    # Libraries have no common kind of error, and one of a kind that nobody expected is still a
-    # store that did not do what was asked.
+    # The libraries share no base class of errors, and any error means that the store failed.
     except Exception as error:  # noqa: BLE001
         raise StorageError(
             f"The artifacts at ARTIFACTS_URL did not answer ({type(error).__name__}).",
-            "Look at ARTIFACTS_URL, its credentials and its store, with `python -m backend "
-            "doctor`; the round starts again by itself.",
+            "Check ARTIFACTS_URL, its credentials and the store with `python -m backend doctor`. "
+            "The round starts again by itself.",
         ) from None

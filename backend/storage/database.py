@@ -17,8 +17,8 @@ from backend.storage.tables import Meta
 
 WEB_BUSY_MS = 500
 WORKER_BUSY_MS = 10_000
-CREATION = 0xF125  # names the lock under which tables are made in PostgreSQL
-GONE_SECONDS = 20  # for a PostgreSQL that takes nothing any more, less than workers wait for one
+CREATION = 0xF125  # id of the PostgreSQL lock under which tables are made
+GONE_SECONDS = 20  # until a silent PostgreSQL counts as gone; shorter than workers wait for it
 
 
 class Database:
@@ -30,7 +30,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """One short transaction; errors of the database come out as StorageError."""
+        """One short transaction; errors of the database become StorageError."""
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
@@ -48,7 +48,7 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Two processes starting at once would both see no tables, and lock each other out."""
+        """Let one process at a time make tables: two at once would lock each other out."""
         path = sqlite_path(self.engine.url.render_as_string(hide_password=False))
         if path:
             with FileLock(f"{path}.lock"):
@@ -57,15 +57,15 @@ class Database:
             with self.engine.begin() as connection:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION)))
                 yield
-        else:  # SQLite in memory, which is nobody else's
+        else:  # SQLite in memory: no other process sees it
             yield
 
     def once(self, key: str, value: str) -> str:
-        """Return the fact of this name; the first who asks decides it."""
+        """Return the stored value of a key; the first call for a key stores `value`."""
         with self.session() as session:
-            found = session.get(Meta, key)
-            if found is not None:
-                return found.value
+            row = session.get(Meta, key)
+            if row is not None:
+                return row.value
         try:
             with self.session() as session:
                 session.add(Meta(key=key, value=value))
@@ -88,11 +88,11 @@ def open_database(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Database:
     """Open the database; on SQLite with write-ahead logging and a bounded wait for locks.
 
     Raises:
-        ConfigError: When DATABASE_URL is no address, or its driver is not installed.
+        ConfigError: When DATABASE_URL is not a database URL, or its driver is not installed.
     """
     try:
-        # Parameters are addresses of scans and masks: no business of an error message.
-        # A server that was started again has forgotten the connections kept here: ask before use.
+        # Hide the parameters, which are addresses of scans and masks, from error messages.
+        # Test a kept connection before use: a restarted server has dropped it.
         engine = sa.create_engine(
             url, hide_parameters=True, pool_pre_ping=True, connect_args=bounds(url)
         )
@@ -107,40 +107,41 @@ def open_database(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Database:
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether a database failed because its file is no longer whole."""
-    # SQLite's driver has no word of its own for it, and its words for all else are subclasses.
+    """Return whether a database failed because its file is damaged."""
+    # SQLite's driver raises the base class for damage, and subclasses for all other errors.
     return type(error) is sa.exc.DatabaseError
 
 
 def explained(error: sa.exc.SQLAlchemyError) -> StorageError:
-    """Return what an error of the database means, and what to do."""
+    """Return an error of the database in plain words, with its fix."""
     if isinstance(error, sa.exc.IntegrityError):
         return StorageError(
             "Two rows of the database contradict each other (IntegrityError).",
-            "This is a defect of Firstlight: please report it with the worker's log. Everything is "
-            "read from Label Studio again.",
+            "This is a defect of Firstlight: please report it with the worker's log. The backend "
+            "reads everything from Label Studio again.",
         )
     if is_damage(error):
         return StorageError(
             "The database is damaged: a part of its file cannot be read.",
-            "Stop the service and put a backup of firstlight.sqlite back. Without one move the "
-            "file away: every label is safe in Label Studio, and all else is made anew.",
+            "Stop the service and restore a backup of firstlight.sqlite. Without a backup, move "
+            "the file away: every label is safe in Label Studio, and the rest is made anew.",
         )
     return StorageError(
         f"The database did not answer ({type(error).__name__}).",
-        "Check DATA_DIR (free space, rights) or DATABASE_URL; the work is tried again.",
+        "Check DATA_DIR (free space, permissions) or DATABASE_URL. The backend tries again by "
+        "itself.",
     )
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file behind a SQLite address, or None for another database."""
+    """Return the file of a SQLite URL; None for another database."""
     parsed = sa.make_url(url)
     on_disk = parsed.get_backend_name() == "sqlite" and parsed.database
     return Path(parsed.database) if on_disk and parsed.database else None
 
 
 def worker_lock(database: Path) -> Path:
-    """Return the file that the only worker on a SQLite database holds a lock on.
+    """Return the lock file of the one worker that a SQLite database allows.
 
     It lies beside the database, so that workers with different DATA_DIRs meet there.
     """
@@ -148,7 +149,7 @@ def worker_lock(database: Path) -> Path:
 
 
 def bounds(url: str) -> dict[str, int]:
-    """Return how long to wait for a server that no longer answers at all; else minutes pass."""
+    """Return timeouts for PostgreSQL; by default a silent server blocks for minutes."""
     if sa.make_url(url).get_backend_name() != "postgresql":
         return {}
     return {"connect_timeout": 5, "tcp_user_timeout": 1000 * GONE_SECONDS}
@@ -169,6 +170,6 @@ def among(table: Any, project_id: int, ids: Sequence[int]) -> sa.Select[Any]:
 
 
 def in_parts(ids: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
-    """Yield slices that fit into one IN (...) of every database."""
+    """Yield slices short enough for one IN (...) in every database."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]

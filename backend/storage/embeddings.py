@@ -1,4 +1,4 @@
-"""Where the embeddings of scans lie."""
+"""The index of embeddings: the file and row of each scan's embedding."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from backend.storage.tables import (
 
 
 class Embeddings:
-    """Which row of which file is a scan's embedding."""
+    """The rows that say which row of which file is a scan's embedding."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def all(self, project_id: int, encoder: str) -> dict[int, Embedding]:
-        """Return where each scan's embedding lies, by task id."""
+        """Return the file and row of each scan's embedding, by task id."""
         query = sa.select(Embedding).where(
             Embedding.project_id == project_id, Embedding.encoder == encoder
         )
         with self._database.session() as session:
-            return {found.task_id: found for found in session.scalars(query)}
+            return {row.task_id: row for row in session.scalars(query)}
 
     def save(self, project_id: int, encoder: str, chunk: str, task_ids: Sequence[int]) -> None:
         """Note that row i of `chunk` is the embedding of task_ids[i]."""
@@ -37,7 +37,7 @@ class Embeddings:
             Embedding.project_id == project_id, Embedding.encoder == encoder
         )
         with self._database.session() as session:
-            # Two workers that embed the same scans take turns: both would delete, and then insert.
+            # Lock the project: two workers with the same scans would both delete, then both insert.
             session.execute(sa.select(Project.id).where(Project.id == project_id).with_for_update())
             for part in in_parts(task_ids):
                 session.execute(former.where(Embedding.task_id.in_(part)))
@@ -48,13 +48,13 @@ class Embeddings:
                 session.add(Erasure(project_id=project_id, task_ids=gone, chunks=[chunk]))
 
     def chunks(self, project_id: int) -> set[str]:
-        """Return the names of the files that embeddings lie in."""
+        """Return the names of the files that hold embeddings."""
         query = sa.select(Embedding.chunk).where(Embedding.project_id == project_id).distinct()
         with self._database.session() as session:
             return set(session.scalars(query))
 
     def forget(self, project_id: int, chunks: Collection[str]) -> None:
-        """Forget what lay in files that are lost: their scans are embedded again."""
+        """Forget the embeddings of lost files, so that their scans are embedded again."""
         with self._database.session() as session:
             for part in in_parts(sorted(chunks)):
                 session.execute(
@@ -64,11 +64,11 @@ class Embeddings:
                 )
 
     def rows_of(self, project_id: int, chunks: Collection[str]) -> dict[str, set[int]]:
-        """Return the rows that are some scan's embedding, for each of these files."""
-        found: dict[str, set[int]] = {chunk: set() for chunk in chunks}
+        """Return for each of these files the rows that belong to a scan."""
+        rows: dict[str, set[int]] = {chunk: set() for chunk in chunks}
         query = sa.select(Embedding.chunk, Embedding.row).where(Embedding.project_id == project_id)
         with self._database.session() as session:
             for part in in_parts(sorted(chunks)):
                 for chunk, row in session.execute(query.where(Embedding.chunk.in_(part))):
-                    found[chunk].add(row)
-        return found
+                    rows[chunk].add(row)
+        return rows

@@ -1,4 +1,4 @@
-"""What was deleted and has to go from files, too."""
+"""Notes of deleted scans and projects whose traces in files must be erased too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PURGE_BUSY_SECONDS = 0.1
 
 
 class Erasures:
-    """Notes of what has to go."""
+    """The notes' rows."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,7 +31,7 @@ class Erasures:
             return list(session.scalars(query))
 
     def to_do(self) -> list[Erasure]:
-        """Return the notes that files or the database still have to follow, in order."""
+        """Return the notes that are not yet done in files or in the database, in order."""
         left = sa.or_(~Erasure.files_done, ~Erasure.database_done)
         with self._database.session() as session:
             return list(session.scalars(sa.select(Erasure).where(left).order_by(Erasure.number)))
@@ -43,10 +43,10 @@ class Erasures:
                 session.execute(sa.update(Erasure).where(Erasure.number.in_(part)).values(**done))
 
     def purge_log(self) -> bool:
-        """Leave nothing of deleted rows in the files of SQLite; return whether that succeeded.
+        """Remove all traces of deleted rows from SQLite's files; return whether that succeeded.
 
-        It fails while another connection reads or writes; then try again. Another database cares
-        for its own files: this returns True.
+        It fails while another connection reads or writes; try again then. PostgreSQL manages its
+        own files: for it, return True.
         """
         path = sqlite_path(self._database.engine.url.render_as_string(hide_password=False))
         if path is None:
@@ -56,15 +56,15 @@ class Erasures:
             with closing(sqlite3.connect(path, timeout=PURGE_BUSY_SECONDS)) as connection:
                 connection.execute("PRAGMA secure_delete = ON")
                 if not wiped:
-                    connection.execute("VACUUM")  # once: it writes the whole file anew
+                    connection.execute("VACUUM")  # only once: it rewrites the whole file
                     self._database.once(WIPED, "yes")
-                # For as long as this waits nobody can write, hence the short time.
+                # Other connections cannot write while this waits, hence the short timeout.
                 [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.OperationalError:  # locked
             return False
         return not busy
 
     def _wiped(self) -> bool:
-        """Return whether all that was ever deleted here was overwritten as well."""
+        """Return whether rows deleted before this release were overwritten too."""
         with self._database.session() as session:
             return session.get(Meta, WIPED) is not None

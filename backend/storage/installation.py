@@ -1,4 +1,4 @@
-"""What tells this installation from others."""
+"""The identity of this installation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Installation:
         self._database = database
 
     def answer(self, project: Project | None) -> str:
-        """Return the version that /setup answers: the live one, else this installation's name.
+        """Return the model version that /setup answers: the live one, or this installation's name.
 
-        Label Studio keeps the answer in the project's backend entry, and by it we know our own.
+        Label Studio stores the answer in the project's ML backend entry; it identifies our entry.
         """
         if project is not None and project.live_version:
             return project.live_version
@@ -30,5 +30,5 @@ class Installation:
 
     @property
     def webhook_secret(self) -> str:
-        """The secret that webhooks bring where WEBHOOK_SECRET is not set; made once."""
+        """The secret that webhooks carry if WEBHOOK_SECRET is not set; made once."""
         return self._database.once("webhook secret", secrets.token_urlsafe(32))

@@ -1,4 +1,4 @@
-"""What people drew, which side of the split it is on, and how good the drafts were."""
+"""Annotations, the split into training and validation, and the scores of drafts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backend.storage.tables import (
 
 
 class Labels:
-    """The annotations' rows, and what follows from them."""
+    """The rows of annotations, splits and draft scores."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,27 +27,27 @@ class Labels:
         return self._database.of(Annotation, project_id, Annotation.id)
 
     def counts(self, project_id: int, task_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Return how many annotations a task has, and how many skips, by task id."""
+        """Return (number of annotations, number of skips) by task id."""
         skipped = sa.func.count().filter(Annotation.cancelled)
         query = sa.select(Annotation.task_id, sa.func.count() - skipped, skipped).where(
             Annotation.project_id == project_id
         )
-        found: dict[int, tuple[int, int]] = {}
+        by_task: dict[int, tuple[int, int]] = {}
         with self._database.session() as session:
             for part in in_parts(task_ids):
                 rows = session.execute(
                     query.where(Annotation.task_id.in_(part)).group_by(Annotation.task_id)
                 )
-                found |= {task_id: (submitted, skips) for task_id, submitted, skips in rows}
-        return found
+                by_task |= {task_id: (submitted, skips) for task_id, submitted, skips in rows}
+        return by_task
 
     def replace(
         self, project_id: int, task_ids: Sequence[int], rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Make `rows` the only annotations of these tasks; what is known already is not written.
+        """Make `rows` the only annotations of these tasks; unchanged rows are not written again.
 
-        An id may be known of another task: Label Studio moves annotations between tasks, and after
-        a restored backup it gives ids out again.
+        A row's id may be stored for another task: Label Studio moves annotations between tasks,
+        and it reuses ids after a restored backup.
         """
         known = among(Annotation, project_id, [row["id"] for row in rows])
         with self._database.session() as session:
@@ -68,16 +68,16 @@ class Labels:
                 session.execute(sa.insert(Annotation), changed)
 
     def results(self, project_id: int, annotation_ids: Sequence[int]) -> list[list[Any]]:
-        """Return what was drawn in each of these annotations, as Label Studio gave it."""
+        """Return the result of each of these annotations, as Label Studio sent it."""
         query = sa.select(Annotation.id, Annotation.result).where(
             Annotation.project_id == project_id, Annotation.id.in_(annotation_ids)
         )
         with self._database.session() as session:
-            found = {row.id: json.loads(row.result) for row in session.execute(query)}
-        return [found[annotation_id] for annotation_id in annotation_ids]
+            by_id = {row.id: json.loads(row.result) for row in session.execute(query)}
+        return [by_id[annotation_id] for annotation_id in annotation_ids]
 
     def splits(self, project_id: int) -> dict[int, bool]:
-        """Return the side of every scan that ever counted as labelled: True is validation."""
+        """Return the side of every scan that was ever labelled: True is validation."""
         return {
             row.task_id: row.validation
             for row in self._database.of(Split, project_id, Split.task_id)
@@ -90,17 +90,17 @@ class Labels:
                 session.merge(Split(project_id=project_id, task_id=task_id, validation=validation))
 
     def draft_scores(self, project_id: int) -> list[DraftScore]:
-        """Return the Dice of every draft that a person's mask was compared with, oldest first."""
+        """Return the score of every draft that was compared with an annotation, oldest first."""
         return self._database.of(DraftScore, project_id, DraftScore.created_at)
 
     def save_draft_score(self, score: DraftScore) -> None:
-        """Store one comparison of a draft with what was submitted."""
+        """Store the score of a draft against the submitted annotation."""
         with self._database.session() as session:
             session.merge(score)
 
 
 def _is_same(known: Annotation | None, row: Mapping[str, Any]) -> bool:
-    """Return whether an annotation is known as it is; a change of its result has a new time."""
+    """Return whether a row is stored unchanged; a changed result has a new time of change."""
     return known is not None and all(
         getattr(known, name) == value for name, value in row.items() if name != "result"
     )

@@ -15,7 +15,7 @@ from backend.storage.store import Store
 from backend.storage.tables import Annotation, DraftScore, Project, Task
 from model import validation
 
-RECENT_DRAFTS = 5  # compared drafts whose quality is told
+RECENT_DRAFTS = 5  # number of compared drafts in the quality that the page shows
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,28 @@ class Ledger:
 
     @cached_property
     def unreadable(self) -> dict[int, str]:
-        """Why a scan cannot be read, by task id."""
+        """The reasons why scans cannot be read, by task id."""
         return {task.id: task.problem for task in self.tasks if task.problem}
 
     @cached_property
     def ignored(self) -> dict[int, str]:
-        """Why an annotation does not count, by its id."""
-        reasons = ((found.id, self._why_ignored(found)) for found in self.annotations)
+        """The reasons why annotations do not count, by annotation id."""
+        reasons = ((each.id, self._why_ignored(each)) for each in self.annotations)
         return {annotation_id: why for annotation_id, why in reasons if why}
 
     @cached_property
     def usable(self) -> dict[int, list[Annotation]]:
-        """The annotations that count, by task id, in the order of the first of each task."""
-        found: dict[int, list[Annotation]] = {}
+        """The annotations that count, by task id; tasks in the order of their first annotation."""
+        by_task: dict[int, list[Annotation]] = {}
         for annotation in self.annotations:
             if annotation.id not in self.ignored:
-                found.setdefault(annotation.task_id, []).append(annotation)
-        return found
+                by_task.setdefault(annotation.task_id, []).append(annotation)
+        return by_task
 
     @cached_property
     def skipped(self) -> frozenset[int]:
-        """Tasks that somebody skipped and nobody labelled."""
-        skipped = {found.task_id for found in self.annotations if found.cancelled}
+        """Tasks that were skipped and are not labelled."""
+        skipped = {each.task_id for each in self.annotations if each.cancelled}
         return frozenset(skipped - self.usable.keys())
 
     @cached_property
@@ -58,15 +58,15 @@ class Ledger:
 
     @cached_property
     def complete(self) -> bool:
-        """Whether every scan that can be read is labelled."""
+        """Whether every readable scan is labelled."""
         readable = {task.id for task in self.tasks} - self.unreadable.keys()
         return bool(readable) and readable <= self.usable.keys()
 
     @cached_property
     def groups(self) -> dict[int, int]:
-        """The group of every scan by task id: scans that share `group_by` or their pixels.
+        """The group of every scan by task id: scans share it by `group_by` or equal pixels.
 
-        Scans nobody labelled yet count, too: what they will join once labelled is joined already.
+        Unlabelled scans count too: a scan must not change its group when it is labelled.
         """
         keys = [task.group for task in self.tasks]
         numbers = validation.group(keys, [task.pixels for task in self.tasks]).tolist()
@@ -74,16 +74,16 @@ class Ledger:
 
     @property
     def label_keys(self) -> list[str]:
-        """What the labels are, so that a changed label is a new key."""
+        """One key per label; a changed label gets a new key."""
         return [key for task_id in self.usable for key in self.keys_of(task_id)]
 
     def keys_of(self, task_id: int) -> list[str]:
         """The keys of one task's labels."""
-        return [f"{found.id}@{found.updated_at}" for found in self.usable[task_id]]
+        return [f"{label.id}@{label.updated_at}" for label in self.usable[task_id]]
 
     def changed_since(self, keys: Iterable[str]) -> int:
-        """Return how many labels came, went or changed since their keys were these."""
-        # A corrected label is another key of the same annotation.
+        """Return how many labels were added, deleted or changed since these keys were taken."""
+        # A corrected label counts once: its old and new key start with the same annotation id.
         return len({key.partition("@")[0] for key in {*keys} ^ {*self.label_keys}})
 
     @cached_property
@@ -102,14 +102,14 @@ class Ledger:
 
 
 def read(store: Store, project_id: int) -> Ledger:
-    """Return the ledger as it stands, without the masks."""
+    """Return the ledger as last synced, without the masks."""
     return Ledger(
         tasks=store.scans.all(project_id), annotations=store.labels.annotations(project_id)
     )
 
 
 def counts(store: Store, project_id: int) -> tuple[object, ...]:
-    """Return figures that change when the ledger does, counted by the database: no row is read."""
+    """Return figures that change with the ledger; the database counts, and no row is loaded."""
     count = sa.func.count()
     figures = {
         Task: (
@@ -169,7 +169,7 @@ def usable_labels(store: Store) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class ScanCounts:
-    """How many scans a project has, and how many of them are not at hand."""
+    """How many scans a project has, and how many are unreadable or not yet read."""
 
     all: int = 0
     unreadable: int = 0
@@ -194,10 +194,10 @@ def _figures_of(table: Any, columns: tuple[Any, ...], project_id: int) -> sa.Sel
 
 
 def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScore]:
-    """Return the compared drafts that tell how good the model is, oldest first.
+    """Return the scored drafts that measure the model's quality, oldest first.
 
-    Left out are those on scans of groups that the draft's model had been trained on: another slice
-    of a known patient, or the same image again, looks better than a new patient will.
+    Drafts of groups that their model was trained on are left out: another slice of a known patient,
+    or the same image again, scores higher than a new patient will.
     """
     scores = store.labels.draft_scores(project_id)
     if not scores:
@@ -216,16 +216,16 @@ def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScor
 
 @dataclass(frozen=True)
 class DraftQuality:
-    """How good some compared drafts were.
+    """The quality of some scored drafts.
 
-    An unchanged draft was right, or nobody looked at it closely. So the Dice of the changed ones
-    is told beside the Dice of all.
+    An unchanged draft may be right, or the annotator did not check it closely. So the Dice of the
+    changed drafts stands beside the Dice of all drafts.
 
     Attributes:
         compared: Number of drafts.
-        unchanged: How many of them were submitted unchanged.
-        dice: Mean Dice of all, None without a draft.
-        changed_dice: Mean Dice of those that were changed, None without such a draft.
+        unchanged: Number of drafts that were submitted unchanged.
+        dice: Mean Dice of all drafts, None without a draft.
+        changed_dice: Mean Dice of the changed drafts, None without such a draft.
     """
 
     compared: int
@@ -235,7 +235,7 @@ class DraftQuality:
 
     @classmethod
     def of(cls, scores: Sequence[DraftScore]) -> DraftQuality:
-        """Return how good these drafts were."""
+        """Return the quality of these drafts."""
         changed = [score.dice for score in scores if not score.unchanged]
         return cls(
             compared=len(scores),
@@ -246,7 +246,7 @@ class DraftQuality:
 
     @property
     def share_unchanged(self) -> float | None:
-        """Return the share that was submitted unchanged, None without a draft."""
+        """Return the share of drafts that were submitted unchanged, None without a draft."""
         return self.unchanged / self.compared if self.compared else None
 
 

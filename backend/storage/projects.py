@@ -1,4 +1,4 @@
-"""Which projects there are, what is asked for and done in each, and how each fares."""
+"""The projects: their refresh requests, options, progress and problems."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from backend.storage.tables import (
 )
 
 SETTLE_SECONDS = 2.0
-LONGEST_BACKOFF_SECONDS = 300.0  # after refreshes that failed
-MOST_FAILURES = 10  # counted in a row; it stands for more as well
+LONGEST_BACKOFF_SECONDS = 300.0  # after failed refreshes
+MOST_FAILURES = 10  # failures in a row are counted up to this number
 LEAST_SECONDS_BETWEEN_ROUNDS = 20.0
 MOST_SECONDS_BETWEEN_ROUNDS = 3_600.0  # unless an option asks for more
-MOST_SIGHTINGS = 100  # at once: a flood of made-up projects fills no database
+MOST_SIGHTINGS = 100  # at once: a flood of made-up project ids must not fill the database
 
 
 class Projects:
@@ -46,17 +46,17 @@ class Projects:
         connected: bool = False,
         train: bool = False,
     ) -> None:
-        """Ask for a refresh: `requested += 1`, and a full sync if told so.
+        """Ask for a refresh: `requested += 1`, and a full sync if `full`.
 
-        News may have mended what failed, so a project that waits after a failure waits no longer.
-        A project heard of for the first time waits: Label Studio saves its entry after the call.
+        A request ends the pause after a failure, because the change may have fixed the problem. A
+        new project waits a moment: Label Studio saves its ML backend entry after the call.
 
         Args:
             project_id: The project.
-            full: Whether everything has to be read again.
-            connected: Whether Label Studio has just shown an entry of ours: then a project that was
-                disconnected is taken up again. No other news does that.
-            train: Whether a person asked for a round: then the refresh makes one, however few
+            full: Whether the sync must list all tasks.
+            connected: Whether Label Studio has just shown an ML backend entry of ours. Only this
+                takes a disconnected project up again.
+            train: Whether a person asked for a round: the refresh then makes a round, however few
                 labels have changed.
         """
         soon = self._database.clock() + SETTLE_SECONDS
@@ -65,7 +65,7 @@ class Projects:
         values: dict[str, Any] = {
             "requested": Project.requested + 1,
             "waits_since": sa.case(
-                # Nobody waited for a project while it was away.
+                # The time while the project was disconnected or vanished is no waiting time.
                 (sa.or_(Project.requested == Project.completed, away), self._database.clock()),
                 else_=Project.waits_since,
             ),
@@ -80,8 +80,8 @@ class Projects:
         served = sa.true() if connected else ~Project.disconnected
         statement = sa.update(Project).where(Project.id == project_id, served).values(values)
         with self._database.session() as session:
-            found = session.execute(statement).rowcount  # type: ignore[attr-defined]
-            if not found and session.get(Project, project_id) is None:
+            updated = session.execute(statement).rowcount  # type: ignore[attr-defined]
+            if not updated and session.get(Project, project_id) is None:
                 first = Project(
                     id=project_id, requested=1, not_before=soon, waits_since=self._database.clock()
                 )
@@ -94,11 +94,11 @@ class Projects:
             Project.requested > Project.completed, ~Project.disconnected, Project.vanished_at == 0
         )
         with self._database.session() as session:
-            found = [one for one in session.scalars(query) if pause_left(one, now) <= 0]
-        return [one.id for one in sorted(found, key=lambda one: one.started_at)]
+            due = [project for project in session.scalars(query) if pause_left(project, now) <= 0]
+        return [project.id for project in sorted(due, key=lambda project: project.started_at)]
 
     def get(self, project_id: int) -> Project | None:
-        """Return one project, or None when nobody has connected it."""
+        """Return one project; None if it was never connected."""
         with self._database.session() as session:
             return session.get(Project, project_id)
 
@@ -106,16 +106,16 @@ class Projects:
         """Return one project.
 
         Raises:
-            NotFound: When nobody has connected it.
+            NotFound: If it was never connected.
         """
-        found = self.get(project_id)
-        if found is None:
+        project = self.get(project_id)
+        if project is None:
             raise NotFound(
                 f"Project {project_id} is not known here.",
-                f"Connect it: python -m backend connect {project_id}. A project that was just "
-                "connected is known some seconds later.",
+                f"Connect it: python -m backend connect {project_id}. If you have just connected "
+                "it, wait some seconds.",
             )
-        return found
+        return project
 
     def all(self) -> list[Project]:
         """Return every project, by id."""
@@ -128,7 +128,7 @@ class Projects:
             session.execute(sa.update(Project).where(Project.id == project_id).values(**values))
 
     def forget(self, project_id: int) -> None:
-        """Delete everything that is known of a project, and note that its files have to go."""
+        """Delete all rows of a project, and note that its files must be erased."""
         pin = sa.delete(Meta).where(Meta.key == pin_key(project_id))
         with self._database.session() as session:
             session.add(Erasure(project_id=project_id, whole=True))
@@ -147,9 +147,9 @@ class Projects:
                 session.execute(sa.delete(table).where(table.project_id == project_id))
 
     def update_unless_moved(self, project: Project, **values: Any) -> bool:
-        """Write into a project's row unless it has moved on since it was read; return whether.
+        """Update a project's row unless it has changed since it was read; return whether.
 
-        A request, a refresh, a rollback or a disconnect in between knows better.
+        A request, a refresh, a rollback or a disconnect in between makes these values outdated.
         """
         moves = (
             "requested",
@@ -165,42 +165,42 @@ class Projects:
             return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
 
     def vanish(self, project: Project) -> bool:
-        """Note that Label Studio has no such project, unless it has moved on; return whether.
+        """Mark a project as vanished unless its row has changed meanwhile; return whether.
 
-        The timer goes on asking for it, and takes it up again.
+        The timer goes on asking for the project, and takes it up again when it is back.
         """
         now = self._database.clock()
         return self.update_unless_moved(
             project,
             vanished_at=project.vanished_at or now,
             problem="Label Studio has no such project any more, or hides it from this token.",
-            fix="It is asked for again by itself. If it was deleted, say so: "
+            fix="The backend keeps asking for it. If the project was deleted, run: "
             f"python -m backend disconnect {project.id}",
             problem_at=project.vanished_at or now,
         )
 
     def synced(self, project: Project, seen: dict[str, Any]) -> None:
-        """Note what a sync saw; a full one that was asked for meanwhile stays asked for."""
+        """Store what a sync saw; a full sync requested meanwhile stays requested."""
         self.update(project.id, seen=seen, full_sync=Project.full_requested > project.requested)
 
     def enter(self, project_id: int, step: str, **progress: Any) -> None:
-        """Say what the project is doing now; an empty step means idle."""
+        """Store the step that the project is in; an empty step means idle."""
         self.update(project_id, step=step, step_at=self._database.clock(), progress=progress)
 
     def advance(self, project_id: int, number: int) -> None:
-        """Count that many more as done in the progress of a step that several workers share."""
+        """Add `number` scans to the progress of a step that several workers share."""
         with self._database.session() as session:
             query = sa.select(Project).where(Project.id == project_id).with_for_update()
-            found = session.scalars(query).one_or_none()
-            if found is not None:
-                done = int(found.progress.get("done", 0)) + number
-                found.progress = {**found.progress, "done": done}
+            project = session.scalars(query).one_or_none()
+            if project is not None:
+                done = int(project.progress.get("done", 0)) + number
+                project.progress = {**project.progress, "done": done}
 
     def count_deaths(self, project_id: int, number: int = 1) -> int:
         """Count the death of a worker that had a refresh of a project under way.
 
         Returns:
-            How many have died in this refresh and in the ones before that did not end either.
+            Number of deaths since a refresh of the project last ended.
         """
         count = (
             sa.update(Project)
@@ -212,15 +212,15 @@ class Projects:
             return session.execute(count).scalar_one_or_none() or 0
 
     def sight(self, project_id: int) -> None:
-        """Note that a call of /setup named a project; beyond MOST_SIGHTINGS nothing is noted."""
+        """Note that a call of /setup named a project, up to MOST_SIGHTINGS projects."""
         with self._database.session() as session:
             known = session.scalar(sa.select(sa.func.count()).select_from(Sighting)) or 0
-            # The first time stays: to look for the project makes Label Studio name it again.
+            # Keep the first time: asking Label Studio for the project makes it call /setup again.
             if known < MOST_SIGHTINGS and session.get(Sighting, project_id) is None:
                 session.add(Sighting(project_id=project_id, at=self._database.clock()))
 
     def sightings(self) -> list[Sighting]:
-        """Return the projects that /setup named and nobody has looked for yet, oldest first."""
+        """Return the projects that /setup named and no worker has looked up yet, oldest first."""
         with self._database.session() as session:
             return list(session.scalars(sa.select(Sighting).order_by(Sighting.at)))
 
@@ -235,15 +235,15 @@ def spacing(project: Project) -> float:
     chosen = project.options.get("min_seconds_between_rounds")
     if chosen is not None:
         return float(chosen)
-    wanted = max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
-    return min(wanted, MOST_SECONDS_BETWEEN_ROUNDS)
+    seconds = max(LEAST_SECONDS_BETWEEN_ROUNDS, 10 * project.publish_seconds)
+    return min(seconds, MOST_SECONDS_BETWEEN_ROUNDS)
 
 
 def pause_left(project: Project, now: float) -> float:
     """Return the seconds until a project's next refresh may start, 0 or less if it may now.
 
-    A pause that was written down while the clock was ahead does not count. A refresh that started
-    in the future tells of such a clock, and so does a pause beyond the longest one.
+    A pause that was stored while the clock was ahead does not count. Such a clock shows by a start
+    in the future, or by a pause that exceeds the longest one.
     """
     left = project.not_before - now
     impossible = left > max(LONGEST_BACKOFF_SECONDS, spacing(project))

@@ -29,40 +29,40 @@ class Publications:
             return session.get(Model, (project_id, key))
 
     def models(self, project_id: int) -> list[Model]:
-        """Return every trained model, oldest first; the weights of most are gone."""
+        """Return every trained model, oldest first; the weights of most are deleted."""
         return self._database.of(Model, project_id, Model.created_at)
 
     def save_model(self, model: Model) -> None:
-        """Store what is known of a trained model."""
+        """Store the row of a trained model."""
         with self._database.session() as session:
             session.merge(model)
 
     def all(self, project_id: int) -> list[Publication]:
-        """Return every published version, oldest first."""
+        """Return every publication, oldest first."""
         return self._database.of(Publication, project_id, Publication.created_at)
 
     def get(self, project_id: int, name: str) -> Publication | None:
-        """Return one version by its name."""
+        """Return one publication by its name."""
         with self._database.session() as session:
             return session.get(Publication, (project_id, name))
 
     def by_state(self) -> dict[int, dict[str, int]]:
-        """Return how many versions are in which state, by project, counted by the database."""
+        """Return the number of publications by project and state, counted by the database."""
         query = sa.select(Publication.project_id, Publication.state, sa.func.count())
-        found: dict[int, dict[str, int]] = {}
+        counts: dict[int, dict[str, int]] = {}
         with self._database.session() as session:
             for project_id, state, number in session.execute(
                 query.group_by(Publication.project_id, Publication.state).order_by(
                     Publication.state
                 )
             ):
-                found.setdefault(project_id, {})[state] = number
-        return found
+                counts.setdefault(project_id, {})[state] = number
+        return counts
 
     def live(self) -> dict[int, tuple[float, ModelQuality | None]]:
-        """Return since when each project's queue is live, and the quality of its model, if any.
+        """Return by project when its queue went live, and the quality of its model, if any.
 
-        Neither the queue nor what the model was trained on is read.
+        Loads neither the queue nor the list of scans that the model was trained on.
         """
         query = (
             sa.select(Project.id, Publication.live_at, Model.quality)
@@ -80,23 +80,23 @@ class Publications:
             return {number: (at, quality) for number, at, quality in session.execute(query)}
 
     def save(self, version: Publication) -> None:
-        """Store a version."""
+        """Store a publication."""
         with self._database.session() as session:
             session.merge(version)
 
     def pinned(self, project_id: int) -> str:
-        """Return the name of the version that a person pinned, "" while training decides."""
+        """Return the name of the pinned publication, "" if none is pinned."""
         with self._database.session() as session:
-            found = session.get(Meta, pin_key(project_id))
-            return found.value if found else ""
+            row = session.get(Meta, pin_key(project_id))
+            return row.value if row else ""
 
     def pin(self, project_id: int, version: str) -> None:
-        """Pin a version, or none with ""."""
+        """Pin a publication; "" removes the pin."""
         with self._database.session() as session:
             session.merge(Meta(key=pin_key(project_id), value=version))
 
     def go_live(self, project_id: int, name: str, **project: Any) -> None:
-        """Make one version the live one, in the same moment for everybody who asks."""
+        """Make one publication live and the former live one previous, in one transaction."""
         with self._database.session() as session:
             mine = sa.update(Publication).where(Publication.project_id == project_id)
             session.execute(

@@ -1,4 +1,4 @@
-"""What each round did, and when."""
+"""The records of rounds."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ class Rounds:
         self._database = database
 
     def of_workflow(self, project_id: int, workflow: str) -> Round:
-        """Return the round of a workflow, opening it with the next number if it is new."""
+        """Return the round of a workflow; a new workflow opens a round with the next number."""
         with self._database.session() as session:
             query = sa.select(Round).where(Round.workflow == workflow)
-            found = session.scalars(query).one_or_none()
-            if found is None:
+            row = session.scalars(query).one_or_none()
+            if row is None:
                 _end_rounds(
-                    session, project_id, self._database.clock(), "It was cut off, and done anew."
+                    session,
+                    project_id,
+                    self._database.clock(),
+                    "It was cut off, and started again.",
                 )
                 last = session.scalar(
                     sa.select(sa.func.max(Round.number)).where(Round.project_id == project_id)
                 )
-                found = Round(
+                row = Round(
                     project_id=project_id,
                     number=(last or 0) + 1,
                     workflow=workflow,
                     started_at=self._database.clock(),
                 )
-                session.add(found)
-            return found
+                session.add(row)
+            return row
 
     def open(self, project_id: int) -> int:
         """Return the number of the round under way, 0 for none."""
@@ -46,23 +49,23 @@ class Rounds:
             return session.scalar(query) or 0
 
     def abort(self, project_id: int, error: str) -> None:
-        """Give rounds that were cut off an end, and the reason."""
+        """End the open rounds of a project, with the reason."""
         with self._database.session() as session:
             _end_rounds(session, project_id, self._database.clock(), error)
 
     def add_seconds(self, project_id: int, number: int, step: str, seconds: float) -> None:
         """Note how long a step of a round took."""
         with self._database.session() as session:
-            found = session.get_one(Round, (project_id, number))
-            times = {**found.record.seconds, step: round(seconds, 2)}
-            found.record = found.record.changed(seconds=times)
+            row = session.get_one(Round, (project_id, number))
+            times = {**row.record.seconds, step: round(seconds, 2)}
+            row.record = row.record.changed(seconds=times)
 
     def close(self, project_id: int, number: int, version: str) -> None:
-        """Give a round an end, and note what it published: "" for nothing."""
+        """End a round, and note the publication that it made: "" for none."""
         with self._database.session() as session:
-            found = session.get_one(Round, (project_id, number))
-            found.record = found.record.changed(version=version)
-            found.ended_at = self._database.clock()
+            row = session.get_one(Round, (project_id, number))
+            row.record = row.record.changed(version=version)
+            row.ended_at = self._database.clock()
 
     def last(self, project_id: int) -> int:
         """Return the number of the newest round, 0 before the first."""
@@ -75,16 +78,16 @@ class Rounds:
         return self._database.of(Round, project_id, Round.number)
 
     def records(self) -> dict[int, list[RoundRecord]]:
-        """Return what is recorded of every round, by project."""
-        found: dict[int, list[RoundRecord]] = {}
+        """Return the records of all rounds, by project."""
+        by_project: dict[int, list[RoundRecord]] = {}
         with self._database.session() as session:
             for project_id, record in session.execute(sa.select(Round.project_id, Round.record)):
-                found.setdefault(project_id, []).append(record)
-        return found
+                by_project.setdefault(project_id, []).append(record)
+        return by_project
 
 
 def _end_rounds(session: Session, project_id: int, now: float, error: str) -> None:
     open_rounds = sa.select(Round).where(Round.project_id == project_id, Round.ended_at == 0)
-    for found in session.scalars(open_rounds):
-        found.record = found.record.changed(error=error)
-        found.ended_at = now
+    for row in session.scalars(open_rounds):
+        row.record = row.record.changed(error=error)
+        row.ended_at = now

@@ -20,7 +20,7 @@ from backend.storage.tables import (
 
 RETRY_SCAN_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3_600.0
-KILLER_PAUSE_SECONDS = 86_400.0  # before a scan that killed its worker is tried again
+KILLER_PAUSE_SECONDS = 86_400.0  # one day until a scan that killed its worker is tried again
 
 
 class Scans:
@@ -34,26 +34,26 @@ class Scans:
         return self._database.of(Task, project_id, Task.id)
 
     def some(self, project_id: int, task_ids: Sequence[int]) -> list[Task]:
-        """Return these scans of a project by id; those it does not have are left out."""
+        """Return these scans of a project by id; unknown ids are left out."""
         with self._database.session() as session:
             return list(session.scalars(among(Task, project_id, task_ids).order_by(Task.id)))
 
     def addresses(self, project_id: int, task_ids: Sequence[int]) -> dict[int, str]:
-        """Return the addresses of those of these scans that the project has, by task id."""
+        """Return the addresses of these scans by task id; unknown ids are left out."""
         query = sa.select(Task.id, Task.url).where(Task.project_id == project_id)
-        found: dict[int, str] = {}
+        urls: dict[int, str] = {}
         with self._database.session() as session:
             for part in in_parts(task_ids):
-                found.update(
+                urls.update(
                     (row.id, row.url) for row in session.execute(query.where(Task.id.in_(part)))
                 )
-        return found
+        return urls
 
     def save(self, project_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert or update tasks by id; a changed address forgets what its pixels said."""
+        """Insert or update tasks by id; a changed address deletes what was read from its pixels."""
         with self._database.session() as session:
-            wanted = [row["id"] for row in rows]
-            known = {task.id: task for task in session.scalars(among(Task, project_id, wanted))}
+            ids = [row["id"] for row in rows]
+            known = {task.id: task for task in session.scalars(among(Task, project_id, ids))}
             moved = [
                 known[row["id"]]
                 for row in rows
@@ -69,7 +69,7 @@ class Scans:
                     setattr(task, name, value)
 
     def keep_only(self, project_id: int, task_ids: Collection[int]) -> None:
-        """Forget tasks that Label Studio no longer has, with everything known of them."""
+        """Delete all tasks but these, with everything known of them."""
         kept = set(task_ids)
         query = sa.select(Task.id).where(Task.project_id == project_id)
         with self._database.session() as session:
@@ -77,7 +77,7 @@ class Scans:
             delete_tasks(session, project_id, deleted)
 
     def newest(self, project_id: int) -> tuple[int, str]:
-        """Return the task that changed last as far as is known, and when; (0, "") for no task."""
+        """Return the id and time of the newest known change of a task; (0, "") without tasks."""
         query = (
             sa.select(Task.id, Task.updated_at)
             .where(Task.project_id == project_id)
@@ -85,8 +85,8 @@ class Scans:
             .limit(1)
         )
         with self._database.session() as session:
-            found = session.execute(query).first()
-            return (found.id, found.updated_at) if found else (0, "")
+            task = session.execute(query).first()
+            return (task.id, task.updated_at) if task else (0, "")
 
     def update(self, project_id: int, task_id: int, **values: Any) -> None:
         """Set columns of one task."""
@@ -98,11 +98,11 @@ class Scans:
             )
 
     def note_pixels(self, project_id: int, scans: Sequence[Mapping[str, Any]]) -> None:
-        """Note what was learnt from scans that could be read: `height`, `width` and `pixels`.
+        """Store what reading the scans showed: `height`, `width` and `pixels`.
 
         Args:
-            project_id: Whose they are.
-            scans: One mapping a scan, with its `task` id; one that is gone meanwhile is no matter.
+            project_id: The project.
+            scans: One mapping a scan, with its `task` id; scans deleted meanwhile are ignored.
         """
         update = (
             sa.update(Task)
@@ -141,7 +141,7 @@ class Scans:
             return list(session.scalars(query))
 
     def retry_unreadable(self, project_id: int) -> None:
-        """Let the scans that could not be read be tried again at once, but for those that kill."""
+        """End the pauses of unreadable scans, except those that killed workers."""
         unreadable = sa.update(Task).where(
             Task.project_id == project_id, Task.problem != "", Task.deaths == 0
         )
@@ -159,7 +159,7 @@ class Scans:
                 )
 
     def stop_reading(self, worker: str) -> None:
-        """Note that a worker ends in order: the scans that it was reading did it no harm."""
+        """Note that a worker stops normally: the scans that it was reading are harmless."""
         with self._database.session() as session:
             session.execute(sa.update(Task).where(Task.read_by == worker).values(read_by=""))
 
@@ -169,25 +169,25 @@ class Scans:
         Returns:
             The task ids of these scans, by project.
         """
-        found: dict[int, list[int]] = {}
+        by_project: dict[int, list[int]] = {}
         query = sa.select(Task).where(Task.read_by.in_(workers)).order_by(Task.id)
         with self._database.session() as session:
             for task in session.scalars(query.with_for_update()):
                 task.read_by, task.deaths = "", task.deaths + 1
-                found.setdefault(task.project_id, []).append(task.id)
-        return found
+                by_project.setdefault(task.project_id, []).append(task.id)
+        return by_project
 
 
 def is_retried(task: Task, now: float) -> bool:
-    """Return whether a scan that could not be read is to be tried again.
+    """Return whether an unreadable scan is to be tried again now.
 
-    A try that lies further ahead than the scan's pause was set by a clock that was ahead.
+    A next try further ahead than the scan's pause was set by a wrong clock, and counts as due.
     """
     return not now < task.retry_at <= now + task.pause
 
 
 def delete_tasks(session: Session, project_id: int, task_ids: Sequence[int]) -> None:
-    """Delete all rows of some tasks, and note that their traces in files have to go."""
+    """Delete all rows of some tasks, and note that their traces in files must be erased."""
     _note_erasure(session, project_id, task_ids)
     for part in in_parts(task_ids):
         for table, column in (
@@ -203,7 +203,7 @@ def delete_tasks(session: Session, project_id: int, task_ids: Sequence[int]) -> 
 
 
 def _forget_pixels(session: Session, project_id: int, tasks: Sequence[Task]) -> None:
-    """Forget what was learnt from the pixels of scans whose address is another one now."""
+    """Delete what was read from the pixels of scans whose address has changed."""
     ids = [task.id for task in tasks]
     _note_erasure(session, project_id, ids)
     for task in tasks:
@@ -215,7 +215,7 @@ def _forget_pixels(session: Session, project_id: int, tasks: Sequence[Task]) -> 
 
 
 def _note_erasure(session: Session, project_id: int, task_ids: Sequence[int]) -> None:
-    """Note which scans have to go from files. Not after their rows of embeddings are deleted."""
+    """Note the scans to erase from files. Call it before their rows of embeddings are deleted."""
     if not task_ids:
         return
     query = sa.select(Embedding.chunk).where(Embedding.project_id == project_id)

@@ -1,4 +1,4 @@
-"""The schema: made in an empty database, and brought up to date in one of an earlier release."""
+"""The schema: create it in an empty database, or migrate the one of an earlier release."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from backend.errors import ConfigError, StorageError
 from backend.storage.database import Database, explained
 from backend.storage.tables import WIPED, Meta
 
-SCHEMA_VERSION = "1"  # of databases that this release and its neighbours read alike
+SCHEMA_VERSION = "1"  # releases with the same number can read each other's databases
 MIGRATIONS = "backend.storage:migrations"
-FIRST = "0001"  # the tables of the first release, which knew nothing of migrations
-REVISIONS = "alembic_version"  # the table in which Alembic notes how far a database is
-DOUBTED = 1.0  # the time at which a project vanished that an earlier release let go
+FIRST = "0001"  # the tables of the first release, which had no migrations
+REVISIONS = "alembic_version"  # the table in which Alembic notes the migrations that were run
+DOUBTED = 1.0  # `vanished_at` of projects that an earlier release disconnected on a 404
 
 
 def create(database: Database) -> None:
-    """Make the tables, and the id by which this installation is told from others.
+    """Make or migrate the tables, and store the id of this installation.
 
     Raises:
-        ConfigError: When a later release, or another schema, wrote the database.
+        ConfigError: When a later release or another schema version wrote the database.
         StorageError: When the database does not answer.
     """
     try:
@@ -44,7 +44,7 @@ def create(database: Database) -> None:
 
 
 def _migrate(engine: sa.Engine) -> None:
-    """Run the migrations that this database has not seen."""
+    """Run the migrations that this database lacks."""
     with engine.begin() as connection:
         known = sa.inspect(connection)
         config = Config()
@@ -54,16 +54,16 @@ def _migrate(engine: sa.Engine) -> None:
             command.stamp(config, FIRST)
         try:
             command.upgrade(config, "head")
-        except CommandError:  # it knows no such revision
+        except CommandError:  # Alembic does not know the database's revision
             raise ConfigError(
                 "A later release of Firstlight wrote the database.",
-                "Use that release, or put a backup from before its upgrade back.",
+                "Use that release, or restore a backup from before its upgrade.",
             ) from None
 
 
-def _check_version(found: str) -> None:
-    if found != SCHEMA_VERSION:
+def _check_version(version: str) -> None:
+    if version != SCHEMA_VERSION:
         raise ConfigError(
-            f"The database has schema {found}, this release reads {SCHEMA_VERSION}.",
+            f"The database has schema {version}, this release reads {SCHEMA_VERSION}.",
             "Use the release that wrote it, or start with an empty DATA_DIR.",
         )

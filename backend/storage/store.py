@@ -1,7 +1,7 @@
-"""What this installation knows: the parts of one small database.
+"""The store: one database, divided by subject.
 
-The web process and the worker share the database. A transaction is short, and never lasts while
-Label Studio is asked, an image is fetched or a network is trained.
+The web process and the worker share the database. Transactions are short: none stays open during a
+call to Label Studio, the fetch of an image or the training of a network.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Store:
         self.database.clock = clock
 
     def session(self) -> AbstractContextManager[Session]:
-        """Return one short transaction; errors of the database come out as StorageError."""
+        """Return one short transaction; errors of the database become StorageError."""
         return self.database.session()
 
     def create(self) -> None:
         """Make the tables, or bring them up to date.
 
         Raises:
-            ConfigError: When the database was written by another release's schema.
+            ConfigError: When a release with another schema wrote the database.
             StorageError: When the database does not answer.
         """
         schema.create(self.database)
@@ -91,22 +91,22 @@ def open_store(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Store:
     """Open the database.
 
     Raises:
-        ConfigError: When DATABASE_URL is no address, or its driver is not installed.
+        ConfigError: When DATABASE_URL is not a database URL, or its driver is not installed.
     """
     return Store(open_database(url, busy_ms=busy_ms))
 
 
 def open_known(url: str) -> Store:
-    """Open the database that the service keeps, for a command beside it.
+    """Open the existing database of the service, for a command.
 
     Raises:
-        ConfigError: When there is none, or it was written by another schema.
+        ConfigError: When it does not exist, or a release with another schema wrote it.
         StorageError: When it cannot be opened.
     """
     path = sqlite_path(url)
     if path and not path.exists():
         raise ConfigError(
-            f"Nothing is known yet: there is no {path.name} in {path.parent}.",
+            f"There is no database yet: {path.parent} holds no {path.name}.",
             "Point DATA_DIR at the folder of the service, or start it: python -m backend start",
         )
     store = open_store(url, busy_ms=WORKER_BUSY_MS)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from backend.storage.records import ModelQuality, RecordColumn, RoundRecord
 
-WIPED = "deleted rows are overwritten"  # a fact of a database that was never without it
+WIPED = "deleted rows are overwritten"  # key: all rows deleted so far have been overwritten
 
 
 class Base(DeclarativeBase):
@@ -24,7 +24,7 @@ class Base(DeclarativeBase):
 
 
 class Meta(Base):
-    """Facts of the installation: id, schema version, webhooks' secret, what a person pinned."""
+    """Facts of the installation: id, schema version, secret of the webhooks, pins."""
 
     __tablename__ = "meta"
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -32,48 +32,48 @@ class Meta(Base):
 
 
 class Project(Base):
-    """One Label Studio project: what it wants, what it shows, what is wrong with it."""
+    """One Label Studio project: refresh requests, options, progress and problem."""
 
     __tablename__ = "projects"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     # The refresh request: two counters. (Some columns have older names than their attributes.)
     requested: Mapped[int] = mapped_column("wanted", default=0)
     completed: Mapped[int] = mapped_column("done", default=0)
-    # Since when a request waits that is not completed.
+    # Since when an uncompleted request waits.
     waits_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
     full_sync: Mapped[bool] = mapped_column(default=True)
-    # What `requested` became when a full sync was last asked for.
+    # The requested revision that last asked for a full sync.
     full_requested: Mapped[int] = mapped_column("full_wanted", default=0, server_default="0")
-    # What `requested` became when a person last pressed Start Training: until `completed` is there,
-    # a round is due, however few labels have changed.
+    # The requested revision of the last press of Start Training. Until it is completed, a round is
+    # due, however few labels have changed.
     train_requested: Mapped[int] = mapped_column("train_wanted", default=0, server_default="0")
-    # Taken out by a person; only a connection takes the project up again.
+    # Disconnected by a person; only a new connection takes the project up again.
     disconnected: Mapped[bool] = mapped_column("gone", default=False)
-    # Since when Label Studio says that it has no such project; 0 while it has it. The timer goes on
-    # asking, and takes the project up again by itself.
+    # Since when Label Studio answers that the project does not exist; 0 while it exists. The timer
+    # goes on asking, and takes the project up again by itself.
     vanished_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
     title: Mapped[str] = mapped_column(default="")
-    # By which Label Studio's own addresses may go in task data; never called.
+    # The host name under which task data may refer to Label Studio; it is never called.
     hostname: Mapped[str] = mapped_column(default="")
     label_config: Mapped[str] = mapped_column(sa.Text, default="")
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    # What the last sync saw, for the timer to compare with.
+    # The values that the last sync saw; the timer compares with them.
     seen: Mapped[dict[str, Any]] = mapped_column(default=dict)
     full_synced_at: Mapped[float] = mapped_column(default=0.0)
     fingerprint: Mapped[str] = mapped_column(default="")
     live_version: Mapped[str] = mapped_column(default="")
-    # Of the last drafts that were compared, as the page shows it; none while it is unknown: their
-    # Dice, the share of them that was submitted unchanged, and the Dice of the others.
+    # Quality of the last compared drafts, for the page: mean Dice, share submitted unchanged, and
+    # mean Dice of the changed drafts. None while unknown.
     draft_dice: Mapped[float | None]
     unchanged_drafts: Mapped[float | None]
     changed_draft_dice: Mapped[float | None]
-    # What is going on, for the page.
+    # The current step, for the page.
     step: Mapped[str] = mapped_column(default="")
     step_at: Mapped[float] = mapped_column(default=0.0)
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
     warnings: Mapped[list[str]] = mapped_column(default=list)
     options_problem: Mapped[str] = mapped_column(default="")
-    # Since when Label Studio's events are refused; 0 while they are not.
+    # Since when Label Studio's webhooks are refused for a wrong secret; 0 while they are accepted.
     webhook_refused_at: Mapped[float] = mapped_column(default=0.0, server_default="0")
     problem: Mapped[str] = mapped_column(default="")
     fix: Mapped[str] = mapped_column("mend", default="")
@@ -83,14 +83,14 @@ class Project(Base):
     not_before: Mapped[float] = mapped_column(default=0.0)
     started_at: Mapped[float] = mapped_column(default=0.0)
     publish_seconds: Mapped[float] = mapped_column(default=0.0)
-    # Workers that died in the round under way.
+    # Number of workers that died in the round under way.
     deaths: Mapped[int] = mapped_column(default=0, server_default="0")
-    # Since when the storage of the scans counts as away, 0 for not.
+    # Since when the storage of the images is unavailable; 0 while it is available.
     storage_away_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class Sighting(Base):
-    """A project that somebody named in a call of /setup; a worker asks Label Studio about it."""
+    """A project named in a call of /setup; a worker asks Label Studio about it."""
 
     __tablename__ = "sightings"
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -98,7 +98,7 @@ class Sighting(Base):
 
 
 class Task(Base):
-    """A scan of the project as Label Studio lists it, and what we learnt from its pixels."""
+    """A scan as Label Studio lists it, and the result of reading its image."""
 
     __tablename__ = "tasks"
     project_id: Mapped[int] = mapped_column(primary_key=True)
@@ -112,16 +112,16 @@ class Task(Base):
     pixels: Mapped[str] = mapped_column(default="")  # a digest: equal scans share a group
     problem: Mapped[str] = mapped_column(sa.Text, default="")
     retry_at: Mapped[float] = mapped_column(default=0.0)
-    # How long the last wait for another try was.
+    # The last pause before another try, in seconds.
     pause: Mapped[float] = mapped_column(default=0.0, server_default="0")
-    # The worker that reads and embeds this scan at the moment, and how many workers died while they
-    # did so, since the last time that went well.
+    # The worker that reads and embeds this scan now, and how many workers died while reading it
+    # since it was last read successfully.
     read_by: Mapped[str] = mapped_column(default="", server_default="")
     deaths: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Annotation(Base):
-    """A submitted annotation, kept as Label Studio gave it."""
+    """A submitted annotation, as Label Studio sent it."""
 
     __tablename__ = "annotations"
     project_id: Mapped[int] = mapped_column(primary_key=True)
@@ -137,7 +137,7 @@ class Annotation(Base):
 
 
 class Embedding(Base):
-    """Where a scan's embedding lies: a row of a chunk file."""
+    """The place of a scan's embedding: the file (chunk) and its row."""
 
     __tablename__ = "embeddings"
     project_id: Mapped[int] = mapped_column(primary_key=True)
@@ -148,7 +148,7 @@ class Embedding(Base):
 
 
 class Split(Base):
-    """Which side a labelled scan is on; validation membership only grows."""
+    """The side of a labelled scan, training or validation; validation membership only grows."""
 
     __tablename__ = "splits"
     project_id: Mapped[int] = mapped_column(primary_key=True)
@@ -157,7 +157,7 @@ class Split(Base):
 
 
 class DraftScore(Base):
-    """How good a draft was: its Dice against what the person then submitted."""
+    """The score of a draft: its Dice against the annotation that a person then submitted."""
 
     __tablename__ = "draft_scores"
     project_id: Mapped[int] = mapped_column(primary_key=True)
@@ -168,12 +168,12 @@ class DraftScore(Base):
 
     @property
     def unchanged(self) -> bool:
-        """Whether the person submitted every pixel of the draft as it was, an empty draft too."""
+        """Whether the person submitted the draft without changing a pixel; it may be empty."""
         return self.dice == 1.0
 
 
 class Model(Base):
-    """A trained network, under a key that follows from what it was trained on."""
+    """A trained network; its key is a digest of its training data and configuration."""
 
     __tablename__ = "models"
     project_id: Mapped[int] = mapped_column(primary_key=True)
@@ -217,9 +217,9 @@ class Round(Base):
 
 
 class Erasure(Base):
-    """A note that scans, or a whole project, were deleted: their traces in files have to go, too.
+    """A note that scans or a whole project were deleted, and must be erased from files too.
 
-    It is written in the transaction that deletes the rows, so no kill can come in between.
+    The transaction that deletes the rows writes the note, so a kill cannot separate the two.
     """
 
     __tablename__ = "erasures"
@@ -228,13 +228,13 @@ class Erasure(Base):
     whole: Mapped[bool] = mapped_column(default=False)  # the project, not some scans of it
     task_ids: Mapped[list[int]] = mapped_column(sa.JSON, default=list)
     chunks: Mapped[list[str]] = mapped_column(default=list)  # files that hold their embeddings
-    # What is done: the files that all machines share, and the database's own file and log.
+    # Progress: erased from the files that all machines share, and from SQLite's own file and log.
     files_done: Mapped[bool] = mapped_column(default=False)
     database_done: Mapped[bool] = mapped_column(default=False)
 
 
 class Worker(Base):
-    """A worker that lives: it counts its beats here, and its row goes when it does."""
+    """A running worker: it counts its heartbeats here, and deletes the row when it stops."""
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -246,5 +246,5 @@ class Worker(Base):
 
 
 def pin_key(project_id: int) -> str:
-    """Return the key of the fact which publication a person pinned."""
+    """Return the key under which `Meta` holds a project's pinned publication."""
     return f"pinned in project {project_id}"

@@ -1,4 +1,4 @@
-"""Which workers live."""
+"""The running workers and their heartbeats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.storage.tables import (
     Worker,
 )
 
-# Longer than silence lasts: whoever has only the hour to go by allows for clocks that differ.
+# Longer than the pause between heartbeats, to allow for machines whose clocks differ.
 LIVELY_SECONDS = 60.0
 
 
@@ -22,20 +22,20 @@ class Workers:
         self._database = database
 
     def all(self) -> list[Worker]:
-        """Return the workers that nobody has taken for gone, longest at work first."""
+        """Return the workers that have not been dismissed, longest running first."""
         query = sa.select(Worker).order_by(Worker.started_at, Worker.name)
         with self._database.session() as session:
             return list(session.scalars(query))
 
     def join(self, name: str, host: str, release: str) -> None:
-        """Note that a worker begins."""
+        """Add the row of a worker that starts."""
         now = self._database.clock()
         row = Worker(name=name, host=host, release=release, started_at=now, beat_at=now)
         with self._database.session() as session:
             session.add(row)
 
     def beat(self, name: str) -> bool:
-        """Count a beat of a worker; return False when it was taken for gone."""
+        """Count a heartbeat of a worker; return False if the worker was dismissed."""
         with self._database.session() as session:
             counted = session.execute(
                 sa.update(Worker)
@@ -45,21 +45,22 @@ class Workers:
             return counted.rowcount == 1  # type: ignore[attr-defined,no-any-return]
 
     def dismiss(self, name: str, beats: int | None = None) -> None:
-        """Take a worker for gone, unless it has beaten since that many beats."""
+        """Delete the row of a worker; with `beats`, only if its count is still that number."""
         gone = sa.delete(Worker).where(Worker.name == name)
         with self._database.session() as session:
             session.execute(gone if beats is None else gone.where(Worker.beats == beats))
 
     def clock(self) -> float:
-        """Return the time by which beats are dated."""
+        """Return the time of the clock that dates heartbeats."""
         return self._database.clock()
 
 
 def works_here(workers: Workers) -> bool:
-    """Return whether a worker of this machine, or of this container, shows signs of life."""
-    return any(one.host == socket.gethostname() for one in lively(workers))
+    """Return whether a worker of this machine or container had a heartbeat in the last minute."""
+    return any(worker.host == socket.gethostname() for worker in lively(workers))
 
 
 def lively(workers: Workers) -> list[Worker]:
-    """Return the workers that beat within the last minute, by the hour of this machine."""
-    return [one for one in workers.all() if workers.clock() - one.beat_at < LIVELY_SECONDS]
+    """Return the workers whose last heartbeat is under 60 s old by this machine's clock."""
+    listed = workers.all()
+    return [worker for worker in listed if workers.clock() - worker.beat_at < LIVELY_SECONDS]

@@ -1,7 +1,7 @@
-"""Which scans to label next, once a model says how uncertain it is.
+"""Acquisition: which scans to label next, once a model gives uncertainties.
 
-Source: arXiv 2601.18532, section 3.2, is the strategy `entropy-diversity`; the others are rivals of
-it and controls, one module each. docs/method.md says what the paper leaves open.
+Source: arXiv 2601.18532, section 3.2, is the strategy `entropy-diversity`. The other strategies are
+rivals and controls, one module each. docs/method.md lists the choices that the paper leaves open.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Ranking:
     """An order of the unlabelled pool; arrays have shape (candidates,) and follow `order`.
 
     Attributes:
-        order: Unlabelled rows, sooner is better.
-        utility: The strategy's score at the moment of the pick; behind the batch, that by which
-            the rest follows.
+        order: Unlabelled rows, best first.
+        utility: The strategy's score at the moment of the pick; for the scans behind the batch, the
+            score that orders them.
         uncertainty: The caller's, min-max scaled over the candidates.
         diversity: Distance to the nearest labelled or picked scan, min-max scaled at that moment.
-        control: Whether a scan was drawn at random, as `random_fraction` asks.
-        alpha: Weight of diversity that was used; NaN for a strategy without one.
-        warnings: What a person should know before trusting the batch.
+        control: True for a scan that was drawn at random because of `random_fraction`.
+        alpha: Weight of diversity that was used; NaN for a strategy without a weight.
+        warnings: Sentences that a person should read before trusting the batch.
     """
 
     order: Array
@@ -74,16 +74,16 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     """Return the unlabelled pool in the order in which it should be labelled.
 
     Args:
-        uncertainty: Shape (n,), higher is less certain; not read where a scan is labelled.
+        uncertainty: Shape (n,), higher is less certain; labelled rows are not read.
         coordinates: Shape (n, m), usually the map.
         labelled: Shape (n,) bool.
         strategy: A key of STRATEGIES.
-        alpha: Weight of diversity, in [0, 1], or "auto": less of it the more is covered.
-        batch: Scans picked one by one, at least 1; None picks all, or 1,000 where a pick costs a
-            kernel (`coverage`). The rest follows in one go.
+        alpha: Weight of diversity, in [0, 1], or "auto": it falls as the labels cover the pool.
+        batch: Scans picked one by one, at least 1; None picks all, or 1,000 if each pick computes
+            a kernel (`coverage`). The rest is ordered in one step.
         groups: Group of each scan, shape (n,): untouched groups come first.
-        random_fraction: Share of the picks drawn at random instead, evenly spread over this batch
-            and those labelled before, in [0, 1].
+        random_fraction: Share of the picks drawn at random instead, in [0, 1], evenly spread over
+            this batch and the scans labelled before.
 
     Raises:
         ValueError: If an argument is out of range, or a candidate has NaN or infinity.
@@ -113,7 +113,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
 
 
 class _Picking:
-    """One batch, picked scan by scan, and the rest behind it."""
+    """Picks one batch scan by scan, and orders the rest behind it."""
 
     def __init__(self, acquisition: Acquisition, turns: pool.Turns) -> None:
         self._acquisition = acquisition
@@ -160,15 +160,15 @@ class _Picking:
     def _warnings(self, picks: Array) -> tuple[str, ...]:
         candidates, seed = self._candidates, self._candidates.seed
         everyone = np.arange(len(candidates.points))
-        said = diagnostics.bunching(candidates.points, picks, everyone, seed=seed)
+        said = diagnostics.clustered_batch(candidates.points, picks, everyone, seed=seed)
         return (f"{said}: {self._acquisition.remedy}",) if said else ()
 
 
 def _control(candidates: Candidates, fraction: float) -> Array:
-    """Return which picks are random, shape (batch,): evenly spread, going on from the labelled.
+    """Return which picks are random, shape (batch,): evenly spread, counting the labelled scans.
 
-    A rhythm that began anew with each ranking would never reach its first random pick where a
-    round follows every label or two.
+    If the count began anew with each ranking, rounds after every label or two would never reach
+    their first random pick.
     """
     steps = len(candidates.chosen) + np.arange(candidates.batch + 1)
     return np.diff(np.floor(steps * fraction + 1e-9)) > 0
@@ -183,7 +183,8 @@ def _share(name: str, value: object, otherwise: str = "") -> float:
 def _check_uncertainty(uncertainty: Array, labelled: Array) -> None:
     if uncertainty.shape != labelled.shape:
         raise ValueError(
-            f"uncertainty has shape {uncertainty.shape}: expected one a scan, {labelled.shape}"
+            f"uncertainty has shape {uncertainty.shape}: expected a value per scan, "
+            f"{labelled.shape}"
         )
     bad = np.flatnonzero(~labelled & ~np.isfinite(uncertainty))
     if bad.size:

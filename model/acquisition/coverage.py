@@ -1,4 +1,4 @@
-"""The scan that covers most of the uncertainty that is not covered yet.
+"""Pick one by one the scan that covers most of the uncertainty not yet covered.
 
 Source: Bae, Oliveira & Sutherland 2024, "Uncertainty Herding" (arXiv 2412.20644): MaxHerding with
 every scan weighted by its uncertainty.
@@ -28,18 +28,18 @@ class UncertaintyCoverage(Acquisition):
         self._herding = Herding(points, coverage)
 
     def utility(self) -> Array:
-        """What a scan adds to the covered share, or added at most when it was last looked at."""
+        """The share that a scan adds to the cover, or its last known upper bound."""
         return self._herding.gains
 
     def best(self, allowed: Array) -> int:
-        """The allowed candidate that adds most."""
+        """The allowed candidate that adds most to the cover."""
         return self._herding.best(allowed)
 
     def pick(self, index: int) -> None:
-        """Take a candidate, and with it cover what lies around."""
+        """Take a candidate, which covers the scans around it."""
         super().pick(index)
         self._herding.choose(index)
 
     def rest(self) -> Array:
-        """The distance to what is chosen."""
+        """The distance to the nearest labelled or picked scan."""
         return self.state.diversity

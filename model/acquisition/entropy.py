@@ -6,7 +6,7 @@ from model.acquisition.strategy import Acquisition, Array
 
 
 class Entropy(Acquisition):
-    """Uncertainty alone."""
+    """The score is the uncertainty alone."""
 
     def utility(self) -> Array:
         """The scaled uncertainty."""

@@ -1,7 +1,7 @@
 """The paper's rule: S = alpha D + (1 - alpha) H, one scan after another.
 
 Source: arXiv 2601.18532, section 3.2.3, with alpha = 0.3. Its authors leave open how alpha should
-change; "auto" is our answer, after Mishal & Weinshall 2024, "DCoM: Active Learning for All
+change. Our answer "auto" follows Mishal & Weinshall 2024, "DCoM: Active Learning for All
 Learners" (arXiv 2407.01804): explore while little of the pool is covered, exploit afterwards.
 """
 
@@ -15,11 +15,11 @@ from model.acquisition.strategy import Acquisition, Array, Candidates
 from model.kernels import Coverage, bandwidth
 
 STEEPNESS = 10.0
-HALFWAY = 0.5  # share of the pool at whose coverage both terms weigh about the same
+HALFWAY = 0.5  # covered share of the pool at which both terms have about the same weight
 
 
 class EntropyDiversity(Acquisition):
-    """Weighted sum of the distance to what is chosen and the uncertainty, both scaled."""
+    """Weighted sum of uncertainty and distance to the nearest chosen scan, both scaled."""
 
     remedy = "raise alpha, or choose the acquisition entropy-then-diversity or coverage"
     words = "uncertainty {uncertainty:.2f}, distance {diversity:.2f}: score {utility:.2f}"
@@ -29,15 +29,15 @@ class EntropyDiversity(Acquisition):
         self.alpha = auto_alpha(candidates) if candidates.alpha is None else candidates.alpha
 
     def utility(self) -> Array:
-        """S as it stands; D follows every pick."""
+        """S now; D is updated after every pick."""
         found: Array = self.alpha * self.state.diversity + (1 - self.alpha) * self.state.uncertainty
         return found
 
 
 def auto_alpha(candidates: Candidates) -> float:
-    """Return the weight of diversity, near 1 with nothing covered and 0 with everything covered.
+    """Return the weight of diversity: near 1 while nothing is covered, 0 if all is covered.
 
-    The labelled scans cover the pool by a kernel as wide as sqrt(n) well-placed scans need.
+    Coverage is measured with a kernel so wide that sqrt(n) well-placed scans cover the pool.
     """
     points = np.concatenate([candidates.chosen, candidates.points])
     needed = math.ceil(math.sqrt(len(points)))
@@ -49,6 +49,6 @@ def auto_alpha(candidates: Candidates) -> float:
 
 
 def _competence(share: float) -> float:
-    """Return DCoM's logistic of the coverage, scaled so that full coverage gives exactly 1."""
+    """Return DCoM's logistic function of the coverage, scaled so that full coverage gives 1."""
     full = 1 + math.exp(-STEEPNESS * (1 - HALFWAY))
     return full / (1 + math.exp(-STEEPNESS * (share - HALFWAY)))

@@ -1,7 +1,7 @@
-"""A shortlist of the most uncertain scans, and from it those that lie farthest apart.
+"""Shortlist the most uncertain scans, and pick those of them that lie farthest apart.
 
 Source: the two-stage filter of Entropy-UMAP (arXiv 2312.10361), with farthest points as the second
-stage: no weight between two scales has to be chosen.
+stage. It needs no weight between uncertainty and distance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHORTLIST = 4  # times the batch, at most half of the candidates
 
 
 class EntropyThenDiversity(Acquisition):
-    """Diversity among the shortlisted, uncertainty among the others behind them."""
+    """Shortlisted scans by diversity, then the others by uncertainty."""
 
     remedy = "choose the acquisition coverage, or entropy-diversity with a higher alpha"
 
@@ -28,11 +28,11 @@ class EntropyThenDiversity(Acquisition):
         self._shortlisted[order[:size]] = True
 
     def utility(self) -> Array:
-        """D in [0, 1] on the shortlist, H - 1 behind it; H everywhere while D is unknown."""
+        """D in [0, 1] on the shortlist, H - 1 for the others; H for all while D is unknown."""
         if not self.state.diversity[self.state.left].any():
             return self.state.uncertainty
         return np.where(self._shortlisted, self.state.diversity, self.state.uncertainty - 1)
 
     def rest(self) -> Array:
-        """The uncertainty: the next round will make a shortlist of its own."""
+        """The uncertainty: the next round makes its own shortlist."""
         return self.state.uncertainty

@@ -11,7 +11,7 @@ import numpy as np
 from model.acquisition.strategy import Acquisition, Array, Candidates
 
 COLDEST = 100.0
-BATCHES = 10  # after as many, the noise has faded
+BATCHES = 10  # batches until the noise has faded
 
 
 class PowerNoise(Acquisition):
@@ -22,7 +22,7 @@ class PowerNoise(Acquisition):
         progress = len(candidates.chosen) / (BATCHES * max(1, candidates.batch))
         beta = COLDEST ** min(1.0, progress)
         noise = candidates.generator(anew=True).gumbel(size=candidates.size)[candidates.rows]
-        # A scan without any doubt comes last, but keeps a finite score.
+        # A scan of uncertainty 0 comes last, but keeps a finite score.
         doubt = np.maximum(candidates.ratios, np.finfo(np.float64).tiny)
         self._score: Array = np.log(doubt) + noise / beta
 

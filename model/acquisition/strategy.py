@@ -1,4 +1,4 @@
-"""What every acquisition is handed, and what it answers."""
+"""The interface of acquisitions: their input (`Candidates`, `State`) and base class."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The scans to choose from; arrays are by candidate, in the order of their rows.
+    """The scans to choose from; arrays have one entry per candidate, in the order of `rows`.
 
     Attributes:
-        rows: Rows of the pool, shape (c,), ascending.
-        size: Scans in the pool, labelled ones included.
+        rows: Rows of all scans, shape (c,), ascending.
+        size: Number of all scans, labelled scans included.
         uncertainty: As the caller gave it, shape (c,), higher is less certain.
-        points: Where the candidates lie, shape (c, m).
-        chosen: Where the labelled scans lie, shape (l, m).
+        points: Coordinates of the candidates, shape (c, m).
+        chosen: Coordinates of the labelled scans, shape (l, m).
         alpha: Weight of diversity in [0, 1]; None lets it follow the coverage.
-        batch: Scans that will be picked one by one.
-        seed: Of everything random.
+        batch: Number of scans that will be picked one by one.
+        seed: Of all randomness.
     """
 
     rows: Array
@@ -40,39 +40,39 @@ class Candidates:
     seed: int
 
     def generator(self, *, anew: bool) -> np.random.Generator:
-        """Return what draws at random, one number for each scan of the pool and not of `rows`.
+        """Return a generator; draw `size` numbers from it, one for each scan, not only for `rows`.
 
-        A scan keeps its number while others are labelled; drawn by position, the number of a
-        labelled scan would go to the next row, and round after round would take neighbours.
+        A scan then keeps its number while others are labelled. If numbers were drawn for `rows`
+        only, a labelled scan's number would pass to the next row, and rounds would take neighbours.
 
         Args:
-            anew: Whether every number of labels draws its own numbers.
+            anew: Whether the numbers change with every label.
         """
         return np.random.default_rng([self.seed, len(self.chosen)] if anew else self.seed)
 
     @property
     def ratios(self) -> Array:
-        """The uncertainty, for a strategy that takes ratios of it.
+        """The uncertainty, for a strategy that takes ratios of uncertainties.
 
         Raises:
-            ValueError: If one of them is negative.
+            ValueError: If a value is negative.
         """
         if (self.uncertainty < 0).any():
             raise ValueError(
-                f"uncertainty goes down to {self.uncertainty.min():.3g}: this strategy takes "
-                "ratios of it, so it has to be 0 or more, as an entropy is"
+                f"uncertainty goes down to {self.uncertainty.min():.3g}: expected values of at "
+                "least 0, such as entropies, because this strategy takes their ratios"
             )
         return self.uncertainty
 
 
 class State:
-    """What changes while scans are picked.
+    """The values that change while scans are picked.
 
     Attributes:
         left: Candidates not picked yet, shape (c,) bool.
         uncertainty: Min-max scaled once over all candidates, shape (c,).
-        diversity: Distance to the nearest labelled or picked scan, min-max scaled over those left,
-            shape (c,). A picked one keeps what it had.
+        diversity: Distance to the nearest labelled or picked scan, min-max scaled over the
+            candidates left, shape (c,). A picked candidate keeps its last value.
     """
 
     def __init__(self, candidates: Candidates) -> None:
@@ -84,7 +84,7 @@ class State:
         self._rescale()
 
     def pick(self, index: int) -> None:
-        """Take a candidate; the others are then nearer to what is chosen."""
+        """Take a candidate, and update the diversity of the others."""
         self.left[index] = False
         new = cdist(self._points, self._points[index : index + 1])[:, 0]
         np.minimum(self._distance, new, out=self._distance)
@@ -98,12 +98,12 @@ class Acquisition(ABC):
     """Scores candidates, again after every pick.
 
     Attributes:
-        candidates: What there is to choose from.
-        state: What changes with every pick.
-        alpha: Weight of diversity that is in use; NaN where there is no such weight.
-        most_picks: How many scans are picked one by one when no batch is asked for; None is all.
-        remedy: What to do about a batch that lies closer together than chance.
-        words: Why a scan stands where it does; {uncertainty}, {diversity} and {utility} are filled
+        candidates: The scans to choose from.
+        state: The values that change with every pick.
+        alpha: Weight of diversity in use; NaN for a strategy without a weight.
+        most_picks: Number of scans picked one by one if no batch is given; None for all.
+        remedy: Advice for a batch that is closer together than random batches.
+        words: The reason for a scan's position; {uncertainty}, {diversity} and {utility} are filled
             in.
     """
 
@@ -118,10 +118,10 @@ class Acquisition(ABC):
 
     @abstractmethod
     def utility(self) -> Array:
-        """Return the score of every candidate now, shape (c,), higher is sooner."""
+        """Return the current score of every candidate, shape (c,), highest first."""
 
     def best(self, allowed: Array) -> int:
-        """Return the allowed candidate of the highest score, the lowest row if tied."""
+        """Return the allowed candidate with the highest score; ties go to the lowest row."""
         rows = np.flatnonzero(allowed)
         return int(rows[np.argmax(self.utility()[rows])])
 
@@ -130,12 +130,12 @@ class Acquisition(ABC):
         self.state.pick(index)
 
     def rest(self) -> Array:
-        """Return the scores by which those that were not picked follow, shape (c,)."""
+        """Return the scores that order the candidates that were not picked, shape (c,)."""
         return self.utility()
 
 
 def scaled(values: Array) -> Array:
-    """Return the values min-max scaled; zeros where they are constant, infinity included."""
+    """Return the values min-max scaled; zeros if they are all equal, even all infinite."""
     if not len(values) or values.min() == values.max():
         return np.zeros(len(values))
     found: Array = (values - values.min()) / (values.max() - values.min())

@@ -16,5 +16,5 @@ class Random(Acquisition):
         self._score: Array = drawn[candidates.rows]
 
     def utility(self) -> Array:
-        """The draw."""
+        """The random numbers."""
         return self._score

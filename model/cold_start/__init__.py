@@ -1,7 +1,7 @@
-"""Which scans to label before any model exists.
+"""Cold start: which scans to label before a model exists.
 
-Source: arXiv 2601.18532, section 3.1, is the strategy `medoids`; the others are rivals of it and
-controls, one module each. docs/method.md says what the paper leaves open.
+Source: arXiv 2601.18532, section 3.1, is the strategy `medoids`. The other strategies are rivals
+and controls, one module each. docs/method.md lists the choices that the paper leaves open.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 @dataclass(frozen=True, eq=False)
 class ColdStart:
-    """An order of the whole unlabelled pool, and the clusters it rests on.
+    """An order of the whole unlabelled pool, and the clusters behind it.
 
     Attributes:
-        order: Unlabelled rows, sooner is better; without labels the first `budget` are the choice.
-        picked: How many of them the strategy's rule chose, one by one; the rest follows.
-        map: Where distances were measured, shape (n, 2), or the coordinates that were given.
+        order: Unlabelled rows, best first; without labels, the first `budget` rows are the choice.
+        picked: Number of rows in front that the strategy picked one by one.
+        map: Coordinates in which distances were measured, shape (n, 2), or the given coordinates.
         clusters: Number of each row's cluster, shape (n,), 0 the largest.
-        k: How many clusters there are.
-        silhouette: Mean silhouette of the clusters; NaN when there are fewer than two.
+        k: Number of clusters.
+        silhouette: Mean silhouette of the clusters; NaN with fewer than two clusters.
         medoids: Row of each cluster's medoid, shape (k,).
-        warnings: What a person should know before trusting the order.
+        warnings: Sentences that a person should read before trusting the order.
     """
 
     order: Array
@@ -70,15 +70,16 @@ def select(  # noqa: PLR0913  # the contract's keywords
 ) -> ColdStart:
     """Return the pool in the order in which it should be labelled while no model exists.
 
-    Labelling scans in this order leaves the order of the rest as it was, up to the budget.
+    Labelling scans in this order does not change the order of the others, up to the budget.
 
     Args:
-        embeddings: Shape (n, d); of their number only n is used when `coordinates` are given.
-        budget: Scans that the cold start may choose, at least 1; may exceed n.
+        embeddings: Shape (n, d); only n is used if `coordinates` are given.
+        budget: Number of scans that the cold start may choose, at least 1; may exceed n.
         strategy: A key of STRATEGIES.
         coordinates: Map to use, shape (n, m); by default `projection` of the embeddings.
-        clustering: What `clustering.cluster` found on that map for this budget, when it is known.
-        labelled: Already chosen, shape (n,) bool; they use up their clusters' shares.
+        clustering: The result of `clustering.cluster` on that map for this budget; computed if not
+            given.
+        labelled: Scans already chosen, shape (n,) bool; they count towards their clusters' shares.
         groups: Group of each scan, shape (n,): untouched groups come first.
 
     Raises:
@@ -109,8 +110,8 @@ def _warnings(asked: Pool, choice: Choice) -> tuple[str, ...]:
     if len(asked.points) > 1 and not np.ptp(asked.points, axis=0).any():
         return ("all scans look alike to the encoder: they come in the order of their rows",)
     batch = choice.order[: max(0, asked.budget - int(asked.labelled.sum()))]
-    bunched = diagnostics.bunching(asked.points, batch, choice.order, seed=asked.seed)
+    clustered = diagnostics.clustered_batch(asked.points, batch, choice.order, seed=asked.seed)
     return (
         *diagnostics.collapse(choice.clustering),
-        *((f"{bunched}: choose the cold start coverage",) if bunched else ()),
+        *((f"{clustered}: choose the cold start coverage",) if clustered else ()),
     )

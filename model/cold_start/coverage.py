@@ -1,4 +1,4 @@
-"""The scan that adds most to a smooth coverage of the pool, one after another.
+"""Choose one by one the scan that adds most to a smooth coverage of the pool.
 
 Source: Bae, Noh & Sutherland 2024 (MaxHerding, arXiv 2407.12212). They fix the kernel's bandwidth
 for normalised features; here it follows from the map and the budget (`kernels.bandwidth`).
@@ -11,11 +11,11 @@ import numpy as np
 from model.cold_start.strategy import Choice, Pool, Strategy, Words
 from model.kernels import Coverage, Herding, bandwidth
 
-SENTENCE = "covers most of what no scan before it covers"
+SENTENCE = "covers most scans that no earlier scan covers"
 
 
 def choose(pool: Pool) -> Choice:
-    """Return the greedy cover, then the rest by distance to it."""
+    """Return the greedy cover, then the rest by distance to the cover, farthest first."""
     covered = Coverage(
         pool.points, bandwidth(pool.points, pool.budget, seed=pool.seed), seed=pool.seed
     )

@@ -1,4 +1,4 @@
-"""As many clusters as the budget, and of each the scan nearest to its centre.
+"""Make as many clusters as the budget, and choose the scan nearest to the centre of each.
 
 Source: MedCAL-Bench (arXiv 2508.03441), where this rule, listed as ALPS, does best for
 segmentation.
@@ -14,7 +14,7 @@ from model.cold_start.walk import represent
 
 
 def choose(pool: Pool) -> Choice:
-    """Return a representative of each cluster, largest first, then the farthest from them."""
+    """Return a scan of each cluster, largest first, then the rest, farthest from these first."""
     clusters = partition(pool.points, pool.budget, seed=pool.seed)
     found = describe(pool.points, clusters, seed=pool.seed)
     centres = centroids(pool.points, clusters)[clusters] if found.k else pool.points

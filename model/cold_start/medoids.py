@@ -1,6 +1,6 @@
 """The paper's rule: medoids of the clusters by silhouette, then farthest points inside each.
 
-Source: arXiv 2601.18532, section 3.1. Where the map has no clusters, it is one, and the rule
+Source: arXiv 2601.18532, section 3.1. A map without clusters counts as one cluster: the rule then
 becomes a farthest-point traversal from its medoid.
 """
 
@@ -11,7 +11,7 @@ from model.cold_start.walk import walk_on
 
 
 def choose(pool: Pool) -> Choice:
-    """Return the order by the paper's rule; it goes on over the whole pool."""
+    """Return the order by the paper's rule, continued over the whole pool."""
     return walk_on(pool, pool.clustering)
 
 

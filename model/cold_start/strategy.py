@@ -1,4 +1,4 @@
-"""What every cold-start strategy is handed, and what it gives back."""
+"""The interface of cold-start strategies: their input (`Pool`) and their result (`Choice`)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Pool:
     """The scans to choose from.
 
     Attributes:
-        points: Where they lie, shape (n, m), float64.
-        budget: Scans that may be chosen, labelled ones included, at least 1.
-        labelled: Scans that are not to be chosen, shape (n,) bool.
+        points: Coordinates of the scans, shape (n, m), float64.
+        budget: Number of scans that may be chosen, labelled scans included, at least 1.
+        labelled: Scans that must not be chosen, shape (n,) bool.
         groups: Group of each scan, shape (n,).
-        seed: Of everything random.
-        known: The clusters by silhouette, when they are known.
+        seed: Of all randomness.
+        known: The clusters by silhouette; None to compute them.
     """
 
     points: Array
@@ -43,20 +43,20 @@ class Pool:
 
     @property
     def within_budget(self) -> range:
-        """One for each scan of the budget that is still to be chosen."""
+        """A range over the scans of the budget that are still to be chosen."""
         return range(int(self.labelled.sum()), min(self.budget, len(self.points)))
 
     @property
     def steps(self) -> range:
-        """One for each scan that is chosen greedily: max(budget, 1,000) less the labelled."""
+        """A range over the scans to choose one by one: max(budget, 1,000) less the labelled."""
         return range(int(self.labelled.sum()), min(max(self.budget, GREEDY), len(self.points)))
 
     def turns(self) -> Turns:
-        """Return whose turn it is at the start."""
+        """Return the turns of the groups at the start."""
         return Turns(self.groups, self.labelled)
 
     def rest(self, picks: Array, turns: Turns) -> Array:
-        """Return the rows not chosen yet by distance to the nearest pick, farthest first."""
+        """Return the remaining rows by distance to the nearest pick, farthest first."""
         chosen = np.concatenate([np.flatnonzero(self.labelled), picks])
         left = np.flatnonzero(turns.left)
         return turns.first(farthest_first(self.points, chosen, left))
@@ -64,12 +64,12 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a strategy gives back.
+    """The result of a strategy.
 
     Attributes:
-        order: The unlabelled rows.
-        picked: How many of them its rule chose; the rest follows.
-        clustering: The clusters that it rests on, or those of the map.
+        order: The unlabelled rows, best first.
+        picked: Number of rows in front that the strategy picked one by one.
+        clustering: The clusters that the strategy used, or those of the map.
     """
 
     order: Array
@@ -79,12 +79,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Words:
-    """Why a scan stands where it does; {cluster} and {size} are filled in.
+    """The reasons for a scan's position; {cluster} and {size} are filled in.
 
     Attributes:
-        opening: Of the first scan that the rule chose in a cluster.
-        later: Of any further one.
-        stand_in: Of the first scan of a cluster when it is not the medoid; by default `opening`.
+        opening: For the first scan that the strategy picked in a cluster.
+        later: For every further scan of the cluster.
+        stand_in: For a first scan that is not the cluster's medoid; by default `opening`.
     """
 
     opening: str
@@ -98,7 +98,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A rule for a cold start, and the words that explain it."""
+    """A cold-start strategy, and the words that explain its choice."""
 
     choose: Callable[[Pool], Choice]
     words: Words

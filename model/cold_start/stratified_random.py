@@ -1,8 +1,7 @@
-"""The paper's clusters and shares, but scans drawn at random inside them.
+"""Draw scans at random from the paper's clusters, by the paper's shares.
 
-A control: it tells what the number of clusters and the allocation contribute from what medoids
-and farthest points do. Random draws that respect strata are hard to beat (nnActive,
-arXiv 2511.19183).
+A control: it separates the effect of clusters and shares from the effect of medoids and farthest
+points. Stratified random draws are hard to beat (nnActive, arXiv 2511.19183).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from model.cold_start.walk import walk_on
 
 
 def choose(pool: Pool) -> Choice:
-    """Return random scans of each cluster by its share."""
+    """Return scans drawn at random from each cluster by its share."""
     drawn = np.random.default_rng(pool.seed).permutation(len(pool.points))
     return walk_on(pool, pool.clustering, drawn)
 

@@ -1,4 +1,4 @@
-"""As many clusters as the budget, and of each the scan in the densest place.
+"""Make as many clusters as the budget, and choose the scan in the densest place of each.
 
 Source: Hacohen, Dekel & Weinshall 2022, "Active Learning on a Budget" (TypiClust,
 arXiv 2202.02794): typicality is the inverse of the mean distance to the 20 nearest neighbours.
@@ -23,7 +23,7 @@ NEIGHBOURS = 20
 
 
 def choose(pool: Pool) -> Choice:
-    """Return the most typical scan of each cluster, largest first, then the farthest from them."""
+    """Return each cluster's most typical scan, largest first, then the rest, farthest first."""
     found = describe(
         pool.points, partition(pool.points, pool.budget, seed=pool.seed), seed=pool.seed
     )
@@ -31,13 +31,13 @@ def choose(pool: Pool) -> Choice:
 
 
 def _isolation(points: Array, seed: int) -> Array:
-    """Return the mean distance to the 20 nearest other scans, shape (n,), in a sample if large."""
+    """Return the mean distance to the 20 nearest scans, shape (n,); large pools use a sample."""
     rows = sample(np.arange(len(points)), seed)
     count = min(NEIGHBOURS, len(rows) - 1)
     if count < 1:
         return np.zeros(len(points))
     distances = NearestNeighbors(n_neighbors=count + 1).fit(points[rows]).kneighbors(points)[0]
-    # A scan of the sample is its own nearest neighbour; another has one neighbour too many.
+    # A scan of the sample is its own nearest neighbour; other scans have one neighbour too many.
     distances[rows, :-1] = distances[rows, 1:]
     mean: Array = distances[:, :-1].mean(axis=1)
     return mean

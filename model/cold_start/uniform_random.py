@@ -8,7 +8,7 @@ from model.cold_start.strategy import Choice, Pool, Strategy, Words
 
 
 def choose(pool: Pool) -> Choice:
-    """Return a random order, the same for a seed whatever is labelled."""
+    """Return a random order that depends only on the seed, not on the labels."""
     drawn = np.random.default_rng(pool.seed).permutation(len(pool.points))
     order = pool.turns().first(drawn[~pool.labelled[drawn]])
     return Choice(order, len(order), pool.clustering)

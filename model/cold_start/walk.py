@@ -1,4 +1,4 @@
-"""The walk over clusters that most strategies share: a share for each, one scan at a time."""
+"""The walk over clusters that most strategies use: each cluster has a share of the budget."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ Array = npt.NDArray[Any]
 
 
 def allocate(sizes: Array, total: int) -> Array:
-    """Return how many scans each cluster gives, shape (k,), summing to min(total, all scans).
+    """Return each cluster's share of scans, shape (k,), summing to min(total, all scans).
 
-    One from each cluster, the rest in proportion to size by largest remainder; a cluster that is
-    used up passes its claim on. Ties go to the lower number (arXiv 2601.18532, section 3.1.4).
+    Each cluster gets one scan. The rest is divided in proportion to size by largest remainder; an
+    exhausted cluster passes its share on. Ties go to the lower number (arXiv 2601.18532, section
+    3.1.4).
 
     Args:
-        sizes: Scans in each cluster, shape (k,), all at least 1.
-        total: Scans to give, at least k.
+        sizes: Number of scans in each cluster, shape (k,), all at least 1.
+        total: Number of scans to divide, at least k.
     """
     sizes = np.asarray(sizes, int)
     if total < len(sizes):
-        raise ValueError(f"{total} scans for {len(sizes)} clusters: at least one each is needed")
+        raise ValueError(f"{total} scans for {len(sizes)} clusters: expected at least one each")
     if not len(sizes):
         return sizes
     rest = min(total, int(sizes.sum())) - len(sizes)
@@ -40,45 +41,47 @@ def allocate(sizes: Array, total: int) -> Array:
     return counts
 
 
-def walk_on(pool: Pool, found: Clustering, preference: Array | None = None) -> Choice:
-    """Return max(budget, 1,000) scans step by step, the rest by the scores they end with."""
-    walk = Walk(pool, found, preference)
+def walk_on(pool: Pool, clustering: Clustering, preference: Array | None = None) -> Choice:
+    """Choose max(budget, 1,000) scans step by step, and order the rest by their last scores."""
+    walk = Walk(pool, clustering, preference)
     picks = np.array([walk.step() for _ in pool.steps], int)
-    return Choice(np.concatenate([picks, walk.rest()]), len(picks), found)
+    return Choice(np.concatenate([picks, walk.rest()]), len(picks), clustering)
 
 
-def represent(pool: Pool, found: Clustering, preference: Array) -> Choice:
-    """Return the budget step by step, the rest by distance to it, farthest first."""
-    walk = Walk(pool, found, preference)
+def represent(pool: Pool, clustering: Clustering, preference: Array) -> Choice:
+    """Choose the budget step by step, and order the rest by distance to it, farthest first."""
+    walk = Walk(pool, clustering, preference)
     picks = np.array([walk.step() for _ in pool.within_budget], int)
-    return Choice(np.concatenate([picks, pool.rest(picks, walk.turns)]), len(picks), found)
+    return Choice(np.concatenate([picks, pool.rest(picks, walk.turns)]), len(picks), clustering)
 
 
 class Walk:
     """Chooses one scan after another from the cluster whose share is filled least.
 
-    A step looks only at which scans are chosen, not at how they came to be: a labelled prefix of
-    the order therefore leaves the rest as it was. Arrays are sorted by cluster, then row, so that
-    a cluster is a slice and the first of equals is the lowest row.
+    A step depends only on the set of chosen scans, not on their order. So labelling a prefix of
+    the order does not change the rest. Arrays are sorted by cluster, then row: a cluster is a
+    slice, and ties go to the lowest row.
 
     Args:
         pool: The scans.
-        found: Their clusters, at most as many as the budget.
-        preference: Which scan of a cluster comes first, shape (n,), highest first. By default its
-            medoid, and then the scan farthest from those chosen in the cluster.
+        clustering: Their clusters, at most as many as the budget.
+        preference: Preference within a cluster, shape (n,), highest first. By default the medoid
+            comes first, then the scan farthest from those chosen in the cluster.
     """
 
-    def __init__(self, pool: Pool, found: Clustering, preference: Array | None = None) -> None:
-        self._rows = np.argsort(found.clusters, kind="stable")
+    def __init__(self, pool: Pool, clustering: Clustering, preference: Array | None = None) -> None:
+        self._rows = np.argsort(clustering.clusters, kind="stable")
         self._points = pool.points[self._rows]
-        self._clusters = found.clusters[self._rows]
-        ends = np.searchsorted(self._clusters, np.arange(found.k + 1))
+        self._clusters = clustering.clusters[self._rows]
+        ends = np.searchsorted(self._clusters, np.arange(clustering.k + 1))
         self._spans = [slice(start, end) for start, end in pairwise(ends)]
         self._sizes = np.diff(ends)
         self._quotas = allocate(self._sizes, pool.budget)
-        self._counts = np.zeros(found.k, int)
+        self._counts = np.zeros(clustering.k, int)
         self._follows = preference is None
-        self._score = self._nearness(pool, found) if preference is None else preference[self._rows]
+        self._score = (
+            self._nearness(pool, clustering) if preference is None else preference[self._rows]
+        )
         self.turns = pool.turns()
         for position in np.flatnonzero(pool.labelled[self._rows]):
             self._choose(int(position))
@@ -94,7 +97,7 @@ class Walk:
         return row
 
     def rest(self) -> Array:
-        """Return the rows not chosen yet by their present scores, clusters interleaved."""
+        """Return the remaining rows by their current scores, clusters interleaved."""
         left = np.flatnonzero(self.turns.left[self._rows])
         left = left[np.lexsort((-self._score[left], self._clusters[left]))]
         clusters = self._clusters[left]
@@ -102,15 +105,15 @@ class Walk:
         filled = (self._counts[clusters] + 1 + place) / self._sizes[clusters]
         return self.turns.first(self._rows[left[np.lexsort((clusters, filled))]])
 
-    def _nearness(self, pool: Pool, found: Clustering) -> Array:
-        """Return what a cluster prefers before its first choice: its medoid, then what is near."""
+    def _nearness(self, pool: Pool, clustering: Clustering) -> Array:
+        """Return the preference for a cluster's first scan: the medoid, then the nearest to it."""
         near = np.empty(len(self._rows))
-        for span, medoid in zip(self._spans, found.medoids, strict=True):
+        for span, medoid in zip(self._spans, clustering.medoids, strict=True):
             near[span] = -cdist(self._points[span], pool.points[medoid : medoid + 1])[:, 0]
         return near
 
     def _neediest(self, allowed: Array) -> int:
-        """Return the cluster whose share one more scan would fill least, empty clusters first."""
+        """Return the cluster whose share is least filled after one more scan; empty ones first."""
         available = np.bincount(self._clusters[allowed], minlength=len(self._spans))
         candidates, goals = available > 0, self._sizes
         within = candidates & (self._counts < self._quotas)

@@ -1,7 +1,7 @@
 """Frozen image encoders: scans in, embeddings out.
 
-`recipes` lists them, `networks` builds them with the input each was trained on, `running` runs
-them. Weights are files that the caller has or fetches.
+`recipes` lists the encoders, `networks` builds each with the input that it was trained on, and
+`running` runs them. The caller provides or fetches the files of weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model.encoders.weights import mark as mark_of
 from model.registry import AUTO, RADIMAGENET, STAND_IN
 from model.registry import ENCODERS as NAMES
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does without
+if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does not need it
     from torch import nn
 
 __all__ = [
@@ -53,19 +53,19 @@ def load(
 ) -> Encoder:
     """Return a frozen encoder, run by onnxruntime on a CPU and by torch on other devices.
 
-    Its name ends in twelve digits of the SHA-256 of its weights, if it has a file of them, which
-    tells embeddings of different weights apart.
+    If the encoder has a file of weights, its name ends in twelve hex digits of their SHA-256, so
+    that embeddings from different weights are kept apart.
 
     Args:
-        name: One of NAMES or "timm/<model>". "auto" is RadImageNet's ResNet-50 if its weights can
-            be had, else EfficientNet-Lite0.
-        weights: The file of its weights, .pt or .safetensors, instead of the published one.
+        name: One of NAMES or "timm/<model>". "auto" is RadImageNet's ResNet-50 if its weights are
+            available, else EfficientNet-Lite0.
+        weights: A file of weights, .pt or .safetensors, to use instead of the published file.
         device: "cpu", "cuda" or "mps".
-        cache_dir: Keeps converted networks, which saves a later load on a CPU some seconds.
-        fetch: Called once at most, with a repository of Hugging Face and file names, when weights
-            are not given; returns a file, or None.
+        cache_dir: Keeps converted networks, which makes later loads on a CPU some seconds faster.
+        fetch: Called at most once, if no weights are given, with a Hugging Face repository and
+            file names; returns a file, or None.
     Raises:
-        FileNotFoundError: If there is no file at `weights`.
+        FileNotFoundError: If the file `weights` does not exist.
         ValueError: If the name or device is unknown, or the weights are missing or do not fit.
     """
     given = None if weights is None else Path(weights)
@@ -85,24 +85,24 @@ def load(
 
 
 def network(name: str, weights: Path | None = None) -> nn.Module:
-    """Return the torch network of an encoder, in evaluation mode, its normalisation included.
+    """Return the torch network of an encoder, in evaluation mode, with its normalisation.
 
-    It maps RGB pictures in [0, 1], shape (n, 3, 224, 224), to embeddings (n, dim).
+    It maps RGB images in [0, 1], shape (n, 3, 224, 224), to embeddings (n, dim).
 
     Raises:
-        ValueError: If there is no such encoder, or it is no network.
+        ValueError: If the encoder is unknown or has no network.
     """
     from torch import nn
 
     build = recipe_of(name).build
     if build is None:
-        raise ValueError(f"encoder {name} is no network; load it instead")
+        raise ValueError(f"encoder {name} has no network; call load instead")
     layers = build() if weights is None else build(weights)
     return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
 def _choose(name: str, given: Path | None, fetch: Fetch | None) -> tuple[str, Path | None, str]:
-    """Return the encoder that a name stands for, its weights, and why it is a substitute."""
+    """Return the encoder that a name stands for, its weights, and the reason for a substitute."""
     if name == AUTO:
         path = given or _published(recipe_of(RADIMAGENET), fetch)
         return (STAND_IN, None, SUBSTITUTION) if path is None else (RADIMAGENET, path, "")
@@ -124,11 +124,11 @@ def _required(name: str, recipe: Recipe, fetch: Fetch | None) -> Path:
         source = (
             f"download {' or '.join(recipe.files)} of https://huggingface.co/{recipe.repository}"
             if recipe.repository
-            else "nobody publishes it on Hugging Face: get it from its authors"
+            else "it is not on Hugging Face: get it from its authors"
         )
         raise ValueError(
-            f"encoder {name} needs the file of its weights, which was neither given nor cached, "
-            f"and could not be fetched; {source}, and set ENCODER_WEIGHTS to its path"
+            f"encoder {name} needs a file of weights, which was neither given nor cached, and "
+            f"could not be fetched; {source}, and set ENCODER_WEIGHTS to its path"
         )
     return path
 
@@ -136,7 +136,7 @@ def _required(name: str, recipe: Recipe, fetch: Fetch | None) -> Path:
 def _start(
     name: str, path: Path | None, mark: str, device: str, cache_dir: str | Path | None
 ) -> tuple[running.Forward, str]:
-    """Return what computes embeddings, and a note if it is not what it should be."""
+    """Return the function that computes embeddings, and a note if it runs slower than usual."""
     if recipe_of(name).build is None:
         return running.grey_values, ""
     if device != "cpu":

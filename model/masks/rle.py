@@ -1,9 +1,9 @@
 """Masks as Label Studio's brush stores them: run-length encoded.
 
-The brush RLE is a bit stream of runs over the flattened RGBA picture of a mask.
-The stream opens with 32 bits for the number of values, 5 for the word size - 1 and four times 4 for
-the run sizes - 1. Then come tokens: 1 bit "repeat", 2 bits that choose a run size, that many bits
-of count - 1, and one word (repeat) or `count` words (literal). A mask pixel is four equal values.
+The brush RLE is a bit stream of runs over the flattened RGBA image of a mask. The header has 32
+bits for the number of values, 5 bits for the word size - 1 and four times 4 bits for the run
+sizes - 1. Then follow tokens: 1 bit "repeat", 2 bits that choose a run size, as many bits for
+count - 1, and one word (repeat) or `count` words (literal). A mask pixel is four equal values.
 Source: the rle-pack format, https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack.
 """
 
@@ -23,7 +23,7 @@ Places = Callable[[Edges, Edges, int, int], tuple[Edges, Edges]]
 CHANNELS = 4
 WORD = 8  # bits of one value
 HEADER = 32 + 5 + 4 * 4  # bits
-RUN_SIZES = np.array([3, 4, 8, 16])  # what Label Studio itself writes
+RUN_SIZES = np.array([3, 4, 8, 16])  # the run sizes that Label Studio writes
 OPAQUE = 127  # alpha above this is foreground
 LONGEST = 1 << 16  # values in one token of the largest run size
 
@@ -45,8 +45,8 @@ def encode(mask: Mask) -> list[int]:
         )
     counts, foreground = _runs(mask.ravel())
     size = np.searchsorted([8, 16, 256], counts)
-    # The converter writes what is left of a run cut at LONGEST with the largest size, however short
-    # it is, so runs are measured before they are cut.
+    # The converter cuts long runs at LONGEST and writes even a short remainder with the largest
+    # size. So choose the size before cutting.
     counts, size, foreground = _cut(counts, size, foreground)
     codes = (((4 | size) << RUN_SIZES[size]) | (counts - 1)) << WORD | foreground * 255
     return _pack(_header(mask.size * CHANNELS), codes, 3 + RUN_SIZES[size] + WORD)
@@ -77,14 +77,14 @@ def _header(values: int) -> int:
 def _pack(header: int, codes: NDArray[np.int64], widths: NDArray[np.int64]) -> list[int]:
     starts = HEADER + np.cumsum(widths) - widths
     bits = int(starts[-1] + widths[-1])
-    # The converter pads with a whole byte of zeros when the stream ends on a byte already.
+    # The converter adds a whole byte of zeros if the stream ends at a byte boundary.
     packed = np.zeros(bits // 8 + 1, np.uint8)
     packed[:7] = np.frombuffer((header << 3).to_bytes(7, "big"), np.uint8)
     # A code of at most 27 bits, behind at most 7 bits of its first byte, touches up to five bytes.
     first, aligned = starts // 8, codes << (40 - starts % 8 - widths)
     for byte in range(5):
         part = (aligned >> (32 - 8 * byte) & 255).astype(np.uint8)
-        written = np.flatnonzero(part)  # the others may lie behind the end
+        written = np.flatnonzero(part)  # zero parts may lie beyond the end
         np.bitwise_or.at(packed, first[written] + byte, part[written])
     return packed.tolist()
 
@@ -99,8 +99,8 @@ def decode(rle: list[int], height: int, width: int) -> Mask:
     Returns:
         The mask, shape (height, width).
     Raises:
-        ValueError: If the stream is malformed or of another size; nothing of a size that only the
-            stream claims is ever allocated.
+        ValueError: If the stream is malformed or of another size. Memory is never allocated by a
+            size that only the stream claims.
     """
     starts, ends = _foreground(rle, height, width).T
     edges = np.zeros(height * width + 1, np.int8)
@@ -112,17 +112,17 @@ def decode(rle: list[int], height: int, width: int) -> Mask:
 def decode_boxes(rle: list[int], height: int, width: int, size: tuple[int, int]) -> Boxes:
     """Return the foreground of a brush RLE at another size, as boxes for `painted`.
 
-    The mask is scaled by nearest neighbour. A foreground that would vanish by that covers every
-    pixel of the other size that it touches. Time and memory follow the length of the stream alone:
+    The mask is scaled by nearest neighbour. A foreground that would vanish covers every pixel of
+    the other size that it touches. Time and memory depend only on the length of the stream, because
     neither image is made.
 
     Args:
-        rle: As of `decode`.
-        height: Height of the image that the stream is of, in pixels.
-        width: Its width.
-        size: Height and width of the mask that is wanted.
+        rle: As in `decode`.
+        height: Height of the stream's image in pixels.
+        width: Width of the stream's image in pixels.
+        size: Height and width of the requested mask.
     Raises:
-        ValueError: As `decode`.
+        ValueError: As in `decode`.
     """
     drawn = _boxes(_foreground(rle, height, width), width)
     centres = _scaled(drawn, (height, width), size, _centres)
@@ -161,7 +161,7 @@ def _foreground(rle: list[int], height: int, width: int) -> NDArray[np.int64]:
     if ends[tokens - 1] != total:
         raise ValueError(f"brush RLE is corrupt: a run goes beyond the {total} values of the image")
     repeat, counts, words, ends = repeat[:tokens], counts[:tokens], words[:tokens], ends[:tokens]
-    # A pixel's alpha is the last of its four values, so a token holds that of these pixels.
+    # A pixel's alpha is the last of its four values: compute the pixels whose alpha a token holds.
     starts = ends - counts
     first, last = starts // CHANNELS, ends // CHANNELS
     alone, alpha = _literals(stream, starts[~repeat], ends[~repeat], words[~repeat])
@@ -186,7 +186,7 @@ def _literals(
 
 
 def _joined(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ascending runs with those that follow without a gap made one."""
+    """Return ascending runs, with adjacent runs joined."""
     if not len(runs):
         return runs
     apart = runs[1:, 0] != runs[:-1, 1]
@@ -198,7 +198,7 @@ def _joined(runs: NDArray[np.int64]) -> NDArray[np.int64]:
 def _boxes(runs: NDArray[np.int64], width: int) -> Boxes:
     """Return runs of pixels as boxes (top, bottom, left, right), at most three for each run.
 
-    They are the row it starts in, the row it ends in, and the whole rows between.
+    They are the row that the run starts in, the row that it ends in, and the rows between.
     """
     (top, left), (bottom, right) = np.divmod(runs[:, 0], width), np.divmod(runs[:, 1] - 1, width)
     several = bottom > top
@@ -232,7 +232,7 @@ def _touched(start: Edges, end: Edges, old: int, new: int) -> tuple[Edges, Edges
 
 
 def _open(rle: list[int], height: int, width: int) -> tuple[bytes, NDArray[np.int64]]:
-    """Return the stream and its four run sizes, once its header fits the image."""
+    """Return the stream and its four run sizes; raise if the header does not fit the image."""
     if not isinstance(rle, list):
         raise ValueError(f"brush RLE is {type(rle).__name__}; give the list of its bytes")
     try:
@@ -252,15 +252,15 @@ def _open(rle: list[int], height: int, width: int) -> tuple[bytes, NDArray[np.in
     if word != WORD:
         raise ValueError(f"brush RLE has words of {word} bits; Label Studio writes {WORD}")
     sizes = np.array([(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)])
-    # No token costs more than 3 + 16 + WORD bits a value, so what lies further on is never reached.
+    # A token takes at most 3 + 16 + WORD bits a value: drop the bytes that cannot be reached.
     return stream[: (HEADER + values * (3 + 16 + WORD)) // 8 + 1], sizes
 
 
 def _token_starts(stream: bytes, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the bit where each complete token starts.
 
-    A token tells where the next one starts, so this walk is a loop; it looks up what it needs in
-    a table of the three bits that follow each bit and leaves all else to array operations.
+    A token tells where the next token starts, so this is a loop. It only looks up a table of the
+    three bits that follow each bit; array operations do the rest.
     """
     bits = np.unpackbits(np.frombuffer(stream, np.uint8))
     kinds = (bits[:-2] << 2 | bits[1:-1] << 1 | bits[2:]).tobytes()
@@ -288,7 +288,7 @@ def _integer(stream: bytes, bit: int, size: int) -> int:
 def _read_tokens(
     stream: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[Mask, NDArray[np.int64], NDArray[np.int64]]:
-    """Return of each token whether it repeats, its count, and the bit of its first word."""
+    """Return for each token whether it repeats, its count, and the bit of its first word."""
     head = _bytes_at(stream, starts).astype(np.int64)
     size = sizes[head >> 5 & 3]
     pair = _bytes_at(stream, starts + 3).astype(np.int64) << 8 | _bytes_at(stream, starts + 11)

@@ -1,8 +1,8 @@
-"""Masks as outlines and shapes, and back.
+"""Convert masks to outlines and shapes, and back.
 
-A point is (x, y) in pixels from the picture's upper left corner, so that pixel (row 0, column 0)
+A point is (x, y) in pixels from the image's upper left corner, so that pixel (row 0, column 0)
 has its centre at (0.5, 0.5). A shape covers the pixels whose centres lie in it. Angles are degrees,
-clockwise as one sees the picture.
+clockwise on the screen.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]  # (n, 2), x before y
-Window = tuple[slice, slice]  # rows and columns of a picture
+Window = tuple[slice, slice]  # rows and columns of an image
 
-ELLIPSE_POINTS = 360  # corners an ellipse is drawn with: off by 0.004 % of its radius
-# Beside the centre proper, where outlines run upright, level or at 45 degrees: so rounding decides
-# about no pixel.
+ELLIPSE_POINTS = 360  # corners of an ellipse's outline: the error is 0.004 % of its radius
+# Slightly off the centre of a pixel: upright, level and 45 degree outlines often run through the
+# centre, and rounding would then decide about the pixel.
 CENTRE_X, CENTRE_Y = 0.5 + 1e-6, 0.5 + 3e-7
-LEAST_IOU = 0.95  # of an outline with the mask it was drawn around
+LEAST_IOU = 0.95  # of an outline with its mask
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle by its upper left corner, around which it is turned."""
+    """A rectangle, given by its upper left corner; the rotation is around that corner."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Box:
 
     @property
     def outline(self) -> Points:
-        """Its four corners."""
+        """The four corners."""
         w, h = self.width, self.height
         corners = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float64)
         return _turned(corners, self.degrees, (self.x, self.y))
@@ -47,7 +47,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Ellipse:
-    """An ellipse by its centre, around which it is turned, and its two radii."""
+    """An ellipse, given by its centre and two radii; the rotation is around the centre."""
 
     x: float
     y: float
@@ -57,7 +57,7 @@ class Ellipse:
 
     @property
     def outline(self) -> Points:
-        """Many points on it."""
+        """ELLIPSE_POINTS points on the ellipse."""
         angles = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
         circle = np.column_stack([np.cos(angles), np.sin(angles)])
         points = circle * (self.radius_x, self.radius_y)
@@ -66,18 +66,18 @@ class Ellipse:
 
 def _turned(points: Points, degrees: float, origin: tuple[float, float]) -> Points:
     sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
-    # y grows downwards, hence this turns clockwise.
+    # y grows downwards, so this matrix turns clockwise.
     turned: Points = points @ np.array([[cos, sin], [-sin, cos]]) + np.array(origin)
     return turned
 
 
 def filled(outline: Points, size: tuple[int, int]) -> Mask:
-    """Return the pixels whose centres the outline goes around, in whichever direction.
+    """Return the pixels whose centres lie inside the outline, whatever its direction.
 
-    An outline that crosses itself covers what a canvas would fill (the non-zero rule).
+    An outline that crosses itself covers the pixels that a canvas would fill (non-zero rule).
 
     Args:
-        outline: Corners, shape (n, 2), closed from the last to the first; may leave the picture.
+        outline: Corners, shape (n, 2), closed from the last to the first; may leave the image.
         size: Height and width of the mask.
     """
     covered: Mask = np.zeros(size, bool)
@@ -87,9 +87,9 @@ def filled(outline: Points, size: tuple[int, int]) -> Mask:
 
 
 def filled_window(outline: Points, size: tuple[int, int]) -> tuple[Mask, Window]:
-    """Return what `filled` covers, cropped to the outline, and the rows and columns of the crop.
+    """Return the mask of `filled` cropped to the outline, and the rows and columns of the crop.
 
-    Time and memory follow the crop: many small shapes on a large picture cost little.
+    Time and memory depend on the crop: many small shapes on a large image cost little.
     """
     rows, columns = (
         slice(*np.clip([math.floor(side.min()), math.ceil(side.max())], 0, most).tolist())
@@ -112,9 +112,9 @@ def filled_window(outline: Points, size: tuple[int, int]) -> tuple[Mask, Window]
 
 
 def touched(outline: Points, size: tuple[int, int]) -> Mask:
-    """Return the pixels that the outline itself runs through; arguments as of `filled`.
+    """Return the pixels that the outline itself runs through; arguments as in `filled`.
 
-    Of one that is a hundred times as long as the picture is wide, not all of them.
+    If the outline is a hundred times as long as the image is wide, some pixels are missing.
     """
     covered: Mask = np.zeros(size, bool)
     most = 200 * sum(size)
@@ -127,22 +127,22 @@ def touched(outline: Points, size: tuple[int, int]) -> Mask:
 
 
 def area_of(outline: Points) -> float:
-    """Return the area that the outline, shape (n, 2), goes around, in pixels."""
+    """Return the area inside the outline, shape (n, 2), in pixels."""
     x, y = outline.T
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def parts(mask: Mask) -> Iterator[tuple[Mask, tuple[int, int]]]:
-    """Yield each patch of pixels that touch by their edges, cropped, with its (row, column)."""
+    """Yield each edge-connected patch of pixels, cropped, with the (row, column) of the crop."""
     numbers, _ = ndimage.label(mask)
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), 1):
         yield numbers[rows, columns] == number, (rows.start, columns.start)
 
 
 def without_holes(mask: Mask) -> Iterator[tuple[Mask, tuple[int, int]]]:
-    """Yield the parts of a mask, those with holes cut across each hole into parts without any.
+    """Yield the parts of a mask; parts with holes are cut across each hole into parts without.
 
-    Together they cover just what the mask covers.
+    Together the parts cover exactly the mask.
     """
     for part, (top, left) in parts(mask):
         holes, number = ndimage.label(ndimage.binary_fill_holes(part) & ~part)
@@ -158,17 +158,17 @@ def without_holes(mask: Mask) -> Iterator[tuple[Mask, tuple[int, int]]]:
 
 
 def outline_of(part: Mask, tolerance: float) -> Points:
-    """Return the corners of a polygon around one part without holes.
+    """Return the corners of a polygon around a part without holes.
 
-    It runs half way between the pixels in and out, and leaves out corners that lie no further than
-    the tolerance from the line without them (Douglas and Peucker 1973). The tolerance is halved
-    until the polygon covers the part with an intersection over union of at least 0.95.
+    It runs half way between inner and outer pixels. Corners within the tolerance of the simplified
+    line are left out (Douglas and Peucker 1973). The tolerance is halved until polygon and part
+    have an intersection over union of at least 0.95.
 
     Args:
-        part: One of `without_holes`, shape (h, w).
+        part: A part from `without_holes`, shape (h, w).
         tolerance: In pixels.
     """
-    # Padded, the outline closes at the border too; a pixel's index is then its centre plus 0.5.
+    # Padding closes the outline at the border, and makes a pixel's index its centre plus 0.5.
     contours = contour_generator(z=np.pad(part, 1).astype(np.float64)).lines(0.5)
     corners: Points = np.asarray(contours[0])[:-1] - 0.5
     height, width = part.shape
@@ -202,7 +202,7 @@ def _simplified(ring: Points, tolerance: float) -> Points:
 
 
 def _distances(points: Points, start: Points, end: Points) -> Points:
-    """Return how far each point is from the line between two others."""
+    """Return the distance of each point to the line between two points."""
     line = end - start
     along = np.clip((points - start) @ line / (line @ line), 0, 1)
     away: Points = np.hypot(*(points - start - along[:, None] * line).T)
@@ -231,13 +231,13 @@ def ellipse_of(part: Mask) -> Ellipse:
         part: Shape (h, w), not empty.
     """
     points = np.argwhere(part)[:, ::-1] + 0.5
-    # Pixels are squares, not points: each has a variance of 1/12 of its own.
+    # Pixels are squares, not points: each adds its own variance of 1/12.
     spread = np.cov(points, rowvar=False, bias=True) + np.eye(2) / 12
     (short, long), axes = np.linalg.eigh(spread)
     direction = axes[:, 1]
     x, y = points.mean(axis=0)
     radii = float(2 * np.sqrt(long)), float(2 * np.sqrt(short))
     degrees = float(np.degrees(np.arctan2(direction[1], direction[0])) % 180)
-    if 45 < degrees < 135:  # radii are told in per cent of the side that they lie along
+    if 45 < degrees < 135:  # keep each radius along the side that its per cent refer to
         radii, degrees = radii[::-1], (degrees - 90) % 180
     return Ellipse(float(x), float(y), *radii, degrees=degrees)

@@ -1,4 +1,4 @@
-"""Masks tidied before a person sees them."""
+"""Tidy masks before a person sees them: remove specks and fill pinholes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 
-SPECK = 0.01  # of a class's area: what is smaller is removed, or filled
+SPECK = 0.01  # share of a class's area: smaller patches are removed, smaller holes filled
 
 
 def tidied(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities whose masks (above 0.5) have no specks and no pinholes.
 
-    Of each class, a patch of foreground below 1 % of the class's area in this scan becomes 0, and a
-    patch of background below that which the foreground encloses becomes 1. Patches touch by their
-    edges or corners, gaps by their edges alone.
+    For each class, a patch of foreground smaller than 1 % of the class's area in this scan becomes
+    0. An enclosed patch of background smaller than that becomes 1. Patches of foreground connect by
+    edges or corners, patches of background by edges only.
 
     Args:
         probabilities: Shape (c, h, w).
@@ -38,6 +38,6 @@ def _patches_below(least: float, mask: Mask, touching: NDArray[np.float64] | Non
     """Return the connected patches of a mask that have fewer than `least` pixels."""
     numbers, _ = ndimage.label(mask, structure=touching)
     small = np.bincount(numbers.ravel()) < least
-    small[0] = False  # what is not in the mask
-    found: Mask = small[numbers]
-    return found
+    small[0] = False  # 0 numbers the pixels outside of the mask
+    patches: Mask = small[numbers]
+    return patches

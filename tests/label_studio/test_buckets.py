@@ -318,6 +318,6 @@ def test_a_bucket_on_a_host_that_is_not_listed_is_not_asked_and_the_setting_is_n
     assert set(scans) == set(SCANS)
     for scan in scans.values():
         assert isinstance(scan, ImageError), scan
-        assert scan.what.endswith("its image lies on http://127.0.0.1, not allowed.")
+        assert scan.what.endswith("its image lies on http://127.0.0.1, which is not allowed.")
         assert "IMAGE_HOSTS" in scan.fix
     assert not bucket.ours

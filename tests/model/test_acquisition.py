@@ -213,7 +213,7 @@ def test_power_noise_fades_with_the_batches_that_are_labelled() -> None:
 
 @pytest.mark.parametrize("rule", ["power-noise", "coverage"])
 def test_a_rule_that_takes_ratios_refuses_negative_uncertainty(rule: str) -> None:
-    with pytest.raises(ValueError, match=r"goes down to -0\.5: this strategy takes ratios"):
+    with pytest.raises(ValueError, match=r"goes down to -0\.5: expected values of at least 0"):
         acquisition.rank(np.array([1, -0.5]), np.eye(2), np.zeros(2, bool), strategy=rule)
 
 
@@ -249,8 +249,8 @@ def test_a_bunched_batch_is_said_with_its_value_its_threshold_and_a_remedy() -> 
     spread = acquisition.rank(uncertainty, points, labelled, alpha=1.0, batch=8)
 
     [said] = bunched.warnings
-    assert said.startswith("bunching: the scans of a batch lie ")
-    assert "the 5th percentile of 200 random batches: choose the acquisition" in said
+    assert said.startswith("clustered batch: mean nearest-neighbour distance ")
+    assert "(5th percentile of 200 random batches): choose the acquisition" in said
     assert "alpha" not in said  # entropy alone has none
     assert spread.warnings == ()
     near = acquisition.rank(uncertainty, points, labelled, alpha=0.0, batch=8)

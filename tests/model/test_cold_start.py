@@ -146,9 +146,7 @@ def test_a_collapse_is_said_with_its_value_its_threshold_and_a_remedy() -> None:
 
     [said] = select(points, 6, clustering=found).warnings
 
-    assert said.startswith(
-        f"collapse: {found.strays:.0%} of the neighbours of scans lie in another"
-    )
+    assert said.startswith(f"collapse: {found.strays:.0%} of scans' neighbours lie in another")
     assert "more than 8%" in said
     assert "another encoder or projection" in said
     assert select(blobs(3, 20), 6).warnings == ()
@@ -174,7 +172,7 @@ def test_a_bunched_choice_is_said() -> None:
 
     assert (start.order[:4] < 12).all()
     [said] = start.warnings
-    assert said.startswith("bunching: the scans of a batch lie 0.0")
+    assert said.startswith("clustered batch: mean nearest-neighbour distance 0.0")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -287,7 +285,7 @@ def test_equal_scans_come_by_row_with_a_warning() -> None:
         ({"strategy": "luck"}, "unknown cold start 'luck': use one of medoids, kmeans"),
         ({"budget": 0}, "at least 1 scan"),
         ({"labelled": np.array([0, 1])}, "expected a mask"),
-        ({"groups": np.zeros(3)}, r"expected one a scan, \(4,\)"),
+        ({"groups": np.zeros(3)}, r"expected a group per scan, \(4,\)"),
         ({"coordinates": np.zeros((3, 2))}, r"expected \(4, m\)"),
         ({"coordinates": np.full((4, 2), np.nan)}, "NaN or infinity"),
     ],

@@ -52,19 +52,19 @@ def test_the_cosine_is_the_median_over_pairs() -> None:
     assert math.isnan(diagnostics.cosine(rows[:1]))
 
 
-def test_bunching_is_rare_in_random_batches_and_sure_in_a_heap() -> None:
+def test_a_clustered_batch_is_rare_in_random_batches_and_sure_in_a_heap() -> None:
     points, everyone = blobs(4, 25), np.arange(100)
     drawn = [np.random.default_rng(seed).permutation(100)[:8] for seed in range(60)]
 
-    said = [bool(diagnostics.bunching(points, batch, everyone)) for batch in drawn]
+    said = [bool(diagnostics.clustered_batch(points, batch, everyone)) for batch in drawn]
 
     assert sum(said) <= 9
-    assert diagnostics.bunching(points, np.arange(8), everyone)
+    assert diagnostics.clustered_batch(points, np.arange(8), everyone)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_no_batch_of_one_nor_of_everything_is_bunched(size: int) -> None:
-    assert diagnostics.bunching(blobs(4, 25), np.arange(size), np.arange(100)) == ""
+    assert diagnostics.clustered_batch(blobs(4, 25), np.arange(size), np.arange(100)) == ""
 
 
 def test_an_unstable_choice_is_said_with_value_threshold_and_remedy() -> None:

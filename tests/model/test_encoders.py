@@ -273,8 +273,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     [
         ("vgg", None, "unknown; choose auto, one of radimagenet-resnet50, radimagenet-densenet121"),
         ("timm/../vgg", None, "unknown; choose auto, .*, or timm/<model name>"),
-        ("timm/resnet51", None, "no model 'resnet51'; choose one like .*resnet50"),
-        ("timm/resnet50.nope", None, "no model 'resnet50.nope'; choose one like .*resnet50"),
+        ("timm/resnet51", None, "no model 'resnet51'; choose for example .*resnet50"),
+        ("timm/resnet50.nope", None, "no model 'resnet50.nope'; choose for example .*resnet50"),
         ("timm/zzz", None, r"no model 'zzz'; choose one of timm.list_models\(\)"),
         ("efficientnet-lite0", "x.pt", "takes no weights"),
         ("pixels", "x.pt", "takes no weights"),
@@ -309,7 +309,7 @@ def test_weights_that_cannot_be_had_are_asked_for_once_and_said_with_their_sourc
 
 def test_a_model_that_nobody_publishes_there_is_not_asked_for() -> None:
     hugging_face = Hub()
-    with pytest.raises(ValueError, match="nobody publishes it on Hugging Face"):
+    with pytest.raises(ValueError, match="it is not on Hugging Face"):
         encoders.load("timm/gcvit_tiny", fetch=hugging_face)
     assert hugging_face.asked == []
 
@@ -508,7 +508,9 @@ def test_dinov2_runs_at_224_pixels_with_its_positions_interpolated(tmp_path: Pat
 def test_weights_of_another_model_are_refused_by_timm_too(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(content(), path)
-    with pytest.raises(ValueError, match=r"tensors that are not this network .* timm's test_vit"):
+    with pytest.raises(
+        ValueError, match=r"tensors that do not fit this network .* timm's test_vit"
+    ):
         encoders.load("timm/test_vit", weights=path)
 
 
@@ -673,7 +675,7 @@ def test_an_image_that_was_not_scaled_is_refused(image: Any, said: str) -> None:
 
 
 def test_pixels_are_the_small_grey_picture_itself() -> None:
-    with pytest.raises(ValueError, match="pixels is no network"):
+    with pytest.raises(ValueError, match="pixels has no network"):
         encoders.network("pixels")
     ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
     encoder = encoders.load("pixels")

@@ -52,7 +52,7 @@ def test_weights_that_changed_on_the_disk_are_never_taken_for_the_network(tmp_pa
     content[-1000] ^= 1
     path.write_bytes(content)
 
-    with pytest.raises(ValueError, match="not those that were written"):
+    with pytest.raises(ValueError, match="do not match their checksum"):
         Fitted.load(path)
 
 

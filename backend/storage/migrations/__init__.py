@@ -1,8 +1,8 @@
-"""How the tables of each release became those of the next: Alembic runs what lies in `versions`.
+"""Migrations of the tables from each release to the next: Alembic runs the files in `versions`.
 
-A change of `backend.storage.tables` needs a new file there, named by the next number. It must do
-nothing where its work is done already: SQLite keeps the first half of a migration whose second half
-was cut off.
+A change of `backend.storage.tables` needs a new file there, named by the next number. Each of its
+steps must do nothing if it was done before: after a kill, SQLite keeps the first half of a
+migration.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ def add_missing(table: str, *columns: sa.Column[object]) -> list[str]:
 
 
 def has_table(name: str) -> bool:
-    """Return whether there is such a table."""
+    """Return whether a table exists."""
     return sa.inspect(op.get_bind()).has_table(name)

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection that `backend.storage.schema` hands over."""
+"""Alembic's entry point: it runs the migrations on the connection of `backend.storage.schema`."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def refused(*arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize("command", ["start", "web", "worker"])
 def test_a_service_without_a_token_says_where_to_get_one(command: str, tmp_path: Path) -> None:
     line = refused(command, DATA_DIR=str(tmp_path))
-    assert "LABEL_STUDIO_API_KEY is not set. Copy a token from" in line
+    assert "LABEL_STUDIO_API_KEY is not set. Set it to a token from" in line
 
 
 @pytest.mark.parametrize("command", ["start", "web", "worker"])

@@ -100,7 +100,7 @@ def test_without_the_database_that_keeps_the_secret_nothing_is_connected(
 ) -> None:
     access = {"basic_auth_user": "us", "basic_auth_pass": SecretStr("hunter2")}
     elsewhere = Settings(data_dir=tmp_path / "elsewhere").model_copy(update=access)
-    with pytest.raises(ConfigError, match="Nothing is known yet"):
+    with pytest.raises(ConfigError, match="There is no database yet"):
         connect(elsewhere, studio, fresh, "")
     assert (fake.entries, fake.webhooks) == ({}, {})
 

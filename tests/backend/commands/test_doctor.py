@@ -97,4 +97,4 @@ def test_no_token_and_no_database_still_leave_the_rest_to_be_looked_at(
     wrong = [one.name for one in found if not one.ok]
     assert wrong == ["database", "worker", "web process", "token"]
     assert "4 of 6 checks are wrong: database, worker" in doctor.summary(found)
-    assert doctor.line(found[2]).startswith("WRONG  database: Nothing is known yet")
+    assert doctor.line(found[2]).startswith("WRONG  database: There is no database yet")

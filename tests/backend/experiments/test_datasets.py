@@ -187,7 +187,7 @@ def test_synthstrip_shows_the_head_upright_in_millimetres(tmp_path: Path) -> Non
 @pytest.mark.parametrize("shape", [(4, 3, 2), (1, 1, 3)])
 def test_a_volume_is_no_slice(tmp_path: Path, shape: tuple[int, ...]) -> None:
     nifti(tmp_path / "case" / "image.nii.gz", np.zeros(shape), np.eye(4))
-    with pytest.raises(ConfigError, match="not that of one slice"):
+    with pytest.raises(ConfigError, match="expected a single slice"):
         scan_of(tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_groups_may_name_scans_without_their_ending_and_no_others(pairs: Path) -
     first, second, third = (scan.group for scan in kept(pairs).scans)
     assert first == second != third
     (pairs / "groups.csv").write_text("name,group\n0.jpg,p\n1,p\n")
-    with pytest.raises(ConfigError, match=r"names 1 scans that are not there, such as '0\.jpg'"):
+    with pytest.raises(ConfigError, match=r"names 1 scans that do not exist, such as '0\.jpg'"):
         kept(pairs)
 
 

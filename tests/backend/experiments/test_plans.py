@@ -15,7 +15,7 @@ def test_lists_of_numbers_may_have_ranges() -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1,,2"])
 def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"Write one such as 0,1,2 or 0-9\."):
+    with pytest.raises(ConfigError, match=r"Write a list such as 0,1,2 or 0-9\."):
         plans.numbers(text)
 
 
@@ -89,7 +89,7 @@ def test_differences_are_taken_against_the_control_or_what_is_asked(
 
 
 def test_every_fold_has_to_be_held_out_equally_often() -> None:
-    with pytest.raises(ConfigError, match="Give a multiple of 3 seeds and draws"):
+    with pytest.raises(ConfigError, match="Give a multiple of 3 seeds and random draws"):
         plan(labels="2", seeds="0-3", folds=3)
     with pytest.raises(ConfigError, match="equally often"):
         plan(labels="2", cold_start="random", seeds="0-2", random_draws=4, folds=3)

@@ -194,7 +194,7 @@ def test_a_failed_run_is_named_and_made_again_while_the_others_stay(
     result = invoked(words)
 
     assert result.exit_code == 1
-    assert "2 runs, 2 of them to be made" in result.output
+    assert "2 runs, 2 of them still to be made" in result.output
     assert "medoids, seed 1: ValueError" in (tmp_path / "report.md").read_text()
     done = of.file(arm, 0)
     before = done.stat().st_mtime_ns
@@ -203,7 +203,7 @@ def test_a_failed_run_is_named_and_made_again_while_the_others_stay(
     result = invoked(words)
 
     assert result.exit_code == 0
-    assert "2 runs, 1 of them to be made" in result.output
+    assert "2 runs, 1 of them still to be made" in result.output
     assert "Failed" not in (tmp_path / "report.md").read_text()
     assert done.stat().st_mtime_ns == before
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
@@ -215,7 +215,7 @@ def test_a_plan_that_is_done_only_writes_its_report_again(folder: Path, tmp_path
     simulate._make(of, of.plan.arms[0], 0)
     result = invoked(command(folder, tmp_path))
     assert result.exit_code == 0
-    assert "1 runs, 0 of them to be made" in result.output
+    assert "1 runs, 0 of them still to be made" in result.output
     assert "| medoids | 1 |" in (tmp_path / "report.md").read_text()
 
 
@@ -255,7 +255,7 @@ def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_was_done(
         words, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=hear
     ) as process:
         assert process.stdout is not None
-        assert any(line == "2 runs, 1 of them to be made\n" for line in process.stdout)
+        assert any(line == "2 runs, 1 of them still to be made\n" for line in process.stdout)
         process.send_signal(signal.SIGINT)
         process.stdout.read()  # ends when the last process that could write has ended
 

@@ -315,7 +315,7 @@ def test_a_listed_host_may_not_redirect() -> None:
 @pytest.mark.parametrize(
     ("location", "says"),
     [
-        ("http://bucket.example/x.png", "http://bucket.example, not allowed"),
+        ("http://bucket.example/x.png", "http://bucket.example, which is not allowed"),
         ("ftp://bucket.example/x.png", "scheme 'ftp'"),
         ("file:///etc/passwd", "scheme 'file'"),
         ("https://user:pw@bucket.example/x.png", "user name"),
@@ -348,7 +348,7 @@ def test_a_redirect_to_anything_but_https_or_a_listed_host_is_refused(
 def test_a_redirect_to_an_address_that_is_not_public_is_refused(address: str) -> None:
     for addresses in ([address], [PUBLIC, address]):
         net = Net(lambda request: redirect(HIDDEN))
-        with pytest.raises(ImageError, match=r"bucket\.example, not allowed"):
+        with pytest.raises(ImageError, match=r"bucket\.example, which is not allowed"):
             source(net, resolve=lambda host, found=addresses: found).fetch(ASKED, 7)
         assert len(net.seen) == 1
 
@@ -420,7 +420,7 @@ def test_a_body_that_drips_too_slowly_is_left() -> None:
 def test_a_compressed_body_is_neither_asked_for_nor_unpacked() -> None:
     headers = {"Content-Encoding": "gzip"}
     net = Net(lambda request: httpx.Response(200, stream=Drip(1), headers=headers))
-    with pytest.raises(ImageError, match="compressed"):
+    with pytest.raises(ImageError, match="Content-Encoding"):
         source(net).fetch("/data/a.png", 7)
     assert net.seen[0].headers["accept-encoding"] == "identity"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.errors import StorageError
 from backend.rounds import embedding_map
-from backend.rounds.embedding_map import Map, Maps, _Fitted
+from backend.rounds.embedding_map import Map, Maps, _MapFit
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.tables import Embedding
@@ -109,7 +109,7 @@ def test_a_disk_without_room_is_an_error_with_the_mend(
 
     monkeypatch.setattr("os.posix_fallocate", full)
 
-    with pytest.raises(StorageError, match="no room to bring the embeddings together"):
+    with pytest.raises(StorageError, match="no room to gather the embeddings"):
         pool.current()
 
 
@@ -290,7 +290,7 @@ def test_whatever_is_erased_the_map_holds_only_what_the_others_have(
     drawn, anchors = rng.random((12, 2)).astype(np.float32), rng.random((landmarks, 3))
     nothing = np.empty((0, 3))
     whole = Projection(drawn, np.zeros(3), nothing, anchors, drawn[:landmarks])
-    fitted = _Fitted([f"a.npy/{row}" for row in range(12)], whole)
+    fitted = _MapFit([f"a.npy/{row}" for row in range(12)], whole)
     stay = [row for row in range(12) if row not in gone]
     found = fitted.without(np.isin(np.arange(12), list(gone)))
     if found is None:

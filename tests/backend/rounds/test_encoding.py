@@ -126,7 +126,7 @@ def test_pins_that_cannot_be_read_are_no_reason_to_trust_anew(
 ) -> None:
     pins = tmp_path / "weights.json"
     pins.write_text(content)
-    with pytest.raises(ConfigError, match="cannot be read as pins"):
+    with pytest.raises(ConfigError, match="Expected a JSON object with entries"):
         encoding.pinned(pins, "them/it", FILES)
     assert hub_with == []
     assert pins.read_text() == content

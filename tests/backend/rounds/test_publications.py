@@ -355,7 +355,7 @@ def test_a_command_for_an_unknown_project_says_how_to_connect_it(
 
 
 def test_a_command_in_the_wrong_folder_names_it_and_leaves_it_empty(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Nothing is known yet") as caught:
+    with pytest.raises(ConfigError, match="There is no database yet") as caught:
         open_known(f"sqlite:///{tmp_path / 'firstlight.sqlite'}")
     assert str(tmp_path) in caught.value.what
     assert "DATA_DIR" in caught.value.fix

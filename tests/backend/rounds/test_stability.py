@@ -87,7 +87,11 @@ def test_a_folder_of_images_can_be_measured(settings: Settings, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"cold_start_budget": 30}, ConfigError, "nothing to compare: 30 of 30 scans would"),
+        (
+            {"cold_start_budget": 30},
+            ConfigError,
+            "choose 30 of 30 scans, so there is nothing to compare",
+        ),
         ({"cold_start": "luck"}, OptionsError, "cold_start"),
     ],
 )

@@ -158,7 +158,7 @@ def test_counts_that_differ_lead_to_a_full_read(
     with caplog.at_level(logging.INFO):
         side.sync()
     assert list(side.read().usable) == [first]
-    assert "listing everything" in caplog.text
+    assert "listing all tasks" in caplog.text
     assert side.read().open == {second}
 
 

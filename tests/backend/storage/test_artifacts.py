@@ -289,7 +289,7 @@ def test_a_probe_leaves_nothing_and_notices_a_store_that_forgets(
     kept.probe()
     assert not MemoryFileSystem.store
     monkeypatch.setattr(MemoryFileSystem, "find", lambda *_: [])
-    with pytest.raises(StorageError, match="did not give back"):
+    with pytest.raises(StorageError, match="did not return a file"):
         kept.probe()
     assert list((machines.folder / "one" / "projects").iterdir()) == []
 

@@ -52,7 +52,7 @@ def on_machine(name: str, tmp_path: Path, database_url: str, s3: S3) -> Settings
     [
         ("gs://bucket/prefix", "pip install gcsfs"),
         ("abfs://container/prefix", "pip install adlfs"),
-        ("nowhere://bucket", "nowhere://, which is unknown"),
+        ("nowhere://bucket", "nowhere://, a protocol that fsspec"),
         ("file:///no/such/folder", "/no/such/folder cannot be written"),
         ("/no/such/folder", "Mount or make that folder"),
     ],
@@ -222,7 +222,7 @@ def test_what_was_lost_from_the_store_is_made_anew(trained: Site, elsewhere: Ser
     for key in lost:
         store.remove(key)
     [chunk] = {one.chunk for one in trained.store.embeddings.all(number, "pixels").values()}
-    with pytest.raises(StorageError, match="embeddings is gone"):
+    with pytest.raises(StorageError, match="embeddings is missing"):
         Maps(elsewhere.files(number), trained.store.embeddings.all(number, "pixels")).embeddings(
             [0]
         )

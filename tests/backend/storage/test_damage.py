@@ -139,7 +139,7 @@ def test_lost_embeddings_are_said_and_made_anew(trained: Site, kind: str) -> Non
         path.write_bytes(b"rubbish" if kind == "rubbish" else whole[: len(whole) // 2])
     bring_news(trained)
     project = trained.refresh()
-    assert "file of embeddings is gone or damaged" in project.problem
+    assert "file of embeddings is missing or damaged" in project.problem
     assert trained.refresh().problem == ""
     assert len(trained.store.embeddings.all(trained.number, "pixels")) == len(trained.tasks)
     assert path.read_bytes() == whole

@@ -121,7 +121,7 @@ TABLES: dict[str, tuple[sa.schema.SchemaItem, ...]] = {
 
 
 def upgrade() -> None:
-    """Make the tables that are not there yet."""
+    """Make the tables that do not exist yet."""
     for name, items in TABLES.items():
         if not has_table(name):
             op.create_table(name, *items)

@@ -1,4 +1,4 @@
-"""Workers, erasures, vanished projects, and what the pages tell of drafts and refused events."""
+"""Workers, erasures, vanished projects, and columns for draft quality and refused events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.storage.migrations import add_missing, has_table
 revision = "0002"
 down_revision = "0001"
 
-DOUBTED = 1.0  # the time at which a project vanished that an earlier release let go
+DOUBTED = 1.0  # `vanished_at` of projects that an earlier release disconnected on a 404
 
 
 def upgrade() -> None:
@@ -69,9 +69,10 @@ def _make_tables() -> None:
 
 
 def _doubt_disconnections() -> None:
-    """Ask Label Studio again about every project that an earlier release let go.
+    """Turn disconnected projects into vanished ones, so that Label Studio is asked again.
 
-    That release took any answer of 404 for a disconnection, so nobody knows which were meant.
+    The earlier release disconnected a project on any 404. Which projects a person disconnected is
+    unknown.
     """
     projects = sa.table(
         "projects", sa.column("gone", sa.Boolean), sa.column("vanished_at", sa.Double)
