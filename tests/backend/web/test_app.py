@@ -82,7 +82,7 @@ def known(store: Store, project_id: int = 1, **values: Any) -> None:
     """Make a project that the worker has seen and is done with."""
     store.projects.request_refresh(project_id)
     settled: dict[str, Any] = {"seen": {"extra_params": {}}, "label_config": CONFIG}
-    store.projects.update(project_id, **{"done": 1, "full_sync": False} | settled | values)
+    store.projects.update(project_id, **{"completed": 1, "full_sync": False} | settled | values)
 
 
 def live(store: Store, project_id: int = 1, name: str = "unet r0001") -> None:

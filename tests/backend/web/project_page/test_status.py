@@ -12,8 +12,8 @@ from backend.web.project_page import sentences, status
 NOW = 1_800_000_000.0
 TRAIN = "press Start Training in Label Studio (Settings > Model)"
 IDLE = {
-    "wanted": 4,
-    "done": 4,
+    "requested": 4,
+    "completed": 4,
     "train_requested": 0,
     "disconnected": False,
     "vanished_at": 0.0,
@@ -41,7 +41,7 @@ def said(row: dict[str, Any], known: dict[str, Any]) -> str:
     return sentences.next_round({**state, "next_round": due(row, known)})
 
 
-NEWS = {"wanted": 5}
+NEWS = {"requested": 5}
 SOON = {**NEWS, "not_before": NOW + 40}
 DOWN = "Label Studio does not answer."
 

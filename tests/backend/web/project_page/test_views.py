@@ -154,6 +154,8 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "changed_draft_dice": None,
         "validation_dice": None,
         "calibration_error": None,
+        "requested": 1,
+        "completed": 1,
         "wanted": 1,
         "done": 1,
         "synced_at": NOW - 240,
