@@ -871,7 +871,7 @@ def test_a_refused_event_is_shown_where_its_project_is_shown(
         for name in ("annotation_created", "tasks_created"):
             assert guarded.post("/webhook", json=recorded(name)).status_code == 401
     assert [record.getMessage() for record in caplog.records] == [
-        "an event was refused: it came without the webhooks' secret"
+        "an event was refused: it came without the webhook secret"
     ]
     state = guarded.get("/projects/1?format=json", headers=signed).get_json()
     assert state["events_refused_since"] == the(store, 1).webhook_refused_at > 0
