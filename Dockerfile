@@ -8,17 +8,17 @@
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 FROM $PYTHON_IMAGE
 
-# An index of packages inside the house, instead of pypi.org.
+# Your own package index, instead of pypi.org.
 ARG PIP_INDEX_URL
-# The only Python of an image may as well be root's.
+# Silences pip's warning: the image has one Python, and root may own it.
 ARG PIP_ROOT_USER_ACTION=ignore
-# Where the CPU builds of torch and torchvision lie; empty: the pinned ones, which bring CUDA.
+# The index of the CPU builds of torch and torchvision; empty: the pinned builds, with CUDA.
 ARG TORCH_INDEX=""
 
-# What pip installs changes seldom and is most of the image, our code changes often and is small:
-# whatever stands above the code is not built anew for it. The file names every package there is to
-# be, with the SHA-256 of its files; so nothing is resolved (--no-deps), and pip check says whether
-# anything is missing. It knows the files of PyPI: torch from TORCH_INDEX is held to its version alone.
+# Install packages before copying our code: they are most of the image and change seldom, so Docker
+# reuses this layer when only the code changes. requirements.txt names every package with the SHA-256
+# of its files on PyPI. So pip resolves nothing (--no-deps), and pip check reports missing packages.
+# Packages from TORCH_INDEX have other files: only their version is checked.
 COPY requirements.txt /app/
 RUN set -eu; \
     cd /app; \
@@ -34,10 +34,10 @@ RUN set -eu; \
     pip check; \
     rm -f /tmp/locked.txt /tmp/torch.txt /tmp/others.txt
 
-# A number of its own, so that a volume belongs to the same user in every later image.
+# A fixed user id, so that a volume belongs to the same user in every later image.
 RUN useradd --uid 1000 --create-home firstlight && install -d -o firstlight -g firstlight /data
 
-# Nothing but /data and /tmp need be writable. Encoders that are fetched stay in /data.
+# Only /data and /tmp must be writable. Fetched encoders stay in /data.
 ENV DATA_DIR=/data HOST=0.0.0.0 PORT=9090 PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive \
     HF_HOME=/data/huggingface NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
 

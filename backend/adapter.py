@@ -28,12 +28,12 @@ from backend.web.refresh_requests import RefreshRequests
 
 
 class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
-    """Holds nothing itself: the package makes and drops objects of it as it likes."""
+    """Has no state of its own: the package makes and drops instances at any time."""
 
     @classmethod
     @cache
     def answers(cls) -> Answers:
-        """Return what this process answers with, from the environment's settings."""
+        """Return the answers of this process, made once from the environment's settings."""
         keep_private()
         settings = load_settings()
         prepare_data_dir(settings)
@@ -41,51 +41,51 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         store = open_store(settings.database)
         store.create()
         requests = RefreshRequests(store)
-        atexit.register(requests.close)  # one that waits for the database is known here alone
+        atexit.register(requests.close)  # stores requests that wait in memory
         drafts = live_drafts(settings, store)
         drafts.keep_warm()
         return Answers(store, requests, OneAtATime(drafts))
 
     def setup(self) -> None:
-        """Tell the 2.x base class which version is live; it is made anew for each request."""
+        """Tell the 2.x base class which version is live; every request makes a new instance."""
         project = getattr(self, "project_id", None)
         self.set("model_version", self.answers().version(project))
 
     def predict(self, tasks: Sequence[Any], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """Return one result a task. 1.0.9 does not say whose tasks they are; they do."""
+        """Return one result a task. 1.0.9 does not name the project, but the tasks do."""
         named = (task.get("project") for task in tasks if isinstance(task, dict))
         project = getattr(self, "project_id", None) or next(filter(None, named), None)
         answer = self.answers().predict({"project": project, "tasks": tasks})
         return list(answer["results"])
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """Leave a request for the worker. 2.x passes (event, data), 1.0.9 passes them by name."""
+        """Take an event. 2.x passes (event, data) by position, 1.0.9 passes them by name."""
         named = (kwargs.get("event"), kwargs.get("data"))
         event, data = named if named[0] else (*args, None, None)[:2]
-        if isinstance(data, Mapping):  # 1.0.9's own /train hands over a folder instead
+        if isinstance(data, Mapping):  # 1.0.9's own /train passes a folder instead
             self.answers().webhook({**data, "action": event})
 
 
 def create_app() -> Flask:
-    """Return the package's server, with the answers that it cannot give itself.
+    """Return the package's server, with our answers in the place of its own.
 
     1.0.9 answers /setup with its own job numbers, /predict with tracebacks, and starts a process
     for each event; both contracts drop ANNOTATIONS_DELETED, and know no GET /versions.
 
-    Bodies over 50 MB get 413, and none is read before the password. A WSGI server that takes whole
-    requests in before it hands them over has to bound them itself.
+    Bodies over 50 MB get 413, and the password is checked before a body is read. A WSGI server that
+    reads whole requests before it hands them over must limit their size itself.
     """
     settings = load_settings()
-    # A host that has set up its logging (a generated _wsgi.py, an application around this one)
-    # keeps it: to set up anew would close its handlers. Under a bare WSGI server nobody has, and
-    # what is logged would lose its level, time and project.
+    # If the host has set up logging (a generated _wsgi.py, an application around this one), leave
+    # it alone: a new setup would close its handlers. A bare WSGI server sets up none, and log
+    # lines would lose their level, time and project.
     if not logging.getLogger().handlers:
         logs.configure(settings.log_level)
-    # At DEBUG the package writes whole requests, access tokens included.
+    # At DEBUG the package logs whole requests, with their access tokens.
     logging.getLogger("label_studio_ml").setLevel(logging.INFO)
     server: Flask = init_app(Firstlight)
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
-    # The package's own would answer some errors with their text, and log it.
+    # The package's own error handlers would answer some errors with their text, and log it.
     server.error_handler_spec.clear()
     gate = Gate(settings, lambda: Firstlight.answers().webhook_secret())
     _add_answers(server, gate)

@@ -1,1 +1,1 @@
-"""A real Label Studio, a backend and, if asked, a simulated annotator, in one command."""
+"""A real Label Studio, the backend and, if asked, a simulated annotator, in one command."""

@@ -24,7 +24,7 @@ from demo.studio import ROOT, LabelStudio
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     data: Path | None
     scans: int
@@ -40,13 +40,17 @@ class Plan:
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of PNG or JPEG images; with images/ and masks/ in it, the truth is known.",
+    help="Folder of PNG or JPEG images, or of folders images/ and masks/ (the truth).",
 )
-@click.option("--scans", type=click.IntRange(1), default=60, help="Phantoms, without --data.")
+@click.option(
+    "--scans", type=click.IntRange(1), default=60, help="Number of phantoms, without --data."
+)
 @click.option("--headless", is_flag=True, help="Let a simulated annotator label, then end.")
-@click.option("--rounds", type=click.IntRange(0), default=2, help="Rounds when headless.")
+@click.option(
+    "--rounds", type=click.IntRange(0), default=2, help="Number of rounds with --headless."
+)
 @click.option("--labels-per-round", type=click.IntRange(1), default=5)
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of phantoms and backend.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of phantoms and backend.")
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
@@ -67,7 +71,7 @@ def main(**options: Any) -> None:
 
 
 def run(plan: Plan) -> None:
-    """Build everything, then let somebody annotate; whatever was started is stopped at the end."""
+    """Start everything, let a person or the simulated annotator work, then stop everything."""
     with ExitStack() as started:
         state = started.enter_context(state_folder(plan.keep))
         pool = _pool(plan, state)
@@ -94,10 +98,10 @@ def run(plan: Plan) -> None:
 
 @contextmanager
 def state_folder(keep: Path | None) -> Iterator[Path]:
-    """An empty folder that no other demo uses: `keep`, which must be new, or .demo."""
+    """An empty folder that no other demo uses: `keep`, which must be new or empty, or .demo."""
     folder = (keep or ROOT / ".demo").resolve()
     if keep and folder.exists() and any(folder.iterdir()):
-        raise DemoError(f"{folder} holds something already; name a new folder.")
+        raise DemoError(f"{folder} is not empty; name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
@@ -154,10 +158,10 @@ def _watch(studio: LabelStudio, backend: Backend) -> NoReturn:
 
 
 def _stop_on_signals() -> None:
-    """Let the first signal end the demo in order, and no second one disturb that.
+    """Let the first signal end the demo in order, and ignore every later signal.
 
-    Shells start a background job with SIGINT ignored, so that it is set here in any case; a
-    SIGHUP that is ignored was meant to be (nohup).
+    SIGINT is always set, because shells start background jobs with SIGINT ignored. An ignored
+    SIGHUP stays ignored, because that is what nohup asks for.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -24,7 +24,7 @@ _UPLOADED = re.compile(r"/[0-9a-f]{8}-(\d{6})-[^/]*$")
 
 
 class Annotator:
-    """A person at the pages of a Label Studio; a context manager that closes its connections.
+    """A person who uses Label Studio's pages; a context manager that closes its connections.
 
     Never reads a task by GET /api/tasks/{id}: that makes Label Studio ask for a live draft, and
     its pages do not call it when they serve the queue.
@@ -51,7 +51,7 @@ class Annotator:
         return int(answer["id"])
 
     def import_scans(self, project: int, scans: Sequence[Scan]) -> dict[int, Scan]:
-        """Upload the images; the scan behind each task id that they became."""
+        """Upload the images; return the scan of each new task id."""
         new: set[int] = set()
         for first in range(0, len(scans), _FILES_A_CALL):
             new.update(self._upload(project, scans[first : first + _FILES_A_CALL], first))
@@ -59,7 +59,7 @@ class Annotator:
         return {task: scans[numbers[task]] for task in sorted(new)}
 
     def next_task(self, project: int) -> Task | None:
-        """What the button "Label All Tasks" opens; None when nothing is left."""
+        """The task that the button "Label All Tasks" opens; None when no task is left."""
         self._opened = datetime.now(UTC)
         task: Task | None = self.call(
             "POST",
@@ -71,7 +71,7 @@ class Annotator:
         return task
 
     def submit(self, task: Task, mask: Mask, *, label: str = "Object") -> int:
-        """Submit (h, w) `mask` as the only region of its label; the annotation's id.
+        """Submit (h, w) `mask` as the only region of its label; return the annotation's id.
 
         An empty mask is submitted without a region: there is nothing on this scan.
         """
@@ -80,17 +80,17 @@ class Annotator:
         return self._annotate(task, {"result": result})
 
     def skip(self, task: Task) -> int:
-        """Skip as the page does, which sends the draft along; the annotation's id."""
+        """Skip as the page does, which sends the draft along; return the annotation's id."""
         return self._annotate(task, {"result": _draft(task), "was_cancelled": True})
 
     def delete_annotation(self, annotation: int) -> None:
-        """Delete it; its scan goes back to the unlabelled ones."""
+        """Delete an annotation; its scan goes back to the pool."""
         self.call("DELETE", f"/api/annotations/{annotation}/")
 
     def predictions(self, project: int, version: str) -> list[dict[str, Any]]:
         """Everything stored under that model version: `task`, `score`, `result` and more."""
         stored = self.call("GET", "/api/predictions/", params={"project": project})
-        return [one for one in stored if one["model_version"] == version]
+        return [prediction for prediction in stored if prediction["model_version"] == version]
 
     def project(self, project: int) -> dict[str, Any]:
         """The project's settings and counters."""
@@ -128,8 +128,8 @@ class Annotator:
             params={"project": project, "page_size": 1_000_000, "include": "id,data"},
         )
         images = {task["id"]: str(task["data"].get("image")) for task in listing["tasks"]}
-        found = {task: _UPLOADED.search(image) for task, image in images.items()}
-        return {task: int(match[1]) for task, match in found.items() if match}
+        matches = {task: _UPLOADED.search(image) for task, image in images.items()}
+        return {task: int(match[1]) for task, match in matches.items() if match}
 
     def _tab(self, project: int) -> int:
         if project not in self._tabs:
@@ -156,7 +156,7 @@ class Annotator:
         return int(answer["id"])
 
     def call(self, method: str, path: str, nothing: int | None = None, **request: Any) -> Any:
-        """The JSON of any other request; None for an empty answer or the code `nothing`."""
+        """The JSON answer to a request; None for an empty answer or the code `nothing`."""
         answer = self._send(method, path, **request)
         if answer.status_code == nothing:
             return None

@@ -18,7 +18,7 @@ from demo.errors import DemoError
 from demo.process import Process, Server, free_port
 from demo.studio import ROOT
 
-# Set for another installation, these would lead this one away from its own directory and address.
+# Set for another installation, these would give the demo's backend a wrong folder or address.
 _FOREIGN = (
     "ARTIFACTS_URL",
     "BACKEND_URL",
@@ -27,12 +27,12 @@ _FOREIGN = (
     "DATABASE_URL",
     "WEBHOOK_SECRET",
 )
-_PROBLEM_SECONDS = 60  # a problem that lasts this long does not heal itself
+_PROBLEM_SECONDS = 60  # a problem that lasts longer does not pass by itself
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the backend says about a project, as far as a demo shows it."""
+    """A project's status, as far as the demo uses it."""
 
     step: str | None
     live_version: str | None
@@ -60,12 +60,12 @@ class Status:
         )
 
     def settled(self, labels: int) -> bool:
-        """Whether nothing is under way and the queue knows at least so many labels."""
+        """Whether no round runs or waits, and the queue was made from at least so many labels."""
         idle = self.step is None and self.requested == self.completed
         return idle and self.live_version is not None and self.labels_in_live >= labels
 
 
-# The worker takes a project up some seconds after its connection.
+# The status until the worker takes the project up, some seconds after its connection.
 UNKNOWN = Status(
     step=None,
     live_version=None,
@@ -84,7 +84,7 @@ class Backend(Server):
 
     Args:
         studio_url: Address of Label Studio.
-        token: An API token of it.
+        token: An API token of Label Studio.
         data: DATA_DIR; made when missing.
         env: Further variables for the backend.
     """
@@ -110,7 +110,7 @@ class Backend(Server):
         }
 
     def start(self, seconds: float = 120) -> Self:
-        """Come back when /health answers.
+        """Start it, and return when /health answers.
 
         Raises:
             DemoError: If it ends early or does not answer in that time.
@@ -153,7 +153,7 @@ class Backend(Server):
         return f"{self.url}/projects/{project}"
 
     def status(self, project: int) -> Status:
-        """What it says about the project now."""
+        """The project's status now."""
         address = f"{self.page(project)}?format=json"
         try:
             answer = httpx.get(address, timeout=30, trust_env=False)
@@ -165,10 +165,10 @@ class Backend(Server):
         return Status.read(answer.json())
 
     def wait_for_queue(self, project: int, *, labels: int, seconds: float = 1200) -> Status:
-        """The status once the queue is published that takes so many labels into account.
+        """The status once the published queue was made from so many labels.
 
         Raises:
-            DemoError: If that time passes, the backend ends, or a problem stays for a minute.
+            DemoError: If that time passes, the backend ends, or a problem lasts for a minute.
         """
         return wait_until_settled(lambda: self._checked_status(project), labels, seconds)
 
@@ -191,7 +191,7 @@ def wait_until_settled(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Status:
-    """The first settled status that knows so many labels; DemoError says why none came."""
+    """The first settled status with so many labels; a DemoError says why there was none."""
     started = healthy = clock()
     while not (now := status()).settled(labels):
         healthy = healthy if now.problem else clock()

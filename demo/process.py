@@ -1,4 +1,4 @@
-"""A server that runs beside us and never outlives us."""
+"""A server that runs beside this process and ends with it."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ class Process:
 
 
 class Server(ABC):
-    """A server as a context manager: whatever was started is stopped.
+    """A server as a context manager, which stops everything that it started.
 
     Attributes:
-        title: What an error message calls it.
+        title: Its name in error messages.
         grace: Seconds it gets to end by itself.
     """
 
@@ -100,7 +100,7 @@ class Server(ABC):
 
     @abstractmethod
     def start(self) -> Self:
-        """Come back when it answers."""
+        """Start it, and return when it answers."""
 
     def check(self) -> None:
         """Raise DemoError, with the end of its log, if it has ended."""
@@ -144,12 +144,12 @@ def taken(port: int) -> bool:
 
 
 def bare_environment() -> dict[str, str]:
-    """What any program needs to run, and nothing that would configure it by accident."""
+    """The variables that any program needs, without those that might configure it."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; "the log is empty" when none does."""
+    """The last line of a log that is not blank; "the log is empty" if there is none."""
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
     return next((line for line in reversed(lines) if line), "the log is empty")
 

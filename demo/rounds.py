@@ -1,4 +1,4 @@
-"""A simulated annotator walks the queue; a row says what each round brought."""
+"""A simulated annotator works through the queue; each round gives a row of a table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One round: what was labelled, what the queue became and how long it took."""
+    """One round: the labels, the new queue, and the time until it was published."""
 
     round: int
     labels: int
@@ -52,14 +52,14 @@ class Walk:
         return self._row(0, started)
 
     def rounds(self, count: int, labels: int) -> Iterator[Row]:
-        """Label so many scans a round, wait for the new queue, tell; ends with the scans."""
+        """Label so many scans a round, wait for the new queue, yield its row."""
         for number in range(1, count + 1):
             if not self._label(labels):
                 return
             yield self._row(number, time.monotonic())
 
     def _label(self, labels: int) -> int:
-        """How many scans were submitted; those of unknown truth are skipped."""
+        """Label so many scans; return how many. Scans without a known truth are skipped."""
         submitted = 0
         while submitted < labels and (task := self.annotator.next_task(self.project)):
             submitted += self._answer(task)
@@ -84,7 +84,7 @@ class Walk:
 
     def _unlabelled_dice(self, version: str) -> float | None:
         predictions = self.annotator.predictions(self.project, version)
-        drafts = {one["task"]: one["result"] for one in predictions}
+        drafts = {prediction["task"]: prediction["result"] for prediction in predictions}
         truths = {task: scan for task, scan in self.scans.items() if task not in self.labelled}
         return mean_dice(drafts, truths)
 
@@ -105,8 +105,8 @@ def mean_dice(
         truth = scans[task].mask
         if truth is not None:
             draft = drawn(drafts[task])
-            found = np.zeros_like(truth) if draft is None else draft
-            values.append(evaluation.scan_dice([found], [truth]))
+            mask = np.zeros_like(truth) if draft is None else draft
+            values.append(evaluation.scan_dice([mask], [truth]))
     return float(np.mean(values)) if values else None
 
 

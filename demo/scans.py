@@ -26,10 +26,10 @@ class Scan:
 
 
 def from_folder(folder: Path) -> list[Scan]:
-    """The PNG and JPEG images of a folder in order of their names.
+    """The PNG and JPEG images of a folder, or of its folder `images/`, in order of their names.
 
-    Where the images lie in a folder `images/` with a folder `masks/` beside it, a mask of the same
-    name (or the same name with .png) is an image's truth; its pixels are 0 or 255.
+    In a folder `masks/` beside `images/`, a mask of the same name (or the same name with .png) is
+    the image's truth; its pixels are 0 or 255.
 
     Raises:
         DemoError: If there is no image, or a mask does not fit its image.
@@ -61,8 +61,8 @@ def _truth(image: Path) -> Mask | None:
     )
     if path is None:
         return None
-    with Image.open(image) as picture, Image.open(path) as mask:
-        return _binary(np.asarray(mask.convert("L")), picture.size, path)
+    with Image.open(image) as scan, Image.open(path) as mask:
+        return _binary(np.asarray(mask.convert("L")), scan.size, path)
 
 
 def _binary(pixels: NDArray[np.uint8], size: tuple[int, int], path: Path) -> Mask:

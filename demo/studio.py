@@ -23,7 +23,7 @@ from demo.process import Process, Server, bare_environment, free_port, taken
 ROOT = Path(__file__).resolve().parents[1]
 DATABASE = "label_studio.sqlite3"
 
-# What the backend needs from Label Studio, and what keeps Label Studio from calling outside.
+# Settings that the backend needs, and settings that keep Label Studio from calling outside.
 SETTINGS = {
     "ML_BLOCK_LOCAL_IP": "false",
     "SSRF_PROTECTION_ENABLED": "false",
@@ -41,7 +41,7 @@ _START = ("start", "--no-browser", "--internal-host", "127.0.0.1", "--port")
 
 @dataclass(frozen=True)
 class Account:
-    """Who owns a Label Studio data directory."""
+    """The account that owns a data directory of Label Studio."""
 
     email: str
     password: str
@@ -98,7 +98,7 @@ class LabelStudio(Server):
         return self._account.token
 
     def start(self, seconds: float = 180) -> Self:
-        """Come back when it answers; the first start in a venv migrates a database before.
+        """Start it, and return when it answers; a venv's first start migrates a database before.
 
         Raises:
             DemoError: If it is not installed, ends early or does not answer in that time.
@@ -108,7 +108,7 @@ class LabelStudio(Server):
             shutil.copyfile(_migrated_database(self._venv), self._data / DATABASE)
         self._port = self._port or free_port()
         if taken(self._port):
-            # Label Studio would go to another port without telling.
+            # Label Studio would silently take another port.
             raise DemoError(f"Port {self._port} of 127.0.0.1 is in use; name another one.")
         self._process = Process(
             [program, *_START, str(self._port)],

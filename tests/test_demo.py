@@ -196,7 +196,7 @@ def test_waiting_ends_at_the_deadline() -> None:
 def test_a_named_state_folder_must_be_new_and_serves_one_demo(tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.txt").write_text("precious")
-    with pytest.raises(DemoError, match="holds something"), state_folder(tmp_path / "used"):
+    with pytest.raises(DemoError, match="is not empty"), state_folder(tmp_path / "used"):
         pass
     assert (tmp_path / "used" / "thesis.txt").exists()
     with state_folder(tmp_path / "new") as folder:

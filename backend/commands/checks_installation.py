@@ -40,10 +40,10 @@ def data_folder(settings: Settings) -> Finding:
 
 
 def artifacts(settings: Settings) -> Finding:
-    """Whether what rounds leave can be written and read where ARTIFACTS_URL says."""
+    """Whether artifacts can be written to and read from ARTIFACTS_URL."""
     url = settings.artifacts_url
     if not url:
-        return Finding("artifacts", True, "They lie in DATA_DIR, on this machine alone.")
+        return Finding("artifacts", True, "Artifacts lie in DATA_DIR, on this machine alone.")
     bucket.prepare(url)
     Artifacts(settings.data_dir, url).probe()
     return Finding("artifacts", True, f"{bucket.shown(url)} can be written and read.")
@@ -70,17 +70,19 @@ def web_process(settings: Settings, web: httpx.Client) -> Finding:
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or answer.get("model_class") != "Firstlight":
-        return Finding("web process", False, f"Something else answers at {url}.", start)
+        return Finding(
+            "web process", False, f"Another service than Firstlight answers at {url}.", start
+        )
     return Finding("web process", True, f"It answers at {url}.")
 
 
 def web_access(settings: Settings, web: httpx.Client) -> Finding:
-    """Whether the web process takes webhooks and requests with the secrets of these settings."""
+    """Whether the web process accepts webhooks and requests with these settings' secrets."""
     url, headers = settings.public_url, signed_headers(settings)
     password = settings.basic_auth_pass.get_secret_value()
     auth = (settings.basic_auth_user, password) if settings.basic_auth_user else None
     try:
-        # It names no project, so nothing comes of it.
+        # The event names no project, so the web process ignores it.
         codes = [web.post(f"{url}/webhook", json={}, headers=headers).status_code]
         codes.append(web.get(f"{url}/versions", auth=auth).status_code)
         wrong = next((f"answers {code}" for code in codes if code != 200), "")
@@ -91,29 +93,29 @@ def web_access(settings: Settings, web: httpx.Client) -> Finding:
             "web access",
             False,
             f"The web process {wrong} when it is called with the credentials of this command.",
-            "Give both the same BASIC_AUTH_USER, BASIC_AUTH_PASS, WEBHOOK_SECRET, DATA_DIR and "
-            "DATABASE_URL.",
+            "Give the web process and this command the same BASIC_AUTH_USER, BASIC_AUTH_PASS, "
+            "WEBHOOK_SECRET, DATA_DIR and DATABASE_URL.",
         )
-    by_whom = f"that bring {SECRET_HEADER}" if headers else "from everybody: no secret is set"
-    return Finding("web access", True, f"It takes webhooks {by_whom}.")
+    by_whom = f"with the header {SECRET_HEADER}" if headers else "from everybody: no secret is set"
+    return Finding("web access", True, f"It accepts webhooks {by_whom}.")
 
 
 def worker(settings: Settings) -> Finding:
-    """Whether a worker works."""
+    """Whether a worker runs."""
     running = workers_running(settings)
     if not running:
-        what = "None shows a sign of life."
+        what = "No worker runs."
         return Finding(
             "worker", False, what, "Start it with `python -m backend start` (or `worker`)."
         )
-    return Finding("worker", True, "It runs." if running == 1 else f"{running} of them run.")
+    return Finding("worker", True, "A worker runs." if running == 1 else f"{running} workers run.")
 
 
 def load_encoder(settings: Settings, known: Project | None) -> Encoder:
     """Return the encoder of a project, or of the installation.
 
     Raises:
-        ConfigError: If its weights cannot be had, or there is no such device.
+        ConfigError: If its weights are missing, or the device does not exist.
     """
     from backend.rounds import encoding  # loads torch
 
@@ -122,12 +124,12 @@ def load_encoder(settings: Settings, known: Project | None) -> Encoder:
 
 
 def encoder(settings: Settings, load: Load) -> Finding:
-    """Which encoder looks at the scans, on which device."""
+    """Which encoder embeds the scans, on which device."""
     from model.training import resolve_device
 
-    found = load()
-    note = found.substitution if found.substituted else ""
-    return Finding("encoder", True, f"{found.name} on {resolve_device(settings.device)}.", note)
+    loaded = load()
+    note = loaded.substitution if loaded.substituted else ""
+    return Finding("encoder", True, f"{loaded.name} on {resolve_device(settings.device)}.", note)
 
 
 def label_studio(studio: LabelStudio, url: str) -> Finding:

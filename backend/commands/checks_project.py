@@ -1,4 +1,4 @@
-"""The doctor's checks of a project and its queue: each returns a Finding, or raises why not."""
+"""The doctor's checks of a project and its queue: each returns a Finding, or raises."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def of_project(services: Services, project_id: int, load: Load) -> list[tuple[st
 
 
 def of_queue(services: Services, project_id: int) -> list[tuple[str, Check]]:
-    """Return the checks of what Label Studio serves; they rest on the entry."""
+    """Return the checks of what Label Studio serves; they depend on the entry."""
     return [
         ("queue", lambda: queue(services, project_id)),
         ("model version", lambda: model_version(services, project_id)),
@@ -78,30 +78,30 @@ def of_queue(services: Services, project_id: int) -> list[tuple[str, Check]]:
 
 def interface(studio: LabelStudio, project_id: int) -> Finding:
     """Whether the labelling interface can be served."""
-    found = labels.parse(studio.project(project_id).label_config)
-    return Finding("labels", True, f"{', '.join(found.labels)}.")
+    config = labels.parse(studio.project(project_id).label_config)
+    return Finding("labels", True, f"{', '.join(config.labels)}.")
 
 
 def entry(services: Services, project_id: int) -> Finding:
     """Whether exactly one backend entry is ours, and Label Studio reaches us through it."""
     url = services.settings.public_url
     before = _answer(services, project_id)
-    found = services.studio.entries(project_id)
+    entries = services.studio.entries(project_id)
     # A round may make another version live meanwhile.
     answers = {before, _answer(services, project_id)}
-    ours = [e for e in found if any(is_of(e, answer) for answer in answers)]
+    ours = [e for e in entries if any(is_of(e, answer) for answer in answers)]
     if len(ours) > 1:
         return _several(services, ours)
     if ours:
         return _judge_entry(services, ours[0])
-    at_our_url = [e for e in found if is_at(e, url)]
+    at_our_url = [e for e in entries if is_at(e, url)]
     if at_our_url:
         return _judge_stranger(services, project_id, at_our_url[0])
-    others = f" {len(found)} of other services are there." if found else ""
+    others = f" It has {len(entries)} of other services." if entries else ""
     return Finding(
         "entry",
         False,
-        f"No backend entry of the project is this service.{others}",
+        f"The project has no backend entry of this service.{others}",
         f"Run `python -m backend connect {project_id}`.",
     )
 
@@ -118,7 +118,8 @@ def _several(services: Services, ours: Sequence[Entry]) -> Finding:
     return Finding(
         "entry",
         False,
-        f"{len(ours)} backend entries are this service: {', '.join(str(e['url']) for e in ours)}.",
+        f"{len(ours)} backend entries lead to this service: "
+        f"{', '.join(str(e['url']) for e in ours)}.",
         f"Delete all but one in Settings > Model (--fix keeps the one at {url})."
         if kept
         else "Delete all but one in Settings > Model.",
@@ -126,71 +127,72 @@ def _several(services: Services, ours: Sequence[Entry]) -> Finding:
     )
 
 
-def _judge_entry(services: Services, one: Entry) -> Finding:
+def _judge_entry(services: Services, ours: Entry) -> Finding:
     settings, studio = services.settings, services.studio
-    if is_connected(one):
-        return Finding("entry", True, f"Entry {one['id']} at {one['url']} is this service.")
+    if is_connected(ours):
+        return Finding("entry", True, f"Entry {ours['id']} at {ours['url']} leads to this service.")
 
     def move() -> None:
-        moved = {**one, "url": settings.public_url}
+        moved = {**ours, "url": settings.public_url}
         try:
-            studio.rename(moved, str(one["title"]), entry_credentials(settings))
+            studio.rename(moved, str(ours["title"]), entry_credentials(settings))
         except LabelStudioError as error:
             raise explained(error, settings.public_url) from None
-        if not is_at(one, settings.public_url):
-            studio.remove_webhooks(one["project"], webhook_url(one))
+        if not is_at(ours, settings.public_url):
+            studio.remove_webhooks(ours["project"], webhook_url(ours))
 
     return Finding(
         "entry",
         False,
-        f"Label Studio does not reach this service at {one['url']} ({_state(one)}).",
-        f"Is {settings.public_url} (BACKEND_URL) an address that Label Studio reaches, and does "
-        "the web process run? --fix writes it, with today's credentials, into the entry.",
+        f"Label Studio does not reach this service at {ours['url']} ({_state(ours)}).",
+        f"Check that the web process runs, and that Label Studio reaches {settings.public_url} "
+        "(BACKEND_URL). --fix writes this address and the current credentials into the entry.",
         move,
     )
 
 
-def _judge_stranger(services: Services, project_id: int, one: Entry) -> Finding:
-    """Judge an entry with our address that does not hold what we answer."""
+def _judge_stranger(services: Services, project_id: int, stranger: Entry) -> Finding:
+    """Judge an entry that has our address, but not our answer to /setup."""
     url = services.settings.public_url
-    if is_connected(one):
+    if is_connected(stranger):
         return Finding(
             "entry",
             False,
-            f"Entry {one['id']} at {url} answers as another service, {one.get('model_version')!r}.",
+            f"Another service answers at {url} (entry {stranger['id']}): "
+            f"{stranger.get('model_version')!r}.",
             "Run this command with the DATA_DIR and DATABASE_URL of the web process at that "
             "address.",
         )
     return Finding(
         "entry",
         False,
-        f"Label Studio does not reach this service at {url} ({_state(one)}).",
+        f"Label Studio does not reach this service at {url} ({_state(stranger)}).",
         f"Run the web process, then `python -m backend connect {project_id}` or --fix.",
         lambda: register(services.settings, services.studio, project_id),
     )
 
 
 def options(services: Services, project_id: int) -> Finding:
-    """Whether the options in our entry are good."""
-    found = _entry(services, project_id)
-    extra = found.get("extra_params") if found else None
+    """Whether the options in our entry are valid."""
+    ours = _entry(services, project_id)
+    extra = ours.get("extra_params") if ours else None
     parse_options(extra)
     return Finding("options", True, _options_said(extra))
 
 
 def webhook(services: Services, project_id: int) -> Finding:
-    """Whether our webhook is there, tells all that matters, and brings the secret alone."""
+    """Whether our webhook exists, sends every event we need, and the secret alone."""
     settings, store, studio = services.settings, services.store, services.studio
-    found = _entry(services, project_id)
-    url = webhook_url(found or {"url": settings.public_url})
+    ours = _entry(services, project_id)
+    url = webhook_url(ours or {"url": settings.public_url})
     headers = signed_headers(settings)
     hooks = [h for h in studio.webhooks(project_id) if h["url"] == url]
-    problems = list(_webhook_problems(hooks[0], headers)) if hooks else ["it is not there"]
+    problems = list(_webhook_problems(hooks[0], headers)) if hooks else ["it does not exist"]
     known = store.projects.get(project_id)
     if known and known.webhook_refused_at:
         problems.append("this service refuses its events")
     if not problems:
-        return Finding("webhook", True, f"It tells {url} everything.")
+        return Finding("webhook", True, f"It sends every event to {url}.")
 
     def repair() -> None:
         studio.ensure_webhook(project_id, url, headers)
@@ -216,10 +218,10 @@ def _webhook_problems(hook: Mapping[str, Any], headers: Mapping[str, str]) -> It
         yield "it sends no payload"
     missing = EVENTS - set(hook.get("actions") or ())
     if not hook.get("send_for_all_actions") and missing:
-        yield f"it does not tell of {', '.join(sorted(missing))}"
+        yield f"it does not send {', '.join(sorted(missing))}"
     given = _headers_of(hook)
     for name in (name for name, value in headers.items() if given.get(name) != value):
-        yield f"its header {name} is {'another' if name in given else 'missing'}"
+        yield f"its header {name} is {'wrong' if name in given else 'missing'}"
     if "Authorization" in given:
         yield "the password lies in its header Authorization, where every account can read it"
 
@@ -230,14 +232,14 @@ def _headers_of(hook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tab(studio: LabelStudio, project_id: int) -> Finding:
-    """Whether the Data Manager has a tab in the queue's order; without one nothing is wrong."""
+    """Whether the Data Manager has a tab in the queue's order; a missing tab is no error."""
     if queue_tab.exists(studio, project_id):
         return Finding("tab", True, "The Data Manager lists the queue.")
     return Finding(
         "tab",
         True,
         "No tab of the Data Manager lists the queue.",
-        f"`python -m backend connect {project_id}` makes one.",
+        f"`python -m backend connect {project_id}` makes the tab.",
     )
 
 
@@ -258,8 +260,8 @@ def image(services: Services, project_id: int, load: Load) -> Finding:
 def _first_scan(
     services: Services, known: Project, urls: list[tuple[int, str]]
 ) -> tuple[int, Scan]:
-    """Return the first scan that can be read; fetched anew, whatever is kept of it."""
-    why = None
+    """Return the first scan that can be read; the image is fetched anew."""
+    first_error = None
     with tempfile.TemporaryDirectory() as folder:
         settings = services.settings.model_copy(update={"data_dir": Path(folder)})
         scans = replace(services, settings=settings).scans(known, WORKING_SIZE)
@@ -267,26 +269,26 @@ def _first_scan(
             try:
                 return task_id, scans.get(task_id, url)
             except ImageError as error:
-                why = why or error
-    raise why or ImageError("There is no image.")
+                first_error = first_error or error
+    raise first_error or ImageError("There is no image.")
 
 
 def rounds(store: Store, project_id: int) -> Finding:
     """Whether the project's rounds go on."""
-    found = store.projects.get(project_id)
-    if found is None or found.disconnected:
+    known = store.projects.get(project_id)
+    if known is None or known.disconnected:
         return Finding(
             "rounds",
             False,
-            "This service does not work on the project.",
+            "The project is not connected to this service.",
             f"Run `python -m backend connect {project_id}`.",
         )
-    if found.problem:
-        return Finding("rounds", False, found.problem, found.fix)
-    if found.step:
-        return Finding("rounds", True, f"One is under way ({found.step}).")
-    if found.requested > found.completed:
-        return Finding("rounds", True, "The next one is requested.")
+    if known.problem:
+        return Finding("rounds", False, known.problem, known.fix)
+    if known.step:
+        return Finding("rounds", True, f"A round is under way ({known.step}).")
+    if known.requested > known.completed:
+        return Finding("rounds", True, "The next round is requested.")
     return Finding("rounds", True, "All requested rounds are completed.")
 
 
@@ -296,7 +298,7 @@ def queue(services: Services, project_id: int) -> Finding:
     live = _live(services, project_id)
     version = store.publications.get(project_id, live)
     if not live or version is None:
-        return Finding("queue", True, "None is published yet.")
+        return Finding("queue", True, "No queue is published yet.")
     number = services.studio.version_count(project_id, live)
     there = {task.id for task in store.scans.all(project_id)}
     if number >= len(there.intersection(version.published)):
@@ -309,9 +311,9 @@ def queue(services: Services, project_id: int) -> Finding:
     return Finding(
         "queue",
         False,
-        f"Predictions of {live} are gone from Label Studio: {number} are left.",
-        f"Run `python -m backend doctor {project_id} --fix`: the next round publishes them anew "
-        "under another name, which takes the worker a moment.",
+        f"Label Studio has lost predictions of {live}: {number} are left.",
+        f"Run `python -m backend doctor {project_id} --fix`: the next round publishes the queue "
+        "again under a new name, which takes the worker a moment.",
         publish_again,
     )
 
@@ -327,11 +329,11 @@ def model_version(services: Services, project_id: int) -> Finding:
 
 
 def title(services: Services, project_id: int) -> Finding:
-    """Whether our entry has the live version as its title, so that late scans get a draft."""
+    """Whether our entry's title is the live version, so scans beyond the horizon get drafts."""
 
     def read() -> str:
-        found = _entry(services, project_id)
-        return str(found["title"]) if found else ""
+        ours = _entry(services, project_id)
+        return str(ours["title"]) if ours else ""
 
     return _compared(services, project_id, "title", read)
 
@@ -339,15 +341,15 @@ def title(services: Services, project_id: int) -> Finding:
 def sampling(services: Services, project_id: int) -> Finding:
     """Whether Label Studio orders its queue by score."""
     live = _live(services, project_id)
-    found = services.studio.project(project_id).sampling
+    order = services.studio.project(project_id).sampling
     if not live:
-        return Finding("sampling", True, f"{found}; the first queue will change it.")
-    if found == QUEUE or _switching(services, project_id, live):
-        return Finding("sampling", True, f"{found}.")
+        return Finding("sampling", True, f"{order}; the first queue will change it.")
+    if order == QUEUE or _switching(services, project_id, live):
+        return Finding("sampling", True, f"{order}.")
     return Finding(
         "sampling",
         False,
-        f"It is {found!r}, so that Label Studio ignores the queue.",
+        f"It is {order!r}, so Label Studio ignores the queue.",
         f"Choose {QUEUE!r} in Settings > Annotation, or --fix.",
         lambda: _publisher(services, project_id).switch(live),
     )
@@ -357,27 +359,27 @@ def _compared(services: Services, project_id: int, name: str, read: Callable[[],
     live = _live(services, project_id)
     if not live:
         return Finding(name, True, "Nothing is published yet.")
-    found = read()
-    if found == live or _switching(services, project_id, live):
-        return Finding(name, True, f"{found}.")
+    shown = read()
+    if shown == live or _switching(services, project_id, live):
+        return Finding(name, True, f"{shown}.")
     return Finding(
         name,
         False,
-        f"It is {found!r}, the live version is {live!r}.",
+        f"It is {shown!r}, but the live version is {live!r}.",
         f"Run `python -m backend doctor {project_id} --fix`.",
         lambda: _publisher(services, project_id).switch(live),
     )
 
 
 def _switching(services: Services, project_id: int, live: str) -> bool:
-    """Return whether a round was about to make a version live while this one was looked for."""
+    """Return whether a round was switching to a new version during this check."""
     now = services.store.projects.get(project_id)
     return now is not None and (now.live_version != live or now.step == "switch")
 
 
 def _live(services: Services, project_id: int) -> str:
-    found = services.store.projects.get(project_id)
-    return found.live_version if found else ""
+    known = services.store.projects.get(project_id)
+    return known.live_version if known else ""
 
 
 def _answer(services: Services, project_id: int) -> str:
@@ -385,7 +387,7 @@ def _answer(services: Services, project_id: int) -> str:
 
 
 def _entry(services: Services, project_id: int) -> Entry | None:
-    """Return our entry, or None when none or several are."""
+    """Return our entry; None if there is no entry of ours, or more than one."""
     with suppress(LabelStudioError):
         return services.studio.entry(project_id, _answer(services, project_id))
     return None
@@ -401,10 +403,10 @@ def _remove(studio: LabelStudio, other: Entry, *, keep: str) -> None:
         studio.remove_webhooks(other["project"], webhook_url(other))
 
 
-def _state(one: Entry) -> str:
-    reason = str(one.get("error_message") or "")[:200]
-    return ": ".join(filter(None, [str(one.get("readable_state") or "unknown"), reason]))
+def _state(entry: Entry) -> str:
+    reason = str(entry.get("error_message") or "")[:200]
+    return ": ".join(filter(None, [str(entry.get("readable_state") or "unknown"), reason]))
 
 
 def _options_said(extra: object) -> str:
-    return f"{json.dumps(extra)}." if extra else "The defaults."
+    return f"{json.dumps(extra)}." if extra else "All options have their defaults."

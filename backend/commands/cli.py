@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from backend.storage.store import Store
 
 
-PROJECT = click.IntRange(1, 2**31 - 1)  # what Label Studio numbers its projects with
+PROJECT = click.IntRange(1, 2**31 - 1)  # ids of Label Studio's projects
 
 
 def _any_of(names: Sequence[str]) -> str:
-    return f"Of {', '.join(names)}: one, or several separated by commas."
+    return f"One or more of {', '.join(names)}, separated by commas."
 
 
 @click.group(help=__doc__)
@@ -63,7 +63,9 @@ def web(with_parent: bool) -> None:
 
 @cli.command()
 @click.option("--with-parent", is_flag=True, hidden=True)
-@click.option("--alive", is_flag=True, help="Only say whether one works on this machine: 0 is yes.")
+@click.option(
+    "--alive", is_flag=True, help="Only check: exit code 0 if a worker runs here, else 1."
+)
 def worker(with_parent: bool, alive: bool) -> None:
     """Run the worker alone."""
     if alive:
@@ -72,7 +74,7 @@ def worker(with_parent: bool, alive: bool) -> None:
 
         sys.exit(0 if works_here(open_known(load_settings().database).workers) else 1)
     settings = _service(with_parent)
-    from backend.worker.main import run  # after the environment is known to be good
+    from backend.worker.main import run  # slow to import, so the settings are checked first
 
     run(settings)
 
@@ -92,9 +94,9 @@ def connect(project: int, extra_params: str) -> None:
 
 @cli.command()
 @click.argument("project", type=PROJECT)
-@click.option("--forget", is_flag=True, help="Delete what is kept here of the project, too.")
+@click.option("--forget", is_flag=True, help="Also delete all that is kept here of the project.")
 def disconnect(project: int, forget: bool) -> None:
-    """Take this backend out of PROJECT: its entry, webhook and tab in Label Studio."""
+    """Remove this backend from PROJECT: its entry, webhook and tab in Label Studio."""
     from backend.commands import connection
     from backend.label_studio.client import LabelStudio
 
@@ -102,8 +104,10 @@ def disconnect(project: int, forget: bool) -> None:
     require_api_key(settings)
     store = _store_if_any(settings)
     said = list(connection.disconnect(settings, LabelStudio(settings), store, project))
-    click.echo("\n".join(said or [f"Project {project} had nothing of this backend."]))
-    click.echo("Its predictions and its sampling stay in Label Studio as they are.")
+    click.echo(
+        "\n".join(said or [f"Project {project} had no entry, webhook or tab of this backend."])
+    )
+    click.echo("The project's predictions and sampling stay in Label Studio as they are.")
     if forget:
         click.echo(connection.forget(settings, store, project))
     elif settings.artifacts_url:
@@ -120,8 +124,8 @@ def disconnect(project: int, forget: bool) -> None:
 def clean(project: int) -> None:
     """Remove the predictions of old versions of PROJECT from Label Studio now.
 
-    The live version and the one before stay. A Label Studio on SQLite stands still while a
-    version goes.
+    The live version and the one before stay. A Label Studio on SQLite answers nobody while it
+    deletes a version.
     """
     from backend.label_studio.client import LabelStudio
     from backend.label_studio.publisher import Publisher
@@ -144,7 +148,7 @@ def clean(project: int) -> None:
 @click.option("--fix", is_flag=True, help="Repair what Label Studio's API can repair.")
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON list.")
 def doctor(project: int | None, fix: bool, as_json: bool) -> None:
-    """Look at this installation, and at PROJECT: what is wrong, and how to fix it.
+    """Check this installation, and PROJECT: say what is wrong and how to fix it.
 
     Exit code 1 when something is wrong.
     """
@@ -154,15 +158,15 @@ def doctor(project: int | None, fix: bool, as_json: bool) -> None:
     from backend.rounds.services import build
 
     settings = load_settings()
-    logs.configure("ERROR")  # what the checks see is said once, by them
-    found = []
+    logs.configure("ERROR")  # the findings say what is wrong; the log would repeat it
+    findings = []
     with httpx.Client(timeout=5.0, trust_env=False) as web:
         for finding in checks.examine(settings, project, build=build, web=web, fix=fix):
-            found.append(finding)
+            findings.append(finding)
             if not as_json:
                 click.echo(checks.line(finding))
-    wrong = sum(not finding.ok for finding in found)
-    click.echo(checks.document(found) if as_json else checks.summary(found))
+    wrong = sum(not finding.ok for finding in findings)
+    click.echo(checks.document(findings) if as_json else checks.summary(findings))
     sys.exit(1 if wrong else 0)
 
 
@@ -192,10 +196,10 @@ def stability_(
     changed = {name: value for name, value in given.items() if value is not None}
     if project is not None:
         store = open_known(settings.database)
-        found = stability.of_project(settings, store, project, changed, seeds)
+        measured = stability.of_project(settings, store, project, changed, seeds)
     else:
-        found = stability.of_folder(settings, Path(source), changed, seeds)
-    click.echo(stability.table(found))
+        measured = stability.of_folder(settings, Path(source), changed, seeds)
+    click.echo(stability.table(measured))
 
 
 @cli.command()
@@ -210,11 +214,11 @@ def versions(project: int) -> None:
 @click.argument("version", nargs=-1)
 @click.option("--resume", is_flag=True, help="Train again, from the next round on.")
 def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
-    """Go back to the queue of VERSION's model in PROJECT, and stay there until --resume."""
+    """Go back to the queue of VERSION's model in PROJECT, and train nothing until --resume."""
     if resume and version:
         raise click.UsageError("Give a version or --resume, not both.")
     known = _versions(project)
-    # A name has spaces in it, and nobody has to know that a shell wants those quoted.
+    # A version's name has spaces: accept it without quotes.
     click.echo(known.resume() if resume else known.pin(" ".join(version)))
 
 
@@ -235,23 +239,27 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 @click.option(
     "--uncertainty", default="entropy", show_default=True, help=_any_of(registry.UNCERTAINTIES)
 )
-@click.option("--seeds", default="0-4", show_default=True, help="Of selection and training.")
-@click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not as many.")
-@click.option("--labels", default="10,20,30", show_default=True, help="Labelled scans, growing.")
+@click.option("--seeds", default="0-4", show_default=True, help="Seeds of selection and training.")
+@click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not --seeds.")
+@click.option(
+    "--labels", default="10,20,30", show_default=True, help="Numbers of labelled scans, rising."
+)
 @click.option("--held-out", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--folds", type=click.IntRange(2), help="Hold out one of so many parts in turn.")
+@click.option("--folds", type=click.IntRange(2), help="Hold out each of so many parts in turn.")
 @click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--image-size", type=click.IntRange(32))
-@click.option("--steps", type=click.IntRange(1), help="Of a training.")
+@click.option("--steps", type=click.IntRange(1), help="Steps of a training.")
 @click.option("--train-seeds", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--baseline", default="", help="Values of the arm to compare with.")
-@click.option("--attention", type=click.IntRange(0), default=0, help="Scans shown with attention.")
+@click.option("--baseline", default="", help="Option values of the arm to compare with.")
+@click.option(
+    "--attention", type=click.IntRange(0), default=0, help="Scans drawn with their attention maps."
+)
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
 def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> None:
-    """Compare ways of selection on the labelled scans in DATA: every combination, every seed.
+    """Compare query strategies on the labelled scans in DATA: every combination, every seed.
 
-    The same command goes on where it was stopped. docs/experiments.md explains what it writes.
+    Run the same command again to continue a stopped run. docs/experiments.md explains its output.
     """
     from backend.experiments import plans
     from backend.experiments import simulate as simulation
@@ -270,7 +278,7 @@ def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> No
 
 
 def _store_if_any(settings: Settings) -> Store | None:
-    """Open the database if there is one: a project can be disconnected without."""
+    """Open the database if there is one: `disconnect` works without a database too."""
     from backend.storage.database import sqlite_path
     from backend.storage.store import open_known
 
@@ -290,7 +298,7 @@ def _versions(project: int) -> ProjectPublications:
 
 
 def _service(with_parent: bool = False) -> Settings:
-    """Read the settings of a process that serves, and find out at once what will not work."""
+    """Return the settings of a service process; raise at once if they cannot work."""
     if with_parent:
         end_with_parent()
     settings = load_settings()
@@ -302,10 +310,10 @@ def _service(with_parent: bool = False) -> Settings:
 
 
 def main() -> None:
-    """Run a command; a person's mistake is one line and exit code 2, never a traceback."""
+    """Run a command; a person's mistake gives one line and exit code 2, never a traceback."""
     try:
         cli()
     except FirstlightError as error:
         click.echo(str(error), err=True)
-        # What may heal by itself is worth another start; a wrong setting is not.
+        # A storage error may pass, so exit code 1 lets `start` try again.
         sys.exit(1 if isinstance(error, StorageError) else MISCONFIGURED)

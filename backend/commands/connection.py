@@ -1,4 +1,4 @@
-"""Connect a project, and take it out again: its entry, webhook and tab, and what is kept of it."""
+"""Connect and disconnect a project: its entry, webhook and tab, and the data kept here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from backend.storage.store import Store, open_known
 from backend.storage.workers import lively
 
 TITLE = "Firstlight"
-# What /setup answers: the installation's name, then versions by what made their queue.
+# Our answers to /setup: the installation's name, or a version that begins with its queue's source.
 _OUR_ANSWERS = re.compile(r"firstlight-[0-9a-f]{8}$|(attention-unet|cold-start) r\d+")
 Entry = Mapping[str, Any]  # a backend entry as Label Studio gives it
 
@@ -40,7 +40,7 @@ def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_para
         FirstlightError: When Label Studio cannot be reached, cannot reach us, or the project's
             labelling interface or options cannot be served.
     """
-    parse_options(extra_params)  # so that a mistake is told here rather than stored there
+    parse_options(extra_params)  # reports a mistake before Label Studio stores it
     info = studio.project(project_id)
     labels.parse(info.label_config)
     register(settings, studio, project_id, extra_params)
@@ -55,7 +55,7 @@ def register(
 
     Raises:
         LabelStudioError: When Label Studio cannot be reached.
-        ConfigError: When it may not or cannot call us.
+        ConfigError: When Label Studio may not or cannot call us.
     """
     fields: dict[str, Any] = {
         "url": settings.public_url,
@@ -83,18 +83,18 @@ def register(
 
 
 def _take_back_refusals(settings: Settings, project_id: int) -> None:
-    """Forget refused events: Label Studio made the webhook, and until now it brought no secret."""
-    with suppress(FirstlightError):  # the next event that is taken does the same
+    """Clear the report of refused events: from now on the webhook sends the secret."""
+    with suppress(FirstlightError):  # the next accepted event does the same
         store = open_known(settings.database)
         store.projects.update(project_id, webhook_refused_at=0.0)
         store.close()
 
 
 def signed_headers(settings: Settings) -> dict[str, str]:
-    """Return the headers that a webhook to this service has to bring.
+    """Return the headers that a webhook to this service must send.
 
     Raises:
-        ConfigError: Where the database keeps the secret, and there is no database.
+        ConfigError: When the database should hold the secret, and there is no database.
         StorageError: When the database cannot be opened.
     """
 
@@ -111,33 +111,33 @@ def signed_headers(settings: Settings) -> dict[str, str]:
 def disconnect(
     settings: Settings, studio: LabelStudio, store: Store | None, project_id: int
 ) -> Iterator[str]:
-    """Remove our entries, webhooks and tab from a project and rest; yield what was done.
+    """Remove our entries, webhooks and tab from a project, end its rounds; yield what was done.
 
-    What other services put there stays, and a tab that somebody changed. Done twice, it finds
-    nothing to remove the second time.
+    Entries and webhooks of other services stay, and so does a tab that a person changed. A second
+    call finds nothing to remove.
 
     Args:
-        settings: For our address.
+        settings: The settings of this installation.
         studio: Label Studio.
-        store: What is known here; None when nothing is.
+        store: The database; None without one.
         project_id: The project.
 
     Raises:
-        LabelStudioError: When Label Studio cannot be asked.
+        LabelStudioError: When Label Studio does not answer.
     """
     answer = store.installation.answer(store.projects.get(project_id)) if store else ""
     try:
-        found = studio.entries(project_id)
+        entries = studio.entries(project_id)
     except NotFound:
-        _let_go(store, project_id)
-        yield "Label Studio has no such project, or none that this token may see."
+        _mark_disconnected(store, project_id)
+        yield f"Label Studio has no project {project_id}, or this token may not see it."
         return
-    at_our_url = [entry for entry in found if is_at(entry, settings.public_url)]
+    at_our_url = [entry for entry in entries if is_at(entry, settings.public_url)]
     ours = [
         *(entry for entry in at_our_url if not is_of_another(entry)),
-        *(entry for entry in found if entry not in at_our_url and is_of(entry, answer)),
+        *(entry for entry in entries if entry not in at_our_url and is_of(entry, answer)),
     ]
-    # Webhooks first: an entry that is gone no longer tells the address of its own.
+    # Webhooks first: a removed entry no longer tells the address of its webhook.
     urls = dict.fromkeys(map(webhook_url, ours))
     if not at_our_url:
         urls[settings.public_url + "/webhook"] = None
@@ -147,16 +147,16 @@ def disconnect(
     for entry in ours:
         studio.remove_entry(entry["id"])
         yield f"Removed the backend entry {entry['id']} ({entry['url']})."
-    # Not before: with each call about an entry Label Studio asks our /setup, which would take a
-    # project that is gone up again.
-    _let_go(store, project_id)
+    # Only now: on every call about an entry Label Studio calls our /setup, which would connect the
+    # project again.
+    _mark_disconnected(store, project_id)
     yield from queue_tab.remove(studio, project_id)
-    if left := len(found) - len(ours):
+    if left := len(entries) - len(ours):
         yield f"Left {left} backend {'entry' if left == 1 else 'entries'} of other services alone."
 
 
-def _let_go(store: Store | None, project_id: int) -> None:
-    """Have the worker pass over a project until somebody connects it again."""
+def _mark_disconnected(store: Store | None, project_id: int) -> None:
+    """Let the worker skip a project until a person connects it again."""
     if store:
         store.projects.update(project_id, disconnected=True, vanished_at=0.0, problem="", fix="")
 
@@ -164,18 +164,18 @@ def _let_go(store: Store | None, project_id: int) -> None:
 def forget(settings: Settings, store: Store | None, project_id: int) -> str:
     """Delete all that is kept here of a disconnected project; return a sentence about it.
 
-    Without a database there may still be its folder. What is not done when this ends, by an error
-    or because others use the database, is done by the worker.
+    Without a database the project's folder may still exist. The worker deletes what this call
+    could not, after an error or while other processes use the database.
 
     Raises:
-        ConfigError: While a worker is in the middle of a round of it.
-        StorageError: When the artifacts do not answer; a second call finds what was left.
+        ConfigError: While a worker runs a round of the project.
+        StorageError: When the artifacts cannot be reached; a second call deletes the rest.
     """
     project = store.projects.get(project_id) if store else None
     if project is not None and project.step and workers_running(settings):
         raise ConfigError(
             f"Nothing was forgotten: a worker is busy with project {project_id} ({project.step}).",
-            "It rests after this round; run the same command again, or stop the worker before.",
+            "Run the same command again after this round, or stop the worker first.",
         )
     if store:
         store.projects.forget(project_id)
@@ -189,8 +189,8 @@ def forget(settings: Settings, store: Store | None, project_id: int) -> str:
     said = f"Forgot project {project_id}: its models, maps, rounds and ledger are deleted."
     if store and not erasing.forgotten(store, project_id):
         said += (
-            " Another process still uses the database, whose log may hold traces of it: the worker "
-            "overwrites them within a minute, or when it is started next."
+            " Another process still uses the database, whose log may hold traces of the project: "
+            "the worker overwrites them within a minute, or at its next start."
         )
     return said
 
@@ -198,8 +198,8 @@ def forget(settings: Settings, store: Store | None, project_id: int) -> str:
 def workers_running(settings: Settings) -> int:
     """Return how many workers use this database.
 
-    On SQLite it is looked up by taking the worker's lock for an instant, elsewhere by their beats:
-    one that was killed counts for another minute.
+    On SQLite this takes the worker's lock for an instant. On PostgreSQL it counts workers with a
+    recent beat, so a killed worker counts for another minute.
     """
     database = sqlite_path(settings.database)
     if database is None:
@@ -224,7 +224,7 @@ def workers_running(settings: Settings) -> int:
 
 
 def is_of(entry: Entry, answer: str) -> bool:
-    """Return whether an entry holds what our /setup answers; nothing is held by one never asked."""
+    """Return whether an entry holds our answer to /setup; an empty answer matches no entry."""
     return bool(answer) and entry.get("model_version") == answer
 
 
@@ -234,7 +234,7 @@ def is_connected(entry: Entry) -> bool:
 
 
 def is_of_another(entry: Entry) -> bool:
-    """Return whether a service answers at an entry's address that is no Firstlight.
+    """Return whether another service than Firstlight answers at an entry's address.
 
     SAM and most examples listen on port 9090 as well.
     """
@@ -243,17 +243,17 @@ def is_of_another(entry: Entry) -> bool:
 
 
 def is_at(entry: Entry, url: str) -> bool:
-    """Return whether an entry leads to this address."""
+    """Return whether an entry has this address."""
     return str(entry["url"]).rstrip("/") == url
 
 
 def webhook_url(entry: Entry) -> str:
-    """Return where Label Studio tells the service behind an entry what happened."""
+    """Return the address of the webhook to the service behind an entry."""
     return str(entry["url"]).rstrip("/") + "/webhook"
 
 
 def explained(error: LabelStudioError, url: str) -> LabelStudioError | ConfigError:
-    """Return what Label Studio's words about our address mean, and what to do."""
+    """Return Label Studio's complaint about our address as an error with a fix."""
     if "reserved network address" in error.what:
         return ConfigError(
             f"Label Studio may not call {url}: it blocks private addresses.",

@@ -1,7 +1,7 @@
-"""Look at everything between a project and its queue, and say what is wrong and how to fix it.
+"""Check everything between a project and its queue; say what is wrong and how to fix it.
 
-With --fix a finding repairs what Label Studio's API can repair. Nothing that another service put
-there is touched.
+With --fix it repairs what Label Studio's API can repair. It leaves entries and webhooks of other
+services alone.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def examine(
     web: httpx.Client,
     fix: bool = False,
 ) -> Iterator[Finding]:
-    """Yield one finding after the other, those that others rest on first.
+    """Yield the findings, starting with the checks that others depend on.
 
     Args:
-        settings: As the service was started with.
-        project_id: A project to look at as well; None for the installation alone.
-        build: Puts the services together.
-        web: For calls to our own web process.
+        settings: The settings that the service was started with.
+        project_id: A project to check as well; None for the installation alone.
+        build: Builds the services.
+        web: Calls our own web process.
         fix: Whether to repair what the API can, and to check it again.
     """
     here = _Examination(fix)
@@ -47,7 +47,7 @@ def examine(
     if here.all_ok("web process"):
         yield here.look("web access", lambda: checks_installation.web_access(settings, web))
     if not here.all_ok("database"):
-        settings = settings.model_copy(update={"database_url": "sqlite://"})  # knows nothing
+        settings = settings.model_copy(update={"database_url": "sqlite://"})  # empty
     try:
         require_api_key(settings)
         services = build(settings, open_store(settings.database, busy_ms=WORKER_BUSY_MS))
@@ -76,7 +76,7 @@ def _beyond(here: _Examination, services: Services, project_id: int | None) -> I
     if project_id is None:
         return
     if not here.all_ok("database", "Label Studio", "token"):
-        yield Finding("project", False, "It was not looked at.", "Mend what stands above first.")
+        yield Finding("project", False, "It was not checked.", "Fix the problems above first.")
         return
     yield here.look("project", lambda: checks_project.project(studio, project_id))
     if here.all_ok("project"):
@@ -97,9 +97,9 @@ class _Examination:
             yield self.look(name, check)
 
     def look(self, name: str, check: Check) -> Finding:
-        finding = _judged(name, check)
+        finding = _run_check(name, check)
         if self._fix and not finding.ok and finding.repair:
-            finding = _mended(finding, check)
+            finding = _repaired(finding, check)
         return self.note(finding)
 
     def note(self, finding: Finding) -> Finding:
@@ -111,63 +111,63 @@ class _Examination:
         return self._wrong.isdisjoint(names)
 
 
-def _judged(name: str, check: Check) -> Finding:
+def _run_check(name: str, check: Check) -> Finding:
     try:
         return check()
     except FirstlightError as error:
         return Finding(name, False, error.what, error.fix)
 
 
-def _mended(finding: Finding, check: Check) -> Finding:
+def _repaired(finding: Finding, check: Check) -> Finding:
     try:
         if finding.repair:
             finding.repair()
     except FirstlightError as error:
         return replace(
             finding,
-            what=f"{finding.what} It could not be mended: {error.what}",
+            what=f"{finding.what} It could not be repaired: {error.what}",
             fix=error.fix,
             repair=None,
         )
-    again = _judged(finding.name, check)
+    again = _run_check(finding.name, check)
     if not again.ok:
         return again
     return replace(again, what=f"{again.what} (It was wrong: {finding.what})", repaired=True)
 
 
-# -- how it is said -------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------
 
 
 def line(finding: Finding) -> str:
     """Return a finding as text: its state, name and sentence, and the fix below."""
-    state = "repaired" if finding.repaired else "ok" if finding.ok else "WRONG"
+    state = "fixed" if finding.repaired else "ok" if finding.ok else "WRONG"
     arrow = "note" if finding.ok else "fix"
     below = f"\n{arrow:>12}: {finding.fix}" if finding.fix else ""
     return f"{state:<6} {finding.name}: {finding.what}{below}"
 
 
-def summary(found: Sequence[Finding]) -> str:
-    """Return the last line: how many things are wrong."""
-    wrong = [one.name for one in found if not one.ok]
+def summary(findings: Sequence[Finding]) -> str:
+    """Return the last line: how many checks are wrong."""
+    wrong = [finding.name for finding in findings if not finding.ok]
     if not wrong:
-        return f"All {len(found)} checks are ok."
-    return f"{len(wrong)} of {len(found)} checks are wrong: {', '.join(wrong)}."
+        return f"All {len(findings)} checks are ok."
+    return f"{len(wrong)} of {len(findings)} checks are wrong: {', '.join(wrong)}."
 
 
-def document(found: Iterable[Finding]) -> str:
+def document(findings: Iterable[Finding]) -> str:
     """Return findings as a JSON list."""
     rows = [
         {
-            "name": one.name,
-            "ok": one.ok,
-            "what": one.what,
-            "fix": one.fix,
-            "fixable": one.repair is not None,
-            "repaired": one.repaired,
-            # As they were called before; they go with the next release.
-            "mend": one.fix,
-            "mended": one.repaired,
+            "name": finding.name,
+            "ok": finding.ok,
+            "what": finding.what,
+            "fix": finding.fix,
+            "fixable": finding.repair is not None,
+            "repaired": finding.repaired,
+            # The earlier names of two keys, until the next release.
+            "mend": finding.fix,
+            "mended": finding.repaired,
         }
-        for one in found
+        for finding in findings
     ]
     return json.dumps(rows, indent=2)

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check saw.
+    """The result of a check.
 
     Attributes:
-        name: What was looked at.
-        ok: Whether it is as it should be.
-        what: What was seen, in a sentence.
-        fix: What a person has to do, or may want to know.
-        repair: Repairs it through Label Studio's API; None where only a person can.
+        name: The thing that was checked.
+        ok: Whether it is in order.
+        what: What the check saw, in a sentence.
+        fix: What a person has to do; a note if `ok`.
+        repair: Repairs it through Label Studio's API; None if only a person can.
         repaired: Whether it was wrong until `repair` was called.
     """
 

@@ -22,7 +22,7 @@ STEADY_SECONDS = 60.0
 
 @dataclass
 class Child:
-    """One process, and how patiently it is started again."""
+    """A child process, and when it is started again."""
 
     role: str
     process: subprocess.Popen[bytes]
@@ -33,7 +33,7 @@ class Child:
 
 
 def run() -> int:
-    """Run both until SIGTERM or SIGINT; start one that dies again. Return the exit code."""
+    """Run both until SIGTERM or SIGINT; restart a process that dies. Return the exit code."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -46,7 +46,7 @@ def run() -> int:
 
 
 def _tend(child: Child, now: float) -> int:
-    """Start a child again if it died; return a code other than 0 when that is no use."""
+    """Restart a child that died; return a code other than 0 if a restart cannot help."""
     status = child.process.poll()
     if status is None:
         if now - child.started_at >= STEADY_SECONDS:
@@ -68,7 +68,7 @@ def _tend(child: Child, now: float) -> int:
 
 def _spawn(role: str) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches this process alone, which then ends both in order.
-    # The pipe ends with this process, however it ends, and a child that watches it ends too.
+    # The pipe closes however this process ends, and the child, which watches it, ends too.
     return subprocess.Popen(
         [sys.executable, "-m", "backend", role, "--with-parent"],
         stdin=subprocess.PIPE,
@@ -77,10 +77,10 @@ def _spawn(role: str) -> subprocess.Popen[bytes]:
 
 
 def end_with_parent() -> None:
-    """End this process in order when the one that started it is gone."""
+    """End this process in order when its parent process is gone."""
 
     def watch() -> None:
-        # Not through sys.stdin: a thread that waits there holds its lock when Python ends.
+        # Not sys.stdin: a thread that waits in it holds its lock when Python exits.
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""All that is said to Label Studio, and how its labels are read."""
+"""All requests to Label Studio, and its labels as masks."""

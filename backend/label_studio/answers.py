@@ -1,4 +1,4 @@
-"""What Label Studio's answers say, and its refusals as errors of ours."""
+"""Read Label Studio's answers, and turn its refusals into our errors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import httpx
 
 from backend.errors import LabelStudioError, NotFound, Unauthorized, Unreachable
 
-MOST = 2**63 - 1  # a number beyond is none of a database
-DEEPEST = 9  # of what Label Studio nests by field in an error: two or three, as far as is known
+MOST = 2**63 - 1  # the largest integer of a database
+DEEPEST = 9  # levels of an error that are read; Label Studio is known to nest two or three
 
 
 def decoded(response: httpx.Response) -> Any:
-    """Return the JSON of an answer, a "?" for every half of a character: no database stores one."""
+    """Return the JSON of an answer, with "?" for lone surrogates: no database stores those."""
     found = response.json()
     if b"\\ud" not in response.content.lower():
         return found
@@ -23,15 +23,15 @@ def decoded(response: httpx.Response) -> Any:
 
 
 def fits(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> bool:
-    """Return whether a field is there and of a type, and no number beyond those of a database."""
-    value = found.get(name, fits)  # what is missing is of no type that is asked for
+    """Return whether a field exists, has the type, and is no integer too large for a database."""
+    value = found.get(name, fits)  # the default, a function, is of no type in use
     if isinstance(value, int) and abs(value) > MOST:
         return False
     return isinstance(value, kind)
 
 
 def is_label_studios(response: httpx.Response) -> bool:
-    """Return whether an error is in Label Studio's own words, and not in those of a proxy."""
+    """Return whether an error comes from Label Studio itself, and not from a proxy."""
     try:
         found = response.json()
     except (ValueError, RecursionError):
@@ -69,27 +69,28 @@ def refusal(status: int, detail: str) -> LabelStudioError:
     """Return the error that stands for a refused request.
 
     Args:
-        status: Of the answer.
+        status: The HTTP status of the answer.
         detail: Label Studio's own sentence.
     """
     if status in {401, 403}:
         return Unauthorized(
-            f"Label Studio refused the request ({status}): {detail}", _token_mend(detail)
+            f"Label Studio refused the request ({status}): {detail}", _token_fix(detail)
         )
     if status == 404:
         return NotFound(
-            f"Label Studio does not know what was asked for (404): {detail}",
-            "Was the project or its backend entry deleted? Then connect it again.",
+            f"Label Studio does not have the requested object (404): {detail}",
+            "If the project or its backend entry was deleted, connect it again.",
         )
     if status == 429 or status >= 500:
         return Unreachable(
-            f"Label Studio answered {status}.", "See its log; it is asked again by itself."
+            f"Label Studio answered {status}.",
+            "See Label Studio's log. It is asked again by itself.",
         )
     return LabelStudioError(f"Label Studio refused the request ({status}): {detail}")
 
 
-def _token_mend(detail: str) -> str:
-    """Return the way to a token that Label Studio accepts, by what it says of this one."""
+def _token_fix(detail: str) -> str:
+    """Return how to get a token that Label Studio accepts, by its reason to refuse this one."""
     if "legacy token authentication has been disabled" in detail:
         return (
             "Set LABEL_STUDIO_API_KEY to a personal access token (Account & Settings > Personal "

@@ -1,4 +1,4 @@
-"""Label Studio, as this service needs it: the calls, and what is read of their answers.
+"""The calls to Label Studio that this service needs, and the fields it reads of the answers.
 
 Facts about Label Studio 1.23.2 that shape this file: the lowest prediction score is served first;
 bulk import is not one transaction; a PATCH of a backend entry reaches our own /setup; GET of a
@@ -22,9 +22,9 @@ from backend.label_studio.transport import Fields, Transport
 from backend.settings import Settings
 
 PAGE = 1_000
-# Of one call: their ids fit into an address, and their masks into some ten megabytes.
+# In one call: their ids fit into an address, and their masks into some 10 MB.
 TASKS_WITH_MASKS = 50
-NOBODY = -1  # the id of a project that cannot be
+NOBODY = -1  # no project has this id
 QUEUE = "Uncertainty sampling"
 
 _MAYBE_TEXT, _FLAG = (str, type(None)), (bool, int)
@@ -57,7 +57,7 @@ _TAB: Fields = {"id": int, "data": (dict, type(None))}
 
 @dataclass(frozen=True)
 class ProjectInfo:
-    """What Label Studio says of a project, in one cheap call."""
+    """A project as Label Studio describes it, in one cheap call."""
 
     title: str
     label_config: str
@@ -67,7 +67,7 @@ class ProjectInfo:
 
 
 class LabelStudio:
-    """The calls this service makes; every failure comes out as a LabelStudioError."""
+    """The calls that this service makes; every failure raises a LabelStudioError."""
 
     def __init__(self, settings: Settings, client: httpx.Client | None = None) -> None:
         self._own = settings.public_url
@@ -77,17 +77,17 @@ class LabelStudio:
 
     @property
     def token_kind(self) -> str:
-        """What was given as LABEL_STUDIO_API_KEY, in Label Studio's words."""
+        """The kind of token in LABEL_STUDIO_API_KEY, in Label Studio's words."""
         return self._api.token.kind
 
     def server_version(self) -> str:
         """Return Label Studio's release; asked without the token.
 
         Raises:
-            Unreachable: When it does not answer, or something else does.
+            Unreachable: When Label Studio does not answer, or another server does.
         """
-        found = self._api.get_unsigned("api/version")
-        release = found.get("release") if isinstance(found, dict) else None
+        answer = self._api.get_unsigned("api/version")
+        release = answer.get("release") if isinstance(answer, dict) else None
         if not release:
             raise self._api.foreign()
         return str(release)
@@ -96,7 +96,7 @@ class LabelStudio:
         """Make sure that the token is accepted.
 
         Raises:
-            Unauthorized: With the way to one that is.
+            Unauthorized: When it is not; the error says how to get a valid token.
         """
         self._api.call("GET", "api/current-user/whoami")
 
@@ -117,7 +117,7 @@ class LabelStudio:
         self._check_address("api/webhooks/", url)
 
     def _check_address(self, path: str, url: str) -> None:
-        # Addresses are judged with all other fields, and a project that cannot be is refused.
+        # Label Studio checks all fields at once: it refuses the project, and so stores nothing.
         try:
             self._api.call("POST", path, {"url": url, "project": NOBODY}, retries=0)
         except LabelStudioError as error:
@@ -150,10 +150,10 @@ class LabelStudio:
         )
 
     def has_vanished(self, project_id: int) -> bool:
-        """Return whether a Label Studio in good order says that it has no such project.
+        """Return whether a working Label Studio says that it has no such project.
 
-        While Label Studio restarts, a proxy before it answers 404 to everything: only a server
-        that tells its version and knows our token is believed.
+        While Label Studio restarts, a proxy in front of it may answer 404 to everything. So the
+        server must first tell its version and accept our token.
         """
         with suppress(LabelStudioError):
             self.server_version()
@@ -169,7 +169,7 @@ class LabelStudio:
 
         Args:
             project_id: The project.
-            before: Leave out what changed at this time or later; "" leaves nothing out.
+            before: Leave out changes at this time or later; "" leaves nothing out.
         """
         page = self._tasks_page(
             project_id,
@@ -184,8 +184,8 @@ class LabelStudio:
     def tasks(self, project_id: int, *, since: str = "") -> Iterator[list[dict[str, Any]]]:
         """Yield pages of tasks with data and counts; only those changed `since`.
 
-        A page starts behind the last id of the one before: by number, a task that is deleted
-        meanwhile would push another one out of sight.
+        Each page starts after the last id of the page before. By page number, a task that is
+        deleted meanwhile would make us skip another task.
         """
         changed = []
         if moment := shortly_before(since):
@@ -197,16 +197,16 @@ class LabelStudio:
             found = self._api.rows(page["tasks"], _TASK)
             if not found:
                 return
-            if found[-1]["id"] <= last:  # it would never come to an end
+            if found[-1]["id"] <= last:  # else the loop would never end
                 raise self._api.foreign()
             last, left = found[-1]["id"], int(page["total"]) - len(found)
             yield found
 
     def annotations(self, project_id: int, task_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """Yield every submitted annotation of these tasks, skips among them, drafts not."""
+        """Yield every submitted annotation of these tasks, with skips and without drafts."""
         for start in range(0, len(task_ids), TASKS_WITH_MASKS):
             part = list(task_ids[start : start + TASKS_WITH_MASKS])
-            # Not by export: of each one Label Studio keeps a copy on its disk for good.
+            # Not by export: Label Studio keeps a copy of every export on its disk for ever.
             page = self._api.call(
                 "GET",
                 "api/tasks",
@@ -229,23 +229,25 @@ class LabelStudio:
         )
 
     def entry(self, project_id: int, answer: str) -> dict[str, Any]:
-        """Return our entry: the one that holds what our /setup just answered.
+        """Return our entry: it holds the answer that our /setup just gave.
 
         Raises:
-            NotFound: When no entry, or more than one, holds it.
-            Unreachable: When Label Studio could not ask for it at our address.
+            NotFound: When no entry, or more than one, holds that answer.
+            Unreachable: When Label Studio could not call /setup at our address.
         """
         found = self.entries(project_id)
         ours = [e for e in found if e.get("model_version") == answer]
-        unheard = [e for e in found if e["url"].rstrip("/") == self._own and e.get("state") != "CO"]
-        if unheard and not ours:
+        unreached = [
+            e for e in found if e["url"].rstrip("/") == self._own and e.get("state") != "CO"
+        ]
+        if unreached and not ours:
             raise Unreachable(
                 f"Label Studio cannot reach this service at {self._own}.",
-                "Is its web process running? It is asked again by itself.",
+                "Start its web process (`python -m backend start`). It is asked again by itself.",
             )
         if len(ours) != 1:
             raise NotFound(
-                f"Project {project_id} has {len(ours)} backend entries that are this service.",
+                f"Project {project_id} has {len(ours)} backend entries of this service, not one.",
                 f"Run `python -m backend connect {project_id}`, and `python -m backend doctor "
                 f"{project_id} --fix` if there are several.",
             )
@@ -267,10 +269,10 @@ class LabelStudio:
     # -- publishing -----------------------------------------------------------------------------
 
     def import_queue(self, project_id: int, version: str, queue: Sequence[QueueItem]) -> None:
-        """Write one prediction a scan, first scan lowest score; never repeated by itself.
+        """Write one prediction a scan, the first with the lowest score; never retried.
 
         A repeated import would leave two predictions of one version on a task, which corrupts
-        Label Studio's order, so the caller verifies the count and takes a new name after a doubt.
+        Label Studio's order. So the caller verifies the count and in doubt takes a new name.
         """
         for chunk in parts(queue):
             rows = [
@@ -293,8 +295,8 @@ class LabelStudio:
     def rename(self, entry: Mapping[str, Any], version: str, auth: Mapping[str, Any]) -> None:
         """Give our entry the version as its title, so that scans beyond the horizon ask us.
 
-        Without its options, which somebody may have changed since the entry was read; but with our
-        credentials, since Label Studio tries what is sent on our /setup first.
+        The options are not sent, because somebody may have changed them since the entry was read.
+        The credentials are, because Label Studio first calls our /setup with the sent fields.
         """
         fields = {"title": version, "url": entry["url"], "project": entry["project"], **auth}
         self._api.call("PATCH", f"api/ml/{entry['id']}", fields)
@@ -302,8 +304,8 @@ class LabelStudio:
     def delete_version(self, project_id: int, version: str) -> None:
         """Remove a version's predictions; the project has to be switched again afterwards.
 
-        Label Studio clears its model version with any version that goes, as long as that is the
-        title of an entry. On SQLite it stands still until they are gone.
+        On the deletion of any version Label Studio clears the project's model version, if that is
+        the title of an entry. On SQLite it answers nobody until the predictions are deleted.
         """
         self._api.call(
             "DELETE",
@@ -323,8 +325,8 @@ class LabelStudio:
             )
         else:
             self._api.call("POST", "api/ml", fields, retries=0)
-            # Where SQLite was locked, Label Studio runs a request anew by itself, and may have
-            # saved the entry before.
+            # If its SQLite was locked, Label Studio repeats the request by itself, and may save a
+            # second entry.
             found = self._entries_at(fields)
         for twin in found[1:]:
             self.remove_entry(twin["id"])
@@ -339,7 +341,7 @@ class LabelStudio:
         return self._api.rows(found, _WEBHOOK)
 
     def ensure_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> None:
-        """Make sure that exactly this address hears of every change, with these headers."""
+        """Make sure that exactly one webhook sends every event to this address."""
         fields = {
             "url": url,
             "project": project_id,
@@ -358,7 +360,7 @@ class LabelStudio:
             self._api.call("DELETE", f"api/webhooks/{twin['id']}/")
 
     def _webhooks_to(self, project_id: int, url: str) -> list[dict[str, Any]]:
-        # Those of the whole organisation are listed too, and are somebody else's.
+        # Label Studio also lists the webhooks of the whole organisation, which are not ours.
         return [
             hook
             for hook in self.webhooks(project_id)
@@ -393,7 +395,7 @@ class LabelStudio:
         self._api.call("DELETE", f"api/dm/views/{tab_id}/")
 
     def authorisation(self) -> dict[str, str]:
-        """Return the header that lets a plain GET fetch an image; a personal token is exchanged."""
+        """Return the header that lets a plain GET fetch an image."""
         return self._api.authorisation()
 
     def close(self) -> None:

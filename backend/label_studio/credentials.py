@@ -1,4 +1,4 @@
-"""What Label Studio is given, so that its requests to us are signed."""
+"""The credentials that Label Studio sends with its requests to us."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def entry_credentials(settings: Settings) -> dict[str, str]:
 
 
 def webhook_secret(settings: Settings, stored: Callable[[], str]) -> str:
-    """Return the secret that a webhook has to bring, "" where webhooks are open to everybody.
+    """Return the secret that a webhook must send, "" if webhooks are open to everybody.
 
     Args:
-        settings: WEBHOOK_SECRET wins. Without a password and without it, webhooks are open.
+        settings: WEBHOOK_SECRET wins. With neither it nor a password, webhooks are open.
         stored: Reads the secret that the database keeps for this installation.
     """
     if given := settings.webhook_secret.get_secret_value():
@@ -35,6 +35,6 @@ def webhook_secret(settings: Settings, stored: Callable[[], str]) -> str:
 def webhook_headers(secret: str) -> dict[str, str]:
     """Return the headers of a webhook. Every account of Label Studio can read them there.
 
-    So the password is never among them: the secret opens /webhook alone.
+    So they hold the secret, which opens /webhook alone, and never the password.
     """
     return {SECRET_HEADER: secret} if secret else {}

@@ -8,9 +8,9 @@ OVERLAP_SECONDS = 5
 
 
 def shortly_before(moment: str) -> str:
-    """Return a time some seconds earlier: a change stamped earlier may become visible later.
+    """Return a time OVERLAP_SECONDS earlier: an earlier change may become visible later.
 
-    "" stands for no time, and for what is none.
+    Return "" for an empty or invalid time.
     """
     try:
         exact = datetime.fromisoformat(moment).astimezone(UTC)
@@ -21,7 +21,7 @@ def shortly_before(moment: str) -> str:
 
 
 def moment(text: str) -> float:
-    """Return a time of Label Studio's in seconds since the epoch, 0 for what is no time."""
+    """Return a time of Label Studio's in seconds since the epoch, 0 for an invalid time."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC).timestamp()
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
 """How a request to Label Studio is signed: with a legacy token, or with an exchanged personal one.
 
-The SDK can do this too, but keeps what it exchanged to itself: there is no public way to renew an
-access token shortly before it ends, or after Label Studio refused it.
+The SDK can do this too, but it has no public way to renew an access token shortly before it ends,
+or after Label Studio refused it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jwt
 
 from backend.label_studio.answers import refusal, sentence
 
-# A personal token is exchanged for one of five minutes; less than this is not worth sending.
+# An access token lives for five minutes; it is renewed when less than this is left.
 RENEW_SECONDS = 30
 
 
@@ -44,7 +44,7 @@ class PersonalToken(httpx.Auth):
     kind = "personal access token"
 
     def __init__(self, key: str, address: str, http: httpx.Client) -> None:
-        """Take what `signing` was given."""
+        """Keep the arguments of `signing`."""
         self._key, self._address, self._http = key, address, http
         self._lock = threading.Lock()
         self.access = ""
@@ -54,11 +54,11 @@ class PersonalToken(httpx.Auth):
         """Return the value of the header Authorization.
 
         Args:
-            refused: An access token that Label Studio did not take, and that is replaced.
+            refused: An access token that Label Studio refused, and that is to be replaced.
 
         Raises:
             LabelStudioError: If Label Studio refuses the exchange.
-            ValueError: If it answers something else.
+            ValueError: If the answer holds no access token.
         """
         with self._lock:
             if self.access == refused or self._ends < time.time() + RENEW_SECONDS:
@@ -68,7 +68,7 @@ class PersonalToken(httpx.Auth):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign a request, and repeat it with another access token if this one is refused.
 
-        Clocks differ, and a server may forget: a token that should last is worth a second try.
+        Label Studio may refuse a token before its end: clocks differ, and a server may forget.
         """
         request.headers["Authorization"] = header = self.header()
         response = yield request
@@ -91,28 +91,28 @@ class PersonalToken(httpx.Auth):
 
 
 def signing(key: str, address: str, http: httpx.Client) -> LegacyToken | PersonalToken:
-    """Return what signs requests with LABEL_STUDIO_API_KEY, by the kind of token that it is.
+    """Return the signer for LABEL_STUDIO_API_KEY, by the kind of token that it is.
 
     Args:
         key: The token.
         address: Where Label Studio exchanges a personal access token.
-        http: For the exchange.
+        http: Makes the exchange.
 
     Raises:
-        Unauthorized: If it is a personal access token that has ended.
+        Unauthorized: If it is a personal access token that has expired.
     """
     claims = _claims(key)
     if claims is None:
         return LegacyToken(key)
     if claims.get("exp") is None:
-        raise refusal(401, "The personal access token says no time at which it ends.")
+        raise refusal(401, "The personal access token has no time of expiry.")
     if claims["exp"] < time.time():
         raise refusal(401, "The personal access token has expired.")
     return PersonalToken(key, address, http)
 
 
 def _claims(token: str) -> dict[str, Any] | None:
-    """Return what a token says of itself, None for one that is no JSON Web Token."""
+    """Return the claims in a JSON Web Token, None for any other token."""
     try:
         return jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:

@@ -1,4 +1,4 @@
-"""A queue goes out to Label Studio: whole, verified, and never under a name used before."""
+"""Publish a queue to Label Studio: whole, verified, and always under a new name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Publisher:
     def publish(
         self, version: Publication, kind: str, queue: Sequence[int], drafts: Mapping[str, Any]
     ) -> str:
-        """Write the queue under a name of its own and verify it; return that name.
+        """Write the queue under a name of its own and verify it.
 
         Args:
             version: Round, model key and labels of the new version; the name is filled in here.
@@ -49,13 +49,14 @@ class Publisher:
                 out.
             drafts: Task id (as text) to regions; empty while no drafts are shown.
 
-        Returns "" when none of them is open any more: there is nothing left to serve.
+        Returns:
+            The name; "" if every scan of the queue is labelled or deleted by now.
 
         Raises:
-            PublishError: When the queue did not arrive whole, several times over.
+            PublishError: When Label Studio did not hold the whole queue after ATTEMPTS attempts.
         """
         self._abandon()
-        # After a lost or restored DATA_DIR, names that are new to us may be old to Label Studio.
+        # After a lost or restored DATA_DIR, Label Studio may hold names that are new to us.
         held = self._studio.version_counts(self._project_id)
         for number in range(ATTEMPTS):
             left = self._still_open(queue, everything=number > 0)
@@ -89,23 +90,23 @@ class Publisher:
         if not self._switched(self._studio.entry(self._project_id, version), version):
             raise PublishError(
                 "Label Studio does not keep the live version.",
-                "Is another service changing the project's model version? The next round retries.",
+                "Does another service change the project's model version? The next round retries.",
             )
 
     def clean(self) -> bool:
-        """Delete one version nobody needs; only while nobody labels. Return whether one went."""
+        """Delete one old version while nobody labels. Return whether a version was deleted."""
         return bool(self._live() and self._quiet()) and next(self.remove_old(), None) is not None
 
     def remove_old(self) -> Iterator[tuple[str, int]]:
-        """Delete the versions nobody needs, a call each; yield name and number of predictions.
+        """Delete the old versions, a call each; yield the name and the number of predictions.
 
-        The live version and the one before stay, and so does what this service never wrote. A
-        SQLite Label Studio stands still while a version goes.
+        The live version and the one before stay, and so do predictions that this service never
+        wrote. A Label Studio on SQLite answers nobody during a deletion.
         """
         live = self._live()
         if not live:
             return
-        self._studio.entry(self._project_id, live)  # without it nothing could be switched back
+        self._studio.entry(self._project_id, live)  # raises if `switch` below would fail
         kept = {live, self._before(live)}
         held = self._studio.version_counts(self._project_id)
         for version in self._store.publications.all(self._project_id):
@@ -113,8 +114,8 @@ class Publisher:
                 continue
             if version.name in held:
                 self._studio.delete_version(self._project_id, version.name)
-            # With any version Label Studio forgets which one it serves; after a kill in between,
-            # this one is met again.
+            # After a deletion Label Studio forgets which version it serves. The state is saved
+            # last, so that the deletion is repeated after a kill in between.
             self.switch(self._live())
             version.state = "removed"
             self._store.publications.save(version)
@@ -125,11 +126,11 @@ class Publisher:
         return project.live_version if project else ""
 
     def _open(self, version: Publication, kind: str, held: Collection[str]) -> Publication:
-        """Take the next name of this round that nobody ever used."""
-        taken = [
+        """Save the next attempt of this round, under a name that was never used."""
+        earlier = [
             v for v in self._store.publications.all(self._project_id) if v.round == version.round
         ]
-        attempt = max((v.attempt for v in taken), default=0) + 1
+        attempt = max((v.attempt for v in earlier), default=0) + 1
         key = version.model_key or self._store.installation.id
         while name(kind, version.round, attempt, key) in held:
             attempt += 1
@@ -149,7 +150,7 @@ class Publisher:
         return opened
 
     def _abandon(self) -> None:
-        """An attempt that never went live may be half there: it is never used again."""
+        """Abandon attempts that never went live: Label Studio may hold a part of them."""
         for version in self._store.publications.all(self._project_id):
             if version.state in {"publishing", "ready"}:
                 version.state = "abandoned"
@@ -161,17 +162,17 @@ class Publisher:
             self._studio.import_queue(self._project_id, attempt.name, items)
         except LabelStudioError as error:
             why = f": {error}"
-        # What does not answer this either fails the round, which says so.
+        # If this call fails too, let the error end the round.
         found = self._studio.version_count(self._project_id, attempt.name)
         if found != len(items):
             log.warning("%d of %d scans arrived%s", found, len(items), why)
         return found == len(items)
 
     def _still_open(self, queue: Sequence[int], *, everything: bool) -> list[int]:
-        """Return what nobody labelled or deleted meanwhile.
+        """Return the tasks of the queue that are neither labelled nor deleted by now.
 
-        What was deleted shows only where all tasks are read, and is refused by Label Studio; so
-        this looks at what changed, and after a refusal at everything.
+        Only a list of all tasks shows which are deleted, and Label Studio refuses a queue with a
+        deleted task. So the first attempt reads the changed tasks, and the next one all tasks.
         """
         project = self._store.projects.get(self._project_id)
         since = project.seen.get("newest_update", "") if project and not everything else ""
@@ -197,7 +198,7 @@ class Publisher:
     def _quiet(self) -> bool:
         """Return whether nobody submitted anything for five minutes.
 
-        A submit that lies in the future was stamped by a clock that was ahead.
+        A submit in the future counts by its distance: the clock that stamped it was ahead.
         """
         newest = self._studio.newest_update(self._project_id)
         return abs(self._store.clock() - moment(newest)) >= QUIET_SECONDS if newest else True

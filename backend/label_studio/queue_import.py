@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 IMPORT_CHUNK = 500
-IMPORT_NUMBERS = 10_000_000  # of masks in one call: some 40 MB, Label Studio takes 250
+IMPORT_NUMBERS = 10_000_000  # in the masks of one call: some 40 MB; Label Studio takes 250 MB
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def score(position: int, number: int) -> float:
 
 
 def parts(queue: Sequence[QueueItem]) -> Iterator[list[tuple[int, QueueItem]]]:
-    """Yield what goes out in one call each: (position in the queue, item)."""
+    """Yield the part of the queue for each call, as pairs (position in the queue, item)."""
     chunk: list[tuple[int, QueueItem]] = []
     room = 0
     for position, item in enumerate(queue):
@@ -41,6 +41,6 @@ def parts(queue: Sequence[QueueItem]) -> Iterator[list[tuple[int, QueueItem]]]:
 
 
 def _numbers(region: Mapping[str, Any]) -> int:
-    """Return how many numbers draw a region, next to which all else of it is small."""
+    """Return how many numbers draw a region; they make up nearly all of its size."""
     value = region["value"]
     return len(value.get("rle", ())) + 2 * len(value.get("points", ()))

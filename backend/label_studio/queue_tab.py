@@ -1,7 +1,7 @@
 """The Data Manager tab that lists a project's scans in the order of the queue.
 
-Ours is known by its title or by its sort: whatever people make of it, it is not made a second
-time, and once it is theirs it stays.
+Our tab is recognised by its title or by its sort order, so it is never made a second time. A tab
+that a person changed is never removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ORDERING = ["tasks:predictions_score"]  # ascending: the lowest score is served 
 
 Tab = Mapping[str, Any]  # as Label Studio gives it
 
-# What Label Studio's own pages hide in a new tab. One that says nothing shows every column.
+# Columns that Label Studio's own pages hide in a new tab. A tab that hides none shows them all.
 _SELDOM = (
     "inner_id",
     "annotations_results",
@@ -39,7 +39,7 @@ _BESIDE_A_SCAN = (
     "total_predictions",
     "annotators",
 )
-# What a queue is about.
+# Columns that the tab of the queue shows.
 SHOWN = ("predictions_score", "predictions_model_versions")
 
 
@@ -49,7 +49,7 @@ def ensure(studio: LabelStudio, project_id: int) -> None:
     if any(map(_lists_queue, tabs)):
         return
     if not tabs:
-        # Label Studio's pages make this one only while there is no other.
+        # Label Studio's pages make their default tab only while there is no tab.
         studio.add_tab(project_id, {"title": "Default", "hiddenColumns": _hidden()})
     studio.add_tab(project_id, _queue())
 
@@ -85,7 +85,7 @@ def _lists_queue(tab: Tab) -> bool:
 
 
 def _is_as_made(tab: Tab) -> bool:
-    # What the pages add when somebody looks at it, widths of columns and the like, is no change.
+    # The pages add column widths and the like when somebody opens the tab: that is no change.
     data = _content(tab)
     filters = data.get("filters")
     filtered = isinstance(filters, dict) and filters.get("items")

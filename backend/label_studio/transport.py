@@ -1,8 +1,8 @@
-"""The one way out to Label Studio: signed, repeated where that does no harm, failures translated.
+"""All requests to Label Studio: signed, retried where that is safe, with failures translated.
 
 Requests go through the HTTP client of label_studio_sdk, which repeats them after 408, 409, 429 and
-5xx. The SDK's typed methods are not used: they refuse a whole answer for one odd field that nobody
-reads, and look at every number of every mask.
+5xx. The SDK's typed methods are not used: they refuse a whole answer for one odd field that we do
+not read, and they check every number of every mask.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from backend.label_studio.personal_tokens import signing
 
 # Importing 500 large masks takes Label Studio seconds, on a busy machine a minute.
 TIMEOUT = httpx.Timeout(120.0, connect=5.0)
-# What is read of Label Studio's answers, each with its type; whatever else is in them may be odd.
+# The fields that we read of an answer, with their types; other fields may hold anything.
 Fields = Mapping[str, type | tuple[type, ...]]
 
 
 class Transport:
-    """Requests to one Label Studio; every failure comes out as a LabelStudioError."""
+    """Requests to one Label Studio; every failure raises a LabelStudioError."""
 
     def __init__(self, url: str, key: str, http: httpx.Client | None = None) -> None:
         self._url = url
-        # Followed, a redirect would turn a POST into a GET; it is refused and said instead.
+        # A followed redirect would turn a POST into a GET: refuse and report it instead.
         self._http = http or httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         with self._translated():
             self.token = signing(key, f"{url}/api/token/refresh/", self._http)
@@ -38,8 +38,8 @@ class Transport:
         self._sdk = HttpClient(
             httpx_client=self._http,
             base_url=lambda: url,
-            base_headers=dict,  # the token is put in by what signs
-            base_timeout=lambda: None,  # the client has its own
+            base_headers=dict,  # `self.token` signs
+            base_timeout=lambda: None,  # the client sets the timeout
         )
 
     def get_unsigned(self, path: str) -> Any:
@@ -65,12 +65,12 @@ class Transport:
         Args:
             method: Such as GET.
             path: Below Label Studio's address.
-            body: What is sent as JSON; None for nothing.
-            params: Of the query.
-            retries: How often it may be repeated by itself.
+            body: Sent as JSON; None sends nothing.
+            params: The parameters of the query.
+            retries: How often the SDK may repeat the request.
         """
-        # Left to the SDK, this takes longer than the whole rest of an import: it looks at every
-        # number of every mask.
+        # The SDK would check every number of every mask, which takes longer than the whole rest of
+        # an import.
         content = None if body is None else _as_json(body)
 
         with self._translated():
@@ -86,13 +86,13 @@ class Transport:
             if response.status_code == 404 and not is_label_studios(response):
                 raise self.foreign()
             if response.status_code >= 400:
-                # A refused queue would be quoted back with what is drawn on it.
+                # Label Studio would quote a refused queue with its masks.
                 why = response.reason_phrase if isinstance(body, list) else detail(response)
                 raise refusal(response.status_code, why)
             return decoded(response) if response.content else None
 
     def authorisation(self) -> dict[str, str]:
-        """Return the header that signs a request of somebody else's."""
+        """Return the header that signs a request; a personal token is exchanged for it."""
         with self._translated():
             return {"Authorization": self.token.header()}
 
@@ -101,19 +101,19 @@ class Transport:
         self._http.close()
 
     def rows(self, found: Any, fields: Fields) -> list[dict[str, Any]]:
-        """Return a list of objects that have these fields, as Label Studio's always do."""
+        """Return a list of objects; raise `foreign` unless all of them have these fields."""
         if not isinstance(found, list):
             raise self.foreign()
         return [self.object(row, fields) for row in found]
 
     def object(self, found: Any, fields: Fields) -> dict[str, Any]:
-        """Return an object that has these fields."""
+        """Return an object; raise `foreign` unless it has these fields."""
         if isinstance(found, dict) and all(fits(found, *field) for field in fields.items()):
             return found
         raise self.foreign()
 
     def foreign(self) -> Unreachable:
-        """Return the error for an answer that is none of Label Studio's."""
+        """Return the error for an answer that Label Studio did not give."""
         return Unreachable(
             f"{self._url} answered something that is not Label Studio's API.",
             "Check LABEL_STUDIO_URL: the address of Label Studio itself, without /api.",
@@ -135,10 +135,11 @@ class Transport:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"Label Studio at {self._url} did not answer ({type(error).__name__}).",
-                "Is it running, and is LABEL_STUDIO_URL right? It is asked again by itself.",
+                "Check that it runs and that LABEL_STUDIO_URL is right. It is asked again by "
+                "itself.",
             ) from None
         except (ValueError, TypeError, OverflowError, OSError, RecursionError):
-            # From reading what came: it is no JSON, or holds a token whose end is no time.
+            # The answer is no JSON, or holds a token with an invalid time of expiry.
             raise self.foreign() from None
 
 

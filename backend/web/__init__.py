@@ -1,1 +1,1 @@
-"""What Label Studio and people ask over HTTP."""
+"""The web process: it answers Label Studio and people over HTTP."""

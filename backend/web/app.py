@@ -1,4 +1,4 @@
-"""The HTTP app: routes and errors. What is answered stands in backend.web.ml_protocol."""
+"""The HTTP app: routes and errors. backend.web.ml_protocol makes the answers."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ MOST_BYTES = 50_000_000
 LARGE_BYTES = 1_000_000
 MOST_PARTS = 1_000_000
 _LARGE_BODY = threading.Lock()
+UNKNOWN_JOB = "This service gave out no such job. Send the `job` of its answer to START_TRAINING."
 
 
 def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
     """Return the app.
 
     Args:
-        settings: For access and for the folder of the rounds.
-        store: The project's memory.
+        settings: The settings of this installation.
+        store: The database.
         drafts: Returns the live model's regions for a project and a stored task; may be slow, may
             raise FirstlightError. Called on one thread only, and only by /predict.
     """
     app = Flask("firstlight", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
     metrics, requests = Metrics(store), RefreshRequests(store)
-    app.extensions["requests"] = requests  # whoever ends the process closes it
+    app.extensions["requests"] = requests  # `serve` closes it when the process ends
     answers = Answers(store, requests, OneAtATime(drafts))
     gate = Gate(settings, answers.webhook_secret)
     _add_protocol(app, answers, metrics)
@@ -56,7 +57,7 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
 
 
 def _add_probes(app: Flask, answers: Answers, gate: Gate, settings: Settings) -> None:
-    """Liveness and readiness, for whatever watches over this process."""
+    """Add the routes that tell a supervisor whether this process is alive and ready."""
 
     @app.get("/")
     @app.get("/health")
@@ -70,10 +71,11 @@ def _add_probes(app: Flask, answers: Answers, gate: Gate, settings: Settings) ->
 
 
 def _check_folder(settings: Settings) -> None:
-    """Write a byte into DATA_DIR. The file has no name, so no two probes meet and none is left.
+    """Write a byte into DATA_DIR, in a file without a name: probes never collide or leave files.
 
     Raises:
-        StorageError: When that cannot be done. It names no path: /ready is open to everybody.
+        StorageError: When DATA_DIR cannot be written. The error names no path, because anybody may
+            call /ready.
     """
     try:
         with TemporaryFile(dir=settings.data_dir, buffering=0) as file:
@@ -86,24 +88,24 @@ def _check_folder(settings: Settings) -> None:
 
 
 def health_of(answers: Answers, gate: Gate) -> Response:
-    """Return that this process is up. Problems are told only to a caller with the password."""
+    """Answer that this process is up; list problems only for a caller with the password."""
     signed = gate.is_signed(request.headers.get("Authorization", ""))
     return jsonify(answers.health() if signed else answers.alive())
 
 
 def webhook_of(answers: Answers) -> tuple[Response, int]:
-    """Take an event: 201 for one that starts something, 200 for one that changes nothing here.
+    """Take an event; answer 201 if it starts a refresh, 200 if it is ignored.
 
-    These are the codes of the `label-studio-ml` package.
+    The `label-studio-ml` package answers with the same codes.
     """
     answer = answers.webhook(json_body())
     return jsonify(answer), 201 if answer["status"] == "ok" else 200
 
 
 def job_status_of(answers: Answers) -> Response:
-    """Return how far a refresh has come; 410 when nobody asked for it."""
+    """Return how far a refresh has come; 410 for a job that this service never gave out."""
     answer = answers.job_status(json_body())
-    return jsonify(answer) if answer else abort(410, "No such job was given out here.")
+    return jsonify(answer) if answer else abort(410, UNKNOWN_JOB)
 
 
 def _add_protocol(app: Flask, answers: Answers, metrics: Metrics) -> None:
@@ -130,19 +132,19 @@ def _add_protocol(app: Flask, answers: Answers, metrics: Metrics) -> None:
 
 
 def json_body() -> dict[str, Any]:
-    """Return the request's JSON object, whatever content type it came with; else answer 400."""
-    # A body without a length is cut at the limit instead of refused; one that says too much was
-    # left unread.
+    """Return the request's JSON object, whatever its content type; answer 400 for other bodies."""
+    # Flask cuts a body without a Content-Length at the limit instead of refusing it. The server
+    # leaves a body with too large a Content-Length unread.
     if (request.content_length or 0) > MOST_BYTES or len(request.get_data()) > MOST_BYTES:
         raise RequestEntityTooLarge
     sent = request.get_data()
-    # Each becomes an object of its own: 50 MB of `{},` would take gigabytes.
+    # Each of them becomes a Python object: 50 MB of `{},` would take gigabytes of memory.
     if sent.count(b"{") + sent.count(b"[") > MOST_PARTS:
         raise RequestEntityTooLarge(
             f"The body has more than {MOST_PARTS} objects and lists. Send less at once."
         )
     try:
-        # Of large bodies one is read at a time: they take memory, and all threads wait for them.
+        # Parse large bodies one at a time: each takes much memory and holds up all threads.
         with _LARGE_BODY if len(sent) > LARGE_BYTES else nullcontext():
             body = request.get_json(force=True)
     except RecursionError:

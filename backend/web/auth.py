@@ -1,4 +1,4 @@
-"""Who may call: the name, the password, the secret and the site that a request comes with."""
+"""Access: check a request's host name, originating site, password and webhook secret."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from backend.web.ml_protocol import Answers
 log = logging.getLogger(__name__)
 
 WEBHOOK = "/webhook"
-PROBES = frozenset({"/", "/health", "/ready"})  # whether the service lives may be asked by anybody
-REFUSED_BYTES = 1_000_000  # of a refused event that are read, to name the project on its page
-# Names that no public server of names knows: the machine's own, and those kept for private use.
+PROBES = frozenset({"/", "/health", "/ready"})  # open to everybody, without the password
+REFUSED_BYTES = 1_000_000  # read of a refused event, to show the refusal on its project's page
+# Endings of names that public DNS never resolves: loopback and private use.
 PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
@@ -36,7 +36,7 @@ class Gate:
 
     @cached_property
     def secret(self) -> str:
-        """What webhooks have to bring, "" if nothing. Read once: it never changes."""
+        """The secret that webhooks must send, "" if none. Read once, because it never changes."""
         return webhook_secret(self._settings, self._stored_secret)
 
     @property
@@ -45,12 +45,12 @@ class Gate:
         return bool(self._settings.basic_auth_user)
 
     def goes_by(self, host: str) -> bool:
-        """Return whether this Host may name this service.
+        """Return whether a request may call this service by this Host.
 
-        A page of another site can have its public name resolve to this machine, and is "our" site
-        from then on. An address, a name without a dot and a name that is never public cannot be
-        such a name. With a password any name will do: the browser has stored none for that name,
-        so the page gets 401.
+        This stops DNS rebinding: another site lets its public name resolve to this machine, so
+        that the browser takes its pages for ours. IP addresses, names without a dot and private
+        names are safe, because public DNS does not resolve them. With a password every name is
+        safe: the browser stores no password for the other site's name, so its pages get 401.
         """
         name = _host_of(f"//{host}").rstrip(".")
         return (
@@ -65,9 +65,9 @@ class Gate:
         """Return whether a request may be answered.
 
         Args:
-            path: Of the request's address.
-            authorization: Its header Authorization, "" for none.
-            secret: Its header X-Webhook-Secret, "" for none.
+            path: The path of the request.
+            authorization: Its header Authorization, "" if absent.
+            secret: Its header X-Webhook-Secret, "" if absent.
         """
         if path in PROBES:
             return True
@@ -75,18 +75,18 @@ class Gate:
             return self.is_signed(authorization)
         if not self.secret or has_secret(secret, self.secret):
             return True
-        # Label Studio's button Start training brings the entry's password, and cannot bring the
-        # secret. Whoever sets WEBHOOK_SECRET asks for that alone.
+        # Label Studio's button Start Training sends the entry's password, and cannot send the
+        # secret. With WEBHOOK_SECRET set, /webhook accepts that secret alone.
         chosen = bool(self._settings.webhook_secret.get_secret_value())
         return not chosen and self.is_signed(authorization)
 
     def is_signed(self, authorization: str) -> bool:
-        """Return whether a request brings the password, or there is none."""
+        """Return whether a request has the password, or this installation has none."""
         return has_basic_auth(authorization, self._settings)
 
 
 def has_basic_auth(authorization: str, settings: Settings) -> bool:
-    """Return whether this header brings the user and password, if the settings have them."""
+    """Return whether the header has the settings' user and password; True if they have none."""
     if not settings.basic_auth_user:
         return True
     scheme, _, token = authorization.partition(" ")
@@ -94,33 +94,33 @@ def has_basic_auth(authorization: str, settings: Settings) -> bool:
 
 
 def has_secret(given: str, expected: str) -> bool:
-    """Return whether this is the secret that is expected."""
+    """Return whether two secrets are equal, in constant time."""
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def protect(app: Flask, gate: Gate, answers: Callable[[], Answers]) -> None:
-    """Refuse, before any of the body is read, what comes by a wrong name or without the password.
+    """Refuse requests with a wrong host name, site or password before their bodies are read.
 
     Args:
-        app: Its own checks, if it has any, come after these.
-        gate: Decides. Whoever only asks whether the service lives needs no password.
-        answers: Returns what a refused event is told to.
+        app: The app; its own checks run after these.
+        gate: Decides who may call.
+        answers: Returns the object that reports refused events.
     """
 
     refused_names = logs.Once(log)
 
     def check_name() -> None:
         if not gate.goes_by(request.host):
-            refused_names(f"requests by the name {request.host[:100]!r} are refused (403)")
+            refused_names(f"requests to the host name {request.host[:100]!r} are refused (403)")
             abort(
                 403,
-                f"This service does not go by the name {request.host[:100]!r}. Call it by this "
-                "machine's IP address, set BACKEND_URL to an address of that name, or set a "
+                f"This service does not answer to the host name {request.host[:100]!r}. Use this "
+                "machine's IP address, set BACKEND_URL to an address with that name, or set a "
                 "password: BASIC_AUTH_USER and BASIC_AUTH_PASS.",
             )
 
     def check_signature() -> None:
-        # As it was sent: `request.path` makes one slash of several.
+        # The raw path: `request.path` merges repeated slashes.
         sent, path = request.headers, str(request.environ.get("PATH_INFO", ""))
         if gate.admits(path, sent.get("Authorization", ""), sent.get(SECRET_HEADER, "")):
             return
@@ -145,24 +145,24 @@ def protect(app: Flask, gate: Gate, answers: Callable[[], Answers]) -> None:
 
 
 def _beginning() -> bytes:
-    """Return the body of a request that is refused, b"" when it is long or does not say."""
+    """Return the body of a refused request, b"" if it is too long or its length is unknown."""
     length = request.content_length
     return request.get_data() if length is not None and length <= REFUSED_BYTES else b""
 
 
 def refuse_other_sites() -> None:
-    """Refuse a change that another site's page asks a person's browser for.
+    """Refuse a change that a page of another site requests through a person's browser (CSRF).
 
-    Every browser says where a request comes from, in Sec-Fetch-Site or in Origin, and no page can
-    alter that. What says neither is no browser, as Label Studio, and carries no credentials of
-    anybody but itself.
+    Browsers name the page's site in Sec-Fetch-Site or in Origin, and pages cannot alter these
+    headers. A request with neither header comes from a program such as Label Studio, which sends
+    only its own credentials.
     """
     if request.method in {"GET", "HEAD", "OPTIONS"}:
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     ours = site in {"same-origin", "none"} if site else _is_own(origin)
     if not ours:
-        abort(403, "This change was asked for by a page of another site, and is refused.")
+        abort(403, "A page of another site requested this change. Use this service's own page.")
 
 
 def _is_own(origin: str | None) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NICENESS = 10  # as the worker's: webhooks come first
+NICENESS = 10  # the worker's too: webhooks come first
 LOOK_SECONDS = 2.0
 DECODE_SECONDS = 15.0  # for one image; an annotator waits ten seconds for a draft at most
 LONGEST_PAUSE_SECONDS = 60.0
@@ -36,10 +36,10 @@ ANSWER_SECONDS = 600.0
 
 
 class DraftProcess:
-    """Draws one live draft at a time, in a child of this process that ends with it.
+    """Draws one live draft at a time, in a child process that ends with this process.
 
-    The child starts when a draft is asked for; with `keep_warm` as soon as a project shows drafts.
-    When it dies another one starts.
+    The child starts with the first draft, or with `keep_warm` as soon as a project shows drafts.
+    If the child dies, a new one replaces it.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
@@ -48,7 +48,7 @@ class DraftProcess:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._child: _Child | None = None
-        self._warm: set[tuple[int, str]] = set()  # project and version, of this child
+        self._warm: set[tuple[int, str]] = set()  # (project, version) of its networks
 
     def __call__(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
         """Return the regions of the live model's draft for a stored task.
@@ -60,33 +60,33 @@ class DraftProcess:
             return self._living().ask({"project": project_id, "task": task_id})
 
     def keep_warm(self) -> None:
-        """From now on load each network before its first draft is asked for."""
+        """From now on load each live network before the first request for a draft."""
         threading.Thread(target=self._keep_warm, name="warm drafts", daemon=True).start()
 
     def close(self) -> None:
         """End the child; a draft under way is dropped."""
         self._closed.set()
         if self._child is not None:
-            # Not by SIGTERM, which a child ignores that was started while its parent ended.
+            # Not with SIGTERM: a child that starts while its parent ends ignores it.
             self._child.process.kill()
 
     def _keep_warm(self) -> None:
         pause, warn = 0.0, logs.Once(log)
         while not self._closed.wait(pause):
             try:
-                self._look()
+                self._load_newest()
                 pause, problem = LOOK_SECONDS, ""
             except FirstlightError as error:
-                # Without a growing pause a child that cannot start would take a core for ever.
+                # The pause grows: else a child that cannot start would keep a core busy.
                 pause, problem = min(2 * pause + 1, LONGEST_PAUSE_SECONDS), str(error)
             except Exception:
-                # Nothing else would notice that this thread is gone.
-                log.exception("no network could be loaded ahead of its drafts")
+                # Go on: nothing would report the end of this thread.
+                log.exception("loading the live networks failed unexpectedly")
                 pause, problem = LONGEST_PAUSE_SECONDS, ""
             warn(problem)
 
-    def _look(self) -> None:
-        """Load the networks that went live last, unless the child has them."""
+    def _load_newest(self) -> None:
+        """Load the networks that went live last into the child."""
         for live in islice(prelabels.newest_drawing(self._store), prelabels.KEPT_MODELS):
             with self._lock:
                 child = self._living()
@@ -97,12 +97,12 @@ class DraftProcess:
     def _living(self) -> _Child:
         """Return the child, a new one when the last one died. The caller holds the lock."""
         if self._child is None:
-            # At its end Python waits for every child: without this it would wait for ever.
+            # Python waits for its children when it exits; this ends the child before.
             atexit.register(self.close)
         if self._child is None or not self._child.process.is_alive():
             self._warm.clear()
             self._child = _start(self._settings)
-        if self._closed.is_set():  # looked at last: `close` may have missed this child
+        if self._closed.is_set():  # checked last: `close` may have missed this child
             self._child.process.kill()
         return self._child
 
@@ -144,26 +144,26 @@ def _start(settings: Settings) -> _Child:
     context = multiprocessing.get_context("spawn")
     try:
         ours, theirs = context.Pipe()
-        # Not daemonic: such a process may have no children, and images are decoded in one.
+        # Not daemonic: a daemonic process may have no children, and decoding needs one.
         process = context.Process(target=_serve, args=(theirs, settings), daemon=False)
         process.start()
     except OSError as error:
         raise DraftError(
             f"The process that draws live drafts cannot start ({error.strerror}).",
-            "Check the limits on memory and processes; it is tried again.",
+            "Check the limits on memory and processes. The start is tried again by itself.",
         ) from None
     theirs.close()
     return _Child(process, ours)
 
 
 def _serve(pipe: Connection, settings: Settings) -> None:
-    """Answer questions until the process that asks is gone: what the child runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    """Run the child: answer questions until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends this child
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(NICENESS)
     tame_threads()
     logs.configure(settings.log_level)
-    from backend.rounds.drafts import LiveDrafts  # here and not above: it brings torch
+    from backend.rounds.drafts import LiveDrafts  # imported here: it loads torch
 
     drafts = LiveDrafts(settings, open_store(settings.database), decode_seconds=DECODE_SECONDS)
     with suppress(EOFError, OSError):
@@ -173,7 +173,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
 
 
 def _end_with_parent() -> None:
-    """End at once when the parent is gone, in the middle of a draft too."""
+    """End this process when the parent is gone, even in the middle of a draft."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -189,6 +189,6 @@ def _answer(drafts: LiveDrafts, question: dict[str, int]) -> dict[str, Any]:
             return {"regions": []}
         except FirstlightError as error:
             return {"what": error.what, "fix": error.fix}
-        except Exception:  # a defect in one draft must not cost the others their process
+        except Exception:  # an error in one draft must not end the process
             log.exception("the draft failed")
-            return {"what": "The draft failed.", "fix": "Read the log: the reason stands there."}
+            return {"what": "The draft failed.", "fix": "Read the reason in the web process's log."}

@@ -1,4 +1,4 @@
-"""What each request of Label Studio is answered with; no HTTP, so that an adapter can share it."""
+"""The answers to Label Studio's requests, without HTTP, so that the adapter can share them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 DraftsOf = Callable[[int, int], list[dict[str, Any]]]  # project and task to regions
 DEADLINE_SECONDS = 10.0
 MOST_WAITING = 20
-MOST_DRAWN = 500  # tasks of one request: more drafts are not drawn before the deadline
+MOST_DRAWN = 500  # tasks of one request; the deadline leaves no time for more drafts
 
 
 def live_drafts(settings: Settings, store: Store) -> DraftProcess:
-    """Return what draws live drafts; the web process calls its `keep_warm`."""
+    """Return the process that draws live drafts; the caller may call its `keep_warm`."""
     return DraftProcess(settings, store)
 
 
@@ -49,25 +49,25 @@ class OneAtATime:
         self._drafts = drafts
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drafts")
-        # Those who wait hold a thread of the server, which webhooks need too.
+        # Every waiting request holds a thread of the server, and webhooks need threads too.
         self._places = threading.BoundedSemaphore(most_waiting)
 
     def __call__(self, project_id: int, tasks: Sequence[int | None]) -> list[list[Any]]:
-        """Return the regions of each task; [] for no task, an unreadable one, or one too late."""
+        """Return the regions of each task; [] for None, and for a failed or late draft."""
         if not any(tasks) or not self._places.acquire(blocking=False):
             return [[] for _ in tasks]
         try:
             end = time.monotonic() + self._seconds
-            return [self._one(project_id, task, end) if task else [] for task in tasks]
+            return [self._draft(project_id, task, end) if task else [] for task in tasks]
         finally:
             self._places.release()
 
-    def _one(self, project_id: int, task: int, end: float) -> list[Any]:
+    def _draft(self, project_id: int, task: int, end: float) -> list[Any]:
         left = end - time.monotonic()
         if left <= 0:
             return []
         with logs.context(project=project_id, task=task):
-            # The other thread logs what it meets with the same ids.
+            # The drawing thread then logs with the same project and task.
             run = contextvars.copy_context().run
             future = self._thread.submit(run, self._drafts, project_id, task)
             try:
@@ -76,18 +76,18 @@ class OneAtATime:
                 log.warning("no draft: %s", error)
             except TimeoutError:
                 future.cancel()
-                log.warning("no draft in time")
-            except Exception:  # a defect in one draft must not cost a batch its answers
+                log.warning("no draft before the deadline")
+            except Exception:  # an error in one draft must not cost the batch its answers
                 log.exception("the draft failed")
             return []
 
     def close(self) -> None:
-        """Let go of the thread; a draft under way is finished and dropped."""
+        """Stop the thread; a draft under way is finished, and its result dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Answers:
-    """The answers to Label Studio's requests, from the store alone (and drafts for /predict)."""
+    """Answers Label Studio's requests from the database, and /predict from live drafts too."""
 
     def __init__(self, store: Store, requests: RefreshRequests, drafts: OneAtATime) -> None:
         self._store = store
@@ -104,7 +104,7 @@ class Answers:
         return {"status": "UP", "model_class": "Firstlight"}
 
     def health(self) -> dict[str, Any]:
-        """Return that this process is up, and what is wrong with which project."""
+        """Return that this process is up, and the problems and warnings of all projects."""
         try:
             projects = self._store.projects.all()
         except StorageError as error:
@@ -117,10 +117,10 @@ class Answers:
         return {**self.alive(), "problems": problems, "warnings": warnings}
 
     def ready(self) -> dict[str, Any]:
-        """Return that requests can be answered.
+        """Return that this process can answer requests.
 
-        Label Studio has no say in it: while it is away the pages and what is known still serve, and
-        whoever takes an instance out of service then would take all of them.
+        The state of Label Studio does not count. The pages work without it, and a load balancer
+        that takes out unready instances would otherwise take out all of them at once.
 
         Raises:
             StorageError: When the database does not answer.
@@ -129,7 +129,7 @@ class Answers:
         return {"status": "READY"}
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the live version and every problem; a new project is asked to be looked at."""
+        """Return the live version and every problem; note a new project for the worker."""
         request = SetupIn.model_validate(body)
         with logs.context(project=request.project):
             project = self._project(request.project)
@@ -140,7 +140,7 @@ class Answers:
             }
 
     def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return exactly one result a task, in their order."""
+        """Return exactly one result a task, in the order of the tasks."""
         request = PredictIn.model_validate(body)
         with logs.context(project=request.project):
             return self._predict(request)
@@ -155,14 +155,14 @@ class Answers:
         return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
 
     def _draws(self, project: Project, label_config: str) -> bool:
-        """Return whether a draft of the live model would be shown; no network is asked."""
+        """Return whether the project shows drafts of the live model; loads no network."""
         same = _same_labels(label_config, project.label_config)
         return same and prelabels.drawing(self._store, project) is not None
 
     def _stored(self, project: Project, tasks: Sequence[TaskIn | None]) -> list[int | None]:
-        """Return the ids of tasks, None for one whose image the last sync did not see.
+        """Return the ids of tasks, None for a task whose image the last sync did not see.
 
-        The image of a draft is the stored one: a request's own address is never fetched.
+        A draft is drawn on the stored address's image; the address in a request is never fetched.
         """
         ids = [task.id for task in tasks if task]
         stored = {task.id: task for task in self._store.scans.some(project.id, ids)}
@@ -175,7 +175,7 @@ class Answers:
         ]
 
     def webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave a request if the event can change the queue, and say what was done."""
+        """Request a refresh if the event can change the queue; return what was done."""
         event = WebhookIn.read(body)
         with logs.context(project=event.project):
             return self._webhook(event)
@@ -198,16 +198,16 @@ class Answers:
         }
 
     def webhook_refused(self, body: bytes) -> None:
-        """Tell of an event that came without the secret; `body` is b"" if it was not read."""
+        """Report an event that came without the secret; `body` is b"" if it was not read."""
         self._refusals.note(body)
 
     def is_training(self, project: object) -> dict[str, Any]:
-        """Return whether a worker is busy with a project, however the project is named."""
-        found = self._project(identifier(project))
-        return {"is_training": bool(found and found.step)}
+        """Return whether a worker is busy with a project: an id, a text or an object."""
+        known = self._project(identifier(project))
+        return {"is_training": bool(known and known.step)}
 
     def versions(self) -> dict[str, Any]:
-        """Return the names of queues that are or were shown, newest first."""
+        """Return the names of the publications in Label Studio, newest first."""
         shown = [
             version
             for project in self._store.projects.all()
@@ -218,7 +218,7 @@ class Answers:
         return {"versions": list(dict.fromkeys(version.name for version in shown))}
 
     def job_status(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return how far a refresh has come; None when nobody asked for it."""
+        """Return how far a refresh has come; None for a job that was never given out."""
         parts = JobIn.model_validate(body).parts
         project = self._project(parts[0]) if parts else None
         # One more than is stored: the request may still wait in memory.
@@ -230,14 +230,14 @@ class Answers:
         return {**answer, "step": project.step or None, "progress": project.progress}
 
     def version(self, project: object) -> str:
-        """Return the live version of a project, however it is named; else this installation."""
+        """Return a project's live version, else the installation's name (see `is_training`)."""
         return self._store.installation.answer(self._project(identifier(project)))
 
     def _project(self, project_id: int | None) -> Project | None:
         return None if project_id is None else self._store.projects.get(project_id)
 
     def _notice(self, request: SetupIn, project: Project | None) -> None:
-        """See what is new: the project itself, its options, the name Label Studio goes by."""
+        """Store what is new: the project itself, its options, Label Studio's address."""
         if request.project is None:
             return
         if project is None or project.disconnected:
@@ -245,12 +245,12 @@ class Answers:
         elif _options_changed(project, request.extra_params):
             self._requests.request(request.project)
         if project is not None and request.hostname not in {"", project.hostname}:
-            with suppress(StorageError):  # the next request brings it again
+            with suppress(StorageError):  # the next /setup sends it again
                 self._store.projects.update(project.id, hostname=request.hostname)
 
 
 def _options_changed(project: Project, extra_params: object) -> bool:
-    # Label Studio sends null where a partial PATCH left the options out: that says nothing.
+    # Label Studio sends null after a PATCH without options: null says nothing about them.
     if extra_params is None or "extra_params" not in project.seen:
         return False
     return (extra_params or None) != (project.seen["extra_params"] or None)
@@ -276,9 +276,9 @@ def _problem(project: Project) -> str:
 
 
 def _same_labels(sent: str, known: str) -> bool:
-    """Return whether a labelling interface still means what it did when it was last read.
+    """Return whether the labelling interface still has the classes and tools of the last sync.
 
-    Label Studio keeps what /predict answers: a draft of labels that have changed since would stay.
+    Label Studio stores the answers to /predict: a draft with outdated labels would stay there.
     """
     if not (sent and known) or sent == known:
         return True
@@ -291,8 +291,8 @@ def _same_labels(sent: str, known: str) -> bool:
 def _same_image(sent: TaskIn, stored: Task, image_key: str) -> bool:
     """Return whether a task still has the image that it had at the last sync.
 
-    The address alone does not tell: Label Studio lists that of a bucket in another form than it
-    sends to /predict. So it counts only for a task that has changed since the sync.
+    The address counts only for a task that changed since the sync: for an image in a bucket,
+    Label Studio's task list and /predict give different addresses.
     """
     address = sent.data.get(image_key, stored.url)
     return sent.updated_at in {"", stored.updated_at} or address == stored.url

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, read from the store when asked, so that they hold across processes."""
+"""Metrics for Prometheus, read from the database on request, so they cover all processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from backend.storage.tables import Project
 from backend.storage.workers import lively
 from model.evaluation import MAIN, OTHERS
 
-# Since when the queue of a project is live, and the quality of its model.
+# By project: when its queue went live (seconds since 1970), and its model's quality.
 Live = Mapping[int, tuple[float, ModelQuality | None]]
 
 
 class Metrics:
-    """The registry of one app: the store's figures, and the webhooks of this process."""
+    """The registry of one app: the database's metrics, and the webhooks of this process."""
 
     def __init__(self, store: Store) -> None:
         self._registry = CollectorRegistry()
@@ -33,21 +33,21 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """Return every figure in Prometheus' text format."""
+        """Return every metric in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class StoreCollector(Collector):
-    """Figures of the installation and of its projects, whichever process made them.
+    """Metrics of the installation and its projects, from all processes.
 
-    Projects go by their ids: what a person typed stays out.
+    Metrics name a project by its id, never by its title, which people type.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the figures as they stand; scans and annotations are counted, not read.
+        """Yield the current metrics; the database counts scans and annotations.
 
         Raises:
             StorageError: When the database does not answer.
@@ -60,7 +60,7 @@ class StoreCollector(Collector):
         yield from _quality(live, self._store.publications.by_state(), projects)
         yield from _others(live, projects)
         records = self._store.rounds.records()
-        yield from _rounds({one.id: records.get(one.id, []) for one in projects})
+        yield from _rounds({project.id: records.get(project.id, []) for project in projects})
 
 
 def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
@@ -76,7 +76,7 @@ def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]
     )
     yield GaugeMetricFamily(
         "firstlight_refreshes_waiting",
-        "Projects with a refresh that is asked for and not done.",
+        "Projects with a refresh that is requested and not completed.",
         value=sum(project.requested > project.completed for project in projects),
     )
 
@@ -93,35 +93,39 @@ def _counted(store: Store, projects: Sequence[Project]) -> Iterator[Metric]:
             "firstlight_scans_unseen",
             "Scans that wait for their first embedding; a change of the encoder does not count.",
         ): {n: of.unseen for n, of in scans.items()},
-        ("firstlight_labels", "Scans with a label that can be used."): labels,
+        ("firstlight_labels", "Scans with a usable label."): labels,
         (
             "firstlight_failures_in_a_row",
-            "Refreshes that failed since the last one that did not; 10 stands for 10 and more.",
+            "Failed refreshes since the last successful one; 10 means 10 or more.",
         ): {project.id: project.failures for project in projects},
     }
     for (name, text), by_project in counts.items():
-        yield _gauge(name, text, {one.id: by_project.get(one.id, 0) for one in projects})
+        yield _gauge(
+            name, text, {project.id: by_project.get(project.id, 0) for project in projects}
+        )
 
 
 def _waiting(now: float, live: Live, projects: Sequence[Project]) -> Iterator[Metric]:
     yield _gauge(
         "firstlight_refresh_wait_seconds",
-        "How long the oldest change waits for the queue that follows from it. The pause that is "
-        "kept between rounds and a round under way count; 0: nothing waits.",
+        "Age of the oldest change that the live queue does not take into account yet; the pause "
+        "between rounds and the running round count. 0: no change waits.",
         {
-            one.id: _age(now, one.waits_since) if one.requested > one.completed else 0.0
-            for one in projects
+            project.id: _age(now, project.waits_since)
+            if project.requested > project.completed
+            else 0.0
+            for project in projects
         },
     )
     yield _gauge(
         "firstlight_queue_age_seconds",
         "How long the queue that annotators get has been live.",
-        {one.id: _age(now, live[one.id][0]) for one in projects if one.id in live},
+        {project.id: _age(now, live[project.id][0]) for project in projects if project.id in live},
     )
     yield _gauge(
         "firstlight_project_vanished",
-        "1 while Label Studio says that it has no such project, though nobody disconnected it.",
-        {one.id: float(one.vanished_at > 0) for one in projects},
+        "1 while Label Studio has no such project although nobody disconnected it, else 0.",
+        {project.id: float(project.vanished_at > 0) for project in projects},
     )
 
 
@@ -135,9 +139,9 @@ def _quality(
 ) -> Iterator[Metric]:
     dice = GaugeMetricFamily(
         "firstlight_dice",
-        "How good masks are: the live model's on held-out scans, and the last five drafts against "
-        "what people submitted: all of them, and those that people changed. Drafts on scans of "
-        "patients or images that the model knew do not count.",
+        "Dice of masks. held-out: the live model on held-out scans. drafts: the last five drafts "
+        "against the submitted masks. drafts-changed: those of the five that people changed. "
+        "Drafts on scans of patients or images that the model knew do not count.",
         labels=["project", "kind"],
     )
     unchanged = GaugeMetricFamily(
@@ -187,37 +191,40 @@ def _rounds(records: Mapping[int, Sequence[RoundRecord]]) -> Iterator[Metric]:
     yield _gauge(
         "firstlight_rounds",
         "Rounds since the project was connected.",
-        {number: len(found) for number, found in records.items()},
+        {number: len(rounds) for number, rounds in records.items()},
     )
     yield _gauge(
         "firstlight_rounds_failed",
-        "Rounds that ended with an error; what they were to do was done by a later one.",
-        {number: sum(one.error is not None for one in found) for number, found in records.items()},
+        "Rounds that ended with an error; a later round did their work.",
+        {
+            number: sum(record.error is not None for record in rounds)
+            for number, rounds in records.items()
+        },
     )
     seconds = SummaryMetricFamily(
         "firstlight_step_seconds",
         "Seconds that the steps of all rounds took.",
         labels=["project", "step"],
     )
-    for number, found in records.items():
-        for step, spent in sorted(_by_step(found).items()):
+    for number, rounds in records.items():
+        for step, spent in sorted(_by_step(rounds).items()):
             seconds.add_metric([str(number), step], count_value=spent.count, sum_value=spent.sum)
     yield seconds
 
 
 @dataclass
-class _Spent:
+class _TimeSpent:
     count: int = 0
     sum: float = 0.0
 
 
-def _by_step(records: Sequence[RoundRecord]) -> dict[str, _Spent]:
-    found: dict[str, _Spent] = {}
-    for one in records:
-        for step, seconds in one.seconds.items():
-            spent = found.setdefault(step, _Spent())
+def _by_step(records: Sequence[RoundRecord]) -> dict[str, _TimeSpent]:
+    times: dict[str, _TimeSpent] = {}
+    for record in records:
+        for step, seconds in record.seconds.items():
+            spent = times.setdefault(step, _TimeSpent())
             spent.count, spent.sum = spent.count + 1, spent.sum + seconds
-    return found
+    return times
 
 
 def _gauge(name: str, text: str, by_project: Mapping[int, float]) -> GaugeMetricFamily:

@@ -1,4 +1,4 @@
-"""Requests to refresh a project: written at once, or kept in memory until they can be."""
+"""Requests to refresh a project: stored at once, or kept in memory until they can be stored."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ REFUSALS_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked for beside a refresh."""
+    """What the worker is asked to do for a project."""
 
     refresh: bool = False
     full: bool = False
-    sighting: bool = False  # of a project that may have an entry of ours by now
+    sighting: bool = False  # the project may have an entry of ours by now
     train: bool = False
 
     def __or__(self, other: _Request) -> _Request:
@@ -41,7 +41,7 @@ class _Request:
 
 
 class RefreshRequests:
-    """The web process's only writes. Label Studio never repeats an event, so none may be lost."""
+    """Stores requests for the worker. Label Studio never repeats an event, so none may be lost."""
 
     def __init__(self, store: Store, *, retry_seconds: float = 1.0) -> None:
         self._store = store
@@ -55,18 +55,18 @@ class RefreshRequests:
         """Ask for a refresh as `Projects.request_refresh` does. Never raises.
 
         Returns:
-            Whether the request is stored yet.
+            Whether the request is stored already.
         """
-        return self._leave(project_id, _Request(refresh=True, full=full, train=train))
+        return self._submit(project_id, _Request(refresh=True, full=full, train=train))
 
     def sight(self, project_id: int) -> None:
         """Note a project as `Projects.sight` does. Never raises."""
-        self._leave(project_id, _Request(sighting=True))
+        self._submit(project_id, _Request(sighting=True))
 
-    def _leave(self, project_id: int, request: _Request) -> bool:
+    def _submit(self, project_id: int, request: _Request) -> bool:
         with self._lock:
             waiting = project_id in self._pending
-        # A database that just refused is not waited for again within the same request.
+        # While the project's requests wait in memory, do not wait for the database again.
         if not waiting:
             problem = self._write(project_id, request)
             if not problem:
@@ -77,7 +77,7 @@ class RefreshRequests:
         return False
 
     def close(self) -> None:
-        """Try once more to store what is pending, and end the thread."""
+        """Try once more to store the pending requests, and end the thread."""
         self._closed.set()
         if self._retrying is not None:
             self._retrying.join()
@@ -128,19 +128,19 @@ class RefreshRequests:
 
 
 class Refusals:
-    """Tells of events that came without the secret: in the log, and on their project's page.
+    """Reports events that came without the secret, in the log and on their project's page.
 
-    Anybody can send such an event, so each of the two is written at most once a minute.
+    Anybody can send such events, so the log and each page are written at most once a minute.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._told: dict[int, float] = {}  # by known project; 0 is the log
+        self._told: dict[int, float] = {}  # when, by project id; 0 is the log
 
     def note(self, body: bytes) -> None:
-        """Tell of a refused event. Its project is shown if it is known. Never raises."""
+        """Report a refused event, on its project's page too if we know it. Never raises."""
         event = _event(body)
         project = None
         if event.project is not None and event.is_of_webhook:
@@ -148,17 +148,17 @@ class Refusals:
                 project = self._store.projects.get(event.project)
         with logs.context(project=project.id if project else None):
             if self._is_due(0):
-                log.warning("an event was refused: it came without the webhooks' secret")
+                log.warning("an event was refused: it came without the webhook secret")
         if project is not None and not project.webhook_refused_at and self._is_due(project.id):
             self._write(project, self._store.clock())
 
     def over(self, project: Project) -> None:
-        """Take back what was told, once an event of the project is accepted."""
+        """Clear the report on the project's page: an event of the project was accepted."""
         if project.webhook_refused_at:
             self._write(project, 0.0)
 
     def _write(self, project: Project, refused_at: float) -> None:
-        with suppress(StorageError):  # the next event brings it again
+        with suppress(StorageError):  # the next event writes it again
             self._store.projects.update(project.id, webhook_refused_at=refused_at)
 
     def _is_due(self, key: int) -> bool:
@@ -171,9 +171,9 @@ class Refusals:
 
 
 def _event(body: bytes) -> WebhookIn:
-    """Return what a body tells of; an empty event for one that is no JSON object."""
+    """Return the event in a body; an empty event if the body is no JSON object."""
     try:
-        found = json.loads(body)
+        event = json.loads(body)
     except (ValueError, RecursionError):
-        found = None
-    return WebhookIn.read(found if isinstance(found, dict) else {})
+        event = None
+    return WebhookIn.read(event if isinstance(event, dict) else {})

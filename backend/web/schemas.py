@@ -1,4 +1,4 @@
-"""What Label Studio sends, read tolerantly: a wrong part is an absent part, never an error."""
+"""What Label Studio sends, read tolerantly: a malformed field counts as absent."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 # "1" or "1.1795391735": Label Studio appends the project's time of creation.
 _ID = re.compile(r"([0-9]{1,10})(?:\.[0-9]*)?")
 _LONGEST_ADDRESS = 255
-_MOST = 2**31 - 1  # of an INTEGER column on PostgreSQL
+_MOST = 2**31 - 1  # the largest INTEGER of PostgreSQL
 
 
 def identifier(value: object) -> int | None:
-    """Return the id in a number, a string, or an object that has one; None when there is none."""
+    """Return the id in a number, a string or an object with an `id`; None without an id."""
     if isinstance(value, Mapping):
         value = value.get("id")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    found = _ID.fullmatch(str(value).strip())
-    number = int(found[1]) if found else 0
+    match = _ID.fullmatch(str(value).strip())
+    number = int(match[1]) if match else 0
     return number if 0 < number <= _MOST else None
 
 
@@ -31,14 +31,14 @@ def _text(value: object) -> str:
 
 
 def _address(value: object) -> str:
-    """Return a web address without its path's end, "" for anything else."""
+    """Return a web address without slashes at its end, "" for anything else."""
     text = _text(value).strip().rstrip("/")
     try:
         parts = urlsplit(text)
     except ValueError:
         return ""
     fine = parts.scheme in {"http", "https"} and parts.hostname and len(text) <= _LONGEST_ADDRESS
-    # Half a character or a zero byte is more than a database stores.
+    # No database stores a lone surrogate or a zero byte.
     return text if fine and text.isprintable() else ""
 
 
@@ -62,7 +62,7 @@ class _Message(BaseModel):
 
 
 class TaskIn(_Message):
-    """A scan as /predict names it."""
+    """A task as Label Studio sends it to /predict."""
 
     id: int
     data: Object = Field(default_factory=dict)
@@ -76,7 +76,7 @@ class TaskIn(_Message):
 
 
 class SetupIn(_Message):
-    """POST /setup. Its access_token is not even read."""
+    """POST /setup. Its access_token is never read."""
 
     project: Id = None
     label_config: Text = Field(default="", alias="schema")
@@ -85,7 +85,7 @@ class SetupIn(_Message):
 
 
 class PredictIn(_Message):
-    """POST /predict: one entry a task, None for what is no task."""
+    """POST /predict: one entry a task, None for a malformed task."""
 
     project: Id = None
     label_config: Text = ""
@@ -93,7 +93,7 @@ class PredictIn(_Message):
 
 
 class WebhookIn(_Message):
-    """POST /webhook: what happened, where, and the project's labelling interface if it came."""
+    """POST /webhook: the event, its project, and the labelling interface if it was sent."""
 
     action: Text = ""
     project: Id = None
@@ -101,7 +101,7 @@ class WebhookIn(_Message):
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
-        """Return the event; the project is looked for wherever releases have put it."""
+        """Return the event; releases of Label Studio put the project into different places."""
         places = (
             body.get("project"),
             body.get("project_id"),
@@ -116,38 +116,38 @@ class WebhookIn(_Message):
 
     @property
     def is_of_webhook(self) -> bool:
-        """Whether a webhook told it; the button Start training signs with the entry's password."""
+        """Whether a webhook sent it; the button Start Training sends the entry's password."""
         return self.action != "START_TRAINING"
 
     @property
     def changes_tasks(self) -> bool:
-        """Whether scans came, changed or went."""
+        """Whether tasks were created, changed or deleted."""
         return self.action.startswith(("TASK_", "TASKS_"))
 
     @property
     def deletes_tasks(self) -> bool:
-        """Whether scans may have gone, so that only a list of all tells which are left."""
+        """Whether tasks may have been deleted, so that the worker has to list all of them."""
         return self.changes_tasks and not self.action.endswith("_CREATED")
 
     @property
     def changes_labels(self) -> bool:
-        """Whether annotations came, changed or went."""
+        """Whether annotations were created, changed or deleted."""
         return self.action.startswith(("ANNOTATION_", "ANNOTATIONS_"))
 
 
 class JobIn(_Message):
-    """POST /job_status: the job that START_TRAINING was answered with."""
+    """POST /job_status: the job in the answer to START_TRAINING."""
 
     job: Text = ""
 
     @property
     def parts(self) -> tuple[int, int] | None:
-        """The project's id and the refresh that was asked for; None when this is no job of ours."""
+        """The project's id and the requested revision; None if the job is not ours."""
         project, _, number = self.job.partition(".")
-        found = identifier(project), identifier(number)
-        return None if found[0] is None or found[1] is None else (found[0], found[1])
+        project_id, revision = identifier(project), identifier(number)
+        return None if project_id is None or revision is None else (project_id, revision)
 
 
-def job(project_id: int, wanted: int) -> str:
-    """Return the name of a job: the project, and which of its refreshes."""
-    return f"{project_id}.{wanted}"
+def job(project_id: int, revision: int) -> str:
+    """Return the name of a job: the project's id and the requested revision."""
+    return f"{project_id}.{revision}"

@@ -1,7 +1,7 @@
-"""The web process: one process with threads, behind a loop that takes slow clients' time.
+"""The web process: threads behind the loop of waitress, which deals with slow clients.
 
-The loop of waitress reads whole requests and sends whole answers; a thread is busy only while
-the app makes an answer. On top of waitress stands a bound on how long a client may take.
+The loop reads whole requests and sends whole answers, so a thread is busy only while the app
+computes an answer. This module limits the time that a client may take.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from backend.web.ml_protocol import live_drafts
 
 log = logging.getLogger(__name__)
 
-# More than can wait for a draft, so that webhooks are always answered.
+# More threads than requests that may wait for a draft, so that webhooks always get answers.
 THREADS = 32
-# A request has to arrive, and an answer to be taken, in so many seconds, and in another second for
-# each LEAST_RATE bytes.
+# A client may take so many seconds to send a request or to receive an answer, plus one second for
+# every LEAST_RATE bytes.
 PATIENCE_SECONDS = 30.0
 LEAST_RATE = 10_000
 FAREWELL_SECONDS = 2.0
-LOOK_SECONDS = 0.5  # between two looks for clients that take too long
-# What all clients together may hold; beyond it the one that takes longest makes room.
+LOOK_SECONDS = 0.5  # between two checks for clients that take too long
+# Limits for all clients together; beyond them the client that takes longest is cut off.
 MOST_CONNECTIONS = 400
 MOST_HELD_BYTES = 500_000_000
 MOST_HEAD_BYTES = 65_536
@@ -67,14 +67,14 @@ class _Request(HTTPRequestParser):  # type: ignore[misc]
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
-        except ValueError:  # an address that is none; the error quotes it
+        except ValueError:  # an invalid address, which the error would quote
             raise ParsingError("") from None
-        length = 1 if self.chunked else self.content_length  # chunks do not tell
+        length = 1 if self.chunked else self.content_length  # unknown for chunks
         if self.body_rcv is not None and length > self._most_bytes():
             self._leave_unread()
 
     def _most_bytes(self) -> int:
-        """Return how much of the body is read."""
+        """Return how many bytes of the body may be read."""
         sent = self.headers
         secret = sent.get(SECRET_HEADER.upper().replace("-", "_"), "")
         if self._gate.admits(self.path, sent.get("AUTHORIZATION", ""), secret):
@@ -88,7 +88,7 @@ class _Request(HTTPRequestParser):  # type: ignore[misc]
 
 
 class _Refusal(ErrorTask):  # type: ignore[misc]
-    """The answer to what never reaches the app: JSON, and nothing of the request."""
+    """The answer to a request that never reaches the app: JSON that quotes nothing of it."""
 
     def execute(self) -> None:
         code = int(self.request.error.code)
@@ -106,11 +106,11 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 
 class _Client(HTTPChannel):  # type: ignore[misc]
-    """A connection, and since when we wait for what its client does next."""
+    """A connection, and since when we wait for its client."""
 
     error_task_class = _Refusal
     close_when_flushed: bool
-    leaving = False  # the answer is sent, and the client is to close
+    leaving = False  # the answer is sent; the client should close now
 
     def __init__(self, server: _Server, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -119,12 +119,12 @@ class _Client(HTTPChannel):  # type: ignore[misc]
 
     @property
     def is_served(self) -> bool:
-        """Whether the app works for it, so that the time is not the client's."""
+        """Whether the app computes its answer, so that we do not wait for the client."""
         return bool(self.requests) and not self.total_outbufs_len
 
     @property
     def held(self) -> int:
-        """How many bytes of requests lie here, unfinished ones and those that wait for a thread."""
+        """Bytes of its requests in memory: of the unfinished one and of those awaiting a thread."""
         requests = (*self.requests, self.request)
         return sum(request.body_bytes_received for request in requests if request)
 
@@ -135,7 +135,7 @@ class _Client(HTTPChannel):  # type: ignore[misc]
         )
 
     def restart(self) -> None:
-        """Count its time anew."""
+        """Start to measure the client's time anew."""
         self.since, self.moved = time.monotonic(), 0
 
     def received(self, data: bytes) -> bool:
@@ -159,18 +159,19 @@ class _Client(HTTPChannel):  # type: ignore[misc]
 
     def handle_read(self) -> None:
         if self.leaving:
-            self.recv(self.adj.recv_bytes)  # it closes when the client has
+            self.recv(self.adj.recv_bytes)  # closes the connection once the client closed it
         else:
             super().handle_read()
 
     def handle_write(self) -> None:
-        """Send, and after the last byte give the client time to take it.
+        """Send; after the last byte give the client time to receive it.
 
-        With bytes of its request unread, the system would take the answer back at a close.
+        If we closed at once while bytes of the request are unread, the system would reset the
+        connection and drop the answer.
         """
         ends = self.close_when_flushed
         if ends:
-            self.close_when_flushed = False  # else the original closes at once
+            self.close_when_flushed = False  # else waitress closes at once
         super().handle_write()
         if ends and self.connected and self.total_outbufs_len:
             self.close_when_flushed = True
@@ -180,13 +181,13 @@ class _Client(HTTPChannel):  # type: ignore[misc]
             self.socket.shutdown(socket.SHUT_WR)
 
     def handle_error(self) -> None:
-        """Close it. The original's message has the error's text, which may quote the request."""
+        """Close the connection. Waitress would log the error, which may quote the request."""
         log.error("a connection failed unexpectedly", exc_info=sys.exc_info())
         self.handle_close()
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]
-    """The loop, with a look at who takes too long."""
+    """The loop; it also closes the connections of clients that take too long."""
 
     channel_class = _Client
 
@@ -201,12 +202,12 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
             sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
             threads=THREADS,
             backlog=2048,
-            connection_limit=2 * MOST_CONNECTIONS,  # ours makes room, this one would lock out
+            connection_limit=2 * MOST_CONNECTIONS,  # beyond it waitress would lock clients out
             max_request_header_size=MOST_HEAD_BYTES,
             max_request_body_size=MOST_BYTES + 1,
             asyncore_use_poll=True,
             log_socket_errors=False,
-            server_name="localhost",  # for a client that sends no Host, which no browser is
+            server_name="localhost",  # for clients without a Host header; browsers send one
             ident=None,
             recv_bytes=65_536,
         )
@@ -217,20 +218,20 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
         full = len(self.active_channels) >= MOST_CONNECTIONS
         if full or now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
-            self._let_go(now, int(full))
+            self._close_late(now, int(full))
         return bool(super().readable())
 
     def set_socket_options(self, conn: socket.socket) -> None:
         super().set_socket_options(conn)
-        # Linux tells of room once a third of the buffer is free. Left to grow it holds megabytes,
-        # and a slow line that takes them all the while would look silent.
+        # Linux reports a socket as writable once a third of its buffer is free. A buffer that may
+        # grow holds megabytes, and a slow client that empties it steadily would look silent.
         conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def maintenance(self, now: float) -> None:
-        """Do nothing: it goes by a clock that may be set, and is done in each look."""
+        """Do nothing: `_close_late` does this, by a clock that nobody can set."""
 
-    def _let_go(self, now: float, places: int) -> None:
-        """Close the connections of clients that take too long, and as many as places are needed."""
+    def _close_late(self, now: float, places: int) -> None:
+        """Close connections of clients that take too long, and free at least so many places."""
         waited_for, held = [], 0
         for client in self.active_channels.values():
             held += client.held
@@ -238,7 +239,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
                 client.restart()
             else:
                 waited_for.append(client)
-        waited_for.sort(key=lambda one: one.since)
+        waited_for.sort(key=lambda client: client.since)
         for client in waited_for:
             over = client.held and held > MOST_HELD_BYTES
             if places > 0 or over or client.is_late(now, self._patience):
@@ -251,12 +252,12 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
     """Answer Label Studio until the process is told to stop.
 
     Args:
-        settings: Of this installation.
-        patience_seconds: How long a client may take to send a request or to take an answer, beside
-            a second for each LEAST_RATE bytes.
+        settings: The settings of this installation.
+        patience_seconds: How long a client may take to send a request or to receive an answer,
+            plus one second for every LEAST_RATE bytes.
 
     Raises:
-        ConfigError: If HOST and PORT cannot be listened on.
+        ConfigError: If this process cannot listen on HOST and PORT.
         StorageError: If DATA_DIR or the database cannot be opened.
     """
     logs.configure(settings.log_level)
@@ -279,14 +280,14 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
 
 
 def _erase_here(settings: Settings, store: Store) -> None:
-    """Follow erasures in the background: decoded scans lie here too, perhaps without a worker."""
+    """Erase forgotten scans in the background: this machine may hold scans but no worker."""
     files = Artifacts(settings.data_dir, settings.artifacts_url)
     eraser, never = Eraser(store, files, settings.data_dir), threading.Event()
     threading.Thread(target=follow, args=(eraser, lambda: False, never), daemon=True).start()
 
 
 def _stop(*_: object) -> None:
-    """End the loop; threads that answer somebody get 5 seconds to end."""
+    """End the loop; threads that compute an answer get 5 seconds to finish."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(0)
 
@@ -303,9 +304,9 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        # Python appends the address, which is said already.
+        # Python appends the address, which our message names already.
         why = str(error.strerror).partition(" (while")[0]
         raise ConfigError(
             f"Cannot listen on {host}, port {port} ({why}).",
-            "Stop what uses the port, or set HOST and PORT.",
+            "Stop the program that uses the port, or set HOST and PORT.",
         ) from None

@@ -1,1 +1,1 @@
-"""The process that makes rounds."""
+"""The worker: the process that runs rounds."""

@@ -14,14 +14,14 @@ from dbos._serialization import DefaultSerializer
 from backend import errors
 from backend.errors import FirstlightError
 
-ERROR = "firstlight error"  # the key by which a kept error is told from a result
+ERROR = "firstlight error"  # the key that marks a stored error
 ARGUMENTS = {"args", "kwargs"}  # the keys under which DBOS keeps the arguments of a workflow
 
 
 class JsonSerializer(Serializer):
-    """Keeps plain values, and errors by their class, what happened and how to put it right.
+    """Stores plain values, and of an error its class, what happened and the fix.
 
-    Of an error that is none of ours only the class is kept: its text may quote patient data.
+    Of an error from elsewhere it stores only the class: the text may quote patient data.
     """
 
     def name(self) -> str:
@@ -32,27 +32,27 @@ class JsonSerializer(Serializer):
         """Return a value as JSON.
 
         Raises:
-            TypeError: If JSON would give something else back, such as for an object.
+            TypeError: If JSON cannot store the value, such as an object.
         """
         if isinstance(data, BaseException):
-            data = _kept(data)
+            data = _stored(data)
         return json.dumps(data, separators=(",", ":"))
 
     def deserialize(self, serialized_data: str) -> Any:
         """Return what `serialize` was given; a tuple among results comes back as a list."""
-        found = json.loads(serialized_data)
-        if isinstance(found, dict) and ERROR in found:
-            return _error(found[ERROR])
-        if isinstance(found, dict) and found.keys() == ARGUMENTS:
-            return {**found, "args": tuple(found["args"])}  # DBOS puts another one before them
-        return found
+        value = json.loads(serialized_data)
+        if isinstance(value, dict) and ERROR in value:
+            return _error(value[ERROR])
+        if isinstance(value, dict) and value.keys() == ARGUMENTS:
+            return {**value, "args": tuple(value["args"])}  # DBOS puts an argument before them
+        return value
 
 
 def refuse_pickle() -> None:
-    """Let DBOS unpickle nothing.
+    """Stop DBOS from unpickling anything.
 
-    A row names the way in which its values are written, and DBOS would follow a row that names
-    pickle, whatever serializer it was given.
+    Every row names its serializer. DBOS would obey a row that names pickle, whatever serializer
+    it was given.
     """
     DefaultSerializer.deserialize = _refused  # type: ignore[method-assign,assignment]
 
@@ -61,7 +61,7 @@ def _refused(*_: object) -> NoReturn:
     raise TypeError("The jobs' database holds a pickled value, which is never read.")
 
 
-def _kept(error: BaseException) -> dict[str, Any]:
+def _stored(error: BaseException) -> dict[str, Any]:
     ours = next((kind for kind in type(error).__mro__ if _is_ours(kind)), None)
     if ours is None or not isinstance(error, FirstlightError):
         return {ERROR: {"class": type(error).__name__}}
@@ -72,8 +72,8 @@ def _is_ours(kind: type) -> bool:
     return getattr(errors, kind.__name__, None) is kind
 
 
-def _error(kept: dict[str, str]) -> Exception:
-    kind = getattr(errors, kept["class"], None)
+def _error(stored: dict[str, str]) -> Exception:
+    kind = getattr(errors, stored["class"], None)
     if isinstance(kind, type) and issubclass(kind, FirstlightError):
-        return kind(kept["what"], kept.get("fix", kept.get("mend", "")))
-    return RuntimeError(f"A step failed with {kept['class']}.")
+        return kind(stored["what"], stored.get("fix", stored.get("mend", "")))
+    return RuntimeError(f"A step failed with {stored['class']}.")

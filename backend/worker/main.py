@@ -1,8 +1,8 @@
 """The worker: its process, and the loop that starts the refreshes that are due.
 
-It is crash-only. SIGTERM ends it as SIGKILL would, since every step of a round may be repeated.
-The next start or another worker goes on with what was under way: at once when this worker could
-say that it ends, else when it has been silent for a while.
+It is crash-only: SIGTERM ends it as SIGKILL would, because every step of a round may be repeated.
+The next start or another worker continues its rounds: at once if this worker reported its end,
+else after it has been silent for SILENT_SECONDS.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(settings: Settings) -> None:
         _start(reconciliation.run_timer, services, member, stop)
         _start(reconciliation.watch_new_projects, services, member, stop)
         _start(follow, Eraser(store, services.artifacts, settings.data_dir), member.leads, stop)
-        # Settings may have changed, and events were lost while no worker was there.
+        # Settings may have changed and events may have been lost while no worker ran.
         recovery.request_all_refreshes(store, full=member.leads())
         log.info("worker started")
         say = logs.Once(log)
@@ -79,7 +79,7 @@ def run(settings: Settings) -> None:
     log.info("worker stops")
     recovery.hand_back(store, member)
     logging.shutdown()
-    # A training cannot be asked to end in time, and need not be.
+    # Exit at once: a training cannot be stopped in time, and its step may be repeated.
     os._exit(0)
 
 
@@ -89,11 +89,11 @@ def _start(work: Callable[..., None], *given: object) -> None:
 
 
 def launch(services: Services, member: Membership) -> Rounds:
-    """Start the durable queues, and go on with what dead workers left under way.
+    """Start the durable queues, and take over the rounds of dead workers.
 
     Args:
-        services: What the rounds work with.
-        member: This worker. It has joined: else its work would count as that of a dead one.
+        services: The services that rounds use.
+        member: This worker. It must have joined, or its rounds would count as a dead worker's.
     """
     refuse_pickle()
     jobs = services.settings.jobs_database
@@ -119,10 +119,10 @@ def launch(services: Services, member: Membership) -> Rounds:
 
 
 def enqueue_due(rounds: Rounds) -> str:
-    """Start a refresh wherever one is wanted; a project has at most one. Return what failed.
+    """Queue a refresh of every project that is due, at most one each. Return why that failed.
 
     Raises:
-        StorageError: When the jobs' database is damaged: the next start makes another one.
+        StorageError: When the jobs' database is damaged; the next start replaces it.
     """
     try:
         due = rounds.store.projects.due()
@@ -133,7 +133,7 @@ def enqueue_due(rounds: Rounds) -> str:
             try:
                 DBOS.enqueue_workflow(REFRESH_QUEUE, rounds.refresh, project_id)
             except dbos_error.DBOSQueueDeduplicatedError:
-                continue  # it is running; what is wanted meanwhile makes it start once more
+                continue  # it waits or runs; a later request starts another refresh after it
             except SQLAlchemyError as error:
                 if is_damage(error):
                     raise explained(error) from error
@@ -151,7 +151,7 @@ def lock_database(settings: Settings, stack: ExitStack) -> bool:
         return False
     lock = worker_lock(database)
     try:
-        # Not at once: `doctor` looks by taking it for an instant.
+        # Wait a second: `doctor` takes the lock for an instant, to see whether a worker runs.
         stack.enter_context(FileLock(lock, timeout=1))
     except Timeout:
         raise ConfigError(
@@ -168,10 +168,10 @@ def lock_database(settings: Settings, stack: ExitStack) -> bool:
 
 
 def _set_aside_if_damaged(path: Path | None) -> None:
-    """Make room for another database of jobs: every project is looked at anew after a start."""
+    """Rename a damaged jobs' database. Nothing is lost: every start refreshes all projects."""
     if path is None or not path.exists() or _is_whole(path):
         return
-    log.error("%s is damaged: it is set aside, and what it held is done anew", path.name)
+    log.error("%s is damaged: it is renamed, and all projects are refreshed", path.name)
     for part in path.parent.glob(f"{path.name}*"):
         part.replace(part.with_name(f"damaged-{part.name}"))
 
@@ -181,6 +181,6 @@ def _is_whole(path: Path) -> bool:
         with closing(sqlite3.connect(path)) as connection:
             return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
     except sqlite3.OperationalError:
-        return True  # locked or not to be opened, which is told where it is used
+        return True  # locked or unreadable: DBOS reports that when it opens the file
     except sqlite3.DatabaseError:
         return False

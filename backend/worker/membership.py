@@ -1,4 +1,4 @@
-"""Which workers live: each beats in the database, and one that is silent is taken for gone."""
+"""Which workers are alive: each counts beats in the database, and a silent one counts as dead."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SILENT_SECONDS = 30.0
 
 
 class Membership:
-    """This worker among all that share a database, and what it sees of the others.
+    """This worker among the workers that share a database, and what it sees of the others.
 
-    Clocks of machines differ, so none is compared with another: a worker is silent when its count
-    of beats has stood still for SILENT_SECONDS on the clock of the one who looks.
+    Clocks of machines differ, so they are never compared. A worker is silent when its count of
+    beats has not changed for SILENT_SECONDS on the observer's own clock.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class Membership:
         self.release = release
         self._workers = workers
         self._clock = clock
-        self._last: dict[str, tuple[int, float]] = {}  # beats of a worker, and since when
+        self._last: dict[str, tuple[int, float]] = {}  # by worker: its beats, and since when
         self._looked = clock()
 
     def join(self, *, alone: bool) -> None:
-        """Begin as one of the workers.
+        """Register this worker.
 
         Args:
-            alone: Whether a lock proves that every other one is gone.
+            alone: Whether a lock proves that no other worker runs.
         """
         if alone:
             for worker in self._workers.all():
@@ -44,18 +44,18 @@ class Membership:
         self._workers.join(self.name, socket.gethostname(), self.release)
 
     def beat(self) -> bool:
-        """Show that this worker lives; return False when the others took it for gone."""
+        """Show that this worker is alive; return False if another worker has dismissed it."""
         return self._workers.beat(self.name)
 
     def leave(self) -> None:
-        """End as one of the workers: what is under way is for the others from now on."""
+        """Deregister this worker, so that the others take over its rounds."""
         self._workers.dismiss(self.name)
 
     def living(self) -> list[str]:
-        """Dismiss who is silent; return the names of the others and our own, oldest first."""
+        """Dismiss silent workers; return the names of the others and our own, oldest first."""
         workers = self._workers.all()
         if self._clock() - self._looked > 3 * BEAT_SECONDS:
-            # The database was away, or this machine: nobody could beat, or we could not see it.
+            # The database or this machine stood still, so beats are missing: start anew.
             self._last.clear()
         self._looked = self._clock()
         for worker in workers:
@@ -64,11 +64,11 @@ class Membership:
         return [worker.name for worker in self._workers.all()]
 
     def releases(self) -> set[str]:
-        """Return the releases that workers are of."""
+        """Return the releases of all registered workers."""
         return {worker.release for worker in self._workers.all()}
 
     def leads(self) -> bool:
-        """Return whether this is the worker that does what one alone has to do."""
+        """Return whether this worker leads, and does the work that only one worker may do."""
         return [worker.name for worker in self._workers.all()][:1] == [self.name]
 
     def _is_silent(self, worker: Worker) -> bool:

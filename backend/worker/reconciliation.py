@@ -1,6 +1,6 @@
-"""The timer: compares every project with Label Studio, and takes up the new ones.
+"""The timer: compares every project with Label Studio, and takes up new projects.
 
-It heals lost webhooks, and sees changes of which no webhook tells.
+It makes up for lost webhooks, and sees changes for which there is no webhook.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 LOOK_FOR_NEW_SECONDS = 1.0
 JUMP_SECONDS = 60.0
-FORGET_SIGHTING_SECONDS = 10.0  # in which Label Studio saves the entry that it called /setup for
+FORGET_SIGHTING_SECONDS = 10.0  # after /setup; Label Studio saves its entry within that time
 FINISHED_DAYS = 7
 OVER = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 class ClockWatch:
-    """Notices that the clock of this machine was set, by a clock that nobody can set."""
+    """Notices that this machine's clock was set, by the steady clock, which nobody can set."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class ClockWatch:
         self._offset = clock() - steady()
 
     def jumped(self) -> bool:
-        """Return whether the clock was set by a minute or more since the last question."""
+        """Return whether the clock was set by a minute or more since the last call."""
         before, self._offset = self._offset, self._clock() - self._steady()
         return abs(self._offset - before) >= JUMP_SECONDS
 
 
 def run_timer(services: Services, member: Membership, stop: threading.Event) -> None:
-    """Reconcile every project each RECONCILE_SECONDS, on the one worker that leads."""
+    """Reconcile all projects every RECONCILE_SECONDS, on the worker that leads."""
     say, clock = logs.Once(log), ClockWatch()
     while not stop.wait(services.settings.reconcile_seconds):
         try:
@@ -68,14 +68,14 @@ def run_timer(services: Services, member: Membership, stop: threading.Event) -> 
             _delete_finished()
             say("")
         except FirstlightError as error:
-            say(f"the timer was cut short: {error}")
+            say(f"the timer stopped before the last project: {error}")
         except Exception:
-            # Nothing else would notice that this thread is gone, and with it every lost webhook.
+            # Go on: nothing would report the end of this thread, or make up for lost webhooks.
             log.exception("the timer failed unexpectedly")
 
 
 def watch_new_projects(services: Services, member: Membership, stop: threading.Event) -> None:
-    """Take up the projects that /setup named, where Label Studio shows an entry of ours."""
+    """Take up the projects that /setup named and that have an entry of ours."""
     say = logs.Once(log)
     while not stop.wait(LOOK_FOR_NEW_SECONDS):
         try:
@@ -91,10 +91,10 @@ def watch_new_projects(services: Services, member: Membership, stop: threading.E
 def take_up(services: Services) -> None:
     """Ask Label Studio about each project that /setup named; take up those with an entry of ours.
 
-    Anybody can call /setup. A project that Label Studio knows nothing of leaves no trace.
+    Anybody can call /setup, so a project without an entry of ours is forgotten again.
 
     Raises:
-        FirstlightError: While Label Studio cannot be asked; the projects are asked for again.
+        FirstlightError: When Label Studio does not answer; the next call asks again.
     """
     store, studio = services.store, services.studio
     studio.check_token()
@@ -105,10 +105,10 @@ def take_up(services: Services) -> None:
         answer = store.installation.answer(store.projects.get(seen.project_id))
         try:
             entries = studio.entries(seen.project_id)
-            found = [entry.get("model_version") == answer for entry in entries]
-        except LabelStudioError:  # nobody's project, or one that the token may not see
-            found = []
-        if any(found):  # where there are several, its first refresh says so
+            ours = [entry.get("model_version") == answer for entry in entries]
+        except LabelStudioError:  # there is no such project, or the token may not see it
+            ours = []
+        if any(ours):  # if there are several, the first refresh reports that
             store.projects.request_refresh(seen.project_id, full=True, connected=True)
         elif 0 <= age < FORGET_SIGHTING_SECONDS:
             continue
@@ -118,8 +118,8 @@ def take_up(services: Services) -> None:
 def reconcile(services: Services, project: Project) -> None:
     """Compare Label Studio's counters with what the last sync saw; ask for a refresh on any change.
 
-    Heals lost webhooks and sees what has none: tasks from a storage sync, changed options. Takes a
-    project that had vanished up again once Label Studio has it.
+    This makes up for lost webhooks, and sees changes without a webhook: tasks from a storage sync,
+    changed options. A vanished project is taken up again once Label Studio has it.
     """
     store = services.store
     try:
@@ -134,7 +134,7 @@ def reconcile(services: Services, project: Project) -> None:
     if project.problem and not project.failures:
         store.projects.update_unless_moved(project, problem="", fix="")
     if project.requested != project.completed:
-        return  # a refresh is on its way, which looks for itself
+        return  # a refresh is pending, which reads Label Studio itself
     overdue = sync.full_overdue(store, project)
     if overdue or seen != project.seen or _retry_due(services, project):
         store.projects.request_refresh(project.id)
@@ -143,34 +143,34 @@ def reconcile(services: Services, project: Project) -> None:
 
 
 def _reconcile_one(services: Services, project_id: int) -> None:
-    """One project that fails must not cost the others their turn."""
+    """Reconcile a project; if that fails, log it, so that the others still get their turn."""
     with logs.context(project=project_id):
         try:
-            # Read anew: the looks at the projects before it took their time.
+            # Read it now: it may have changed while other projects were reconciled.
             project = services.store.projects.get(project_id)
             if project and not project.disconnected and _is_due(project):
                 reconcile(services, project)
         except FirstlightError as error:
             log.warning("%s", error)
         except Exception:
-            log.exception("the timer's look at a project failed unexpectedly")
+            log.exception("reconciling a project failed unexpectedly")
 
 
 def _is_due(project: Project) -> bool:
-    """Return whether the timer looks at a project, and not the next refresh.
+    """Return whether the timer checks a project, instead of leaving it to the next refresh.
 
-    It does when no refresh waits, when the project has vanished (no refresh starts then), and when
-    the timer itself reported the problem that is shown. A refresh takes back its own problems.
+    It does if no refresh is pending, if the project has vanished (no refresh starts then), or if
+    the timer reported the current problem. A refresh clears its own problems.
     """
     reported = bool(project.problem and not project.failures)
     return project.requested == project.completed or bool(project.vanished_at) or reported
 
 
 def _report_problem(services: Services, project: Project, error: FirstlightError) -> None:
-    """Show a problem that the timer met, and say it in the log once.
+    """Show a problem that the timer met, and log it once.
 
-    Not where the project has moved on: our entry is known by the live version, and a look while
-    that changes finds no entry of ours.
+    A problem of a project that has moved on is dropped: our entry is recognised by the live
+    version, and a check while that changes finds no entry of ours.
     """
     store = services.store
     if isinstance(error, NotFound) and services.studio.has_vanished(project.id):
@@ -178,15 +178,14 @@ def _report_problem(services: Services, project: Project, error: FirstlightError
             log.warning("Label Studio has no project %d any more", project.id)
         return
     if isinstance(error, NotFound) and project.vanished_at == DOUBTED:
-        # It is there without an entry of ours: it was disconnected by hand, before this release.
+        # The project has no entry of ours: a person removed it, before this release ran.
         store.projects.update_unless_moved(
             project, disconnected=True, vanished_at=0.0, problem="", fix=""
         )
         return
     if isinstance(error, NotFound) and project.vanished_at:
-        store.projects.request_refresh(
-            project.id, full=True
-        )  # it is back, and our entry is not: the refresh says so
+        # The project is back, but our entry is not: the refresh reports that.
+        store.projects.request_refresh(project.id, full=True)
         return
     blame = {"problem": error.what, "fix": error.fix, "problem_at": store.clock()}
     if project.problem != error.what and store.projects.update_unless_moved(project, **blame):
@@ -206,4 +205,4 @@ def _delete_finished() -> None:
         status=OVER, end_time=before, limit=500, load_input=False, load_output=False
     )
     if old:
-        DBOS.delete_workflows([found.workflow_id for found in old])
+        DBOS.delete_workflows([workflow.workflow_id for workflow in old])

@@ -25,8 +25,8 @@ from backend.worker.membership import BEAT_SECONDS, Membership
 
 log = logging.getLogger(__name__)
 
-MOST_DEATHS = 2  # of workers with the same round; then it waits for the other projects
-# Only a worker of the same release can go on with a round that is under way.
+MOST_DEATHS = 2  # of workers in the same round; then the round waits behind other projects
+# Only a worker of the same release can continue a round that is under way.
 RELEASE = f"{SCHEMA_VERSION}.{STORY}"
 UNDER_WAY = ["PENDING", "ENQUEUED"]
 
@@ -34,13 +34,13 @@ UNDER_WAY = ["PENDING", "ENQUEUED"]
 def recover(store: Store, member: Membership) -> None:
     """Put the workflows of dead workers back into their queues.
 
-    A workflow belongs to the worker that took it up, and DBOS by itself waits for that worker. Back
-    in its queue it keeps the steps it has done and its project's only place there. Workflows are
-    listed before the living workers: whoever took one up in between is then among the living.
+    DBOS ties a workflow to the worker that started it, and waits for that worker. Back in its
+    queue, the workflow keeps its finished steps and its project's only place there. Workflows are
+    listed before living workers, so a worker that starts one in between counts as living.
     """
     left: list[Any] = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-    mine = [found for found in left if found.app_version == RELEASE]
-    gone = {str(found.executor_id) for found in mine} - set(member.living())
+    mine = [workflow for workflow in left if workflow.app_version == RELEASE]
+    gone = {str(workflow.executor_id) for workflow in mine} - set(member.living())
     if gone:
         read = store.scans.count_deaths(gone)
         for project_id, task_ids in read.items():
@@ -49,25 +49,25 @@ def recover(store: Store, member: Membership) -> None:
         for project_id in _refreshed_by(mine, gone) - read.keys():
             if store.projects.count_deaths(project_id) >= MOST_DEATHS:
                 _back_off(store, project_id, gone)
-        # The public way back, `resume_workflow`, would let a second refresh of the project begin.
+        # The public `resume_workflow` would let a second refresh of the project begin.
         DBOS._recover_pending_workflows(sorted(gone))
-        log.warning("took over what %d workers left that are gone", len(gone))
+        log.warning("took over the rounds of %d dead workers", len(gone))
 
 
 def _report_killing_scans(store: Store, project_id: int, task_ids: list[int]) -> None:
-    """Say on the project's page and in the log that a worker died while it read these scans."""
+    """Report on the page and in the log that a worker died while it read these scans."""
     few = ", ".join(map(str, task_ids[:5])) + (", ..." if len(task_ids) > 5 else "")
     scans = "the scan of task" if len(task_ids) == 1 else f"{len(task_ids)} scans, of tasks"
     _end_round(
         store,
         project_id,
         f"A worker died while it read or embedded {scans} {few}.",
-        "They are read again, one by one after two deaths, to find the scan that does it.",
+        "They are read again; after two deaths one by one, to find the scan that kills the worker.",
     )
 
 
 def _end_round(store: Store, project_id: int, what: str, fix: str) -> None:
-    """End the project's round, and show on its page and in the log why it ended."""
+    """End the project's round, and report the reason on its page and in the log."""
     with logs.context(project=project_id):
         log.error("%s", what)
     now = store.clock()
@@ -78,25 +78,25 @@ def _end_round(store: Store, project_id: int, what: str, fix: str) -> None:
         fix=fix,
         problem_at=now,
         failures=min(store.projects.known(project_id).failures + 1, MOST_FAILURES),
-        started_at=now,  # by which the longest waiting project is found
+        started_at=now,  # the project that waits longest goes first
         step="",
         progress={},
     )
 
 
 def _refreshed_by(under_way: list[Any], workers: Collection[str]) -> set[int]:
-    """Return the projects whose refresh these workers have under way."""
+    """Return the ids of the projects that these workers refresh."""
     return {
-        int(found.deduplication_id)
-        for found in under_way
-        if found.queue_name == REFRESH_QUEUE
-        and found.executor_id in workers
-        and found.deduplication_id
+        int(workflow.deduplication_id)
+        for workflow in under_way
+        if workflow.queue_name == REFRESH_QUEUE
+        and workflow.executor_id in workers
+        and workflow.deduplication_id
     }
 
 
 def _back_off(store: Store, project_id: int, gone: set[str]) -> None:
-    """Report that a project's round kills its workers, and let it wait, longer each time."""
+    """Report that a project's round kills its workers, and delay it, longer each time."""
     step = store.projects.known(project_id).step
     _end_round(
         store,
@@ -116,9 +116,9 @@ def _requeue(store: Store, project_id: int, gone: set[str]) -> None:
         status="PENDING", queue_name=REFRESH_QUEUE, load_input=False, load_output=False
     )
     begun = [
-        found.workflow_id
-        for found in held
-        if found.deduplication_id == str(project_id) and found.executor_id in gone
+        workflow.workflow_id
+        for workflow in held
+        if workflow.deduplication_id == str(project_id) and workflow.executor_id in gone
     ]
     if begun:
         DBOS.cancel_workflows(begun, cancel_children=True)
@@ -126,46 +126,46 @@ def _requeue(store: Store, project_id: int, gone: set[str]) -> None:
 
 
 def send_beats(member: Membership, stop: threading.Event) -> None:
-    """Show that this worker lives. This thread does nothing else that could hold it up."""
+    """Show that this worker is alive. The thread does nothing else that could delay a beat."""
     say = logs.Once(log)
     while not stop.wait(BEAT_SECONDS):
         try:
             if not member.beat():
-                # Others go on with what was under way here; doing it too would publish it twice.
-                log.error("this worker was silent for too long and taken for gone; it ends")
+                # Others continue its rounds; to continue here too would publish them twice.
+                log.error("the others took this silent worker for dead; it ends")
                 logging.shutdown()
                 os._exit(1)
             say("")
         except FirstlightError as error:
-            say(f"no sign of life could be left: {error}")
+            say(f"a beat could not be stored: {error}")
         except Exception:
-            # Nothing else would notice that this thread is gone, and with it this worker's beats.
+            # Go on: nothing would report the end of this thread, and of this worker's beats.
             log.exception("a beat failed unexpectedly")
 
 
 def watch_workers(store: Store, member: Membership, stop: threading.Event) -> None:
-    """Look for dead workers, and take over what they left."""
+    """Look for dead workers, and take over their rounds."""
     say = logs.Once(log)
     while not stop.wait(BEAT_SECONDS):
         try:
             recover(store, member)
             say("")
         except (FirstlightError, SQLAlchemyError) as error:
-            say(f"nobody could be looked after ({type(error).__name__})")
+            say(f"dead workers could not be looked for ({type(error).__name__})")
         except Exception:
-            log.exception("looking after the other workers failed unexpectedly")
+            log.exception("looking for dead workers failed unexpectedly")
 
 
 def hand_back(store: Store, member: Membership) -> None:
-    """Leave what is under way to the other workers, or to the next start."""
+    """Hand this worker's rounds to the other workers, or to the next start."""
     try:
         left = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
         for project_id in _refreshed_by(left, [member.name]):
-            store.projects.count_deaths(project_id, -1)  # this end is none: the next one may be
+            store.projects.count_deaths(project_id, -1)  # recovery will count this end
         member.leave()
         store.scans.stop_reading(member.name)
     except (FirstlightError, SQLAlchemyError) as error:
-        log.warning("the others will notice by the silence: %s", error)
+        log.warning("this worker's rounds were not handed back: %s", error)
 
 
 def cancel_other_releases(services: Services, member: Membership) -> None:
@@ -175,15 +175,15 @@ def cancel_other_releases(services: Services, member: Membership) -> None:
     """
     left: list[Any] = DBOS.list_workflows(status=UNDER_WAY, load_input=False, load_output=False)
     works = member.releases() | {RELEASE}
-    foreign = [found.workflow_id for found in left if found.app_version not in works]
+    foreign = [workflow.workflow_id for workflow in left if workflow.app_version not in works]
     if foreign:
         DBOS.cancel_workflows(foreign)
         request_all_refreshes(services.store, full=True)
 
 
 def request_all_refreshes(store: Store, *, full: bool) -> None:
-    """Ask for a refresh of every project; a full one lists all its tasks anew."""
+    """Request a refresh of every project; a full refresh lists all its tasks anew."""
     for project in store.projects.all():
-        # The timer asks for those that vanished.
+        # For vanished projects the timer requests it.
         if not project.disconnected and not project.vanished_at:
             store.projects.request_refresh(project.id, full=full)

@@ -138,7 +138,7 @@ def test_how_fresh_the_page_is_stays_true_without_the_page_being_swapped(
     )
     served.store.projects.update(3, completed=served.store.projects.known(3).requested)
     look(page)
-    expect(page.locator("#freshness")).to_contain_text("has been looked at")
+    expect(page.locator("#freshness")).to_contain_text("has been read")
     assert not swaps
 
 

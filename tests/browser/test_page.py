@@ -76,7 +76,7 @@ def test_pointing_at_a_scan_shows_it_with_its_rank_and_reason(
     point_at(page, task)
     card = page.locator("#card")
     expect(card).to_contain_text(f"Task {task}")
-    expect(card).to_contain_text(re.compile(r"rank \d+"))
+    expect(card).to_contain_text(re.compile(r"position \d+"))
     expect(card).to_contain_text("uncertainty")
     picture = card.locator("img")
     expect(picture).to_have_js_property("complete", value=True)

@@ -176,11 +176,11 @@ def test_a_project_in_order_is_ok_in_every_line(small: Lab, site: Site) -> None:
     "changes",
     [
         {
-            "webhook": (lose_webhook, "not there"),
+            "webhook": (lose_webhook, "does not exist"),
             "title": (rename_entry, "'by hand'"),
         },
         {
-            "webhook": (narrow_webhook, "switched off; it sends no payload; it does not tell of"),
+            "webhook": (narrow_webhook, "switched off; it sends no payload; it does not send"),
             "model version": (serve_another_version, "'by hand'"),
             "sampling": (choose_sequential, "Sequential sampling"),
         },
@@ -247,7 +247,7 @@ def test_of_several_entries_that_are_ours_the_one_at_our_address_stays(
         body = {"project": small.project, "url": other.url, "title": "twice"}
         small.annotator.call("POST", "/api/ml", json=body)
         found = site.doctor(small.project)
-        assert "2 backend entries are this service" in found["entry"]["what"]
+        assert "2 backend entries lead to this service" in found["entry"]["what"]
         site.doctor(small.project, "--fix")
         until(lambda: site.wrong(small.project) == set(), lambda: site.doctor(small.project))
     assert the_entry(small)["url"] == small.backend.url
@@ -259,7 +259,7 @@ def test_a_project_that_nobody_connected_is_told_the_command(
 ) -> None:
     project = annotator.create_project("alone", ["Object"])
     found = site.doctor(project, "--fix")
-    assert "No backend entry" in found["entry"]["what"]
+    assert "no backend entry" in found["entry"]["what"]
     assert f"python -m backend connect {project}" in found["entry"]["fix"]
     assert annotator.call("GET", "/api/ml", params={"project": project}) == []
 
@@ -308,7 +308,7 @@ def test_disconnecting_takes_both_away_says_so_and_may_be_repeated(small: Lab, s
     assert small.page()["gone"], "what Label Studio asked meanwhile did not take it up again"
     code, said = site.run("disconnect", small.project)
     assert code == 0
-    assert "had nothing of this backend" in said
+    assert "had no entry, webhook or tab of this backend" in said
 
     until(lambda: not small.page()["step"], small.page)
     assert (small.page()["gone"], small.page()["problem"]) == (True, "")

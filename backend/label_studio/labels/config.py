@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DRAWING = LABELLED | BARE
 _LABELS_TAGS = [REGISTRY[name].labels_tag for name in SHAPES]
 _OFFERED = f"{', '.join(_LABELS_TAGS[:-1])} or {_LABELS_TAGS[-1]}"
-# Far beyond any interface that people draw with; what is larger could take minutes to read.
+# Far beyond any interface that people draw with; a larger one could take minutes to read.
 _LONGEST = 1_000_000  # characters
 _MOST_TAGS = 100  # that draw or hold labels: each pair of them may be a tool
 _MOST_LABELS = 1_000  # each is a mask of its own
@@ -40,14 +40,14 @@ class Tool:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """The one image of a labelling interface and what draws on it, by the names results use."""
+    """The image of a labelling interface, its tools and classes, by the names that results use."""
 
     image_name: str
     image_key: str
     tools: tuple[Tool, ...]
     labels: tuple[str, ...]  # the classes: of all tools, each once, in the order of the interface
     rows: Mapping[str, int] = field(default_factory=dict)  # every name of a label -> its class
-    notes: tuple[str, ...] = ()  # what of the interface trains nothing
+    notes: tuple[str, ...] = ()  # parts of the interface that train nothing
 
     def tool_for(self, label: str) -> Tool:
         """Return the tool that a draft of this label is drawn with."""
@@ -56,13 +56,13 @@ class LabelConfig:
 
 
 def parse(xml: str) -> LabelConfig:
-    """Return the classes of a labelling interface: one Image, and what draws masks on it.
+    """Return the classes of a labelling interface: one Image, and tags that draw masks on it.
 
     A label goes by its alias where it has one, as in the results that Label Studio stores. Its
     value and its predicted_values are understood too, unless they name another label.
 
     Raises:
-        UnsupportedLabelConfig: If this cannot be served; it says what came and how to fix it.
+        UnsupportedLabelConfig: If it cannot be served; the error says why and how to fix it.
     """
     tags = list(_root(xml).iter())
     image = _only_image(tags)
@@ -96,7 +96,7 @@ def _root(xml: str) -> Element:
     if len(xml) > _LONGEST:
         raise UnsupportedLabelConfig(
             f"The label config has {len(xml)} characters, expected at most {_LONGEST}.",
-            "Leave out what nobody draws with.",
+            "Remove the tags and labels that nobody uses.",
         )
     try:
         root: Element = SafeTree.fromstring(xml, forbid_dtd=True)
@@ -153,7 +153,7 @@ def _name(tag: Element) -> str:
 def _check_bound(tag: Element, image_name: str) -> None:
     if tag.get("toName") != image_name:
         raise UnsupportedLabelConfig(
-            f"{_written(tag)} is bound to {_shown(tag.get('toName'))}, the Image is called "
+            f"{_written(tag)} is bound to {_shown(tag.get('toName'))}, but the Image is called "
             f"{_shown(image_name)}.",
             f"Set toName of {_written(tag)} to the name of the Image.",
         )
@@ -163,7 +163,7 @@ def _check_number(what: str, number: int, most: int) -> None:
     if number > most:
         raise UnsupportedLabelConfig(
             f"The label config has {number} {what}, expected at most {most}.",
-            "Leave out what nobody draws with.",
+            "Remove the tags and labels that nobody uses.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Several annotations of one scan become one, by the majority of each pixel."""
+"""Merge several annotations of one scan, by the majority at each pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def merge(annotations: Iterable[Mask]) -> Mask:
     """Return the pixels that more than half of the (c, h, w) masks cover; a tie is background.
 
-    One mask is held at a time where they come from an iterator.
+    Given an iterator, this holds one mask at a time.
     """
     shapes, number = set(), 0
     votes: NDArray[np.uint16] = np.zeros((1, 1, 1), np.uint16)

@@ -1,4 +1,4 @@
-"""The result of an annotation becomes masks."""
+"""Read the result of an annotation as masks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Region = dict[str, Any]
 
-# Of one annotation, in all its regions: far beyond drawing by hand, seconds of work in training.
+# Of all regions of one annotation: far beyond drawing by hand, yet read within seconds.
 _MOST_RLE = 20_000_000  # bytes of brush masks; a mask of a 60-megapixel scan takes below a million
 _MOST_AREA = 1_000  # whole images that the boxes around its outlines cover
-_LONGEST = 10**9  # pixels of a side; far longer ones are no numbers to calculate with
+_LONGEST = 10**9  # pixels of a side; far longer sides would break the arithmetic
 _UNREAD = frozenset({"bitmask", "bitmasklabels"})
 
 
@@ -33,13 +33,13 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
     Regions of one label are united. A region counts by its type and label, whatever its tag is
     called: tags may have been renamed since. Key points, choices and other regions that are no
     masks are left out. Outlines are drawn at `size` (h, w), a brush of another size is scaled to
-    it by nearest neighbour; what would vanish by that covers the pixels that it touches.
+    it by nearest neighbour. A region that would vanish covers the pixels that it touches.
 
     Time and memory follow what the annotation holds and `size`, not the size that its regions
     claim for the image.
 
     Raises:
-        ValueError: If a region cannot be read, or all of them are too much; it says which and why.
+        ValueError: If a region cannot be read, or all are too large; it says which and why.
     """
     out = np.zeros((len(config.labels), *size), dtype=bool)
     for row, plane in enumerate(planes(result, config, size=size)):
@@ -48,14 +48,14 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
 
 
 def planes(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Iterator[Mask]:
-    """Return an iterator over the planes (h, w) of `masks`: no two have to be held at once.
+    """Return an iterator over the planes (h, w) of `masks`, which holds one plane at a time.
 
     Raises:
         ValueError: As `masks`, before the first plane.
     """
     try:
         drawings = _drawings(result, config, size)
-    except RecursionError:  # from showing what came instead of a number, say
+    except RecursionError:  # for example from the repr of a nested value
         raise ValueError("the result is nested too deeply") from None
     return (_plane(drawings.get(row, []), size) for row in range(len(config.labels)))
 
@@ -71,7 +71,7 @@ class _Amount:
         """Count a region.
 
         Raises:
-            ValueError: If the annotation now holds more than is read of one.
+            ValueError: If the annotation now holds more than we read of one annotation.
         """
         self.rle, self.area = self.rle + rle, self.area + area
         if self.rle > _MOST_RLE:
@@ -89,8 +89,8 @@ class _Amount:
 def _drawings(
     result: Sequence[Any], config: LabelConfig, size: tuple[int, int]
 ) -> dict[int, list[Boxes | Outline]]:
-    """Return what covers each label that is drawn at all, by its row."""
-    found: dict[int, list[Boxes | Outline]] = {}
+    """Return the drawings of each label that has any, by the label's row."""
+    drawings: dict[int, list[Boxes | Outline]] = {}
     amount = _Amount()
     for index, shape, region, labels in _regions(result, config):
         try:
@@ -102,8 +102,8 @@ def _drawings(
         except ValueError as error:
             raise ValueError(f"{shape} region {index}: {error}") from error
         for row in rows:
-            found.setdefault(row, []).append(drawing)
-    return found
+            drawings.setdefault(row, []).append(drawing)
+    return drawings
 
 
 def _plane(drawings: Sequence[Boxes | Outline], size: tuple[int, int]) -> Mask:
@@ -139,12 +139,12 @@ def _regions(
             yield index, BARE[kind], entry, _listed(entry, "labels") or labels_of.get(here, [])
         elif _is_separate(entry, config) and here not in drawn:
             shape = _told_shape(entry)
-            if shape in REGISTRY or here not in others:  # else it labels a key point, say
+            if shape in REGISTRY or here not in others:  # else it labels, for example, a key point
                 yield index, shape, entry, labels_of[here]
 
 
 def _check(index: int, entry: Any, config: LabelConfig) -> None:
-    """Refuse what would be lost without a word, and with it a label."""
+    """Refuse an entry that would be dropped silently, and with it a label."""
     if not isinstance(entry, dict):
         raise ValueError(f"entry {index} of the result is not an object")
     kind = _type(entry)
@@ -156,15 +156,15 @@ def _check(index: int, entry: Any, config: LabelConfig) -> None:
 
 
 def _separate_labels(result: Sequence[Region], config: LabelConfig) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    labels: dict[str, list[Any]] = {}
     for index, entry in enumerate(result):
         if _is_separate(entry, config):
-            found.setdefault(_id(entry, index), []).extend(_listed(entry, "labels"))
-    return found
+            labels.setdefault(_id(entry, index), []).extend(_listed(entry, "labels"))
+    return labels
 
 
 def _is_separate(entry: Region, config: LabelConfig) -> bool:
-    """Return whether it is of a Labels tag on the image; those of texts name another object."""
+    """Return whether an entry is of a Labels tag on the image, and not, say, on a text."""
     return _type(entry) == "labels" and entry.get("to_name") == config.image_name
 
 
@@ -191,10 +191,11 @@ def _listed(entry: Region, key: str) -> list[Any]:
 
 
 def _rows(region: Region, labels: Sequence[Any], config: LabelConfig) -> list[int]:
-    # A region left out would turn its scan into a true empty mask.
+    # Raise instead of skipping the region: without it the scan would count as truly empty.
     if region.get("to_name") != config.image_name:
         raise ValueError(
-            f"it is drawn on {region.get('to_name')!r}, the Image is called {config.image_name!r}"
+            f"it is drawn on {region.get('to_name')!r}, but the Image is called "
+            f"{config.image_name!r}"
         )
     if not labels:
         raise ValueError("it has no label" if _value(region) else "its value is empty")
@@ -210,7 +211,7 @@ def _rle_length(region: Region) -> int:
 
 
 def _drawing(shape: str, region: Region, size: tuple[int, int]) -> Boxes | Outline:
-    # `image_rotation` is how the page showed the image: what is stored is not turned with it.
+    # Ignore `image_rotation`: the page turns the image, not the stored region.
     image = _length(region, "original_height"), _length(region, "original_width")
     value = _value(region)
     if shape not in REGISTRY:

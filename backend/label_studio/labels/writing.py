@@ -1,4 +1,4 @@
-"""Masks become the regions of a draft, drawn as the label config offers."""
+"""Write masks as the regions of a draft, with the tools of the label config."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def regions(
 ) -> list[dict[str, Any]]:
     """Return regions for each label that covers anything, as Label Studio stores them.
 
-    A label is painted where a tag with a brush has it, as one region. Else every connected part
-    becomes a region of its own: a polygon, else an ellipse of the same area moments, else its
-    bounding box. A polygon has no holes, so a part with holes is cut across them.
+    A label with a brush becomes one painted region. Without a brush every connected part becomes a
+    region of its own: a polygon if the label has that tool, else an ellipse of the same area
+    moments, else its bounding box. A polygon has no holes, so a part with holes is cut across them.
 
     Args:
         mask: Shape (c, h, w), in the labels' order, at the image's own size.
         config: What `parse` returned.
-        scores: One for each label, in [0, 1].
+        scores: A score for each label, in [0, 1].
         tolerance: How far a polygon may run from the mask to have fewer points, in pixels.
     """
     if not len(mask) == len(scores) == len(config.labels):
@@ -69,7 +69,7 @@ def _entries(
 ) -> list[dict[str, Any]]:
     """Return the one entry of a tool with labels, or the two of one id that Label Studio stores."""
     height, width = size
-    # Named by its content: the same draft sent twice is the same region.
+    # The id follows from the content: the same draft sent twice is the same region.
     content = f"{label}\n{height} {width}\n{json.dumps(value)}"
     common = {
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, content)),

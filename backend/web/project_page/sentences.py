@@ -1,4 +1,4 @@
-"""What a project is doing, said in sentences: for a terminal, and in parts for the page."""
+"""A project's status in sentences: as a whole for a terminal, in parts for the page."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
 
-# Said of a queue whose reasons hold a score: without it, a score that rises looks like a defect.
+# Shown with a queue whose reasons hold scores: scores that rise down the queue look like a defect.
 SCORES = (
-    "Each score is from the moment when its scan was picked. Every pick changes the scores of the "
-    "scans that are left, so scores may rise down the queue."
+    "Each score was computed when its scan was picked. Every pick changes the scores of the "
+    "remaining scans, so scores may rise down the queue."
 )
 SCORED = "entropy-diversity"  # the strategy whose reasons hold a score
 
-LISTED = 5  # lines of one list on the page; the JSON has all
+LISTED = 5  # lines of one list in the text; the JSON has all
 
 STEPS = {
     "sync": "reading the project from Label Studio",
-    "embed": "looking at scans that are new",
-    "plan": "deciding what has to be done",
+    "embed": "computing embeddings of new scans",
+    "plan": "deciding what to do",
     "train": "training the network",
-    "score": "asking the network how unsure it is of each scan",
+    "score": "measuring how unsure the network is of each scan",
     "select": "choosing the next scans",
     "draft": "drawing drafts",
-    "publish": "handing the queue to Label Studio",
+    "publish": "sending the queue to Label Studio",
     "switch": "making the new queue live",
 }
 
-# How far a step is, in words, where it says so.
+# The progress of a step in words, by the keys that a step may report.
 _PROGRESS = {
     "total": "{done} of {total} scans",
     "epochs": "epoch {epoch} of {epochs}",
@@ -48,18 +48,18 @@ _NEXT_ROUND = {
     "paused": "Paused by the option `paused`: set it to false in Label Studio (Settings > Model).",
     "worker": "The next round starts as soon as the worker is free.",
     "pinned": "{pinned} is pinned: rounds follow scans and labels, but train nothing.",
-    "complete": "No round waits: every scan is labelled.",
-    "scans": "The next round starts when scans come that can be read and need a label.",
+    "complete": "No round is due: every scan is labelled.",
+    "scans": "The next round starts when there are readable scans without a label.",
 }
 _TRAIN = "press Start Training in Label Studio (Settings > Model)"
 
 
 def progress(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page says of now.
+    """Return what runs now and what comes next, for the page.
 
     Returns:
-        `now`: What runs. `then`: When the next round is due and why it waits, "" while something
-        runs. `share`: How far the step is as a share of 1, None if unknown.
+        `now`: What runs. `then`: When the next round is due and why it waits, "" while a round
+        runs. `share`: The step's progress in [0, 1], None if unknown.
     """
     done = state["progress"]
     parts = (("done", "total"), ("batch", "batches"))
@@ -76,21 +76,21 @@ def text(state: Mapping[str, Any], now: float) -> str:
     """Return a project's status as one screen of sentences."""
     parts = (
         [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
-        _troubles(state),
+        _problems(state),
         [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
         [quality(state)],
         _bullets(
             f"Next to label. {SCORES}" if scored(state) else "Next to label:",
             [
-                f"task {one['task']}" + (f": {one['reason']}" if one["reason"] else "")
-                for one in state["next"]
+                f"task {scan['task']}" + (f": {scan['reason']}" if scan["reason"] else "")
+                for scan in state["next"]
             ],
             len(state["next"]),
         ),
         _bullets(
             "Scans that cannot be read; they are tried again later:",
-            [f"task {one['task']}: {one['problem']}" for one in state["unreadable"]],
+            [f"task {scan['task']}: {scan['problem']}" for scan in state["unreadable"]],
             total=state["unreadable_count"],
         ),
         _bullets("Please note:", state["warnings"]),
@@ -99,7 +99,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
+def _problems(state: Mapping[str, Any]) -> Iterator[str]:
     if state["disconnected"]:
         connect = f"python -m backend connect {state['project']}"
         yield f"This project is not connected. Connect it again: {connect}"
@@ -109,16 +109,17 @@ def _troubles(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"Events: {refusal}"
     if state["options_problem"]:
         yield (
-            f"Options: {_line(state['options_problem'])} Until then the last good ones stay in use."
+            f"Options: {_line(state['options_problem'])} "
+            "The last valid options stay in use until this is corrected."
         )
 
 
 def refused(project_id: int, since: float | None) -> str:
-    """Return that Label Studio's events are refused and how to end it, "" if they are not.
+    """Return that Label Studio's events are refused, and the fix; "" if they are accepted.
 
     Args:
         project_id: The project that the events name.
-        since: When the first of them was refused, in seconds since 1970; 0 or None if none was.
+        since: When the first of them was refused, in seconds since 1970; 0 or None for none.
     """
     if not since:
         return ""
@@ -139,7 +140,7 @@ def doing(state: Mapping[str, Any]) -> str:
 
 
 def next_round(state: Mapping[str, Any]) -> str:
-    """Return when the next round is due and why it waits; "" while something runs."""
+    """Return when the next round is due and why it waits; "" while a round runs."""
     due = state["next_round"]
     reason, seconds = due["reason"], due["seconds"]
     if reason == "problem":
@@ -150,7 +151,7 @@ def next_round(state: Mapping[str, Any]) -> str:
         return f"Start Training was pressed: the round starts {when}."
     if reason == "spacing":
         often = f"rounds start at most every {span(due['every'])}"
-        what = "Next round" if due["needed"] == 1 else "Next look at Label Studio"
+        what = "Next round" if due["needed"] == 1 else "Next check of Label Studio"
         return f"{what} in {span(seconds)} ({often})."
     if reason == "labels":
         return _labels_due(due["labels"], due["needed"])
@@ -159,7 +160,7 @@ def next_round(state: Mapping[str, Any]) -> str:
 
 def _labels_due(labels: int, needed: int) -> str:
     if labels >= needed:
-        return "The next round starts with the next look at Label Studio."
+        return "The next round starts with the next check of Label Studio."
     if needed == 1:
         return f"The next round starts with the next label, or now: {_TRAIN}."
     return (
@@ -169,7 +170,7 @@ def _labels_due(labels: int, needed: int) -> str:
 
 
 def _progress(done: Mapping[str, Any]) -> Iterator[str]:
-    """Say how far a step is."""
+    """Yield the progress of a step, in words."""
     for name, words in _PROGRESS.items():
         if name in done:
             yield words.format_map(done)
@@ -186,7 +187,7 @@ def _queue(state: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"Queue: {state['live_version']} is live; it was made from {labels}."
     if state["pinned"]:
-        yield f"Pinned: {state['pinned']} gives the queue, and nothing is trained, until:"
+        yield f"Pinned: the queue comes from {state['pinned']}, and no model is trained, until:"
         yield f"  {resume_command(state['project'])}"
 
 
@@ -195,8 +196,8 @@ def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
     if state["complete"]:
         yield complete(state)
     ignored = [
-        f"annotation {one['annotation']} on task {one['task']}: {one['reason']}"
-        for one in state["labels_ignored"]
+        f"annotation {label['annotation']} on task {label['task']}: {label['reason']}"
+        for label in state["labels_ignored"]
     ]
     total = state["labels_ignored_count"]
     yield from _bullets("Annotations that are not used:", ignored, total=total)
@@ -227,31 +228,32 @@ def quality(state: Mapping[str, Any]) -> str:
     drafts, held_out = state["prequential_dice"], state["validation_dice"]
     off = state["calibration_error"]
     known = [
-        f"the last drafts matched what people then submitted with Dice {drafts:.2f} "
-        f"({unchanged(state)})"
+        f"the last drafts had Dice {drafts:.2f} against the submitted masks ({unchanged(state)})"
         if drafts is not None
         else "",
         f"Dice on scans held out from training is {held_out:.2f}" if held_out is not None else "",
-        f"its probabilities are off by {off:.2f} there, on average" if off is not None else "",
+        f"the model's probabilities are off by {off:.2f} there, on average"
+        if off is not None
+        else "",
     ]
     said = "; ".join(filter(None, known))
     return f"Quality: {said or 'not known yet'}."
 
 
 def unchanged(drafts: Mapping[str, Any]) -> str:
-    """Return how many of some compared drafts people did not change, and the Dice of the others."""
+    """Return how many of the compared drafts people did not change, and the others' Dice."""
     share = f"{drafts['drafts_unchanged']} of {drafts['drafts_compared']} submitted unchanged"
     others = drafts["changed_draft_dice"]
     return share if others is None else f"{share}, Dice {others:.2f} for the changed"
 
 
 def freshness(state: Mapping[str, Any], now: float) -> str:
-    """Return how old all of this is."""
+    """Return how current the status is."""
     waiting = state["requested"] - state["completed"]
     news = (
-        f"{count(waiting, 'change')} in Label Studio still to be looked at"
+        f"{count(waiting, 'change')} in Label Studio still to be read"
         if waiting > 0
-        else "every change that Label Studio reported has been looked at"
+        else "every change that Label Studio reported has been read"
     )
     synced = state["synced_at"]
     read = f"{span(now - synced)} ago" if synced else "not yet"
@@ -276,7 +278,7 @@ def _standing(project: Project) -> str:
 def _bullets(
     head: str, lines: Sequence[str], most: int = LISTED, total: int | None = None
 ) -> Iterator[str]:
-    """Say the first of some lines. `total` is their number where not all of them came along."""
+    """Yield a heading and the first lines. `total`: their number, if `lines` holds only some."""
     total = len(lines) if total is None else total
     if lines:
         yield head
@@ -292,7 +294,7 @@ def _line(words: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number of things, in words that fit it."""
+    """Return a number and its noun, in the plural unless the number is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

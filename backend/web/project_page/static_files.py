@@ -1,4 +1,4 @@
-"""The scripts and styles of the pages: ours, and plotly's as its package brings it."""
+"""The scripts and styles of the pages: our own, and the script that plotly's package holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask import Response, abort, request
 PLOTLY = "plotly.min.js"
 _NAMES = {PLOTLY, "page.js", "page.css", "icon.svg"}
 _YEAR = "public, max-age=31536000, immutable"
-_LEAST = 1_000  # bytes that are worth packing
+_LEAST = 1_000  # bytes; less is not worth compressing
 
 
 def address(name: str) -> str:
@@ -33,7 +33,7 @@ def serve(name: str) -> Response:
 
 
 def packed(body: bytes, kind: str, *, small: bytes | None = None) -> Response:
-    """Return an answer, compressed where the client takes that and it pays."""
+    """Return an answer, compressed if the client accepts gzip and the body is long enough."""
     if not request.accept_encodings.quality("gzip") or len(body) < _LEAST:
         response = Response(body, mimetype=kind)
     else:
@@ -46,7 +46,7 @@ def packed(body: bytes, kind: str, *, small: bytes | None = None) -> Response:
 @cache
 def _read(name: str) -> bytes:
     if name == PLOTLY:
-        from plotly.offline import get_plotlyjs  # no business of a process that serves no page
+        from plotly.offline import get_plotlyjs  # imported here: only pages need it
 
         return str(get_plotlyjs()).encode()
     return resources.files("backend.web.project_page").joinpath("static", name).read_bytes()

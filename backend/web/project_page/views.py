@@ -1,4 +1,4 @@
-"""The pages of the projects: for people, and as text and JSON for what asks for those."""
+"""The pages of the projects, as HTML, text or JSON."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ Change = Callable[[ProjectPublications], str]
 
 KINDS = ("html", "text", "json")
 QUEUED = 50  # scans of the queue on one page
-LISTED = 30  # versions on a page that was not asked for all of them
-RECORDS = (
-    4  # sent at once: each holds a thread until its reader has taken it, and webhooks need some
-)
-MAPS = 8  # projects whose map is kept; that of 100,000 scans takes five megabytes
+LISTED = 30  # versions on a page, unless ?versions=all
+# Sent at once: each holds a thread until the client has read it, and webhooks need threads too.
+RECORDS = 4
+MAPS = 8  # projects whose map is kept in memory; a map of 100,000 scans takes 5 MB
 
 PROJECT = "/projects/<int(max=2147483647):project_id>"  # no column holds a larger number
 
-MANY = 1500  # scans from which on the map is drawn by WebGL instead of as SVG
+MANY = 1500  # scans; a larger map is drawn by WebGL instead of as SVG
 
-# Nothing from elsewhere, and no code or form but ours. Plotly sets styles on its elements.
+# Load nothing from other sites, and allow only our scripts and forms. Plotly sets inline styles.
 _POLICY = (
     "default-src 'self'; script-src 'self'{}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -129,15 +128,17 @@ class _Site:
         return response
 
     def rollback(self, project_id: int) -> AnyResponse:
-        return self._change(project_id, lambda found: found.pin(request.form.get("version", "")))
+        return self._change(
+            project_id, lambda publications: publications.pin(request.form.get("version", ""))
+        )
 
     def resume(self, project_id: int) -> AnyResponse:
         return self._change(project_id, ProjectPublications.resume)
 
-    # -- what the views share ---------------------------------------------------------------------
+    # -- shared by the views ----------------------------------------------------------------------
 
     def _change(self, project_id: int, change: Change) -> AnyResponse:
-        """Do what the command `rollback` does; then show the page, or what stood in the way."""
+        """Do what the command `rollback` does; then show the page, or why it was refused."""
         project = self._store.projects.known(project_id)
         try:
             said = change(ProjectPublications(self._store, project, self._files(project_id)))
@@ -177,19 +178,19 @@ class _Site:
         return response
 
     def _queue(self, project_id: int, now: Ledger) -> dict[str, Any]:
-        """Return the part of the queue that is asked for, as the page shows it."""
-        found = map_view.queue(self._store, self._files(project_id), project_id, now)
-        waiting = len(found.order)
+        """Return the requested part of the queue, as the page shows it."""
+        queue = map_view.queue(self._store, self._files(project_id), project_id, now)
+        waiting = len(queue.order)
         start = _start(waiting)
         return {
-            "queue": found.part(start, QUEUED),
+            "queue": queue.part(start, QUEUED),
             "waiting": waiting,
             "start": start,
             "size": QUEUED,
         }
 
     def _versions(self, project_id: int, now: Ledger) -> dict[str, Any]:
-        """Return the versions as the page lists them: the newest, or all if that is asked for."""
+        """Return the versions as the page lists them: the newest, or all of them on request."""
         history, every = self._history(project_id, now), request.args.get("versions") == "all"
         versions = history.versions(None if every else LISTED)
         return {
@@ -203,9 +204,9 @@ class _Site:
 
     def _map(self, project_id: int) -> bytes:
         now = ledger.read(self._store, project_id)
-        found = map_view.read(self._store, self._files(project_id), project_id, now)
+        points = map_view.read(self._store, self._files(project_id), project_id, now)
         curve = self._history(project_id, now).curve()
-        body = jsonify({**found, "curve": curve, "task_url": self._task_url(project_id)})
+        body = jsonify({**points, "curve": curve, "task_url": self._task_url(project_id)})
         return body.get_data()
 
     def _history(self, project_id: int, now: Ledger | None = None) -> History:
@@ -225,7 +226,7 @@ class _Site:
 
 
 def _kind() -> str:
-    """Return what to answer with: as ?format= says, else what the client prefers."""
+    """Return the format of the answer: ?format= if given, else what the client prefers."""
     asked = request.args.get("format")
     if asked is None:
         offers = ["text/plain", "text/html", "application/json"]
@@ -237,16 +238,16 @@ def _kind() -> str:
 
 
 def _start(waiting: int) -> int:
-    """Return where the part of the queue that is asked for starts.
+    """Return where the requested part of the queue starts.
 
-    A queue shrinks under an open page: past its end, that is the last part that has scans.
+    A queue shrinks while its page is open: a start past the end means the last part.
     """
     asked = request.args.get("from", 1, type=int)
     return (max(1, min(asked, waiting)) - 1) // QUEUED * QUEUED
 
 
 def _round() -> int | None:
-    """Return the number of the round that is asked for, None for all."""
+    """Return the number of the requested round, None for all rounds."""
     asked = request.args.get("round")
     if asked is None:
         return None
@@ -257,7 +258,7 @@ def _round() -> int | None:
 
 
 def _number(written: str) -> int | None:
-    """Return a number that somebody wrote, None if no row could have it."""
+    """Return the number in a text, None if it cannot be the id of a row."""
     fits = written.isascii() and written.isdigit() and len(written) < 12
     return int(written) if fits else None
 
@@ -284,7 +285,8 @@ def _drawn(metric: Metric) -> dict[str, str]:
 def _harden(response: Response) -> Response:
     response.headers.setdefault("Content-Security-Policy", _POLICY.format(""))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"  # with less, forms are sent as from nowhere
+    # A stricter Referrer-Policy would send `Origin: null` with forms.
+    response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers.add("Vary", "Accept")
     return response

@@ -50,9 +50,12 @@ def test_our_own_web_process_is_known_by_its_health(settings: Settings, web: htt
     ("answer", "told"),
     [
         (httpx.ConnectError("no"), "Nothing answers at http://127.0.0.1:9090 (ConnectError)"),
-        (httpx.Response(200, text="<html>"), "Something else answers"),
-        (httpx.Response(200, json=["UP"]), "Something else answers"),
-        (httpx.Response(200, json={"model_class": "Other"}), "Something else answers"),
+        (httpx.Response(200, text="<html>"), "Another service than Firstlight answers"),
+        (httpx.Response(200, json=["UP"]), "Another service than Firstlight answers"),
+        (
+            httpx.Response(200, json={"model_class": "Other"}),
+            "Another service than Firstlight answers",
+        ),
     ],
 )
 def test_nobody_and_another_at_our_address_are_told_apart(
@@ -102,7 +105,7 @@ def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
     assert not checks_installation.worker(settings).ok
     store.workers.join("one", "here", "1")
     store.workers.join("two", "there", "1")
-    assert "2 of them run" in checks_installation.worker(settings).what
+    assert "2 workers run" in checks_installation.worker(settings).what
     clock.advance(LIVELY_SECONDS)
     assert not checks_installation.worker(settings).ok
 

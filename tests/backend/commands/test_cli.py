@@ -144,7 +144,7 @@ def test_a_wrong_token_is_said_with_the_mend(refusing: str) -> None:
 def test_an_unreachable_label_studio_is_said_with_the_mend(nobody: str) -> None:
     line = refused("connect", "1", LABEL_STUDIO_URL=nobody, LABEL_STUDIO_API_KEY="hunter2")
     assert f"{nobody} did not answer" in line
-    assert "is LABEL_STUDIO_URL right?" in line
+    assert "that LABEL_STUDIO_URL is right" in line
 
 
 def test_bad_options_are_said_with_the_known_ones(nobody: str) -> None:

@@ -270,7 +270,7 @@ def test_a_project_that_label_studio_deleted_can_be_disconnected_and_forgotten(
     store.projects.request_refresh(99)
     settings.project_folder(99).mkdir(parents=True)
     [said] = disconnect(settings, studio, store, 99)
-    assert "no such project" in said
+    assert "no project 99" in said
     assert forget(settings, store, 99)
     assert not settings.project_folder(99).exists()
     assert store.projects.get(99) is None
@@ -339,7 +339,7 @@ def test_nothing_is_forgotten_under_the_hands_of_a_worker(
         assert workers_running(settings)
         with pytest.raises(ConfigError, match="busy with project") as caught:
             forget(settings, store, known)
-        assert "run the same command again" in caught.value.fix
+        assert "Run the same command again" in caught.value.fix
         store.projects.enter(known, "")
         forget(settings, store, known)
     store.projects.request_refresh(known)

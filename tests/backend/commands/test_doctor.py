@@ -54,8 +54,8 @@ def test_a_fix_is_told_as_such_and_nothing_is_fixed_unasked(
     assert fake.webhooks == {}
     finding = examined(services, web, number, fix=True)["webhook"]
     assert finding.ok
-    assert doctor.line(finding).startswith("mended webhook: ")
-    assert "it is not there" in finding.what
+    assert doctor.line(finding).startswith("fixed  webhook: ")
+    assert "it does not exist" in finding.what
 
 
 def test_a_fix_that_fails_is_told_with_its_reason(
@@ -65,7 +65,7 @@ def test_a_fix_that_fails_is_told_with_its_reason(
     fake.banned = {"webhooks": PRIVATE}
     finding = examined(services, web, number, fix=True)["webhook"]
     assert not finding.ok
-    assert "could not be mended" in finding.what
+    assert "could not be repaired" in finding.what
     assert "reserved network address" in finding.what
 
 

@@ -301,7 +301,7 @@ def test_the_page_says_what_is_pinned_and_for_how_long(shelf: Shelf, settings: S
     lines = views.text(state, 0.0).splitlines()
     at = lines.index(f"Queue: {live} is live.")
     assert lines[at + 1 : at + 3] == [
-        f"Pinned: {old} gives the queue, and nothing is trained, until:",
+        f"Pinned: the queue comes from {old}, and no model is trained, until:",
         "  python -m backend rollback 3 --resume",
     ]
 

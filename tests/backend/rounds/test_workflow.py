@@ -532,7 +532,7 @@ def test_a_round_that_a_disconnection_cut_off_leaves_no_problem_and_no_step(
 ) -> None:
     def disconnected(*_: object) -> None:
         site.store.projects.update(site.number, disconnected=True)
-        raise NotFound("The project has no backend entries that are this service.", "Connect it.")
+        raise NotFound("The project has no backend entries of this service.", "Connect it.")
 
     monkeypatch.setattr(Publisher, "publish", disconnected)
     project = site.refresh()

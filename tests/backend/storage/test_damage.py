@@ -228,7 +228,7 @@ def test_a_damaged_database_of_jobs_is_set_aside_and_the_work_goes_on(
     trained.stop()
     spoil(trained.services.settings.data_dir / "dbos.sqlite", start)
     trained.start()
-    assert "dbos.sqlite is damaged: it is set aside" in caplog.text
+    assert "dbos.sqlite is damaged: it is renamed" in caplog.text
     trained.label(2)
     assert trained.refresh().problem == ""
     assert live(trained).labels == 3

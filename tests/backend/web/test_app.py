@@ -82,7 +82,7 @@ def known(store: Store, project_id: int = 1, **values: Any) -> None:
     """Make a project that the worker has seen and is done with."""
     store.projects.request_refresh(project_id)
     settled: dict[str, Any] = {"seen": {"extra_params": {}}, "label_config": CONFIG}
-    store.projects.update(project_id, **{"done": 1, "full_sync": False} | settled | values)
+    store.projects.update(project_id, **{"completed": 1, "full_sync": False} | settled | values)
 
 
 def live(store: Store, project_id: int = 1, name: str = "unet r0001") -> None:
@@ -871,7 +871,7 @@ def test_a_refused_event_is_shown_where_its_project_is_shown(
         for name in ("annotation_created", "tasks_created"):
             assert guarded.post("/webhook", json=recorded(name)).status_code == 401
     assert [record.getMessage() for record in caplog.records] == [
-        "an event was refused: it came without the webhooks' secret"
+        "an event was refused: it came without the webhook secret"
     ]
     state = guarded.get("/projects/1?format=json", headers=signed).get_json()
     assert state["events_refused_since"] == the(store, 1).webhook_refused_at > 0

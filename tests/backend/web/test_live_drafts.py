@@ -116,14 +116,14 @@ def test_a_child_that_cannot_be_started_is_said(
 def test_no_child_starts_while_no_project_shows_drafts(
     drafts: DraftProcess, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, looks = DraftProcess._look, []
+    look, looks = DraftProcess._load_newest, []
 
     def counted(self: DraftProcess) -> None:
         look(self)
         looks.append(self)
 
     monkeypatch.setattr(live_drafts, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(DraftProcess, "_look", counted)
+    monkeypatch.setattr(DraftProcess, "_load_newest", counted)
     store.projects.request_refresh(1)
     live(store, name="medoids r0001")
     drafts.keep_warm()
@@ -178,7 +178,7 @@ def test_a_child_that_cannot_live_is_started_at_growing_intervals_and_said_once(
         raise DraftError("The process ended.")
 
     monkeypatch.setattr(drafts._closed, "wait", wait)
-    monkeypatch.setattr(DraftProcess, "_look", broken)
+    monkeypatch.setattr(DraftProcess, "_load_newest", broken)
     drafts._keep_warm()
     assert pauses == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 60.0, 60.0, 60.0, 60.0]
     assert [record.getMessage() for record in caplog.records] == ["The process ended."]

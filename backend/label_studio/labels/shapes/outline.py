@@ -1,4 +1,4 @@
-"""An outline that is filled, and the numbers that outlines are read from."""
+"""Outlines to be filled, and the checked numbers that they are read from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.float64]
 
-_FARTHEST = 1000  # per cent of the image: the editor keeps what is drawn inside it, more or less
+_FARTHEST = 1000  # per cent of the image; the editor keeps shapes roughly inside it
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Outline:
         )
 
     def fill(self, plane: NDArray[np.bool_]) -> None:
-        """Cover what it goes around, or the pixels that it runs through where that is none."""
+        """Cover the pixels inside, or those that the outline touches if no pixel is inside."""
         height, width = plane.shape
         covered, window = codec.filled_window(self.corners, (height, width))
         if covered.any() or self.area < 1:
@@ -57,22 +57,22 @@ def number(value: dict[str, Any], name: str, default: float | None = None) -> fl
     """Return a number of a region's value.
 
     Raises:
-        ValueError: If it is missing without a default, or is no number of a usual size.
+        ValueError: If it is missing without a default, or is no number of a plausible size.
     """
-    found = value.get(name, default)
-    if not is_percent(found):
-        what = "degrees" if name == "rotation" else "per cent of the image"
-        raise ValueError(f"{name} is {short(found)}, expected {what}")
-    return float(found)  # type: ignore[arg-type]
+    given = value.get(name, default)
+    if not is_percent(given):
+        unit = "degrees" if name == "rotation" else "per cent of the image"
+        raise ValueError(f"{name} is {short(given)}, expected {unit}")
+    return float(given)  # type: ignore[arg-type]
 
 
-def is_percent(found: Any) -> bool:
-    """Return whether this is a number that can be per cent of an image."""
-    if isinstance(found, bool) or not isinstance(found, int | float):
+def is_percent(value: Any) -> bool:
+    """Return whether a value is a number that can be per cent of an image."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(found) <= _FARTHEST  # so is no NaN
+    return abs(value) <= _FARTHEST  # False for NaN
 
 
-def short(found: Any) -> str:
-    """Return the beginning of what was found, for an error."""
-    return repr(found)[:40]
+def short(value: Any) -> str:
+    """Return the beginning of a value, for an error."""
+    return repr(value)[:40]

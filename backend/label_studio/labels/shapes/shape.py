@@ -29,7 +29,7 @@ class Shape:
         read: Returns what a region covers, from its value, the size of its image and the size of
             the wanted mask. Raises ValueError with what is wrong with the value.
         draw: Yields the values of the regions that cover a plane (h, w); an outline may run as far
-            from the plane as the tolerance says, in pixels. None where it is only read.
+            from the plane as the tolerance says, in pixels. None if it is only read.
         other_tags: Further tags that draw it, such as MagicWand.
     """
 
@@ -41,7 +41,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """What it is called here, which is also the type of its regions without labels."""
+        """Its name here, which is also the type of its regions without labels."""
         return self.tag.lower()
 
     @property

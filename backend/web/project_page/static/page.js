@@ -1,9 +1,9 @@
-/* The project's page: its map, its learning curve, and a quiet look every few seconds at what changed.
-   Everything that is text comes ready from the server; this draws, and swaps in what is new. */
+/* The project's page: draws its map and learning curve, and asks the server every 4 seconds for changes.
+   The server writes all text; this script swaps in the parts that changed. */
 "use strict";
 
 const EVERY_MS = 4000;
-const CROWD = 100; // points of one kind that are drawn smaller where there are many of all
+const CROWD = 100; // a group with more points is drawn smaller, on a map of many scans
 const here = location.pathname.replace(/\/(rollback|resume)$/, "");
 const byId = (id) => document.getElementById(id);
 
@@ -25,8 +25,8 @@ const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"]; // 5 by
 const LINES = [[BLUE, "diamond"], [VERMILION, "square"], [GREEN, "triangle-up"], [PINK, "cross"], [ORANGE, "circle"]];
 
 let points = null;
-let shown = byId("title").dataset.digest; // of the state that the words of this page are of
-let drawn = ""; // of the state that the map is of
+let shown = byId("title").dataset.digest; // digest of the state that this page's text shows
+let drawn = ""; // digest of the state that the map shows
 let listening = false;
 
 // -- drawing --------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ function describe(row) {
   picture.src = `${here}/scans/${task}.png`;
   name.textContent = `Task ${task}`;
   place.textContent = [STATES[points.states[points.state[row]]].name,
-    rank ? `rank ${rank}` : "", cluster >= 0 ? `cluster ${cluster}` : ""].filter(Boolean).join(", ");
+    rank ? `position ${rank}` : "", cluster >= 0 ? `cluster ${cluster}` : ""].filter(Boolean).join(", ");
   why.textContent = points.why[row];
   link.href = points.task_url + task;
 }
@@ -176,7 +176,7 @@ function hide() {
   ring(null);
 }
 
-// A ring around one point. An element of ours: a trace would make plotly draw all points again.
+// A ring around a point. It is our own element, because a trace would make plotly draw all points again.
 function ring(row) {
   const mark = byId("ring"), { xaxis, yaxis } = byId("map")._fullLayout || {};
   mark.hidden = row === null || row < 0 || !xaxis;
@@ -200,7 +200,7 @@ function listen() {
   map.on("plotly_relayout", () => ring(null));
   map.on("plotly_unhover", () => { if (canHover.matches) hide(); });
   map.on("plotly_click", ({ points: [one] }) => {
-    // A finger cannot hover: it opens the card, whose link then leads on.
+    // A finger cannot hover: a tap opens the card, whose link opens the scan.
     if (canHover.matches && one.customdata !== undefined)
       open(points.task_url + points.task[one.customdata], "_blank", "noopener");
   });
@@ -230,7 +230,7 @@ async function load() {
   listening = true;
 }
 
-// A map that cannot be had is no reason to doubt the rest: it says so itself, and is tried again.
+// If the map fails, only the map's note says so, and the map is tried again; the rest of the page stays.
 async function draw(digest) {
   try {
     await load();
@@ -267,7 +267,7 @@ function tell(state) {
   byId("dot").classList.toggle("busy", Boolean(state.step));
   byId("share").hidden = state.share === null;
   if (state.share !== null) byId("share").value = state.share;
-  // No digest knows of it: it is another sentence at every look, which is no reason to swap the page.
+  // Not part of the digest: this sentence changes with every answer, and would swap the page each time.
   if (state.freshness) byId("freshness").textContent = state.freshness;
 }
 
@@ -288,7 +288,7 @@ async function keepLooking() {
   setTimeout(keepLooking, EVERY_MS);
 }
 
-// A scan that is not kept on disk any more has no picture; its place stays empty.
+// A scan that is no longer on disk has no thumbnail; its place stays empty.
 document.addEventListener("error", ({ target }) => target.classList?.add("missing"), true);
 document.addEventListener("load", ({ target }) => target.classList?.remove("missing"), true);
 for (const one of document.images)

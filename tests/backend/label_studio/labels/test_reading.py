@@ -77,7 +77,7 @@ def test_regions_of_other_tags_are_left_out() -> None:
         ({"original_height": "6"}, "original_height is '6'"),
         ({"original_height": 10**400}, "original_height is 1000"),
         ({"original_height": 10**6, "original_width": 10**6}, "check original_height"),
-        ({"to_name": "former"}, "drawn on 'former', the Image is called 'image'"),
+        ({"to_name": "former"}, "drawn on 'former', but the Image is called 'image'"),
         ({"value": None}, "no value"),
         ({"value": {"format": "rle", "rle": [1, 2, 3], "brushlabels": ["Lung"]}}, ""),
         ({"value": {"format": "rle", "rle": [], "brushlabels": ["Lung"]}}, ""),

@@ -59,7 +59,7 @@ DOWN = "Label Studio does not answer."
         ),
         (
             {}, {"labels_changed": 6}, "labels",
-            "The next round starts with the next look at Label Studio.",
+            "The next round starts with the next check of Label Studio.",
         ),
         (
             {**SOON, "options": {}}, {}, "spacing",
@@ -71,7 +71,7 @@ DOWN = "Label Studio does not answer."
         ),
         (
             SOON, {}, "spacing",
-            "Next look at Label Studio in 40 s (rounds start at most every 60 s).",
+            "Next check of Label Studio in 40 s (rounds start at most every 60 s).",
         ),
         (NEWS, {}, "worker", "The next round starts as soon as the worker is free."),
         (
@@ -98,10 +98,10 @@ DOWN = "Label Studio does not answer."
             {}, {"pinned": "unet r0003"}, "pinned",
             "unet r0003 is pinned: rounds follow scans and labels, but train nothing.",
         ),
-        ({}, {"complete": True}, "complete", "No round waits: every scan is labelled."),
+        ({}, {"complete": True}, "complete", "No round is due: every scan is labelled."),
         (
             {}, {"scans_waiting": 0}, "scans",
-            "The next round starts when scans come that can be read and need a label.",
+            "The next round starts when there are readable scans without a label.",
         ),
         ({**SOON, "step": "train", "problem": DOWN}, {}, "running", ""),
         (

@@ -43,7 +43,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;
 OURS = {**BROWSER, "Sec-Fetch-Site": "same-origin"}
 DONE = "Every scan is labelled: nothing is left to draw."
 
-SCANS = "The next round starts when scans come that can be read and need a label."
+SCANS = "The next round starts when there are readable scans without a label."
 
 
 @pytest.fixture
@@ -379,11 +379,11 @@ def test_how_fresh_a_page_is_is_told_by_every_look_and_by_no_digest(
 ) -> None:
     store.projects.request_refresh(3)
     waits = client.get("/projects/3?format=json").get_json()
-    assert "1 change in Label Studio still to be looked at" in waits["freshness"]
+    assert "1 change in Label Studio still to be read" in waits["freshness"]
     store.projects.update(3, completed=2)
     store.clock = lambda: NOW + 60
     done = client.get("/projects/3?format=json").get_json()
-    assert "every change that Label Studio reported has been looked at" in done["freshness"]
+    assert "every change that Label Studio reported has been read" in done["freshness"]
     assert "last read: 5 min ago" in done["freshness"]
     assert done["digest"] == waits["digest"]
 
@@ -575,7 +575,7 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     text = page(client)
     assert "Dice 0.70" in text
     assert "is 0.81" in text
-    assert "its probabilities are off by 0.03 there, on average" in text
+    assert "the model's probabilities are off by 0.03 there, on average" in text
     assert "it was made from 12 labelled scans." in text
 
 
@@ -613,7 +613,7 @@ def test_the_page_says_what_is_going_on_and_for_how_long(client: FlaskClient, st
 
 def test_the_page_says_in_words_how_far_a_step_is(client: FlaskClient, store: Store) -> None:
     store.projects.enter(3, "embed", done=5, total=64)
-    assert "Now: looking at scans that are new, 5 of 64 scans, for 0 s." in page(client)
+    assert "Now: computing embeddings of new scans, 5 of 64 scans, for 0 s." in page(client)
     done = {"epoch": 3, "epochs": 13, "batch": 27, "batches": 130, "loss": 0.4123}
     store.projects.enter(3, "train", **done)
     assert "Now: training the network, epoch 3 of 13, batch 27 of 130, loss 0.41, for 0 s." in page(
@@ -640,11 +640,11 @@ def test_the_page_says_every_problem_and_its_mend(client: FlaskClient, store: St
 def test_the_page_ends_with_how_fresh_it_is(client: FlaskClient, store: Store) -> None:
     last = page(client).splitlines()[-1]
     assert last == (
-        "As of 2027-01-15 08:00:00 UTC: every change that Label Studio reported has been looked at."
+        "As of 2027-01-15 08:00:00 UTC: every change that Label Studio reported has been read."
         " All labels were last read: 4 min ago."
     )
     store.projects.request_refresh(3)
-    assert "1 change in Label Studio still to be looked at" in page(client).splitlines()[-1]
+    assert "1 change in Label Studio still to be read" in page(client).splitlines()[-1]
 
 
 def test_the_page_stays_one_screen_whatever_is_wrong(client: FlaskClient, store: Store) -> None:
