@@ -187,11 +187,11 @@ def stability_(
 
     SOURCE is the id of a connected project, or a folder of images.
     """
-    from backend.rounds import stability
-    from backend.storage.store import open_known
-
     project = PROJECT(source) if source.isdigit() else None
     settings = load_settings()
+    from backend.rounds import stability  # loads torch
+    from backend.storage.store import open_known
+
     given = {"cold_start_budget": budget, "cold_start": cold_start, "encoder": encoder}
     changed = {name: value for name, value in given.items() if value is not None}
     if project is not None:

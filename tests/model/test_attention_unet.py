@@ -249,7 +249,7 @@ def test_a_resnet50_starts_from_radimagenet_s_official_release(tmp_path: Path) -
         ("resnet50", 3, lambda: radimagenet().state_dict(), "unused .'fc.bias'.*ResNet50.pt"),
         ("resnet50", 3, lambda: {"x": torch.zeros(1)}, "318 missing"),
         ("resnet50", 1, official_release, "1 of another shape .'conv1.weight'"),
-        ("resnet18", 3, official_release, "not this network"),
+        ("resnet18", 3, official_release, "do not fit this network"),
     ],
 )
 def test_weights_of_another_network_are_refused(

@@ -330,6 +330,7 @@ def test_onnxruntime_computes_what_torch_computes(lite0: Encoder) -> None:
     np.testing.assert_allclose(lite0.forward(x.numpy()), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_auto_with_weights_is_radimagenet_in_onnxruntime(keras_file: Path) -> None:
     hugging_face = Hub()
     encoder = encoders.load("auto", weights=keras_file, fetch=hugging_face)
@@ -372,14 +373,19 @@ def test_torch_runs_an_encoder_on_the_device_it_is_given(lite0: Encoder) -> None
     np.testing.assert_allclose(forward(x), lite0.forward(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_auto_takes_radimagenet_from_the_hub_when_it_can_be_had(
-    densenet_file: Path, official_file: Path, tmp_path: Path
+    official_file: Path, tmp_path: Path
 ) -> None:
     hugging_face = Hub(official_file)
     encoder = encoders.load("auto", cache_dir=tmp_path, fetch=hugging_face)
     assert hugging_face.asked == [("Lab-Rasool/RadImageNet", ("ResNet50.pt",))]
     assert encoder.name == named(RADIMAGENET, official_file)
     assert not encoder.substituted
+
+
+@pytest.mark.soak
+def test_the_densenet_of_the_hub_runs_in_onnxruntime_as_in_torch(densenet_file: Path) -> None:
     fetched = encoders.load(DENSENET, fetch=Hub(densenet_file))
     assert (fetched.name, fetched.dim) == (named(DENSENET, densenet_file), 1024)
     x = pictures(2, 224)
@@ -446,6 +452,7 @@ def vit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_transformer_of_timm_runs_in_onnxruntime_as_in_torch(vit_file: Path) -> None:
     hugging_face = Hub(vit_file)
     encoder = encoders.load("timm/test_vit.r160_in1k", fetch=hugging_face)
@@ -457,6 +464,7 @@ def test_a_transformer_of_timm_runs_in_onnxruntime_as_in_torch(vit_file: Path) -
     np.testing.assert_allclose(encoder.forward(x.numpy()), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_kept_model_of_timm_is_the_same_encoder(vit_file: Path, tmp_path: Path) -> None:
     first, again = (
         encoders.load("timm/test_vit", weights=vit_file, cache_dir=tmp_path) for _ in range(2)

@@ -193,6 +193,7 @@ def test_a_large_map_is_judged_by_scans_that_were_placed_too(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_umap_keeps_neighbours_and_follows_the_seed() -> None:
     embeddings = np.concatenate([clusters(60), np.repeat(clusters(2), 10, axis=0)])
 

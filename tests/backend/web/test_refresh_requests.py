@@ -36,7 +36,7 @@ def wanted(store: Store, project_id: int) -> int:
 
 
 def retrying() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "requests"]
+    return [thread for thread in threading.enumerate() if thread.name == "refresh requests"]
 
 
 def test_a_hint_is_written_at_once_and_starts_no_thread(store: Store) -> None:

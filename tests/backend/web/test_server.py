@@ -222,7 +222,7 @@ def know(folder: Path, project: int) -> None:
     store.close()
 
 
-def test_a_burst_of_ten_thousand_webhooks_is_taken_and_leaves_one_refresh_to_do(
+def test_a_burst_of_webhooks_is_taken_and_leaves_one_refresh_to_do(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -238,8 +238,8 @@ def test_a_burst_of_ten_thousand_webhooks_is_taken_and_leaves_one_refresh_to_do(
         wait_for(url)
         know(tmp_path, 1)
         with ThreadPoolExecutor(16) as people:
-            codes = Counter(code for got in people.map(send, [625] * 16) for code in got)
-        assert codes == {201: 10_000}
+            codes = Counter(code for got in people.map(send, [125] * 16) for code in got)
+        assert codes == {201: 2_000}
         process.terminate()
         process.communicate(timeout=30)
     finally:
