@@ -46,7 +46,9 @@ class RefreshRequests:
     def __init__(self, store: Store, *, retry_seconds: float = 1.0) -> None:
         self._store = store
         self._retry_seconds = retry_seconds
-        self._lock = threading.Lock()
+        # One write at a time: threads that meet at SQLite's lock sleep longer than a write takes.
+        self._writing = threading.Lock()
+        self._lock = threading.Lock()  # of what follows
         self._pending: dict[int, _Request] = {}
         self._retrying: threading.Thread | None = None
         self._closed = threading.Event()
@@ -64,23 +66,32 @@ class RefreshRequests:
         self._submit(project_id, _Request(sighting=True))
 
     def _submit(self, project_id: int, request: _Request) -> bool:
-        with self._lock:
-            waiting = project_id in self._pending
-        # While the project's requests wait in memory, do not wait for the database again.
-        if not waiting:
-            problem = self._write(project_id, request)
+        self._remember(project_id, request)
+        with self._writing:
+            with self._lock:
+                # While requests wait in memory, do not wait for the database again.
+                if self._retrying is not None:
+                    return False
+                merged = self._pending.pop(project_id, None)
+            if merged is None:
+                return True  # the thread before this one stored it with its own
+            problem = self._write(project_id, merged)
             if not problem:
                 return True
             with logs.context(project=project_id):
                 log.warning("a request waits in memory: %s", problem)
-        self._remember(project_id, request)
-        return False
+            self._remember(project_id, merged)
+            self._start_retrying()
+            return False
 
     def close(self) -> None:
         """Try once more to store the pending requests, and end the thread."""
         self._closed.set()
-        if self._retrying is not None:
-            self._retrying.join()
+        retrying = self._retrying
+        if retrying is not None:
+            retrying.join()
+        else:
+            self._flush()
 
     def _write(self, project_id: int, request: _Request) -> str:
         """Return why the request could not be stored, "" when it could."""
@@ -98,6 +109,9 @@ class RefreshRequests:
     def _remember(self, project_id: int, request: _Request) -> None:
         with self._lock:
             self._pending[project_id] = request | self._pending.get(project_id, _Request())
+
+    def _start_retrying(self) -> None:
+        with self._lock:
             if self._retrying is None and not self._closed.is_set():
                 self._retrying = threading.Thread(
                     target=self._retry, name="refresh requests", daemon=True
@@ -122,9 +136,10 @@ class RefreshRequests:
         with self._lock:
             pending, self._pending = self._pending, {}
         for project_id, request in pending.items():
-            if self._write(project_id, request):
-                with self._lock:
-                    self._pending[project_id] = request | self._pending.get(project_id, _Request())
+            with self._writing:
+                problem = self._write(project_id, request)
+            if problem:
+                self._remember(project_id, request)
 
 
 class Refusals:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,36 @@ def test_a_database_that_stays_locked_is_told_of_once(
     writer.rollback()
     requests.close()
     assert len(caplog.messages) == 1
+
+
+def test_requests_that_come_during_a_write_are_stored_with_the_next_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, remembered, go_on = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+    write, remember = store.projects.request_refresh, RefreshRequests._remember
+
+    def slow(project_id: int, **request: bool) -> None:
+        begun.release()
+        assert go_on.wait(30)
+        write(project_id, **request)
+
+    def counted(self: RefreshRequests, *given: Any) -> None:
+        remember(self, *given)
+        remembered.release()
+
+    monkeypatch.setattr(store.projects, "request_refresh", slow)
+    monkeypatch.setattr(RefreshRequests, "_remember", counted)
+    requests = RefreshRequests(store)
+    with ThreadPoolExecutor(9) as people:
+        answers = [people.submit(requests.request, 3)]
+        assert begun.acquire(timeout=30)
+        answers += [people.submit(requests.request, 3, full=number == 5) for number in range(8)]
+        assert all(remembered.acquire(timeout=30) for _ in answers)
+        go_on.set()
+        assert all(answer.result(30) for answer in answers)
+    assert wanted(store, 3) == 2, "one write for the first, one for all others"
+    assert the(store, 3).full_sync
+    assert not retrying()
 
 
 def test_a_press_of_start_training_outlives_a_locked_database(
