@@ -23,6 +23,8 @@ from backend.storage.tables import Publication
 from backend.web.live_drafts import DraftProcess
 from backend.web.ml_protocol import MOST_WAITING
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 WIRE = ROOT / "tests" / "wire"
 

@@ -34,6 +34,8 @@ from tests.backend.fake_label_studio import CONFIG, png
 from tests.backend.s3 import S3
 from tests.backend.site import OPTIONS, SIZE, Site, wait_for
 
+pytestmark = pytest.mark.server
+
 FILE_NAME, GROUP, TITLE = "marie-curie-1867", "patient-7391-curie", "Lungs of ward 12 B"
 ROOT = Path(__file__).parents[2]
 WINDOW = 48  # bytes: a page of the database may end within a text, but not within each part of it

@@ -33,7 +33,10 @@ from tests.backend.fake_label_studio import CONFIG
 from tests.backend.site import OPTIONS, SIZE, TINY, wait_for
 from tests.backend.web.test_server import free_port
 
-pytestmark = pytest.mark.timeout(300)  # a busy machine takes minutes to import torch
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.timeout(300),  # a busy machine takes minutes to import torch
+]
 
 ROOT = Path(__file__).parents[2]
 PROJECT, TASK, HELD = 1, 1, 2

@@ -32,6 +32,8 @@ server.serve(
     Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2]), **json.loads(sys.argv[4])),
     patience_seconds=float(sys.argv[5]),
 )
+
+pytestmark = pytest.mark.server
 """
 HEAD = b"POST /webhook HTTP/1.1\r\nHost: localhost\r\n"
 BEGUN = {

@@ -17,6 +17,8 @@ from backend.commands import cli as main
 from backend.errors import ConfigError
 from backend.storage.store import open_store
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[3]
 
 

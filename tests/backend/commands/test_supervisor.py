@@ -20,6 +20,8 @@ HARNESS = """
 import subprocess, sys
 from backend.commands import supervisor
 
+pytestmark = pytest.mark.server
+
 folder, stop_seconds, *programs = sys.argv[1:]
 scripts = dict(zip(supervisor.ROLES, programs))
 

@@ -25,6 +25,8 @@ from model import active_learning, evaluation, projection, training
 from tests.backend.experiments.samples import ASKED, plan
 from tests.backend.experiments.studied import run, study
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -29,6 +29,8 @@ SCAN = png(np.random.default_rng(0).random((30, 40)))
 HARMED = f"""
 import ctypes, os, signal, time
 from backend.imaging import decode
+
+pytestmark = pytest.mark.server
 real = decode.opened
 def opened(data, **limits):
     if data == b"kills": os.kill(os.getpid(), signal.SIGKILL)

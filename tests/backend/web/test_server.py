@@ -29,6 +29,8 @@ from pathlib import Path
 from backend.errors import FirstlightError
 from backend.settings import Settings
 from backend.web.server import serve
+
+pytestmark = pytest.mark.server
 try:
     serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])), patience_seconds=3.0)
 except FirstlightError as error:
