@@ -112,6 +112,7 @@ def test_new_scans_join_the_queue_without_any_webhook(
     until(lambda: set(more) <= set(lab.queue()), lab.page)
 
 
+@pytest.mark.soak
 def test_a_worker_killed_in_mid_training_ends_its_round_after_the_restart(
     annotator: Annotator, backend: Backend, tmp_path: Path
 ) -> None:

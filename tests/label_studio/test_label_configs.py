@@ -137,7 +137,13 @@ def pair(kind: str, value: dict[str, Any], label: str) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "type_of"), [("Polygon", "polygonlabels"), ("Ellipse", "labels")])
+@pytest.mark.parametrize(
+    ("kind", "type_of"),
+    [
+        ("Polygon", "polygonlabels"),
+        pytest.param("Ellipse", "labels", marks=pytest.mark.soak),
+    ],
+)
 def test_a_model_learns_from_shapes_and_drafts_the_same_shapes(
     annotator: Annotator, backend: Backend, tmp_path: Path, kind: str, type_of: str
 ) -> None:

@@ -91,7 +91,10 @@ def health(lab: Lab) -> list[str]:
     return list(answer.json()["problems"])
 
 
-@pytest.mark.parametrize("way", ["down", 500, 429, 401, "cut"])
+SOAKED = [pytest.param(way, marks=pytest.mark.soak) for way in (500, 429, "cut")]
+
+
+@pytest.mark.parametrize("way", ["down", 401, *SOAKED])
 def test_a_broken_line_is_said_once_and_heals_and_no_label_is_lost(
     lab: Lab, line: Line, way: int | str
 ) -> None:

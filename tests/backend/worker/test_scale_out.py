@@ -86,6 +86,7 @@ def test_a_round_of_a_worker_that_is_gone_for_good_goes_on_elsewhere_within_a_mi
     workers.until_live(number, after=first)
 
 
+@pytest.mark.soak
 def test_machines_that_share_a_bucket_share_a_project_and_outlive_each_other(
     workers: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_two_projects_train_at_the_same_time(workers: Crew) -> None:
     wait_for(lambda: all(trains(workers.store, number) for number in numbers), 100)
 
 
+@pytest.mark.soak
 def test_a_worker_that_is_stopped_hands_its_round_back_at_once(workers: Crew) -> None:
     workers.hire(1, steps=LONG)
     number = workers.project(6, max_train_seconds=5)
