@@ -19,6 +19,8 @@ from backend.settings import Settings
 from backend.storage.store import open_store
 from backend.web.server import THREADS, listen
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 2.0
 SERVE = """
@@ -33,7 +35,6 @@ server.serve(
     patience_seconds=float(sys.argv[5]),
 )
 
-pytestmark = pytest.mark.server
 """
 HEAD = b"POST /webhook HTTP/1.1\r\nHost: localhost\r\n"
 BEGUN = {

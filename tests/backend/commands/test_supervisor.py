@@ -14,13 +14,14 @@ import pytest
 from backend.commands import supervisor
 from backend.commands.supervisor import MOST_WAIT_SECONDS, STEADY_SECONDS, Child
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[3]
 # The supervisor itself, with two small programs in place of web and worker. Each notes its start.
 HARNESS = """
 import subprocess, sys
 from backend.commands import supervisor
 
-pytestmark = pytest.mark.server
 
 folder, stop_seconds, *programs = sys.argv[1:]
 scripts = dict(zip(supervisor.ROLES, programs))

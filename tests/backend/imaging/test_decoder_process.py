@@ -23,6 +23,8 @@ from backend.settings import Settings
 from bench import decoding as bench
 from tests.backend.fake_label_studio import png
 
+pytestmark = pytest.mark.server
+
 MANY = 10**6
 SCAN = png(np.random.default_rng(0).random((30, 40)))
 # What a file may do to its decoder, by its content.
@@ -30,7 +32,6 @@ HARMED = f"""
 import ctypes, os, signal, time
 from backend.imaging import decode
 
-pytestmark = pytest.mark.server
 real = decode.opened
 def opened(data, **limits):
     if data == b"kills": os.kill(os.getpid(), signal.SIGKILL)

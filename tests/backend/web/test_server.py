@@ -22,6 +22,8 @@ from backend.settings import Settings
 from backend.storage.store import open_store
 from backend.web.server import THREADS, listen
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[3]
 SERVE = """
 import sys
@@ -30,7 +32,6 @@ from backend.errors import FirstlightError
 from backend.settings import Settings
 from backend.web.server import serve
 
-pytestmark = pytest.mark.server
 try:
     serve(Settings(port=int(sys.argv[1]), data_dir=Path(sys.argv[2])), patience_seconds=3.0)
 except FirstlightError as error:
