@@ -29,8 +29,7 @@ def create(database: Database) -> None:
     """
     try:
         with database.alone():
-            new = not sa.inspect(database.engine).has_table(Meta.__tablename__)
-            _migrate(database.engine)
+            new = _migrate(database.engine)
     except sa.exc.DatabaseError as error:
         raise explained(error) from error
     except OSError as error:
@@ -43,14 +42,15 @@ def create(database: Database) -> None:
     _check_version(database.once("schema", SCHEMA_VERSION))
 
 
-def _migrate(engine: sa.Engine) -> None:
-    """Run the migrations that this database lacks."""
+def _migrate(engine: sa.Engine) -> bool:
+    """Run the migrations that this database lacks; return whether it was empty."""
     with engine.begin() as connection:
         known = sa.inspect(connection)
         config = Config()
         config.set_main_option("script_location", MIGRATIONS)
         config.attributes["connection"] = connection
-        if known.has_table(Meta.__tablename__) and not known.has_table(REVISIONS):
+        empty = not known.has_table(Meta.__tablename__)
+        if not empty and not known.has_table(REVISIONS):
             command.stamp(config, FIRST)
         try:
             command.upgrade(config, "head")
@@ -59,6 +59,7 @@ def _migrate(engine: sa.Engine) -> None:
                 "A later release of Firstlight wrote the database.",
                 "Use that release, or restore a backup from before its upgrade.",
             ) from None
+    return empty
 
 
 def _check_version(version: str) -> None:

@@ -87,11 +87,8 @@ class RefreshRequests:
     def close(self) -> None:
         """Try once more to store the pending requests, and end the thread."""
         self._closed.set()
-        retrying = self._retrying
-        if retrying is not None:
-            retrying.join()
-        else:
-            self._flush()
+        if self._retrying is not None:
+            self._retrying.join()
 
     def _write(self, project_id: int, request: _Request) -> str:
         """Return why the request could not be stored, "" when it could."""
