@@ -5,9 +5,6 @@ from __future__ import annotations
 import secrets
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 
 from backend.errors import ConfigError, StorageError
 from backend.storage.database import Database, explained
@@ -44,6 +41,11 @@ def create(database: Database) -> None:
 
 def _migrate(engine: sa.Engine) -> bool:
     """Run the migrations that this database lacks; return whether it was empty."""
+    # The process that draws live drafts opens the store without this, and must start quickly.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     with engine.begin() as connection:
         known = sa.inspect(connection)
         config = Config()
