@@ -110,6 +110,7 @@ class _Client(HTTPChannel):  # type: ignore[misc]
 
     error_task_class = _Refusal
     close_when_flushed: bool
+    connected: bool
     leaving = False  # the answer is sent; the client should close now
 
     def __init__(self, server: _Server, *args: Any, **kwargs: Any) -> None:
@@ -154,8 +155,14 @@ class _Client(HTTPChannel):  # type: ignore[misc]
         super().service()
         self.restart()
 
+    # The server closes late clients while the loop lists the sockets to wait for. A closed client
+    # must not be listed: its number may already be that of a new client, who would be cut off.
+
     def readable(self) -> bool:
-        return self.leaving or bool(super().readable())
+        return self.connected and (self.leaving or bool(super().readable()))
+
+    def writable(self) -> bool:
+        return self.connected and bool(super().writable())
 
     def handle_read(self) -> None:
         if self.leaving:

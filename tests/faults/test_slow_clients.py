@@ -180,7 +180,8 @@ def test_where_there_is_no_room_the_client_that_takes_longest_makes_it(tmp_path:
             client.sendall(HEAD)
         assert web.answers()
         wait_for(lambda: is_closed(clients[0]))
-        assert not is_closed(clients[-1])
+        # A client that comes in while another one is cut off keeps its connection.
+        assert not any(is_closed(client) for client in clients[-15:])
 
 
 def test_half_open_clients_are_no_hindrance_to_a_clean_end(tmp_path: Path) -> None:

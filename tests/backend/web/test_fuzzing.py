@@ -37,7 +37,7 @@ from backend.label_studio.client import LabelStudio
 from backend.rounds import sync
 from backend.settings import ProjectOptions, Settings, parse_options
 from backend.storage.store import Store, open_store
-from backend.storage.tables import Base
+from backend.storage.tables import Base, Project
 from backend.web.app import create_app
 from model import masks
 from tests.backend.conftest import the
@@ -206,7 +206,13 @@ def check(sent: Sent, response: TestResponse) -> None:
         assert response.status_code < 400
 
 
-MAY_CHANGE = {"requested", "waits_since", "full_sync", "full_requested", "not_before", "hostname"}
+MAY_CHANGE = {
+    column.name
+    for column in (
+        *(Project.requested, Project.waits_since, Project.full_sync, Project.full_requested),
+        *(Project.not_before, Project.hostname),
+    )
+}
 
 
 def remembered(store: Store) -> dict[str, list[Json]]:
