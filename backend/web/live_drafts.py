@@ -47,6 +47,7 @@ class DraftProcess:
         self._store = store
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._looked = threading.Event()  # the first look for live networks is over
         self._child: _Child | None = None
         self._warm: set[tuple[int, str]] = set()  # (project, version) of its networks
 
@@ -59,9 +60,14 @@ class DraftProcess:
         with self._lock:
             return self._living().ask({"project": project_id, "task": task_id})
 
-    def keep_warm(self) -> None:
-        """From now on load each live network before the first request for a draft."""
+    def keep_warm(self, wait_seconds: float = 0.0) -> None:
+        """From now on load each live network before the first request for a draft.
+
+        Args:
+            wait_seconds: How long to wait for the networks that are live now; 0 to return at once.
+        """
         threading.Thread(target=self._keep_warm, name="warm drafts", daemon=True).start()
+        self._looked.wait(wait_seconds)
 
     def close(self) -> None:
         """End the child; a draft under way is dropped."""
@@ -83,6 +89,7 @@ class DraftProcess:
                 # Go on: nothing would report the end of this thread.
                 log.exception("loading the live networks failed unexpectedly")
                 pause, problem = LONGEST_PAUSE_SECONDS, ""
+            self._looked.set()
             warn(problem)
 
     def _load_newest(self) -> None:

@@ -42,6 +42,9 @@ THREADS = 32
 PATIENCE_SECONDS = 30.0
 LEAST_RATE = 10_000
 FAREWELL_SECONDS = 2.0
+# The start waits so long for the live networks. On two cores beside a training they take about ten
+# seconds, in which every draft would come too late and the loading would slow down webhooks.
+WARM_SECONDS = 30.0
 LOOK_SECONDS = 0.5  # between two checks for clients that take too long
 # Limits for all clients together; beyond them the client that takes longest is cut off.
 MOST_CONNECTIONS = 400
@@ -274,7 +277,7 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
     drafts = live_drafts(settings, store)
     app = create_app(settings, store, drafts)
     with listen(settings.host, settings.port) as listener:
-        drafts.keep_warm()
+        drafts.keep_warm(WARM_SECONDS)
         _erase_here(settings, store)
         server = _Server(app, listener, patience_seconds)
         _ = server.gate.secret  # read now: the loop must never wait for the database

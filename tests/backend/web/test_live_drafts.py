@@ -161,6 +161,22 @@ def test_networks_are_loaded_once_before_a_draft_is_asked_for_the_newest_two(
     wait_for(lambda: 2 in [one["project"] for one in asked(settings)[5:]])
 
 
+def test_a_start_may_wait_for_the_networks_that_are_live(
+    drafts: DraftProcess, settings: Settings, store: Store
+) -> None:
+    drawing(store, {1: "a.png"}, project_id=3)
+    drafts.keep_warm(wait_seconds=60)
+    assert [(one["project"], one.get("task")) for one in asked(settings)] == [(3, None)]
+
+
+def test_a_start_waits_no_longer_than_it_may(
+    drafts: DraftProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = drafts._closed
+    monkeypatch.setattr(DraftProcess, "_load_newest", lambda _: closed.wait())
+    drafts.keep_warm(wait_seconds=0.1)  # else the test's own timeout ends it
+
+
 def test_a_child_that_cannot_live_is_started_at_growing_intervals_and_said_once(
     drafts: DraftProcess,
     settings: Settings,
