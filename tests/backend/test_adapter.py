@@ -438,6 +438,7 @@ def run(script: str, argument: str, folder: Path) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_a_hint_that_waits_for_the_database_is_stored_when_the_process_ends(
     store: Store, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def delete(ward: Ward, *, paused: bool = True) -> None:
     assert ward.site.refresh().problem == ""
 
 
+@pytest.mark.slow
 def test_a_deleted_scan_is_in_no_file_of_a_running_service(
     ward: Ward, settings: Settings, clock: Clock, web: FlaskClient
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_deleted_scan_is_in_no_file_of_a_running_service(
     assert set(ward.traces()) == {"title"}, "nor does a round"
 
 
+@pytest.mark.slow
 def test_a_scan_with_another_address_leaves_nothing_of_the_former_one(
     ward: Ward, settings: Settings, clock: Clock
 ) -> None:
@@ -207,6 +209,7 @@ def test_a_scan_with_another_address_leaves_nothing_of_the_former_one(
     assert len(kept) == 1, "today's picture stays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", [True], indirect=True, ids=["bucket"])
 @pytest.mark.parametrize("whole", [False, True], ids=["scan", "project"])
 def test_copies_on_another_machine_go_when_its_worker_looks_next(
@@ -236,6 +239,7 @@ def test_copies_on_another_machine_go_when_its_worker_looks_next(
     assert any(path.exists() for path in copies) is not whole
 
 
+@pytest.mark.slow
 def test_a_forgotten_project_is_in_no_file_of_a_running_service(
     ward: Ward,
     settings: Settings,

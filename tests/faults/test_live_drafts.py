@@ -217,6 +217,7 @@ def test_an_answer_that_needs_no_network_loads_none(tmp_path: Path) -> None:
         assert not running.drawers
 
 
+@pytest.mark.slow
 def test_a_network_is_loaded_before_a_draft_is_asked_for_and_not_by_the_web_process(
     drawing: tuple[Web, Images],
 ) -> None:
@@ -228,6 +229,7 @@ def test_a_network_is_loaded_before_a_draft_is_asked_for_and_not_by_the_web_proc
     assert [pid for pid in running.family if has_torch(pid)] == [drawer]
 
 
+@pytest.mark.slow
 def test_a_draft_whose_process_is_killed_is_empty_and_the_next_one_is_drawn(
     drawing: tuple[Web, Images],
 ) -> None:

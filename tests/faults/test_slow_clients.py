@@ -142,6 +142,7 @@ def test_more_clients_that_take_no_answer_than_threads_keep_nobody_waiting(patie
         assert patient.answers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", BEGUN.values(), ids=BEGUN)
 def test_a_client_that_never_ends_its_request_is_let_go_though_it_sends(
     strict: Web, begun: bytes
@@ -184,6 +185,7 @@ def test_where_there_is_no_room_the_client_that_takes_longest_makes_it(tmp_path:
         assert not any(is_closed(client) for client in clients[-15:])
 
 
+@pytest.mark.slow
 def test_half_open_clients_are_no_hindrance_to_a_clean_end(tmp_path: Path) -> None:
     with Web(tmp_path) as web, ExitStack() as slow:
         for begun in BEGUN.values():
@@ -194,6 +196,7 @@ def test_half_open_clients_are_no_hindrance_to_a_clean_end(tmp_path: Path) -> No
         assert web.process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_no_body_is_taken_in_before_the_password(tmp_path: Path) -> None:
     access = {"basic_auth_user": "us", "basic_auth_pass": "hunter2"}
     with Web(tmp_path, access=access) as web, web.connect() as client:

@@ -27,6 +27,7 @@ def mask(n: int, *rows: int) -> Array:
     return np.isin(np.arange(n), rows)
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(0, 12), st.integers(0, 999), st.booleans(), st.integers(0, 6), st.booleans())
 def test_a_decision_orders_the_unlabelled_pool_and_touches_no_input(

@@ -71,12 +71,14 @@ def test_one_kind_of_scan_collapses_to_one_cluster(seed: int) -> None:
 SIZES = (60,) * 11 + (120,)
 
 
+@pytest.mark.slow
 def test_most_curved_sheets_have_no_clusters() -> None:
     found = [_laid_out(sheet(n, seed), seed) for seed, n in enumerate(SIZES)]
 
     assert sum(one.collapsed for one in found) >= 11
 
 
+@pytest.mark.slow
 def test_most_pools_of_clear_blobs_have_clusters() -> None:
     found = [_laid_out(clear_blobs(3 + seed % 6, n, seed), seed) for seed, n in enumerate(SIZES)]
 

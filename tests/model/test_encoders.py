@@ -319,6 +319,7 @@ def test_an_absent_device_is_refused() -> None:
         encoders.load("efficientnet-lite0", device="abacus")
 
 
+@pytest.mark.slow
 def test_auto_without_weights_is_a_substitute_that_says_so(lite0: Encoder) -> None:
     assert (lite0.name, lite0.dim, lite0.substituted) == ("efficientnet-lite0", 1280, True)
     assert "neither given nor cached, and could not be fetched" in lite0.substitution
@@ -607,6 +608,7 @@ def test_the_input_of_lite0_fits_the_statistics_of_its_first_layers() -> None:
     assert misfit(normalise(x)) < 0.7 < 1.3 < misfit((x - mean) / std)
 
 
+@pytest.mark.slow
 def test_embeddings_tell_the_modes_of_the_phantoms_apart(lite0: Encoder) -> None:
     pool = phantoms.generate(80, size=96)
     modes = np.array([phantom.mode for phantom in pool])
@@ -642,6 +644,7 @@ def test_grey_is_the_same_as_three_equal_channels(encoder: Encoder) -> None:
     assert np.array_equal(encoder.encode(grey), encoder.encode(colour))
 
 
+@pytest.mark.slow
 def test_an_embedding_does_not_depend_on_its_neighbours_or_the_run(encoder: Encoder) -> None:
     images = scans(3, (40, 60)) + scans(encoders.BATCH, (300, 20))
     together = encoder.encode(images)

@@ -165,6 +165,7 @@ def beats_chance(found: list[int], chance: list[int]) -> bool:
     return bool(np.mean(found) > np.mean(chance) + 3 * spread)
 
 
+@pytest.mark.slow
 @EVERY_START
 def test_a_cold_start_finds_more_planted_blobs_than_chance(start: str) -> None:
     chance = [blobs_hit("random", seed) for seed in range(100, 120)]
@@ -264,6 +265,7 @@ def gains(rule: str, seed: int) -> int:
     return len({blob[row] for row in batch if uncertain[row] and blob[row] >= 2})
 
 
+@pytest.mark.slow
 @EVERY_ACQUISITION
 def test_an_acquisition_finds_more_uncertain_places_than_chance(rule: str) -> None:
     chance = [gains("random", seed) for seed in range(1000, 1100)]

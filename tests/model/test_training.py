@@ -43,6 +43,7 @@ def test_four_scans_are_learnt_which_an_untrained_network_cannot_segment() -> No
     assert np.mean(trained.history[-10:]) < 0.5 * np.mean(trained.history[:10])
 
 
+@pytest.mark.slow
 def test_several_classes_are_learnt_and_one_that_never_occurs_stays_empty() -> None:
     images, masks = discs(4)
     for image, mask in zip(images, masks, strict=True):
@@ -125,6 +126,7 @@ def test_stop_is_asked_before_every_batch_and_ends_the_training() -> None:
     assert {progress.steps for progress in told} == {50}
 
 
+@pytest.mark.slow
 def test_a_training_that_is_cut_short_already_segments() -> None:
     images, masks = discs(4)
     asked = iter(range(30))
@@ -155,6 +157,7 @@ def told_by(told: list[Progress]) -> list[float]:
     return [progress.dice for progress in told[9::10] if progress.dice is not None]
 
 
+@pytest.mark.slow
 def test_the_weights_that_did_best_on_held_out_scans_are_kept() -> None:
     images, masks = discs(4)
     inverse = [~mask for mask in masks]  # what is learnt makes these worse and worse
@@ -175,6 +178,7 @@ def test_the_weights_that_did_best_on_held_out_scans_are_kept() -> None:
     assert mean_dice(fitted, images, inverse) == pytest.approx(max(scores))
 
 
+@pytest.mark.slow
 def test_training_ends_when_held_out_scans_gain_nothing_any_more() -> None:
     images, masks = discs(4)
     told: list[Progress] = []
@@ -193,6 +197,7 @@ def test_training_ends_when_held_out_scans_gain_nothing_any_more() -> None:
     assert len(fitted.history) < 130
 
 
+@pytest.mark.slow
 def test_without_held_out_scans_training_takes_all_its_steps() -> None:
     told: list[Progress] = []
 
@@ -221,6 +226,7 @@ def test_a_training_that_is_cut_short_is_measured_as_it_is() -> None:
 # -- going on from an earlier training ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_warm_start_goes_on_from_the_weights_it_is_given() -> None:
     images, masks = discs(4)
     first = fit(images, masks, replace(CONFIG, steps=50))

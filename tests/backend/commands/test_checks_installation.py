@@ -110,6 +110,7 @@ def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
     assert not checks_installation.worker(settings).ok
 
 
+@pytest.mark.slow
 def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
     settings: Settings, store: Store, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_wrong_environment_names_every_variable(tmp_path: Path) -> None:
     assert "FIRSTLIGHT_ALPHA" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["hidden", "postgresql://user:hidden@host:port/database"])
 @pytest.mark.parametrize("words", [("versions", "1"), ("web",), ("worker",), ("doctor",)])
 def test_an_address_that_is_no_database_is_said_without_being_repeated(
@@ -162,6 +163,7 @@ def test_bad_options_are_said_with_the_known_ones(nobody: str) -> None:
     assert "cold_start_budget" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("versions", "9"), ("rollback", "9", "r0001"), ("clean", "9")])
 def test_a_project_that_is_unknown_or_of_another_folder_is_said(
     words: tuple[str, ...], tmp_path: Path
@@ -179,6 +181,7 @@ def test_commands_that_speak_to_label_studio_ask_for_a_token(
     assert "LABEL_STUDIO_API_KEY is not set" in refused(*words, DATA_DIR=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_doctor_ends_with_1_when_something_is_wrong_and_says_it_as_text_or_json(
     refusing: str, nobody: str, tmp_path: Path
 ) -> None:

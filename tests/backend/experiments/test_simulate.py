@@ -184,6 +184,7 @@ def invoked(words: list[str]) -> Result:
     return CliRunner().invoke(cli, words, catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_made_again_while_the_others_stay(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_attention_is_shown_for_the_network_that_made_the_last_scores(
     assert (tmp_path / "attention-medoids.png").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_was_done(
     folder: Path, tmp_path: Path
 ) -> None:

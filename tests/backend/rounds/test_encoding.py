@@ -14,6 +14,7 @@ from backend.settings import Settings
 from model import encoders
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_for_weights_that_were_not_given(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

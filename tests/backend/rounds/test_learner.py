@@ -304,6 +304,7 @@ def warm_fit(lab: Lab, live: str, **changes: Any) -> str:
     return model.quality.started_from
 
 
+@pytest.mark.slow
 def test_a_project_may_train_on_from_the_live_model(lab: Lab) -> None:
     lab.label(0, 1)
     live = lab.fit()
@@ -343,6 +344,7 @@ def test_the_live_model_is_not_trained_on_while_its_labels_are_the_same(lab: Lab
     assert warm.fit(now, list(now.usable), ignore, second) == second
 
 
+@pytest.mark.slow
 def test_a_live_model_that_does_not_fit_is_not_trained_on(lab: Lab) -> None:
     first, *_ = lab.label(0, 1)
     live = lab.fit()

@@ -516,6 +516,7 @@ def memory() -> Iterator[Store]:
     store.close()
 
 
+@pytest.mark.slow
 @given(history=HISTORIES, pinned=st.integers(0, 39))
 @hypothesis_settings(max_examples=60)
 def test_in_any_history_what_a_rule_keeps_stays_and_all_else_goes(

@@ -49,6 +49,7 @@ def warnings_of(store: Store, settings: Settings) -> list[str]:
     return [line for line in found if line.startswith("instability")]
 
 
+@pytest.mark.slow
 def test_an_unstable_project_is_told_on_its_page_until_what_was_measured_changes(
     store: Store, settings: Settings, project: int
 ) -> None:

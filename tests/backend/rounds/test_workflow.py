@@ -187,6 +187,7 @@ def test_with_every_scan_labelled_the_last_model_is_trained_once(site: Site) -> 
     assert len(site.store.publications.models(site.number)) == 2, "a label was corrected"
 
 
+@pytest.mark.slow
 def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +209,7 @@ def test_the_last_scans_being_labelled_during_a_round_is_no_problem(
     assert site.refresh().completed == site.project.requested
 
 
+@pytest.mark.slow
 def test_a_deleted_label_gives_its_scan_back_and_trains_without_it(site: Site) -> None:
     site.refresh()
     site.label(0, 1, 2)
@@ -241,6 +243,7 @@ def test_no_more_than_the_horizon_is_published(site: Site) -> None:
     assert len(site.queue) == 4
 
 
+@pytest.mark.slow
 def test_drafts_that_nobody_sees_are_drawn_for_no_more_than_will_be_judged(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +304,7 @@ def two_models(site: Site) -> tuple[Publication, Publication]:
     return first, refreshed(site)
 
 
+@pytest.mark.slow
 def test_a_rollback_publishes_what_the_old_model_gives_and_trains_nothing(site: Site) -> None:
     first, second = two_models(site)
     again = pin(site, first.name)
@@ -319,6 +323,7 @@ def test_a_rollback_publishes_what_the_old_model_gives_and_trains_nothing(site: 
     )
 
 
+@pytest.mark.slow
 def test_a_pinned_queue_follows_labels_and_new_scans_under_names_of_its_own(site: Site) -> None:
     first, _ = two_models(site)
     pinned = [pin(site, first.name)]
@@ -338,6 +343,7 @@ def test_a_pinned_queue_follows_labels_and_new_scans_under_names_of_its_own(site
     assert site.versions == before
 
 
+@pytest.mark.slow
 def test_a_rollback_during_a_round_waits_for_its_end_and_is_not_lost(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +364,7 @@ def test_a_rollback_during_a_round_waits_for_its_end_and_is_not_lost(
     assert refreshed(site).model_key == first.model_key
 
 
+@pytest.mark.slow
 def test_with_resume_the_next_round_trains_again(site: Site) -> None:
     first, _ = two_models(site)
     pin(site, first.name)
@@ -381,6 +388,7 @@ def test_back_to_a_cold_start_is_its_order_without_drafts(site: Site) -> None:
     assert all(site.fake.prelabel(site.number, task) == [] for task in site.queue)
 
 
+@pytest.mark.slow
 def test_a_pin_that_other_labels_end_is_said_and_the_queue_stays_until_it_is_resolved(
     site: Site,
 ) -> None:
@@ -396,6 +404,7 @@ def test_a_pin_that_other_labels_end_is_said_and_the_queue_stays_until_it_is_res
     assert refreshed(site).name != live.name
 
 
+@pytest.mark.slow
 def test_weights_that_no_rule_keeps_are_gone_once_a_round_is_live(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -588,6 +597,7 @@ def storage_is_away(site: Site) -> None:
     site.fake.fail("GET", "/data/upload", 404, times=9_999)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True], ids=["in training", "in scoring"])
 def test_while_the_storage_of_the_images_is_away_queue_and_drafts_stay(
     site: Site, trained: bool
@@ -628,6 +638,7 @@ def test_scans_that_are_gone_for_a_day_count_as_lost(site: Site) -> None:
     assert [bool(task.problem) for task in site.store.scans.all(site.number)][:4] == [True] * 4
 
 
+@pytest.mark.slow
 def test_one_labelled_scan_that_is_gone_holds_nobody_up(site: Site) -> None:
     site.refresh()
     site.label(0, 1, 2)
@@ -754,6 +765,7 @@ def kill_and_start_again(
     return outcome(site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "when"), KILLS)
 def test_a_kill_in_any_step_ends_like_an_undisturbed_run(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str
@@ -775,6 +787,7 @@ PINNED_KILLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "when"), PINNED_KILLS)
 def test_a_kill_in_a_pinned_round_ends_like_an_undisturbed_one(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str, when: str

@@ -195,6 +195,7 @@ def test_pages_of_another_machine_show_map_queue_and_versions(
     assert pages[1].get(project + "/map.json").get_json()["placed"] == len(trained.tasks)
 
 
+@pytest.mark.slow
 def test_an_outage_is_said_and_the_next_round_goes_on_from_where_it_was(
     trained: Site, s3: S3
 ) -> None:
@@ -213,6 +214,7 @@ def test_an_outage_is_said_and_the_next_round_goes_on_from_where_it_was(
     assert live(trained).labels == 3
 
 
+@pytest.mark.slow
 def test_what_was_lost_from_the_store_is_made_anew(trained: Site, elsewhere: Services) -> None:
     """The copies of one machine do not hide that the others have nothing."""
     number = trained.number
@@ -235,6 +237,7 @@ def test_what_was_lost_from_the_store_is_made_anew(trained: Site, elsewhere: Ser
     assert ledger.read(trained.store, number).usable.keys() == set(trained.tasks[:2])
 
 
+@pytest.mark.slow
 def test_forgetting_a_project_empties_the_store_of_it(
     trained: Site, elsewhere: Services, store: Store
 ) -> None:

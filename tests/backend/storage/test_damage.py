@@ -87,6 +87,7 @@ def test_a_file_that_finds_no_room_is_said_and_the_round_ends_once_there_is(
     assert sorted(trained.queue) == sorted(set(trained.tasks) - set(trained.tasks[:3]))
 
 
+@pytest.mark.slow
 def test_a_full_database_is_said_and_loses_no_label(trained: Site) -> None:
     engine = trained.store.engine
 
@@ -108,6 +109,7 @@ def test_a_full_database_is_said_and_loses_no_label(trained: Site) -> None:
     assert live(trained).labels == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rubbish", "one byte", "cut short"])
 def test_a_damaged_checkpoint_is_said_and_trained_anew_while_the_queue_stays(
     trained: Site, kind: str
@@ -129,6 +131,7 @@ def test_a_damaged_checkpoint_is_said_and_trained_anew_while_the_queue_stays(
     assert trained.queue == queue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gone", "rubbish", "cut short"])
 def test_lost_embeddings_are_said_and_made_anew(trained: Site, kind: str) -> None:
     [path] = files(trained, "embeddings/*")
@@ -160,6 +163,7 @@ def test_all_lost_embeddings_are_made_anew_by_one_round(
     assert len(files(site, "embeddings/*")) == 3
 
 
+@pytest.mark.slow
 def test_damaged_records_of_rounds_and_drafts_stop_neither_rounds_nor_pages(trained: Site) -> None:
     for path in [*files(trained, "rounds/*"), *files(trained, "drafts/*")]:
         path.write_bytes(path.read_bytes()[:20])
@@ -205,6 +209,7 @@ def test_a_damaged_database_is_said_with_the_way_out_and_health_still_answers(
     store.close()
 
 
+@pytest.mark.slow
 def test_a_database_that_was_moved_away_is_made_anew_from_label_studio(trained: Site) -> None:
     """All that a person did comes back; what only was ours starts over under other names."""
     old = live(trained)
@@ -221,6 +226,7 @@ def test_a_database_that_was_moved_away_is_made_anew_from_label_studio(trained: 
     assert sorted(trained.queue) == sorted(trained.tasks[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 4096], ids=["all", "pages"])
 def test_a_damaged_database_of_jobs_is_set_aside_and_the_work_goes_on(
     trained: Site, caplog: pytest.LogCaptureFixture, start: int

@@ -231,6 +231,7 @@ def remembered(store: Store) -> dict[str, list[Json]]:
     return found
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @limits(max_examples=200, suppress_health_check=SLOW)
 def test_no_sequence_of_requests_makes_the_service_fail_or_forget(
@@ -339,6 +340,7 @@ TREES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(TREES, max_size=4), st.booleans())
 @limits(max_examples=300)
 def test_any_tree_of_tags_is_an_interface_or_refused(trees: list[Any], whole: bool) -> None:
@@ -453,6 +455,7 @@ def regions(draw: st.DrawFn) -> Json:
     return made
 
 
+@pytest.mark.slow
 @given(st.lists(regions() | JSON, max_size=3))
 @limits(max_examples=400)
 def test_any_result_is_a_mask_or_a_value_error_in_little_memory(result: list[Any]) -> None:
@@ -671,6 +674,7 @@ def test_every_call_of_the_gateway_is_among_those_that_are_tried() -> None:
     assert public - {"token_kind", "close"} == {name.partition(" ")[0] for name in CALLS}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_waiting")
 @given(data=st.data())
 @limits(max_examples=600, suppress_health_check=SLOW)
@@ -694,6 +698,7 @@ EXPIRIES: st.SearchStrategy[Any] = st.sampled_from(
 TOKENS = st.fixed_dictionaries({"exp": EXPIRIES | JSON}, optional={"token_type": JSON}) | JSON
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_waiting")
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method:DeprecationWarning")
 @given(TOKENS, TOKENS, JSON)

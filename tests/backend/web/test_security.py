@@ -285,6 +285,7 @@ def outages(site: Site) -> None:
         site.fake.heal()
 
 
+@pytest.mark.slow
 def test_no_token_and_nothing_of_a_patient_comes_out_of_rounds(
     site: Site, settings: Settings, said: list[str]
 ) -> None:

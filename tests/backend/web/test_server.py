@@ -225,6 +225,7 @@ def know(folder: Path, project: int) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_burst_of_webhooks_is_taken_and_leaves_one_refresh_to_do(
     tmp_path: Path,
 ) -> None:
