@@ -29,12 +29,8 @@ from model.evaluation import Masks
 from model.fitted import Fitted, TrainConfig, build_network
 from model.inference import predict, probabilities_of
 from model.preprocessing import Image, letterbox, prepare
-from model.training import (
-    Progress,
-    default_config,
-    fit,
-    segmentation_loss,
-)
+from model.recipes import default_config
+from model.training import Progress, fit, segmentation_loss
 
 LABELS = 10
 SKIPPED = 5  # first steps of a training, which allocate memory

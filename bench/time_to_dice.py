@@ -29,7 +29,8 @@ from bench.training import read, test
 from model.augmentation import augment
 from model.evaluation import Masks, scan_dice
 from model.preprocessing import Image, letterbox, prepare, restore
-from model.training import default_config, fit, segmentation_loss
+from model.recipes import default_config
+from model.training import fit, segmentation_loss
 
 GOAL = 0.93
 LABELS, HELD_OUT = 10, 40

@@ -23,7 +23,8 @@ from model.evaluation import MAIN, METRICS, OTHERS, Masks
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.preprocessing import Image
-from model.training import default_config, fit
+from model.recipes import default_config
+from model.training import fit
 
 
 @dataclass(frozen=True)

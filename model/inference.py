@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.attention_unet import AttentionUnet, attention_maps
+from model.ensemble import Ensemble
 from model.fitted import Fitted
 from model.preprocessing import Image, prepare, resized, restore
 from model.uncertainty import Probabilities, boundary_entropy, entropy
@@ -19,14 +20,14 @@ __all__ = ["attention", "boundary_entropy", "entropy", "predict", "probabilities
 
 
 def predict(
-    fitted: Fitted, images: Iterable[Image], *, batch_size: int = 8
+    model: Fitted | Ensemble, images: Iterable[Image], *, batch_size: int = 8
 ) -> Iterator[Probabilities]:
     """Yield each scan's probabilities in turn, shape (c, h, w) at the scan's own size.
 
     Only one batch is taken from `images` at a time, so a pool may be larger than memory.
 
     Args:
-        fitted: The trained network.
+        model: The trained network, or several, whose probabilities are averaged.
         images: Scans of shape (h, w) or (h, w, 3), values in [0, 1], each of any size.
         batch_size: Number of scans that the network processes at once, at least 1.
 
@@ -37,11 +38,17 @@ def predict(
         raise ValueError(f"batch_size {batch_size}: expected at least 1")
     pool = iter(images)
     while batch := list(islice(pool, batch_size)):
-        squares = probabilities_of(fitted.network, prepare(batch, fitted.config.image_size))
-        runs = [(s, len(list(run))) for s, run in groupby(image.shape[:2] for image in batch)]
-        parts = torch.split(squares, [length for _, length in runs])
-        for (shape, _), part in zip(runs, parts, strict=True):
-            yield from restore(part, shape).numpy()
+        predictions = [_of_batch(member, batch) for member in model.members]
+        for each in zip(*predictions, strict=True):
+            yield each[0] if len(each) == 1 else np.mean(each, axis=0)
+
+
+def _of_batch(fitted: Fitted, batch: Sequence[Image]) -> Iterator[Probabilities]:
+    squares = probabilities_of(fitted.network, prepare(batch, fitted.config.image_size))
+    runs = [(shape, len(list(run))) for shape, run in groupby(i.shape[:2] for i in batch)]
+    parts = torch.split(squares, [length for _, length in runs])
+    for (shape, _), part in zip(runs, parts, strict=True):
+        yield from restore(part, shape).numpy()
 
 
 def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.float32]:

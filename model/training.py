@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention_unet import RADIMAGENET_FITS, AttentionUnet
+from model.attention_unet import AttentionUnet
 from model.augmentation import augment
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import predict
 from model.preprocessing import Image, letterbox, standardise, together
+from model.recipes import adapted
 
 __all__ = [
     "PATIENCE",
@@ -28,9 +29,7 @@ __all__ = [
     "Progress",
     "TrainConfig",
     "Untrainable",
-    "default_config",
     "fit",
-    "resolve_device",
     "segmentation_loss",
 ]
 
@@ -69,50 +68,6 @@ class Progress:
         return self.step % self.steps_in_epoch == 0 or self.step == self.steps
 
 
-def resolve_device(name: str) -> str:
-    """Return the device to compute on: "auto" is the best device present, others are checked.
-
-    Raises:
-        ValueError: If this machine lacks the device.
-    """
-    if name == "auto":
-        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        return next((device for device, there in present.items() if there), "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
-        raise ValueError(f"device {name!r} is not present here; use 'auto' or 'cpu'") from error
-    return name
-
-
-def default_config(
-    device: str,
-    classes: int,
-    *,
-    seed: int = 0,
-    image_size: int | None = None,
-    encoder_weights: str = "",
-) -> TrainConfig:
-    """Return settings for the device: a training of 30 s on two CPU cores, a larger one on a GPU.
-
-    With RadImageNet's weights the encoder is a ResNet-50, which is far slower on a CPU.
-    """
-    small = device == "cpu" and not encoder_weights
-    # Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
-    name = "tu-test_resnet" if small else "resnet34"
-    return TrainConfig(
-        encoder_name=RADIMAGENET_FITS if encoder_weights else name,
-        image_size=image_size or (96 if device == "cpu" else 256),
-        classes=classes,
-        steps=130 if device == "cpu" else 600,
-        batch_size=8 if device == "cpu" else 16,
-        learning_rate=6e-3 if small else 1e-3,
-        seed=seed,
-        device=device,
-        encoder_weights=encoder_weights,
-    )
-
-
 def fit(  # noqa: PLR0913  # the contract's keywords
     images: Sequence[Image],
     masks: Sequence[Masks],
@@ -142,21 +97,21 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     """
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
-    device = torch.device(config.device)
+    config, device = adapted(config, masks), torch.device(config.device)
     with _randomness(config.seed):
-        network = _beginning(config, start, device)
+        scans, targets = _squares(images, masks, config.image_size)
+        network = _beginning(config, start, targets)
         average = deepcopy(network)  # less noisy, and usable if training is cut short
         flat, flat_average = _flatten(network), _flatten(average)
         optimizer = torch.optim.AdamW([flat.parameters], fused=True)
         scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        scans, targets = _squares(images, masks, config.image_size)
         rows, size = _balanced(masks), config.batch_size
         order, epoch = _shuffled(rows), max(math.ceil(len(rows) / size), LEAST_EPOCH)
         best = _Best(config, validation)
         history: list[float] = []
         while len(history) < config.steps and not best.is_past and not (stop and stop()):
             chosen = list(islice(order, size))
-            batch = augment(scans[chosen], targets[chosen])
+            batch = augment(scans[chosen], targets[chosen], config.crop)
             try:
                 history.append(_backward(network, optimizer, scaler, batch))
             except torch.OutOfMemoryError as error:
@@ -240,15 +195,23 @@ class _Best:
             network.load_state_dict(self._weights)
 
 
-def _beginning(config: TrainConfig, start: Fitted | None, device: torch.device) -> AttentionUnet:
+def _beginning(config: TrainConfig, start: Fitted | None, targets: Tensor) -> AttentionUnet:
     """Return the network that training starts with."""
+    device = torch.device(config.device)
     if (config.init == "warm") != (start is not None):
         raise ValueError(
             f"init is {config.init!r} and start is {'given' if start else 'missing'}: expected a "
             "trained network as start with 'warm', and none with 'scratch'"
         )
     if start is None:
-        return build_network(config, device, encoder_weights=config.encoder_weights)
+        network = build_network(
+            config,
+            device,
+            encoder_weights=config.encoder_weights,
+            imagenet=config.init == "imagenet",
+        )
+        _expect(network, targets)
+        return network
     if not config.continues(start.config):
         raise ValueError(
             f"start has encoder {start.config.encoder_name!r} and {start.config.classes} classes: "
@@ -257,6 +220,17 @@ def _beginning(config: TrainConfig, start: Fitted | None, device: torch.device) 
     network = build_network(config, device)
     network.load_state_dict(start.network.state_dict())
     return network
+
+
+@torch.no_grad()
+def _expect(network: AttentionUnet, targets: Tensor) -> None:
+    """Let an untrained network expect each class as often as its pixels occur.
+
+    Otherwise it expects every class on half of the pixels, and spends its first steps on unlearning
+    that. Where classes are small, it may then unlearn to draw them at all.
+    """
+    share = targets.mean(dim=(0, 2, 3)).clamp(1e-3, 0.5)
+    network.bias.copy_(torch.logit(share))
 
 
 @dataclass(frozen=True)

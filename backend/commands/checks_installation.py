@@ -125,7 +125,7 @@ def load_encoder(settings: Settings, known: Project | None) -> Encoder:
 
 def encoder(settings: Settings, load: Load) -> Finding:
     """Which encoder embeds the scans, on which device."""
-    from model.training import resolve_device
+    from model.recipes import resolve_device
 
     loaded = load()
     note = loaded.substitution if loaded.substituted else ""

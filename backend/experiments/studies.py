@@ -18,7 +18,7 @@ from backend.imaging.scan_cache import WORKING_SIZE
 from backend.rounds import encoding
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, training
+from model import active_learning, recipes, training
 
 Array = npt.NDArray[Any]
 Say = Callable[[str], object]
@@ -161,8 +161,8 @@ def _encode(
 
 def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:
     try:
-        device = training.resolve_device(settings.device)
-        config = training.default_config(device, classes, image_size=plan.image_size)
+        device = recipes.resolve_device(settings.device)
+        config = recipes.default_config(device, classes, image_size=plan.image_size)
         return replace(config, steps=plan.steps or config.steps)
     except ValueError as error:
         raise ConfigError(

