@@ -267,6 +267,8 @@ class ProjectOptions(BaseSettings):
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)
     max_train_seconds: float = Field(default=300.0, gt=0)
+    refine: bool = True
+    max_refine_seconds: float = Field(default=900.0, gt=0)
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
     random_fraction: float = Field(default=0.0, ge=0, le=1)
     prelabels: bool = True

@@ -22,6 +22,8 @@ ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)
 UNCERTAINTIES: tuple[Uncertainty, ...] = get_args(Uncertainty)
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 
+QUICK = "quick"  # the recipe of a round's training, among those that a refinement compares
+
 AUTO = "auto"
 RADIMAGENET = "radimagenet-resnet50"
 STAND_IN = "efficientnet-lite0"

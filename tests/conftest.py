@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
@@ -12,6 +13,10 @@ from tests import postgresql
 
 LOCAL = "local"
 HEAVY = {"torch", "torchvision", "onnxruntime", "timm", "segmentation_models_pytorch", "umap"}
+
+# A worker refines models whenever nothing waits. A test of anything else would not know what runs;
+# the tests of the refinement turn it on.
+os.environ.setdefault("FIRSTLIGHT_REFINE", "false")
 
 # How long an example takes is the machine's affair: nothing here fails by the clock.
 settings.register_profile(

@@ -19,6 +19,7 @@ from backend.rounds.services import build
 from backend.settings import Settings
 from backend.storage.store import Store
 from model import inference, masks, training
+from model.ensemble import Ensemble
 
 
 def regions(
@@ -58,7 +59,7 @@ class LiveDrafts:
         torch.set_num_threads(1)
         decoders = decoder_process.Decoders(seconds=decode_seconds)
         self._services = replace(build(settings, store), decoders=decoders)
-        self._models: OrderedDict[tuple[int, str], training.Fitted] = OrderedDict()
+        self._models: OrderedDict[tuple[int, str], training.Fitted | Ensemble] = OrderedDict()
 
     def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
         """Return the live model's draft for a stored task, [] while no drafts are shown.
@@ -83,7 +84,7 @@ class LiveDrafts:
             side = model.config.image_size
             list(inference.predict(model, [np.zeros((side, side), np.float32)]))
 
-    def _live(self, project_id: int) -> tuple[Learner, training.Fitted] | None:
+    def _live(self, project_id: int) -> tuple[Learner, training.Fitted | Ensemble] | None:
         """Return the live model if it draws drafts and its file is there."""
         project = self._services.store.projects.get(project_id)
         version = drawing(self._services.store, project) if project else None
@@ -94,7 +95,7 @@ class LiveDrafts:
             return None
         return learner, self._model(learner, version.model_key)
 
-    def _model(self, learner: Learner, key: str) -> training.Fitted:
+    def _model(self, learner: Learner, key: str) -> training.Fitted | Ensemble:
         name = (learner.project_id, key)
         if name not in self._models:
             self._models[name] = learner.load(key)

@@ -24,8 +24,9 @@ from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, Model, Project
-from model import calibration, evaluation, inference, recipes, training, validation
+from model import calibration, ensemble, evaluation, inference, recipes, training, validation
 from model.encoders import weights
+from model.ensemble import Ensemble
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
@@ -136,24 +137,35 @@ class Learner:
         fitted = self._trained(examples, start, on_batch)
         seconds = round(time.monotonic() - started, 1)
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
+        quality = ModelQuality(
+            train_seconds=seconds,
+            started_from=start,
+            learnt=self._data_digest(ledger, task_ids),
+        )
+        self.keep(key, fitted, task_ids, quality)
+        return key
+
+    def keep(
+        self,
+        key: str,
+        model: training.Fitted | Ensemble,
+        task_ids: Sequence[int],
+        quality: ModelQuality,
+    ) -> None:
+        """Store a model that was trained on these scans."""
         # Save the row before the weights: a model counts as trained once its weights exist.
         self.store.publications.save_model(
             Model(
                 project_id=self.project_id,
                 key=key,
-                labels=len(examples),
+                labels=len(task_ids),
                 classes=list(self.config.labels),
                 trained_on=list(task_ids),
                 created_at=self.store.clock(),
-                quality=ModelQuality(
-                    train_seconds=seconds,
-                    started_from=start,
-                    learnt=self._data_digest(ledger, task_ids),
-                ),
+                quality=quality,
             )
         )
-        self.files.write(weights_name(key), lambda file: file.write(fitted.to_bytes()))
-        return key
+        self.files.write(weights_name(key), lambda file: file.write(model.to_bytes()))
 
     def reporter(self) -> Callable[[training.Progress], None]:
         """Return the function that training calls after every batch to report its progress.
@@ -185,12 +197,22 @@ class Learner:
             return before  # the live model was already trained on exactly these labels
         # Start from the live model only if all its training data still holds. Otherwise a deleted
         # or corrected label would live on in the weights, and the model would know scans that are
-        # held out today. Models of earlier releases did not record "learnt".
-        still_holds = set(model.trained_on) <= set(task_ids) and (
-            model.quality.learnt is None
-            or model.quality.learnt == self._data_digest(ledger, model.trained_on)
-        )
+        # held out today.
+        still_holds = set(model.trained_on) <= set(task_ids) and self.holds(ledger, model)
         return live if still_holds and self.train_config.continues(self.load(live).config) else ""
+
+    def base_of(self, key: str) -> str:
+        """Return the key of the round's model that a model refines, else the model's own."""
+        model = self.store.publications.model(self.project_id, key)
+        return model.quality.refined_from or key if model else key
+
+    def holds(self, ledger: Ledger, model: Model) -> bool:
+        """Return whether all scans and labels that a model was trained on are unchanged."""
+        if not set(model.trained_on) <= ledger.usable.keys():
+            return False
+        # Models of earlier releases did not record "learnt".
+        learnt = model.quality.learnt
+        return learnt is None or learnt == self._data_digest(ledger, model.trained_on)
 
     def _trained(
         self,
@@ -206,7 +228,7 @@ class Learner:
                 [example.image for example in examples],
                 [example.mask for example in examples],
                 replace(self.train_config, init="warm") if start else self.train_config,
-                start=self.load(start) if start else None,
+                start=self._single(start) if start else None,
                 on_batch=on_batch,
                 stop=lambda: time.monotonic() >= deadline,
             )
@@ -243,12 +265,16 @@ class Learner:
             labels.masks(result, self.config, size=(height, width)) for result in results
         )
 
-    def load(self, key: str) -> training.Fitted:
-        """Return a trained network, ready to predict."""
+    def _single(self, key: str) -> training.Fitted:
+        [member] = self.load(key).members  # rounds start from models of rounds
+        return member
+
+    def load(self, key: str) -> training.Fitted | Ensemble:
+        """Return a trained model, ready to predict."""
         try:
             return self.files.read(
                 weights_name(key),
-                lambda path: training.Fitted.load(path, device=self.train_config.device),
+                lambda path: ensemble.load(path, device=self.train_config.device),
             )
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):
@@ -341,7 +367,7 @@ BATCH = 16  # scans of up to 256 x 256 pixels at once; fewer if they are larger
 
 
 def _predicted(
-    fitted: training.Fitted, batch: Sequence[tuple[int, Scan]]
+    fitted: training.Fitted | Ensemble, batch: Sequence[tuple[int, Scan]]
 ) -> Iterator[tuple[int, Scan, Pixels]]:
     images = [scan.image for _, scan in batch]
     predictions = inference.predict(fitted, images, batch_size=max(len(batch), 1))

@@ -19,7 +19,7 @@ from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions
 
 from backend import logs
 from backend.errors import FirstlightError
-from backend.rounds import embedding, outcome, queue_drafts, sync, unreadable
+from backend.rounds import embedding, outcome, queue_drafts, refinement, sync, unreadable
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.learner import Learner, UnreadableLabels
@@ -29,12 +29,15 @@ from backend.storage.tables import Publication
 
 log = logging.getLogger(__name__)
 
-STORY = "4"  # raise it when the steps of a round change: a round under way cannot follow
+STORY = "5"  # raise it when the steps of a round change: a round under way cannot follow
 REFRESH_QUEUE = "refresh"
 CHUNK_QUEUE = "chunks"
 CHUNK = 64
 SCORED = 256  # scans a chunk: enough to make the time to read the weights negligible
 SHARE = 1024  # scans
+# How a refinement ends.
+REFINED = "The refinement ended."
+MADE_WAY = "It made way for a round."
 CHUNKS_BETWEEN_TRIMS = 16  # trimming goes through all kept scans and takes longer than a chunk
 
 
@@ -89,11 +92,42 @@ class Rounds(DBOSConfiguredInstance):
             scored = _spread(self.score, [(project_id, chunk, number, key) for chunk in chunks])
             self.select(project_id, number, [pair for part in scored for pair in part], key)
             if key:
-                self.draft(project_id, number, key)
+                key = self.draft(project_id, number, key, plan)
             version = self.publish(project_id, number, key)
             if version:
                 self.switch(project_id, number, version, plan["fingerprint"])
             return True
+
+    @DBOS.workflow()
+    def refine(self, project_id: int) -> None:
+        """Improve the live model with the same labels, and publish the better one."""
+        with logs.context(project=project_id):
+            said = REFINED
+            try:
+                key = self.improve(project_id)
+                said = self._publish_refined(project_id, key) if key else REFINED
+            except FirstlightError as error:
+                said = str(error)
+            except Exception:
+                log.exception("a refinement failed unexpectedly")
+                said = "A refinement failed unexpectedly."
+            self.end_refinement(project_id, said)
+
+    def _publish_refined(self, project_id: int, key: str) -> str:
+        """Publish the queue of a refined model; return how it ended."""
+        plan = self.open_refined(project_id)
+        number = plan["round"]
+        with logs.context(round=number):
+            scored = self.score_refined(project_id, number, key)
+            if scored is None:
+                return MADE_WAY
+            self.select(project_id, number, scored, key)
+            if not self.draft(project_id, number, key, plan):
+                return MADE_WAY
+            version = self.publish(project_id, number, key)
+            if version:
+                self.switch(project_id, number, version, plan["fingerprint"])
+            return REFINED
 
     @DBOS.workflow()
     def embed(self, project_id: int, task_ids: list[int]) -> None:
@@ -181,7 +215,7 @@ class Rounds(DBOSConfiguredInstance):
             if not to_train:
                 return ""  # all labels are ground truth, which only serves validation
             version = self.store.publications.get(project_id, here.project.live_version)
-            live = version.model_key if version else ""
+            live = learner.base_of(version.model_key) if version else ""
             try:
                 key = learner.fit(now, to_train, learner.reporter(), live)
                 return learner.gate(now, key, live, held)
@@ -235,11 +269,59 @@ class Rounds(DBOSConfiguredInstance):
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 
     @DBOS.step()
-    def draft(self, project_id: int, number: int, key: str) -> None:
-        """Store the model's masks for the head of the queue, shown or not."""
+    def draft(self, project_id: int, number: int, key: str, plan: dict[str, Any]) -> str:
+        """Store masks for the head of the queue, shown or not.
+
+        Args:
+            project_id: The project.
+            number: Of the round.
+            key: Of the model that scored the pool.
+            plan: As `plan` or `open_refined` returned it.
+
+        Returns:
+            The key of the model that drew the masks; "" for a refinement that had to end.
+        """
         with self._step(project_id, "draft", number) as here:
-            masks = queue_drafts.draw(here, here.queue(number), key)
+            refined, pinned = plan.get("refined"), plan.get("pinned_model")
+            stop = refinement.Watch(self.store, project_id) if refined else _never
+            draws = key if refined or pinned else refinement.drawing(here, key)
+            masks = queue_drafts.draw(
+                here, here.queue(number), draws, fingerprint=plan["fingerprint"], stop=stop
+            )
+            if stop():
+                return ""
             here.files.write_json(artifacts.drafts_name(number), masks)
+            return draws
+
+    @DBOS.step()
+    def improve(self, project_id: int) -> str:
+        """Train a refined model; return its key, "" if there is none to publish."""
+        with self._step(project_id, "refine") as here:
+            return refinement.improve(here, refinement.Watch(self.store, project_id))
+
+    @DBOS.step()
+    def open_refined(self, project_id: int) -> dict[str, Any]:
+        """Open the round that publishes a refined model; return its plan."""
+        opened = self.store.rounds.of_workflow(project_id, str(DBOS.workflow_id))
+        fingerprint = self._here(project_id).project.fingerprint
+        return {"round": opened.number, "fingerprint": fingerprint, "refined": True}
+
+    @DBOS.step()
+    def score_refined(
+        self, project_id: int, number: int, key: str
+    ) -> list[tuple[int, float]] | None:
+        """Return (task id, uncertainty) of the scans in the pool; None if a refresh waits."""
+        with self._step(project_id, "score", number) as here:
+            scores = refinement.score(here, key, refinement.Watch(self.store, project_id))
+            return None if scores is None else list(scores.items())
+
+    @DBOS.step()
+    def end_refinement(self, project_id: int, said: str) -> None:
+        """End the round of a refinement that has one open, and clear the page."""
+        if said != REFINED:
+            log.info("the refinement ended: %s", said)
+        self.store.rounds.abort(project_id, said)
+        self.store.projects.update(project_id, step="", progress={}, deaths=0)
 
     @DBOS.step()
     def publish(self, project_id: int, number: int, key: str) -> str:
@@ -312,6 +394,10 @@ class Rounds(DBOSConfiguredInstance):
     def _trim_now_and_then(self, learner: Learner) -> None:
         if next(self._chunks) % CHUNKS_BETWEEN_TRIMS == 0:
             learner.scans.trim()
+
+
+def _never() -> bool:
+    return False
 
 
 def _is_lost(here: RoundContext) -> bool:

@@ -120,6 +120,12 @@ class ModelQuality(Record):
         validation_scans: How many scans that were.
         calibration_error: How far its probabilities are off, on average.
         temperature: At which they mean what they say.
+        refined_from: The key of the round's model that this model refines, "" for none.
+        refinement: The key of the model that refines this one; "" if a refinement ended without a
+            better model; None while there was no refinement.
+        refinement_tries: How many refinements of this model began and were not ended in order.
+        recipe: The recipe that a refinement chose; its mean cross-validated Dice is in `compared`.
+        compared: The mean cross-validated Dice of each recipe, by its name.
     """
 
     train_seconds: float | None = None
@@ -130,6 +136,11 @@ class ModelQuality(Record):
     validation_scans: int | None = None
     calibration_error: float | None = None
     temperature: float = 1.0
+    refined_from: str = ""
+    refinement: str | None = None
+    refinement_tries: int = 0
+    recipe: str = ""
+    compared: dict[str, float] = {}
 
     @model_validator(mode="before")
     @classmethod

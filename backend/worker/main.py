@@ -7,12 +7,13 @@ else after it has been silent for SILENT_SECONDS.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs
 from backend.errors import ConfigError, StorageError
+from backend.rounds import refinement
 from backend.rounds.erasing import Eraser, follow
 from backend.rounds.services import Services, build
 from backend.rounds.workflow import CHUNK_QUEUE, REFRESH_QUEUE, Rounds
@@ -44,6 +46,7 @@ from backend.worker.recovery import RELEASE
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+LOOKS_PER_REFINEMENT = 10  # a look for models to refine reads more of the database
 NICE = 10
 
 
@@ -74,8 +77,12 @@ def run(settings: Settings) -> None:
         recovery.request_all_refreshes(store, full=member.leads())
         log.info("worker started")
         say = logs.Once(log)
-        while not stop.wait(LOOK_SECONDS):
+        for look in itertools.count():
+            if stop.wait(LOOK_SECONDS):
+                break
             say(enqueue_due(rounds))
+            if look % LOOKS_PER_REFINEMENT == 0:
+                say(enqueue_refinements(rounds))
     log.info("worker stops")
     recovery.hand_back(store, member)
     logging.shutdown()
@@ -128,10 +135,30 @@ def enqueue_due(rounds: Rounds) -> str:
         due = rounds.store.projects.due()
     except StorageError as error:
         return str(error)
-    for project_id in due:
+    return _enqueue(rounds.refresh, due)
+
+
+def enqueue_refinements(rounds: Rounds) -> str:
+    """Queue a refinement of every project whose model may be refined. Return why that failed.
+
+    A refinement takes the place of a refresh in the queue, so the two never run at the same time
+    for one project.
+
+    Raises:
+        StorageError: When the jobs' database is damaged; the next start replaces it.
+    """
+    try:
+        due = refinement.due(rounds.store)
+    except StorageError as error:
+        return str(error)
+    return _enqueue(rounds.refine, due[:1])  # one at a time: the next one may have to make way
+
+
+def _enqueue(work: Callable[[int], None], project_ids: Sequence[int]) -> str:
+    for project_id in project_ids:
         with SetEnqueueOptions(deduplication_id=str(project_id)):
             try:
-                DBOS.enqueue_workflow(REFRESH_QUEUE, rounds.refresh, project_id)
+                DBOS.enqueue_workflow(REFRESH_QUEUE, work, project_id)
             except dbos_error.DBOSQueueDeduplicatedError:
                 continue  # it waits or runs; a later request starts another refresh after it
             except SQLAlchemyError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
+from model.registry import QUICK
 
 # Shown with a queue whose reasons hold scores: scores that rise down the queue look like a defect.
 SCORES = (
@@ -23,6 +24,7 @@ STEPS = {
     "embed": "computing embeddings of new scans",
     "plan": "deciding what to do",
     "train": "training the network",
+    "refine": "refining the drafts while nobody waits",
     "score": "measuring how unsure the network is of each scan",
     "select": "choosing the next scans",
     "draft": "drawing drafts",
@@ -33,6 +35,7 @@ STEPS = {
 # The progress of a step in words, by the keys that a step may report.
 _PROGRESS = {
     "total": "{done} of {total} scans",
+    "of_minutes": "{minutes:.0f} of {of_minutes:.0f} min",
     "epochs": "epoch {epoch} of {epochs}",
     "batches": "batch {batch} of {batches}",
     "loss": "loss {loss:.2f}",
@@ -62,7 +65,7 @@ def progress(state: Mapping[str, Any]) -> dict[str, Any]:
         runs. `share`: The step's progress in [0, 1], None if unknown.
     """
     done = state["progress"]
-    parts = (("done", "total"), ("batch", "batches"))
+    parts = (("done", "total"), ("batch", "batches"), ("minutes", "of_minutes"))
     known = [(done[part], done[whole]) for part, whole in parts if done.get(whole)]
     share = [round(min(1.0, part / whole), 3) for part, whole in known if part is not None]
     return {
@@ -235,9 +238,28 @@ def quality(state: Mapping[str, Any]) -> str:
         f"the model's probabilities are off by {off:.2f} there, on average"
         if off is not None
         else "",
+        refined(state),
     ]
     said = "; ".join(filter(None, known))
     return f"Quality: {said or 'not known yet'}."
+
+
+def refined(state: Mapping[str, Any]) -> str:
+    """Return what a refinement changed in the live model, "" for the model of a round."""
+    found = state["refinement"]
+    if found is None:
+        return ""
+    if found["from"] is None:
+        return "the model is refined: several networks were trained for longer"
+    if found["recipe"] == QUICK:
+        return (
+            "the model is refined: several networks were trained for longer, with the recipe of "
+            f"a round (cross-validated Dice {found['from']:.2f})"
+        )
+    return (
+        f"the model is refined ({found['recipe']}): with equal steps, cross-validated Dice rises "
+        f"from {found['from']:.2f} to {found['to']:.2f}"
+    )
 
 
 def unchanged(drafts: Mapping[str, Any]) -> str:

@@ -12,10 +12,11 @@ from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.projects import pause_left, spacing
-from backend.storage.records import QueueRecord
+from backend.storage.records import ModelQuality, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
 from model.evaluation import MAIN
+from model.registry import QUICK
 
 NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
@@ -267,6 +268,19 @@ def _quality(
         "changed_draft_dice": drafts.changed_dice,
         "validation_dice": model.quality.validation.get(MAIN.name) if model else None,
         "calibration_error": model.quality.calibration_error if model else None,
+        "refinement": _refinement(model.quality) if model else None,
+    }
+
+
+def _refinement(quality: ModelQuality) -> dict[str, Any] | None:
+    """Return the recipe of a refined model, and its Dice against that of a round's recipe."""
+    if not quality.refined_from:
+        return None
+    compared = quality.compared
+    return {
+        "recipe": quality.recipe,
+        "from": compared.get(QUICK),
+        "to": compared.get(quality.recipe),
     }
 
 

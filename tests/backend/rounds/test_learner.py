@@ -160,7 +160,8 @@ def test_the_box_of_time_ends_a_training_with_a_model(lab: Lab) -> None:
         train_config=replace(TINY, steps=10_000),
     )
     key = learner.fit(now, list(now.usable), ignore)
-    assert len(learner.load(key).history) == 0
+    [member] = learner.load(key).members
+    assert len(member.history) == 0
 
 
 def test_progress_is_told_after_every_batch(lab: Lab) -> None:
@@ -328,7 +329,7 @@ def test_a_warm_model_begins_with_the_weights_of_the_live_one(lab: Lab) -> None:
     # A box of time too short for a single batch leaves the weights as they were.
     options = ProjectOptions(training="warm", max_train_seconds=1e-9)
     key = replace(lab.learner, options=options).fit(now, list(now.usable), ignore, live)
-    before, after = (lab.learner.load(k).network.state_dict() for k in (live, key))
+    before, after = (lab.learner.load(k).members[0].network.state_dict() for k in (live, key))
     assert all(bool((before[name] == after[name]).all()) for name in before)
 
 

@@ -1,0 +1,234 @@
+"""Refinement: more training on the same labels, with the recipe that cross-validation prefers.
+
+A round trains for half a minute, because a person waits for the next queue. While nobody waits,
+refinement first compares recipes (scale, encoder, start) by cross-validation on the labels that
+are there, and then trains several networks for longer with the better recipe. The probabilities of
+these networks are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import recipes
+from model.ensemble import Ensemble
+from model.evaluation import scan_dice
+from model.fitted import Fitted, TrainConfig
+from model.inference import predict
+from model.preprocessing import Image
+from model.registry import QUICK
+from model.training import Masks, Progress, fit
+
+FOLDS = 3
+LEAST_GROUPS = 4  # with fewer a fold trains on too little to say anything
+MOST_MEMBERS = 3
+COMPARISON = 0.6  # largest share of the budget for comparing recipes
+# A member takes at least twice and at most five times the steps of a round.
+LEAST_STEPS, MOST_STEPS = 2, 5
+# The cost of a step with EfficientNet-Lite0, in steps of a round (bench/refining.py).
+PRETRAINED_COST = 1.6
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled scans: images, masks, and the group of each; a group is never divided."""
+
+    images: Sequence[Image]
+    masks: Sequence[Masks]
+    groups: Sequence[int]
+
+    def rows(self, chosen: NDArray[np.bool_]) -> tuple[list[Image], list[Masks]]:
+        """Return images and masks of the chosen scans."""
+        at = np.flatnonzero(chosen)
+        return [self.images[row] for row in at], [self.masks[row] for row in at]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way of training: its settings, and the cost of a step in steps of a round."""
+
+    name: str
+    config: TrainConfig
+    cost: float
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The refined model, and how its recipe was chosen.
+
+    Attributes:
+        model: The trained networks.
+        recipe: The name of the chosen recipe.
+        compared: The mean cross-validated Dice of each recipe; empty if none were compared.
+    """
+
+    model: Ensemble
+    recipe: str
+    compared: Mapping[str, float]
+
+
+class Stopped(Exception):
+    """Refinement was asked to stop."""
+
+
+def candidates(quick: TrainConfig, masks: Sequence[Masks]) -> list[Recipe]:
+    """Return the recipes to compare, that of a round first.
+
+    The others see scans at the other scale, or start from ImageNet's weights. A scale that a person
+    chose stays, and so does an encoder with weights of its own.
+    """
+    here = recipes.adapted(quick, masks)
+    found = [Recipe(QUICK, here, 1.0)]
+    if quick.adapt:
+        whole = replace(quick, adapt=False)
+        other = whole if here.crop else recipes.in_parts(whole)
+        found.append(Recipe("whole scans" if here.crop else "parts of scans", other, 1.0))
+    if not quick.encoder_weights:
+        found.append(Recipe("ImageNet start", recipes.pretrained(here), PRETRAINED_COST))
+    return found
+
+
+def refine(
+    labelled: Labelled,
+    quick: TrainConfig,
+    budget: float,
+    *,
+    tell: Callable[[float], None] = lambda share: None,
+    stop: Callable[[], bool] = lambda: False,
+    late: Callable[[], bool] = lambda: False,
+) -> Refined:
+    """Return a model that was trained for longer than a round allows.
+
+    It is repeatable for a seed, as long as `late` does not cut it short.
+
+    At most COMPARISON of the budget is spent on comparing recipes. If that is not enough, or if
+    there are fewer than LEAST_GROUPS groups, all of it goes into training with the recipe of a
+    round.
+
+    Args:
+        labelled: The labelled scans.
+        quick: The settings of a round's training, with init "scratch".
+        budget: How many steps of a round the refinement may cost.
+        tell: Called after every step with the share of the budget that is spent.
+        stop: Called before every step; if it returns True, refinement ends without a result.
+        late: Called before every step; if it returns True, refinement ends with the networks that
+            it has, the last of them cut short. A comparison that is cut short does not count.
+
+    Raises:
+        Stopped: If `stop` returned True, or `late` did before the first network was begun.
+        ValueError, Untrainable: As in `training.fit`.
+    """
+    work = _Work(budget, tell, stop, late)
+    known = candidates(quick, labelled.masks)
+    scores: dict[str, Floats] = {}
+    if _comparison_cost(known) <= COMPARISON * budget and len(set(labelled.groups)) >= LEAST_GROUPS:
+        folds = split(labelled.groups, quick.seed)
+        scores = {each.name: _cross_validated(labelled, folds, each, work) for each in known}
+        scores = {} if late() else scores
+    best = next(each for each in known if each.name == choose(scores))
+    members: list[Fitted] = []
+    for config in _members(best, work.left):
+        if not (members and late()):
+            members.append(work.fit(labelled.images, labelled.masks, config, best.cost))
+    compared = {name: float(values.mean()) for name, values in scores.items()}
+    return Refined(Ensemble(tuple(members)), best.name, compared)
+
+
+def split(groups: Sequence[int], seed: int) -> NDArray[np.int64]:
+    """Return the fold of each scan, shape (n,): whole groups, spread evenly and at random."""
+    names, places = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    folds: NDArray[np.int64] = (order % FOLDS)[places]
+    return folds
+
+
+def choose(scores: Mapping[str, Floats]) -> str:
+    """Return the name of the recipe to train with.
+
+    Few labels make the comparison noisy, so the recipe of a round stays unless the best of the
+    others beats it by more than the standard error of the paired differences.
+
+    Args:
+        scores: Cross-validated Dice by recipe, one value for each group; empty if unknown.
+    """
+    if not scores:
+        return QUICK
+    best = max(scores, key=lambda name: float(scores[name].mean()))
+    gain = scores[best] - scores[QUICK]
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+    return best if gain.mean() > error else QUICK
+
+
+def _comparison_cost(known: Sequence[Recipe]) -> float:
+    return sum(FOLDS * each.config.steps * each.cost for each in known)
+
+
+def _members(recipe: Recipe, left: float) -> Iterator[TrainConfig]:
+    """Yield the settings of each member: as many as the steps that are left suffice for."""
+    steps = left / recipe.cost
+    number = int(np.clip(steps // (LEAST_STEPS * recipe.config.steps), 1, MOST_MEMBERS))
+    each = int(np.clip(steps / number, recipe.config.steps, MOST_STEPS * recipe.config.steps))
+    for place in range(number):
+        yield replace(recipe.config, steps=each, seed=recipe.config.seed + place)
+
+
+def _cross_validated(
+    labelled: Labelled, folds: NDArray[np.int64], recipe: Recipe, work: _Work
+) -> Floats:
+    """Return the Dice of each group, predicted by a network that was trained on other groups."""
+    dice = np.zeros(len(labelled.images))
+    for fold in np.unique(folds):
+        held = folds == fold
+        fitted = work.fit(*labelled.rows(~held), recipe.config, recipe.cost)
+        images, masks = labelled.rows(held)
+        found = predict(fitted, images)
+        dice[held] = [scan_dice(p > 0.5, mask) for p, mask in zip(found, masks, strict=True)]
+    numbers, places = np.unique(labelled.groups, return_inverse=True)
+    sums = np.bincount(places, dice, minlength=len(numbers))
+    of_groups: Floats = sums / np.bincount(places, minlength=len(numbers))
+    return of_groups
+
+
+class _Work:
+    """What a refinement has spent of its budget, in steps of a round."""
+
+    def __init__(
+        self,
+        budget: float,
+        tell: Callable[[float], None],
+        stop: Callable[[], bool],
+        late: Callable[[], bool],
+    ) -> None:
+        self._budget, self._tell, self._stop, self._late = budget, tell, stop, late
+        self._spent = 0.0
+
+    @property
+    def left(self) -> float:
+        """What is left of the budget."""
+        return max(self._budget - self._spent, 0.0)
+
+    def fit(
+        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig, cost: float
+    ) -> Fitted:
+        """Train a network.
+
+        Raises:
+            Stopped: If the refinement was asked to stop.
+        """
+
+        def spend(_: Progress) -> None:
+            self._spent += cost
+            self._tell(min(self._spent / self._budget, 1.0))
+
+        fitted = fit(
+            images, masks, config, on_batch=spend, stop=lambda: self._stop() or self._late()
+        )
+        if self._stop() or not fitted.history:
+            raise Stopped
+        return fitted

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dbos import DBOS
+
+from backend.rounds import refinement
+from backend.rounds.learner import Learner
+from backend.storage.ledger import read
+from backend.storage.tables import Model, Publication
+from backend.web.project_page import sentences, views
+from backend.worker import main
+from model.ensemble import Ensemble
+from tests.backend.site import OPTIONS, Site, assert_each_task_once, refreshes, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _ready(site: Site) -> None:
+    """Two labels and a live model of a round; a refinement is due."""
+    site.entry["extra_params"] = {**OPTIONS, "refine": True, "prelabel_min_dice": 0.0}
+    site.label(0, 1)
+    site.refresh()
+
+
+def refine(site: Site) -> None:
+    site.clock.advance(1)
+    DBOS.start_workflow(site.rounds.refine, site.number).get_result()
+    site.clock.advance(1)
+
+
+def live(site: Site) -> tuple[Publication, Model]:
+    version = site.store.publications.get(site.number, site.project.live_version)
+    assert version is not None
+    model = site.store.publications.model(site.number, version.model_key)
+    assert model is not None
+    return version, model
+
+
+def loaded(site: Site) -> Any:
+    return site.rounds._here(site.number).learner.load(live(site)[1].key)
+
+
+def test_a_refined_model_goes_live_with_a_queue_of_its_own(site: Site) -> None:
+    _, base = live(site)
+    assert refinement.due(site.store) == [site.number]
+    refine(site)
+    version, model = live(site)
+    assert model.quality.refined_from == base.key
+    assert model.trained_on == base.trained_on
+    assert isinstance(loaded(site), Ensemble)
+    assert site.versions == ["attention-unet r0001", "attention-unet r0002"]
+    assert sorted(site.queue) == sorted(set(site.tasks[2:]))
+    assert_each_task_once(site)
+    assert version.labels == 2
+    project = site.project
+    assert (project.step, project.progress, project.problem) == ("", {}, "")
+    last = site.store.rounds.all(site.number)[-1]
+    assert last.record.version == version.name
+    assert refinement.due(site.store) == [], "the same labels are refined once"
+
+
+def test_the_page_says_that_the_model_is_refined(site: Site) -> None:
+    state = views.status(site.store, site.services.artifacts, site.number)
+    assert state["refinement"] is None
+    refine(site)
+    state = views.status(site.store, site.services.artifacts, site.number)
+    assert state["refinement"] == {"recipe": "quick", "from": None, "to": None}
+    assert "the model is refined" in sentences.quality(state)
+
+
+@pytest.mark.parametrize("options", [{"refine": False}, {"refine": True, "paused": True}])
+def test_refinement_can_be_turned_off(site: Site, options: dict[str, Any]) -> None:
+    site.entry["extra_params"] = {**OPTIONS, **options}
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    assert refinement.due(site.store) == []
+
+
+def test_nothing_is_refined_while_a_refresh_waits_or_a_version_is_pinned(site: Site) -> None:
+    site.store.projects.request_refresh(site.number)
+    assert refinement.due(site.store) == []
+    site.refresh()
+    assert refinement.due(site.store) == [site.number]
+    site.store.publications.pin(site.number, site.project.live_version)
+    assert refinement.due(site.store) == []
+
+
+def test_a_training_makes_way_for_a_request_and_may_begin_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site.project.live_version
+    monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
+    examples = Learner.examples
+
+    def asked(self: Learner, *given: Any) -> Any:
+        site.store.projects.request_refresh(site.number)
+        return examples(self, *given)
+
+    monkeypatch.setattr(Learner, "examples", asked)
+    refine(site)
+    monkeypatch.setattr(Learner, "examples", examples)
+    assert site.project.live_version == before
+    assert (site.project.step, site.project.progress) == ("", {})
+    _, base = live(site)
+    assert (base.quality.refinement, base.quality.refinement_tries) == (None, 0)
+    site.refresh()
+    assert refinement.due(site.store) == [site.number]
+
+
+@pytest.mark.parametrize("step", ["score", "draft"])
+def test_a_refined_model_that_had_to_wait_is_published_later(
+    site: Site, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site.project.live_version
+    monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
+    name = {"score": "uncertainties", "draft": "predict"}[step]
+    work: Callable[..., Any] = getattr(Learner, name)
+    calls = []
+
+    def asked(self: Learner, *given: Any) -> Any:
+        calls.append(given)
+        if len(calls) > (step == "draft"):  # scoring predicts first
+            site.store.projects.request_refresh(site.number)
+        return work(self, *given)
+
+    monkeypatch.setattr(Learner, name, asked)
+    monkeypatch.setattr(refinement, "SCORED_AT_ONCE", 1)
+    refine(site)
+    monkeypatch.setattr(Learner, name, work)
+    monkeypatch.setattr(refinement, "SCORED_AT_ONCE", 8)
+    assert site.project.live_version == before
+    assert site.store.rounds.open(site.number) == 0
+    site.refresh()
+    assert site.project.live_version == before
+    assert refinement.due(site.store) == [site.number]
+    refine(site)
+    assert live(site)[1].quality.refined_from
+    assert refinement.due(site.store) == []
+
+
+def test_a_refined_model_draws_on_while_few_labels_are_new(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refine(site)
+    version, refined = live(site)
+    drawn: list[list[int]] = []
+    predict = Learner.predict
+
+    def counted(self: Learner, key: str, tasks: Any) -> Any:
+        if key == refined.key:
+            drawn.append([task for task, _ in tasks])
+        return predict(self, key, tasks)
+
+    monkeypatch.setattr(Learner, "predict", counted)
+    site.label(2)
+    site.refresh()
+    next_version, drawing = live(site)
+    assert next_version.name != version.name
+    assert drawing.key == refined.key
+    assert drawn == [[]], "its masks are those that it drew before"
+    newest = site.store.publications.newest_model(site.number)
+    assert newest is not None
+    assert newest.trained_on == site.tasks[:3], "the round has trained on all labels"
+    assert refinement.due(site.store) == [site.number]
+    site.label(3, 4)
+    site.refresh()
+    assert live(site)[1].quality.refined_from == "", "too many labels are new to it"
+
+
+def test_a_refined_model_whose_label_was_corrected_draws_no_more(site: Site) -> None:
+    refine(site)
+    ledger = read(site.store, site.number)
+    [label] = ledger.usable[site.tasks[0]]
+    site.fake.change_annotation(label.id, result=[])
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    assert live(site)[1].quality.refined_from == ""
+
+
+def test_a_model_that_validation_refuses_is_not_published_and_not_trained_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site.project.live_version
+    monkeypatch.setattr(Learner, "gate", lambda self, ledger, key, base, held: base)
+    refine(site)
+    assert site.project.live_version == before
+    assert live(site)[1].quality.refinement == ""
+
+
+def test_a_refinement_that_killed_two_workers_is_not_begun_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("model.refinement.refine", broken)
+    for _ in range(refinement.MOST_TRIES):
+        assert refinement.due(site.store) == [site.number]
+        refine(site)
+    assert refinement.due(site.store) == []
+    assert site.project.problem == ""
+    assert "a refinement failed unexpectedly" in caplog.text
+
+
+def test_the_worker_queues_a_refinement_only_beside_no_refresh(site: Site) -> None:
+    site.label(2)
+    site.clock.advance(10)
+    assert main.enqueue_due(site.rounds) == ""
+    assert main.enqueue_refinements(site.rounds) == ""
+    wait_for(lambda: site.project.completed == site.project.requested)
+    wait_for(lambda: not [one for one in refreshes() if one.status in {"PENDING", "ENQUEUED"}])
+    assert not [one for one in DBOS.list_workflows() if one.name.endswith("refine")]
+    assert main.enqueue_refinements(site.rounds) == ""
+    assert main.enqueue_refinements(site.rounds) == "", "it has its place in the queue already"
+    wait_for(lambda: live(site)[1].quality.refined_from)
