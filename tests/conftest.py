@@ -22,6 +22,7 @@ os.environ.setdefault("FIRSTLIGHT_REFINE", "false")
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
+settings.register_profile("quick", settings.get_profile("untimed"), max_examples=20)
 settings.load_profile("untimed")
 
 
@@ -54,6 +55,7 @@ class SkipHeavy(MetaPathFinder):
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--quick"):
         sys.meta_path.insert(0, SkipHeavy())
+        settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.rounds.services import Services
 from backend.settings import Settings
+from backend.storage.database import sqlite_path
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Project
 from tests import postgresql
@@ -88,8 +90,21 @@ def settings_in(folder: Path, database_url: str = "") -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with all tables: to copy it takes a tenth of the time to make them."""
+    path = tmp_path_factory.mktemp("template") / "firstlight.sqlite"
+    store = open_store(f"sqlite:///{path}")
+    store.create()
+    store.close()
+    return path
+
+
 @pytest.fixture
-def store(settings: Settings, clock: Clock) -> Iterator[Store]:
+def store(settings: Settings, clock: Clock, empty_database: Path) -> Iterator[Store]:
+    path = sqlite_path(settings.database)
+    if path is not None:
+        shutil.copy(empty_database, path)
     store = open_store(settings.database, busy_ms=200)
     store.clock = clock
     store.create()

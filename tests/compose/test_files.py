@@ -88,7 +88,8 @@ def test_only_what_cannot_have_a_default_has_to_be_written() -> None:
     assert needed == set(re.findall(r"^([A-Z_]+)=", EXAMPLE, flags=re.MULTILINE))
 
 
-def test_defaults_shown_are_the_defaults() -> None:
+def test_defaults_shown_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIRSTLIGHT_REFINE")  # set for all tests
     shown = dict(re.findall(r"^#(FIRSTLIGHT_\w+)=(.+)$", EXAMPLE, flags=re.MULTILINE))
     lower = {name.removeprefix("FIRSTLIGHT_").lower(): value for name, value in shown.items()}
     assert ProjectOptions(**lower) == ProjectOptions()
@@ -106,6 +107,7 @@ def test_the_memory_of_our_services_is_limited_so_that_a_machine_of_8_gb_stays_w
     assert limits["worker"] >= MEMORY + 2**30
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is missing")
 @pytest.mark.parametrize("more", [[], ["docker-compose.gpu.yml"], ["tests/compose/override.yml"]])
 def test_the_files_are_valid_together(more: list[str]) -> None:

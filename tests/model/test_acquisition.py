@@ -257,6 +257,7 @@ def test_a_bunched_batch_is_said_with_its_value_its_threshold_and_a_remedy() -> 
     assert "raise alpha" in near.warnings[0]
 
 
+@pytest.mark.seconds
 def test_the_control_arm_goes_on_over_rounds_however_short_they_are() -> None:
     labelled, drawn = np.zeros(60, bool), list[bool]()
     for _ in range(40):

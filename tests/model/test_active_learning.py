@@ -147,6 +147,7 @@ def test_a_budget_of_zero_still_begins_somewhere() -> None:
     assert decision.order[0] == decision.medoids[0]
 
 
+@pytest.mark.seconds
 def test_the_loop_labels_every_scan_once() -> None:
     embeddings, points = pool(30)
     labelled, options = mask(30), SelectionOptions(cold_start_budget=6, batch_size=4)

@@ -19,6 +19,7 @@ from tests.model.planted import blobs, clear_blobs, coarse_pools, sheet
 Array = npt.NDArray[Any]
 
 
+@pytest.mark.seconds
 @settings(max_examples=25)
 @given(coarse_pools())
 def test_k_is_the_silhouette_maximum_and_medoids_have_the_least_summed_distance(
@@ -55,6 +56,7 @@ def test_planted_clusters_are_found_and_no_collapse(number: int) -> None:
     assert found.strays == 0
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("seed", range(3))
 def test_one_kind_of_scan_collapses_to_one_cluster(seed: int) -> None:
     embeddings = np.random.default_rng(seed).normal(size=(150, 32)).astype(np.float32)
@@ -109,6 +111,7 @@ def test_strays_are_the_nearest_scans_of_other_clusters_one_less_than_the_own_ha
     assert clustering._strays(points, clusters, 0) == pytest.approx(np.mean(naive))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("budget", [1, 2, 4, 10])
 def test_whether_a_map_has_clusters_does_not_depend_on_the_budget(budget: int) -> None:
     several = clustering.cluster(blobs(8, 20), budget)

@@ -48,6 +48,7 @@ def test_the_choice_is_the_allocation_to_clusters_medoids_first(pool: dict[str, 
     assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
 
 
+@pytest.mark.seconds
 @FEW
 @given(pools())
 def test_the_order_equals_that_of_a_naive_greedy_walk(pool: dict[str, Any]) -> None:

@@ -52,6 +52,7 @@ def test_the_cosine_is_the_median_over_pairs() -> None:
     assert math.isnan(diagnostics.cosine(rows[:1]))
 
 
+@pytest.mark.seconds
 def test_a_clustered_batch_is_rare_in_random_batches_and_sure_in_a_heap() -> None:
     points, everyone = blobs(4, 25), np.arange(100)
     drawn = [np.random.default_rng(seed).permutation(100)[:8] for seed in range(60)]

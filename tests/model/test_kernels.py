@@ -58,6 +58,7 @@ def test_the_lazy_choice_is_that_of_looking_at_every_gain_each_time() -> None:
         allowed[row] = False
 
 
+@pytest.mark.seconds
 def test_a_bandwidth_follows_the_units_and_shrinks_with_the_budget() -> None:
     points = np.random.default_rng(0).normal(size=(200, 2))
 

@@ -409,6 +409,7 @@ def test_parts_cover_the_mask_once_and_do_not_touch(mask: NDArray[np.bool_]) -> 
         assert np.array_equal(votes, mask)
 
 
+@pytest.mark.seconds
 @given(any_mask)
 @few
 def test_a_part_without_holes_has_one_outline_which_covers_it(mask: NDArray[np.bool_]) -> None:

@@ -68,6 +68,7 @@ def test_a_tiny_pool_has_a_finite_map(n: int, method: str) -> None:
     assert fitted.transform(clusters(6, seed=1)).shape == (6, 2)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("n", [5, 6, 12])
 def test_a_small_pool_has_a_finite_tsne_map(n: int) -> None:
     assert np.isfinite(projection.fit(clusters(n)).coordinates).all()

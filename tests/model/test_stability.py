@@ -15,6 +15,7 @@ def embeddings(kinds: int, n: int = 60) -> stability.Array:
     return rows
 
 
+@pytest.mark.seconds
 def test_overlaps_are_those_of_the_chosen_sets() -> None:
     found = stability.measure(embeddings(3), 6, seeds=(0, 1), perplexities=(5, 15))
 
@@ -30,6 +31,7 @@ def test_overlaps_are_those_of_the_chosen_sets() -> None:
     assert found.chance == 0.1
 
 
+@pytest.mark.seconds
 def test_a_choice_that_no_chance_touches_is_stable_and_a_noisy_one_is_not() -> None:
     """A random choice follows its seed alone, so one seed is stable and several are not."""
     steady = stability.measure(
@@ -45,6 +47,7 @@ def test_a_choice_that_no_chance_touches_is_stable_and_a_noisy_one_is_not() -> N
     assert len(shaky.warnings) == 1
 
 
+@pytest.mark.seconds
 def test_perplexities_that_a_small_pool_does_not_allow_are_tried_once() -> None:
     found = stability.measure(embeddings(1, 40), 4, seeds=(0,))
 

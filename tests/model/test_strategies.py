@@ -65,6 +65,7 @@ def unchanged(run: Callable[[], Any], pool: dict[str, Any]) -> bool:
 # -- cold start -----------------------------------------------------------------------------------
 
 
+@pytest.mark.seconds
 @EVERY_START
 @FEW
 @given(pool=start_pools())
@@ -80,6 +81,7 @@ def test_a_cold_start_orders_the_unlabelled_pool_the_same_each_time(
     assert first.medoids.shape == (first.k,)
 
 
+@pytest.mark.seconds
 @EVERY_START
 @FEW
 @given(pool=start_pools(), data=st.data())
@@ -97,6 +99,7 @@ def test_labelling_within_the_budget_leaves_the_rest_in_order(
     assert rest.order.tolist() == whole.order[length:].tolist()
 
 
+@pytest.mark.seconds
 @EVERY_START
 @FEW
 @given(pool=start_pools())
@@ -139,6 +142,7 @@ def test_a_sampled_cold_start_still_orders_the_whole_pool(
         assert len({row // 40 for row in found.order[:5]}) >= 4
 
 
+@pytest.mark.seconds
 @EVERY_START
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_a_cold_start_does_not_depend_on_the_units_of_the_map(start: str, scale: float) -> None:
@@ -178,6 +182,7 @@ def test_a_cold_start_finds_more_planted_blobs_than_chance(start: str) -> None:
 # -- acquisition ----------------------------------------------------------------------------------
 
 
+@pytest.mark.seconds
 @EVERY_ACQUISITION
 @FEW
 @given(pool=scored_pools())

@@ -395,6 +395,7 @@ def with_crcs(data: bytes) -> bytes:
     return bytes(out)
 
 
+@pytest.mark.seconds
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of the EXIF it cannot read
 @given(
     st.sampled_from(WHOLE),

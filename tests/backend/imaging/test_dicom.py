@@ -313,6 +313,7 @@ with_runs.compress(uid.RLELossless, generate_instance_uid=False)
 WHOLE.append(written(with_runs))
 
 
+@pytest.mark.seconds
 @given(
     st.sampled_from(WHOLE),
     st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=4)), min_size=1, max_size=5),

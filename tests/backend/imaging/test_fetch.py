@@ -201,6 +201,7 @@ def test_everything_else_is_refused_before_any_request(url: Any, says: str) -> N
     assert net.seen == []
 
 
+@pytest.mark.seconds
 @given(
     st.text(max_size=30)
     | st.tuples(

@@ -42,6 +42,7 @@ def test_shrinking_averages_where_picking_pixels_would_show_stripes() -> None:
     np.testing.assert_allclose(shrink(stripes, 8)[:, 1:-1], 0.5, atol=0.02)
 
 
+@pytest.mark.seconds
 @given(
     st.integers(1, 70), st.integers(1, 70), st.integers(1, 80), st.booleans(), st.integers(1, 900)
 )

@@ -241,6 +241,7 @@ def content(pool: Pool, kind: str) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("projection", ["tsne", "pca", "none"])
 def test_an_erased_scan_is_in_no_map_and_moves_nobody(pool: Pool, projection: str) -> None:
     space = Space("pixels", projection, 0)
@@ -282,6 +283,7 @@ def test_a_map_goes_with_the_last_of_its_scans_and_when_it_is_damaged(pool: Pool
     assert files.names("maps") == []
 
 
+@pytest.mark.seconds
 @given(gone=st.sets(st.integers(0, 11), max_size=11), landmarks=st.integers(5, 12))
 def test_whatever_is_erased_the_map_holds_only_what_the_others_have(
     gone: set[int], landmarks: int

@@ -325,6 +325,7 @@ def test_a_changed_label_config_is_read_against_every_label_again(side: Side) ->
     assert list(side.read().usable) == [task]
 
 
+@pytest.mark.seconds
 def test_a_label_config_that_cannot_be_served_is_said(side: Side) -> None:
     side.fake.projects[side.number].label_config = "<View><Text name='t' value='$t'/></View>"
     with pytest.raises(UnsupportedLabelConfig):

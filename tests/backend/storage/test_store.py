@@ -253,6 +253,7 @@ def test_forgotten_tasks_take_all_that_is_known_of_them_along(store: Store) -> N
     assert len(store.labels.annotations(2)) == 1
 
 
+@pytest.mark.seconds
 def test_more_tasks_are_forgotten_than_fit_into_one_statement(store: Store) -> None:
     store.scans.save(1, [task(number) for number in range(1_200)])
     store.scans.keep_only(1, [0])

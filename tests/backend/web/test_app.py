@@ -227,6 +227,7 @@ def test_setup_of_a_new_project_leaves_it_to_the_worker_and_names_the_installati
     assert store.projects.all() == [], "anybody may have asked"
 
 
+@pytest.mark.seconds
 def test_a_flood_of_made_up_projects_leaves_no_project(client: FlaskClient, store: Store) -> None:
     for number in range(1, 300):
         assert client.post("/setup", json={"project": number}).status_code == 200
@@ -945,6 +946,7 @@ BODIES = JSON | st.fixed_dictionaries(
 )
 
 
+@pytest.mark.seconds
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(POSTS), body=BODIES)
 def test_no_json_makes_the_service_fail(
@@ -1000,6 +1002,7 @@ print(json.dumps(list(sys.modules)))
 """
 
 
+@pytest.mark.seconds
 def test_what_needs_no_network_is_answered_without_one_in_memory(
     tmp_path: Path,
 ) -> None:

@@ -281,6 +281,7 @@ def test_what_once_was_an_internal_error_is_answered(
 # -- options --------------------------------------------------------------------------------------
 
 
+@pytest.mark.seconds
 @given(JSON | st.dictionaries(st.sampled_from([*ProjectOptions.model_fields]) | ANY_TEXT, JSON))
 @limits(max_examples=200)
 def test_any_options_are_read_or_refused(given_options: object) -> None:
@@ -369,6 +370,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_interface_is_refused_at_once(kind: str) -> None:
     start = time.process_time()
@@ -485,6 +487,7 @@ def test_a_region_nested_as_deeply_as_can_be_sent_is_refused(name: str) -> None:
 # -- run lengths ----------------------------------------------------------------------------------
 
 
+@pytest.mark.seconds
 @given(
     hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))),
     st.lists(st.tuples(st.integers(0, 400), RUNS), max_size=3),
@@ -718,6 +721,7 @@ def test_no_token_makes_the_gateway_fail_in_another_way(
                 opened(key, answer).authorisation()
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("_no_waiting")
 @given(data=st.data())
 @limits(max_examples=150, suppress_health_check=SLOW)

@@ -76,6 +76,7 @@ def test_why_there_is_no_draft_comes_back_as_an_error_and_the_child_goes_on(
     assert process_of(drafts(3, 1)) == child
 
 
+@pytest.mark.seconds
 def test_a_child_that_dies_in_a_draft_fails_that_draft_and_the_next_is_drawn(
     drafts: DraftProcess,
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_child_that_died_between_two_drafts_fails_none(drafts: DraftProcess) -
     assert process_of(drafts(3, 1)) != child
 
 
+@pytest.mark.seconds
 def test_a_child_that_hangs_is_ended(drafts: DraftProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     child = process_of(drafts(3, 1))
     monkeypatch.setattr(live_drafts, "ANSWER_SECONDS", 0.1)

@@ -112,6 +112,7 @@ def test_others_go_by_the_hour_for_a_minute(store: Store, clock: Clock) -> None:
     assert lively(store.workers) == []
 
 
+@pytest.mark.seconds
 @given(steps=st.lists(st.sampled_from(["beat", "look", "second", "stop"]), max_size=80))
 @checked(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_who_beats_in_time_is_never_taken_for_gone_and_who_stops_always_is(

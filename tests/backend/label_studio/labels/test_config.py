@@ -175,6 +175,7 @@ def test_a_mutated_config_is_served_or_refused(start: int, end: int, new: str) -
         assert labels.parse(PLAIN[:start] + new + PLAIN[end:]).labels
 
 
+@pytest.mark.seconds
 def test_the_module_is_imported_without_torch_or_the_sdk() -> None:
     code = (
         "import sys, backend.label_studio.labels, backend.imaging.fetch;"

@@ -131,6 +131,7 @@ def test_brush_masks_of_more_bytes_than_people_draw_are_refused() -> None:
         labels.masks([brush], CONFIG, size=(6, 9))
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("size", [(8, 8), (64, 80)])
 def test_outlines_that_cover_the_image_a_thousand_times_are_refused_at_every_size(
     size: tuple[int, int],
@@ -141,6 +142,7 @@ def test_outlines_that_cover_the_image_a_thousand_times_are_refused_at_every_siz
         labels.masks([whole] * 1001, EVERY, size=size)
 
 
+@pytest.mark.seconds
 def test_a_label_named_twice_by_its_region_is_drawn_once() -> None:
     brush = region(block(6, 9, slice(0, 2), slice(None)))
     brush["value"]["brushlabels"] = ["Lung"] * 100_000

@@ -158,6 +158,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "changed_draft_dice": None,
         "validation_dice": None,
         "calibration_error": None,
+        "refinement": None,
         "requested": 1,
         "completed": 1,
         "wanted": 1,
@@ -343,6 +344,7 @@ def every_change(store: Store) -> Iterator[str]:
     yield "a disconnection"
 
 
+@pytest.mark.seconds
 def test_whatever_changes_is_told_by_the_next_look_and_by_another_digest(
     client: FlaskClient, store: Store, known: Settings
 ) -> None:
@@ -374,6 +376,7 @@ def test_a_look_at_what_did_not_change_reads_no_scan_and_yet_tells_how_far_a_ste
     assert "epoch 2 of 5" in page(client)
 
 
+@pytest.mark.seconds
 def test_how_fresh_a_page_is_is_told_by_every_look_and_by_no_digest(
     client: FlaskClient, store: Store
 ) -> None:
@@ -647,6 +650,7 @@ def test_the_page_ends_with_how_fresh_it_is(client: FlaskClient, store: Store) -
     assert "1 change in Label Studio still to be read" in page(client).splitlines()[-1]
 
 
+@pytest.mark.seconds
 def test_the_page_stays_one_screen_whatever_is_wrong(client: FlaskClient, store: Store) -> None:
     add_tasks(store, *range(1, 400))
     for number in range(1, 200):
@@ -743,6 +747,7 @@ def test_a_page_loads_nothing_from_elsewhere_and_runs_no_code_but_ours(
     assert not re.search(r"<script(?! src)|<style| style=| on[a-z]+=", page.text)
 
 
+@pytest.mark.seconds
 def test_only_a_map_of_very_many_scans_may_compile_its_drawing_code(
     client: FlaskClient, store: Store
 ) -> None:
@@ -1076,6 +1081,7 @@ def test_one_round_of_the_audit_record_can_be_asked_for(
     assert [one["round"] for one in found["rounds"]] == [2]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("asked", ["", "abc", "2.0", "-1", " 2", "\u0662", "9" * 5000])
 def test_a_round_that_is_no_number_is_refused_with_a_sentence(
     client: FlaskClient, store: Store, known: Settings, asked: str
@@ -1292,6 +1298,7 @@ def test_what_stands_in_the_way_of_a_rollback_is_said_on_the_page(
     assert "Nothing is pinned in project 3." in response.text
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("path", ["rollback", "resume"])
 def test_every_link_of_a_page_that_refuses_a_change_leads_somewhere(
     client: FlaskClient, store: Store, path: str
@@ -1312,6 +1319,7 @@ def test_every_link_of_a_page_that_refuses_a_change_leads_somewhere(
     assert len(ours) == 6
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("path", ["rollback", "resume"])
 @pytest.mark.parametrize(
     "headers",
@@ -1431,6 +1439,7 @@ def test_a_number_that_no_project_can_have_is_not_found(
     assert client.get(f"/projects/{number}{rest}").status_code == 404
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("path", ["rollback", "resume"])
 def test_no_link_can_change_anything(client: FlaskClient, path: str) -> None:
     assert client.get(f"/projects/3/{path}").status_code == 405

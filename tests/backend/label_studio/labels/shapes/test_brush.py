@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -75,6 +76,7 @@ def test_scaling_up_by_a_whole_number_repeats_every_pixel(
     np.testing.assert_array_equal(found, mask.repeat(times, 0).repeat(times, 1))
 
 
+@pytest.mark.seconds
 def test_what_a_brush_claims_of_its_image_costs_nothing() -> None:
     regions = [claiming(8_000, 12_500, 1)] * 50  # 50 x 100 megapixels, in 50 x 21 kilobytes
     tracemalloc.start()

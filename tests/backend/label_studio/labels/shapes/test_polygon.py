@@ -69,6 +69,7 @@ def test_a_malformed_one_names_itself_and_the_reason(change: dict[str, Any], say
         labels.masks([good, bad], EVERY, size=(8, 10))
 
 
+@pytest.mark.seconds
 def test_a_thousand_small_polygons_cost_what_they_cover() -> None:
     corners = [[10.0, 10.0], [11.0, 10.0], [11.0, 11.0]]
     small = shape("polygon", {"points": corners, "polygonlabels": ["Lung"]})

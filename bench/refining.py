@@ -1,0 +1,161 @@
+"""Measure the network of a round, and what refinement adds in some minutes.
+
+    python -m bench.refining DIR --labels 10 --draws 0 1 2 --minutes 0 1 3 8
+
+DIR holds images/ and masks/, as for `simulate` (docs/experiments.md), or volumes: images/ and
+labels/ with NIfTI files of the same name, and groups.csv with the columns `name` and `patient`. Of
+volumes, `--labels` counts patients; every fifth slice of each is labelled, and every second slice
+of twelve other patients is the test. Otherwise `--labels` counts scans, and 60 others are the test.
+
+0 minutes are the training of a round. The pace of that training turns minutes into steps, as in
+production, so a result follows from the number of steps and not from what else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backend.experiments import datasets
+from backend.imaging.pixels import shrink
+from backend.imaging.scan_cache import WORKING_SIZE
+from model.ensemble import Ensemble
+from model.evaluation import MAIN, METRICS, Masks
+from model.fitted import Fitted
+from model.inference import predict
+from model.preprocessing import Image
+from model.recipes import default_config
+from model.refinement import Labelled, refine
+from model.training import fit
+
+EVERY, TEST_PATIENTS, TEST_SCANS = 5, 12, 60
+MOST_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All scans of a folder at working size."""
+
+    images: list[Image]
+    masks: list[Masks]
+    groups: list[int]
+    volumes: bool
+
+    def divide(self, labels: int, draw: int) -> tuple[list[int], list[int]]:
+        """Return the rows that are labelled and those of the test."""
+        chance = np.random.default_rng(draw)
+        if not self.volumes:
+            order = chance.permutation(len(self.images)).tolist()
+            return order[:labels], order[labels:][-TEST_SCANS:]
+        patients = chance.permutation(np.unique(self.groups)).tolist()
+        chosen = [row for patient in patients[:labels] for row in self.of(patient)[2::EVERY]]
+        others = [row for patient in patients[-TEST_PATIENTS:] for row in self.of(patient)]
+        return chosen, sorted(others)[::2]
+
+    def of(self, group: int) -> list[int]:
+        """Return the rows of a group."""
+        return [row for row, other in enumerate(self.groups) if other == group]
+
+    def labelled(self, rows: Sequence[int]) -> Labelled:
+        """Return scans as a training takes them."""
+        return Labelled(
+            [self.images[row] for row in rows],
+            [self.masks[row] for row in rows],
+            [self.groups[row] for row in rows],
+        )
+
+
+def read(folder: Path) -> Pool:
+    """Return the scans of a folder."""
+    if (folder / "labels").is_dir():
+        return _volumes(folder)
+    with tempfile.TemporaryDirectory() as kept:
+        found = datasets.find(folder, max_pixels=MOST_PIXELS)
+        scans = datasets.keep(found, Path(kept), longest=WORKING_SIZE).scans
+        images, masks = zip(*(scan.load() for scan in scans), strict=True)
+    return Pool(list(images), list(masks), list(range(len(images))), volumes=False)
+
+
+def _volumes(folder: Path) -> Pool:
+    with (folder / "groups.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    pool = Pool([], [], [], volumes=True)
+    patients = sorted({row["patient"] for row in rows})
+    drawn = [_voxels(folder / "labels" / row["name"]) for row in rows]
+    classes = [number for number in np.unique(np.concatenate([d.ravel() for d in drawn])) if number]
+    for row, labels in zip(rows, drawn, strict=True):
+        volume = _voxels(folder / "images" / row["name"])
+        low, high = volume.min(), np.percentile(volume, 99.5)
+        for place in range(volume.shape[2]):
+            plane = np.clip((volume[:, :, place].T - low) / (high - low), 0, 1)
+            pool.images.append(shrink(plane, WORKING_SIZE))
+            each = (np.asarray(n == labels[:, :, place].T, np.float32) for n in classes)
+            pool.masks.append(np.stack([shrink(mask, WORKING_SIZE) > 0.5 for mask in each]))
+            pool.groups.append(patients.index(row["patient"]))
+    return pool
+
+
+def _voxels(path: Path) -> NDArray[np.float32]:
+    return np.asarray(nibabel.nifti1.Nifti1Image.from_filename(path).get_fdata(dtype=np.float32))
+
+
+def measure(pool: Pool, rows: Sequence[int], model: Fitted | Ensemble) -> dict[str, float]:
+    """Return the mean score of these rows by metric; distances in pixels of working size."""
+    found = [p > 0.5 for p in predict(model, (pool.images[row] for row in rows))]
+    pairs = [(mask, pool.masks[row]) for mask, row in zip(found, rows, strict=True)]
+    return {
+        name: float(np.mean([metric.of_scan(*pair) for pair in pairs]))
+        for name, metric in METRICS.items()
+    }
+
+
+def main() -> None:
+    """Print a line for each draw and number of minutes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--labels", type=int, default=10)
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[0, 1, 3, 8])
+    parser.add_argument("--pace", type=float, help="seconds of a step; measured if not given")
+    asked = parser.parse_args()
+    pool = read(asked.directory)
+    config = default_config("cpu", pool.masks[0].shape[0])
+    print(f"{asked.directory.name}, {asked.labels} labels, {torch.get_num_threads()} threads")
+    print("draw,minutes,dice,hd95,seconds,recipe,networks,compared", flush=True)
+    for draw in asked.draws:
+        rows, test = pool.divide(asked.labels, draw)
+        labelled = pool.labelled(rows)
+        pace = asked.pace
+        for minutes in asked.minutes:
+            recipe, compared = "quick", ""
+            began = time.perf_counter()
+            model: Fitted | Ensemble
+            if not minutes:
+                model = fit(labelled.images, labelled.masks, config)
+                pace = pace or (time.perf_counter() - began) / config.steps
+            else:
+                refined = refine(labelled, config, minutes * 60 / (pace or 0.1))
+                model, recipe = refined.model, refined.recipe
+                compared = " ".join(f"{k}={v:.3f}" for k, v in refined.compared.items())
+            seconds = time.perf_counter() - began
+            scores = measure(pool, test, model)
+            others = ",".join(f"{scores[name]:.2f}" for name in METRICS if name != MAIN.name)
+            print(
+                f"{draw},{minutes:g},{scores[MAIN.name]:.4f},{others},{seconds:.0f},{recipe},"
+                f"{len(model.members)},{compared}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
