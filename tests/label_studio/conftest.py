@@ -22,7 +22,7 @@ OPTIONS = {
     "prelabel_after": 3,
     "prelabel_min_dice": 0.0,
     "image_size": 64,
-    "max_train_seconds": 15,
+    "max_train_seconds": 8,
     "min_seconds_between_rounds": 0,
 }
 
