@@ -267,6 +267,7 @@ class ProjectOptions(BaseSettings):
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)
     max_train_seconds: float = Field(default=300.0, gt=0)
+    score_limit: int = Field(default=2000, ge=1)
     refine: bool = True
     max_refine_seconds: float = Field(default=900.0, gt=0)
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)

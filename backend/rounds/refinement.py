@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from backend.rounds.context import RoundContext
-from backend.storage import artifacts, records
+from backend.storage import artifacts
 from backend.storage.ledger import stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks for a refresh request
 TELL_SECONDS = 1.0
-MOST_SCORED = 2_000  # scans; a refined model takes many times as long for one as a round's
 SCORED_AT_ONCE = 8
 # A refined model goes on drawing while it lacks so few labels, or so small a share of its own.
 FEW_LABELS, FEW_SHARE = 2, 0.2
@@ -144,24 +143,18 @@ def drawing(here: RoundContext, key: str) -> str:
     return refined.key if few else key
 
 
-def score(here: RoundContext, key: str, stop: Callable[[], bool]) -> dict[int, float] | None:
-    """Return the uncertainty of each scan in the pool; None if it was told to stop.
-
-    Of a pool of more than MOST_SCORED scans the uncertainties of the live queue are taken over.
-    """
-    pool = here.selector.pool(here.ledger)
-    if len(pool) > MOST_SCORED:
-        live = here.store.publications.get(here.id, here.project.live_version)
-        record = records.read_queue(here.files, live.round) if live else None
-        terms = record.scans if record else {}
-        known = {i: of.get("entropy") for i, of in terms.items()}
-        return {i: value for i, _ in pool if (value := known.get(i)) is not None}
+def score(
+    here: RoundContext, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
+) -> dict[int, float] | None:
+    """Return the uncertainty of each readable scan; None if it was told to stop."""
+    urls = here.store.scans.addresses(here.id, task_ids)
     scores: dict[int, float] = {}
-    for start in range(0, len(pool), SCORED_AT_ONCE):
+    for start in range(0, len(task_ids), SCORED_AT_ONCE):
         if stop():
             return None
-        scores |= here.learner.uncertainties(key, pool[start : start + SCORED_AT_ONCE])
-        here.store.projects.enter(here.id, "score", done=len(scores), total=len(pool))
+        some = [(i, urls[i]) for i in task_ids[start : start + SCORED_AT_ONCE]]
+        scores |= here.learner.uncertainties(key, some)
+        here.store.projects.enter(here.id, "score", done=start + len(some), total=len(task_ids))
     return scores
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
-from model import active_learning, encoders
+from model import active_learning, encoders, scoring
 from model.validation import group
 
 
@@ -87,24 +87,74 @@ class Selector:
         points = self._map()
         return dict(zip(points.ids, points.clustering.clusters.tolist(), strict=True))
 
-    def rank(self, now: Ledger, uncertainties: Mapping[int, float]) -> QueueRecord:
+    def to_score(self, now: Ledger) -> list[int]:
+        """Return the task ids that a round scores: the pool, or `score_limit` scans of it."""
+        pool = {task_id for task_id, _ in self.pool(now)}
+        if len(pool) <= self._options.score_limit:
+            return sorted(pool)
+        points, known = self._map(), self._known_scores()
+        rows = scoring.to_score(
+            np.array([known.get(i, (np.nan, 0))[0] for i in points.ids]),
+            points.coordinates,
+            np.array([i in now.usable for i in points.ids], bool),
+            np.array([i in pool for i in points.ids], bool),
+            limit=self._options.score_limit,
+            seed=self._options.seed + self._store.rounds.last(self._project.id),
+        )
+        return [points.ids[row] for row in rows]
+
+    def _known_scores(self) -> dict[int, tuple[float, int]]:
+        """Return the last uncertainty of each scored scan, and the round that scored it."""
+        live = self._store.publications.get(self._project.id, self._project.live_version)
+        record = records.read_queue(self._files, live.round) if live else None
+        if live is None or record is None:
+            return {}
+        # Records of earlier releases hold only scores of their own round.
+        found = (
+            (task, terms["entropy"], terms.get("scored_in", live.round))
+            for task, terms in record.scans.items()
+        )
+        return {task: (score, at) for task, score, at in found if score is not None and at}
+
+    def rank(
+        self,
+        now: Ledger,
+        scores: Mapping[int, float],
+        asked: Collection[int] = (),
+        number: int = 0,
+    ) -> QueueRecord:
         """Return the queue of all open scans, first to be drawn first, as a round records it.
 
         Behind the ranked pool come scans that need another annotator, those that were skipped,
         those that the model could not judge, and those that cannot be read. Of these only the
         first count as chosen; the others have no part in the selection.
+
+        Args:
+            now: The ledger.
+            scores: The uncertainty of each scan that this round's model could score.
+            asked: The scans that it was asked to score; () for the whole pool.
+            number: Of the round.
         """
         whole = self._map()
-        unjudged = {i for i in whole.ids if self._is_unjudged(i, now, uncertainties)}
+        waiting = {i for i in whole.ids if self._waits(i, now)}
+        unjudged = (waiting.intersection(asked) if asked else waiting) - scores.keys()
+        unjudged = unjudged if scores else set()
         points = whole.without(now.skipped | unjudged)
         rows = {task_id: row for row, task_id in enumerate(points.ids)}
         closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
-        uncertainty = np.array([uncertainties.get(i, np.nan) for i in points.ids])
+        known = {i: (score, number) for i, score in scores.items()}
+        if scores and waiting - unjudged - scores.keys():
+            known = self._known_scores() | known
+        uncertainty = scoring.estimated(
+            np.array([known.get(i, (np.nan, 0))[0] for i in points.ids]),
+            points.coordinates,
+            ~closed,
+        )
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
             closed,
             self._selection_options(),
-            uncertainty=uncertainty if uncertainties else None,
+            uncertainty=uncertainty if scores else None,
             coordinates=points.coordinates,
             clusters=points.clustering,
             groups=self._groups(now, points.ids),
@@ -112,6 +162,8 @@ class Selector:
         ranked = [points.ids[row] for row in decision.order]
         last = self._at_the_end(now, set(whole.ids), unjudged)
         why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
+        if scores:
+            why = {i: why[i] + _age(known.get(i), number) for i in ranked}
         front = [task for task in ranked if task not in last]
         order = [*front, *last]
         return QueueRecord(
@@ -134,17 +186,17 @@ class Selector:
             scans={
                 task: {
                     "cluster": int(decision.clusters[rows[task]]),
-                    "entropy": uncertainties.get(task),
+                    "entropy": _number(uncertainty[rows[task]]),
+                    "scored_in": known[task][1] if task in known else None,
                     **terms,
                 }
                 for task, terms in zip(ranked, _terms(decision), strict=True)
             },
         )
 
-    def _is_unjudged(self, task: int, now: Ledger, uncertainties: Mapping[int, float]) -> bool:
-        """Return whether a model judged the pool, but not this scan of it."""
-        waits = task in now.open and task not in now.usable and task not in now.skipped
-        return bool(uncertainties) and waits and task not in uncertainties
+    def _waits(self, task: int, now: Ledger) -> bool:
+        """Return whether a scan waits for its first label."""
+        return task in now.open and task not in now.usable and task not in now.skipped
 
     def _at_the_end(self, now: Ledger, embedded: set[int], unjudged: set[int]) -> dict[int, str]:
         """Return open scans that come after the pool, in order, with the reason."""
@@ -219,6 +271,13 @@ class Selector:
         if live is None:
             return True
         return 4 * len(now.open.intersection(live.published)) < len(live.published)
+
+
+def _age(known: tuple[float, int] | None, number: int) -> str:
+    """Return what a reason adds about an uncertainty that is not of this round."""
+    if known is None:
+        return "; uncertainty estimated from scans that look alike"
+    return "" if known[1] == number else f"; scored in round {known[1]}"
 
 
 def _terms(decision: active_learning.Decision) -> list[dict[str, float | bool | None]]:

@@ -90,7 +90,8 @@ class Rounds(DBOSConfiguredInstance):
                 key = self.train(project_id, number)
             chunks = self.pool(project_id) if key else []
             scored = _spread(self.score, [(project_id, chunk, number, key) for chunk in chunks])
-            self.select(project_id, number, [pair for part in scored for pair in part], key)
+            pairs = [pair for part in scored for pair in part]
+            self.select(project_id, number, pairs, [i for chunk in chunks for i in chunk])
             if key:
                 key = self.draft(project_id, number, key, plan)
             version = self.publish(project_id, number, key)
@@ -121,7 +122,7 @@ class Rounds(DBOSConfiguredInstance):
             scored = self.score_refined(project_id, number, key)
             if scored is None:
                 return MADE_WAY
-            self.select(project_id, number, scored, key)
+            self.select(project_id, number, scored["scores"], scored["asked"])
             if not self.draft(project_id, number, key, plan):
                 return MADE_WAY
             version = self.publish(project_id, number, key)
@@ -228,7 +229,7 @@ class Rounds(DBOSConfiguredInstance):
     def pool(self, project_id: int) -> list[list[int]]:
         """Return chunks of the scans that are to be scored."""
         with self._step(project_id, "score") as here:
-            ids = [task_id for task_id, _ in here.selector.pool(here.ledger)]
+            ids = here.selector.to_score(here.ledger)
         self.store.projects.enter(project_id, "score", done=0, total=len(ids))
         return _parted(ids, SCORED)
 
@@ -246,23 +247,22 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def select(
-        self, project_id: int, number: int, uncertainties: list[tuple[int, float]], key: str = ""
+        self, project_id: int, number: int, scores: list[tuple[int, float]], asked: list[int]
     ) -> None:
         """Rank the pool, and store the queue with its reasons.
 
         Args:
             project_id: The project.
             number: Of the round.
-            uncertainties: (task id, uncertainty) of the scans that the model could score.
-            key: Of that model, "" for none.
+            scores: (task id, uncertainty) of the scans that the model could score.
+            asked: The scans that it was asked to score; none without a model.
         """
         self._end_score(project_id, number)
         with self._step(project_id, "select", number) as here:
             selector = here.selector
-            if key:
-                pool = selector.pool(here.ledger)
-                unreadable.check_storage(here, len(pool) - len(uncertainties), len(pool))
-            queue = selector.rank(here.ledger, dict(uncertainties))
+            if asked:
+                unreadable.check_storage(here, len(asked) - len(scores), len(asked))
+            queue = selector.rank(here.ledger, dict(scores), asked, number)
             records.write_queue(here.files, number, queue)
             said = [*here.config.notes, *queue.warnings]
             _log_new(said, here.project.warnings)  # the encoder logged its own warnings at start
@@ -307,13 +307,13 @@ class Rounds(DBOSConfiguredInstance):
         return {"round": opened.number, "fingerprint": fingerprint, "refined": True}
 
     @DBOS.step()
-    def score_refined(
-        self, project_id: int, number: int, key: str
-    ) -> list[tuple[int, float]] | None:
-        """Return (task id, uncertainty) of the scans in the pool; None if a refresh waits."""
+    def score_refined(self, project_id: int, number: int, key: str) -> dict[str, Any] | None:
+        """Return the arguments `scores` and `asked` of `select`; None if a refresh waits."""
         with self._step(project_id, "score", number) as here:
-            scores = refinement.score(here, key, refinement.Watch(self.store, project_id))
-            return None if scores is None else list(scores.items())
+            asked = here.selector.to_score(here.ledger)
+            stop = refinement.Watch(self.store, project_id)
+            scores = refinement.score(here, key, asked, stop)
+            return None if scores is None else {"scores": list(scores.items()), "asked": asked}
 
     @DBOS.step()
     def end_refinement(self, project_id: int, said: str) -> None:

@@ -325,6 +325,47 @@ def test_a_scan_that_the_model_could_not_judge_comes_last_with_the_reason(pool: 
     assert 12 not in queue.scans
 
 
+def test_of_a_large_pool_a_part_is_scored_and_the_rest_keeps_or_gets_a_value(pool: Pool) -> None:
+    pool.options(alpha=0.0, score_limit=3)
+    for task in (1, 2, 3):
+        pool.label(task)
+    first = pool.selector.to_score(pool.now)
+    assert len(first) == 3
+    scored = {task: 0.1 * place for place, task in enumerate(first, start=1)}
+    queue = pool.selector.rank(pool.now, scored, first, 1)
+    assert sorted(queue.order) == list(range(4, 13)), "nothing counts as unreadable"
+    by_task = {task: queue.scans[task] for task in range(4, 13)}
+    assert {task for task, terms in by_task.items() if terms["scored_in"] == 1} == set(first)
+    assert {terms["scored_in"] for terms in by_task.values()} == {1, None}
+    assert all(0.1 <= terms["entropy"] <= 0.3 + 1e-9 for terms in by_task.values())
+    estimated = next(task for task in by_task if task not in first)
+    assert queue.reason_of[estimated].endswith("estimated from scans that look alike")
+
+    records.write_queue(ProjectFiles(pool.folder), 1, queue)
+    pool.store.publications.save(
+        Publication(project_id=1, name="r1", round=1, attempt=1, published=queue.order)
+    )
+    pool.store.publications.go_live(1, "r1", fingerprint="")
+    second = pool.selector.to_score(pool.now)
+    assert max(scored, key=lambda task: scored[task]) in second, "it was the most uncertain"
+    queue = pool.selector.rank(pool.now, dict.fromkeys(second, 0.5), second, 2)
+    kept = next(task for task in first if task not in second)
+    assert queue.scans[kept]["scored_in"] == 1
+    assert queue.scans[kept]["entropy"] == pytest.approx(scored[kept])
+    assert queue.reason_of[kept].endswith("; scored in round 1")
+    assert queue.reason_of[second[0]].find("scored in") == -1
+
+
+def test_of_the_scans_that_were_to_be_scored_those_that_were_not_come_last(pool: Pool) -> None:
+    pool.options(score_limit=3)
+    for task in (1, 2, 3):
+        pool.label(task)
+    asked = pool.selector.to_score(pool.now)
+    queue = pool.selector.rank(pool.now, dict.fromkeys(asked[1:], 0.5), asked, 1)
+    assert queue.order[-1] == asked[0]
+    assert queue.reasons[-1] == "could not be read when the model judged the others"
+
+
 def test_a_skipped_scan_has_no_part_in_the_selection(pool: Pool) -> None:
     first = pool.rank().order[0]
     pool.label(first, skip=True)
