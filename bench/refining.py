@@ -145,7 +145,7 @@ def main() -> None:
                 pace = pace or (time.perf_counter() - began) / config.steps
             else:
                 refined = refine(labelled, config, minutes * 60 / (pace or 0.1))
-                model, recipe = refined.model, refined.recipe
+                model, recipe = refined.model, "+".join(refined.recipes)
                 compared = " ".join(f"{k}={v:.3f}" for k, v in refined.compared.items())
             seconds = time.perf_counter() - began
             scores = measure(pool, test, model)

@@ -2,8 +2,8 @@
 
 A round trains for half a minute, because a person waits for the next queue. While nobody waits,
 refinement first compares recipes (scale, encoder, start) by cross-validation on the labels that
-are there, and then trains several networks for longer with the better recipe. The probabilities of
-these networks are averaged.
+are there, and then trains several networks for longer: with the better recipe, and in turn with
+those that are not clearly worse. The probabilities of these networks are averaged.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from model.inference import predict
 from model.preprocessing import Image
 from model.registry import QUICK
 from model.training import Masks, Progress, fit
+from model.uncertainty import Probabilities
 
 FOLDS = 3
 LEAST_GROUPS = 4  # with fewer a fold trains on too little to say anything
@@ -60,16 +61,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Refined:
-    """The refined model, and how its recipe was chosen.
+    """The refined model, and how its recipes were chosen.
 
     Attributes:
         model: The trained networks.
-        recipe: The name of the chosen recipe.
+        recipes: The name of the recipe of each network.
         compared: The mean cross-validated Dice of each recipe; empty if none were compared.
     """
 
     model: Ensemble
-    recipe: str
+    recipes: tuple[str, ...]
     compared: Mapping[str, float]
 
 
@@ -118,10 +119,11 @@ def refine(
         tell: Called after every step with the share of the budget that is spent.
         stop: Called before every step; if it returns True, refinement ends without a result.
         late: Called before every step; if it returns True, refinement ends with the networks that
-            it has, the last of them cut short. A comparison that is cut short does not count.
+            it has, the last of them cut short. A comparison that is cut short does not count. The
+            first network takes at least the steps of a round.
 
     Raises:
-        Stopped: If `stop` returned True, or `late` did before the first network was begun.
+        Stopped: If `stop` returned True.
         ValueError, Untrainable: As in `training.fit`.
     """
     work = _Work(budget, tell, stop, late)
@@ -129,15 +131,22 @@ def refine(
     scores: dict[str, Floats] = {}
     if _comparison_cost(known) <= COMPARISON * budget and len(set(labelled.groups)) >= LEAST_GROUPS:
         folds = split(labelled.groups, quick.seed)
-        scores = {each.name: _cross_validated(labelled, folds, each, work) for each in known}
+        for each in known:
+            if not late():
+                scores[each.name] = _cross_validated(labelled, folds, each, work)
         scores = {} if late() else scores
-    best = next(each for each in known if each.name == choose(scores))
+    by_name = {each.name: each for each in known}
+    chosen = list(_members([by_name[name] for name in choose(scores)], work.left))
     members: list[Fitted] = []
-    for config in _members(best, work.left):
+    for each in chosen:
         if not (members and late()):
-            members.append(work.fit(labelled.images, labelled.masks, config, best.cost))
+            least = 0 if members else quick.steps
+            members.append(
+                work.fit(labelled.images, labelled.masks, each.config, each.cost, least=least)
+            )
     compared = {name: float(values.mean()) for name, values in scores.items()}
-    return Refined(Ensemble(tuple(members)), best.name, compared)
+    names = tuple(each.name for each in chosen[: len(members)])
+    return Refined(Ensemble(tuple(members)), names, compared)
 
 
 def split(groups: Sequence[int], seed: int) -> NDArray[np.int64]:
@@ -148,34 +157,42 @@ def split(groups: Sequence[int], seed: int) -> NDArray[np.int64]:
     return folds
 
 
-def choose(scores: Mapping[str, Floats]) -> str:
-    """Return the name of the recipe to train with.
+def choose(scores: Mapping[str, Floats]) -> list[str]:
+    """Return the names of the recipes to train with, the best first.
 
-    Few labels make the comparison noisy, so the recipe of a round stays unless the best of the
-    others beats it by more than the standard error of the paired differences.
+    These are the best recipe and all that are not clearly worse. Few labels make the comparison
+    noisy; the mean of networks of several recipes costs little if one of them is worse than it
+    seemed. Clearly worse is a recipe whose paired differences to the best have a mean beyond their
+    standard error.
 
     Args:
         scores: Cross-validated Dice by recipe, one value for each group; empty if unknown.
     """
     if not scores:
-        return QUICK
-    best = max(scores, key=lambda name: float(scores[name].mean()))
-    gain = scores[best] - scores[QUICK]
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
-    return best if gain.mean() > error else QUICK
+        return [QUICK]
+    ranked = sorted(scores, key=lambda name: -float(scores[name].mean()))
+    return [name for name in ranked if not _is_worse(scores[name] - scores[ranked[0]])]
+
+
+def _is_worse(differences: Floats) -> bool:
+    if len(differences) < 2:
+        return False
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return bool(differences.mean() < -error)
 
 
 def _comparison_cost(known: Sequence[Recipe]) -> float:
     return sum(FOLDS * each.config.steps * each.cost for each in known)
 
 
-def _members(recipe: Recipe, left: float) -> Iterator[TrainConfig]:
-    """Yield the settings of each member: as many as the steps that are left suffice for."""
-    steps = left / recipe.cost
-    number = int(np.clip(steps // (LEAST_STEPS * recipe.config.steps), 1, MOST_MEMBERS))
-    each = int(np.clip(steps / number, recipe.config.steps, MOST_STEPS * recipe.config.steps))
-    for place in range(number):
-        yield replace(recipe.config, steps=each, seed=recipe.config.seed + place)
+def _members(chosen: Sequence[Recipe], left: float) -> Iterator[Recipe]:
+    """Yield the recipe of each member, in turn: as many as the steps that are left suffice for."""
+    least = chosen[0].config.steps
+    number = int(np.clip(left // (LEAST_STEPS * least * chosen[0].cost), 1, MOST_MEMBERS))
+    members = [chosen[place % len(chosen)] for place in range(number)]
+    steps = int(np.clip(left / sum(each.cost for each in members), least, MOST_STEPS * least))
+    for place, each in enumerate(members):
+        yield replace(each, config=replace(each.config, steps=steps, seed=each.config.seed + place))
 
 
 def _cross_validated(
@@ -187,7 +204,7 @@ def _cross_validated(
         held = folds == fold
         fitted = work.fit(*labelled.rows(~held), recipe.config, recipe.cost)
         images, masks = labelled.rows(held)
-        found = predict(fitted, images)
+        found = work.watched(predict(fitted, images))
         dice[held] = [scan_dice(p > 0.5, mask) for p, mask in zip(found, masks, strict=True)]
     numbers, places = np.unique(labelled.groups, return_inverse=True)
     sums = np.bincount(places, dice, minlength=len(numbers))
@@ -213,22 +230,44 @@ class _Work:
         """What is left of the budget."""
         return max(self._budget - self._spent, 0.0)
 
+    def watched(self, predictions: Iterator[Probabilities]) -> Iterator[Probabilities]:
+        """Yield predictions.
+
+        Raises:
+            Stopped: If the refinement was asked to stop.
+        """
+        for prediction in predictions:
+            if self._stop():
+                raise Stopped
+            yield prediction
+
     def fit(
-        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig, cost: float
+        self,
+        images: Sequence[Image],
+        masks: Sequence[Masks],
+        config: TrainConfig,
+        cost: float,
+        *,
+        least: int = 0,
     ) -> Fitted:
-        """Train a network.
+        """Train a network; if it is late, only for the least number of steps.
 
         Raises:
             Stopped: If the refinement was asked to stop.
         """
 
+        taken = 0
+
         def spend(_: Progress) -> None:
+            nonlocal taken
+            taken += 1
             self._spent += cost
             self._tell(min(self._spent / self._budget, 1.0))
 
-        fitted = fit(
-            images, masks, config, on_batch=spend, stop=lambda: self._stop() or self._late()
-        )
-        if self._stop() or not fitted.history:
+        def end() -> bool:
+            return self._stop() or (taken >= least and self._late())
+
+        fitted = fit(images, masks, config, on_batch=spend, stop=end)
+        if self._stop():
             raise Stopped
         return fitted

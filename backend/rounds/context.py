@@ -112,6 +112,13 @@ class RoundContext:
         """Writes a queue to Label Studio."""
         return Publisher(self.services.settings, self.store, self.services.studio, self.id)
 
+    @property
+    def live_labels(self) -> list[str]:
+        """The labels that the model of the live queue knows."""
+        live = self.store.publications.get(self.id, self.project.live_version)
+        record = records.read_queue(self.files, live.round) if live else None
+        return record.labels if record else []
+
     def queue(self, number: int) -> list[int]:
         """Return the task ids in the order that a round decided.
 

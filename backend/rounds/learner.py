@@ -27,6 +27,7 @@ from backend.storage.tables import Annotation, Model, Project
 from model import calibration, ensemble, evaluation, inference, recipes, training, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
+from model.refinement import Stopped
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class Learner:
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
         quality = ModelQuality(
             train_seconds=seconds,
+            steps=len(fitted.history),
             started_from=start,
             learnt=self._data_digest(ledger, task_ids),
         )
@@ -283,19 +285,29 @@ class Learner:
                 "A trained model cannot be read.", "The next round trains it again."
             ) from error
 
-    def gate(self, ledger: Ledger, key: str, live: str, held: Sequence[int]) -> str:
+    def gate(
+        self,
+        ledger: Ledger,
+        key: str,
+        live: str,
+        held: Sequence[int],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> str:
         """Return the key of the model to use: the new one, unless validation refuses it.
 
         Both models are scored on today's validation scans, except the groups that the live model
         was trained on. The verdict, the new model's quality and the temperature that calibrates
         its probabilities are stored.
+
+        Raises:
+            Stopped: If `stop`, which is asked before every scan, returned True.
         """
         model = self.store.publications.model(self.project_id, key)
         if model is None or not held:
             return key
-        new = self._validate(ledger, key, held)
+        new = self._validate(ledger, key, held, stop)
         model.quality = measured(model.quality, new, self.config.labels)
-        refused = self._worse_than(live, new, ledger) if live not in {"", key} else False
+        refused = self._worse_than(live, new, ledger, stop) if live not in {"", key} else False
         model.accepted = not refused
         self.store.publications.save_model(model)
         if refused:
@@ -308,13 +320,15 @@ class Learner:
         known = model is not None and model.classes == list(self.config.labels)
         return known and self.files.exists(weights_name(key))
 
-    def _worse_than(self, live: str, new: Mapping[int, Judged], ledger: Ledger) -> bool:
+    def _worse_than(
+        self, live: str, new: Mapping[int, Judged], ledger: Ledger, stop: Callable[[], bool]
+    ) -> bool:
         model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
         seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
         fair = [task_id for task_id in new if ledger.groups[task_id] not in seen]
-        old = self._validate(ledger, live, fair)
+        old = self._validate(ledger, live, fair, stop)
         groups = [ledger.groups[task_id] for task_id in fair]
         return validation.refuses(
             group_means([old[i].mean for i in fair], groups),
@@ -322,11 +336,15 @@ class Learner:
             seed=self.options.seed,
         )
 
-    def _validate(self, ledger: Ledger, key: str, task_ids: Sequence[int]) -> dict[int, Judged]:
+    def _validate(
+        self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
+    ) -> dict[int, Judged]:
         """Return a model's scores on each of these scans, by task id."""
         fitted = self.load(key)
         judged = {}
         for example in self.examples(ledger, task_ids):
+            if stop():
+                raise Stopped
             [probabilities] = inference.predict(fitted, [example.image])
             drawn, truth = probabilities > 0.5, example.mask
             scores = evaluation.of_labels(drawn, truth, example.spacing)

@@ -18,47 +18,54 @@ JUDGED_DRAFTS = 100  # more than are labelled while a round is made
 Drafts = dict[int, list[dict[str, Any]]]  # the regions by task id
 
 
-def draw(
-    here: RoundContext,
-    queue: Sequence[int],
-    key: str,
-    *,
-    fingerprint: str = "",
-    stop: Callable[[], bool] = lambda: False,
-) -> Drafts:
-    """Return the regions of a model's masks for the scans at the head of a queue.
+class Head:
+    """The scans at the head of a queue, for which drafts are drawn.
 
     Drafts are drawn even while they are hidden: the next annotations then measure the model.
 
     Args:
         here: The project.
         queue: The task ids in order.
-        key: Of the model.
         fingerprint: Of the round. If it is that of the live queue, then scans, classes and shapes
             are the same, and the live drafts of the same model are taken over.
-        stop: Called after every draft; if it returns True, the result is incomplete.
     """
-    horizon = here.options.horizon
-    head = queue[: horizon if are_shown(here) else min(horizon, JUDGED_DRAFTS)]
-    drawn = _live_drafts(here, key) if fingerprint == here.project.fingerprint else {}
-    missing = [task_id for task_id in head if task_id not in drawn]
-    urls = here.store.scans.addresses(here.id, missing)
-    wanted = [(task_id, urls[task_id]) for task_id in missing]
-    found = takewhile(lambda _: not stop(), here.learner.predict(key, wanted))
-    new = {
-        task_id: drafts.regions(probabilities, scan.size, here.config)
-        for task_id, scan, probabilities in found
-    }
-    return {task_id: drawn[task_id] for task_id in head if task_id in drawn} | new
 
+    def __init__(self, here: RoundContext, queue: Sequence[int], fingerprint: str) -> None:
+        horizon = here.options.horizon
+        self._here = here
+        self._tasks = queue[: horizon if are_shown(here) else min(horizon, JUDGED_DRAFTS)]
+        self._may_take_over = fingerprint == here.project.fingerprint
 
-def _live_drafts(here: RoundContext, key: str) -> Drafts:
-    """Return the drafts of the live queue, if the same model drew them."""
-    live = here.store.publications.get(here.id, here.project.live_version)
-    if live is None or live.model_key != key or not live.drafts:
-        return {}
-    stored = here.files.read_json(artifacts.drafts_named(live.drafts)) or {}
-    return {int(task_id): regions for task_id, regions in stored.items()}
+    def missing(self, key: str) -> int:
+        """Return how many drafts a model would have to draw."""
+        drawn = self._live_drafts(key)
+        return sum(task_id not in drawn for task_id in self._tasks)
+
+    def draw(self, key: str, stop: Callable[[], bool] = lambda: False) -> Drafts:
+        """Return a model's drafts.
+
+        Args:
+            key: Of the model.
+            stop: Called before every draft; if it returns True, the result is incomplete.
+        """
+        here, drawn = self._here, self._live_drafts(key)
+        missing = [task_id for task_id in self._tasks if task_id not in drawn]
+        urls = here.store.scans.addresses(here.id, missing)
+        wanted = [(task_id, urls[task_id]) for task_id in missing]
+        found = takewhile(lambda _: not stop(), here.learner.predict(key, wanted))
+        new = {
+            task_id: drafts.regions(probabilities, scan.size, here.config)
+            for task_id, scan, probabilities in found
+        }
+        return {task_id: drawn[task_id] for task_id in self._tasks if task_id in drawn} | new
+
+    def _live_drafts(self, key: str) -> Drafts:
+        """Return the drafts of the live queue, if the same model drew them."""
+        live = self._here.store.publications.get(self._here.id, self._here.project.live_version)
+        if not self._may_take_over or live is None or live.model_key != key or not live.drafts:
+            return {}
+        stored = self._here.files.read_json(artifacts.drafts_named(live.drafts)) or {}
+        return {int(task_id): regions for task_id, regions in stored.items()}
 
 
 def are_shown(here: RoundContext) -> bool:

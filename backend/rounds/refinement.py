@@ -16,8 +16,7 @@ from backend.storage.ledger import stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Project
-from model import refinement, training
-from model.evaluation import MAIN
+from model import refinement
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +25,12 @@ TELL_SECONDS = 1.0
 SCORED_AT_ONCE = 8
 # A refined model goes on drawing while it lacks so few labels, or so small a share of its own.
 FEW_LABELS, FEW_SHARE = 2, 0.2
-MOST_TRIES = 2  # a model whose refinement killed two workers is not refined again
+MOST_FAILURES = 2  # after so many errors a model is not refined any more
+MOST_DRAWN = 100  # drafts that a refined model may draw in a round, which has to be quick
 
 
 class Watch:
-    """Says whether a refinement must end: a refresh of any project waits for this worker.
+    """Says whether a refinement must end: a refresh waits for this worker.
 
     Args:
         store: The database.
@@ -47,7 +47,7 @@ class Watch:
         if not self._ended and now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             project = self._store.projects.get(self._project_id)
-            self._ended = project is None or is_wanted(project) or bool(self._store.projects.due())
+            self._ended = project is None or is_wanted(project) or _others_wait(self._store)
         return self._ended
 
 
@@ -56,17 +56,27 @@ def is_wanted(project: Project) -> bool:
     return project.requested > project.completed or project.disconnected
 
 
+def _others_wait(store: Store) -> bool:
+    """Return whether a refresh is due, apart from those that are tried again after a failure.
+
+    A project that fails every minute would otherwise end every refinement.
+    """
+    return any(store.projects.known(number).failures == 0 for number in store.projects.due())
+
+
 def due(store: Store) -> list[int]:
     """Return the projects whose newest model may be refined now; none while a refresh waits."""
-    if store.projects.due():
+    if _others_wait(store):
         return []
-    rested = [project for project in store.projects.all() if _rests(project)]
+    now = store.clock()
+    rested = [project for project in store.projects.all() if _rests(project, now)]
     return [project.id for project in rested if refinable(store, project) is not None]
 
 
-def _rests(project: Project) -> bool:
-    idle = not (project.step or project.problem or project.vanished_at or is_wanted(project))
-    return idle and bool(project.live_version)
+def _rests(project: Project, now: float) -> bool:
+    """Return whether nothing is to be done for a project, and a round might begin."""
+    troubled = project.problem or project.vanished_at or is_wanted(project)
+    return bool(project.live_version) and not troubled and project.not_before <= now
 
 
 def refinable(store: Store, project: Project) -> Model | None:
@@ -75,17 +85,27 @@ def refinable(store: Store, project: Project) -> Model | None:
     A refinement that had to make way for a round may leave such a model.
     """
     model = store.publications.newest_model(project.id)
-    if model is None or not model.accepted or not _has_work(store, model):
+    if model is None or not model.accepted or model.quality.steps is None:
+        return None
+    if model.quality.settled or model.quality.refinement_failures >= MOST_FAILURES:
         return None
     options = stored_options(project)
     allowed = options.refine and not options.paused and not store.publications.pinned(project.id)
     return model if allowed else None
 
 
-def _has_work(store: Store, model: Model) -> bool:
-    if model.quality.refined_from:
-        return not store.publications.was_live(model)
-    return model.quality.refinement is None and model.quality.refinement_tries < MOST_TRIES
+def settle(store: Store, project_id: int) -> None:
+    """Note that the newest model needs no further refinement."""
+    model = store.publications.newest_model(project_id)
+    if model is not None:
+        _note(store, model, settled=True)
+
+
+def count_failure(store: Store, project_id: int) -> None:
+    """Note that a refinement of the newest model ended with an error."""
+    model = store.publications.newest_model(project_id)
+    if model is not None:
+        _note(store, model, refinement_failures=model.quality.refinement_failures + 1)
 
 
 def improve(here: RoundContext, stop: Callable[[], bool]) -> str:
@@ -94,53 +114,80 @@ def improve(here: RoundContext, stop: Callable[[], bool]) -> str:
     Raises:
         UnreadableLabels: If labelled scans have become unreadable.
     """
-    base = refinable(here.store, here.project)
-    if base is None or not here.learner.holds(here.ledger, base):
+    model = refinable(here.store, here.project)
+    if model is None:
         return ""
-    if base.quality.refined_from:
-        return base.key
-    _note(here, base, refinement_tries=base.quality.refinement_tries + 1)
     try:
-        refined, seconds = _refined(here, base, stop)
+        key = _refined_key(here, model, stop)
     except refinement.Stopped:
-        _note(here, base, refinement_tries=base.quality.refinement_tries - 1)
         log.info("the refinement makes way for a round")
         return ""
-    key = artifacts.digest("refined", base.key, refined.recipe, repr(refined.model.config))
+    if not key:
+        settle(here.store, here.id)
+    return key
+
+
+def _refined_key(here: RoundContext, model: Model, stop: Callable[[], bool]) -> str:
+    """Return the key of a refined model that may be published; "" if there is no use for one."""
+    learner, ledger = here.learner, here.ledger
+    if not learner.holds(ledger, model) or not here.selector.pool(ledger):
+        return ""
+    if model.quality.refined_from:
+        key = model.key if learner.knows(model.key) else ""
+    else:
+        key = _train(here, model, stop)
+    live = here.store.publications.get(here.id, here.project.live_version)
+    _, held = learner.split(ledger, here.selector.clusters())
+    used = learner.gate(ledger, key, live.model_key if live else "", held, stop) if key else ""
+    return key if used == key else ""
+
+
+def _train(here: RoundContext, base: Model, stop: Callable[[], bool]) -> str:
+    """Train and store a refined model of the model of a round; return its key."""
+    refined, seconds = _refined(here, base, stop)
+    configs = [member.config for member in refined.model.members]
+    key = artifacts.digest("refined", base.key, list(map(repr, configs)))
     quality = ModelQuality(
         train_seconds=seconds,
+        steps=sum(config.steps for config in configs),
         learnt=base.quality.learnt,
         refined_from=base.key,
-        recipe=refined.recipe,
+        recipes=list(refined.recipes),
         compared=dict(refined.compared),
     )
     here.learner.keep(key, refined.model, base.trained_on, quality)
-    _, held = here.learner.split(here.ledger, here.selector.clusters())
-    used = here.learner.gate(here.ledger, key, base.key, held) == key
-    _note(here, base, refinement=key if used else "", refinement_tries=0)
-    return key if used else ""
+    return key
 
 
-def drawing(here: RoundContext, key: str) -> str:
+def drawing(here: RoundContext, key: str, missing: Callable[[str], int]) -> str:
     """Return the key of the model that draws the drafts of a round with the model `key`.
 
-    The live refined model goes on drawing while it is better than the new model of a round: while
-    all its labels hold, and validation says so; without held-out scans, while the labels that it
-    has not seen are few.
+    The live refined model goes on drawing while its labels and the options are those that it was
+    trained with, the labels that it has not seen are few, and so are the drafts that it would have
+    to draw.
+
+    Args:
+        here: The project.
+        key: Of the model of the round.
+        missing: Returns how many drafts a model would have to draw.
     """
     live = here.store.publications.get(here.id, here.project.live_version)
     refined = here.store.publications.model(here.id, live.model_key) if live else None
-    new = here.store.publications.model(here.id, key)
-    if refined is None or new is None or not refined.quality.refined_from:
+    if refined is None or not refined.quality.refined_from or not here.options.refine:
         return key
-    if not (here.learner.knows(refined.key) and here.learner.holds(here.ledger, refined)):
-        return key
-    before, after = (one.quality.validation.get(MAIN.name) for one in (refined, new))
-    if before is not None and after is not None:
-        return refined.key if before > after else key
     unseen = len(here.ledger.usable) - len(refined.trained_on)
     few = unseen <= max(FEW_LABELS, FEW_SHARE * len(refined.trained_on))
-    return refined.key if few else key
+    fits = few and _is_current(here, refined) and here.learner.knows(refined.key)
+    return refined.key if fits and missing(refined.key) <= MOST_DRAWN else key
+
+
+def _is_current(here: RoundContext, refined: Model) -> bool:
+    """Return whether the refined model's labels and settings are those of today."""
+    base = here.store.publications.model(here.id, refined.quality.refined_from)
+    if base is None or not here.learner.holds(here.ledger, refined):
+        return False
+    start = base.quality.started_from
+    return here.learner.key(here.ledger, refined.trained_on, start) == base.key
 
 
 def score(
@@ -154,7 +201,8 @@ def score(
             return None
         some = [(i, urls[i]) for i in task_ids[start : start + SCORED_AT_ONCE]]
         scores |= here.learner.uncertainties(key, some)
-        here.store.projects.enter(here.id, "score", done=start + len(some), total=len(task_ids))
+        progress = {"done": start + len(some), "total": len(task_ids)}
+        here.store.projects.update(here.id, progress=progress)
     return scores
 
 
@@ -163,36 +211,39 @@ def _refined(
 ) -> tuple[refinement.Refined, float]:
     """Return the refined model, and the seconds that it took."""
     learner, ledger = here.learner, here.ledger
-    examples = list(learner.examples(ledger, base.trained_on))
+    examples = []
+    for example in learner.examples(ledger, base.trained_on):
+        if stop():
+            raise refinement.Stopped
+        examples.append(example)
     labelled = refinement.Labelled(
         [example.image for example in examples],
         [example.mask for example in examples],
         [ledger.groups[example.task] for example in examples],
     )
-    started = time.monotonic()
-    limit = here.options.max_refine_seconds
-    progress = _Reporter(here, limit)
+    started, limit = time.monotonic(), here.options.max_refine_seconds
     refined = refinement.refine(
         labelled,
         learner.train_config,
-        limit / _pace(base, learner.train_config),
-        tell=progress,
+        limit / _pace(base),
+        tell=_Reporter(here, limit),
         stop=stop,
         late=lambda: time.monotonic() >= started + limit,
     )
     seconds = round(time.monotonic() - started, 1)
-    log.info("refined on %d scans in %.1f s: %s", len(examples), seconds, refined.recipe)
+    names = ", ".join(refined.recipes)
+    log.info("refined on %d scans in %.1f s: %s", len(examples), seconds, names)
     return refined, seconds
 
 
-def _pace(base: Model, config: training.TrainConfig) -> float:
+def _pace(base: Model) -> float:
     """Return the seconds of a step, as measured in the round that trained the model."""
-    return max(base.quality.train_seconds or 30.0, 0.1) / config.steps
+    return max(base.quality.train_seconds or 0.0, 0.1) / max(base.quality.steps or 0, 1)
 
 
-def _note(here: RoundContext, model: Model, **values: object) -> None:
+def _note(store: Store, model: Model, **values: object) -> None:
     model.quality = model.quality.changed(**values)
-    here.store.publications.save_model(model)
+    store.publications.save_model(model)
 
 
 class _Reporter:

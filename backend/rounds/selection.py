@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from backend.rounds import stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
+from backend.settings import ProjectOptions
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.ledger import Ledger, stored_options
@@ -50,7 +51,7 @@ class Selector:
             [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
             sorted(now.skipped),
             self._project.label_config,
-            {k: v for k, v in self._options.model_dump().items() if k != "paused"},
+            _selecting(self._options),
             self.encoder,
             *filter(None, [pinned]),  # absent unless pinned: old fingerprints stay valid
         )
@@ -122,6 +123,9 @@ class Selector:
         scores: Mapping[int, float],
         asked: Collection[int] = (),
         number: int = 0,
+        *,
+        model: str = "",
+        labels: Sequence[str] | None = None,
     ) -> QueueRecord:
         """Return the queue of all open scans, first to be drawn first, as a round records it.
 
@@ -134,6 +138,8 @@ class Selector:
             scores: The uncertainty of each scan that this round's model could score.
             asked: The scans that it was asked to score; () for the whole pool.
             number: Of the round.
+            model: The key of that model, "" for none.
+            labels: The labels that the model knows; None for all.
         """
         whole = self._map()
         waiting = {i for i in whole.ids if self._waits(i, now)}
@@ -169,7 +175,8 @@ class Selector:
         return QueueRecord(
             order=order,
             reasons=[last.get(task) or why[task] for task in order],
-            labels=now.label_keys,
+            labels=now.label_keys if labels is None else list(labels),
+            model=model,
             phase=decision.phase,
             strategy=decision.strategy,
             alpha=_number(decision.alpha),
@@ -271,6 +278,17 @@ class Selector:
         if live is None:
             return True
         return 4 * len(now.open.intersection(live.published)) < len(live.published)
+
+
+def _selecting(options: ProjectOptions) -> dict[str, Any]:
+    """Return the options whose change makes a round due.
+
+    A new option is left out while it has its default. Otherwise an upgrade would publish.
+    """
+    chosen = options.model_dump(exclude={"paused", "refine", "max_refine_seconds", "score_limit"})
+    limit = options.score_limit
+    most = ProjectOptions.model_fields["score_limit"].default
+    return chosen if limit == most else {**chosen, "score_limit": limit}
 
 
 def _age(known: tuple[float, int] | None, number: int) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions
+from dbos import DBOS, DBOSConfiguredInstance
 
 from backend import logs
 from backend.errors import FirstlightError
@@ -24,6 +24,7 @@ from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.learner import Learner, UnreadableLabels
 from backend.rounds.services import Services
+from backend.rounds.spreading import parted, spread
 from backend.storage import artifacts, records
 from backend.storage.tables import Publication
 
@@ -31,12 +32,9 @@ log = logging.getLogger(__name__)
 
 STORY = "5"  # raise it when the steps of a round change: a round under way cannot follow
 REFRESH_QUEUE = "refresh"
-CHUNK_QUEUE = "chunks"
 CHUNK = 64
 SCORED = 256  # scans a chunk: enough to make the time to read the weights negligible
 SHARE = 1024  # scans
-# How a refinement ends.
-REFINED = "The refinement ended."
 MADE_WAY = "It made way for a round."
 CHUNKS_BETWEEN_TRIMS = 16  # trimming goes through all kept scans and takes longer than a chunk
 
@@ -80,7 +78,7 @@ class Rounds(DBOSConfiguredInstance):
         if state == "paused":
             return False
         chunks = self.unseen(project_id)
-        _spread(self.embed, [(project_id, chunk) for chunk in chunks])
+        spread(self.embed, [(project_id, chunk) for chunk in chunks])
         plan = self.plan(project_id, sum(map(len, chunks)) >= SHARE)
         if not plan["due"]:
             return False
@@ -89,9 +87,10 @@ class Rounds(DBOSConfiguredInstance):
             if plan["train"]:
                 key = self.train(project_id, number)
             chunks = self.pool(project_id) if key else []
-            scored = _spread(self.score, [(project_id, chunk, number, key) for chunk in chunks])
+            scored = spread(self.score, [(project_id, chunk, number, key) for chunk in chunks])
             pairs = [pair for part in scored for pair in part]
-            self.select(project_id, number, pairs, [i for chunk in chunks for i in chunk])
+            asked = [i for chunk in chunks for i in chunk]
+            self.select(project_id, number, {"scores": pairs, "asked": asked, "model": key})
             if key:
                 key = self.draft(project_id, number, key, plan)
             version = self.publish(project_id, number, key)
@@ -103,32 +102,31 @@ class Rounds(DBOSConfiguredInstance):
     def refine(self, project_id: int) -> None:
         """Improve the live model with the same labels, and publish the better one."""
         with logs.context(project=project_id):
-            said = REFINED
             try:
                 key = self.improve(project_id)
-                said = self._publish_refined(project_id, key) if key else REFINED
+                ended = self._publish_refined(project_id, key) if key else ""
+                self.end_refinement(project_id, ended, "")
             except FirstlightError as error:
-                said = str(error)
+                self.end_refinement(project_id, "", str(error))
             except Exception:
                 log.exception("a refinement failed unexpectedly")
-                said = "A refinement failed unexpectedly."
-            self.end_refinement(project_id, said)
+                self.end_refinement(project_id, "", "A refinement failed unexpectedly.")
 
     def _publish_refined(self, project_id: int, key: str) -> str:
-        """Publish the queue of a refined model; return how it ended."""
+        """Publish the queue of a refined model; return the key, "" if it had to make way."""
         plan = self.open_refined(project_id)
         number = plan["round"]
         with logs.context(round=number):
             scored = self.score_refined(project_id, number, key)
             if scored is None:
-                return MADE_WAY
-            self.select(project_id, number, scored["scores"], scored["asked"])
+                return ""
+            self.select(project_id, number, scored, refined=True)
             if not self.draft(project_id, number, key, plan):
-                return MADE_WAY
-            version = self.publish(project_id, number, key)
+                return ""
+            version = self.publish(project_id, number, key, refined=True)
             if version:
                 self.switch(project_id, number, version, plan["fingerprint"])
-            return REFINED
+            return key
 
     @DBOS.workflow()
     def embed(self, project_id: int, task_ids: list[int]) -> None:
@@ -176,7 +174,7 @@ class Rounds(DBOSConfiguredInstance):
         if any(other != project_id for other in self.store.projects.due()):
             ids = ids[:SHARE]
         self.store.projects.enter(project_id, "embed", done=0, total=len(ids))
-        return _parted(ids, CHUNK)
+        return parted(ids, CHUNK)
 
     @DBOS.step()
     def embed_chunk(self, project_id: int, task_ids: list[int]) -> None:
@@ -231,7 +229,7 @@ class Rounds(DBOSConfiguredInstance):
         with self._step(project_id, "score") as here:
             ids = here.selector.to_score(here.ledger)
         self.store.projects.enter(project_id, "score", done=0, total=len(ids))
-        return _parted(ids, SCORED)
+        return parted(ids, SCORED)
 
     @DBOS.step()
     def score_chunk(
@@ -247,22 +245,28 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def select(
-        self, project_id: int, number: int, scores: list[tuple[int, float]], asked: list[int]
+        self, project_id: int, number: int, scored: dict[str, Any], refined: bool = False
     ) -> None:
         """Rank the pool, and store the queue with its reasons.
 
         Args:
             project_id: The project.
             number: Of the round.
-            scores: (task id, uncertainty) of the scans that the model could score.
-            asked: The scans that it was asked to score; none without a model.
+            scored: `scores`, the (task id, uncertainty) of the scans that the model could score;
+                `asked`, the scans that it was asked to score; `model`, its key. Without a model
+                all are empty.
+            refined: Whether the model knows no other labels than those of the live queue.
         """
         self._end_score(project_id, number)
         with self._step(project_id, "select", number) as here:
             selector = here.selector
+            scores, asked = dict(scored["scores"]), scored["asked"]
             if asked:
                 unreadable.check_storage(here, len(asked) - len(scores), len(asked))
-            queue = selector.rank(here.ledger, dict(scores), asked, number)
+            labels = here.live_labels if refined else None
+            queue = selector.rank(
+                here.ledger, scores, asked, number, model=scored["model"], labels=labels
+            )
             records.write_queue(here.files, number, queue)
             said = [*here.config.notes, *queue.warnings]
             _log_new(said, here.project.warnings)  # the encoder logged its own warnings at start
@@ -284,10 +288,9 @@ class Rounds(DBOSConfiguredInstance):
         with self._step(project_id, "draft", number) as here:
             refined, pinned = plan.get("refined"), plan.get("pinned_model")
             stop = refinement.Watch(self.store, project_id) if refined else _never
-            draws = key if refined or pinned else refinement.drawing(here, key)
-            masks = queue_drafts.draw(
-                here, here.queue(number), draws, fingerprint=plan["fingerprint"], stop=stop
-            )
+            head = queue_drafts.Head(here, here.queue(number), plan["fingerprint"])
+            draws = key if refined or pinned else refinement.drawing(here, key, head.missing)
+            masks = head.draw(draws, stop)
             if stop():
                 return ""
             here.files.write_json(artifacts.drafts_name(number), masks)
@@ -308,31 +311,50 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def score_refined(self, project_id: int, number: int, key: str) -> dict[str, Any] | None:
-        """Return the arguments `scores` and `asked` of `select`; None if a refresh waits."""
+        """Return the argument `scored` of `select`; None if a refresh waits."""
         with self._step(project_id, "score", number) as here:
             asked = here.selector.to_score(here.ledger)
             stop = refinement.Watch(self.store, project_id)
             scores = refinement.score(here, key, asked, stop)
-            return None if scores is None else {"scores": list(scores.items()), "asked": asked}
+            if scores is None:
+                return None
+            return {"scores": list(scores.items()), "asked": asked, "model": key}
 
     @DBOS.step()
-    def end_refinement(self, project_id: int, said: str) -> None:
-        """End the round of a refinement that has one open, and clear the page."""
-        if said != REFINED:
-            log.info("the refinement ended: %s", said)
-        self.store.rounds.abort(project_id, said)
+    def end_refinement(self, project_id: int, published: str, error: str) -> None:
+        """End the round of a refinement that has one open, note how it went, and clear the page.
+
+        Args:
+            project_id: The project.
+            published: The key of the refined model that was published, "" for none.
+            error: What ended the refinement, "" for nothing.
+        """
+        self.store.rounds.abort(project_id, error or MADE_WAY)
         self.store.projects.update(project_id, step="", progress={}, deaths=0)
+        if published:
+            refinement.settle(self.store, project_id)
+        if error:
+            log.warning("the refinement ended: %s", error)
+            refinement.count_failure(self.store, project_id)
 
     @DBOS.step()
-    def publish(self, project_id: int, number: int, key: str) -> str:
-        """Write the queue to Label Studio under a new name; return the name."""
+    def publish(self, project_id: int, number: int, key: str, refined: bool = False) -> str:
+        """Write the queue to Label Studio under a new name; return the name.
+
+        Args:
+            project_id: The project.
+            number: Of the round.
+            key: Of the model that drew the drafts, "" for none.
+            refined: Whether the model knows no other labels than those of the live queue.
+        """
         with self._step(project_id, "publish", number) as here:
             started = time.monotonic()  # the wall clock may be set meanwhile
             file = artifacts.drafts_name(number)
+            live = self.store.publications.get(project_id, here.project.live_version)
             version = Publication(
                 round=number,
                 model_key=key,
-                labels=len(here.ledger.usable),
+                labels=live.labels if live and refined else len(here.ledger.usable),
                 drafts=artifacts.file_of(file) if key else "",
             )
             masks = here.files.read_json(file) if key and queue_drafts.are_shown(here) else None
@@ -425,22 +447,3 @@ def _tidy(here: RoundContext) -> None:
     here.learner.scans.trim()
     queue_drafts.forget_old(here.files)
     here.publications.tidy()
-
-
-def _parted(ids: list[int], size: int) -> list[list[int]]:
-    return [ids[start : start + size] for start in range(0, len(ids), size)]
-
-
-def _spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Spread calls over all workers, one at a time on each; return their results in order."""
-    handles = []
-    for turn, given in enumerate(calls, start=1):
-        # The n-th chunk has priority n, so that projects take turns and none blocks the others.
-        with SetEnqueueOptions(priority=turn):
-            handles.append(DBOS.enqueue_workflow(CHUNK_QUEUE, work, *given))
-    try:
-        return [handle.get_result(polling_interval_sec=0.2) for handle in handles]
-    except Exception:
-        # Cancel the chunks that are left; the retry queues its own.
-        DBOS.cancel_workflows([handle.workflow_id for handle in handles])
-        raise

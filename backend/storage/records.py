@@ -49,6 +49,7 @@ class QueueRecord(Record):
         alpha: The weight of diversity; None in a cold start.
         options: The project's options.
         encoder: The name of the encoder.
+        model: The key of the model that scored the pool, "" for none. Another one may have drawn.
         k: The number of clusters.
         silhouette: Of the clusters; None for too few scans.
         medoids: The task ids of the medoids.
@@ -64,6 +65,7 @@ class QueueRecord(Record):
     alpha: float | None = None
     options: dict[str, Any] = {}
     encoder: str = ""
+    model: str = ""
     k: int | None = None
     silhouette: float | None = None
     medoids: list[int] = []
@@ -121,11 +123,12 @@ class ModelQuality(Record):
         calibration_error: How far its probabilities are off, on average.
         temperature: At which they mean what they say.
         refined_from: The key of the round's model that this model refines, "" for none.
-        refinement: The key of the model that refines this one; "" if a refinement ended without a
-            better model; None while there was no refinement.
-        refinement_tries: How many refinements of this model began and were not ended in order.
-        recipe: The recipe that a refinement chose; its mean cross-validated Dice is in `compared`.
-        compared: The mean cross-validated Dice of each recipe, by its name.
+        steps: How many steps the training took; None of early releases, which are not refined.
+        settled: Whether a refinement of the model ended, or, of a refined model, whether it was
+            published or found to be of no use.
+        refinement_failures: How many refinements of the model ended with an error.
+        recipes: The recipe of each network of a refined model.
+        compared: The mean cross-validated Dice of each recipe that the refinement compared.
     """
 
     train_seconds: float | None = None
@@ -137,9 +140,10 @@ class ModelQuality(Record):
     calibration_error: float | None = None
     temperature: float = 1.0
     refined_from: str = ""
-    refinement: str | None = None
-    refinement_tries: int = 0
-    recipe: str = ""
+    steps: int | None = None
+    settled: bool = False
+    refinement_failures: int = 0
+    recipes: list[str] = []
     compared: dict[str, float] = {}
 
     @model_validator(mode="before")

@@ -27,7 +27,8 @@ from backend.errors import ConfigError, StorageError
 from backend.rounds import refinement
 from backend.rounds.erasing import Eraser, follow
 from backend.rounds.services import Services, build
-from backend.rounds.workflow import CHUNK_QUEUE, REFRESH_QUEUE, Rounds
+from backend.rounds.spreading import CHUNK_QUEUE
+from backend.rounds.workflow import REFRESH_QUEUE, Rounds
 from backend.settings import Settings
 from backend.storage.database import (
     WORKER_BUSY_MS,

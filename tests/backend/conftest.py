@@ -103,7 +103,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(settings: Settings, clock: Clock, empty_database: Path) -> Iterator[Store]:
     path = sqlite_path(settings.database)
-    if path is not None:
+    if path is not None and not path.exists():
         shutil.copy(empty_database, path)
     store = open_store(settings.database, busy_ms=200)
     store.clock = clock

@@ -165,6 +165,9 @@ class History:
         one = self._rounds.get(found.round)
         if one is None or not one.ended_at:
             return False
+        model = self._models.get(found.model_key)
+        if model is not None and model.quality.refined_from:
+            return False  # a refinement has no step "train"
         return "train" not in one.record.seconds and found.labels >= 2
 
     def _quality(self, found: Publication) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
-from model.registry import QUICK
 
 # Shown with a queue whose reasons hold scores: scores that rise down the queue look like a defect.
 SCORES = (
@@ -245,20 +244,17 @@ def quality(state: Mapping[str, Any]) -> str:
 
 
 def refined(state: Mapping[str, Any]) -> str:
-    """Return what a refinement changed in the live model, "" for the model of a round."""
+    """Return how a refinement changed the live model, "" for the model of a round."""
     found = state["refinement"]
     if found is None:
         return ""
+    networks = count(len(found["recipes"]), "network")
+    said = f"the model is refined ({networks}: {', '.join(found['recipes'])})"
     if found["from"] is None:
-        return "the model is refined: several networks were trained for longer"
-    if found["recipe"] == QUICK:
-        return (
-            "the model is refined: several networks were trained for longer, with the recipe of "
-            f"a round (cross-validated Dice {found['from']:.2f})"
-        )
+        return said
     return (
-        f"the model is refined ({found['recipe']}): with equal steps, cross-validated Dice rises "
-        f"from {found['from']:.2f} to {found['to']:.2f}"
+        f"{said}; cross-validated Dice after equal steps is {found['to']:.2f} with the best recipe "
+        f"and {found['from']:.2f} with that of a round"
     )
 
 

@@ -206,7 +206,7 @@ def _reason(project: Project, state: Mapping[str, Any], *, waits: bool) -> str:
     reasons = {
         "disconnected": project.disconnected,
         "vanished": bool(project.vanished_at),
-        "running": bool(project.step),
+        "running": bool(project.step) and project.step != "refine",  # it makes way at once
         "problem": bool(project.problem),
         "paused": stored_options(project).paused,
         "asked": project.train_requested > project.completed and not state["pinned"],
@@ -273,14 +273,13 @@ def _quality(
 
 
 def _refinement(quality: ModelQuality) -> dict[str, Any] | None:
-    """Return the recipe of a refined model, and its Dice against that of a round's recipe."""
+    """Return the recipes of a refined model, and the best one's Dice against a round's recipe."""
     if not quality.refined_from:
         return None
-    compared = quality.compared
     return {
-        "recipe": quality.recipe,
-        "from": compared.get(QUICK),
-        "to": compared.get(quality.recipe),
+        "recipes": quality.recipes,
+        "from": quality.compared.get(QUICK),
+        "to": max(quality.compared.values(), default=None),
     }
 
 

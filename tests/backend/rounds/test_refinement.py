@@ -8,12 +8,16 @@ from dbos import DBOS
 
 from backend.rounds import refinement
 from backend.rounds.learner import Learner
+from backend.storage import artifacts
 from backend.storage.ledger import read
 from backend.storage.tables import Model, Publication
 from backend.web.project_page import sentences, views
+from backend.web.project_page.history import History
 from backend.worker import main
 from model.ensemble import Ensemble
 from tests.backend.site import OPTIONS, Site, assert_each_task_once, refreshes, wait_for
+
+PUBLISH = "backend.label_studio.publisher.Publisher.publish"
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +65,19 @@ def test_a_refined_model_goes_live_with_a_queue_of_its_own(site: Site) -> None:
     assert refinement.due(site.store) == [], "the same labels are refined once"
 
 
+@pytest.mark.slow
 def test_the_page_says_that_the_model_is_refined(site: Site) -> None:
     state = views.status(site.store, site.services.artifacts, site.number)
     assert state["refinement"] is None
     refine(site)
     state = views.status(site.store, site.services.artifacts, site.number)
-    assert state["refinement"] == {"recipe": "quick", "from": None, "to": None}
-    assert "the model is refined" in sentences.quality(state)
+    assert state["refinement"] == {"recipes": ["quick"] * 3, "from": None, "to": None}
+    assert "the model is refined (3 networks: quick, quick, quick)" in sentences.quality(state)
+    state["refinement"] |= {"from": 0.71, "to": 0.78}
+    assert "is 0.78 with the best recipe and 0.71 with that of a round" in sentences.quality(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"refine": False}, {"refine": True, "paused": True}])
 def test_refinement_can_be_turned_off(site: Site, options: dict[str, Any]) -> None:
     site.entry["extra_params"] = {**OPTIONS, **options}
@@ -78,6 +86,7 @@ def test_refinement_can_be_turned_off(site: Site, options: dict[str, Any]) -> No
     assert refinement.due(site.store) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_refined_while_a_refresh_waits_or_a_version_is_pinned(site: Site) -> None:
     site.store.projects.request_refresh(site.number)
     assert refinement.due(site.store) == []
@@ -104,11 +113,12 @@ def test_a_training_makes_way_for_a_request_and_may_begin_anew(
     assert site.project.live_version == before
     assert (site.project.step, site.project.progress) == ("", {})
     _, base = live(site)
-    assert (base.quality.refinement, base.quality.refinement_tries) == (None, 0)
+    assert (base.quality.settled, base.quality.refinement_failures) == (False, 0)
     site.refresh()
     assert refinement.due(site.store) == [site.number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["score", "draft"])
 def test_a_refined_model_that_had_to_wait_is_published_later(
     site: Site, step: str, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +150,7 @@ def test_a_refined_model_that_had_to_wait_is_published_later(
     assert refinement.due(site.store) == []
 
 
+@pytest.mark.slow
 def test_a_refined_model_draws_on_while_few_labels_are_new(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +180,7 @@ def test_a_refined_model_draws_on_while_few_labels_are_new(
     assert live(site)[1].quality.refined_from == "", "too many labels are new to it"
 
 
+@pytest.mark.slow
 def test_a_refined_model_whose_label_was_corrected_draws_no_more(site: Site) -> None:
     refine(site)
     ledger = read(site.store, site.number)
@@ -179,31 +191,141 @@ def test_a_refined_model_whose_label_was_corrected_draws_no_more(site: Site) -> 
     assert live(site)[1].quality.refined_from == ""
 
 
+@pytest.mark.slow
 def test_a_model_that_validation_refuses_is_not_published_and_not_trained_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = site.project.live_version
-    monkeypatch.setattr(Learner, "gate", lambda self, ledger, key, base, held: base)
+    monkeypatch.setattr(Learner, "gate", lambda self, ledger, key, live, *_: live)
     refine(site)
     assert site.project.live_version == before
-    assert live(site)[1].quality.refinement == ""
+    assert refinement.due(site.store) == []
 
 
-def test_a_refinement_that_killed_two_workers_is_not_begun_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["model.refinement.refine", PUBLISH])
+def test_a_refinement_that_fails_is_tried_twice_and_troubles_no_round(
+    site: Site, broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("model.refinement.refine", broken)
-    for _ in range(refinement.MOST_TRIES):
+    monkeypatch.setattr(broken, fails)
+    for _ in range(refinement.MOST_FAILURES):
         assert refinement.due(site.store) == [site.number]
         refine(site)
     assert refinement.due(site.store) == []
     assert site.project.problem == ""
+    assert site.store.rounds.open(site.number) == 0
     assert "a refinement failed unexpectedly" in caplog.text
 
 
+@pytest.mark.slow
+def test_when_every_scan_is_labelled_nothing_is_refined_and_no_round_made(site: Site) -> None:
+    site.label(2, 3, 4, 5)
+    site.refresh()
+    rounds = len(site.store.rounds.all(site.number))
+    for _ in range(2):
+        refine(site)
+    assert refinement.due(site.store) == []
+    assert len(site.store.rounds.all(site.number)) == rounds
+
+
+@pytest.mark.slow
+def test_a_model_of_labels_that_changed_is_settled_at_once(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "refine": True, "retrain_after": 5}
+    [label] = read(site.store, site.number).usable[site.tasks[0]]
+    site.fake.change_annotation(label.id, result=[])
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    refine(site)
+    assert refinement.due(site.store) == []
+
+
+@pytest.mark.slow
+def test_a_ready_model_passes_the_gate_before_it_is_published(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may be killed between the training and the gate."""
+    gate = Learner.gate
+
+    def killed(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Learner, "gate", killed)
+    refine(site)
+    asked: list[str] = []
+
+    def refuses(self: Learner, ledger: Any, key: str, live: str, *_: Any) -> str:
+        asked.append(key)
+        return live
+
+    monkeypatch.setattr(Learner, "gate", refuses)
+    before = site.project.live_version
+    refine(site)
+    monkeypatch.setattr(Learner, "gate", gate)
+    [key] = asked
+    ready = site.store.publications.model(site.number, key)
+    assert ready is not None
+    assert ready.quality.refined_from
+    assert site.project.live_version == before
+
+
+@pytest.mark.slow
+def test_a_ready_model_whose_weights_are_lost_is_given_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site.project.live_version
+    monkeypatch.setattr(PUBLISH, lambda *_: 1 / 0)
+    refine(site)
+    monkeypatch.undo()
+    newest = site.store.publications.newest_model(site.number)
+    assert newest is not None
+    site.services.files(site.number).remove(artifacts.weights_name(newest.key))
+    refine(site)
+    assert refinement.due(site.store) == []
+    assert site.project.live_version == before
+
+
+@pytest.mark.slow
+def test_labels_that_wait_for_a_round_wait_on_after_a_refinement(site: Site) -> None:
+    site.entry["extra_params"] = {**OPTIONS, "refine": True, "retrain_after": 2}
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    site.label(2)
+    site.refresh()
+    refine(site)
+    version, model = live(site)
+    assert model.quality.refined_from
+    assert version.labels == 2
+    site.label(3)
+    site.refresh()
+    newest = site.store.publications.newest_model(site.number)
+    assert newest is not None
+    assert len(newest.trained_on) == 4, "two labels changed: a round is due"
+
+
+@pytest.mark.slow
+def test_a_refined_version_was_not_made_while_pinned(site: Site) -> None:
+    refine(site)
+    files = site.services.files(site.number)
+    [last, *_] = History(site.store, site.project, files).versions()
+    assert last["name"] == site.project.live_version
+    assert not last["went_back"]
+
+
+@pytest.mark.slow
+def test_a_project_that_fails_ends_no_refinement_of_another(site: Site) -> None:
+    watch = refinement.Watch(site.store, site.number)
+    site.store.projects.request_refresh(99, connected=True)
+    site.store.projects.update(99, failures=3, not_before=0.0)
+    assert site.store.projects.due() == [99]
+    assert not watch()
+    site.store.projects.update(99, failures=0)
+    assert refinement.Watch(site.store, site.number)()
+
+
+@pytest.mark.slow
 def test_the_worker_queues_a_refinement_only_beside_no_refresh(site: Site) -> None:
     site.label(2)
     site.clock.advance(10)
