@@ -79,9 +79,13 @@ def read(folder: Path) -> Pool:
     """Return the scans of a folder."""
     if (folder / "labels").is_dir():
         return _volumes(folder)
-    with tempfile.TemporaryDirectory() as kept:
-        found = datasets.find(folder, max_pixels=MOST_PIXELS)
-        scans = datasets.keep(found, Path(kept), longest=WORKING_SIZE).scans
+    with tempfile.TemporaryDirectory() as name:
+        pairs = Path(name) / "pairs"  # without groups.csv, whose columns differ from set to set
+        pairs.mkdir()
+        for part in ("images", "masks"):
+            (pairs / part).symlink_to((folder / part).resolve())
+        found = datasets.find(pairs, max_pixels=MOST_PIXELS)
+        scans = datasets.keep(found, Path(name) / "kept", longest=WORKING_SIZE).scans
         images, masks = zip(*(scan.load() for scan in scans), strict=True)
     return Pool(list(images), list(masks), list(range(len(images))), volumes=False)
 

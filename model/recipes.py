@@ -56,7 +56,7 @@ def default_config(
         encoder_name=RADIMAGENET_FITS if encoder_weights else name,
         image_size=image_size or (96 if device == "cpu" else 256),
         classes=classes,
-        steps=260 if device == "cpu" else 600,
+        steps=200 if device == "cpu" else 600,
         batch_size=8 if device == "cpu" else 16,
         learning_rate=6e-3 if small else 1e-3,
         seed=seed,
