@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from backend.rounds import refinement
 from backend.rounds.publications import ProjectPublications
 from backend.rounds.services import Services
 from backend.settings import Settings
@@ -115,11 +116,15 @@ def test_a_refresh_after_an_upgrade_finds_every_label_and_goes_on_with_the_next_
     assert_each_task_once(upgraded)
 
 
-def test_an_upgrade_alone_publishes_and_trains_nothing(upgraded: Site) -> None:
+def test_an_upgrade_alone_publishes_and_trains_and_refines_nothing(
+    upgraded: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRSTLIGHT_REFINE", "true")
     before, models = upgraded.versions, len(upgraded.store.publications.models(NUMBER))
     upgraded.store.publications.pin(NUMBER, "")
     assert upgraded.refresh().problem == ""
     assert (upgraded.versions, len(upgraded.store.publications.models(NUMBER))) == (before, models)
+    assert refinement.due(upgraded.store) == []
 
 
 def test_a_pin_outlives_an_upgrade(upgraded: Site) -> None:

@@ -46,3 +46,20 @@ def test_a_refresh_of_another_release_does_not_wake_a_project_that_was_disconnec
     recovery.cancel_other_releases(site.services, site.member)
     assert [found.status for found in refreshes()] == ["CANCELLED"]
     assert (site.project.disconnected, site.project.requested) == (True, wanted)
+
+
+def test_a_refinement_in_which_two_workers_died_is_given_up_and_rounds_go_on(site: Site) -> None:
+    site.label(0, 1)
+    site.refresh()
+    model = site.store.publications.newest_model(site.number)
+    assert model is not None
+    assert not model.quality.settled
+    site.store.projects.enter(site.number, "refine")
+    site.store.projects.update(site.number, deaths=recovery.MOST_DEATHS)
+    recovery._back_off(site.store, site.number, gone={"a dead worker"})
+    model = site.store.publications.newest_model(site.number)
+    assert model is not None
+    assert model.quality.settled
+    project = site.project
+    assert (project.problem, project.step, project.deaths) == ("", "", 0)
+    assert project.not_before <= site.clock()
