@@ -42,7 +42,7 @@ LONG = QUICK | {"image_size": 448, "max_train_seconds": 300}
 
 
 @dataclass(frozen=True)
-class Opened:
+class Visit:
     """A scan that a person opened, and the time it took."""
 
     seconds: float
@@ -59,7 +59,7 @@ class Load:
     version: str
     published: Sequence[int]  # task ids
 
-    def measure(self, beyond: Sequence[int]) -> tuple[list[float], dict[str, list[Opened]]]:
+    def measure(self, beyond: Sequence[int]) -> tuple[list[float], dict[str, list[Visit]]]:
         """Return the seconds of each webhook, and the scans that people opened, from a start on."""
         restart_web(self.backend)
         groups = [beyond[row * PEOPLE : (row + 1) * PEOPLE] for row in range(len(BEYOND_AT))]
@@ -88,16 +88,16 @@ class Load:
 
             return list(senders.map(post, [began + n / RATE for n in range(RATE * SECONDS)]))
 
-    def open_at_once(self, tasks: Sequence[int], due: float) -> list[Opened]:
+    def open_at_once(self, tasks: Sequence[int], due: float) -> list[Visit]:
         """Let all people open their scan at the same moment; return what they got."""
         headers = {"Authorization": f"Token {self.studio.token}"}
         with plain_client(base_url=self.studio.url, timeout=120, headers=headers) as client:
 
-            def open_one(task: int) -> Opened:
+            def open_one(task: int) -> Visit:
                 time.sleep(max(0.0, due - time.perf_counter()))
                 answer = client.get(f"/api/tasks/{task}/").raise_for_status().json()
                 shown = [p for p in answer["predictions"] if p["model_version"] == self.version]
-                return Opened(time.perf_counter() - due, any(one["result"] for one in shown))
+                return Visit(time.perf_counter() - due, any(one["result"] for one in shown))
 
             with ThreadPoolExecutor(len(tasks)) as people:
                 return list(people.map(open_one, tasks))
@@ -197,7 +197,7 @@ def web_processes(backend: Backend) -> list[int]:
     return found
 
 
-def show(measured: dict[str, tuple[list[float], dict[str, list[Opened]]]]) -> None:
+def show(measured: dict[str, tuple[list[float], dict[str, list[Visit]]]]) -> None:
     """Print the tables."""
     columns = ("p50 ms", "p99 ms", "worst ms", "over 500")
     print(f"{'webhooks':12}{'number':>10}{''.join(f'{name:>10}' for name in columns)}")

@@ -35,7 +35,7 @@ from model.fitted import Fitted
 from model.inference import predict
 from model.preprocessing import Image
 from model.recipes import default_config
-from model.refinement import Labelled, refine
+from model.refinement import LabelledScans, refine
 from model.training import fit
 
 EVERY, TEST_PATIENTS, TEST_SCANS = 5, 12, 60
@@ -66,9 +66,9 @@ class Pool:
         """Return the rows of a group."""
         return [row for row, other in enumerate(self.groups) if other == group]
 
-    def labelled(self, rows: Sequence[int]) -> Labelled:
+    def labelled(self, rows: Sequence[int]) -> LabelledScans:
         """Return scans as a training takes them."""
-        return Labelled(
+        return LabelledScans(
             [self.images[row] for row in rows],
             [self.masks[row] for row in rows],
             [self.groups[row] for row in rows],

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledScans:
     """The labelled scans: images, masks, and the group of each; a group is never divided."""
 
     images: Sequence[Image]
@@ -60,7 +60,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Refined:
+class Refinement:
     """The refined model, and how its recipes were chosen.
 
     Attributes:
@@ -96,14 +96,14 @@ def candidates(quick: TrainConfig, masks: Sequence[Masks]) -> list[Recipe]:
 
 
 def refine(
-    labelled: Labelled,
+    labelled: LabelledScans,
     quick: TrainConfig,
     budget: float,
     *,
     tell: Callable[[float], None] = lambda share: None,
     stop: Callable[[], bool] = lambda: False,
     late: Callable[[], bool] = lambda: False,
-) -> Refined:
+) -> Refinement:
     """Return a model that was trained for longer than a round allows.
 
     It is repeatable for a seed, as long as `late` does not cut it short.
@@ -146,7 +146,7 @@ def refine(
             )
     compared = {name: float(values.mean()) for name, values in scores.items()}
     names = tuple(each.name for each in chosen[: len(members)])
-    return Refined(Ensemble(tuple(members)), names, compared)
+    return Refinement(Ensemble(tuple(members)), names, compared)
 
 
 def split(groups: Sequence[int], seed: int) -> NDArray[np.int64]:
@@ -196,7 +196,7 @@ def _members(chosen: Sequence[Recipe], left: float) -> Iterator[Recipe]:
 
 
 def _cross_validated(
-    labelled: Labelled, folds: NDArray[np.int64], recipe: Recipe, work: _Work
+    labelled: LabelledScans, folds: NDArray[np.int64], recipe: Recipe, work: _Work
 ) -> Floats:
     """Return the Dice of each group, predicted by a network that was trained on other groups."""
     dice = np.zeros(len(labelled.images))

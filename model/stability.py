@@ -23,7 +23,7 @@ PERPLEXITIES = (5.0, 15.0, 30.0, 50.0)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Choice:
     """One map, and the scans that a cold start chose on it."""
 
     perplexity: float
@@ -46,7 +46,7 @@ class Stability:
         warnings: A warning if the choice is not stable.
     """
 
-    chosen: tuple[Chosen, ...]
+    chosen: tuple[Choice, ...]
     over_seeds: float
     over_perplexities: float
     overall: float
@@ -100,16 +100,16 @@ def measure(
     )
 
 
-def _choose(embeddings: Array, budget: int, strategy: str, seed: int, perplexity: float) -> Chosen:
+def _choose(embeddings: Array, budget: int, strategy: str, seed: int, perplexity: float) -> Choice:
     fitted = projection.fit(embeddings, seed=seed, perplexity=perplexity)
     start = cold_start.select(
         embeddings, budget, strategy=strategy, coordinates=fitted.coordinates, seed=seed
     )
     rows = frozenset(start.order[:budget].tolist())
-    return Chosen(perplexity, seed, start.k, start.silhouette, rows)
+    return Choice(perplexity, seed, start.k, start.silhouette, rows)
 
 
-def _overlap(chosen: Sequence[Chosen], alike: Callable[[Chosen, Chosen], bool]) -> float:
+def _overlap(chosen: Sequence[Choice], alike: Callable[[Choice, Choice], bool]) -> float:
     """Return the mean overlap of the pairs for which `alike` is true; NaN without such pairs."""
     shares = [
         len(one.rows & other.rows) / len(one.rows)

@@ -104,7 +104,7 @@ def find(folder: Path, *, max_pixels: int) -> Dataset:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ScanFile:
     """A scan at working size, in a file that processes share.
 
     Attributes:
@@ -136,7 +136,7 @@ class Collection:
 
     name: str
     labels: tuple[str, ...]
-    scans: tuple[Kept, ...]
+    scans: tuple[ScanFile, ...]
     unit: str
     fingerprint: str
 
@@ -155,7 +155,7 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
     groups = validation.group(keys, [scan.pixels for scan in shrunk]).tolist()
     known = all(scan.spacing for scan in shrunk)
     kept = tuple(
-        Kept(source.name, group, scan.path, scan.pixel(known))
+        ScanFile(source.name, group, scan.path, scan.pixel(known))
         for source, group, scan in zip(dataset.scans, groups, shrunk, strict=True)
     )
     marks = [(scan.name, scan.group, scan.path.name, scan.spacing) for scan in kept]

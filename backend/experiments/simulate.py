@@ -200,17 +200,17 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
     )
 
 
-def _scores(scan: datasets.Kept, predicted: Array) -> list[Array]:
+def _scores(scan: datasets.ScanFile, predicted: Array) -> list[Array]:
     """Return the scores of each class of a scan, metric by metric, as production measures them."""
     return [*evaluation.of_labels(predicted, scan.load()[1], scan.spacing).values()]
 
 
-def _fit(scans: Sequence[datasets.Kept], config: training.TrainConfig) -> training.Fitted:
+def _fit(scans: Sequence[datasets.ScanFile], config: training.TrainConfig) -> training.Fitted:
     examples = [scan.load() for scan in scans]
     return training.fit([image for image, _ in examples], [masks for _, masks in examples], config)
 
 
-def _predicted(fitted: training.Fitted, scans: Sequence[datasets.Kept]) -> Iterator[Array]:
+def _predicted(fitted: training.Fitted, scans: Sequence[datasets.ScanFile]) -> Iterator[Array]:
     return inference.predict(fitted, (scan.load()[0] for scan in scans))
 
 

@@ -27,7 +27,7 @@ CHUNK = 64  # scans encoded at once
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Embeddings:
     """An encoder's embeddings of all scans."""
 
     name: str  # with the mark of its weights
@@ -55,7 +55,7 @@ class Study:
     pool: tuple[int, ...]
     held: tuple[int, ...]
     folds: tuple[tuple[int, ...], ...]
-    encoded: Mapping[str, Encoded]
+    encoded: Mapping[str, Embeddings]
     train: training.TrainConfig
     code: str
 
@@ -75,7 +75,7 @@ class Study:
         digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
         return self.out / "runs" / f"{digest}.json"
 
-    def scans(self, rows: Iterable[int]) -> list[datasets.Kept]:
+    def scans(self, rows: Iterable[int]) -> list[datasets.ScanFile]:
         """Return scans by their rows of the data."""
         return [self.data.scans[row] for row in rows]
 
@@ -147,7 +147,7 @@ def hold_out(groups: Sequence[int], least: int, seed: int) -> tuple[int, ...]:
 
 def _encode(
     data: datasets.Collection, name: str, out: Path, code: str, settings: Settings
-) -> Encoded:
+) -> Embeddings:
     # Keep the encoder beside the results, because an experiment needs no DATA_DIR.
     encoder = encoding.load(settings.model_copy(update={"data_dir": out}), name)
     digest = artifacts.digest(data.fingerprint, encoder.name, code)
@@ -156,7 +156,7 @@ def _encode(
         starts = range(0, len(data.scans), CHUNK)
         chunks = [[scan.load()[0] for scan in data.scans[i : i + CHUNK]] for i in starts]
         artifacts.write_array(path, np.concatenate([encoder.encode(chunk) for chunk in chunks]))
-    return Encoded(encoder.name, path, encoder.substitution)
+    return Embeddings(encoder.name, path, encoder.substitution)
 
 
 def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:

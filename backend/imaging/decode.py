@@ -94,7 +94,7 @@ def pictures(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenImage:
     """An image file of which only the header was read.
 
     Attributes:
@@ -127,10 +127,10 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
         return opened(data, max_pixels=max_pixels).load().whole()
 
 
-def opened(data: bytes, *, max_pixels: int) -> Opened:
+def opened(data: bytes, *, max_pixels: int) -> OpenImage:
     """Read the header of an image file; loading it gives the pixels that `decode` returns.
 
-    Call this, `Opened.load` and all code that reads the rows within `refusing`.
+    Call this, `OpenImage.load` and all code that reads the rows within `refusing`.
 
     Raises:
         ImageError: If the format is unknown, or the image is larger than `max_pixels`.
@@ -142,7 +142,7 @@ def opened(data: bytes, *, max_pixels: int) -> Opened:
         from backend.imaging import dicom  # pydicom is slow to import, and needed only here
 
         dataset = dicom.read(data, max_pixels=max_pixels)
-        return Opened(int(dataset.Rows) * int(dataset.Columns), partial(dicom.decode, dataset))
+        return OpenImage(int(dataset.Rows) * int(dataset.Columns), partial(dicom.decode, dataset))
     what = "neither PNG nor JPEG nor TIFF, WebP, BMP, GIF or DICOM" if data else "empty"
     raise ImageError(f"The image is {what}.", "Put an image in one of these formats in the task.")
 
@@ -164,17 +164,17 @@ def refusing() -> Iterator[None]:
         ) from None
 
 
-def _picture(data: bytes, max_pixels: int) -> Opened:
+def _picture(data: bytes, max_pixels: int) -> OpenImage:
     if data.startswith(b"RIFF"):
         size = _webp_size(data)
         check_size(*size, max_pixels)
         # Check the size first: this reader allocates memory when it opens a file.
-        return Opened(size[0] * size[1], lambda: _loaded(_opened(data), max_pixels))
+        return OpenImage(size[0] * size[1], lambda: _loaded(_opened(data), max_pixels))
     image = _opened(data)
     check_size(*image.size, max_pixels)
     if isinstance(image, TiffImageFile):
         _check_tiff(image, max_pixels)
-    return Opened(image.width * image.height, lambda: _loaded(image, max_pixels))
+    return OpenImage(image.width * image.height, lambda: _loaded(image, max_pixels))
 
 
 def _loaded(image: ImageFile, max_pixels: int) -> Rows:

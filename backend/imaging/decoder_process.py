@@ -50,7 +50,7 @@ serve(int(sys.argv[1]))
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImage:
     """A decoded image at working size.
 
     Attributes:
@@ -80,7 +80,7 @@ class Decoders:
             self._free.put(None)
         self._large = threading.Lock()
 
-    def decode(self, data: bytes, *, longest: int, max_pixels: int) -> Decoded:
+    def decode(self, data: bytes, *, longest: int, max_pixels: int) -> DecodedImage:
         """Return an image file shrunk to `longest` pixels on its longer side.
 
         Raises:
@@ -107,7 +107,7 @@ class Decoders:
             raise ImageError(*answer["refused"])
         pixels = np.frombuffer(small, np.uint8).reshape(answer["shape"])
         height, width = answer["size"]
-        return Decoded(pixels, (height, width), answer["digest"])
+        return DecodedImage(pixels, (height, width), answer["digest"])
 
     def _ask(self, decoder: _Decoder, data: bytes, order: dict[str, int]) -> dict[str, Any]:
         decoder.send(json.dumps(order).encode())
@@ -252,7 +252,7 @@ def _answer(pipe: Connection, data: bytes, *, longest: int, max_pixels: int) -> 
     pipe.send_bytes(small.tobytes())
 
 
-def _kept(image: decode.Opened, longest: int) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+def _kept(image: decode.OpenImage, longest: int) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
     rows = image.load()
     digest = hashlib.sha256(repr(rows.shape).encode())
 

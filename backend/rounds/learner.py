@@ -16,7 +16,7 @@ from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import Judged, group_means, measured, thinned
+from backend.rounds.validation_scores import ScanScore, group_means, measured, thinned
 from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
@@ -321,7 +321,7 @@ class Learner:
         return known and self.files.exists(weights_name(key))
 
     def _worse_than(
-        self, live: str, new: Mapping[int, Judged], ledger: Ledger, stop: Callable[[], bool]
+        self, live: str, new: Mapping[int, ScanScore], ledger: Ledger, stop: Callable[[], bool]
     ) -> bool:
         model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
@@ -338,7 +338,7 @@ class Learner:
 
     def _validate(
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-    ) -> dict[int, Judged]:
+    ) -> dict[int, ScanScore]:
         """Return a model's scores on each of these scans, by task id."""
         fitted = self.load(key)
         judged = {}
@@ -348,7 +348,7 @@ class Learner:
             [probabilities] = inference.predict(fitted, [example.image])
             drawn, truth = probabilities > 0.5, example.mask
             scores = evaluation.of_labels(drawn, truth, example.spacing)
-            judged[example.task] = Judged(
+            judged[example.task] = ScanScore(
                 scores={name: of.tolist() for name, of in scores.items()},
                 probabilities=thinned(probabilities),
                 truth=thinned(truth),

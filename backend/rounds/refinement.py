@@ -208,7 +208,7 @@ def score(
 
 def _refined(
     here: RoundContext, base: Model, stop: Callable[[], bool]
-) -> tuple[refinement.Refined, float]:
+) -> tuple[refinement.Refinement, float]:
     """Return the refined model, and the seconds that it took."""
     learner, ledger = here.learner, here.ledger
     examples = []
@@ -216,7 +216,7 @@ def _refined(
         if stop():
             raise refinement.Stopped
         examples.append(example)
-    labelled = refinement.Labelled(
+    labelled = refinement.LabelledScans(
         [example.image for example in examples],
         [example.mask for example in examples],
         [ledger.groups[example.task] for example in examples],

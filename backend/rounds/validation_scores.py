@@ -21,7 +21,7 @@ JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScanScore:
     """What a model is worth on one held-out scan: scores, and some of its pixels with the truth.
 
     A label that was neither drawn nor predicted has no score: NaN.
@@ -38,7 +38,7 @@ class Judged:
 
 
 def measured(
-    quality: ModelQuality, judged: Mapping[int, Judged], labels: Sequence[str]
+    quality: ModelQuality, judged: Mapping[int, ScanScore], labels: Sequence[str]
 ) -> ModelQuality:
     """Return the quality of a model with what the held-out scans say of it.
 

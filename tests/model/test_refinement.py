@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from model import recipes, refinement
 from model.fitted import TrainConfig
 from model.inference import predict
-from model.refinement import Labelled, Stopped, candidates, choose, refine, split
+from model.refinement import LabelledScans, Stopped, candidates, choose, refine, split
 from model.registry import QUICK
 from tests.model.scans import disc
 
 CONFIG = TrainConfig("tu-test_resnet", 32, 1, steps=4, batch_size=2, learning_rate=6e-3, adapt=True)
 IMAGES, MASKS = zip(*(disc(40, 40, seed=seed) for seed in range(6)), strict=True)
-LABELLED = Labelled(IMAGES, MASKS, [0, 0, 1, 2, 3, 4])
+LABELLED = LabelledScans(IMAGES, MASKS, [0, 0, 1, 2, 3, 4])
 ENOUGH = 200.0
 
 
@@ -82,11 +82,11 @@ def test_recipes_are_compared_and_several_networks_trained_the_same_for_a_seed()
 
 @pytest.mark.parametrize(
     ("labelled", "budget"),
-    [(LABELLED, 20.0), (Labelled(IMAGES, MASKS, [0, 0, 1, 1, 2, 2]), ENOUGH)],
+    [(LABELLED, 20.0), (LabelledScans(IMAGES, MASKS, [0, 0, 1, 1, 2, 2]), ENOUGH)],
     ids=["little time", "few groups"],
 )
 def test_without_a_comparison_the_recipe_of_a_round_is_trained_for_longer(
-    labelled: Labelled, budget: float
+    labelled: LabelledScans, budget: float
 ) -> None:
     refined = refine(labelled, CONFIG, budget)
     assert (set(refined.recipes), refined.compared) == ({QUICK}, {})

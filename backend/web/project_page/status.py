@@ -44,7 +44,7 @@ _WATCHED = (
 
 
 @dataclass
-class _Kept(Generic[T]):
+class _Memo(Generic[T]):
     """What was made of one project, and what the project was like."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,7 +63,7 @@ class Keeper(Generic[T]):
         self._store = store
         self._make = make
         self._most = most
-        self._kept: OrderedDict[int, _Kept[T]] = OrderedDict()
+        self._kept: OrderedDict[int, _Memo[T]] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, project: Project) -> T:
@@ -76,10 +76,10 @@ class Keeper(Generic[T]):
                 kept.made, kept.facts = self._make(project.id), facts
             return kept.made
 
-    def _kept_of(self, project_id: int) -> _Kept[T]:
+    def _kept_of(self, project_id: int) -> _Memo[T]:
         """Return what is kept of a project, and drop what was not asked for the longest."""
         with self._lock:
-            kept = self._kept.setdefault(project_id, _Kept())
+            kept = self._kept.setdefault(project_id, _Memo())
             self._kept.move_to_end(project_id)
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)

@@ -45,7 +45,7 @@ decode.opened = opened
 """
 
 
-def read(decoders: Decoders, data: bytes = SCAN) -> decoder_process.Decoded:
+def read(decoders: Decoders, data: bytes = SCAN) -> decoder_process.DecodedImage:
     return decoders.decode(data, longest=20, max_pixels=MANY)
 
 

@@ -22,7 +22,7 @@ from backend.rounds.drafts import LiveDrafts
 from backend.rounds.learner import Learner, UnreadableLabels, learner_for, train_config
 from backend.rounds.progress import Pace
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import Judged, measured
+from backend.rounds.validation_scores import ScanScore, measured
 from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.records import ModelQuality
@@ -443,10 +443,14 @@ def gated(
     lab.weights("live").parent.mkdir(parents=True)
     lab.weights("live").touch()
 
-    def scored(self: Learner, now: ledger.Ledger, key: str, held: list[int]) -> dict[int, Judged]:
+    def scored(
+        self: Learner, now: ledger.Ledger, key: str, held: list[int]
+    ) -> dict[int, ScanScore]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
-        return {task_id: Judged(scored_as((found[task_id],), (7.0,)), *pixels) for task_id in held}
+        return {
+            task_id: ScanScore(scored_as((found[task_id],), (7.0,)), *pixels) for task_id in held
+        }
 
     monkeypatch.setattr(Learner, "_validate", scored)
     return lab.learner.gate(now, "new", "live", lab.tasks[:4])
@@ -494,9 +498,9 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
 def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
     pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
     found = {
-        1: Judged(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
-        2: Judged(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
-        3: Judged(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
+        1: ScanScore(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
+        2: ScanScore(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
+        3: ScanScore(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
     }
     assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
     quality = measured(ModelQuality(), found, ["Lung", "Heart", "Rib"])
