@@ -444,7 +444,7 @@ def gated(
     lab.weights("live").touch()
 
     def scored(
-        self: Learner, now: ledger.Ledger, key: str, held: list[int]
+        self: Learner, now: ledger.Ledger, key: str, held: list[int], *_: Any
     ) -> dict[int, ScanScore]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
