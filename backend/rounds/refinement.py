@@ -61,7 +61,8 @@ def _others_wait(store: Store) -> bool:
 
     A project that fails every minute would otherwise end every refinement.
     """
-    return any(store.projects.known(number).failures == 0 for number in store.projects.due())
+    waiting = map(store.projects.get, store.projects.due())
+    return any(project is not None and project.failures == 0 for project in waiting)
 
 
 def due(store: Store) -> list[int]:

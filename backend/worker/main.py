@@ -81,9 +81,10 @@ def run(settings: Settings) -> None:
         for look in itertools.count():
             if stop.wait(LOOK_SECONDS):
                 break
-            say(enqueue_due(rounds))
-            if look % LOOKS_PER_REFINEMENT == 0:
-                say(enqueue_refinements(rounds))
+            problem = enqueue_due(rounds)
+            if not problem and look % LOOKS_PER_REFINEMENT == 0:
+                problem = enqueue_refinements(rounds)
+            say(problem)
     log.info("worker stops")
     recovery.hand_back(store, member)
     logging.shutdown()
