@@ -177,6 +177,7 @@ def test_a_start_waits_no_longer_than_it_may(
     closed = drafts._closed
     monkeypatch.setattr(DraftProcess, "_load_newest", lambda _: closed.wait())
     drafts.keep_warm(wait_seconds=0.1)  # else the test's own timeout ends it
+    assert not drafts._looked.is_set()
 
 
 def test_a_child_that_cannot_live_is_started_at_growing_intervals_and_said_once(
