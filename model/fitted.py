@@ -47,7 +47,7 @@ class TrainConfig:
     # Random weights; or "warm": those of an earlier training; or "imagenet": those of LITE0.
     init: str = "scratch"
     crop: int = 0  # side of the parts of a scan that training sees; 0: it sees whole scans
-    adapt: bool = False  # training may choose size and crop by what is drawn (model/recipes.py)
+    adapt: bool = False  # whether the size of the drawn regions decides image_size and crop
     # RadImageNet's file for the encoder. It is left out of the repr: digests of the repr name
     # files, and those names should follow from the weights' content and not from their path.
     encoder_weights: str = field(default="", repr=False)

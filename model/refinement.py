@@ -23,6 +23,7 @@ from model.preprocessing import Image
 from model.registry import QUICK
 from model.training import Masks, Progress, fit
 from model.uncertainty import Probabilities
+from model.validation import group_means
 
 FOLDS = 3
 LEAST_GROUPS = 4  # with fewer a fold trains on too little to say anything
@@ -30,7 +31,7 @@ MOST_MEMBERS = 3
 COMPARISON = 0.6  # largest share of the budget for comparing recipes
 # A member takes at least twice and at most five times the steps of a round.
 LEAST_STEPS, MOST_STEPS = 2, 5
-# The cost of a step with EfficientNet-Lite0, in steps of a round (bench/refining.py).
+# The cost of a step with EfficientNet-Lite0, in steps of a round: measured once, at 96 pixels.
 PRETRAINED_COST = 1.6
 
 Floats = NDArray[np.float64]
@@ -206,10 +207,7 @@ def _cross_validated(
         images, masks = labelled.rows(held)
         found = work.watched(predict(fitted, images))
         dice[held] = [scan_dice(p > 0.5, mask) for p, mask in zip(found, masks, strict=True)]
-    numbers, places = np.unique(labelled.groups, return_inverse=True)
-    sums = np.bincount(places, dice, minlength=len(numbers))
-    of_groups: Floats = sums / np.bincount(places, minlength=len(numbers))
-    return of_groups
+    return group_means(dice, labelled.groups)
 
 
 class _Work:

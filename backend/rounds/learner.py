@@ -16,7 +16,7 @@ from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, group_means, measured, thinned
+from backend.rounds.validation_scores import ScanScore, measured, thinned
 from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
@@ -331,8 +331,8 @@ class Learner:
         old = self._validate(ledger, live, fair, stop)
         groups = [ledger.groups[task_id] for task_id in fair]
         return validation.refuses(
-            group_means([old[i].mean for i in fair], groups),
-            group_means([new[i].mean for i in fair], groups),
+            validation.group_means([old[i].mean for i in fair], groups),
+            validation.group_means([new[i].mean for i in fair], groups),
             seed=self.options.seed,
         )
 

@@ -1,4 +1,4 @@
-"""Refine the live model while nobody waits: which projects are due, and the training itself.
+"""Refine the live model of a project while nobody waits for a round.
 
 A refinement is a workflow of its own (`Rounds.refine`). It stays in the queue of the refreshes and
 ends within two seconds of a refresh request, so it never delays a round.

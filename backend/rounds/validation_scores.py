@@ -61,14 +61,6 @@ def measured(
     )
 
 
-def group_means(values: Sequence[float], groups: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Return one mean for each group: slices of one patient are no independent evidence."""
-    numbers, places = np.unique(groups, return_inverse=True)
-    sums = np.bincount(places, values, minlength=len(numbers))
-    means: npt.NDArray[np.float64] = sums / np.bincount(places, minlength=len(numbers))
-    return means
-
-
 def thinned(planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return about as many pixels as are judged of planes (c, h, w), evenly spread, in one row."""
     step = math.ceil(math.sqrt(planes[0].size / JUDGED_PIXELS))

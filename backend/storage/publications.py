@@ -34,14 +34,6 @@ class Publications:
         with self._database.session() as session:
             return session.scalars(query.order_by(Model.created_at.desc()).limit(1)).first()
 
-    def was_live(self, model: Model) -> bool:
-        """Return whether a queue of the model was ever live."""
-        query = sa.select(sa.func.max(Publication.live_at)).where(
-            Publication.project_id == model.project_id, Publication.model_key == model.key
-        )
-        with self._database.session() as session:
-            return bool(session.scalar(query))
-
     def models(self, project_id: int) -> list[Model]:
         """Return every trained model, oldest first; the weights of most are deleted."""
         return self._database.of(Model, project_id, Model.created_at)
