@@ -24,12 +24,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.errors import ConfigError, OptionsError
 from model.registry import (
+    AUTO,
     KNOWN_ENCODERS,
+    KNOWN_NETWORKS,
     Acquisition,
     ColdStart,
     Projection,
     Uncertainty,
     is_encoder,
+    is_network,
 )
 
 
@@ -39,7 +42,14 @@ def _known_encoder(name: str) -> str:
     return name
 
 
+def _known_network(name: str) -> str:
+    if not is_network(name):
+        raise ValueError(KNOWN_NETWORKS)
+    return name
+
+
 Encoder = Annotated[str, AfterValidator(_known_encoder)]
+Network = Annotated[str, AfterValidator(_known_network)]
 
 
 class Settings(BaseSettings):
@@ -270,6 +280,7 @@ class ProjectOptions(BaseSettings):
     score_limit: int = Field(default=2000, ge=1)
     refine: bool = True
     max_refine_seconds: float = Field(default=900.0, gt=0)
+    network: Network = AUTO
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
     random_fraction: float = Field(default=0.0, ge=0, le=1)
     prelabels: bool = True

@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--encoder")
+    parser.add_argument("--network")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch-size", type=int)
@@ -102,7 +102,7 @@ def arguments() -> argparse.Namespace:
 def configured(asked: argparse.Namespace) -> TrainConfig:
     """Return the default settings, changed by the command line."""
     changes = {
-        "encoder_name": asked.encoder,
+        "network": asked.network,
         "image_size": asked.image_size,
         "steps": asked.steps,
         "batch_size": asked.batch_size,

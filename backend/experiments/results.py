@@ -109,7 +109,7 @@ def _settings(study: Study) -> dict[str, str]:
         "split-seed": str(plan.split_seed),
         "image-size": str(study.train.image_size),
         "steps": str(study.train.steps),
-        "network": study.train.encoder_name,
+        "network": study.train.network,
     }
 
 

@@ -237,7 +237,7 @@ class Learner:
         except training.Untrainable as error:
             raise ConfigError(
                 f"The network cannot be trained: {error}.",
-                "Correct NETWORK_WEIGHTS, DEVICE or the option `image_size`.",
+                "Correct NETWORK_WEIGHTS, DEVICE or the options `network` and `image_size`.",
             ) from error
 
     def examples(self, ledger: Ledger, task_ids: Sequence[int]) -> Iterator[Example]:
@@ -401,6 +401,7 @@ def train_config(
         recipes.resolve_device(settings.device),
         len(config.labels),
         seed=options.seed,
+        network=options.network,
         image_size=options.image_size,
         encoder_weights=str(settings.network_weights or ""),
     )

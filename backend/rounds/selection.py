@@ -21,6 +21,8 @@ from backend.storage.tables import Project
 from model import active_learning, encoders, scoring
 from model.validation import group
 
+NEW_OPTIONS = ("score_limit", "network")  # those that records of the first release lack
+
 
 class Selector:
     """Decides for one project, from what the store and the embeddings say."""
@@ -285,10 +287,9 @@ def _selecting(options: ProjectOptions) -> dict[str, Any]:
 
     A new option is left out while it has its default. Otherwise an upgrade would publish.
     """
-    chosen = options.model_dump(exclude={"paused", "refine", "max_refine_seconds", "score_limit"})
-    limit = options.score_limit
-    most = ProjectOptions.model_fields["score_limit"].default
-    return chosen if limit == most else {**chosen, "score_limit": limit}
+    fields = ProjectOptions.model_fields
+    unset = {name for name in NEW_OPTIONS if getattr(options, name) == fields[name].default}
+    return options.model_dump(exclude={"paused", "refine", "max_refine_seconds"} | unset)
 
 
 def _age(known: tuple[float, int] | None, number: int) -> str:

@@ -22,7 +22,9 @@ from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
 SIZE = 32
-TINY = TrainConfig("tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3)
+TINY = TrainConfig(
+    "attention-unet/tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
+)
 OPTIONS = {
     "cold_start_budget": 2,
     "image_size": SIZE,

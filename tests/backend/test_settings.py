@@ -277,6 +277,20 @@ def test_an_encoder_that_there_is_not_is_refused_with_those_there_are(name: str)
         assert known in caught.value.what
 
 
+@pytest.mark.parametrize(
+    "name", ["auto", "unet/resnet34", "segformer/mit_b0", "attention-unet/tu-a_b.c"]
+)
+def test_every_network_that_may_exist_can_be_chosen(name: str) -> None:
+    assert parse_options({"network": name}).network == name
+
+
+@pytest.mark.parametrize("name", ["", "unet", "unet/", "unet/../x", "vgg/resnet34", "unet/a b"])
+def test_a_network_that_cannot_exist_is_refused_with_those_that_do(name: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        parse_options({"network": name})
+    assert "unetplusplus" in caught.value.what
+
+
 def test_settings_are_read_without_torch_or_timm() -> None:
     script = "import sys, backend.settings; print({'torch', 'timm', 'PIL'} & set(sys.modules))"
     found = subprocess.run(

@@ -10,7 +10,13 @@ from model.fitted import Fitted, TrainConfig
 from model.preprocessing import Image
 
 CONFIG = TrainConfig(
-    "tu-test_resnet", 32, classes=1, steps=3, batch_size=4, learning_rate=6e-3, seed=3
+    "attention-unet/tu-test_resnet",
+    32,
+    classes=1,
+    steps=3,
+    batch_size=4,
+    learning_rate=6e-3,
+    seed=3,
 )
 
 

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.models import resnet50
 
 from model.attention_unet import (
     AttentionGate,
@@ -17,7 +14,6 @@ from model.attention_unet import (
     DecoderBlock,
     attention_maps,
     decoder_channels,
-    load_radimagenet,
 )
 
 SMALLEST = "tu-test_resnet"
@@ -208,61 +204,6 @@ def test_a_closed_gate_shows_as_a_dark_map() -> None:
 def test_attention_maps_of_images_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
         attention_maps(AttentionUnet(SMALLEST, 1, 1), random(1, 1, 33, 32))
-
-
-# -- RadImageNet's weights in the encoder ---------------------------------------------------------
-
-
-@functools.cache
-def radimagenet() -> nn.Module:
-    """A ResNet-50 of torchvision with statistics unlike those of a new one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = resnet50(weights=None)
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
-    frozen: nn.Module = network.eval().requires_grad_(False)
-    return frozen
-
-
-def official_release() -> dict[str, Tensor]:
-    body = nn.Sequential(*list(radimagenet().children())[:9])
-    return body.state_dict(prefix="backbone.")
-
-
-def test_a_resnet50_starts_from_radimagenet_s_official_release(tmp_path: Path) -> None:
-    torch.save(official_release(), tmp_path / "ResNet50.pt")
-    network, images = AttentionUnet("resnet50", 3, 1), random(1, 3, 64, 64)
-
-    load_radimagenet(network, tmp_path / "ResNet50.pt")
-
-    expected = nn.Sequential(*list(radimagenet().children())[:8])(images)
-    torch.testing.assert_close(network.eval().encode(images)[0], expected)
-    assert all(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.parametrize(
-    ("encoder_name", "in_channels", "state", "message"),
-    [
-        ("resnet50", 3, lambda: radimagenet().state_dict(), "unused .'fc.bias'.*ResNet50.pt"),
-        ("resnet50", 3, lambda: {"x": torch.zeros(1)}, "318 missing"),
-        ("resnet50", 1, official_release, "1 of another shape .'conv1.weight'"),
-        ("resnet18", 3, official_release, "do not fit this network"),
-    ],
-)
-def test_weights_of_another_network_are_refused(
-    encoder_name: str,
-    in_channels: int,
-    state: Callable[[], dict[str, Tensor]],
-    message: str,
-    tmp_path: Path,
-) -> None:
-    torch.save(state(), tmp_path / "weights.pt")
-
-    with pytest.raises(ValueError, match=message):
-        load_radimagenet(AttentionUnet(encoder_name, in_channels, 1), tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("name", ["resnet-none", "tu-no_such_model"])

@@ -12,7 +12,9 @@ from model.ensemble import Ensemble
 from model.fitted import Fitted, TrainConfig, build_network
 from model.inference import predict
 
-CONFIG = TrainConfig("tu-test_resnet", 32, 2, steps=1, batch_size=2, learning_rate=1e-3)
+CONFIG = TrainConfig(
+    "attention-unet/tu-test_resnet", 32, 2, steps=1, batch_size=2, learning_rate=1e-3
+)
 CPU = torch.device("cpu")
 IMAGES = [np.random.default_rng(seed).random((40, 30), np.float32) for seed in range(3)]
 

@@ -67,6 +67,18 @@ def test_a_network_that_another_release_described_otherwise_is_refused(tmp_path:
         Fitted.load(path)
 
 
+def test_a_file_of_the_first_release_which_names_an_encoder_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    fitted = fit(*discs(1), CONFIG, stop=lambda: True)
+    weights, story = fitted.parts()
+    story["config"]["encoder_name"] = story["config"].pop("network").removeprefix("attention-unet/")
+
+    loaded = Fitted.of(weights, story, str(path))
+
+    assert loaded.config == CONFIG
+    assert same(loaded, fitted)
+
+
 def test_a_save_that_breaks_off_leaves_the_old_network_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

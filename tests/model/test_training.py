@@ -254,7 +254,7 @@ def test_a_warm_start_leaves_the_earlier_network_as_it_was() -> None:
     [
         ({"init": "warm"}, False, "start is missing"),
         ({"init": "scratch"}, True, "none with 'scratch'"),
-        ({"init": "warm", "encoder_name": "tu-resnet10t"}, True, "train from scratch"),
+        ({"init": "warm", "network": "unet/tu-resnet10t"}, True, "train from scratch"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(
@@ -272,7 +272,7 @@ def test_a_start_of_other_classes_is_refused() -> None:
     images, masks = discs(2)
     two = [np.concatenate([mask, mask]) for mask in masks]
 
-    with pytest.raises(ValueError, match=r"1 classes: expected .* and 2; train from scratch"):
+    with pytest.raises(ValueError, match=r"1 classes: expected .* with 2; train from scratch"):
         fit(images, two, replace(CONFIG, init="warm", classes=2), start=first)
 
 
@@ -338,7 +338,7 @@ def cramped(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
                 raise torch.OutOfMemoryError("no room")
             return super().forward(images)
 
-    monkeypatch.setattr("model.fitted.AttentionUnet", Cramped)
+    monkeypatch.setattr("model.networks.AttentionUnet", Cramped)
     return tried
 
 

@@ -37,7 +37,9 @@ from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
 PARSED = labels.parse(CONFIG)
 SIZE = 32
-TINY = TrainConfig("tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3)
+TINY = TrainConfig(
+    "attention-unet/tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
+)
 
 
 def ignore(progress: Progress) -> None:
@@ -273,7 +275,7 @@ def test_weights_for_the_network_make_it_a_resnet50_and_their_content_another_mo
     path = tmp_path / "ResNet50.pt"
     settings = lab.services.settings.model_copy(update={"network_weights": path})
     config = train_config(settings, ProjectOptions(), PARSED)
-    assert (config.encoder_name, config.encoder_weights) == ("resnet50", str(path))
+    assert (config.network, config.encoder_weights) == ("attention-unet/resnet50", str(path))
     lab.label(0, 1)
     now = lab.sync()
     keys = []
@@ -286,7 +288,9 @@ def test_weights_for_the_network_make_it_a_resnet50_and_their_content_another_mo
 def test_weights_that_are_none_are_said_with_the_mend(lab: Lab, tmp_path: Path) -> None:
     lab.label(0, 1)
     now = lab.sync()
-    wrong = replace(TINY, encoder_name="resnet50", encoder_weights=str(tmp_path / "gone.pt"))
+    wrong = replace(
+        TINY, network="attention-unet/resnet50", encoder_weights=str(tmp_path / "gone.pt")
+    )
     with pytest.raises(ConfigError, match=r"no encoder weights at .*gone\.pt.*NETWORK_WEIGHTS"):
         replace(lab.learner, train_config=wrong).fit(now, list(now.usable), ignore)
 
@@ -350,7 +354,7 @@ def test_a_live_model_that_does_not_fit_is_not_trained_on(lab: Lab) -> None:
     first, *_ = lab.label(0, 1)
     live = lab.fit()
     lab.label(2)
-    other = replace(TINY, encoder_name="tu-test_resnet")
+    other = replace(TINY, network="attention-unet/tu-test_resnet")
     assert warm_fit(lab, live, train_config=other) == ""
     assert warm_fit(lab, "gone") == ""
     lab.fake.delete_annotation(first)  # what the live model learnt from it has to go
