@@ -39,15 +39,8 @@ def build(name: str, classes: int) -> nn.Module:
     Raises:
         ValueError: If there is no such network.
     """
-    plugins = registry.network_plugins()
-    if name in plugins:
-        network = plugins[name].load()(classes)
-        if not isinstance(network, nn.Module):
-            raise ValueError(
-                f"the plugin of network {name!r} returned a {type(network).__name__}: expected a "
-                "function that takes the number of classes and returns a torch.nn.Module"
-            )
-        return network
+    if name in registry.network_plugins():
+        return _of_plugin(name, classes)
     architecture, _, encoder = name.partition("/")
     if architecture == registry.ATTENTION_UNET:
         return AttentionUnet(encoder, CHANNELS, classes)
@@ -63,6 +56,22 @@ def build(name: str, classes: int) -> nn.Module:
             f"unknown network {name!r}: expected an architecture and an encoder of "
             "segmentation-models-pytorch that fit together, such as 'unet/resnet34'"
         ) from error
+
+
+def _of_plugin(name: str, classes: int) -> nn.Module:
+    try:
+        network = registry.network_plugins()[name].load()(classes)
+    except Exception as error:  # whatever another package raises
+        raise ValueError(
+            f"the plugin of network {name!r} failed ({type(error).__name__}): correct the plugin, "
+            "or choose another network"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"the plugin of network {name!r} returned a {type(network).__name__}: expected a "
+            "function that takes the number of classes and returns a torch.nn.Module"
+        )
+    return network
 
 
 def output_bias(network: nn.Module) -> nn.Parameter | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NICENESS = 10  # the worker's too: webhooks come first
+NICENESS = 10  # webhooks come first; the worker comes last
 LOOK_SECONDS = 2.0
 DECODE_SECONDS = 15.0  # for one image; an annotator waits ten seconds for a draft at most
 LONGEST_PAUSE_SECONDS = 60.0

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 LOOKS_PER_REFINEMENT = 10  # a look for models to refine reads more of the database
-NICE = 10
+NICE = 19  # webhooks come first, then live drafts: people wait for both
 
 
 def run(settings: Settings) -> None:

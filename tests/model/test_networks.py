@@ -74,11 +74,15 @@ def no_network(classes: int) -> int:
     return classes
 
 
+def broken(classes: int) -> nn.Module:
+    raise ZeroDivisionError(f"{classes} classes")
+
+
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {
         name: EntryPoint(name, f"{__name__}:{name}", registry.NETWORK_PLUGINS)
-        for name in ("one_layer", "no_network")
+        for name in ("one_layer", "no_network", "broken")
     }
     monkeypatch.setattr(registry, "network_plugins", lambda: found)
 
@@ -97,9 +101,16 @@ def test_a_network_of_another_package_is_trained_saved_and_loaded(tmp_path: Path
 
 
 @pytest.mark.usefixtures("plugged")
-def test_a_plugin_that_returns_no_module_is_named() -> None:
-    with pytest.raises(Untrainable, match="'no_network' returned a int: expected a function"):
-        fit(*discs(1), replace(CONFIG, network="no_network"))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_network", "'no_network' returned a int: expected a function"),
+        ("broken", r"'broken' failed \(ZeroDivisionError\): correct the plugin"),
+    ],
+)
+def test_a_plugin_that_makes_no_network_is_named(name: str, message: str) -> None:
+    with pytest.raises(Untrainable, match=message):
+        fit(*discs(1), replace(CONFIG, network=name))
 
 
 def test_a_file_whose_plugin_is_gone_says_so(
