@@ -17,12 +17,11 @@ from backend.storage.tables import Task
 
 def unseen(here: RoundContext) -> list[int]:
     """Return the tasks that have no embedding and may be read now."""
-    known = here.store.embeddings.all(here.id, here.encoder.name)
     now = here.store.clock()
     return [
         task.id
-        for task in here.store.scans.all(here.id)
-        if (task.problem and is_retried(task, now)) or (task.id not in known and not task.problem)
+        for task in here.store.scans.unembedded(here.id, here.encoder.name)
+        if not task.problem or is_retried(task, now)
     ]
 
 

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from backend.errors import StorageError
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space, embeddings_name, scan_name
-from backend.storage.tables import Embedding
+from backend.storage.embeddings import Place
 from model import clustering, projection
 from model.clustering import Clustering
 from model.projection import Projection
@@ -167,7 +167,7 @@ class Maps:
         ids: Task ids of the embedded scans, ascending; a row is an index into them.
     """
 
-    def __init__(self, files: ProjectFiles, stored: Mapping[int, Embedding]) -> None:
+    def __init__(self, files: ProjectFiles, stored: Mapping[int, Place]) -> None:
         self._files = files
         self._stored = stored
         self.ids = sorted(stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,19 +16,27 @@ from backend.storage.tables import (
 )
 
 
+class Place(NamedTuple):
+    """Where an embedding lies: the name of a file, and the row in it."""
+
+    chunk: str
+    row: int
+
+
 class Embeddings:
     """The rows that say which row of which file is a scan's embedding."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def all(self, project_id: int, encoder: str) -> dict[int, Embedding]:
-        """Return the file and row of each scan's embedding, by task id."""
-        query = sa.select(Embedding).where(
+    def all(self, project_id: int, encoder: str) -> dict[int, Place]:
+        """Return the place of each scan's embedding, by task id."""
+        query = sa.select(Embedding.task_id, Embedding.chunk, Embedding.row).where(
             Embedding.project_id == project_id, Embedding.encoder == encoder
         )
         with self._database.session() as session:
-            return {row.task_id: row for row in session.scalars(query)}
+            rows = session.execute(query)
+            return {task_id: Place(chunk, row) for task_id, chunk, row in rows}
 
     def save(self, project_id: int, encoder: str, chunk: str, task_ids: Sequence[int]) -> None:
         """Note that row i of `chunk` is the embedding of task_ids[i]."""

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from backend.settings import ProjectOptions
+from backend.storage.scans import ListedScan
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, DraftScore, Project, Task
 from model import validation
@@ -22,7 +23,7 @@ RECENT_DRAFTS = 5  # number of compared drafts in the quality that the page show
 class Ledger:
     """A project's scans and annotations as last synced, both by id."""
 
-    tasks: list[Task]
+    tasks: list[ListedScan]
     annotations: list[Annotation]
 
     @cached_property
@@ -104,7 +105,7 @@ class Ledger:
 def read(store: Store, project_id: int) -> Ledger:
     """Return the ledger as last synced, without the masks."""
     return Ledger(
-        tasks=store.scans.all(project_id), annotations=store.labels.annotations(project_id)
+        tasks=store.scans.listed(project_id), annotations=store.labels.annotations(project_id)
     )
 
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from backend.errors import StorageError
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, scan_name
+from backend.storage.embeddings import Place
 from backend.storage.ledger import Ledger
 from backend.storage.records import QueueRecord
 from backend.storage.store import Store
-from backend.storage.tables import Embedding
 
 Array = npt.NDArray[Any]
 
@@ -157,11 +157,11 @@ def _arrays(files: ProjectFiles, name: str, *columns: str) -> list[Array] | None
     return None
 
 
-def _row(one: Embedding) -> str:
+def _row(one: Place) -> str:
     return scan_name(one.chunk, one.row)
 
 
-def _transformed(files: ProjectFiles, name: str, new: Mapping[int, Embedding]) -> dict[int, Array]:
+def _transformed(files: ProjectFiles, name: str, new: Mapping[int, Place]) -> dict[int, Array]:
     """Return where scans lie that came after the map was fitted."""
     if not new:
         return {}

@@ -13,7 +13,7 @@ from backend.rounds import embedding_map
 from backend.rounds.embedding_map import Map, Maps, _MapFit
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space
-from backend.storage.tables import Embedding
+from backend.storage.embeddings import Place
 from model.projection import Projection
 
 SPACE = Space("pixels", "pca", 0)
@@ -25,7 +25,7 @@ class Pool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.found: dict[int, Embedding] = {}
+        self.found: dict[int, Place] = {}
 
     def add(self, *ids: int, seed: int = 0) -> None:
         for start in range(0, len(ids), 2):
@@ -36,7 +36,7 @@ class Pool:
                 self.folder / "embeddings" / name, (np.array(kinds) + seed).astype(np.float32)
             )
             for row, i in enumerate(part):
-                self.found[i] = Embedding(task_id=i, chunk=name, row=row)
+                self.found[i] = Place(name, row)
 
     def current(self, space: Space = SPACE, budget: int = BUDGET) -> Map:
         return Maps(ProjectFiles(self.folder), self.found).current(space, budget)
