@@ -26,7 +26,7 @@ from tests.backend.served import served
 SCANS = (1_000, 10_000, 100_000)
 SIZE = 64
 LABELS = 10
-OPTIONS = {"image_size": SIZE, "min_seconds_between_rounds": 0}
+OPTIONS = {"image_size": SIZE, "min_seconds_between_rounds": 0, "refine": False}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from backend import logs
 from backend.label_studio import labels
-from backend.rounds import drafts, learner
+from backend.rounds import learner
 from backend.settings import Settings, load_settings, prepare_data_dir, tame_threads
 from backend.storage.store import Store, open_store
 from backend.worker.main import run
@@ -44,6 +44,7 @@ OPTIONS = {
     "cold_start_budget": 2,
     "min_seconds_between_rounds": 0,
     "prelabel_min_dice": 0.0,
+    "refine": False,
 }
 
 
@@ -125,8 +126,8 @@ def work() -> None:
     settings = load_settings()
     logs.configure(settings.log_level)
     prepare_data_dir(settings)
-    short = lambda *given: replace(learner.train_config(*given), steps=STEPS)  # noqa: E731
-    vars(drafts)["train_config"] = short
+    long = learner.train_config
+    vars(learner)["train_config"] = lambda *given: replace(long(*given), steps=STEPS)
     run(settings)
 
 

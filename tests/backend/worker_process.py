@@ -16,11 +16,11 @@ def main() -> None:
     put_in(Fuse(Path(os.environ[FUSE])))
     # After the fuse: it wraps the steps of a round while they are defined.
     from backend.commands.cli import cli
-    from backend.rounds import drafts
+    from backend.rounds import learner
     from tests.backend.site import TINY
 
     config = replace(TINY, steps=int(os.environ[STEPS]))
-    vars(drafts)["train_config"] = lambda *_: config
+    vars(learner)["train_config"] = lambda *_: config
     cli(["worker", "--with-parent"])
 
 

@@ -152,10 +152,13 @@ def test_a_damaged_file_on_disk_is_fetched_anew(
 ) -> None:
     first = open_scans().get(1, source.add("a"))
     [kept] = tmp_path.rglob("*.npz")
-    for damaged in (b"", kept.read_bytes()[:40], b"rubbish" * 30):
+    whole = kept.read_bytes()
+    start = whole.index(np.ascontiguousarray(np.rint(first.image * 255), np.uint8).tobytes())
+    unwritten = whole[:start] + bytes(8) + whole[start + 8 :]  # after a power cut
+    for damaged in (b"", whole[:40], b"rubbish" * 30, unwritten):
         kept.write_bytes(damaged)
         np.testing.assert_array_equal(open_scans().get(1, "a").image, first.image)
-    assert source.fetched == ["a"] * 4
+    assert source.fetched == ["a"] * 5
 
 
 def test_the_folder_is_trimmed_to_what_was_read_last(

@@ -49,16 +49,17 @@ def files(site: Site, pattern: str) -> list[Path]:
 
 
 def break_disk(monkeypatch: pytest.MonkeyPatch, folder: str, number: int) -> list[str]:
-    """Let every file of this folder fail to reach the disk; return those that tried."""
+    """Let every file of this folder find no place on the disk; return those that tried."""
     tried: list[str] = []
+    replace = Path.replace
 
-    def refuse(file: int) -> None:
-        name = str(Path(f"/proc/self/fd/{file}").readlink())
-        if f"/{folder}" in name:
-            tried.append(name)
+    def refuse(unfinished: Path, path: Path) -> Path:
+        if f"/{folder}" in str(path):
+            tried.append(str(path))
             raise OSError(number, os.strerror(number))
+        return replace(unfinished, path)
 
-    monkeypatch.setattr("os.fsync", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     return tried
 
 
