@@ -20,7 +20,7 @@ from model.evaluation import scan_dice
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.preprocessing import Image
-from model.registry import QUICK
+from model.registry import IMAGENET, PARTS, QUICK, WHOLE
 from model.training import Masks, Progress, fit
 from model.uncertainty import Probabilities
 from model.validation import group_means
@@ -31,8 +31,6 @@ MOST_MEMBERS = 3
 COMPARISON = 0.6  # largest share of the budget for comparing recipes
 # A member takes at least twice and at most five times the steps of a round.
 LEAST_STEPS, MOST_STEPS = 2, 5
-# The cost of a step with EfficientNet-Lite0, in steps of a round: measured once, at 96 pixels.
-PRETRAINED_COST = 1.6
 
 Floats = NDArray[np.float64]
 
@@ -53,11 +51,15 @@ class LabelledScans:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training: its settings, and the cost of a step in steps of a round."""
+    """A way of training: its settings, for the time of a round's training."""
 
     name: str
     config: TrainConfig
-    cost: float
+
+    @property
+    def cost(self) -> float:
+        """The time of a step, in steps of QUICK."""
+        return recipes.COSTS[self.name]
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class Refinement:
         model: The trained networks.
         recipes: The name of the recipe of each network.
         compared: The mean cross-validated Dice of each recipe; empty if none were compared.
+        best: The recipe for the rounds that follow: the best one if QUICK is clearly worse, else
+            QUICK; "" if none were compared.
     """
 
     model: Ensemble
     recipes: tuple[str, ...]
     compared: Mapping[str, float]
+    best: str
 
 
 class Stopped(Exception):
@@ -85,15 +90,13 @@ def candidates(quick: TrainConfig, masks: Sequence[Masks]) -> list[Recipe]:
     The others see scans at the other scale, or start from ImageNet's weights. A scale or a network
     that a person chose stays, and so does an encoder with weights of its own.
     """
-    here = recipes.adapted(quick, masks)
-    found = [Recipe(QUICK, here, 1.0)]
-    if quick.adapt:
-        whole = replace(quick, adapt=False)
-        other = whole if here.crop else recipes.in_parts(whole)
-        found.append(Recipe("whole scans" if here.crop else "parts of scans", other, 1.0))
-    if quick.network in {recipes.FOR_CPU, recipes.FOR_GPU}:
-        found.append(Recipe("ImageNet start", recipes.pretrained(here), PRETRAINED_COST))
-    return found
+    other = WHOLE if recipes.adapted(quick, masks).crop else PARTS
+    configs = {name: recipes.named(name, quick) for name in (QUICK, other, IMAGENET)}
+    return [
+        Recipe(name, recipes.adapted(config, masks))
+        for name, config in configs.items()
+        if name == QUICK or config != quick
+    ]
 
 
 def refine(
@@ -136,8 +139,9 @@ def refine(
             if not late():
                 scores[each.name] = _cross_validated(labelled, folds, each, work)
         scores = {} if late() else scores
-    by_name = {each.name: each for each in known}
-    chosen = list(_members([by_name[name] for name in choose(scores)], work.left))
+    by_name, good = {each.name: each for each in known}, choose(scores)
+    best = (QUICK if QUICK in good else good[0]) if scores else ""
+    chosen = list(_members([by_name[name] for name in good], quick.steps, work.left))
     members: list[Fitted] = []
     for each in chosen:
         if not (members and late()):
@@ -147,7 +151,7 @@ def refine(
             )
     compared = {name: float(values.mean()) for name, values in scores.items()}
     names = tuple(each.name for each in chosen[: len(members)])
-    return Refinement(Ensemble(tuple(members)), names, compared)
+    return Refinement(Ensemble(tuple(members)), names, compared, best)
 
 
 def split(groups: Sequence[int], seed: int) -> NDArray[np.int64]:
@@ -186,9 +190,8 @@ def _comparison_cost(known: Sequence[Recipe]) -> float:
     return sum(FOLDS * each.config.steps * each.cost for each in known)
 
 
-def _members(chosen: Sequence[Recipe], left: float) -> Iterator[Recipe]:
+def _members(chosen: Sequence[Recipe], least: int, left: float) -> Iterator[Recipe]:
     """Yield the recipe of each member, in turn: as many as the steps that are left suffice for."""
-    least = chosen[0].config.steps
     number = int(np.clip(left // (LEAST_STEPS * least * chosen[0].cost), 1, MOST_MEMBERS))
     members = [chosen[place % len(chosen)] for place in range(number)]
     steps = int(np.clip(left / sum(each.cost for each in members), least, MOST_STEPS * least))

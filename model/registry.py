@@ -24,7 +24,8 @@ ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)
 UNCERTAINTIES: tuple[Uncertainty, ...] = get_args(Uncertainty)
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 
-QUICK = "quick"  # the recipe of a round's training, among those that a refinement compares
+# The recipes that a refinement compares. Rounds train with QUICK until another one is better.
+QUICK, WHOLE, PARTS, IMAGENET = "quick", "whole scans", "parts of scans", "ImageNet start"
 
 AUTO = "auto"
 RADIMAGENET = "radimagenet-resnet50"

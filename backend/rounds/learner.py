@@ -28,6 +28,7 @@ from model import calibration, ensemble, evaluation, inference, recipes, trainin
 from model.encoders import weights
 from model.ensemble import Ensemble
 from model.refinement import Stopped
+from model.registry import QUICK
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,13 @@ class Learner:
     scans: Scans
     config: labels.LabelConfig
     options: ProjectOptions
-    train_config: training.TrainConfig
+    quick_config: training.TrainConfig  # of the recipe with which every project begins
+    recipe: str = QUICK  # with which its rounds train today
+
+    @property
+    def train_config(self) -> training.TrainConfig:
+        """How a round trains a network from scratch."""
+        return recipes.named(self.recipe, self.quick_config)
 
     def split(self, ledger: Ledger, clusters: dict[int, int]) -> tuple[list[int], list[int]]:
         """Return the task ids to train on and to validate on, and store which is which."""
@@ -142,6 +149,7 @@ class Learner:
             train_seconds=seconds,
             steps=len(fitted.history),
             started_from=start,
+            recipes=[] if self.recipe == QUICK else [self.recipe],
             learnt=self._data_digest(ledger, task_ids),
         )
         self.keep(key, fitted, task_ids, quality)
@@ -411,13 +419,21 @@ def learner_for(services: Services, project: Project) -> Learner:
     """Return the models of a project, with its label config and options as last synced."""
     options = stored_options(project)
     config = labels.parse(project.label_config)
-    training_config = train_config(services.settings, options, config)
+    quick = train_config(services.settings, options, config)
     return Learner(
         store=services.store,
         project_id=project.id,
         files=services.files(project.id),
-        scans=services.scans(project, recipes.largest_size(training_config)),
+        scans=services.scans(project, recipes.largest_size(quick)),
         config=config,
         options=options,
-        train_config=training_config,
+        quick_config=quick,
+        recipe=_recipe(services.store, project.id, options, list(config.labels)),
     )
+
+
+def _recipe(store: Store, project_id: int, options: ProjectOptions, classes: list[str]) -> str:
+    """Return the recipe that the last comparison found best for today's classes."""
+    compared = store.publications.newest_comparison(project_id) if options.refine else None
+    known = compared is not None and compared.classes == classes
+    return compared.quality.best_recipe if compared and known else QUICK

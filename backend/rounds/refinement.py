@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts
@@ -16,7 +17,8 @@ from backend.storage.ledger import stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Project
-from model import refinement
+from model import recipes, refinement
+from model.registry import QUICK
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +157,7 @@ def _train(here: RoundContext, base: Model, stop: Callable[[], bool]) -> str:
         refined_from=base.key,
         recipes=list(refined.recipes),
         compared=dict(refined.compared),
+        best_recipe=refined.best,
     )
     here.learner.keep(key, refined.model, base.trained_on, quality)
     return key
@@ -187,8 +190,8 @@ def _is_current(here: RoundContext, refined: Model) -> bool:
     base = here.store.publications.model(here.id, refined.quality.refined_from)
     if base is None or not here.learner.holds(here.ledger, refined):
         return False
-    start = base.quality.started_from
-    return here.learner.key(here.ledger, refined.trained_on, start) == base.key
+    then = replace(here.learner, recipe=_recipe_of(base))
+    return then.key(here.ledger, refined.trained_on, base.quality.started_from) == base.key
 
 
 def score(
@@ -225,7 +228,7 @@ def _refined(
     started, limit = time.monotonic(), here.options.max_refine_seconds
     refined = refinement.refine(
         labelled,
-        learner.train_config,
+        learner.quick_config,
         limit / _pace(base),
         tell=_Reporter(here, limit),
         stop=stop,
@@ -238,8 +241,14 @@ def _refined(
 
 
 def _pace(base: Model) -> float:
-    """Return the seconds of a step, as measured in the round that trained the model."""
-    return max(base.quality.train_seconds or 0.0, 0.1) / max(base.quality.steps or 0, 1)
+    """Return the seconds of a step of QUICK, as measured in the round that trained the model."""
+    steps = recipes.COSTS[_recipe_of(base)] * (base.quality.steps or 0)
+    return max(base.quality.train_seconds or 0.0, 0.1) / max(steps, 1)
+
+
+def _recipe_of(base: Model) -> str:
+    """Return the recipe of a round's model."""
+    return (base.quality.recipes or [QUICK])[0]
 
 
 def _note(store: Store, model: Model, **values: object) -> None:

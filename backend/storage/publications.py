@@ -34,6 +34,13 @@ class Publications:
         with self._database.session() as session:
             return session.scalars(query.order_by(Model.created_at.desc()).limit(1)).first()
 
+    def newest_comparison(self, project_id: int) -> Model | None:
+        """Return the newest refined model for which recipes were compared."""
+        compared = (
+            model for model in reversed(self.models(project_id)) if model.quality.best_recipe
+        )
+        return next(compared, None)
+
     def models(self, project_id: int) -> list[Model]:
         """Return every trained model, oldest first; the weights of most are deleted."""
         return self._database.of(Model, project_id, Model.created_at)

@@ -127,8 +127,9 @@ class ModelQuality(Record):
         settled: Whether a refinement of the model ended, or, of a refined model, whether it was
             published or found to be of no use.
         refinement_failures: How many refinements of the model ended with an error.
-        recipes: The recipe of each network of a refined model.
+        recipes: The recipe of each network; empty for QUICK, and of early releases.
         compared: The mean cross-validated Dice of each recipe that the refinement compared.
+        best_recipe: The recipe for the rounds after that refinement, "" for none.
     """
 
     train_seconds: float | None = None
@@ -145,6 +146,7 @@ class ModelQuality(Record):
     refinement_failures: int = 0
     recipes: list[str] = []
     compared: dict[str, float] = {}
+    best_recipe: str = ""
 
     @model_validator(mode="before")
     @classmethod

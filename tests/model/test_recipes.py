@@ -6,14 +6,17 @@ import pytest
 from model import networks
 from model.evaluation import Masks
 from model.recipes import (
+    COSTS,
     IMAGENET_START,
     adapted,
     default_config,
     in_parts,
+    named,
     pretrained,
     resolve_device,
     typical_side,
 )
+from model.registry import IMAGENET, PARTS, QUICK, WHOLE
 
 CONFIG = default_config("cpu", 1)
 
@@ -88,6 +91,17 @@ def test_small_regions_are_learnt_in_parts_at_twice_the_resolution() -> None:
 def test_an_image_size_that_a_person_chose_stays() -> None:
     config = default_config("cpu", 1, image_size=64)
     assert adapted(config, [squares(8)]) == config
+
+
+def test_a_recipe_takes_the_time_of_a_round_and_leaves_what_a_person_chose() -> None:
+    assert named(QUICK, CONFIG) == CONFIG
+    assert named(PARTS, CONFIG).crop == CONFIG.image_size
+    assert not named(WHOLE, CONFIG).adapt
+    start = named(IMAGENET, CONFIG)
+    assert (start.init, start.adapt) == ("imagenet", CONFIG.adapt)
+    assert start.steps * COSTS[IMAGENET] == pytest.approx(CONFIG.steps)
+    chosen = default_config("cpu", 1, image_size=64, network="unet/resnet18")
+    assert all(named(recipe, chosen) == chosen for recipe in COSTS)
 
 
 def test_the_weights_that_pip_installs_fit_their_encoder() -> None:

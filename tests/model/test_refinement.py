@@ -11,7 +11,7 @@ from model import recipes, refinement
 from model.fitted import TrainConfig
 from model.inference import predict
 from model.refinement import LabelledScans, Stopped, candidates, choose, refine, split
-from model.registry import QUICK
+from model.registry import IMAGENET, PARTS, QUICK, WHOLE
 from tests.model.scans import disc
 
 CONFIG = TrainConfig(
@@ -48,14 +48,14 @@ def test_the_recipes_that_are_not_clearly_worse_are_chosen_the_best_first() -> N
 def test_the_candidates_differ_in_scale_and_start() -> None:
     small = np.zeros((1, 100, 100), bool)
     small[0, :8, :8] = True
-    for masks, other in (([small], "whole scans"), (MASKS, "parts of scans")):
+    for masks, other in (([small], WHOLE), (MASKS, PARTS)):
         found = {each.name: each.config for each in candidates(CONFIG, masks)}
-        assert list(found) == [QUICK, other, "ImageNet start"]
+        assert list(found) == [QUICK, other, IMAGENET]
         assert {found[QUICK].crop, found[other].crop} == {0, 32}
-        assert found["ImageNet start"].crop == found[QUICK].crop
-        assert found["ImageNet start"].init == "imagenet"
+        assert found[IMAGENET].crop == found[QUICK].crop
+        assert found[IMAGENET].init == "imagenet"
     fixed = replace(CONFIG, adapt=False)
-    assert [each.name for each in candidates(fixed, [small])] == [QUICK, "ImageNet start"]
+    assert [each.name for each in candidates(fixed, [small])] == [QUICK, IMAGENET]
     chosen = replace(fixed, network="unet/resnet18")
     assert [each.name for each in candidates(chosen, [small])] == [QUICK]
 
@@ -72,7 +72,7 @@ def test_recipes_are_compared_and_several_networks_trained_the_same_for_a_seed()
     shares: list[float] = []
     first = refine(LABELLED, CONFIG, ENOUGH, tell=shares.append)
     again = refine(LABELLED, CONFIG, ENOUGH)
-    assert set(first.compared) == {QUICK, "parts of scans"}
+    assert set(first.compared) == {QUICK, PARTS}
     assert first.compared == again.compared
     assert first.recipes == again.recipes
     assert len(first.recipes) == refinement.MOST_MEMBERS
@@ -93,7 +93,7 @@ def test_without_a_comparison_the_recipe_of_a_round_is_trained_for_longer(
     labelled: LabelledScans, budget: float
 ) -> None:
     refined = refine(labelled, CONFIG, budget)
-    assert (set(refined.recipes), refined.compared) == ({QUICK}, {})
+    assert (set(refined.recipes), refined.compared, refined.best) == ({QUICK}, {}, "")
     for member in refined.model.members:
         assert member.config.steps > CONFIG.steps
         assert (member.config.image_size, member.config.crop) == (32, 0)
@@ -102,9 +102,9 @@ def test_without_a_comparison_the_recipe_of_a_round_is_trained_for_longer(
 @pytest.mark.slow
 def test_a_network_may_start_from_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "candidates", lambda *given: candidates(*given)[2:])
-    monkeypatch.setattr(refinement, "choose", lambda _: ["ImageNet start"])
+    monkeypatch.setattr(refinement, "choose", lambda _: [IMAGENET])
     refined = refine(LABELLED, CONFIG, 30.0)
-    assert refined.recipes[0] == "ImageNet start"
+    assert refined.recipes[0] == IMAGENET
     assert refined.model.members[0].config.init == "imagenet"
 
 
@@ -141,10 +141,11 @@ def test_a_scale_that_loses_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     blind = replace(CONFIG, steps=1, adapt=False)
     able = replace(recipes.default_config("cpu", 1, image_size=32), steps=60)
     known = [
-        refinement.Recipe(QUICK, blind, 1.0),
-        refinement.Recipe("able", able, 1.0),
+        refinement.Recipe(QUICK, blind),
+        refinement.Recipe(WHOLE, able),
     ]
     monkeypatch.setattr(refinement, "candidates", lambda *_: known)
     refined = refine(LABELLED, CONFIG, 310.0)
-    assert set(refined.recipes) == {"able"}
-    assert refined.compared["able"] > refined.compared[QUICK] + 0.2
+    assert set(refined.recipes) == {WHOLE}
+    assert refined.best == WHOLE
+    assert refined.compared[WHOLE] > refined.compared[QUICK] + 0.2

@@ -244,16 +244,17 @@ def quality(state: Mapping[str, Any]) -> str:
 
 
 def refined(state: Mapping[str, Any]) -> str:
-    """Return how a refinement changed the live model, "" for the model of a round."""
+    """Return how a refinement changed the live model, or its training; "" if it did not."""
     found = state["refinement"]
     if found is None:
-        return ""
+        recipe = state["recipe"]
+        return f"trained with the recipe {recipe}, which a refinement found better" * bool(recipe)
     networks = count(len(found["recipes"]), "network")
     said = f"the model is refined ({networks}: {', '.join(found['recipes'])})"
     if found["from"] is None:
         return said
     return (
-        f"{said}; cross-validated Dice after equal steps is {found['to']:.2f} with the best recipe "
+        f"{said}; cross-validated Dice in equal time is {found['to']:.2f} with the best recipe "
         f"and {found['from']:.2f} with that of a round"
     )
 

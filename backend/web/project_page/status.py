@@ -269,6 +269,7 @@ def _quality(
         "validation_dice": model.quality.validation.get(MAIN.name) if model else None,
         "calibration_error": model.quality.calibration_error if model else None,
         "refinement": _refinement(model.quality) if model else None,
+        "recipe": next(iter(model.quality.recipes), "") if model else "",
     }
 
 

@@ -73,7 +73,7 @@ class Lab:
     @property
     def learner(self) -> Learner:
         learner = learner_for(self.services, the(self.store, self.number))
-        return replace(learner, train_config=TINY)
+        return replace(learner, quick_config=TINY)
 
     def weights(self, key: str) -> Path:
         return self.services.folder(self.number) / artifacts.weights_name(key)
@@ -145,7 +145,7 @@ def test_another_way_of_training_or_set_of_labels_makes_another_model(lab: Lab) 
     learner, ids = lab.learner, list(now.usable)
     keys = {
         learner.key(now, ids),
-        replace(learner, train_config=replace(TINY, steps=3)).key(now, ids),
+        replace(learner, quick_config=replace(TINY, steps=3)).key(now, ids),
         replace(learner, options=ProjectOptions(max_train_seconds=7)).key(now, ids),
         replace(learner, config=replace(PARSED, labels=("Heart",))).key(now, ids),
         learner.key(now, ids[:1]),
@@ -159,7 +159,7 @@ def test_the_box_of_time_ends_a_training_with_a_model(lab: Lab) -> None:
     learner = replace(
         lab.learner,
         options=ProjectOptions(max_train_seconds=1e-9),
-        train_config=replace(TINY, steps=10_000),
+        quick_config=replace(TINY, steps=10_000),
     )
     key = learner.fit(now, list(now.usable), ignore)
     [member] = learner.load(key).members
@@ -281,7 +281,7 @@ def test_weights_for_the_network_make_it_a_resnet50_and_their_content_another_mo
     keys = []
     for content in (b"one", b"other"):
         path.write_bytes(content)
-        keys.append(replace(lab.learner, train_config=config).key(now, list(now.usable)))
+        keys.append(replace(lab.learner, quick_config=config).key(now, list(now.usable)))
     assert len(set(keys)) == 2
 
 
@@ -292,7 +292,7 @@ def test_weights_that_are_none_are_said_with_the_mend(lab: Lab, tmp_path: Path) 
         TINY, network="attention-unet/resnet50", encoder_weights=str(tmp_path / "gone.pt")
     )
     with pytest.raises(ConfigError, match=r"no encoder weights at .*gone\.pt.*NETWORK_WEIGHTS"):
-        replace(lab.learner, train_config=wrong).fit(now, list(now.usable), ignore)
+        replace(lab.learner, quick_config=wrong).fit(now, list(now.usable), ignore)
 
 
 # -- going on from the live model -----------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_a_live_model_that_does_not_fit_is_not_trained_on(lab: Lab) -> None:
     live = lab.fit()
     lab.label(2)
     other = replace(TINY, network="attention-unet/tu-test_resnet")
-    assert warm_fit(lab, live, train_config=other) == ""
+    assert warm_fit(lab, live, quick_config=other) == ""
     assert warm_fit(lab, "gone") == ""
     lab.fake.delete_annotation(first)  # what the live model learnt from it has to go
     assert warm_fit(lab, live) == ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from backend.web.project_page import sentences, views
 from backend.web.project_page.history import History
 from backend.worker import main
 from model.ensemble import Ensemble
-from tests.backend.site import OPTIONS, Site, assert_each_task_once, refreshes, wait_for
+from model.refinement import Refinement
+from model.registry import PARTS, QUICK
+from tests.backend.site import OPTIONS, TINY, Site, assert_each_task_once, refreshes, wait_for
 
 PUBLISH = "backend.label_studio.publisher.Publisher.publish"
 
@@ -178,6 +181,45 @@ def test_a_refined_model_draws_on_while_few_labels_are_new(
     site.label(3, 4)
     site.refresh()
     assert live(site)[1].quality.refined_from == "", "too many labels are new to it"
+
+
+def newest(site: Site) -> Model:
+    model = site.store.publications.newest_model(site.number)
+    assert model is not None
+    return model
+
+
+@pytest.mark.slow
+def test_rounds_train_with_the_recipe_that_a_refinement_found_best(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = replace(TINY, adapt=True)
+    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: able)
+    site.label(2)
+    site.refresh()
+    base = newest(site)
+    compared = Refinement(
+        Ensemble(loaded(site).members), (PARTS,), {QUICK: 0.2, PARTS: 0.5}, best=PARTS
+    )
+    monkeypatch.setattr("model.refinement.refine", lambda *_, **__: compared)
+    refine(site)
+    assert live(site)[1].quality.best_recipe == PARTS
+
+    site.label(3)
+    site.refresh()
+
+    assert live(site)[1].quality.refined_from == base.key, "it draws on: its labels are unchanged"
+    model = newest(site)
+    assert model.quality.recipes == [PARTS]
+    learner = site.rounds._here(site.number).learner
+    assert learner.load(model.key).config.crop == able.image_size
+    said = sentences.refined({"refinement": None, "recipe": model.quality.recipes[0]})
+    assert said == "trained with the recipe parts of scans, which a refinement found better"
+
+    site.entry["extra_params"] = {**OPTIONS, "refine": False}
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    assert newest(site).quality.recipes == []
 
 
 @pytest.mark.slow

@@ -159,6 +159,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "validation_dice": None,
         "calibration_error": None,
         "refinement": None,
+        "recipe": "",
         "requested": 1,
         "completed": 1,
         "wanted": 1,
