@@ -45,6 +45,14 @@ def test_the_recipes_that_are_not_clearly_worse_are_chosen_the_best_first() -> N
     assert len(choose({QUICK: quick[:1], "other": quick[:1] + 0.3})) == 2, "one group says little"
 
 
+def test_rounds_change_their_recipe_for_a_clear_lead_only() -> None:
+    for_rounds = refinement._for_rounds
+    assert for_rounds([QUICK], {}) == ""
+    assert for_rounds([PARTS], {QUICK: 0.5, PARTS: 0.5 + refinement.LEAD}) == PARTS
+    assert for_rounds([PARTS], {QUICK: 0.5, PARTS: 0.52}) == QUICK
+    assert for_rounds([PARTS, QUICK], {QUICK: 0.5, PARTS: 0.7}) == QUICK, "it may be chance"
+
+
 def test_the_candidates_differ_in_scale_and_start() -> None:
     small = np.zeros((1, 100, 100), bool)
     small[0, :8, :8] = True

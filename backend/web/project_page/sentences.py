@@ -254,7 +254,7 @@ def refined(state: Mapping[str, Any]) -> str:
     if found["from"] is None:
         return said
     return (
-        f"{said}; cross-validated Dice in equal time is {found['to']:.2f} with the best recipe "
+        f"{said}; cross-validated Dice after equal steps is {found['to']:.2f} with the best recipe "
         f"and {found['from']:.2f} with that of a round"
     )
 
