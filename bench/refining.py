@@ -36,6 +36,7 @@ from model.inference import predict
 from model.preprocessing import Image
 from model.recipes import default_config
 from model.refinement import LabelledScans, refine
+from model.registry import AUTO
 from model.training import fit
 
 EVERY, TEST_PATIENTS, TEST_SCANS = 5, 12, 60
@@ -130,10 +131,11 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=10)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs="+", default=[0, 1, 3, 8])
+    parser.add_argument("--network", default=AUTO, help="a name as in the option `network`")
     parser.add_argument("--pace", type=float, help="seconds of a step; measured if not given")
     asked = parser.parse_args()
     pool = read(asked.directory)
-    config = default_config("cpu", pool.masks[0].shape[0])
+    config = default_config("cpu", pool.masks[0].shape[0], network=asked.network)
     print(f"{asked.directory.name}, {asked.labels} labels, {torch.get_num_threads()} threads")
     print("draw,minutes,dice,hd95,seconds,recipe,networks,compared", flush=True)
     for draw in asked.draws:

@@ -24,7 +24,8 @@ def predict(
 ) -> Iterator[Probabilities]:
     """Yield each scan's probabilities in turn, shape (c, h, w) at the scan's own size.
 
-    Only one batch is taken from `images` at a time, so a pool may be larger than memory.
+    Only one batch is taken from `images` at a time, so a pool may be larger than memory. A batch
+    that does not fit into the device's memory is divided.
 
     Args:
         model: The trained network, or several, whose probabilities are averaged.
@@ -33,6 +34,7 @@ def predict(
 
     Raises:
         ValueError: If an image cannot be prepared, or batch_size is below 1.
+        torch.OutOfMemoryError: If the device cannot hold a single scan.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: expected at least 1")
@@ -74,7 +76,23 @@ def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.flo
 
 @torch.inference_mode()
 def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
-    """Return the probabilities of prepared scans on the CPU, shape (n, classes, size, size)."""
+    """Return the probabilities of prepared scans on the CPU, shape (n, classes, size, size).
+
+    If they do not fit into the device's memory together, they are computed in two halves.
+
+    Raises:
+        torch.OutOfMemoryError: If a single scan does not fit.
+    """
     network.eval()
     device = next(network.parameters()).device
-    return torch.sigmoid(network(prepared.to(device)).float()).cpu()
+    try:
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            logits = network(prepared.to(device, memory_format=torch.channels_last))
+        return torch.sigmoid(logits.float()).cpu()
+    except torch.OutOfMemoryError:
+        if len(prepared) == 1:
+            raise
+    middle = len(prepared) // 2
+    return torch.cat(
+        [probabilities_of(network, half) for half in (prepared[:middle], prepared[middle:])]
+    )

@@ -48,9 +48,14 @@ class Progress:
 
     step: int  # from 1
     steps: int
-    loss: float
+    loss_tensor: Tensor  # a scalar on the device
     steps_in_epoch: int
     dice: float | None = None  # mean of `scan_dice` on held-out scans, as last measured
+
+    @property
+    def loss(self) -> float:
+        """The loss of the batch; on a GPU, to ask for it waits until it is computed."""
+        return float(self.loss_tensor)
 
     @property
     def epoch(self) -> int:
@@ -99,23 +104,20 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         _check(*labelled, config)
     config, device = adapted(config, masks), torch.device(config.device)
     with _randomness(config.seed):
-        scans, targets = _squares(images, masks, config.image_size)
-        network = _beginning(config, start, targets)
+        batches = _Batches(images, masks, config)
+        network = _beginning(config, start, batches.targets)
         average = deepcopy(network)  # less noisy, and usable if training is cut short
         flat, flat_average = _flatten(network), _flatten(average)
         optimizer = torch.optim.AdamW([flat.parameters], fused=True)
         scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        rows, size = _balanced(masks), config.batch_size
-        order, epoch = _shuffled(rows), max(math.ceil(len(rows) / size), LEAST_EPOCH)
+        epoch = max(batches.in_a_pass, LEAST_EPOCH)
         best = _Best(config, validation)
-        history: list[float] = []
+        history: list[Tensor] = []  # on the device: to read a loss, the program waits for it
         while len(history) < config.steps and not best.is_past and not (stop and stop()):
-            chosen = list(islice(order, size))
-            batch = augment(scans[chosen], targets[chosen], config.crop)
             try:
-                history.append(_backward(network, optimizer, scaler, batch))
+                history.append(_backward(network, optimizer, scaler, batches.draw()))
             except torch.OutOfMemoryError as error:
-                size = _halved(size, config, error)
+                batches.size = _halved(batches.size, config, error)
                 continue
             step = len(history)
             _descend(
@@ -126,7 +128,8 @@ def fit(  # noqa: PLR0913  # the contract's keywords
                 best.look(average, step)
             _tell(Progress(step, config.steps, history[-1], epoch, best.last), on_batch, on_epoch)
     best.restore(average, len(history))
-    return Fitted(average.eval(), config, tuple(history), best.scores)
+    losses = torch.stack(history).tolist() if history else []
+    return Fitted(average.eval(), config, tuple(losses), best.scores)
 
 
 def _tell(
@@ -278,6 +281,43 @@ def _descend(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rat
     scaler.update()
 
 
+class _Batches:
+    """Draws varied batches of the labelled scans, on the device.
+
+    Attributes:
+        targets: Share of each pixel that belongs to each class, shape (n, c, size, size).
+        size: Number of scans of a batch.
+        in_a_pass: Number of batches that show every scan.
+    """
+
+    def __init__(
+        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig
+    ) -> None:
+        self._device, self._crop = torch.device(config.device), config.crop
+        scans, targets = _squares(images, masks, config.image_size)
+        self._drawn = targets > 0.5  # stays on the CPU
+        self._scans, self.targets = _moved(scans, targets, self._device)
+        rows, self.size = _balanced(masks), config.batch_size
+        self._order, self.in_a_pass = _shuffled(rows), math.ceil(len(rows) / self.size)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Return the scans and targets of the next batch, as in `augment`."""
+        rows = list(islice(self._order, self.size))
+        some = self._scans[rows].to(self._device), self.targets[rows].to(self._device)
+        return augment(*some, self._crop, self._drawn[rows])
+
+
+def _moved(scans: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return scans and targets on the device; where they are, if they do not fit into its memory.
+
+    All are moved at once if they fit, so that the loop copies no scan to a GPU.
+    """
+    try:
+        return scans.to(device), targets.to(device)
+    except torch.OutOfMemoryError:
+        return scans, targets
+
+
 def _squares(images: Sequence[Image], masks: Sequence[Masks], size: int) -> tuple[Tensor, Tensor]:
     """Return scans, and the share of each pixel that belongs to each class.
 
@@ -320,16 +360,16 @@ def _backward(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     batch: tuple[Tensor, Tensor],
-) -> float:
+) -> Tensor:
     """Return the loss of a batch, and replace the network's gradients by those of the batch."""
-    device = next(network.parameters()).device
-    scans, targets = (part.to(device) for part in batch)
+    scans, targets = batch
+    device = scans.device
     optimizer.zero_grad(set_to_none=False)
     with torch.autocast(device.type, enabled=device.type == "cuda"):
         logits = network(scans)
     loss = segmentation_loss(logits.float(), targets)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    return loss.item()
+    return loss.detach()
 
 
 def _halved(size: int, config: TrainConfig, error: torch.OutOfMemoryError) -> int:

@@ -378,7 +378,8 @@ class Learner:
     ) -> Iterator[tuple[int, Scan, Pixels]]:
         """Yield (task id, scan, probabilities (c, h, w)); memory holds one batch at a time."""
         fitted = self.load(key)
-        most = max(BATCH * 256**2 // max(fitted.config.image_size, 256) ** 2, 1)
+        scans = BATCH if self.train_config.device == "cpu" else GPU_BATCH
+        most = max(scans * 256**2 // max(fitted.config.image_size, 256) ** 2, 1)
         batch: list[tuple[int, Scan]] = []
         for task_id, scan in self.scans.many(tasks):
             if not isinstance(scan, ImageError):
@@ -389,7 +390,9 @@ class Learner:
         yield from _predicted(fitted, batch)
 
 
-BATCH = 16  # scans of up to 256 x 256 pixels at once; fewer if they are larger
+# Scans of up to 256 x 256 pixels at once; fewer if they are larger. A batch that does not fit into
+# the memory of a GPU is divided.
+BATCH, GPU_BATCH = 16, 128
 
 
 def _predicted(

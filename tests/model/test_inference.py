@@ -51,6 +51,24 @@ def test_every_scan_is_predicted_at_its_own_size_and_in_order(fitted: Fitted) ->
     assert all(np.all((chance >= 0) & (chance <= 1)) for chance in found)
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_divided(
+    fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, most = [noise(20, 30, seed=seed) for seed in range(7)], 2
+    whole, forward = list(predict(fitted, images, batch_size=7)), Brightness.forward
+
+    def cramped(self: Brightness, scans: Tensor) -> Tensor:
+        if len(scans) > most:
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, scans)
+
+    monkeypatch.setattr(Brightness, "forward", cramped)
+    np.testing.assert_array_equal(list(predict(fitted, images, batch_size=7)), whole)
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        list(predict(fitted, images, batch_size=7))
+
+
 def test_a_prediction_lies_where_the_scan_is_bright(fitted: Fitted) -> None:
     image = np.zeros((60, 90), dtype=np.float32)
     image[15:45, 60:90] = 1.0

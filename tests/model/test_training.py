@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import binary_erosion
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import resnet50
 
 from model.attention_unet import AttentionUnet
@@ -362,6 +364,26 @@ def test_memory_that_cannot_hold_two_scans_is_said_with_the_remedy(
         fit(*discs(4), replace(CONFIG, batch_size=7))
 
     assert tried == [7, 3, 2]
+
+
+def test_a_step_waits_for_no_result_of_the_device() -> None:
+    """On a GPU, reading a number between two steps would let the device stand idle."""
+    read: list[int] = []
+
+    class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.ops.aten._local_scalar_dense.default:
+                read.append(1)
+            return func(*args, **(kwargs or {}))
+
+    steps: list[int] = []
+    with Watched():  # type: ignore[no-untyped-call]
+        fit(*discs(4), CONFIG, on_batch=lambda _: steps.append(len(read)))
+
+    assert len(steps) == CONFIG.steps
+    assert len(set(steps)) == 1
 
 
 # -- weights for the encoder ----------------------------------------------------------------------

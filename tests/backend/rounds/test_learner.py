@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from backend.errors import ConfigError, ImageError, StorageError
@@ -174,8 +175,8 @@ def test_progress_is_told_after_every_batch(lab: Lab) -> None:
     assert [(progress.step, progress.steps) for progress in told] == [(1, 2), (2, 2)]
 
 
-def progress(step: int, **values: Any) -> Progress:
-    return Progress(**{"step": step, "steps": 20, "loss": 0.51236, "steps_in_epoch": 10} | values)
+def progress(step: int, loss: float = 0.51236, **values: Any) -> Progress:
+    return Progress(step, steps=20, loss_tensor=torch.tensor(loss), steps_in_epoch=10, **values)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
