@@ -8,6 +8,7 @@ from typing import Any
 from dbos import DBOS, SetEnqueueOptions
 
 CHUNK_QUEUE = "chunks"
+POLL_SECONDS = 0.2  # how often queues are asked for work, and chunks for their results
 
 
 def parted(ids: list[int], size: int) -> list[list[int]]:
@@ -23,7 +24,7 @@ def spread(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[A
         with SetEnqueueOptions(priority=turn):
             handles.append(DBOS.enqueue_workflow(CHUNK_QUEUE, work, *given))
     try:
-        return [handle.get_result(polling_interval_sec=0.2) for handle in handles]
+        return [handle.get_result(polling_interval_sec=POLL_SECONDS) for handle in handles]
     except Exception:
         # Cancel the chunks that are left; the retry queues its own.
         DBOS.cancel_workflows([handle.workflow_id for handle in handles])

@@ -24,10 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs
 from backend.errors import ConfigError, StorageError
-from backend.rounds import refinement
+from backend.rounds import refinement, spreading
 from backend.rounds.erasing import Eraser, follow
 from backend.rounds.services import Services, build
-from backend.rounds.spreading import CHUNK_QUEUE
 from backend.rounds.workflow import REFRESH_QUEUE, Rounds
 from backend.settings import Settings
 from backend.storage.database import (
@@ -120,8 +119,10 @@ def launch(services: Services, member: Membership) -> Rounds:
     )
     rounds = Rounds(services, member.name)
     DBOS.launch()
-    DBOS.register_queue(REFRESH_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
-    DBOS.register_queue(CHUNK_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
+    for queue in (REFRESH_QUEUE, spreading.CHUNK_QUEUE):
+        DBOS.register_queue(
+            queue, worker_concurrency=1, polling_interval_sec=spreading.POLL_SECONDS
+        )
     recovery.cancel_other_releases(services, member)
     recovery.recover(services.store, member)
     return rounds

@@ -156,12 +156,40 @@ def project_id(fake: FakeLabelStudio, store: Store) -> int:
     return project_id
 
 
+@pytest.fixture(scope="session")
+def empty_jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database of jobs with all tables and queues.
+
+    Queues that DBOS finds at its start work at once, those that are made then a second later.
+    """
+    from tests.backend.site import make_jobs_database
+
+    path = tmp_path_factory.mktemp("template") / "dbos.sqlite"
+    make_jobs_database(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def jobs(settings: Settings, empty_jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database of jobs for a worker's queues, which lose no time between two jobs."""
+    from tests.backend.site import POLL_SECONDS
+
+    path = sqlite_path(settings.jobs_database)
+    if path is not None:
+        shutil.copy(empty_jobs, path)
+    monkeypatch.setattr("backend.rounds.spreading.POLL_SECONDS", POLL_SECONDS)
+    # DBOS waits for this thread at its end, for up to a second. No round is told anything by it.
+    polling = "dbos._sys_db.SystemDatabase._notification_listener_polling"
+    monkeypatch.setattr(polling, lambda _: None)
+
+
 @pytest.fixture
 def site(
     services: Services,
     fake: FakeLabelStudio,
     clock: Clock,
     project_id: int,
+    jobs: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """A worker beside Label Studio, with networks so small that a training takes an instant."""

@@ -12,7 +12,8 @@ from dbos import _dbos as dbos_internals
 
 from backend.label_studio import labels
 from backend.rounds.services import Services
-from backend.rounds.workflow import Rounds
+from backend.rounds.spreading import CHUNK_QUEUE
+from backend.rounds.workflow import REFRESH_QUEUE, Rounds
 from backend.storage.tables import Project
 from backend.worker import main, recovery
 from backend.worker.membership import Membership
@@ -21,6 +22,7 @@ from model.fitted import TrainConfig
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
+POLL_SECONDS = 0.05  # how often queues are asked for work
 SIZE = 32
 TINY = TrainConfig(
     "attention-unet/tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
@@ -90,6 +92,23 @@ class Site:
     @property
     def versions(self) -> list[str]:
         return [found.name.rpartition(" ")[0] for found in self.store.publications.all(self.number)]
+
+
+def make_jobs_database(url: str) -> None:
+    """Let DBOS make its tables, and our queues with them."""
+    DBOS(
+        config={
+            "name": "firstlight",
+            "system_database_url": url,
+            "application_version": recovery.RELEASE,
+            "log_level": "WARNING",
+            "notification_listener_polling_interval_sec": POLL_SECONDS,
+        }
+    )
+    DBOS.launch()
+    for queue in (REFRESH_QUEUE, CHUNK_QUEUE):
+        DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=POLL_SECONDS)
+    DBOS.destroy()
 
 
 def refreshes() -> list[Any]:

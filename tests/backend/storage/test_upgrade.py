@@ -61,7 +61,11 @@ def by_id(found: dict[str, Any]) -> dict[int, Any]:
 
 @pytest.fixture
 def upgraded(
-    services: Services, fake: FakeLabelStudio, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    services: Services,
+    fake: FakeLabelStudio,
+    clock: Clock,
+    jobs: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """This release's worker on what the earlier one left."""
     monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
