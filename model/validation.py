@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import bootstrap
 
 UNKNOWN, TRAINING, VALIDATION = -1, 0, 1
 
@@ -96,6 +95,8 @@ def refuses(live: Floats, new: Floats, *, seed: int = 0) -> bool:
         return False
     if np.ptp(difference) == 0:
         return bool(difference[0] < 0)
+    from scipy.stats import bootstrap  # slow to import, and the web process gates nothing
+
     interval = bootstrap(
         (difference,),
         np.mean,
