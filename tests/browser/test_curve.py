@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore
 from backend.web.app import create_app
 from tests.backend.web.project_page.test_views import add_tasks, annotate, publish, write_round
+from tests.servers import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -42,12 +42,8 @@ def address(store: Store, tmp_path: Path) -> Iterator[str]:
     settings = Settings(data_dir=tmp_path)
     app = create_app(settings, store, lambda project, task: [])
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}/projects/3"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(server):
+        yield f"http://127.0.0.1:{server.port}/projects/3"
 
 
 def test_points_at_both_ends_of_dice_are_drawn_whole(

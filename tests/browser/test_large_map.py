@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from backend.storage.store import open_store
 from backend.web.app import create_app
 from tests.backend.web.project_page.test_views import add_tasks, draw_map, publish, write_round
 from tests.browser.conftest import Watch
+from tests.servers import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -36,12 +36,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     draw_map(store, settings, tasks, [])
     app = create_app(settings, store, lambda project, task: [])
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}/projects/3"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(server):
+        yield f"http://127.0.0.1:{server.port}/projects/3"
     store.close()
 
 

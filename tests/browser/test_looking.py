@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from backend.storage.store import Store, open_store
 from backend.web.app import create_app
 from tests.backend.web.project_page.test_views import add_tasks, publish_often, record_rounds
 from tests.browser.conftest import ELSEWHERE
+from tests.servers import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -44,12 +44,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
     record_rounds(store, settings)
     app = create_app(settings, store, lambda project, task: [])
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield Served(store, server.port)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(server):
+        yield Served(store, server.port)
     store.close()
 
 

@@ -9,6 +9,8 @@ from typing import Self
 
 import httpx
 
+from tests.servers import POLL_SECONDS
+
 NOT_PASSED = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 
 
@@ -26,7 +28,7 @@ class Proxy:
         self.paths: list[str] = []
         self.withheld = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,))
         self._http = httpx.Client(timeout=120, trust_env=False)
 
     @property

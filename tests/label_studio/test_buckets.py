@@ -29,6 +29,7 @@ from backend.storage.store import open_store
 from backend.storage.tables import Project
 from demo.annotator import Annotator
 from demo.studio import LabelStudio
+from tests.servers import POLL_SECONDS
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -79,7 +80,7 @@ class Bucket:
         self.files = files
         self.seen: list[Request] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,))
 
     @property
     def host(self) -> str:

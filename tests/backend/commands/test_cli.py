@@ -5,9 +5,11 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -16,8 +18,7 @@ import pytest
 from backend.commands import cli as main
 from backend.errors import ConfigError
 from backend.storage.store import open_store
-
-pytestmark = pytest.mark.server
+from tests.servers import running
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,12 +40,9 @@ class Refusing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -55,17 +53,32 @@ def nobody() -> str:
         return f"http://127.0.0.1:{found.getsockname()[1]}"
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str, **environment: str) -> Done:
+    """Run a command in this process, with no more in the environment than a shell has."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-m", "backend", *arguments],
-        cwd=ROOT,
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    umask = os.umask(0o022)
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            redirect_stdout(StringIO()) as stdout,
+            redirect_stderr(StringIO()) as stderr,
+        ):
+            patch.setattr(os, "environ", {**kept, **environment})
+            patch.setattr(sys, "argv", ["backend", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main.main()
+    finally:
+        os.umask(umask)
+    return Done(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
 def refused(*arguments: str, **environment: str) -> str:
@@ -82,6 +95,22 @@ def refused(*arguments: str, **environment: str) -> str:
 def test_a_service_without_a_token_says_where_to_get_one(command: str, tmp_path: Path) -> None:
     line = refused(command, DATA_DIR=str(tmp_path))
     assert "LABEL_STUDIO_API_KEY is not set. Set it to a token from" in line
+
+
+@pytest.mark.server
+def test_a_command_refuses_as_a_process_too(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "backend", "start"],
+        cwd=ROOT,
+        env={"PATH": os.defpath, "DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert "LABEL_STUDIO_API_KEY is not set" in line
 
 
 @pytest.mark.parametrize("command", ["start", "web", "worker"])
