@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backend.storage.store import Store, open_store
+from tests.backend import worker_process
 from tests.backend.conftest import answering
 from tests.backend.fake_label_studio import TOKEN, FakeLabelStudio
 from tests.backend.served import served
 from tests.backend.site import OPTIONS, SIZE, TINY, wait_for
 from tests.backend.worker_process import FUSE, STEPS
+from tests.forked import Forked
 from tests.label_studio.fuse import Fuse
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +39,8 @@ class Crew:
     fake: FakeLabelStudio
     store: Store
     fuse: Fuse
-    program: str = "tests.backend.worker_process"
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    program: Callable[[], None] = worker_process.main
+    workers: list[Forked | subprocess.Popen[bytes]] = field(default_factory=list)
 
     def hire(
         self,
@@ -69,7 +71,9 @@ class Crew:
         """Start a worker in place of the last one, which has ended."""
         self.workers.append(self._start(TINY.steps, self.folder, []))
 
-    def _start(self, steps: int, data_dir: Path, launcher: list[str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, steps: int, data_dir: Path, launcher: list[str]
+    ) -> Forked | subprocess.Popen[bytes]:
         env = os.environ | {
             "LABEL_STUDIO_URL": self.url,
             "LABEL_STUDIO_API_KEY": TOKEN,
@@ -80,9 +84,11 @@ class Crew:
             FUSE: str(self.fuse.path),
             STEPS: str(steps),
         }
+        if not launcher:
+            return Forked(self.program, env=env, log=self.log)
+        command = [*launcher, sys.executable, "-m", worker_process.__name__]
         with self.log.open("ab") as log:
-            command = [*launcher, sys.executable, "-m", self.program]
-            # It watches the pipe, and ends with the test run. The fuse kills a whole group.
+            # It watches the pipe, and ends with the benchmark.
             return subprocess.Popen(
                 command,
                 env=env,
@@ -120,7 +126,7 @@ class Crew:
 
     def ended(self) -> list[int]:
         """Return the exit codes of workers that are gone; minus 9 is a kill."""
-        return [one.returncode for one in self.workers if one.poll() is not None]
+        return [code for one in self.workers if (code := one.poll()) is not None]
 
 
 @contextmanager
@@ -137,5 +143,5 @@ def crew(database: str, folder: Path) -> Iterator[Crew]:
         finally:
             for process in found.workers:
                 process.kill()
-                process.communicate()
+                process.wait()
             store.close()

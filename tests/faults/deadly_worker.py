@@ -77,7 +77,3 @@ def _in_training() -> None:
         raise AssertionError("it is dead")
 
     vars(training)["fit"] = deadly
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,7 @@ from backend.storage.tables import Task
 from tests.backend.conftest import drawn
 from tests.backend.crew import Crew, crew
 from tests.backend.site import wait_for
+from tests.faults import deadly_worker
 from tests.faults.deadly_worker import SIZE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -25,7 +26,7 @@ SCANS = 6
 @pytest.fixture
 def workers(tmp_path: Path) -> Iterator[Crew]:
     with crew(f"sqlite:///{tmp_path}/firstlight.sqlite", tmp_path) as found:
-        found.program = "tests.faults.deadly_worker"
+        found.program = deadly_worker.main
         yield found
 
 
