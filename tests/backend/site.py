@@ -25,7 +25,7 @@ from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 POLL_SECONDS = 0.05  # how often queues are asked for work
 SIZE = 32
 TINY = TrainConfig(
-    "attention-unet/tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
+    "attention-unet/tu-test_resnet", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
 )
 OPTIONS = {
     "cold_start_budget": 2,

@@ -39,7 +39,7 @@ from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 PARSED = labels.parse(CONFIG)
 SIZE = 32
 TINY = TrainConfig(
-    "attention-unet/tu-resnet10t", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
+    "attention-unet/tu-test_resnet", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3
 )
 
 
@@ -355,7 +355,7 @@ def test_a_live_model_that_does_not_fit_is_not_trained_on(lab: Lab) -> None:
     first, *_ = lab.label(0, 1)
     live = lab.fit()
     lab.label(2)
-    other = replace(TINY, network="attention-unet/tu-test_resnet")
+    other = replace(TINY, network="attention-unet/tu-resnet10t")
     assert warm_fit(lab, live, quick_config=other) == ""
     assert warm_fit(lab, "gone") == ""
     lab.fake.delete_annotation(first)  # what the live model learnt from it has to go
