@@ -16,13 +16,14 @@ def main(*words: str) -> None:
     put_in(Fuse(Path(os.environ[FUSE])))
     # After the fuse: it wraps the steps of a round while they are defined.
     from backend.commands.cli import cli
-    from backend.rounds import learner
+    from backend.rounds import erasing, learner
     from backend.worker import main as worker
     from tests.backend.site import TINY
 
     config = replace(TINY, steps=int(os.environ[STEPS]))
     vars(learner)["train_config"] = lambda *_: config
     vars(worker)["NICE"] = 0  # the tests beside it would leave it no time
+    vars(erasing)["TURN_SECONDS"] = 1.0
     cli(["worker", *words])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,7 @@ def test_a_cold_start_does_not_depend_on_the_units_of_the_map(start: str, scale:
     assert other.order[:6].tolist() == one.order[:6].tolist()
 
 
+@cache
 def blobs_hit(start: str, seed: int) -> int:
     """How many of eight planted blobs, half of them rare, a budget of eight reaches."""
     rows = np.concatenate([np.arange(30 if b % 2 else 8) + 30 * b for b in range(8)])
@@ -257,6 +259,7 @@ def test_an_acquisition_does_not_depend_on_the_units_of_its_inputs(rule: str, sc
     assert other.order[:6].tolist() == one.order[:6].tolist()
 
 
+@cache
 def gains(rule: str, seed: int) -> int:
     """In how many of four unlabelled blobs a batch of four finds an uncertain scan."""
     rng = np.random.default_rng(seed)

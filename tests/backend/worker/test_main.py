@@ -4,8 +4,6 @@ import base64
 import json
 import os
 import pickle
-import signal
-import subprocess
 import sys
 import threading
 from contextlib import ExitStack
@@ -17,6 +15,7 @@ import sqlalchemy as sa
 from dbos import DBOS
 from dbos import _dbos as dbos_internals
 
+from backend.commands import cli
 from backend.commands.connection import workers_running
 from backend.errors import ConfigError, StorageError
 from backend.rounds import sync
@@ -26,9 +25,9 @@ from backend.storage.projects import SETTLE_SECONDS
 from backend.worker import main
 from tests.backend.conftest import settings_in, the
 from tests.backend.site import OPTIONS, Site, refreshes, wait_for
+from tests.forked import Forked
 
 pytestmark = pytest.mark.databases
-ROOT = Path(__file__).parents[3]
 
 
 def jobs_engine() -> sa.Engine:
@@ -45,25 +44,22 @@ def another_project(site: Site, scans: int = 3) -> int:
     return number
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    environment = {
+def worker() -> None:
+    """Be `python -m backend worker`."""
+    vars(main)["NICE"] = 0  # the tests beside it would leave it no time
+    sys.argv[1:] = ["worker"]
+    cli.main()
+
+
+def start(folder: Path, log: Path) -> Forked:
+    env = {
         **os.environ,
         "DATA_DIR": str(folder),
         "LABEL_STUDIO_URL": "http://127.0.0.1:1",
         "LABEL_STUDIO_API_KEY": "hunter2",
     }
-    command = [sys.executable, "-m", "backend", "worker"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> None:
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if words in line:
-            return
-    pytest.fail("".join(lines))
+    log.touch()
+    return Forked(worker, env=env, log=log)
 
 
 def test_a_wanted_project_is_refreshed_and_then_left_alone(site: Site) -> None:
@@ -229,15 +225,16 @@ def test_two_folders_with_one_sqlite_database_have_room_for_one_worker(tmp_path:
 
 @pytest.mark.slow
 def test_a_worker_holds_its_folder_and_ends_at_once_when_told_to(tmp_path: Path) -> None:
-    first = start(tmp_path)
+    said, refused = tmp_path / "said", tmp_path / "refused"
+    first = start(tmp_path, said)
     try:
-        read_until(first, "worker started")
-        second = start(tmp_path)
-        _, said = second.communicate(timeout=60)
-        assert second.returncode == 2
-        assert "Another worker already uses" in said.splitlines()[-1]
-        first.send_signal(signal.SIGTERM)
+        wait_for(lambda: "worker started" in said.read_text() or first.poll() is not None)
+        assert first.poll() is None, said.read_text()
+        second = start(tmp_path, refused)
+        assert second.wait(60) == 2
+        assert "Another worker already uses" in refused.read_text().splitlines()[-1]
+        first.terminate()
         assert first.wait(5) == 0
     finally:
         first.kill()
-        first.communicate()
+        first.wait()
