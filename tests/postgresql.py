@@ -66,10 +66,17 @@ def running() -> Iterator[str]:
 @contextmanager
 def empty_database(server: str) -> Iterator[str]:
     """Make a database on a server; yields its address, and drops it whoever is still connected."""
+    with copied_database(server, "template1") as url:
+        yield url
+
+
+@contextmanager
+def copied_database(server: str, template: str) -> Iterator[str]:
+    """Do so with a copy of a database to which nobody is connected."""
     name = f"firstlight_{secrets.token_hex(4)}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
         yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     engine.dispose()

@@ -60,10 +60,30 @@ def clock() -> Clock:
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty database on the server that was named; "" for SQLite in DATA_DIR."""
+    """A database with all tables on the server that was named; "" for SQLite in DATA_DIR."""
     if not request.config.getoption("--postgresql"):
         return ""
-    return str(request.getfixturevalue("postgresql_database"))
+    return str(request.getfixturevalue("postgresql_tables"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: str) -> Iterator[str]:
+    """The name of a database with all tables, and with those of the jobs."""
+    from tests.backend.site import make_jobs_database
+
+    with postgresql.empty_database(postgresql_server) as url:
+        store = open_store(url)
+        store.create()
+        store.close()
+        make_jobs_database(url)
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture
+def postgresql_tables(postgresql_server: str, postgresql_template: str) -> Iterator[str]:
+    """A copy of it: to copy it takes a tenth of the time to make it."""
+    with postgresql.copied_database(postgresql_server, postgresql_template) as url:
+        yield url
 
 
 @pytest.fixture
