@@ -1,22 +1,19 @@
 """A worker that SIGKILLs processes at one point of a round, once.
 
 The points are put around the code from outside, in the worker's own process: the service itself
-knows nothing of them. That process is forked from one which has imported the heavy libraries and
-nothing that does the work, as importing torch takes longer than a round here.
+knows nothing of them.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +36,6 @@ STEPS = (
 BATCHES = 3  # so far a training comes
 CHUNK = 10  # predictions an import call carries; a queue here is longer
 SENT_SECONDS = 0.02  # after which Label Studio is at work on an import call
-LIBRARIES = (
-    "backend.rounds.drafts",
-    "backend.rounds.encoding",
-    "backend.rounds.draft_quality",
-    "backend.rounds.selection",
-    "backend.rounds.services",
-    "dbos",
-    "sklearn.cluster",
-    "sklearn.manifold",
-)
 
 
 @dataclass(frozen=True)
@@ -79,20 +66,13 @@ class Fuse:
                 os.killpg(group, signal.SIGKILL)
 
 
-def work(fuse: Fuse, env: Mapping[str, str], log: Path, quiet: float | None) -> None:
+def work(fuse: Fuse, quiet: float | None) -> None:
     """Be `python -m backend worker`, with a fuse in it; never returns.
 
     Args:
         fuse: Burns in this process.
-        env: The whole environment.
-        log: What the worker says is appended here.
         quiet: Seconds without a submit after which old versions go; None for the usual.
     """
-    os.setsid()
-    _say_into(log)
-    _end_with_parent()
-    os.environ.clear()
-    os.environ.update(env)
     put_in(fuse)
     if quiet is not None:
         from backend.label_studio import publisher
@@ -101,24 +81,6 @@ def work(fuse: Fuse, env: Mapping[str, str], log: Path, quiet: float | None) -> 
     from backend.commands.cli import cli
 
     cli(["worker"])
-
-
-def _say_into(log: Path) -> None:
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-
-
-def _end_with_parent() -> None:
-    """A test run that was killed must not leave a worker behind."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def put_in(fuse: Fuse) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -19,13 +19,15 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from backend.commands import cli
 from backend.label_studio import client
 from backend.label_studio.personal_tokens import PersonalToken
 from backend.settings import Settings
 from demo import scans
 from demo.annotator import Annotator
 from demo.backend import Backend
-from demo.studio import ROOT, LabelStudio
+from demo.studio import LabelStudio
+from tests.forked import Forked
 from tests.label_studio.conftest import OPTIONS, Lab, page_at
 from tests.label_studio.proxy import Proxy, Stub
 from tests.label_studio.test_admin import ENV, personal_access_token, until
@@ -33,6 +35,12 @@ from tests.label_studio.test_admin import ENV, personal_access_token, until
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
 Findings = dict[str, dict[str, Any]]
+
+
+def command(*words: str) -> None:
+    """Be `python -m backend` with these words."""
+    sys.argv[1:] = words
+    cli.main()
 
 
 class Site:
@@ -54,20 +62,12 @@ class Site:
 
     def run(self, *words: object, **env: str) -> tuple[int, str]:
         """Return exit code and output; no secret is ever in it."""
-        done = subprocess.run(
-            [sys.executable, "-m", "backend", *map(str, words)],
-            env=self._env | env,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "Traceback" not in done.stdout
-        assert not [secret for secret in self._secrets if secret in done.stdout]
-        return done.returncode, done.stdout
+        with tempfile.NamedTemporaryFile("r") as log:
+            process = Forked(command, *map(str, words), env=self._env | env, log=Path(log.name))
+            code, said = process.wait(120), log.read()
+        assert "Traceback" not in said
+        assert not [secret for secret in self._secrets if secret in said]
+        return code, said
 
     def doctor(self, *words: object, **env: str) -> Findings:
         code, said = self.run("doctor", *words, "--json", **env)
@@ -374,6 +374,7 @@ def test_the_secret_of_webhooks_is_installed_and_asked_for(
     }
     with Backend(studio.url, studio.token, tmp_path / "data", env=env) as guarded:
         site = Site(studio.url, studio.token, guarded, env)
+        assert httpx.get(f"{guarded.url}/projects", timeout=10).status_code == 401
         project = annotator.create_project("guarded", ["Object"])
         annotator.import_scans(project, scans.phantoms(4, tmp_path / "scans"))
         guarded.connect(project, OPTIONS)

@@ -7,7 +7,6 @@ has to end by itself. Meanwhile a thread looks at what Label Studio serves.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -20,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +32,7 @@ from demo.annotator import Annotator
 from demo.backend import Backend
 from demo.process import Process
 from demo.studio import ROOT, LabelStudio
+from tests.forked import Forked
 from tests.label_studio import fuse
 from tests.label_studio.conftest import OPTIONS, Lab
 from tests.label_studio.fuse import STEPS, Fuse
@@ -153,7 +152,7 @@ class House:
     watch: Watch
     folder: Path
     lab: Lab
-    worker: ForkServerProcess | None = None
+    worker: Forked | None = None
     started: int = 0
 
     @cached_property
@@ -167,12 +166,8 @@ class House:
     # -- processes ------------------------------------------------------------------------------
 
     def start_worker(self, quiet: float | None = None) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(fuse.LIBRARIES))
         self.started += 1
-        given = self.fuse, self.web.env, self.web.log, quiet
-        self.worker = context.Process(target=fuse.work, args=given, daemon=True)
-        self.worker.start()
+        self.worker = Forked(fuse.work, self.fuse, quiet, env=self.web.env, log=self.web.log)
         until(lambda: self._worker_started or not self.worker_lives, lambda: self.web.log, 60)
         assert self._worker_started, self.web.log
 
@@ -183,17 +178,16 @@ class House:
     def kill_worker(self) -> None:
         assert self.worker
         self.worker.kill()
-        self.worker.join(10)
+        self.worker.wait(10)
 
     def worker_killed(self) -> bool:
         """Wait for its end; whether SIGKILL was it."""
         assert self.worker
-        self.worker.join(60)
-        return self.worker.exitcode == -signal.SIGKILL
+        return self.worker.wait(60) == -signal.SIGKILL
 
     @property
     def worker_lives(self) -> bool:
-        return self.worker is not None and self.worker.is_alive()
+        return self.worker is not None and self.worker.poll() is None
 
     def request(self, body: dict[str, Any]) -> bool:
         """Send what Label Studio sends, and wait for the answer as shortly; whether one came."""
