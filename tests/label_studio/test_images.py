@@ -14,12 +14,11 @@ from pydantic import SecretStr
 from pydicom import uid
 
 from backend.errors import ImageError
-from backend.imaging.fetch import ImageSource
-from backend.imaging.scan_cache import Scan, Scans
-from backend.label_studio.client import LabelStudio as Gateway
-from backend.rounds.services import Services
+from backend.imaging.scan_cache import Scan
+from backend.rounds.services import Services, build
 from backend.settings import Settings
 from backend.storage.store import open_store
+from backend.storage.tables import Project
 from demo.annotator import Annotator
 from demo.errors import DemoError
 from demo.studio import LabelStudio
@@ -84,33 +83,27 @@ def person(studio: LabelStudio) -> Iterator[Annotator]:
 
 @pytest.fixture
 def ours(studio: LabelStudio, tmp_path: Path) -> Iterator[Services]:
+    """The services of a worker."""
     settings = Settings(
         label_studio_url=studio.url,
         label_studio_api_key=SecretStr(studio.token),
         data_dir=tmp_path,
     )
-    store = open_store(settings.database, busy_ms=1000)
-    with httpx.Client(timeout=30, trust_env=False) as client:
-        gateway = Gateway(settings, client)
-        source = ImageSource(
-            label_studio_url=studio.url,
-            authorise=gateway.authorisation,
-            image_hosts=(),
-            max_bytes=settings.max_image_bytes,
-            client=client,
-        )
-        yield Services(settings=settings, store=store, studio=gateway, source=source)
-    store.close()
+    made = build(settings, open_store(settings.database, busy_ms=1000))
+    yield made
+    made.source.client.close()
+    made.studio.close()
+    made.store.close()
 
 
-def found(ours: Services, project: int, folder: Path) -> dict[str, Scan | ImageError]:
+def found(ours: Services, project: int) -> dict[str, Scan | ImageError]:
     """Every scan of a project by the name of its file, or why it cannot be read."""
     urls = {
         task["id"]: str(task["data"]["image"])
         for page in ours.studio.tasks(project)
         for task in page
     }
-    scans = Scans(ours.source.fetch, folder, ours.decoders, longest=256, max_pixels=10**6)
+    scans = ours.scans(Project(id=project), 64)
     names = {task: url.rpartition("/")[2].rpartition("-")[2] for task, url in urls.items()}
     return {names[task]: scan for task, scan in scans.many(urls.items())}
 
@@ -121,13 +114,13 @@ def pixels(scan: Scan | ImageError) -> np.ndarray[tuple[int, ...], np.dtype[np.f
 
 
 def test_every_kind_that_can_be_uploaded_is_read_and_a_broken_one_is_named(
-    person: Annotator, ours: Services, tmp_path: Path
+    person: Annotator, ours: Services
 ) -> None:
     project = person.create_project("kinds", ["Object"])
     every = files()
     for name in (*UPLOADED, "broken.png"):
         upload(person, project, name, every[name])
-    scans = found(ours, project, tmp_path / "scans")
+    scans = found(ours, project)
     assert set(scans) == {*UPLOADED, "broken.png"}
     broken = scans.pop("broken.png")
     assert isinstance(broken, ImageError)
@@ -151,7 +144,7 @@ def test_label_studio_takes_no_upload_of_what_its_pages_cannot_show(
 
 
 def test_local_files_of_every_kind_are_read_and_a_broken_one_is_named(
-    person: Annotator, ours: Services, served: Path, tmp_path: Path
+    person: Annotator, ours: Services, served: Path
 ) -> None:
     for name, body in files().items():
         (served / "scans" / f"local-{name}").write_bytes(body)
@@ -162,7 +155,7 @@ def test_local_files_of_every_kind_are_read_and_a_broken_one_is_named(
         json={"project": project, "path": str(served / "scans"), "use_blob_urls": True},
     )
     person.call("POST", f"/api/storages/localfiles/{storage['id']}/sync")
-    scans = found(ours, project, tmp_path / "scans")
+    scans = found(ours, project)
     assert set(scans) == set(files())
     broken = [name for name, scan in scans.items() if isinstance(scan, ImageError)]
     assert broken == ["broken.png"]
