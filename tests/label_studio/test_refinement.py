@@ -21,7 +21,7 @@ LABELS = 5
 def refining(annotator: Annotator, backend: Backend, tmp_path: Path) -> Lab:
     project = annotator.create_project("refined", ["Object"])
     pool = annotator.import_scans(project, scans.phantoms(14, tmp_path / "phantoms"))
-    backend.connect(project, {**OPTIONS, "refine": True, "max_refine_seconds": 30})
+    backend.connect(project, {**OPTIONS, "refine": True, "max_refine_seconds": 15})
     return Lab(annotator, backend, project, dict(pool))
 
 
