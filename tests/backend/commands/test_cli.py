@@ -173,7 +173,11 @@ def test_a_wrong_token_is_said_with_the_mend(refusing: str) -> None:
     assert "hunter2" not in line
 
 
-def test_an_unreachable_label_studio_is_said_with_the_mend(nobody: str) -> None:
+def test_an_unreachable_label_studio_is_said_with_the_mend(
+    nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Retries of the HTTP layer stay, their seconds of waiting go.
+    monkeypatch.setattr("label_studio_sdk.core.http_client.INITIAL_RETRY_DELAY_SECONDS", 0.0)
     line = refused("connect", "1", LABEL_STUDIO_URL=nobody, LABEL_STUDIO_API_KEY="hunter2")
     assert f"{nobody} did not answer" in line
     assert "that LABEL_STUDIO_URL is right" in line
