@@ -4,9 +4,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from tests import postgresql
@@ -67,3 +69,16 @@ def postgresql_server(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     with postgresql.running() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def lite0_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of encoders with EfficientNet-Lite0, converted once for all processes of the run."""
+    from model import encoders  # with torch, which most tests do without
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "encoders" / "not" / "there" / "yet"
+    with FileLock(shared / "encoders.lock"):
+        encoders.load("efficientnet-lite0", cache_dir=folder)
+    return folder

@@ -127,13 +127,8 @@ def trained_densenet() -> Any:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("encoders") / "not" / "there" / "yet"
-
-
-@pytest.fixture(scope="module")
-def lite0(cache: Path) -> Encoder:
-    return encoders.load("auto", cache_dir=cache, fetch=Hub())
+def lite0(lite0_folder: Path) -> Encoder:
+    return encoders.load("auto", cache_dir=lite0_folder, fetch=Hub())
 
 
 def test_the_official_release_gives_the_features_it_was_trained_for(official_file: Path) -> None:
@@ -344,9 +339,9 @@ def test_auto_with_weights_is_radimagenet_in_onnxruntime(keras_file: Path) -> No
 
 
 def test_a_kept_network_loads_without_torch_and_is_no_substitute_when_asked_for(
-    lite0: Encoder, cache: Path
+    lite0: Encoder, lite0_folder: Path
 ) -> None:
-    (kept,) = cache.iterdir()
+    (kept,) = lite0_folder.iterdir()
     script = (
         "import sys, numpy as np; from model import encoders\n"
         "encoder = encoders.load('efficientnet-lite0', cache_dir=sys.argv[1])\n"
@@ -354,11 +349,11 @@ def test_a_kept_network_loads_without_torch_and_is_no_substitute_when_asked_for(
         "assert 'torch' not in sys.modules and not encoder.substituted\n"
         "sys.stdout.buffer.write(encoder.encode([scan]).tobytes())"
     )
-    command = [sys.executable, "-c", script, str(cache)]
+    command = [sys.executable, "-c", script, str(lite0_folder)]
     again = subprocess.run(command, check=True, capture_output=True)
     assert again.stdout == lite0.encode(scans(1)).tobytes()
     assert again.stderr == b""
-    assert list(cache.iterdir()) == [kept]
+    assert list(lite0_folder.iterdir()) == [kept]
 
 
 def test_kept_networks_of_different_weights_have_different_names(

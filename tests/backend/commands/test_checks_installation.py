@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 
 import httpx
 import pytest
@@ -112,8 +113,13 @@ def test_on_a_database_that_many_share_workers_are_known_by_their_beats(
 
 @pytest.mark.slow
 def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
-    settings: Settings, store: Store, number: int, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    store: Store,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    lite0_folder: Path,
 ) -> None:
+    copytree(lite0_folder, settings.data_dir / "encoders")
     monkeypatch.setattr(weights_hub, "fetch", lambda *given, **named: None)
     assert (
         checks_installation.encoder(

@@ -5,6 +5,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -16,8 +17,12 @@ from model import encoders
 
 @pytest.mark.slow
 def test_the_hub_is_asked_for_weights_that_were_not_given(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lite0_folder: Path,
 ) -> None:
+    copytree(lite0_folder, settings.data_dir / "encoders")
     asked: list[str] = []
     monkeypatch.setattr(
         weights_hub, "fetch", lambda repository, files, **_: asked.append(repository)
