@@ -26,6 +26,7 @@ from tests.backend.served import served
 SCANS = (1_000, 10_000, 100_000)
 SIZE = 64
 LABELS = 10
+AGE = 3_600  # seconds since the import: a sync reads all changes of the last five minutes again
 OPTIONS = {"image_size": SIZE, "min_seconds_between_rounds": 0, "refine": False}
 
 
@@ -37,11 +38,13 @@ def main() -> None:
 
 def measure(scans: int) -> None:
     """Print the needs of so many scans."""
-    fake = FakeLabelStudio()
+    imported = time.time() - AGE
+    fake = FakeLabelStudio(lambda: imported)
     number = fake.add_project()
     phantoms: dict[int, Phantom] = {}
     for phantom in generate(scans, size=SIZE):
         phantoms[fake.add_task(number, png(phantom.image))] = phantom
+    fake.clock = time.time
     # Connect after all scans exist: otherwise a queue of a part of them is made first.
     fake.connect(number, OPTIONS)
     with tempfile.TemporaryDirectory() as name, served(fake) as url, working(url, name) as process:

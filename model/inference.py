@@ -34,7 +34,7 @@ def predict(
 
     Raises:
         ValueError: If an image cannot be prepared, or batch_size is below 1.
-        torch.OutOfMemoryError: If the device cannot hold a single scan.
+        RuntimeError: If the device cannot hold a single scan.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: expected at least 1")
@@ -81,7 +81,7 @@ def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
     If they do not fit into the device's memory together, they are computed in two halves.
 
     Raises:
-        torch.OutOfMemoryError: If a single scan does not fit.
+        RuntimeError: If a single scan does not fit.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -89,10 +89,15 @@ def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=device.type == "cuda"):
             logits = network(prepared.to(device, memory_format=torch.channels_last))
         return torch.sigmoid(logits.float()).cpu()
-    except torch.OutOfMemoryError:
-        if len(prepared) == 1:
+    except RuntimeError as error:
+        if len(prepared) == 1 or not is_out_of_memory(error):
             raise
     middle = len(prepared) // 2
     return torch.cat(
         [probabilities_of(network, half) for half in (prepared[:middle], prepared[middle:])]
     )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch failed for want of memory; on a CPU only its message says so."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

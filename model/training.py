@@ -19,7 +19,7 @@ from model import networks
 from model.augmentation import augment
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
-from model.inference import predict
+from model.inference import is_out_of_memory, predict
 from model.preprocessing import Image, letterbox, standardise, together
 from model.recipes import adapted
 
@@ -116,7 +116,9 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         while len(history) < config.steps and not best.is_past and not (stop and stop()):
             try:
                 history.append(_backward(network, optimizer, scaler, batches.draw()))
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 batches.size = _halved(batches.size, config, error)
                 continue
             step = len(history)
@@ -372,12 +374,12 @@ def _backward(
     return loss.detach()
 
 
-def _halved(size: int, config: TrainConfig, error: torch.OutOfMemoryError) -> int:
+def _halved(size: int, config: TrainConfig, error: RuntimeError) -> int:
     """Return half of a batch size that did not fit; batch normalisation needs at least 2 scans."""
     if size <= 2:
         raise Untrainable(
             f"a batch of {size} scans of {config.image_size} pixels does not fit into the memory "
-            f"of {config.device}: choose a smaller image_size, or another device"
+            f"of {config.device}: choose a smaller image_size, a smaller network, or another device"
         ) from error
     return max(size // 2, 2)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,7 +330,13 @@ def test_a_rare_label_is_drawn_about_as_often_as_a_common_one(
 # -- memory ---------------------------------------------------------------------------------------
 
 
-def cramped(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+ON_A_GPU = torch.OutOfMemoryError("no room")
+ON_A_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def cramped(
+    monkeypatch: pytest.MonkeyPatch, most: int, error: RuntimeError = ON_A_GPU
+) -> list[int]:
     """Let a device hold `most` scans; return the list of the batches that were tried."""
     tried: list[int] = []
 
@@ -337,17 +344,18 @@ def cramped(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             tried.append(len(images))
             if len(images) > most:
-                raise torch.OutOfMemoryError("no room")
+                raise error
             return super().forward(images)
 
     monkeypatch.setattr("model.networks.AttentionUnet", Cramped)
     return tried
 
 
+@pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU], ids=["GPU", "CPU"])
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_training_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
-    tried = cramped(monkeypatch, most=3)
+    tried = cramped(monkeypatch, most=3, error=error)
 
     fitted = fit(*discs(4), replace(CONFIG, batch_size=13, steps=4))
 
@@ -364,6 +372,54 @@ def test_memory_that_cannot_hold_two_scans_is_said_with_the_remedy(
         fit(*discs(4), replace(CONFIG, batch_size=7))
 
     assert tried == [7, 3, 2]
+
+
+# -- odd scans and labels -------------------------------------------------------------------------
+
+
+def on_one_scan_only() -> tuple[list[Image], list[Masks]]:
+    images, masks = discs(4)
+    rare = [mask if row == 2 else np.zeros_like(mask) for row, mask in enumerate(masks)]
+    return images, [np.concatenate(pair) for pair in zip(masks, rare, strict=True)]
+
+
+def never_drawn() -> tuple[list[Image], list[Masks]]:
+    images, masks = discs(3)
+    return images, [np.concatenate([mask, np.zeros_like(mask)]) for mask in masks]
+
+
+def one_pixel() -> tuple[list[Image], list[Masks]]:
+    images, masks = discs(3)
+    for mask in masks:
+        mask[:] = False
+        mask[0, 9, 9] = True
+    return images, [np.concatenate([mask, mask]) for mask in masks]
+
+
+def very_wide() -> tuple[list[Image], list[Masks]]:
+    images, masks = discs(2, height=20, width=3000)
+    return images, [np.concatenate([mask, mask]) for mask in masks]
+
+
+def grey_and_colour() -> tuple[list[Image], list[Masks]]:
+    images, masks = discs(3)
+    images[1] = np.stack([images[1]] * 3, axis=2)
+    return images, [np.concatenate([mask, mask]) for mask in masks]
+
+
+@pytest.mark.parametrize(
+    "odd", [on_one_scan_only, never_drawn, one_pixel, very_wide, grey_and_colour]
+)
+def test_odd_scans_and_labels_give_a_network_that_draws(
+    odd: Callable[[], tuple[list[Image], list[Masks]]],
+) -> None:
+    images, masks = odd()
+    fitted = fit(images, masks, replace(CONFIG, classes=2, adapt=True))
+    assert len(fitted.history) == CONFIG.steps
+    assert np.isfinite(fitted.history).all()
+    for image, found in zip(images, predict(fitted, images), strict=True):
+        assert found.shape == (2, *image.shape[:2])
+        assert np.isfinite(found).all()
 
 
 def test_a_step_waits_for_no_result_of_the_device() -> None:
