@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
 from backend.settings import Settings
@@ -26,7 +27,7 @@ from tests.backend.served import served
 SCANS = (1_000, 10_000, 100_000)
 SIZE = 64
 LABELS = 10
-AGE = 3_600  # seconds since the import: a sync reads all changes of the last five minutes again
+AGE = 3_600  # seconds since the import: a sync reads the changes of the last five minutes again
 OPTIONS = {"image_size": SIZE, "min_seconds_between_rounds": 0, "refine": False}
 
 
@@ -38,8 +39,8 @@ def main() -> None:
 
 def measure(scans: int) -> None:
     """Print the needs of so many scans."""
-    imported = time.time() - AGE
-    fake = FakeLabelStudio(lambda: imported)
+    moments = count(time.time() - AGE, AGE / 2 / scans)
+    fake = FakeLabelStudio(lambda: next(moments))
     number = fake.add_project()
     phantoms: dict[int, Phantom] = {}
     for phantom in generate(scans, size=SIZE):
