@@ -115,19 +115,22 @@ class Scans:
     def trim(self) -> None:
         """Delete the scans unread for longest until the folder fits into its limit."""
         kept = []
-        for folder in self._folder.glob(f"{_SIZE}*"):
-            # A large pool has 100,000 files, and scandir takes half of the time of glob.
-            for file in os.scandir(folder):
-                with suppress(FileNotFoundError):  # another process may trim as well
-                    status = file.stat()
-                    if file.name.endswith(".npz"):
-                        kept.append((status.st_mtime, status.st_size, file.path))
+        for file in self._files():
+            with suppress(FileNotFoundError):  # another process may trim as well
+                status = file.stat()
+                kept.append((status.st_mtime, status.st_size, file.path))
         excess = sum(size for _, size, _ in kept) - self._max_bytes
         for _, size, path in sorted(kept):
             if excess <= 0:
                 return
             excess -= size
             Path(path).unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[os.DirEntry[str]]:
+        """Yield the kept scans. Of 100,000 files, scandir takes half of the time of glob."""
+        for folder in self._folder.glob(f"{_SIZE}*"):
+            with suppress(FileNotFoundError):  # the project may be forgotten meanwhile
+                yield from (file for file in os.scandir(folder) if file.name.endswith(".npz"))
 
     def _attempt(self, task_id: int, url: str) -> Scan | ImageError:
         with logs.context(task=task_id):

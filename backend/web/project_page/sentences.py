@@ -248,7 +248,8 @@ def refined(state: Mapping[str, Any]) -> str:
     found = state["refinement"]
     if found is None:
         recipe = state["recipe"]
-        return f"trained with the recipe {recipe}, which a refinement found better" * bool(recipe)
+        found_better = f"trained with the recipe {recipe}, which a refinement found better"
+        return found_better if recipe else ""
     networks = count(len(found["recipes"]), "network")
     said = f"the model is refined ({networks}: {', '.join(found['recipes'])})"
     if found["from"] is None:
