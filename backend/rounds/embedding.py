@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +14,15 @@ from backend.rounds.unreadable import MOST_DEATHS
 from backend.storage import artifacts
 from backend.storage.scans import is_retried
 from backend.storage.tables import Task
+
+# Scans: so many are read again at most if their worker dies.
+CHUNK, LARGEST_CHUNK = 64, 256
+MOST_CHUNKS = 400  # each costs a tenth of a second beside its work, so a large pool has larger ones
+
+
+def chunk_size(scans: int) -> int:
+    """Return how many scans are embedded in one go if so many wait."""
+    return min(max(CHUNK, math.ceil(scans / MOST_CHUNKS)), LARGEST_CHUNK)
 
 
 def unseen(here: RoundContext) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 
 STORY = "5"  # raise it when the steps of a round change: a round under way cannot follow
 REFRESH_QUEUE = "refresh"
-CHUNK, LARGEST_CHUNK = 64, 256  # scans: so many are read again at most if their worker dies
-MOST_CHUNKS = 400  # each costs a tenth of a second beside its work, so a large pool has larger ones
 SCORED = 256  # scans a chunk: enough to make the time to read the weights negligible
 SHARE = 1024  # scans
 MADE_WAY = "It made way for a round."
@@ -176,7 +173,7 @@ class Rounds(DBOSConfiguredInstance):
         if any(other != project_id for other in self.store.projects.due()):
             ids = ids[:SHARE]
         self.store.projects.enter(project_id, "embed", done=0, total=len(ids))
-        return parted(ids, min(max(CHUNK, math.ceil(len(ids) / MOST_CHUNKS)), LARGEST_CHUNK))
+        return parted(ids, embedding.chunk_size(len(ids)))
 
     @DBOS.step()
     def embed_chunk(self, project_id: int, task_ids: list[int]) -> None:

@@ -152,7 +152,7 @@ def test_lost_embeddings_are_said_and_made_anew(trained: Site, kind: str) -> Non
 def test_all_lost_embeddings_are_made_anew_by_one_round(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.rounds.workflow.CHUNK", 2)
+    monkeypatch.setattr("backend.rounds.embedding.CHUNK", 2)
     site.refresh()
     for path in files(site, "embeddings/*"):
         path.unlink()

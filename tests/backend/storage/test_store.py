@@ -238,6 +238,26 @@ def test_a_changed_address_forgets_the_embedding_and_the_problem(store: Store) -
     assert set(store.embeddings.all(1, "pixels")) == {6}
 
 
+def test_scans_without_an_embedding_of_this_encoder_and_unreadable_ones_are_found(
+    store: Store,
+) -> None:
+    for project_id in (1, 2):
+        store.scans.save(project_id, [task(number) for number in (5, 6, 7)])
+    store.embeddings.save(1, "pixels", "a.npy", [5, 6])
+    store.embeddings.save(1, "other", "b.npy", [7])
+    store.scans.update(1, 6, problem="broken")
+    assert [found.id for found in store.scans.unembedded(1, "pixels")] == [6, 7]
+    assert [found.id for found in store.scans.unembedded(1, "other")] == [5, 6]
+    assert [found.id for found in store.scans.unembedded(2, "pixels")] == [5, 6, 7]
+
+
+def test_a_listed_scan_has_the_values_of_its_row(store: Store) -> None:
+    store.scans.save(1, [task(6, group="p1"), task(5, is_labeled=True)])
+    store.scans.update(1, 5, height=8, width=9, pixels="x", problem="broken")
+    for listed, row in zip(store.scans.listed(1), store.scans.all(1), strict=True):
+        assert listed == tuple(getattr(row, name) for name in listed._fields)
+
+
 def test_forgotten_tasks_take_all_that_is_known_of_them_along(store: Store) -> None:
     for project_id in (1, 2):
         store.scans.save(project_id, [task(5), task(6)])

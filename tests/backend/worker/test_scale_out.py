@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backend.label_studio import labels
-from backend.rounds.workflow import CHUNK
+from backend.rounds.embedding import CHUNK
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import Store
 from backend.worker.membership import SILENT_SECONDS
