@@ -1,8 +1,8 @@
 """Programs of Python in processes that are forked from one with the heavy libraries in it.
 
-A program that imports them for itself needs many seconds of a core, longer than most of what the
-tests let it do. No module of the service that keeps a state is among them: a fork begins as a new
-process does.
+A program that imports the libraries itself needs many seconds of a core, more than most tests need
+for the rest. The list holds no module of the service that keeps a state, so a fork begins like a
+new process.
 """
 
 from __future__ import annotations

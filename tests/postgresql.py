@@ -72,7 +72,7 @@ def empty_database(server: str) -> Iterator[str]:
 
 @contextmanager
 def copied_database(server: str, template: str) -> Iterator[str]:
-    """Do so with a copy of a database to which nobody is connected."""
+    """Make a copy of a database, yield its address, and drop it. Nobody may use the template."""
     name = f"firstlight_{secrets.token_hex(4)}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from socketserver import BaseServer
 
-POLL_SECONDS = 0.02  # a server takes so long to see that it shall end; the default is half a second
+POLL_SECONDS = 0.02  # between two looks whether to end; the default is half a second
 
 
 @contextmanager
