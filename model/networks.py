@@ -61,7 +61,7 @@ def build(name: str, classes: int) -> nn.Module:
 def _of_plugin(name: str, classes: int) -> nn.Module:
     try:
         network = registry.network_plugins()[name].load()(classes)
-    except Exception as error:  # whatever another package raises
+    except Exception as error:  # a plugin may raise anything
         raise ValueError(
             f"the plugin of network {name!r} failed ({type(error).__name__}): correct the plugin, "
             "or choose another network"

@@ -17,7 +17,8 @@ from backend.storage.tables import Task
 
 # Scans: so many are read again at most if their worker dies.
 CHUNK, LARGEST_CHUNK = 64, 256
-MOST_CHUNKS = 400  # each costs a tenth of a second beside its work, so a large pool has larger ones
+# Between two chunks the worker waits for a poll, so a large pool has larger chunks.
+MOST_CHUNKS = 400
 
 
 def chunk_size(scans: int) -> int:

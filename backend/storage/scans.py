@@ -24,7 +24,7 @@ KILLER_PAUSE_SECONDS = 86_400.0  # one day until a scan that killed its worker i
 
 
 class ListedScan(NamedTuple):
-    """What the ledger needs of a scan's row. Whole rows take seven times as long to read."""
+    """What the ledger needs of a scan's row. Whole rows take several times as long to read."""
 
     id: int
     url: str

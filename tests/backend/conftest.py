@@ -81,7 +81,7 @@ def postgresql_template(postgresql_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def postgresql_tables(postgresql_server: str, postgresql_template: str) -> Iterator[str]:
-    """The address of a copy of the template; a copy takes a tenth of the time of new tables."""
+    """The address of a copy of the template; a copy takes less time than new tables."""
     with postgresql.copied_database(postgresql_server, postgresql_template) as url:
         yield url
 

@@ -45,6 +45,12 @@ def live(site: Site) -> tuple[Publication, Model]:
     return version, model
 
 
+def newest(site: Site) -> Model:
+    model = site.store.publications.newest_model(site.number)
+    assert model is not None
+    return model
+
+
 def loaded(site: Site) -> Any:
     return site.rounds._here(site.number).learner.load(live(site)[1].key)
 
@@ -174,19 +180,12 @@ def test_a_refined_model_draws_on_while_few_labels_are_new(
     assert next_version.name != version.name
     assert drawing.key == refined.key
     assert drawn == [[]], "its masks are those that it drew before"
-    newest = site.store.publications.newest_model(site.number)
-    assert newest is not None
-    assert newest.trained_on == site.tasks[:3], "the round has trained on all labels"
+    last = newest(site)
+    assert last.trained_on == site.tasks[:3], "the round has trained on all labels"
     assert refinement.due(site.store) == [site.number]
     site.label(3, 4)
     site.refresh()
     assert live(site)[1].quality.refined_from == "", "too many labels are new to it"
-
-
-def newest(site: Site) -> Model:
-    model = site.store.publications.newest_model(site.number)
-    assert model is not None
-    return model
 
 
 @pytest.mark.slow
@@ -321,9 +320,8 @@ def test_a_ready_model_whose_weights_are_lost_is_given_up(
     monkeypatch.setattr(PUBLISH, lambda *_: 1 / 0)
     refine(site)
     monkeypatch.undo()
-    newest = site.store.publications.newest_model(site.number)
-    assert newest is not None
-    site.services.files(site.number).remove(artifacts.weights_name(newest.key))
+    last = newest(site)
+    site.services.files(site.number).remove(artifacts.weights_name(last.key))
     refine(site)
     assert refinement.due(site.store) == []
     assert site.project.live_version == before
@@ -342,9 +340,8 @@ def test_labels_that_wait_for_a_round_wait_on_after_a_refinement(site: Site) -> 
     assert version.labels == 2
     site.label(3)
     site.refresh()
-    newest = site.store.publications.newest_model(site.number)
-    assert newest is not None
-    assert len(newest.trained_on) == 4, "two labels changed: a round is due"
+    last = newest(site)
+    assert len(last.trained_on) == 4, "two labels changed: a round is due"
 
 
 @pytest.mark.slow
