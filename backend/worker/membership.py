@@ -71,6 +71,11 @@ class Membership:
         """Return whether this worker leads, and does the work that only one worker may do."""
         return [worker.name for worker in self._workers.all()][:1] == [self.name]
 
+    def leads_release(self) -> bool:
+        """Return whether this worker runs longest of those of its release."""
+        own = [worker.name for worker in self._workers.all() if worker.release == self.release]
+        return own[:1] == [self.name]
+
     def _is_silent(self, worker: Worker) -> bool:
         now = self._clock()
         beats, since = self._last.get(worker.name, (-1, now))

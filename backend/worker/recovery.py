@@ -37,12 +37,13 @@ def recover(store: Store, member: Membership) -> None:
 
     DBOS ties a workflow to the worker that started it, and waits for that worker. Back in its
     queue, the workflow keeps its finished steps and its project's only place there. Workflows are
-    listed before living workers, so a worker that starts one in between counts as living.
+    listed before living workers, so a worker that starts one in between counts as living. Only one
+    worker of a release recovers: two at the same time would count a death twice.
     """
     left: list[Any] = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
     mine = [workflow for workflow in left if workflow.app_version == RELEASE]
     gone = {str(workflow.executor_id) for workflow in mine} - set(member.living())
-    if gone:
+    if gone and member.leads_release():
         read = store.scans.count_deaths(gone)
         for project_id, task_ids in read.items():
             _report_killing_scans(store, project_id, task_ids)

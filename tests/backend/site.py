@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from dbos import DBOS
 from dbos import _dbos as dbos_internals
 
@@ -113,6 +114,21 @@ def make_jobs_database(url: str) -> None:
 
 def refreshes() -> list[Any]:
     return [found for found in DBOS.list_workflows() if found.name.endswith("refresh")]
+
+
+def jobs_engine() -> sa.Engine:
+    engine: sa.Engine = dbos_internals._get_dbos_instance()._sys_db.engine
+    return engine
+
+
+def rewrite_workflow(workflow_id: str, **values: str) -> None:
+    """Set columns of a workflow in the jobs database."""
+    with jobs_engine().begin() as connection:
+        schema = None if connection.dialect.name == "sqlite" else "dbos"
+        columns = [sa.column(name) for name in ("workflow_uuid", *values)]
+        table = sa.table("workflow_status", *columns, schema=schema)
+        update = sa.update(table).where(table.c.workflow_uuid == workflow_id).values(values)
+        assert connection.execute(update).rowcount == 1
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from dbos import DBOS
-from dbos import _dbos as dbos_internals
 
 from backend.commands import cli
 from backend.commands.connection import workers_running
@@ -24,15 +23,10 @@ from backend.settings import Settings
 from backend.storage.projects import SETTLE_SECONDS
 from backend.worker import main
 from tests.backend.conftest import settings_in, the
-from tests.backend.site import OPTIONS, Site, refreshes, wait_for
+from tests.backend.site import OPTIONS, Site, jobs_engine, refreshes, rewrite_workflow, wait_for
 from tests.forked import Forked
 
 pytestmark = pytest.mark.databases
-
-
-def jobs_engine() -> sa.Engine:
-    engine: sa.Engine = dbos_internals._get_dbos_instance()._sys_db.engine
-    return engine
 
 
 def another_project(site: Site, scans: int = 3) -> int:
@@ -156,16 +150,14 @@ def test_a_pickled_row_in_the_jobs_database_runs_no_code(site: Site, tmp_path: P
 
     handle = DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, 10**6)
     pickled = base64.b64encode(pickle.dumps(Payload())).decode()
-    with jobs_engine().begin() as connection:
-        schema = "" if connection.dialect.name == "sqlite" else "dbos."
-        connection.execute(
-            sa.text(
-                f"UPDATE {schema}workflow_status SET inputs = :row, output = :row, "  # noqa: S608
-                "serialization = 'py_pickle', status = 'PENDING', executor_id = :me "
-                "WHERE workflow_uuid = :id"
-            ),
-            {"row": pickled, "me": site.member.name, "id": handle.workflow_id},
-        )
+    rewrite_workflow(
+        handle.workflow_id,
+        inputs=pickled,
+        output=pickled,
+        serialization="py_pickle",
+        status="PENDING",
+        executor_id=site.member.name,
+    )
     site.stop()
     site.start()
     wait_for(

@@ -6,7 +6,7 @@ from dbos import DBOS, SetEnqueueOptions
 from backend.rounds.workflow import REFRESH_QUEUE
 from backend.worker import recovery
 from backend.worker.membership import Membership
-from tests.backend.site import Site, refreshes
+from tests.backend.site import Site, refreshes, rewrite_workflow
 
 pytestmark = pytest.mark.databases
 
@@ -63,3 +63,46 @@ def test_a_refinement_in_which_two_workers_died_is_given_up_and_rounds_go_on(sit
     project = site.project
     assert (project.problem, project.step, project.deaths) == ("", "", 0)
     assert project.not_before <= site.clock()
+
+
+def leave_refresh_of_dead_worker(site: Site) -> None:
+    """Put a refresh into the jobs database whose worker is gone."""
+    options = SetEnqueueOptions(app_version="0", deduplication_id=str(site.number))
+    with options:  # of a release that nobody runs, so that nobody takes it
+        handle = DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
+    rewrite_workflow(
+        handle.workflow_id,
+        status="PENDING",
+        executor_id="gone",
+        application_version=recovery.RELEASE,
+    )
+
+
+def test_two_workers_that_look_at_once_count_one_death(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Membership(site.store.workers, recovery.RELEASE)
+    other.join(alone=False)
+    leave_refresh_of_dead_worker(site)
+    # Each of the two sees the refresh before the other has put it back.
+    monkeypatch.setattr(DBOS, "_recover_pending_workflows", lambda _: None)
+    recovery.recover(site.store, site.member)
+    recovery.recover(site.store, other)
+    assert site.project.deaths == 1
+    assert site.project.problem == ""
+
+
+def test_the_oldest_worker_of_a_release_recovers_what_that_release_left(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older_release = Membership(site.store.workers, "0", clock=lambda: 0.0)
+    older_release.join(alone=False)
+    site.member.leave()
+    newer = Membership(site.store.workers, recovery.RELEASE)
+    newer.join(alone=False)
+    leave_refresh_of_dead_worker(site)
+    put_back: list[str] = []
+    monkeypatch.setattr(DBOS, "_recover_pending_workflows", put_back.extend)
+    recovery.recover(site.store, newer)
+    assert put_back == ["gone"]
+    assert site.project.deaths == 1
