@@ -18,7 +18,7 @@ from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
-from model import active_learning, encoders, scoring
+from model import active_learning, encoders, kernels, scoring
 from model.validation import group
 
 NEW_OPTIONS = ("score_limit", "network")  # those that records of the first release lack
@@ -187,6 +187,7 @@ class Selector:
             k=decision.k,
             silhouette=_number(decision.silhouette),
             medoids=[points.ids[row] for row in decision.medoids],
+            **self._reached(whole, now),
             warnings=[
                 *points.warnings,
                 *self._instability(decision.phase, len(whole.ids)),
@@ -202,6 +203,16 @@ class Selector:
                 for task, terms in zip(ranked, _terms(decision), strict=True)
             },
         )
+
+    def _reached(self, whole: Map, now: Ledger) -> dict[str, Any]:
+        """Return how much of the project the labels cover, as fields of the record."""
+        labelled = np.array([i in now.usable for i in whole.ids], bool)
+        chosen = self._options
+        covered = kernels.covered_share(
+            whole.coordinates, labelled, chosen.cold_start_budget, seed=chosen.seed
+        )
+        clusters = np.unique(whole.clustering.clusters[labelled])
+        return {"covered": _number(covered), "clusters_labelled": len(clusters)}
 
     def _waits(self, task: int, now: Ledger) -> bool:
         """Return whether a scan waits for its first label."""

@@ -195,6 +195,9 @@ def _queue(state: Mapping[str, Any]) -> Iterator[str]:
 
 def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
     yield f"Labels: {state['labelled']} of {count(state['scans'], 'scan')} labelled and used."
+    if state["covered"] is not None:
+        alike = f"{state['covered']:.0%} of the scans look like a labelled scan"
+        yield f"Coverage: {alike}; {reached(state)}."
     if state["complete"]:
         yield complete(state)
     ignored = [
@@ -203,6 +206,12 @@ def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
     ]
     total = state["labels_ignored_count"]
     yield from _bullets("Annotations that are not used:", ignored, total=total)
+
+
+def reached(state: Mapping[str, Any]) -> str:
+    """Return in how many clusters a scan is labelled."""
+    all_clusters = count(state["clusters"], "cluster")
+    return f"{state['clusters_labelled']} of {all_clusters} with a label"
 
 
 def scored(state: Mapping[str, Any]) -> bool:

@@ -74,6 +74,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(sentences.count, "counted")
     blueprint.add_app_template_filter(sentences.unchanged, "unchanged")
     blueprint.add_app_template_filter(sentences.complete, "complete")
+    blueprint.add_app_template_filter(sentences.reached, "reached")
     return blueprint
 
 

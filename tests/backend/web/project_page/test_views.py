@@ -134,6 +134,9 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "scans_waiting": 0,
         "last_model": None,
         "strategy": None,
+        "covered": None,
+        "clusters": None,
+        "clusters_labelled": None,
         "share": None,
         "project": 3,
         "disconnected": False,
@@ -835,6 +838,23 @@ def test_an_odd_part_of_the_queue_is_no_error(
     add_tasks(store, 1)
     publish(store, 1)
     assert 'id="task-1"' in html(client, f"/projects/3?from={start}")
+
+
+def test_the_page_tells_how_many_scans_look_like_a_labelled_one(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1, 2)
+    publish(store, 1, 2)
+    assert "<meter" not in html(client), "an early release did not measure it"
+    assert "Coverage:" not in page(client)
+    write_round(known, [1, 2], reasons=["a", "b"], k=9, covered=0.625, clusters_labelled=7)
+    store.projects.update(3, completed=2)
+    found = html(client)
+    assert 'value="0.625"' in found
+    assert "62 %" in found
+    assert "7 of 9 clusters with a label" in found
+    said = "Coverage: 62% of the scans look like a labelled scan; 7 of 9 clusters with a label."
+    assert said in page(client).splitlines()
 
 
 # -- the map --------------------------------------------------------------------------------------
