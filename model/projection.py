@@ -7,7 +7,7 @@ that the paper leaves open. The method "none" measures in the embedding itself.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import openTSNE
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from model import diagnostics, pool
+from model import diagnostics, pool, scaling
 from model.registry import PROJECTIONS
 
 Array = npt.NDArray[Any]
@@ -37,7 +37,7 @@ class Projection:
 
     Attributes:
         coordinates: The pool on the map, shape (n, 2), or (n, m <= 50) for "none"; float32.
-        mean: Subtracted from embeddings before `directions`, shape (d,).
+        mean: Subtracted from scaled embeddings before `directions`, shape (d,).
         directions: Principal directions, shape (p, d); p = 0 leaves embeddings as they are.
         anchors: Embeddings (after `directions`) of the scans that the map was fitted on, shape
             (a, p or d); a = 0 for a linear map.
@@ -45,6 +45,7 @@ class Projection:
         unit: Whether coordinates are scaled to length 1, shape ().
         trustworthiness: Of the map for 10 neighbours, on at most 2,000 scans, shape ().
         cosine: Median cosine between two embeddings, on at most 2,000 scans, shape ().
+        scale: Factor of each feature of an embedding, shape (d,), or () for 1.
     """
 
     coordinates: Array
@@ -55,6 +56,7 @@ class Projection:
     unit: Array = field(default_factory=lambda: np.array(False))
     trustworthiness: Array = field(default_factory=lambda: np.array(np.nan))
     cosine: Array = field(default_factory=lambda: np.array(np.nan))
+    scale: Array = field(default_factory=lambda: np.array(1.0))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -81,7 +83,8 @@ class Projection:
         placed = np.empty((len(rows), self.places.shape[1]), np.float32)
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
-            placed[part] = place(_reduce(rows[part], self.mean, self.directions))
+            scaled = _scaled(rows[part], self.scale)
+            placed[part] = place(_reduce(scaled, self.mean, self.directions))
         return placed
 
     def save(self, path: str | Path) -> None:
@@ -91,9 +94,11 @@ class Projection:
 
     @classmethod
     def load(cls, path: str | Path) -> Projection:
-        """Return the projection from a file of `save`."""
+        """Return the projection from a file of `save`, of this release or an earlier one."""
         with np.load(path, allow_pickle=False) as archive:
-            return cls(**{known.name: archive[known.name] for known in fields(cls)})
+            # Maps of the first release lack a scale; to fit them again would change a live queue.
+            names = [known.name for known in fields(cls)]
+            return cls(**{n: archive[n] for n in names if n in archive or n != "scale"})
 
     def _linearly(self, reduced: Array) -> Array:
         if not self.unit:
@@ -117,7 +122,12 @@ class Projection:
 
 
 def fit(
-    embeddings: Array, *, method: str = "tsne", seed: int = 0, perplexity: float = PERPLEXITY
+    embeddings: Array,
+    *,
+    method: str = "tsne",
+    seed: int = 0,
+    perplexity: float = PERPLEXITY,
+    widths: Sequence[int] = (),
 ) -> Projection:
     """Return the map of a pool.
 
@@ -131,9 +141,11 @@ def fit(
             to at most 50 principal components and scaled to length 1.
         seed: Of the layout and of the landmarks.
         perplexity: Of t-SNE, above 1; lowered to a third of the number of other scans.
+        widths: The encoder's. Several parts are brought to one scale (`scaling.factors`).
 
     Raises:
-        ValueError: If the method is unknown, or an embedding is not finite.
+        ValueError: If the method is unknown, an embedding is not finite, or the widths are those
+            of other embeddings.
     """
     if method not in PROJECTIONS:
         raise ValueError(f"unknown projection {method!r}: use one of {', '.join(PROJECTIONS)}")
@@ -142,35 +154,43 @@ def fit(
     rows = _checked(embeddings)
     chosen = _landmarks(len(rows), seed)
     landmarks = np.asarray(rows[chosen], np.float64)
+    scale = scaling.factors(landmarks, widths)
+    landmarks = _scaled(landmarks, scale)
     flat = rows.shape[1] < 2 or len(np.unique(landmarks, axis=0)) < FEWEST
     if method == "none":
-        fitted = _linear_map(rows, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
+        fitted = _linear_map(rows, scale, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
     elif method == "pca" or flat:
-        fitted = _linear_map(rows, _axes(landmarks, 2, 2, seed), unit=False)
+        fitted = _linear_map(rows, scale, _axes(landmarks, 2, 2, seed), unit=False)
     else:
-        layout = _umap if method == "umap" else partial(_tsne, perplexity=perplexity)
-        fitted = _neighbour_map(rows, chosen, landmarks, layout, seed)
+        place = _umap if method == "umap" else partial(_tsne, perplexity=perplexity)
+        fitted = _neighbour_map(rows, scale, chosen, landmarks, place, seed)
     return _judged(fitted, rows, seed)
 
 
-def _linear_map(rows: Array, axes: tuple[Array, Array], *, unit: bool) -> Projection:
+def _linear_map(rows: Array, scale: Array, axes: tuple[Array, Array], *, unit: bool) -> Projection:
     mean, directions = axes
     none: Array = np.empty((0, len(directions)))
-    unplaced = Projection(none, mean, directions, none, none, np.array(unit))
+    unplaced = Projection(none, mean, directions, none, none, np.array(unit), scale=scale)
     return replace(unplaced, coordinates=unplaced.transform(rows))
 
 
 def _neighbour_map(
-    rows: Array, chosen: Array, sample: Array, layout: Callable[[Array, int], Array], seed: int
+    rows: Array,
+    scale: Array,
+    chosen: Array,
+    sample: Array,
+    place: Callable[[Array, int], Array],
+    seed: int,
 ) -> Projection:
+    """Return a map by `place`, which lays the scaled sample out: the rows `chosen`."""
     mean: Array = np.zeros(rows.shape[1])
     directions: Array = np.empty((0, rows.shape[1]))
     if len(rows) >= pool.LARGE:
         mean, directions = _principal(sample, COMPONENTS, seed)
     anchors = _reduce(sample, mean, directions)
-    places = layout(anchors, seed).astype(np.float32)
+    places = place(anchors, seed).astype(np.float32)
     anchors = anchors.astype(np.float32)
-    fitted = Projection(places, mean, directions, anchors, places)
+    fitted = Projection(places, mean, directions, anchors, places, scale=scale)
     if len(chosen) == len(rows):
         return fitted
     coordinates = fitted.transform(rows)
@@ -181,7 +201,7 @@ def _neighbour_map(
 def _judged(fitted: Projection, rows: Array, seed: int) -> Projection:
     """Measure trustworthiness and cosine of a map on a sample of its scans."""
     judged = np.random.default_rng(seed).permutation(len(rows))[: pool.SAMPLE]
-    embeddings = np.asarray(rows[judged])
+    embeddings = _scaled(np.asarray(rows[judged]), fitted.scale)
     return replace(
         fitted,
         trustworthiness=np.array(
@@ -231,6 +251,10 @@ def _principal(sample: Array, components: int, seed: int) -> tuple[Array, Array]
         return mean, np.empty((0, sample.shape[1]))
     pca = PCA(min(components, *sample.shape), random_state=seed).fit(sample)
     return pca.mean_, pca.components_
+
+
+def _scaled(rows: Array, scale: Array) -> Array:
+    return rows * scale if scale.ndim else rows
 
 
 def _reduce(rows: Array, mean: Array, directions: Array) -> Array:

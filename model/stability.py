@@ -61,6 +61,7 @@ def measure(
     strategy: str = "medoids",
     seeds: Sequence[int] = (0, 1, 2),
     perplexities: Sequence[float] = PERPLEXITIES,
+    widths: Sequence[int] = (),
 ) -> Stability:
     """Return the overlap of the sets chosen on t-SNE maps of several seeds and perplexities.
 
@@ -71,6 +72,7 @@ def measure(
         budget: Number of scans chosen on each map, 1 to n - 1.
         seeds: Seeds and perplexities together must give at least two maps.
         perplexities: Larger values are lowered to (n - 1) / 3; duplicates are dropped.
+        widths: The encoder's, as in `projection.fit`.
 
     Raises:
         ValueError: If n or the budget is out of range, or there is only one map.
@@ -84,29 +86,24 @@ def measure(
         raise ValueError(f"budget is {budget} of {n} scans: expected 1 to {n - 1}")
     if len(seeds) * len(perplexities) < 2:
         raise ValueError("one map has nothing to be compared with: give more seeds or perplexities")
-    chosen = tuple(
-        _choose(embeddings, budget, strategy, seed, perplexity)
-        for perplexity in perplexities
-        for seed in seeds
-    )
+    chosen = []
+    for perplexity in perplexities:
+        for seed in seeds:
+            fitted = projection.fit(embeddings, seed=seed, perplexity=perplexity, widths=widths)
+            start = cold_start.select(
+                embeddings, budget, strategy=strategy, coordinates=fitted.coordinates, seed=seed
+            )
+            rows = frozenset(start.order[:budget].tolist())
+            chosen.append(Choice(perplexity, seed, start.k, start.silhouette, rows))
     overall = _overlap(chosen, lambda one, other: True)
     return Stability(
-        chosen=chosen,
+        chosen=tuple(chosen),
         over_seeds=_overlap(chosen, lambda one, other: one.perplexity == other.perplexity),
         over_perplexities=_overlap(chosen, lambda one, other: one.seed == other.seed),
         overall=overall,
         chance=budget / n,
         warnings=diagnostics.instability(overall),
     )
-
-
-def _choose(embeddings: Array, budget: int, strategy: str, seed: int, perplexity: float) -> Choice:
-    fitted = projection.fit(embeddings, seed=seed, perplexity=perplexity)
-    start = cold_start.select(
-        embeddings, budget, strategy=strategy, coordinates=fitted.coordinates, seed=seed
-    )
-    rows = frozenset(start.order[:budget].tolist())
-    return Choice(perplexity, seed, start.k, start.silhouette, rows)
 
 
 def _overlap(chosen: Sequence[Choice], alike: Callable[[Choice, Choice], bool]) -> float:

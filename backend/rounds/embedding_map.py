@@ -162,14 +162,18 @@ class Maps:
     Args:
         files: The project's.
         stored: File and row of each scan's embedding, by task id.
+        widths: The encoder's, for a fit: several parts are brought to one scale.
 
     Attributes:
         ids: Task ids of the embedded scans, ascending; a row is an index into them.
     """
 
-    def __init__(self, files: ProjectFiles, stored: Mapping[int, Place]) -> None:
+    def __init__(
+        self, files: ProjectFiles, stored: Mapping[int, Place], widths: Sequence[int] = ()
+    ) -> None:
         self._files = files
         self._stored = stored
+        self._widths = widths
         self.ids = sorted(stored)
         self._scans = [scan_name(stored[i].chunk, stored[i].row) for i in self.ids]
 
@@ -243,7 +247,9 @@ class Maps:
             if len(self._scans) - stayed <= GROWTH * stayed:
                 return fitted
         embeddings = self.embeddings(range(len(self.ids)))
-        fit = projection.fit(embeddings, method=space.projection, seed=space.seed)
+        fit = projection.fit(
+            embeddings, method=space.projection, seed=space.seed, widths=self._widths
+        )
         fitted = _MapFit(self._scans, fit)
         fitted.save(self._files, name)
         return fitted

@@ -170,6 +170,21 @@ def test_a_large_pool_is_mapped_through_landmarks(
     assert fitted.transform(embeddings) == pytest.approx(fitted.coordinates, abs=1e-4)
 
 
+@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+def test_the_scans_beyond_the_landmarks_of_a_large_pool_are_scaled_too(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("model.pool.LARGE", 60)
+    monkeypatch.setattr(projection, "COMPONENTS", 10)
+    monkeypatch.setattr(projection, "CHUNK", 32)
+    rows = joined(150)
+
+    fitted = projection.fit(rows, method=method, widths=(20, 8))
+
+    assert fitted.transform(rows) == pytest.approx(fitted.coordinates, abs=1e-4)
+    assert trustworthiness(rows * fitted.scale, fitted.coordinates, n_neighbors=10) > 0.8
+
+
 def test_a_large_map_is_judged_by_scans_that_were_placed_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -224,3 +239,72 @@ def test_a_wrong_shape_is_refused() -> None:
         projection.fit(np.zeros(6))
     with pytest.raises(ValueError, match="3 features, the map was fitted on 20"):
         projection.fit(clusters(6)).transform(np.zeros((2, 3)))
+
+
+def joined(n: int = 90, seed: int = 0) -> Array:
+    """Return embeddings of two parts: clusters in small units, and noise in large units."""
+    noise = 1000 * np.random.default_rng(seed + 1).normal(size=(n, 8))
+    return np.hstack([0.01 * clusters(n, 20, seed), noise]).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["pca", "none"])
+def test_parts_count_alike_on_a_map_whatever_their_units(method: str) -> None:
+    rows, widths = joined(), (20, 8)
+    other = rows * np.repeat(np.array([500, 0.002], np.float32), widths)
+
+    one, two = (projection.fit(x, method=method, widths=widths) for x in (rows, other))
+
+    assert np.abs(one.coordinates) == pytest.approx(np.abs(two.coordinates), abs=1e-3)
+
+
+def test_without_widths_the_part_with_the_largest_numbers_decides() -> None:
+    kinds = np.arange(90) % 3
+
+    def separated(widths: tuple[int, ...]) -> float:
+        points = projection.fit(joined(), method="pca", widths=widths).coordinates
+        within = np.mean([points[kinds == kind].std(axis=0) for kind in range(3)])
+        return float(within / points.std(axis=0).mean())
+
+    assert separated(()) > 0.9
+    assert separated((20, 8)) < 0.5
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+def test_one_part_gives_exactly_the_map_without_widths(method: str) -> None:
+    plain, single = (projection.fit(clusters(), method=method, widths=w) for w in ((), (20,)))
+
+    assert np.array_equal(plain.coordinates, single.coordinates)
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+def test_a_scan_of_several_parts_is_placed_on_itself_later_and_after_a_reload(
+    method: str, tmp_path: Path
+) -> None:
+    rows = joined(40)
+    fitted = projection.fit(rows, method=method, widths=(20, 8))
+    fitted.save(tmp_path / "map.npz")
+
+    again = projection.Projection.load(tmp_path / "map.npz").transform(rows[:7])
+
+    assert again == pytest.approx(fitted.coordinates[:7], abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_tiny_and_equal_pools_of_several_parts_have_a_finite_map(n: int, method: str) -> None:
+    fitted = projection.fit(np.ones((n, 28), np.float32), method=method, widths=(20, 8))
+
+    assert len(fitted.coordinates) == n
+    assert np.isfinite(fitted.coordinates).all()
+    assert np.isfinite(fitted.transform(joined(3))).all()
+
+
+def test_a_map_without_a_scale_of_an_earlier_release_is_read_as_it_was(tmp_path: Path) -> None:
+    fitted = projection.fit(clusters(), method="pca")
+    old = {name: value for name, value in vars(fitted).items() if name != "scale"}
+    with (tmp_path / "map.npz").open("wb") as file:
+        np.savez(file, **old)
+
+    found = projection.Projection.load(tmp_path / "map.npz")
+
+    assert np.array_equal(found.transform(clusters()), fitted.transform(clusters()))

@@ -32,6 +32,19 @@ def test_overlaps_are_those_of_the_chosen_sets() -> None:
 
 
 @pytest.mark.seconds
+def test_the_parts_of_embeddings_are_scaled() -> None:
+    def chosen(rows: stability.Array, widths: tuple[int, ...]) -> list[frozenset[int]]:
+        found = stability.measure(rows, 6, seeds=(0,), perplexities=(5, 15), widths=widths)
+        return [choice.rows for choice in found.chosen]
+
+    loud = embeddings(3) * np.repeat([1, 1000], [5, 11])
+    other = loud * np.repeat([1024, 1], [5, 11])  # a power of two: rounding stays the same
+
+    assert chosen(loud, (5, 11)) == chosen(other, (5, 11))
+    assert chosen(loud, (5, 11)) != chosen(loud, ())
+
+
+@pytest.mark.seconds
 def test_a_choice_that_no_chance_touches_is_stable_and_a_noisy_one_is_not() -> None:
     """A random choice follows its seed alone, so one seed is stable and several are not."""
     steady = stability.measure(

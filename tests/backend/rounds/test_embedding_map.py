@@ -64,6 +64,41 @@ def test_embeddings_come_back_in_the_order_asked_for(pool: Pool) -> None:
     assert keeper.embeddings([]).shape[0] == 0
 
 
+def test_the_parts_of_embeddings_are_scaled_for_the_map_and_for_later_scans(pool: Pool) -> None:
+    space, files = Space("statistics+pixels", "none", 0), ProjectFiles(pool.folder)
+    drawn = Maps(files, pool.found, widths=(2, 4)).current(space, BUDGET)
+    [name] = files.names("maps")
+    fitted = files.read(name, Projection.load)
+    rows = Maps(files, pool.found).embeddings(range(20)) * fitted.scale
+    assert [np.sqrt(part.var(axis=0).sum()) for part in np.split(rows, [2], axis=1)] == (
+        pytest.approx([1, 1])
+    )
+
+    pool.add(21, 22)
+    later = Maps(files, pool.found, widths=(2, 4)).current(space, BUDGET)
+
+    new = Maps(files, pool.found).embeddings([20, 21])
+    assert np.array_equal(later.coordinates[:20], drawn.coordinates)
+    assert np.array_equal(later.coordinates[20:], fitted.transform(new))
+
+
+def test_an_encoder_of_several_parts_has_a_map_of_no_scans(pool: Pool) -> None:
+    space = Space("statistics+pixels", "tsne", 0)
+    assert not Maps(ProjectFiles(pool.folder), {}, widths=(2, 4)).current(space, BUDGET).ids
+
+
+def test_a_map_of_the_first_release_stays(pool: Pool) -> None:
+    before, files = pool.current(), ProjectFiles(pool.folder)
+    [name] = files.names("maps")
+    with np.load(pool.folder / name) as archive:
+        old = {part: archive[part] for part in archive.files if part != "scale"}
+    # A fit of today would have other coordinates.
+    old["coordinates"] = old["coordinates"] + 1
+    files.write(name, lambda file: np.savez(file, **old))
+
+    assert np.array_equal(pool.current().coordinates, before.coordinates + 1)
+
+
 def test_the_map_stays_where_it_is_while_the_pool_grows_by_a_quarter(pool: Pool) -> None:
     before = pool.places()
 
