@@ -42,7 +42,7 @@ def main() -> None:
         for name in ("efficientnet-lite0", "resnet50-random"):
             timed_load(name, cache_dir)
             encoder = timed_load(name, cache_dir)
-            print(f"{name:20} onnxruntime {images_per_second(encoder.forward)}")
+            print(f"{name:20} onnxruntime {images_per_second(encoder.parts[0].forward)}")
             eager = running.in_torch(encoders.network(name), "cpu")
             print(f"{name:20} torch       {images_per_second(eager)}")
 

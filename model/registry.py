@@ -30,15 +30,22 @@ QUICK, WHOLE, PARTS, IMAGENET = "quick", "whole scans", "parts of scans", "Image
 AUTO = "auto"
 RADIMAGENET = "radimagenet-resnet50"
 STAND_IN = "efficientnet-lite0"
-ENCODERS = (RADIMAGENET, "radimagenet-densenet121", STAND_IN, "resnet50-random", "pixels")
+ENCODERS = (
+    RADIMAGENET, "radimagenet-densenet121", STAND_IN, "resnet50-random", "pixels",
+    "normalised-pixels", "statistics",
+)  # fmt: skip
 TIMM = "timm/"
+JOINT = "+"  # between the parts of an encoder that describes a scan in several ways
 ATTENTION_UNET = "attention-unet"
 ARCHITECTURES = (
     ATTENTION_UNET, "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3",
     "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
 )  # fmt: skip
 NETWORK_PLUGINS = "firstlight.networks"  # the group of entry points
-KNOWN_ENCODERS = f"choose {AUTO}, one of {', '.join(ENCODERS)}, or {TIMM}<model name>"
+KNOWN_ENCODERS = (
+    f"choose {AUTO}, one of {', '.join(ENCODERS)}, or {TIMM}<model name>; or several different "
+    f"ones joined by {JOINT}"
+)
 
 KNOWN_NETWORKS = (
     f"choose {AUTO}, the name of a plugin's network, or <architecture>/<encoder> with one of the "
@@ -51,7 +58,14 @@ _TIMM_NAME = re.compile(TIMM + r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 
 def is_encoder(name: str) -> bool:
     """Return whether a name may name an encoder; for timm models only the form is checked."""
-    return name == AUTO or name in ENCODERS or is_timm(name)
+    parts = parts_of(name)
+    known = all(part == AUTO or part in ENCODERS or is_timm(part) for part in parts)
+    return known and len(set(parts)) == len(parts)
+
+
+def parts_of(encoder: str) -> tuple[str, ...]:
+    """Return the names of an encoder's parts, in the order of their vectors."""
+    return tuple(encoder.split(JOINT))
 
 
 def is_timm(name: str) -> bool:

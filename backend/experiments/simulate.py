@@ -272,8 +272,9 @@ def _map(study: Study, arm: Arm, seed: int) -> projection.Projection:
     path = study.map_file(arm, seed)
     if path.exists():
         return projection.Projection.load(path)
-    embeddings = np.load(study.encoded[arm.encoder].path)[list(study.pool)]
-    fitted = projection.fit(embeddings, method=arm.projection, seed=seed)
+    encoded = study.encoded[arm.encoder]
+    embeddings = np.load(encoded.path)[list(study.pool)]
+    fitted = projection.fit(embeddings, method=arm.projection, seed=seed, widths=encoded.widths)
     artifacts.write(path, lambda file: np.savez(file, **vars(fitted)))
     return fitted
 

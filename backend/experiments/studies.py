@@ -33,6 +33,7 @@ class Embeddings:
     name: str  # with the mark of its weights
     path: Path
     substitution: str
+    widths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _encode(
         starts = range(0, len(data.scans), CHUNK)
         chunks = [[scan.load()[0] for scan in data.scans[i : i + CHUNK]] for i in starts]
         artifacts.write_array(path, np.concatenate([encoder.encode(chunk) for chunk in chunks]))
-    return Embeddings(encoder.name, path, encoder.substitution)
+    return Embeddings(encoder.name, path, encoder.substitution, encoder.widths)
 
 
 def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:

@@ -35,6 +35,7 @@ class Selector:
         self._files = files
         self._options = stored_options(project)
         self.encoder = encoder.name
+        self._widths = encoder.widths
         self.warnings = [encoder.substitution] if encoder.substituted else []
 
     def plan(
@@ -256,7 +257,8 @@ class Selector:
 
     def _map(self) -> Map:
         chosen = self._options
-        maps = Maps(self._files, self._store.embeddings.all(self._project.id, self.encoder))
+        embedded = self._store.embeddings.all(self._project.id, self.encoder)
+        maps = Maps(self._files, embedded, self._widths)
         space = Space(self.encoder, chosen.projection, chosen.seed)
         try:
             return maps.current(space, chosen.cold_start_budget)

@@ -39,12 +39,13 @@ def of_project(
     """
     project = store.projects.known(project_id)
     options = parse_options({**stored_options(project).model_dump(), **changed})
-    encoder = encoding.load(settings, options.encoder or settings.encoder).name
+    encoder = encoding.load(settings, options.encoder or settings.encoder)
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
-    maps = Maps(files, store.embeddings.all(project_id, encoder))
-    result = _measure(maps.embeddings(range(len(maps.ids))), options, range(seeds))
+    maps = Maps(files, store.embeddings.all(project_id, encoder.name))
+    embeddings = maps.embeddings(range(len(maps.ids)))
+    result = _measure(embeddings, options, range(seeds), encoder.widths)
     measured = {"scans": len(maps.ids), "overlap": result.overall}
-    files.write_json(VERDICT, {**_choice(options, encoder), **measured})
+    files.write_json(VERDICT, {**_choice(options, encoder.name), **measured})
     return result
 
 
@@ -68,7 +69,7 @@ def of_folder(
     most = settings.max_image_pixels
     decoded = (decode.decode(p.read_bytes(), max_pixels=most) for p in decode.pictures(inside))
     small = [shrink(image, WORKING_SIZE) for image in decoded]
-    return _measure(encoder.encode(small), options, range(seeds))
+    return _measure(encoder.encode(small), options, range(seeds), encoder.widths)
 
 
 def verdict(
@@ -114,14 +115,18 @@ def table(result: Stability) -> str:
     )
 
 
-def _measure(embeddings: Floats, options: ProjectOptions, seeds: Sequence[int]) -> Stability:
+def _measure(
+    embeddings: Floats, options: ProjectOptions, seeds: Sequence[int], widths: Sequence[int]
+) -> Stability:
     budget, scans = options.cold_start_budget, len(embeddings)
     if scans < FEWEST or budget >= scans:
         raise ConfigError(
             f"A cold start would choose {budget} of {scans} scans, so there is nothing to compare.",
             f"Lower --budget, or add scans: at least {FEWEST}, and more than the budget.",
         )
-    return stability.measure(embeddings, budget, strategy=options.cold_start, seeds=seeds)
+    return stability.measure(
+        embeddings, budget, strategy=options.cold_start, seeds=seeds, widths=widths
+    )
 
 
 def _choice(options: ProjectOptions, encoder: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Frozen image encoders: scans in, embeddings out.
 
 `recipes` lists the encoders, `networks` builds each with the input that it was trained on, and
-`running` runs them. The caller provides or fetches the files of weights.
+`running` runs them. `descriptions` holds the encoders without a network. The caller provides or
+fetches the files of weights.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.encoders import running
-from model.encoders.encoder import BATCH, Encoder, Floats, Scan
-from model.encoders.recipes import Recipe, recipe_of, weights_for
+from model.encoders.encoder import BATCH, Encoder, Floats, Part, Scan
+from model.encoders.recipes import Recipe, recipe_of, weighted_part, weights_for
 from model.encoders.weights import mark as mark_of
-from model.registry import AUTO, RADIMAGENET, STAND_IN
+from model.registry import (
+    AUTO,
+    JOINT,
+    KNOWN_ENCODERS,
+    RADIMAGENET,
+    STAND_IN,
+    is_encoder,
+    parts_of,
+)
 from model.registry import ENCODERS as NAMES
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a converted network does not need it
@@ -30,6 +39,7 @@ __all__ = [
     "STAND_IN",
     "Encoder",
     "Floats",
+    "Part",
     "Scan",
     "load",
     "network",
@@ -53,34 +63,37 @@ def load(
 ) -> Encoder:
     """Return a frozen encoder, run by onnxruntime on a CPU and by torch on other devices.
 
-    If the encoder has a file of weights, its name ends in twelve hex digits of their SHA-256, so
-    that embeddings from different weights are kept apart.
+    If a part of the encoder has a file of weights, its name ends in twelve hex digits of their
+    SHA-256, so that embeddings from different weights are kept apart.
 
     Args:
-        name: One of NAMES or "timm/<model>". "auto" is RadImageNet's ResNet-50 if its weights are
-            available, else EfficientNet-Lite0.
-        weights: A file of weights, .pt or .safetensors, to use instead of the published file.
+        name: One of NAMES, "timm/<model>", "auto", or several of these joined by "+". "auto" is
+            RadImageNet's ResNet-50 if its weights are available, else EfficientNet-Lite0.
+        weights: A file of weights, .pt or .safetensors, to use instead of the published file, for
+            the first part that takes weights.
         device: "cpu", "cuda" or "mps".
         cache_dir: Keeps converted networks, which makes later loads on a CPU some seconds faster.
-        fetch: Called at most once, if no weights are given, with a Hugging Face repository and
-            file names; returns a file, or None.
+        fetch: Called at most once for a part without given weights, with a Hugging Face repository
+            and file names; returns a file, or None.
     Raises:
         FileNotFoundError: If the file `weights` does not exist.
         ValueError: If the name or device is unknown, or the weights are missing or do not fit.
     """
+    if not is_encoder(name):
+        raise ValueError(f"encoder {name!r} is unknown; {KNOWN_ENCODERS}")
     given = None if weights is None else Path(weights)
-    known, path, substitution = _choose(name, given, fetch)
-    recipe, mark = recipe_of(known), mark_of(path)
-    forward, note = _start(known, path, mark, device, cache_dir)
-    black = np.zeros((1, 3, recipe.size, recipe.size), np.float32)
+    if given is not None and not weighted_part(name):
+        raise ValueError(f"encoder {name} takes no weights; leave them out or choose another")
+    chosen = [
+        _choose(part, given if part == weighted_part(name) else None, fetch)
+        for part in parts_of(name)
+    ]
+    started = [_start(known, path, device, cache_dir) for known, path, _ in chosen]
     return Encoder(
-        name=f"{known}-{mark}" if mark else known,
-        dim=recipe.dim or forward(black).shape[1],
-        forward=forward,
-        size=recipe.size,
-        substitution=substitution,
-        resampling=recipe.resampling,
-        note=note,
+        name=JOINT.join(marked for marked, _, _ in started),
+        parts=tuple(part for _, part, _ in started),
+        substitution=next((reason for _, _, reason in chosen if reason), ""),
+        note="; ".join(note for _, _, note in started if note),
     )
 
 
@@ -109,8 +122,6 @@ def _choose(name: str, given: Path | None, fetch: Fetch | None) -> tuple[str, Pa
     recipe = recipe_of(name)
     if recipe.weighted:
         return name, given or _required(name, recipe, fetch), ""
-    if given is not None:
-        raise ValueError(f"encoder {name} takes no weights; leave them out or choose another")
     return name, None, ""
 
 
@@ -134,12 +145,18 @@ def _required(name: str, recipe: Recipe, fetch: Fetch | None) -> Path:
 
 
 def _start(
-    name: str, path: Path | None, mark: str, device: str, cache_dir: str | Path | None
-) -> tuple[running.Forward, str]:
-    """Return the function that computes embeddings, and a note if it runs slower than usual."""
-    if recipe_of(name).build is None:
-        return running.grey_values, ""
-    if device != "cpu":
-        return running.in_torch(network(name, path), device), ""
-    kept = None if cache_dir is None else Path(cache_dir) / running.file_name(name, mark)
-    return running.on_cpu(lambda: network(name, path), kept)
+    name: str, path: Path | None, device: str, cache_dir: str | Path | None
+) -> tuple[str, Part, str]:
+    """Return a part of an encoder: its name with a mark, itself, and a note if it is slow."""
+    recipe, mark, note = recipe_of(name), mark_of(path), ""
+    if recipe.describe is not None:
+        forward = recipe.describe
+    elif device != "cpu":
+        forward = running.in_torch(network(name, path), device)
+    else:
+        kept = None if cache_dir is None else Path(cache_dir) / running.file_name(name, mark)
+        forward, note = running.on_cpu(lambda: network(name, path), kept)
+    black = np.zeros((1, 3, recipe.size, recipe.size), np.float32)
+    dim = recipe.dim or forward(black).shape[1]
+    part = Part(dim, forward, recipe.size, recipe.resampling)
+    return f"{name}-{mark}" if mark else name, part, note

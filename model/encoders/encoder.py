@@ -1,4 +1,4 @@
-"""The interface of encoders: images of one size in, vectors of one length out."""
+"""The interface of encoders: images of any size in, vectors of one length out."""
 
 from __future__ import annotations
 
@@ -18,27 +18,67 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
+class Part:
+    """One network, or one other description of a scan.
+
+    Attributes:
+        dim: Length of its vector.
+        forward: Maps RGB images in [0, 1], shape (n, 3, size, size), to vectors (n, dim).
+        size: Side of the square that every image is resized to, in pixels. Images are squeezed
+            and not cropped, because the edge of a scan may matter.
+        resampling: Filter for resizing images.
+    """
+
+    dim: int
+    forward: Callable[[Floats], Floats]
+    size: int = SIZE
+    resampling: Image.Resampling = Image.Resampling.BILINEAR
+
+    def encode(self, images: Sequence[Scan]) -> Floats:
+        """Return one vector per image, shape (n, dim)."""
+        vectors = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), BATCH):
+            batch = [self._square(image) for image in images[start : start + BATCH]]
+            vectors[start : start + BATCH] = self.forward(np.stack(batch))
+        return vectors
+
+    def _square(self, image: Scan) -> Floats:
+        """Return an image as a square RGB image, shape (3, size, size)."""
+        channels: Floats = np.moveaxis(np.atleast_3d(image), 2, 0).astype(np.float32, order="C")
+        resized = [
+            np.asarray(Image.fromarray(channel).resize((self.size, self.size), self.resampling))
+            for channel in channels
+        ]
+        # Bicubic interpolation overshoots black and white at sharp edges.
+        inside = np.clip(np.stack(resized), np.float32(0), np.float32(1))
+        return np.broadcast_to(inside, (3, self.size, self.size))
+
+
+@dataclass(frozen=True)
 class Encoder:
     """A frozen encoder.
 
     Attributes:
         name: Of the encoder, with a mark of its weights.
-        dim: Length of an embedding.
-        forward: Maps RGB images in [0, 1], shape (n, 3, size, size), to embeddings (n, dim).
-        size: Side of the square that every image is resized to, in pixels. Images are squeezed
-            and not cropped, because the edge of a scan may matter.
+        parts: An embedding holds their vectors side by side, in this order.
         substitution: The reason if this encoder replaces the preferred encoder, else "".
-        resampling: Filter for resizing images.
         note: A further sentence for the log.
     """
 
     name: str
-    dim: int
-    forward: Callable[[Floats], Floats]
-    size: int = SIZE
+    parts: tuple[Part, ...]
     substitution: str = ""
-    resampling: Image.Resampling = Image.Resampling.BILINEAR
     note: str = ""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The length of each part's vector; `model.projection` brings the parts to one scale."""
+        return tuple(part.dim for part in self.parts)
+
+    @property
+    def dim(self) -> int:
+        """The length of an embedding."""
+        return sum(self.widths)
 
     @property
     def substituted(self) -> bool:
@@ -53,23 +93,9 @@ class Encoder:
         Raises:
             ValueError: If an image has another shape or type, or values outside [0, 1].
         """
-        embeddings = np.empty((len(images), self.dim), np.float32)
-        for start in range(0, len(images), BATCH):
-            batch = [self._square(image) for image in images[start : start + BATCH]]
-            embeddings[start : start + BATCH] = self.forward(np.stack(batch))
-        return embeddings
-
-    def _square(self, image: Scan) -> Floats:
-        """Return an image as a square RGB image, shape (3, size, size)."""
-        _check(image)
-        channels: Floats = np.moveaxis(np.atleast_3d(image), 2, 0).astype(np.float32, order="C")
-        resized = [
-            np.asarray(Image.fromarray(channel).resize((self.size, self.size), self.resampling))
-            for channel in channels
-        ]
-        # Bicubic interpolation overshoots black and white at sharp edges.
-        inside = np.clip(np.stack(resized), np.float32(0), np.float32(1))
-        return np.broadcast_to(inside, (3, self.size, self.size))
+        for image in images:
+            _check(image)
+        return np.hstack([part.encode(images) for part in self.parts])
 
 
 def _check(image: Scan) -> None:

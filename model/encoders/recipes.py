@@ -1,5 +1,5 @@
-"""The list of encoders. To add an encoder, add an entry here, its name in `model.registry` and its
-builder in `networks`.
+"""The list of encoders. To add an encoder, add an entry here, its name in `model.registry`, and its
+builder in `networks` or its function in `descriptions`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from model.encoders import networks
+from model.encoders import descriptions, networks
 from model.encoders.encoder import SIZE
 from model.encoders.networks import Layers
-from model.registry import AUTO, KNOWN_ENCODERS, RADIMAGENET, STAND_IN, TIMM, is_timm
+from model.encoders.running import Forward
+from model.registry import AUTO, KNOWN_ENCODERS, RADIMAGENET, STAND_IN, TIMM, is_timm, parts_of
 
 # The files of weights in timm's Hugging Face repositories.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -27,13 +28,14 @@ class Recipe:
 
     Attributes:
         build: Returns the normalisation and the network, given the file of weights if there is
-            one; its docstring states the input. None: no network, the embedding is the grey values.
-        dim: Length of an embedding; 0 if only the built network can tell.
+            one; its docstring states the input. None for an encoder without a network.
+        dim: Length of its vectors; 0 if only the built network can tell.
         weighted: Whether the encoder needs a file of weights.
         repository: Hugging Face repository of that file; empty if it is not published there.
         files: Names of the file in the repository, preferred first.
         size: Side of the input images, in pixels.
         resampling: Filter for resizing images.
+        describe: Computes the vectors of an encoder without a network.
     """
 
     build: Callable[..., Layers] | None
@@ -43,6 +45,7 @@ class Recipe:
     files: tuple[str, ...] = ()
     size: int = SIZE
     resampling: Image.Resampling = Image.Resampling.BILINEAR
+    describe: Forward | None = None
 
 
 def _radimagenet(build: Callable[..., Layers], dim: int, file: str) -> Recipe:
@@ -56,9 +59,13 @@ RECIPES = {
     ),
     STAND_IN: Recipe(networks.efficientnet_lite0, 1280),
     "resnet50-random": Recipe(networks.random_resnet50, 2048),
-    # Images of 16 x 16 grey values. An encoder sees one scan at a time, so model.projection, which
-    # knows the whole pool, takes the principal components.
-    "pixels": Recipe(None, 256, size=16),
+    # These take no principal components: they see one scan at a time, so model.projection, which
+    # knows the whole pool, takes them.
+    "pixels": Recipe(None, 256, size=16, describe=descriptions.grey_values),
+    "normalised-pixels": Recipe(None, 256, size=16, describe=descriptions.normalised_grey_values),
+    "statistics": Recipe(
+        None, descriptions.STATISTICS, size=descriptions.SIDE, describe=descriptions.statistics
+    ),
 }
 
 
@@ -71,14 +78,21 @@ def weights_for(name: str, file: Path | None, *, owner: str) -> Path | None:
         owner: The encoder that the weights were given with. If it takes no weights, they are meant
             for every encoder that takes weights.
     """
-    wanted, meant = _weighted(name), _weighted(owner)
+    wanted, meant = (_preferred(weighted_part(encoder)) for encoder in (name, owner))
     return file if wanted and meant in ("", wanted) else None
 
 
-def _weighted(name: str) -> str:
-    """Return the preferred encoder of a known name if it takes a file of weights, else ""."""
-    preferred = RADIMAGENET if name == AUTO else name
-    return preferred if preferred.startswith(TIMM) or RECIPES[preferred].weighted else ""
+def weighted_part(name: str) -> str:
+    """Return the first part of a known encoder that takes a file of weights; "" without any."""
+    return next((part for part in parts_of(name) if _is_weighted(_preferred(part))), "")
+
+
+def _is_weighted(name: str) -> bool:
+    return is_timm(name) or recipe_of(name).weighted
+
+
+def _preferred(name: str) -> str:
+    return RADIMAGENET if name == AUTO else name
 
 
 def recipe_of(name: str) -> Recipe:

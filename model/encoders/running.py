@@ -27,12 +27,6 @@ class NotConvertible(Exception):
     """A network that cannot be converted to ONNX; the text gives the reason."""
 
 
-def grey_values(pictures: Floats) -> Floats:
-    """Return the grey values of images as embeddings, shape (n, size * size)."""
-    grey: Floats = pictures.mean(axis=1)
-    return grey.reshape(len(pictures), -1)
-
-
 def on_cpu(build: Callable[[], nn.Module], kept: Path | None) -> tuple[Forward, str]:
     """Return a network in onnxruntime, or in torch with a note of the reason.
 

@@ -260,7 +260,10 @@ def test_a_message_about_options_lists_the_known_ones_and_not_the_value() -> Non
     assert "Smith" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["auto", *encoders.NAMES, "timm/vit_small_patch14_dinov2.lvd142m"])
+@pytest.mark.parametrize(
+    "name",
+    ["auto", *encoders.NAMES, "timm/vit_small_patch14_dinov2.lvd142m", "auto+statistics+pixels"],
+)
 def test_every_encoder_that_there_is_can_be_chosen(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

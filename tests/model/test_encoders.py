@@ -26,7 +26,7 @@ from torch import nn
 from torchvision.models import densenet121, resnet50
 
 from model import encoders, phantoms
-from model.encoders import Encoder, recipes, running, weights
+from model.encoders import Encoder, Part, recipes, running, weights
 from model.encoders.recipes import recipe_of
 
 State = dict[str, torch.Tensor]
@@ -273,6 +273,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("timm/zzz", None, r"no model 'zzz'; choose one of timm.list_models\(\)"),
         ("efficientnet-lite0", "x.pt", "takes no weights"),
         ("pixels", "x.pt", "takes no weights"),
+        ("pixels+statistics", "x.pt", r"pixels\+statistics takes no weights"),
+        ("pixels+vgg", None, r"'pixels\+vgg' is unknown; .* several different ones joined by \+"),
+        ("pixels+pixels", None, "unknown; .* several different ones"),
     ],
 )
 def test_a_name_that_cannot_be_loaded_says_why(name: str, weights: str | None, said: str) -> None:
@@ -323,7 +326,7 @@ def test_auto_without_weights_is_a_substitute_that_says_so(lite0: Encoder) -> No
 def test_onnxruntime_computes_what_torch_computes(lite0: Encoder) -> None:
     x = pictures(3, 224)
     expected = encoders.network("efficientnet-lite0")(x).numpy()
-    np.testing.assert_allclose(lite0.forward(x.numpy()), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(lite0.parts[0].forward(x.numpy()), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -335,7 +338,7 @@ def test_auto_with_weights_is_radimagenet_in_onnxruntime(keras_file: Path) -> No
     assert (encoder.dim, encoder.substituted) == (2048, False)
     x = pictures(2, 224)
     expected = encoders.network(RADIMAGENET, keras_file)(x).numpy()
-    np.testing.assert_allclose(encoder.forward(x.numpy()), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(encoder.parts[0].forward(x.numpy()), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_kept_network_loads_without_torch_and_is_no_substitute_when_asked_for(
@@ -366,7 +369,7 @@ def test_kept_networks_of_different_weights_have_different_names(
 def test_torch_runs_an_encoder_on_the_device_it_is_given(lite0: Encoder) -> None:
     forward = running.in_torch(encoders.network("efficientnet-lite0"), "cpu")
     x = pictures(1, 224).numpy()
-    np.testing.assert_allclose(forward(x), lite0.forward(x), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(forward(x), lite0.parts[0].forward(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -386,7 +389,7 @@ def test_the_densenet_of_the_hub_runs_in_onnxruntime_as_in_torch(densenet_file: 
     assert (fetched.name, fetched.dim) == (named(DENSENET, densenet_file), 1024)
     x = pictures(2, 224)
     expected = encoders.network(DENSENET, densenet_file)(x).numpy()
-    np.testing.assert_allclose(fetched.forward(x.numpy()), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(fetched.parts[0].forward(x.numpy()), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -402,6 +405,11 @@ def test_the_densenet_of_the_hub_runs_in_onnxruntime_as_in_torch(densenet_file: 
         ("resnet50-random", "timm/resnet50", False),
         (RADIMAGENET, "pixels", True),
         ("pixels", "pixels", False),
+        ("statistics+pixels", "auto", False),
+        ("auto+statistics", "auto", True),
+        (RADIMAGENET, "statistics+auto", True),
+        ("statistics+timm/resnet50", "timm/resnet50", True),
+        ("timm/resnet50+auto", "auto", False),
     ],
 )
 def test_weights_go_to_the_encoder_they_were_given_for_and_no_other(
@@ -457,7 +465,7 @@ def test_a_transformer_of_timm_runs_in_onnxruntime_as_in_torch(vit_file: Path) -
     x = pictures(3, 224)
     expected = encoders.network("timm/test_vit", vit_file)(x).numpy()
     assert expected.std() > 0.1
-    np.testing.assert_allclose(encoder.forward(x.numpy()), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(encoder.parts[0].forward(x.numpy()), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -467,7 +475,8 @@ def test_a_kept_model_of_timm_is_the_same_encoder(vit_file: Path, tmp_path: Path
     )
     assert len(list(tmp_path.iterdir())) == 1
     images = scans(2, (90, 120))
-    assert (again.name, again.dim, again.resampling) == (first.name, first.dim, first.resampling)
+    assert (again.name, again.dim) == (first.name, first.dim)
+    assert again.parts[0].resampling == first.parts[0].resampling
     assert np.array_equal(again.encode(images), first.encode(images))
 
 
@@ -578,7 +587,7 @@ def test_a_network_is_given_whole_scans_squeezed_to_rgb_squares(
 
     image = np.zeros((60, 100, 3), np.float32)
     image[:, :50, 0], image[:, 50:, 2] = 1, 1  # red on the left, blue on the right
-    Encoder("spy", 1, forward, resampling=resampling).encode([image])
+    Part(1, forward, resampling=resampling).encode([image])
     ((picture,),) = seen
     assert picture.shape == (3, 224, 224)
     assert (picture[:, 0, 0].tolist(), picture[:, -1, -1].tolist()) == ([1, 0, 0], [0, 0, 1])
@@ -624,9 +633,11 @@ def test_the_random_control_is_seeded_and_leaves_torchs_generator_alone() -> Non
     assert first.isfinite().all()
 
 
-@pytest.fixture(params=["pixels", "efficientnet-lite0"])
+@pytest.fixture(
+    params=["pixels", "normalised-pixels", "statistics", "efficientnet-lite0", "statistics+pixels"]
+)
 def encoder(request: pytest.FixtureRequest, lite0: Encoder) -> Encoder:
-    return encoders.load("pixels") if request.param == "pixels" else lite0
+    return lite0 if request.param == lite0.name else encoders.load(request.param)
 
 
 def test_no_images_give_no_rows(encoder: Encoder) -> None:
@@ -688,6 +699,28 @@ def test_pixels_are_the_small_grey_picture_itself() -> None:
     small = encoder.encode([ramp]).reshape(16, 16)
     assert (encoder.name, encoder.dim, encoder.substituted) == ("pixels", 256, False)
     assert np.allclose(small, np.linspace(0.5 / 16, 1 - 0.5 / 16, 16), atol=0.02)
+
+
+def test_an_encoder_of_several_parts_puts_their_vectors_side_by_side() -> None:
+    images = scans(2, (70, 50)) + scans(1, (30, 30, 3))
+    names = ("statistics", "pixels")
+    encoder = encoders.load("+".join(names))
+    assert (encoder.name, encoder.widths) == ("statistics+pixels", (148, 256))
+    assert encoder.dim == 404
+    alone = [encoders.load(name).encode(images) for name in names]
+    assert np.array_equal(encoder.encode(images), np.hstack(alone))
+
+
+@pytest.mark.slow
+def test_a_part_keeps_the_mark_of_its_weights_and_the_reason_of_its_substitute(
+    keras_file: Path,
+) -> None:
+    given = encoders.load("statistics+auto", weights=keras_file)
+    assert given.name == f"statistics+{named(RADIMAGENET, keras_file)}"
+    assert not given.substituted
+    replaced = encoders.load("auto+statistics")
+    assert replaced.name == "efficientnet-lite0+statistics"
+    assert replaced.substituted
 
 
 def test_every_name_has_a_recipe_and_every_recipe_a_name() -> None:

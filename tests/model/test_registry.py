@@ -36,7 +36,19 @@ def test_every_projection_maps_a_pool(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("auto", True), ("pixels", True), ("timm/vit_small.a1", True), ("timm/", False), ("", False)],
+    [
+        ("auto", True),
+        ("pixels", True),
+        ("timm/vit_small.a1", True),
+        ("timm/", False),
+        ("", False),
+        ("auto+statistics", True),
+        ("timm/vit_small.a1+pixels+statistics", True),
+        ("pixels+pixels", False),
+        ("pixels+", False),
+        ("pixels + statistics", False),
+        ("pixels+vgg", False),
+    ],
 )
 def test_an_encoder_is_known_by_its_name_or_by_the_form_of_timm_s(name: str, known: bool) -> None:
     assert registry.is_encoder(name) is known

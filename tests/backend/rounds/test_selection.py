@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from backend.storage.artifacts import ProjectFiles
 from backend.storage.records import QueueRecord
 from backend.storage.tables import Annotation, Publication
 from model import encoders
+from model.projection import Projection
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
 
@@ -227,9 +229,24 @@ def test_another_reason_why_a_scan_cannot_be_read_makes_no_round(pool: Pool) -> 
 def test_another_encoder_makes_a_round_due(pool: Pool) -> None:
     pool.go_live()
     pool.store.embeddings.save(1, "other", "1.npy", [1])
-    other = encoders.Encoder(name="other", dim=256, forward=ENCODER.forward)
+    other = replace(ENCODER, name="other")
     plan = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), other).plan(pool.now)
     assert plan["due"]
+
+
+def test_an_encoder_of_two_parts_orders_the_pool_by_both(pool: Pool) -> None:
+    both = encoders.load("statistics+pixels")
+    for number in range(1, 13):
+        rng = np.random.default_rng(number)
+        image = rng.random((20, 30), np.float32)
+        artifacts.write_array(pool.folder / "embeddings" / f"b{number}.npy", both.encode([image]))
+        pool.store.embeddings.save(1, both.name, f"b{number}.npy", [number])
+    files = ProjectFiles(pool.folder)
+    record = Selector(pool.store, the(pool.store, 1), files, both).rank(pool.now, {})
+    assert sorted(record.order) == list(range(1, 13))
+    [name] = files.names("maps")
+    scale = files.read(name, Projection.load).scale
+    assert scale[0] != scale[-1]
 
 
 def test_a_round_is_due_when_fewer_than_a_quarter_of_the_published_are_open(pool: Pool) -> None:
@@ -455,8 +472,6 @@ def test_a_model_judges_open_scans_without_a_label_only(pool: Pool) -> None:
 
 
 def test_a_substitute_encoder_is_a_warning(pool: Pool) -> None:
-    stand_in = encoders.Encoder(
-        name="pixels", dim=256, forward=ENCODER.forward, substitution="stands in"
-    )
+    stand_in = replace(ENCODER, substitution="stands in")
     selector = Selector(pool.store, the(pool.store, 1), ProjectFiles(pool.folder), stand_in)
     assert selector.warnings == ["stands in"]
