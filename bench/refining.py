@@ -2,10 +2,9 @@
 
     python -m bench.refining DIR --labels 10 --draws 0 1 2 --minutes 0 1 3 8
 
-DIR holds images/ and masks/, as for `simulate` (docs/experiments.md), or volumes: images/ and
-labels/ with NIfTI files of the same name, and groups.csv with the columns `name` and `patient`. Of
-volumes, `--labels` counts patients; every fifth slice of each is labelled, and every second slice
-of twelve other patients is the test. Otherwise `--labels` counts scans, and 60 others are the test.
+DIR holds scans or volumes, as for `simulate` (docs/experiments.md). Of volumes, `--labels` counts
+patients; every fifth slice of each is labelled, and every second slice of twelve other patients is
+the test. Otherwise `--labels` counts scans, and 60 others are the test.
 
 0 minutes are the training of a round. The pace of that training turns minutes into steps, as in
 production, so a result follows from the number of steps and not from what else runs.
@@ -14,20 +13,16 @@ production, so a result follows from the number of steps and not from what else 
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from backend.experiments import datasets
-from backend.imaging.pixels import shrink
 from backend.imaging.scan_cache import WORKING_SIZE
 from model.ensemble import Ensemble
 from model.evaluation import MAIN, METRICS, Masks
@@ -77,41 +72,16 @@ class Pool:
 
 
 def read(folder: Path) -> Pool:
-    """Return the scans of a folder."""
-    if (folder / "labels").is_dir():
-        return _volumes(folder)
-    with tempfile.TemporaryDirectory() as name:
-        pairs = Path(name) / "pairs"  # without groups.csv, whose columns differ from set to set
-        pairs.mkdir()
-        for part in ("images", "masks"):
-            (pairs / part).symlink_to((folder / part).resolve())
-        found = datasets.find(pairs, max_pixels=MOST_PIXELS)
-        scans = datasets.keep(found, Path(name) / "kept", longest=WORKING_SIZE).scans
+    """Return the scans of a folder; slices of volumes are grouped by patient."""
+    patients = "" if (folder / "labels").is_dir() else None
+    found = datasets.find(folder, max_pixels=MOST_PIXELS, patients=patients)
+    with tempfile.TemporaryDirectory() as kept:
+        scans = datasets.keep(found, Path(kept), longest=WORKING_SIZE).scans
         images, masks = zip(*(scan.load() for scan in scans), strict=True)
-    return Pool(list(images), list(masks), list(range(len(images))), volumes=False)
-
-
-def _volumes(folder: Path) -> Pool:
-    with (folder / "groups.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    pool = Pool([], [], [], volumes=True)
-    patients = sorted({row["patient"] for row in rows})
-    drawn = [_voxels(folder / "labels" / row["name"]) for row in rows]
-    classes = [number for number in np.unique(np.concatenate([d.ravel() for d in drawn])) if number]
-    for row, labels in zip(rows, drawn, strict=True):
-        volume = _voxels(folder / "images" / row["name"])
-        low, high = volume.min(), np.percentile(volume, 99.5)
-        for place in range(volume.shape[2]):
-            plane = np.clip((volume[:, :, place].T - low) / (high - low), 0, 1)
-            pool.images.append(shrink(plane, WORKING_SIZE))
-            each = (np.asarray(n == labels[:, :, place].T, np.float32) for n in classes)
-            pool.masks.append(np.stack([shrink(mask, WORKING_SIZE) > 0.5 for mask in each]))
-            pool.groups.append(patients.index(row["patient"]))
-    return pool
-
-
-def _voxels(path: Path) -> NDArray[np.float32]:
-    return np.asarray(nibabel.nifti1.Nifti1Image.from_filename(path).get_fdata(dtype=np.float32))
+    keys = [found.groups.get(scan.name, scan.name) for scan in scans]
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    groups = [numbers[key] for key in keys]
+    return Pool(list(images), list(masks), groups, volumes=patients is not None)
 
 
 def measure(pool: Pool, rows: Sequence[int], model: Fitted | Ensemble) -> dict[str, float]:

@@ -4,103 +4,75 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ConfigError, ImageError
+from backend.experiments import group_tables, nifti
+from backend.experiments.scans import Dataset, Masks, Scan, Source, Spacing
 from backend.imaging import decode
 from backend.imaging.pixels import Pixels, shrink
 from backend.storage import artifacts
 from model import validation
 
-Masks = npt.NDArray[np.bool_]
-Spacing = tuple[float, float]
-
 LEAST_RCA = 0.7  # CheXmask's authors advise against masks with a lower estimated Dice
 CHEXMASK_LABELS = ("Left Lung", "Right Lung", "Heart")
+GROUPS_FILE, PATIENT_COLUMNS = "groups.csv", ("group", "patient")
 # Jaeger et al. 2014, "Two public chest X-ray datasets for computer-aided screening of pulmonary
 # diseases": the sides of an original, and the size of its pixels. For copies of another size the
 # pixel size is unknown.
 MONTGOMERY_SIDES, MONTGOMERY_MM = {4020, 4892}, 0.0875
 
 
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """One scan of the folder, at its original size.
-
-    Attributes:
-        image: Shape (h, w) or (h, w, 3), in [0, 1].
-        masks: One for each class, shape (c, h, w).
-        spacing: Height and width of a pixel in mm; None if unknown.
-    """
-
-    image: Pixels
-    masks: Masks
-    spacing: Spacing | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """The name of a scan, and the function that reads it."""
-
-    name: str
-    read: Callable[[], Scan]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A labelled folder.
-
-    Attributes:
-        labels: Names of the classes, in the order of the masks.
-        scans: Sources of the scans.
-        groups: Group (patient, volume) by scan name, from groups.csv.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    scans: tuple[Source, ...]
-    groups: Mapping[str, str]
-
-
-def find(folder: Path, *, max_pixels: int) -> Dataset:
+def find(folder: Path, *, max_pixels: int, patients: str | None = "") -> Dataset:
     """Return the data set of a labelled folder, in any of the known layouts.
 
     Args:
         folder: See docs/experiments.md for the layouts.
         max_pixels: Larger images are refused before they are decoded.
+        patients: Column of groups.csv whose scans stay together; "" for `group` or `patient`,
+            None to read no table. Slices of one volume always stay together.
 
     Raises:
-        ConfigError: If the layout is unknown, or an image has no mask.
+        ConfigError: If the layout is unknown, an image has no mask, or groups.csv is wrong.
     """
-    table = next((path for path in sorted(folder.glob("*.csv")) if _is_chexmask(path)), None)
-    labels: tuple[str, ...]
-    if table is not None:
-        labels, scans = CHEXMASK_LABELS, _chexmask(folder, table, max_pixels)
-    elif (folder / "CXR_png").is_dir() and (folder / "ManualMask").is_dir():
-        drawn = folder / "ManualMask"
-        sides = {"left lung": drawn / "leftMask", "right lung": drawn / "rightMask"}
-        labels, scans = _pairs(folder / "CXR_png", sides, max_pixels, _montgomery_spacing)
-    elif (folder / "images").is_dir() and (folder / "masks").is_dir():
-        drawn = folder / "masks"
-        apart = {path.name: path for path in sorted(drawn.iterdir()) if path.is_dir()}
-        labels, scans = _pairs(folder / "images", apart or {"mask": drawn}, max_pixels)
-    else:
-        labels, scans = ("brain",), _synthstrip(folder)
+    labels, scans = _layout(folder, max_pixels)
     if not scans:
         raise ConfigError(
             f"{folder} holds no labelled scans.",
-            "Give a folder with images/ and masks/, or Montgomery, CheXmask or SynthStrip 2-D as "
-            "published; docs/experiments.md shows the layouts.",
+            "Give a folder with images/ and masks/, volumes with images/ and labels/, or "
+            "Montgomery, CheXmask or SynthStrip 2-D as published; docs/experiments.md shows the "
+            "layouts.",
         )
-    return Dataset(folder.resolve().name, labels, tuple(scans), _groups(folder))
+    groups = {scan.name: scan.volume for scan in scans if scan.volume}
+    table = folder / GROUPS_FILE
+    if patients is not None and table.is_file():
+        columns = (patients,) if patients else PATIENT_COLUMNS
+        groups |= group_tables.values(table, columns, scans)
+    return Dataset(folder.resolve().name, labels, tuple(scans), groups)
+
+
+def _layout(folder: Path, max_pixels: int) -> tuple[tuple[str, ...], list[Source]]:
+    """Return the classes and scans of a folder; no scans if no layout fits."""
+    table = next((path for path in sorted(folder.glob("*.csv")) if _is_chexmask(path)), None)
+    if table is not None:
+        return CHEXMASK_LABELS, _chexmask(folder, table, max_pixels)
+    if (folder / "CXR_png").is_dir() and (folder / "ManualMask").is_dir():
+        drawn = folder / "ManualMask"
+        sides = {"left lung": drawn / "leftMask", "right lung": drawn / "rightMask"}
+        return _pairs(folder / "CXR_png", sides, max_pixels, _montgomery_spacing)
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        drawn = folder / "masks"
+        apart = {path.name: path for path in sorted(drawn.iterdir()) if path.is_dir()}
+        return _pairs(folder / "images", apart or {"mask": drawn}, max_pixels)
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return nifti.volumes(folder)
+    return ("brain",), nifti.synthstrip(folder)
 
 
 @dataclass(frozen=True)
@@ -151,7 +123,7 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
         StorageError: If `folder` cannot be written.
     """
     shrunk = [_shrunk(source, folder, longest) for source in dataset.scans]
-    keys = _keys(dataset)
+    keys = [dataset.groups.get(source.name, "") for source in dataset.scans]
     groups = validation.group(keys, [scan.pixels for scan in shrunk]).tolist()
     known = all(scan.spacing for scan in shrunk)
     kept = tuple(
@@ -166,21 +138,6 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
         unit="mm" if known else "pixels",
         fingerprint=artifacts.digest(dataset.labels, marks),
     )
-
-
-def _keys(dataset: Dataset) -> list[str]:
-    """Return each scan's group in groups.csv, which names scans with or without their ending."""
-    names = [source.name for source in dataset.scans]
-    known = {*names, *(Path(name).stem for name in names)}
-    strangers = sorted(set(dataset.groups) - known)
-    if strangers:
-        raise ConfigError(
-            f"groups.csv names {len(strangers)} scans that do not exist, such as "
-            f"{strangers[0]!r}; the scans have names such as {names[0]!r}.",
-            "Correct the names in the column `name`, or remove those lines: otherwise scans of one "
-            "patient could be in the pool and held out.",
-        )
-    return [dataset.groups.get(n) or dataset.groups.get(Path(n).stem, "") for n in names]
 
 
 @dataclass(frozen=True)
@@ -216,25 +173,6 @@ def _shrunk_mask(mask: Masks, longest: int) -> Masks:
 
 def _digest(array: npt.NDArray[np.generic]) -> str:
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()[:32]
-
-
-def _opened(table: Path) -> TextIO:
-    """Open a CSV file; files from spreadsheets begin with a byte order mark."""
-    return table.open(newline="", encoding="utf-8-sig", errors="replace")
-
-
-def _groups(folder: Path) -> dict[str, str]:
-    path = folder / "groups.csv"
-    if not path.is_file():
-        return {}
-    with _opened(path) as file:
-        rows = csv.DictReader(file)
-        if not {"name", "group"} <= set(rows.fieldnames or ()):
-            raise ConfigError(
-                f"{path} has the columns {', '.join(rows.fieldnames or ()) or '(none)'}.",
-                "Give it the columns name and group, one line a scan.",
-            )
-        return {row["name"]: row["group"] for row in rows}
 
 
 def _pairs(
@@ -302,7 +240,7 @@ def _montgomery_spacing(image: Pixels) -> Spacing | None:
 
 
 def _is_chexmask(path: Path) -> bool:
-    with _opened(path) as file:
+    with group_tables.opened(path) as file:
         return set(CHEXMASK_LABELS) <= set(next(csv.reader(file), ()))
 
 
@@ -323,7 +261,7 @@ def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
 
 def _trusted(folder: Path, table: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     csv.field_size_limit(2**24)  # the runs of one lung may exceed the default limit
-    with _opened(table) as file:
+    with group_tables.opened(table) as file:
         rows = csv.DictReader(file)
         # The identifier is the first column with a name; the name differs between sources.
         identifier = next(name for name in rows.fieldnames or () if name)
@@ -348,39 +286,3 @@ def _run_lengths(text: str, shape: tuple[int, int]) -> Masks:
     for start, length in runs.tolist():
         mask[start - 1 : start - 1 + length] = True
     return mask.reshape(shape)
-
-
-def _synthstrip(folder: Path) -> list[Source]:
-    def read(case: Path) -> Scan:
-        image, spacing = _slice(case / "image.nii.gz")
-        mask, _ = _slice(case / "mask.nii.gz")
-        _check_size(case / "mask.nii.gz", mask.shape, image)
-        low, high = float(image.min()), float(image.max())
-        scaled: Pixels = ((image - low) / max(high - low, 1e-6)).astype(np.float32)
-        return Scan(scaled, mask[None] > 0, spacing)
-
-    cases = sorted(path.parent for path in folder.glob("*/image.nii.gz"))
-    return [Source(case.name, partial(read, case)) for case in cases]
-
-
-def _slice(path: Path) -> tuple[Pixels, Spacing]:
-    """Return the only slice of a NIfTI file, head up if its header is right, and its spacing."""
-    import nibabel  # slow to import, and needed only here
-
-    try:
-        file = nibabel.nifti1.Nifti1Image.from_filename(path)
-        values = np.nan_to_num(file.get_fdata(dtype=np.float32))
-    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}).", "Copy the case again.") from None
-    volume = values.reshape(values.shape + (1,) * (3 - values.ndim))
-    # Make the axes grow to the right, to the front and up, whatever the scanner's order.
-    whole = nibabel.nifti1.Nifti1Image(volume, file.affine)  # type: ignore[no-untyped-call]
-    upright = nibabel.funcs.as_closest_canonical(whole)  # type: ignore[no-untyped-call]
-    shown = [axis for axis, side in enumerate(upright.shape) if side > 1]
-    if upright.ndim != 3 or len(shown) != 2:
-        raise ConfigError(
-            f"{path} has the shape {values.shape}, expected a single slice.",
-            "Give the 2-D edition of SynthStrip's data.",
-        )
-    width, height = (float(upright.header.get_zooms()[axis]) for axis in shown)
-    return np.rot90(np.squeeze(upright.get_fdata(dtype=np.float32))), (height, width)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from backend.errors import ConfigError
 from backend.experiments import datasets
+from backend.experiments.scans import Scan
 
 LIMIT = 1_000_000
 Array = npt.NDArray[Any]
@@ -22,7 +23,7 @@ def picture(path: Path, pixels: Array) -> None:
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
-def scan_of(folder: Path, name: str = "") -> datasets.Scan:
+def scan_of(folder: Path, name: str = "") -> Scan:
     found = datasets.find(folder, max_pixels=LIMIT).scans
     return next(scan for scan in found if name in scan.name).read()
 
@@ -264,3 +265,68 @@ def test_the_fingerprint_follows_from_the_content(pairs: Path) -> None:
     assert kept(pairs).fingerprint == before
     picture(pairs / "masks" / "0.png", np.zeros((6, 8)))
     assert kept(pairs).fingerprint != before
+
+
+def volume(folder: Path, name: str, values: Array, labels: Array, affine: Array) -> None:
+    nifti(folder / "images" / name, values, affine)
+    nifti(folder / "labels" / name, labels, affine)
+
+
+def test_volumes_become_slices_that_stay_together(tmp_path: Path) -> None:
+    values, labels = np.zeros((3, 4, 2)), np.zeros((3, 4, 2))
+    values[0, 0, 1] = values[2, 3, 0] = 9
+    labels[0, 0, 1], labels[2, 3, 0] = 2, 5
+    for name in ("a.nii.gz", "b.nii.gz"):
+        volume(tmp_path, name, values, labels, np.diag([-2.0, -3.0, 10.0, 1.0]))
+
+    dataset = datasets.find(tmp_path, max_pixels=LIMIT)
+
+    assert dataset.labels == ("label 2", "label 5")
+    assert [source.name for source in dataset.scans][:3] == [
+        "a.nii.gz/000", "a.nii.gz/001", "b.nii.gz/000",
+    ]  # fmt: skip
+    assert set(dataset.groups.values()) == {"a.nii.gz", "b.nii.gz"}
+    first, second = dataset.scans[0].read(), dataset.scans[1].read()
+    assert first.image.shape == (4, 3)  # the front at the top, the left side on the right
+    assert first.spacing == (3.0, 2.0)
+    assert np.argwhere(first.masks).tolist() == [[1, 3, 2]]
+    assert np.argwhere(second.masks).tolist() == [[0, 0, 0]]
+    assert (first.image > 0).tolist() == first.masks[1].tolist()
+
+
+def test_a_volume_is_turned_upright_whatever_the_order_of_its_axes(tmp_path: Path) -> None:
+    values = np.zeros((2, 3, 4))
+    values[0, 0, 3] = 1  # to the right, at the back, at the top of the head
+    volume(tmp_path, "a.nii", values, values, np.diag([1.0, 9.0, 1.0, 1.0]))
+    shown = [source.read() for source in datasets.find(tmp_path, max_pixels=LIMIT).scans]
+    assert [scan.image.shape for scan in shown] == [(4, 2)] * 3  # cut across the longest side
+    # The last slice is the one at the back: its first axis grows to the left.
+    assert np.argwhere(shown[2].masks[0]).tolist() == [[0, 1]]
+
+
+def test_patients_keep_their_volumes_together(tmp_path: Path) -> None:
+    for name in ("a_1.nii.gz", "a_2.nii.gz", "b_1.nii.gz"):
+        ones = np.ones((3, 3, 2))
+        volume(tmp_path, name, ones, ones, np.eye(4))
+    (tmp_path / "groups.csv").write_text("name,patient\na_1,a\na_2.nii.gz,a\n")
+    groups = datasets.find(tmp_path, max_pixels=LIMIT).groups
+    assert list(groups.values()) == ["a", "a", "a", "a", "b_1.nii.gz", "b_1.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "labelled", "said"),
+    [
+        ((3, 3, 2), (3, 2, 2), "mask of shape"),
+        ((3, 3, 2, 1), (3, 3, 2, 1), "expected a volume with three axes"),
+        ((3, 3, 2), None, "1 of 1 volumes .* no labels, first a.nii.gz"),
+    ],
+)
+def test_volumes_that_cannot_be_used_are_named(
+    tmp_path: Path, shape: tuple[int, ...], labelled: tuple[int, ...] | None, said: str
+) -> None:
+    (tmp_path / "labels").mkdir()
+    nifti(tmp_path / "images" / "a.nii.gz", np.zeros(shape), np.eye(4))
+    if labelled:
+        nifti(tmp_path / "labels" / "a.nii.gz", np.zeros(labelled), np.eye(4))
+    with pytest.raises(ConfigError, match=said):
+        scan_of(tmp_path)

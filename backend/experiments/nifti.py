@@ -1,0 +1,156 @@
+"""NIfTI files of labelled folders: the single slices of SynthStrip 2-D, and slices of volumes."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import ConfigError
+from backend.experiments.scans import Scan, Source, Spacing
+from backend.imaging.pixels import Pixels, scaled
+
+BRIGHT = 99.5  # percentile of a volume that becomes white: single bright voxels darken all others
+ENDINGS = (".nii", ".nii.gz")
+
+Array = npt.NDArray[Any]
+
+
+def synthstrip(folder: Path) -> list[Source]:
+    """Return the cases of SynthStrip 2-D, one slice each."""
+
+    def read(case: Path) -> Scan:
+        image, spacing = _only_slice(case / "image.nii.gz")
+        mask, _ = _only_slice(case / "mask.nii.gz")
+        _check_shape(case / "mask.nii.gz", mask, image)
+        low, high = float(image.min()), float(image.max())
+        grey: Pixels = ((image - low) / max(high - low, 1e-6)).astype(np.float32)
+        return Scan(grey, mask[None] > 0, spacing)
+
+    cases = sorted(path.parent for path in folder.glob("*/image.nii.gz"))
+    return [Source(case.name, partial(read, case)) for case in cases]
+
+
+def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
+    """Return the classes and all slices of the volumes in images/, with masks in labels/.
+
+    Slices are cut across the axis along which voxels are longest.
+
+    Raises:
+        ConfigError: If a volume has no labels, or a file cannot be read.
+    """
+    paths = sorted(path for path in (folder / "images").iterdir() if path.name.endswith(ENDINGS))
+    drawn = [folder / "labels" / path.name for path in paths]
+    missing = [path.name for path in drawn if not path.is_file()]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(paths)} volumes in {folder} have no labels, first "
+            f"{missing[0]}.",
+            "Give each volume in images/ a file of the same name in labels/.",
+        )
+    classes: set[int] = set()
+    slices: list[tuple[Path, Path, int]] = []
+    for image, labels in zip(paths, drawn, strict=True):
+        planes, _ = _planes(labels)
+        classes |= {*np.unique(planes.astype(int)).tolist()}
+        slices += [(image, labels, place) for place in range(len(planes))]
+    numbers = tuple(sorted(classes - {0}))
+    return tuple(f"label {number}" for number in numbers), [
+        Source(
+            f"{image.name}/{place:03}", partial(_slice, image, labels, place, numbers), image.name
+        )
+        for image, labels, place in slices
+    ]
+
+
+def _slice(image: Path, labels: Path, place: int, classes: tuple[int, ...]) -> Scan:
+    planes, spacing = _planes(image)
+    drawn, _ = _planes(labels)
+    _check_shape(labels, drawn, planes)
+    low, high = _window(image)
+    masks = np.stack([drawn[place] == number for number in classes])
+    return Scan(scaled(planes[place], low, high), masks, spacing)
+
+
+@lru_cache(maxsize=1)  # the slices of a volume are read one after the other
+def _window(path: Path) -> tuple[float, float]:
+    planes, _ = _planes(path)
+    return float(planes.min()), float(np.percentile(planes, BRIGHT))
+
+
+@lru_cache(maxsize=2)  # a volume and its labels
+def _planes(path: Path) -> tuple[Array, Spacing]:
+    """Return the slices of a volume, shape (n, h, w), and the spacing of their pixels.
+
+    Slices across the body show the front at the top and the left side on the right; slices along
+    the body show the head at the top.
+    """
+    import nibabel  # slow to import, and needed only here
+
+    file = _opened(path)
+    if file.ndim != 3:
+        raise ConfigError(
+            f"{path} has the shape {file.shape}, expected a volume with three axes.",
+            "Save each volume in a file of its own.",
+        )
+    known: Any = nibabel.orientations  # nibabel leaves its functions untyped
+    turn = known.ornt_transform(known.io_orientation(file.affine), known.axcodes2ornt("LPS"))
+    file = file.as_reoriented(turn)
+    zooms = [float(zoom) for zoom in file.header.get_zooms()]
+    across = 2 if zooms[2] > 0.99 * max(zooms) else int(np.argmax(zooms))
+    column, row = (axis for axis in range(3) if axis != across)
+    planes = _values(path, file).transpose(across, row, column)
+    return planes if across == 2 else planes[:, ::-1], (zooms[row], zooms[column])
+
+
+def _only_slice(path: Path) -> tuple[Pixels, Spacing]:
+    """Return the only slice of a NIfTI file, head up if its header is right, and its spacing."""
+    import nibabel
+
+    file = _opened(path)
+    values = _values(path, file)
+    volume = values.reshape(values.shape + (1,) * (3 - values.ndim))
+    # Make the axes grow to the right, to the front and up, whatever the scanner's order.
+    whole = nibabel.nifti1.Nifti1Image(volume, file.affine)  # type: ignore[no-untyped-call]
+    upright = nibabel.funcs.as_closest_canonical(whole)  # type: ignore[no-untyped-call]
+    shown = [axis for axis, side in enumerate(upright.shape) if side > 1]
+    if upright.ndim != 3 or len(shown) != 2:
+        raise ConfigError(
+            f"{path} has the shape {values.shape}, expected a single slice.",
+            "Give the 2-D edition of SynthStrip's data.",
+        )
+    width, height = (float(upright.header.get_zooms()[axis]) for axis in shown)
+    return np.rot90(np.squeeze(upright.get_fdata(dtype=np.float32))), (height, width)
+
+
+def _opened(path: Path) -> Any:
+    import nibabel
+
+    try:
+        return nibabel.nifti1.Nifti1Image.from_filename(path)
+    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _values(path: Path, file: Any) -> npt.NDArray[np.float32]:
+    try:
+        values: npt.NDArray[np.float32] = np.nan_to_num(file.get_fdata(dtype=np.float32))
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from None
+    return values
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} cannot be read ({error}).", "Copy the case again.")
+
+
+def _check_shape(path: Path, mask: Array, image: Array) -> None:
+    if mask.shape != image.shape:
+        raise ConfigError(
+            f"{path} has a mask of shape {mask.shape}, but its image has {image.shape}.",
+            "Save the mask with the shape of its image.",
+        )
