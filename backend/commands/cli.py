@@ -223,7 +223,12 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 
 
 @cli.command()
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Parent of the folders in recipes.  [default: that of the recipe]",
+)
 @click.option("--encoder", help="Encoders, separated by commas.  [default: ENCODER]")
 @click.option("--projection", default="tsne", show_default=True, help=_any_of(registry.PROJECTIONS))
 @click.option(
@@ -254,21 +259,30 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 @click.option(
     "--attention", type=click.IntRange(0), default=0, help="Scans drawn with their attention maps."
 )
+@click.option("--all-labels", is_flag=True, help="Train on the whole pool too (recipes only).")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
-def simulate(data: Path, out: Path | None, jobs: int | None, **asked: Any) -> None:
+def simulate(
+    data: tuple[Path, ...], root: Path | None, out: Path | None, jobs: int | None, **asked: Any
+) -> None:
     """Compare query strategies on the labelled scans in DATA: every combination, every seed.
 
-    Run the same command again to continue a stopped run. docs/experiments.md explains its output.
+    DATA is a folder, or one or several recipes of pools (TOML). Run the same command again to
+    continue a stopped run. docs/experiments.md explains recipes and the output.
     """
     from backend.experiments import plans
     from backend.experiments import simulate as simulation
+    from backend.experiments.studies import Data
 
+    if any(path.is_dir() for path in data) and len(data) > 1:
+        raise click.UsageError("Give one folder, or recipes of pools.")
+    if asked["all_labels"] and data[0].is_dir():
+        raise click.UsageError("--all-labels needs recipes of pools.")
     settings = load_settings()
     plan = plans.plan_of({**asked, "encoder": asked["encoder"] or settings.encoder})
     failed = simulation.simulate(
         plan,
-        data,
+        Data(data, root),
         out or settings.data_dir / "simulation",
         jobs=jobs or os.cpu_count() or 1,
         settings=settings,

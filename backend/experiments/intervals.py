@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 CONFIDENCE = 0.95
+RESAMPLES = 10_000
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -41,6 +43,76 @@ def difference(
     if np.ptp(one) == np.ptp(other) == 0:
         return (middle, middle, middle), made  # scipy gives NaN: without spread no freedom is left
     return (middle, *_limits(lambda: stats.ttest_ind(one, other, equal_var=False))), made
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """Return the differences of two arms for the seeds that both have."""
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def over_pools(differences: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Return the mean difference over pools and its 95 % interval by a plain bootstrap.
+
+    Pools are drawn with replacement, and within each drawn pool its seeds. Every pool has the same
+    weight. Few pools give a rough interval; for a single value there is none (NaN).
+
+    Args:
+        differences: Of each pool, one for each seed; pools without seeds are left out.
+    """
+    pools = [np.asarray(of) for of in differences if len(of)]
+    if not pools:
+        return (math.nan,) * 3
+    middle = float(np.mean([of.mean() for of in pools]))
+    if sum(map(len, pools)) < 2:
+        return middle, math.nan, math.nan
+    chance = np.random.default_rng(0)
+    # One mean for each pool and resampling of its seeds, drawn anew for every place.
+    places = len(pools)
+    drawn = chance.integers(places, size=(RESAMPLES, places))
+    means = np.empty(drawn.shape)
+    for number, of in enumerate(pools):
+        there = drawn == number
+        seeds = chance.integers(len(of), size=(int(there.sum()), len(of)))
+        means[there] = of[seeds].mean(axis=1)
+    return middle, *_percentiles(means.mean(axis=1))
+
+
+def gap_closed(
+    ours: Mapping[int, float], lower: Mapping[int, float], upper: Mapping[int, float]
+) -> tuple[float, float, float]:
+    """Return (ours - lower) / (upper - lower) of the means, with its 95 % bootstrap interval.
+
+    Args:
+        ours: A measure of an arm by seed.
+        lower: Of the baseline.
+        upper: Of networks that were trained on all labels.
+
+    Returns:
+        NaN if no seed has all three, or if all labels are not better than the baseline. Limits are
+        NaN for one seed, or if a resampling has no gap.
+    """
+    seeds = sorted(ours.keys() & lower.keys() & upper.keys())
+    table = np.array([[of[seed] for seed in seeds] for of in (ours, lower, upper)])
+    if not seeds or _gap(table)[1] <= 0:
+        return (math.nan,) * 3
+    gained, gap = _gap(table)
+    drawn = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    gains, gaps = _gap(table[:, drawn])
+    if len(seeds) < 2 or np.min(gaps) <= 0:
+        return float(gained / gap), math.nan, math.nan
+    return float(gained / gap), *_percentiles(gains / gaps)
+
+
+def _gap(table: npt.NDArray[np.float64]) -> tuple[Any, Any]:
+    """Return what was gained over the baseline, and what all labels gain."""
+    ours, lower, upper = table.mean(axis=-1)
+    return ours - lower, upper - lower
+
+
+def _percentiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(values, (tail, 100 - tail))
+    return float(low), float(high)
 
 
 def _limits(test: Callable[[], Any]) -> tuple[float, float]:

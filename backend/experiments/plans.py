@@ -44,6 +44,7 @@ class Plan:
         train_seeds: Number of networks for each selection, whose scores are averaged.
         baseline: Values that name the arm to compare with; empty for the control.
         attention: Number of held-out scans in the pictures of the attention gates.
+        all_labels: Whether a network is trained on the whole pool too, once for each seed.
     """
 
     arms: tuple[Arm, ...]
@@ -58,6 +59,7 @@ class Plan:
     train_seeds: int = 1
     baseline: tuple[str, ...] = ()
     attention: int = 0
+    all_labels: bool = False
 
     def __post_init__(self) -> None:
         if list(self.labels) != sorted({*self.labels}) or min(self.labels) < 1:

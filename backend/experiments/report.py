@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
-from backend.experiments import figures
+from backend.experiments import documents, figures, group_report
 from backend.experiments.figures import Attention, Map
 from backend.experiments.intervals import difference
 from backend.experiments.results import Results, Run
 from backend.storage import artifacts
 from model.evaluation import MAIN, METRICS, OTHERS
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,9 @@ def write(
         StorageError: If the folder cannot be written.
     """
     rows = table(results)
-    _write_text(folder / "report.md", markdown(results, rows, maps))
-    _write_text(folder / "results.csv", steps_csv(results))
-    numbers = [{name: _number(value) for name, value in _flat(row).items()} for row in rows]
+    documents.write_text(folder / "report.md", markdown(results, rows, maps))
+    documents.write_text(folder / "results.csv", steps_csv(results))
+    numbers = [documents.json_value(_flat(row)) for row in rows]
     artifacts.write_json(
         folder / "results.json",
         {
@@ -72,6 +66,7 @@ def write(
             },
             "failed": results.failed,
             "notes": results.notes,
+            **group_report.numbers(results),
         },
     )
     if results.arms:
@@ -91,7 +86,8 @@ def table(results: Results) -> list[Row]:
 
 def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) -> str:
     """Return the report: a table for each count of labels, the meaning of its numbers, pictures."""
-    return _template("report.md.j2").render(
+    return documents.render(
+        "report.md.j2",
         results=results,
         main=MAIN,
         others=OTHERS,
@@ -101,36 +97,13 @@ def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) ->
         training=[training_sd(results, step) for step, _ in enumerate(results.labels)],
         warnings=list(_warnings(results)),
         maps=maps,
+        groups=group_report.markdown(results),
     )
-
-
-@cache
-def _template(name: str) -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(),  # escapes HTML; Markdown stays as it is
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["shown"] = _shown
-    return environment.get_template(name)
-
-
-def _shown(value: float, pattern: str, missing: str) -> str:
-    """Return a number as text, or `missing` for NaN."""
-    return missing if math.isnan(value) else pattern % value
 
 
 def steps_csv(results: Results) -> str:
     """Return a table with one line for each run and step."""
-    lines = list(_steps(results))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else ["arm"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return documents.csv_text(list(_steps(results)), empty="arm")
 
 
 def _row(results: Results, step: int, arm: str) -> Row:
@@ -217,18 +190,10 @@ def _steps(results: Results) -> Iterator[dict[str, Any]]:
                     **run["arm"],
                     "seed": seed,
                     **{name: step[name] for name in told},
+                    **{name: step[name] for name in group_report.MEASURES if name in step},
                     "alpha_used": step["alpha"],
                     **by_label,
                     "dice_by_network": " ".join(f"{dice:.4f}" for dice in step["dice_by_network"]),
                     "chosen": " ".join(step["names"]),
                     "file": run["file"],
                 }
-
-
-def _write_text(path: Path, text: str) -> None:
-    artifacts.write(path, lambda file: file.write(text.encode()))
-
-
-def _number(value: object) -> object:
-    """Return a value for JSON, which has no NaN: NaN becomes null."""
-    return None if isinstance(value, float) and math.isnan(value) else value

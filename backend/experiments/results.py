@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backend.experiments.studies import Study  # loads torch
 
 Run = Mapping[str, Any]  # the record from simulate.run, and the name of its file
+ALL_LABELS = "all labels"  # the name of a run that labels the whole pool
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Results:
         baseline: The arm that the others are compared with.
         failed: Errors by the name of the run.
         notes: Further notes for the reader.
+        groups: Names of the groups of a recipe's pool; none for a folder.
+        all_labels: Runs by seed that label the whole pool, with one step each.
     """
 
     title: str
@@ -44,6 +47,8 @@ class Results:
     failed: Mapping[str, str]
     notes: tuple[str, ...]
     folds: int | None = None
+    groups: tuple[str, ...] = ()
+    all_labels: Mapping[int, Run] = field(default_factory=dict)
 
     def independent(self, values: Mapping[int, float]) -> dict[int, float]:
         """Return values by seed, or means by fold if several seeds share their held-out scans.
@@ -85,6 +90,12 @@ def read(study: Study, failed: Mapping[str, str]) -> Results:
         failed=failed,
         notes=_notes(study, arms),
         folds=plan.folds,
+        groups=tuple(sorted({*study.groups} - {""})),
+        all_labels={
+            seed: _record(path)
+            for seed in plan.seeds
+            if plan.all_labels and (path := study.file(None, seed)).exists()
+        },
     )
 
 
@@ -94,9 +105,10 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _settings(study: Study) -> dict[str, str]:
     plan = study.plan
+    divided = [study.of(seed) for seed in plan.seeds]
     arms = {
-        field.name.replace("_", "-"): _listed(getattr(arm, field.name) for arm in plan.arms)
-        for field in fields(Arm)
+        option.name.replace("_", "-"): _listed(getattr(arm, option.name) for arm in plan.arms)
+        for option in fields(Arm)
     }
     return {
         **arms,
@@ -104,7 +116,8 @@ def _settings(study: Study) -> dict[str, str]:
         "seeds": _listed(plan.seeds),
         "random-draws": str(plan.random_draws or len(plan.seeds)),
         "train-seeds": str(plan.train_seeds),
-        "held-out": f"{_range(map(len, study.folds))} of {len(study.data.scans)} scans",
+        **({"pool": f"{_range(len(of.pool) for of in divided)} scans"} if study.groups else {}),
+        "held-out": f"{_range(len(of.held) for of in divided)} of {len(study.data.scans)} scans",
         "folds": str(plan.folds or "none"),
         "split-seed": str(plan.split_seed),
         "image-size": str(study.train.image_size),

@@ -6,47 +6,56 @@ a digest of all that determines it, so that the same command continues where it 
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 
-from backend.errors import ConfigError
-from backend.experiments import datasets, figures, report, results
+from backend.experiments import (
+    choices,
+    datasets,
+    figures,
+    group_scores,
+    pools_report,
+    processes,
+    report,
+    results,
+    studies,
+)
 from backend.experiments.plans import Arm, Plan
-from backend.experiments.studies import Array, Say, Study, prepare
+from backend.experiments.studies import Array, Data, Say, Study
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, clustering, evaluation, inference, projection, training
+from model import active_learning, clustering, evaluation, inference, training
 from model.attention_unet import AttentionUnet
 from model.evaluation import MAIN, METRICS
 from model.uncertainty import UNCERTAINTIES
 
-log = logging.getLogger(__name__)
-
+RunOf = tuple[Arm | None, int]  # an arm, or None for all labels; and the seed
 NETWORKS_APART = 10_000  # difference between the seeds of networks that share a selection
 
 
 def simulate(
-    plan: Plan, folder: Path, out: Path, *, jobs: int, settings: Settings, say: Say
+    plan: Plan,
+    data: Data,
+    out: Path,
+    *,
+    jobs: int,
+    settings: Settings,
+    say: Say,
 ) -> dict[str, str]:
     """Make the missing runs of a plan, and the report of all its runs.
 
     Args:
-        folder: Labelled scans; see `datasets.find`.
+        plan: What to compare.
+        data: A folder of labelled scans, or recipes of pools.
         out: Folder for all results; a second call with the same folder continues the first.
         jobs: Number of processes, each on one core.
+        settings: Of the installation.
         say: Called with a line of text on every progress.
 
     Returns:
@@ -56,38 +65,45 @@ def simulate(
         FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
     plan.control()  # raise for a wrong name now, not after hours of work
-    _prepare_folder(out)
-    study = prepare(plan, folder, out, settings, say)
-    names = plan.names()
-    todo = [(arm, seed) for arm, seed in plan.runs() if not study.file(arm, seed).exists()]
-    say(f"{len(plan.runs())} runs, {len(todo)} of them still to be made")
-    failed: dict[str, str] = {}
-    for done, (run_of, error) in enumerate(_made(study, todo, jobs), 1):
-        name = f"{names[run_of[0]]}, seed {run_of[1]}"
-        if error is not None:
-            failed[name] = f"{type(error).__name__}: {error}"
-            log.error("%s failed", name, exc_info=error)
-        say(f"{done}/{len(todo)} {name}: {failed.get(name) or _outcome(study.file(*run_of))}")
+    prepared = studies.prepare(plan, data, out, settings=settings, say=say)
+    finished = [_finished(study, jobs, say) for study in prepared]
+    if finished[0].groups:
+        pools_report.write(finished, out)
+        say(f"Report over pools: {out / 'pools.md'}")
+    return {f"{of.title}: {name}": error for of in finished for name, error in of.failed.items()}
+
+
+def _finished(study: Study, jobs: int, say: Say) -> results.Results:
+    """Make the missing runs of a study; write its report."""
+    plan, names = study.plan, study.plan.names()
+    runs: list[RunOf] = [*plan.runs()]
+    if plan.all_labels:
+        runs += [(None, seed) for seed in plan.seeds]
+    todo = {of: _name(names, of) for of in runs if not study.file(*of).exists()}
+    say(f"{len(runs)} runs, {len(todo)} of them still to be made")
+    failed = processes.finish(
+        partial(_make, study), todo, jobs, say, lambda of: _outcome(study.file(*of))
+    )
     finished = results.read(study, failed)
-    report.write(finished, _maps(study, finished), _attention(study, finished), out)
-    say(f"Report: {out / 'report.md'}")
-    return failed
+    report.write(finished, _maps(study, finished), _attention(study, finished), study.out)
+    say(f"Report: {study.out / 'report.md'}")
+    return finished
 
 
-def _prepare_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {out} cannot be written ({error.strerror}).",
-            "Give a folder that this user may write.",
-        ) from None
+def _name(names: Mapping[Arm, str], of: RunOf) -> str:
+    return f"{names[of[0]] if of[0] else results.ALL_LABELS}, seed {of[1]}"
+
+
+def _make(study: Study, of: RunOf) -> None:
+    arm, seed = of
+    made = run_with_all(study, seed) if arm is None else run(study, arm, seed)
+    artifacts.write_json(study.file(arm, seed), made)
 
 
 def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
     """Return the record of one run: the choice and the scores at every count of labels."""
     study = study.of(seed)
-    fitted, plan = _map(study, arm, seed), study.plan
+    fitted, plan = choices.fitted_map(study, arm, seed), study.plan
     points = fitted.coordinates
     clusters = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
     groups = np.array([scan.group for scan in study.scans(study.pool)])
@@ -98,7 +114,7 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
         decision = active_learning.decide(
             points,
             labelled,
-            _options(arm, plan.labels[0], count - int(labelled.sum()), seed),
+            choices.options(arm, plan.labels[0], count - int(labelled.sum()), seed),
             uncertainty=uncertainty,
             coordinates=points,
             clusters=clusters,
@@ -110,34 +126,36 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
         measure = arm.uncertainty if count != plan.labels[-1] else ""
         learned = _learn_all(study, np.flatnonzero(labelled), seed, measure)
         uncertainty = learned[0].uncertainty  # of one network, as in production
-        warnings = {"warnings": [*fitted.warnings, *decision.warnings]}
-        steps.append(_step(study, decision, chosen, learned) | warnings)
-    return _described(study, arm, seed) | {"steps": steps}
+        told = {"warnings": [*fitted.warnings, *decision.warnings], **_recall(study, labelled)}
+        steps.append(_step(study, decision, chosen, learned) | told)
+    encoded = study.encoded[arm.encoder]
+    described = {"arm": asdict(arm), "encoder": encoded.name, "substitution": encoded.substitution}
+    return described | _described(study, seed) | {"steps": steps}
 
 
-def _described(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
+def run_with_all(study: Study, seed: int) -> dict[str, Any]:
+    """Return the record of the run that labels the whole pool: one step, without a choice."""
+    study = study.of(seed)
+    learned = _learn_all(study, np.arange(len(study.pool)), seed, "")
+    step = {"labels": len(study.pool), **_scored(study, learned)}
+    return _described(study, seed) | {"steps": [step]}
+
+
+def _recall(study: Study, labelled: Array) -> dict[str, float]:
+    if not study.groups:
+        return {}
+    pool = [study.groups[row] for row in study.pool]
+    return {"recall": group_scores.recall([pool[row] for row in np.flatnonzero(labelled)], pool)}
+
+
+def _described(study: Study, seed: int) -> dict[str, Any]:
     return {
-        "arm": asdict(arm),
         "seed": seed,
-        "encoder": study.encoded[arm.encoder].name,
-        "substitution": study.encoded[arm.encoder].substitution,
         "data": study.data.fingerprint,
         **{f"{name}_unit": study.data.unit for name, metric in METRICS.items() if metric.unit},
         "train": asdict(replace(study.train, seed=seed)),
         "code": study.code,
     }
-
-
-def _options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.SelectionOptions:
-    return active_learning.SelectionOptions(
-        cold_start_budget=budget,
-        cold_start=arm.cold_start,
-        acquisition=arm.acquisition,
-        alpha=arm.alpha,
-        projection=arm.projection,
-        batch_size=batch,
-        seed=seed,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +186,7 @@ def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
     config = replace(study.train, seed=seed)
     rows = [study.pool[row] for row in labelled]  # ascending, so that the order does not count
     name = artifacts.digest(
-        study.code, study.data.fingerprint, study.held, rows, repr(config), measure
+        study.code, study.data.fingerprint, study.divided, rows, repr(config), measure
     )
     path = study.out / "trainings" / f"{name}.npz"
     if path.exists():
@@ -217,7 +235,23 @@ def _predicted(fitted: training.Fitted, scans: Sequence[datasets.ScanFile]) -> I
 def _step(
     study: Study, decision: active_learning.Decision, chosen: Array, learned: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """Return the record of one count of labels, with scores as means over the networks.
+    """Return the record of one count of labels."""
+    rows = [study.pool[row] for row in chosen]
+    return {
+        "labels": len(study.pool) - len(decision.order) + len(chosen),
+        "phase": decision.phase,
+        "strategy": decision.strategy,
+        "rows": rows,
+        "names": [scan.name for scan in study.scans(rows)],
+        **_scored(study, learned),
+        "k": decision.k,
+        "silhouette": _number(decision.silhouette),
+        "alpha": _number(decision.alpha),
+    }
+
+
+def _scored(study: Study, learned: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the scores of networks that share a choice, as means over them.
 
     The score of a scan is the mean over its classes. The score of a class is the mean over the
     scans in which it is drawn or predicted.
@@ -232,23 +266,18 @@ def _step(
         for name, of in scores.items()
     }
     by_scan = means[MAIN.name]
-    rows = [study.pool[row] for row in chosen]
-    return {
-        "labels": len(study.pool) - len(decision.order) + len(chosen),
-        "phase": decision.phase,
-        "strategy": decision.strategy,
-        "rows": rows,
-        "names": [scan.name for scan in study.scans(rows)],
+    told = {
         **{name: float(of.mean()) for name, of in means.items()},
         f"{MAIN.name}_by_network": by_scan.mean(axis=1).tolist(),
         "worst": MAIN.worst(by_scan.mean(axis=0)),
         **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
         "held_out": _held_out(study, scores),
         "seconds": round(sum(float(outcome.seconds) for outcome in learned), 1),
-        "k": decision.k,
-        "silhouette": _number(decision.silhouette),
-        "alpha": _number(decision.alpha),
     }
+    if study.groups:
+        of_networks = {name: of.mean(axis=0) for name, of in means.items()}
+        told |= group_scores.summaries(of_networks, [study.groups[row] for row in study.held])
+    return told
 
 
 def _held_out(
@@ -265,67 +294,6 @@ def _held_out(
 def _number(value: float) -> float | None:
     """Return a value for JSON, which has no NaN: NaN becomes null."""
     return None if np.isnan(value) else float(value)
-
-
-def _map(study: Study, arm: Arm, seed: int) -> projection.Projection:
-    """Return the map of the pool, fitted once for all arms with the same encoder and projection."""
-    path = study.map_file(arm, seed)
-    if path.exists():
-        return projection.Projection.load(path)
-    encoded = study.encoded[arm.encoder]
-    embeddings = np.load(encoded.path)[list(study.pool)]
-    fitted = projection.fit(embeddings, method=arm.projection, seed=seed, widths=encoded.widths)
-    artifacts.write(path, lambda file: np.savez(file, **vars(fitted)))
-    return fitted
-
-
-Made = tuple[tuple[Arm, int], BaseException | None]
-
-
-def _made(study: Study, todo: Sequence[tuple[Arm, int]], jobs: int) -> Iterator[Made]:
-    """Make runs in separate processes; yield each run with its error, if any."""
-    if not todo:
-        return
-    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    workers = ProcessPoolExecutor(min(jobs, len(todo)), spawn, initializer=_begin)
-    try:
-        futures = {workers.submit(_make, study, *run_of): run_of for run_of in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.exception()
-    except BaseException:  # mostly Ctrl-C: the next start makes the unfinished runs
-        workers.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    workers.shutdown()
-
-
-def _make(study: Study, arm: Arm, seed: int) -> None:
-    artifacts.write_json(study.file(arm, seed), run(study, arm, seed))
-
-
-def _begin() -> None:
-    """Set a process up: use one core, leave Ctrl-C to the parent, and end with the parent."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-@contextmanager
-def _one_core() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _end_after(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _outcome(path: Path) -> str:
@@ -349,7 +317,7 @@ def _maps(study: Study, finished: results.Results) -> list[figures.Map]:
         figures.Map(
             name=space,
             seed=seed,
-            points=_map(study, next(iter(chosen)), seed).coordinates,
+            points=choices.fitted_map(study, next(iter(chosen)), seed).coordinates,
             chosen={names[arm]: rows for arm, rows in chosen.items()},
             first=study.plan.labels[0],
         )
@@ -370,7 +338,7 @@ def _attention(study: Study, finished: results.Results) -> Iterator[figures.Atte
         if not shown or run_of is None:
             continue
         rows = sorted(row for step in run_of["steps"] for row in step["rows"])
-        with _one_core():
+        with processes.one_core():
             fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
         network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
         drawn = zip(shown, _predicted(fitted, shown), strict=True)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ConfigError
-from backend.experiments import datasets
+from backend.experiments import datasets, draws, pools
 from backend.experiments.plans import Arm, Plan
+from backend.experiments.scans import Dataset
 from backend.imaging.scan_cache import WORKING_SIZE
 from backend.rounds import encoding
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, recipes, training
+from model import active_learning, encoders, recipes, training
 
 Array = npt.NDArray[Any]
+Rows = tuple[int, ...]
 Say = Callable[[str], object]
 FORMAT = 3  # of a run's file; raise it when old files must not be reused
 CHUNK = 64  # scans encoded at once
@@ -36,6 +40,26 @@ class Embeddings:
     widths: tuple[int, ...]
 
 
+class Division(Protocol):
+    """Which scans can be labelled, and which are held out."""
+
+    def of(self, seed: int) -> tuple[Rows, Rows]:
+        """Return the pool and the held-out scans for the runs of a seed, ascending."""
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Each fold is held out in turn, by seed; all other scans are the pool."""
+
+    number: int  # of scans
+    folds: tuple[Rows, ...]
+
+    def of(self, seed: int) -> tuple[Rows, Rows]:
+        """See `Division`."""
+        held = self.folds[seed % len(self.folds)]
+        return tuple(np.setdiff1d(np.arange(self.number), held).tolist()), held
+
+
 @dataclass(frozen=True)
 class Study:
     """The parts that all runs share; every process gets a copy.
@@ -44,41 +68,60 @@ class Study:
         out: Folder of the results.
         data: The scans at working size.
         pool, held: Rows of `data` that can be labelled, and rows that are held out.
-        folds: Rows that are held out in turn, by seed; see `of`.
+        division: Both of them by seed; see `of`.
         encoded: Embeddings by the name of the encoder in the plan.
         train: Configuration of training, except the seed.
         code: Digest of the source of `model`.
+        groups: Of a recipe's pool: the group of each scan for the report, "" for a planted outlier.
+            No strategy sees them.
     """
 
     out: Path
     plan: Plan
     data: datasets.Collection
-    pool: tuple[int, ...]
-    held: tuple[int, ...]
-    folds: tuple[tuple[int, ...], ...]
+    pool: Rows
+    held: Rows
+    division: Division
     encoded: Mapping[str, Embeddings]
     train: training.TrainConfig
     code: str
+    groups: tuple[str, ...] = ()
 
     def of(self, seed: int) -> Study:
-        """Return the study for the runs of a seed: one fold is held out, the rest is the pool."""
-        held = self.folds[seed % len(self.folds)]
-        return replace(self, held=held, pool=_others(len(self.data.scans), held))
+        """Return the study for the runs of a seed, with its pool and its held-out scans."""
+        pool, held = self.division.of(seed)
+        return replace(self, pool=pool, held=held)
 
-    def file(self, arm: Arm, seed: int) -> Path:
+    @property
+    def divided(self) -> Sequence[object]:
+        """What names the division of the scans: outside a recipe the rest of them is the pool."""
+        return (self.pool, self.held) if self.groups else self.held
+
+    def file(self, arm: Arm | None, seed: int) -> Path:
         """Return the file of a run, named by all that determines the run except the code.
+
+        Without an arm it is the run that labels the whole pool.
 
         Files from other states of the code stay valid: a changed comment must not cost hours of
         training. The report says when they are mixed.
         """
-        plan, encoder, held = self.plan, self.encoded[arm.encoder].name, self.of(seed).held
-        shared = (FORMAT, self.data.fingerprint, held, repr(self.train), plan.train_seeds)
-        digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
+        plan, divided = self.plan, self.of(seed).divided
+        shared = (FORMAT, self.data.fingerprint, divided, repr(self.train), plan.train_seeds)
+        if arm is None:
+            digest = artifacts.digest(*shared, "all labels", seed)
+        else:
+            encoder = self.encoded[arm.encoder].name
+            digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
         return self.out / "runs" / f"{digest}.json"
 
     def scans(self, rows: Iterable[int]) -> list[datasets.ScanFile]:
         """Return scans by their rows of the data."""
         return [self.data.scans[row] for row in rows]
+
+    def embeddings(self, arm: Arm) -> Array:
+        """Return the embeddings of the pool with an arm's encoder, shape (p, d)."""
+        embeddings: Array = np.load(self.encoded[arm.encoder].path)
+        return embeddings[list(self.pool)]
 
     def map_file(self, arm: Arm, seed: int) -> Path:
         """Return the file of the map for an arm's encoder and projection, and a seed."""
@@ -86,29 +129,114 @@ class Study:
         return self.out / "maps" / f"{artifacts.digest(self.code, self.pool, space)}.npz"
 
 
-def prepare(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
-    """Read the scans, hold some of them out, and embed all.
+@dataclass(frozen=True)
+class Data:
+    """The scans of an experiment.
+
+    Attributes:
+        paths: One labelled folder, or the recipes of pools.
+        root: Parent of the folders in recipes; None for that of each recipe.
+    """
+
+    paths: tuple[Path, ...]
+    root: Path | None = None
+
+
+def prepare(plan: Plan, data: Data, out: Path, *, settings: Settings, say: Say) -> Iterator[Study]:
+    """Yield the study of a folder, or of each recipe: read the scans, divide and embed them.
+
+    Args:
+        plan: Shared by all studies.
+        data: A folder, or recipes.
+        out: Folder of the results; those of a pool go into a folder of its name.
+        settings: Of the installation.
+        say: Called with a line of text for each study.
 
     Raises:
         FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
+    _prepare_folder(out)
+    if data.paths[0].is_dir():
+        yield of_folder(plan, data.paths[0], out, settings, say)
+        return
+    asked = [(pools.read(path), data.root or path.parent) for path in data.paths]
+    twice = [name for name, n in Counter(recipe.name for recipe, _ in asked).items() if n > 1]
+    if twice:
+        raise ConfigError(
+            f"Two recipes have the name {twice[0]}.",
+            "Give each another `name`: results go into a folder of it.",
+        )
+    for recipe, folder in asked:
+        yield of_recipe(plan, recipe, folder, out, settings, say)
+
+
+def _prepare_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out} cannot be written ({error.strerror}).",
+            "Give a folder that this user may write.",
+        ) from None
+
+
+def of_folder(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
+    """Return the study of a labelled folder."""
     dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
     say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
+    data = _keep(plan, dataset, out)
+    division = Folds(len(data.scans), _folds(plan, [scan.group for scan in data.scans]))
+    return _study(plan, data, division, _Files(out, out), settings)
+
+
+def of_recipe(
+    plan: Plan, recipe: pools.Recipe, root: Path, out: Path, settings: Settings, say: Say
+) -> Study:
+    """Return the study of a pool. Scans and embeddings are kept in `out`, for all pools."""
+    if plan.folds is not None:
+        raise ConfigError(
+            "--folds does not go with a recipe.", "Its `held_out` says what it needs."
+        )
+    mixture = pools.mix(recipe, root, max_pixels=settings.max_image_pixels)
+    say(f"{len(mixture.groups)} scans for {recipe.name}: {', '.join(mixture.dataset.labels)}")
+    data = _keep(plan, mixture.dataset, out)
+    patients = [scan.group for scan in data.scans]
+    division = draws.plan(recipe, mixture, patients, plan.split_seed)
+    for seed in {seed for _, seed in plan.runs()}:
+        _check_size(plan, len(data.scans), *division.of(seed))
+    files = _Files(out / recipe.name, out, mixture.sources)
+    return replace(_study(plan, data, division, files, settings), groups=mixture.groups)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Folders of a study's results and of its embeddings, and the source of each scan, if any."""
+
+    out: Path
+    shared: Path
+    sources: Sequence[str] = ()
+
+
+def _keep(plan: Plan, dataset: Dataset, out: Path) -> datasets.Collection:
     longest = max(WORKING_SIZE, plan.image_size or 0)  # as production keeps them
-    data = datasets.keep(dataset, out / "scans", longest=longest)
-    folds = _folds(plan, [scan.group for scan in data.scans])
-    pool = _others(len(data.scans), folds[0])
+    return datasets.keep(dataset, out / "scans", longest=longest)
+
+
+def _study(
+    plan: Plan, data: datasets.Collection, division: Division, files: _Files, settings: Settings
+) -> Study:
     code = _code()
     asked = dict.fromkeys(arm.encoder for arm in plan.arms)
-    encoded = {name: _encode(data, name, out, code, settings) for name in asked}
+    encoded = {name: _encode(data, name, files, code, settings) for name in asked}
     train = _train_config(plan, len(data.labels), settings)
-    return Study(out, plan, data, pool, folds[0], folds, encoded, train, code)
+    pool, held = division.of(plan.seeds[0])
+    return Study(files.out, plan, data, pool, held, division, encoded, train, code)
 
 
-def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def _folds(plan: Plan, groups: Sequence[int]) -> tuple[Rows, ...]:
     """Return the held-out rows: one set for every run, or one fold after the other."""
     if plan.folds is None:
-        folds: tuple[tuple[int, ...], ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
+        folds: tuple[Rows, ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
     else:
         folds = deal(groups, plan.folds, plan.split_seed)
     most = max(len(held) for held in folds)
@@ -121,8 +249,13 @@ def _folds(plan: Plan, groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return folds
 
 
-def _others(number: int, held: Sequence[int]) -> tuple[int, ...]:
-    return tuple(np.setdiff1d(np.arange(number), held).tolist())
+def _check_size(plan: Plan, scans: int, pool: Rows, held: Rows) -> None:
+    if len(pool) < max(plan.labels):
+        raise ConfigError(
+            f"Of {scans} scans the recipe draws {len(pool)} to label and {len(held)} to hold out; "
+            f"expected at least {max(plan.labels)} to label.",
+            "Lower --labels, or draw a larger pool.",
+        )
 
 
 def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
@@ -147,17 +280,38 @@ def hold_out(groups: Sequence[int], least: int, seed: int) -> tuple[int, ...]:
 
 
 def _encode(
-    data: datasets.Collection, name: str, out: Path, code: str, settings: Settings
+    data: datasets.Collection, name: str, files: _Files, code: str, settings: Settings
 ) -> Embeddings:
     # Keep the encoder beside the results, because an experiment needs no DATA_DIR.
-    encoder = encoding.load(settings.model_copy(update={"data_dir": out}), name)
-    digest = artifacts.digest(data.fingerprint, encoder.name, code)
-    path = out / "embeddings" / f"{digest}.npy"
+    encoder = encoding.load(settings.model_copy(update={"data_dir": files.shared}), name)
+    folder = files.shared / "embeddings"
+    path = folder / f"{artifacts.digest(data.fingerprint, encoder.name, code)}.npy"
     if not path.exists():
-        starts = range(0, len(data.scans), CHUNK)
-        chunks = [[scan.load()[0] for scan in data.scans[i : i + CHUNK]] for i in starts]
-        artifacts.write_array(path, np.concatenate([encoder.encode(chunk) for chunk in chunks]))
+        # Pools share sources, so each source is encoded once.
+        numbers = [len([*rows]) for _, rows in groupby(files.sources)]
+        parts = [
+            _of_source(data.scans[end - number : end], encoder, folder, code)
+            for number, end in zip(numbers, np.cumsum(numbers).tolist(), strict=True)
+        ]
+        artifacts.write_array(path, np.concatenate(parts or [_encoded(data.scans, encoder)]))
     return Embeddings(encoder.name, path, encoder.substitution, encoder.widths)
+
+
+def _of_source(
+    scans: Sequence[datasets.ScanFile], encoder: encoders.Encoder, folder: Path, code: str
+) -> Array:
+    """Return the embeddings of the scans of a source, from a file that their content names."""
+    content = [scan.path.name for scan in scans]
+    path = folder / f"{artifacts.digest(content, encoder.name, code)}.npy"
+    if not path.exists():
+        artifacts.write_array(path, _encoded(scans, encoder))
+    return np.asarray(np.load(path))
+
+
+def _encoded(scans: Sequence[datasets.ScanFile], encoder: encoders.Encoder) -> Array:
+    starts = range(0, len(scans), CHUNK)
+    chunks = [[scan.load()[0] for scan in scans[i : i + CHUNK]] for i in starts]
+    return np.concatenate([encoder.encode(chunk) for chunk in chunks])
 
 
 def _train_config(plan: Plan, classes: int, settings: Settings) -> training.TrainConfig:

@@ -31,6 +31,7 @@ ASKED: dict[str, Any] = {
     "train_seeds": 1,
     "baseline": "",
     "attention": 0,
+    "all_labels": False,
 }
 
 

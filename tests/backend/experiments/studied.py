@@ -13,7 +13,9 @@ from tests.backend.experiments.samples import plan
 
 
 def study(folder: Path, out: Path, asked: Plan | None = None) -> Study:
-    return studies.prepare(asked or plan(), folder, out, Settings(device="cpu"), lambda line: None)
+    return studies.of_folder(
+        asked or plan(), folder, out, Settings(device="cpu"), lambda line: None
+    )
 
 
 def run(of: Study, arm: int = 0, seed: int = 0) -> dict[str, Any]:

@@ -53,3 +53,39 @@ def test_welch_without_spread_has_no_width_and_of_one_run_no_interval(
 ) -> None:
     found, _ = intervals.difference(ours, {0: 0.4, 1: 0.4, 2: 0.4})
     assert found == pytest.approx((0.1, low, low), nan_ok=True)
+
+
+def test_seeds_that_only_one_side_has_are_no_pairs() -> None:
+    assert intervals.paired({0: 0.5, 1: 0.7, 9: 0.1}, {1: 0.5, 0: 0.4}) == pytest.approx([0.1, 0.2])
+
+
+def test_every_pool_has_the_same_weight() -> None:
+    middle, low, high = intervals.over_pools([[0.1] * 20, [0.3], []])
+    assert middle == pytest.approx(0.2)
+    assert (low, high) == pytest.approx((0.1, 0.3))  # either pool may be drawn twice
+
+
+def test_an_interval_over_pools_holds_the_truth_as_often_as_it_says() -> None:
+    held = 0
+    for trial in range(60):
+        chance = np.random.default_rng(trial)
+        truth = chance.normal(0, 1, 12)  # the effect in each pool; over pools it is 0
+        _, low, high = intervals.over_pools([chance.normal(of, 1, 4).tolist() for of in truth])
+        held += low < 0 < high
+    assert held >= 50
+
+
+def test_one_value_over_pools_has_no_interval() -> None:
+    assert intervals.over_pools([[0.2]])[0] == 0.2
+    assert np.isnan(intervals.over_pools([[0.2]])[1:]).all()
+    assert np.isnan(intervals.over_pools([])).all()
+
+
+def test_the_gap_closed_is_the_share_of_what_all_labels_gain() -> None:
+    lower, upper = {0: 0.6, 1: 0.7}, {0: 0.8, 1: 0.9}
+    half = {0: 0.7, 1: 0.8}
+    assert intervals.gap_closed(half, lower, upper) == pytest.approx((0.5, 0.5, 0.5))
+    assert intervals.gap_closed(lower, lower, upper)[0] == pytest.approx(0)
+    assert intervals.gap_closed(upper, lower, upper)[0] == pytest.approx(1)
+    assert np.isnan(intervals.gap_closed(half, upper, lower)).all()  # all labels gain nothing
+    assert np.isnan(intervals.gap_closed(half, {5: 0.1}, upper)).all()

@@ -18,7 +18,7 @@ from PIL import Image
 from backend.commands.cli import cli
 from backend.errors import ConfigError
 from backend.experiments import results, simulate
-from backend.experiments.studies import Study
+from backend.experiments.studies import Data, Study
 from backend.settings import Settings
 from backend.storage import artifacts
 from model import active_learning, evaluation, projection, training
@@ -34,7 +34,12 @@ def test_an_unknown_baseline_is_said_before_any_work(folder: Path, tmp_path: Pat
     asked = plan(cold_start="medoids,kmeans", baseline="typical")
     with pytest.raises(ConfigError, match=r"--baseline typical is no arm.*medoids; kmeans"):
         simulate.simulate(
-            asked, folder, tmp_path / "out", jobs=1, settings=Settings(), say=lambda line: None
+            asked,
+            Data((folder,)),
+            tmp_path / "out",
+            jobs=1,
+            settings=Settings(),
+            say=lambda line: None,
         )
     assert not (tmp_path / "out").exists()
 
@@ -215,7 +220,7 @@ def test_a_failed_run_is_named_and_made_again_while_the_others_stay(
 
 def test_a_plan_that_is_done_only_writes_its_report_again(folder: Path, tmp_path: Path) -> None:
     of = study(folder, tmp_path)
-    simulate._make(of, of.plan.arms[0], 0)
+    simulate._make(of, (of.plan.arms[0], 0))
     result = invoked(command(folder, tmp_path))
     assert result.exit_code == 0
     assert "1 runs, 0 of them still to be made" in result.output
@@ -226,7 +231,7 @@ def test_attention_is_shown_for_the_network_that_made_the_last_scores(
     folder: Path, tmp_path: Path
 ) -> None:
     of = study(folder, tmp_path, plan(labels="2", attention=2))
-    simulate._make(of, of.plan.arms[0], 0)
+    simulate._make(of, (of.plan.arms[0], 0))
     [look] = simulate._attention(of, results.read(of, {}))
     shown = of.scans(of.held[:2])
     assert [scan.name for scan in look.scans] == [scan.name for scan in shown]

@@ -1,0 +1,43 @@
+"""The choice of scans for an arm, as production makes it: its map and its options."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.experiments.plans import Arm
+from backend.experiments.studies import Study
+from backend.storage import artifacts
+from model import active_learning, projection
+
+
+def fitted_map(study: Study, arm: Arm, seed: int) -> projection.Projection:
+    """Return the map of the pool, fitted once for all arms with the same encoder and projection."""
+    path = study.map_file(arm, seed)
+    if path.exists():
+        return projection.Projection.load(path)
+    widths = study.encoded[arm.encoder].widths
+    fitted = projection.fit(
+        study.embeddings(arm), method=arm.projection, seed=seed, widths=widths
+    )
+    artifacts.write(path, lambda file: np.savez(file, **vars(fitted)))
+    return fitted
+
+
+def options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.SelectionOptions:
+    """Return the options of an arm.
+
+    Args:
+        arm: The way to choose.
+        budget: Number of scans that the cold start chooses.
+        batch: Number of scans to choose now.
+        seed: Of all randomness.
+    """
+    return active_learning.SelectionOptions(
+        cold_start_budget=budget,
+        cold_start=arm.cold_start,
+        acquisition=arm.acquisition,
+        alpha=arm.alpha,
+        projection=arm.projection,
+        batch_size=batch,
+        seed=seed,
+    )
