@@ -260,6 +260,7 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
     "--attention", type=click.IntRange(0), default=0, help="Scans drawn with their attention maps."
 )
 @click.option("--all-labels", is_flag=True, help="Train on the whole pool too (recipes only).")
+@click.option("--selection-only", is_flag=True, help="Measure the first choice; train nothing.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
 def simulate(
@@ -270,7 +271,7 @@ def simulate(
     DATA is a folder, or one or several recipes of pools (TOML). Run the same command again to
     continue a stopped run. docs/experiments.md explains recipes and the output.
     """
-    from backend.experiments import plans
+    from backend.experiments import gate, plans
     from backend.experiments import simulate as simulation
     from backend.experiments.studies import Data
 
@@ -280,7 +281,7 @@ def simulate(
         raise click.UsageError("--all-labels needs recipes of pools.")
     settings = load_settings()
     plan = plans.plan_of({**asked, "encoder": asked["encoder"] or settings.encoder})
-    failed = simulation.simulate(
+    failed = (gate.choose if plan.selection_only else simulation.simulate)(
         plan,
         Data(data, root),
         out or settings.data_dir / "simulation",

@@ -45,6 +45,7 @@ class Plan:
         baseline: Values that name the arm to compare with; empty for the control.
         attention: Number of held-out scans in the pictures of the attention gates.
         all_labels: Whether a network is trained on the whole pool too, once for each seed.
+        selection_only: Whether nothing is trained: the cold start chooses each count of labels.
     """
 
     arms: tuple[Arm, ...]
@@ -60,6 +61,7 @@ class Plan:
     baseline: tuple[str, ...] = ()
     attention: int = 0
     all_labels: bool = False
+    selection_only: bool = False
 
     def __post_init__(self) -> None:
         if list(self.labels) != sorted({*self.labels}) or min(self.labels) < 1:
@@ -69,11 +71,21 @@ class Plan:
             )
         if self.folds is not None:
             self._check_turns(self.folds)
-        if len(self.labels) == 1 and len({_acquisition(arm) for arm in self.arms}) > 1:
+        if len(self.batches) == 1 and len({_acquisition(arm) for arm in self.arms}) > 1:
+            why = (
+                "With --selection-only"
+                if self.selection_only
+                else "With only one count in --labels"
+            )
             raise ConfigError(
-                "With only one count in --labels no acquisition takes place.",
+                f"{why} no acquisition takes place.",
                 "Give more counts, or only one --acquisition, --alpha and --uncertainty.",
             )
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The counts of labels that follow each other; without training only the first."""
+        return self.labels[:1] if self.selection_only else self.labels
 
     def _check_turns(self, folds: int) -> None:
         for seeds in {self.seeds_of(arm) for arm in self.arms}:
@@ -96,7 +108,7 @@ class Plan:
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """Return the seeds of an arm."""
-        if self.random_draws is None or "random" not in _deciding(arm, self.labels):
+        if self.random_draws is None or "random" not in _deciding(arm, self.batches):
             return self.seeds
         start = max(self.seeds) + 1
         return (*self.seeds, *range(start, start + self.random_draws))[: self.random_draws]
@@ -110,7 +122,7 @@ class Plan:
         ]
         return {
             arm: "random"
-            if by_chance(arm, self.labels)
+            if by_chance(arm, self.batches)
             else ", ".join(str(getattr(arm, name)) for name in told or ["cold_start"])
             for arm in self.arms
         }
@@ -148,7 +160,8 @@ def plan_of(asked: Mapping[str, Any]) -> Plan:
     others["baseline"] = tuple(filter(None, asked["baseline"].split(",")))
     arms = grid({field.name: asked[field.name].split(",") for field in fields(Arm)})
     # Random arms choose the same scans with every encoder: keep only one of them.
-    drawn = [arm for arm in arms if by_chance(arm, others["labels"])]
+    batches = others["labels"][:1] if others["selection_only"] else others["labels"]
+    drawn = [arm for arm in arms if by_chance(arm, batches)]
     return Plan(tuple(arm for arm in arms if arm not in drawn[1:]), **others)
 
 

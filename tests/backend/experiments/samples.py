@@ -32,6 +32,7 @@ ASKED: dict[str, Any] = {
     "baseline": "",
     "attention": 0,
     "all_labels": False,
+    "selection_only": False,
 }
 
 
