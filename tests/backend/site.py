@@ -125,7 +125,7 @@ def rewrite_workflow(workflow_id: str, **values: str) -> None:
     """Set columns of a workflow in the jobs database."""
     with jobs_engine().begin() as connection:
         schema = None if connection.dialect.name == "sqlite" else "dbos"
-        columns = [sa.column(name) for name in ("workflow_uuid", *values)]
+        columns: list[sa.ColumnClause[str]] = list(map(sa.column, ("workflow_uuid", *values)))
         table = sa.table("workflow_status", *columns, schema=schema)
         update = sa.update(table).where(table.c.workflow_uuid == workflow_id).values(values)
         assert connection.execute(update).rowcount == 1
