@@ -16,9 +16,7 @@ def fitted_map(study: Study, arm: Arm, seed: int) -> projection.Projection:
     if path.exists():
         return projection.Projection.load(path)
     widths = study.encoded[arm.encoder].widths
-    fitted = projection.fit(
-        study.embeddings(arm), method=arm.projection, seed=seed, widths=widths
-    )
+    fitted = projection.fit(study.embeddings(arm), method=arm.projection, seed=seed, widths=widths)
     artifacts.write(path, lambda file: np.savez(file, **vars(fitted)))
     return fitted
 

@@ -106,7 +106,7 @@ def picks(study: Study, arms: Sequence[Arm], seed: int) -> list[dict[str, Any]]:
         for count in study.plan.labels
     }
     patients = np.array([scan.group for scan in study.scans(study.pool)])
-    alone = lonely(embeddings)
+    alone = lonely(embeddings * fitted.scale)
     records = []
     for arm in arms:
         made = []
@@ -148,7 +148,7 @@ def lonely(embeddings: Array) -> Array:
     It is the 5 % with the largest mean distance to their five nearest scans, at least one scan.
 
     Args:
-        embeddings: Of the pool, shape (n, d).
+        embeddings: Of the pool, shape (n, d), with parts of one scale.
     """
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(embeddings) - 1)).fit(embeddings)
     distances = near.kneighbors()[0].mean(axis=1)  # without the scan itself
