@@ -7,6 +7,7 @@ distance, and a set covers it as well as its best member does.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ Array = npt.NDArray[Any]
 BLOCK = 256  # gains brought up to date at once
 MOST_CENTRES = 1_000
 REACH = 2.0  # bandwidths within which a labelled scan counts as alike
+TEMPER = 0.75  # a mode of n scans counts as n ** (1 - TEMPER): 0 as n scans, 1 as a single scan
+FEW = 5.0  # with so many look-alikes a scan has half of its weight, without any it has none
 
 
 class Coverage:
@@ -37,10 +40,10 @@ class Coverage:
         self, points: Array, bandwidth: float, *, weights: Array | None = None, seed: int = 0
     ) -> None:
         rows = pool.sample(np.arange(len(points)), seed)
+        self._size = len(points)
         self._targets = points[rows]
         self._covered = np.zeros(len(rows), np.float32)
-        given = np.ones(len(rows)) if weights is None else weights[rows]
-        self._weights = (given if given.any() else np.ones(len(rows))).astype(np.float32)
+        self._weights = _some(np.ones(len(rows)) if weights is None else weights[rows])
         self._scale = 2 * bandwidth * bandwidth
 
     @property
@@ -49,6 +52,25 @@ class Coverage:
         if not len(self._targets):
             return 1.0
         return min(1.0, float(self._weights @ self._covered / self._weights.sum()))
+
+    def temper(self, tau: float = TEMPER, few: float = FEW) -> None:
+        """Let small modes of the pool count for more, and scans without look-alikes for nothing.
+
+        With r, the sum of a scan's kernels to the pool, its weight is multiplied by
+        r ** -tau * (r - 1) / (r - 1 + few). If no scan has a look-alike, all keep equal weights.
+
+        Args:
+            tau: From 0, which counts scans, to 1, which counts modes.
+            few: Number of look-alikes that gives half of the weight, at least 0.
+        """
+        others = np.empty(len(self._targets))
+        for part in pool.chunks(len(others)):
+            others[part] = self._similarity(self._targets[part]).sum(axis=1, dtype=np.float64)
+        # The scan itself is none of its look-alikes; the sample stands for the whole pool.
+        others = np.maximum(others - 1, 0) * (self._size - 1) / max(1, len(others) - 1)
+        kept = np.ones_like(others)
+        np.divide(others, others + few, out=kept, where=others + few > 0)
+        self._weights = _some(self._weights * (1 + others) ** -tau * kept)
 
     def gains(self, points: Array) -> Array:
         """Return how much each point would add to the covered share, shape (k,)."""
@@ -126,7 +148,7 @@ def bandwidth(points: Array, count: int, *, seed: int = 0) -> float:
     return float(np.sqrt(((points - centres) ** 2).sum(axis=1).mean()))
 
 
-def covered_share(points: Array, labelled: Array, count: int, *, seed: int = 0) -> float:
+def share_alike(points: Array, labelled: Array, count: int, *, seed: int = 0) -> float:
     """Return the share of a pool that lies within REACH bandwidths of a labelled scan, in [0, 1].
 
     Unlike the smooth coverage it reaches 1 once every dense place has a label, so people can read
@@ -143,6 +165,28 @@ def covered_share(points: Array, labelled: Array, count: int, *, seed: int = 0) 
     few = points[pool.sample(np.arange(len(points)), seed)]
     near = pool.nearest(points, points[labelled]) <= REACH * bandwidth(few, count, seed=seed)
     return float(near.mean())
+
+
+def covered_share(points: Array, chosen: Array, *, seed: int = 0) -> float:
+    """Return how much of a pool is near its chosen scans, in [0, 1].
+
+    The kernel is so wide that sqrt(n) well-placed scans can just about cover the pool. So the share
+    has the same meaning on any map, and grows with every label.
+
+    Args:
+        points: The pool with the chosen scans, shape (n, m).
+        chosen: Shape (c, m).
+        seed: Of k-means and of the sample.
+    """
+    width = bandwidth(points, math.ceil(math.sqrt(len(points))), seed=seed)
+    coverage = Coverage(points, width, seed=seed)
+    coverage.cover(chosen)
+    return coverage.share
+
+
+def _some(weights: Array) -> Array:
+    """Return the weights, or equal weights if all are zero; float32."""
+    return (weights if weights.any() else np.ones(len(weights))).astype(np.float32)
 
 
 def _largest(bounds: Array) -> Array:

@@ -12,10 +12,13 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, get_args
 
-ColdStart = Literal["medoids", "kmeans", "coverage", "typical", "random", "stratified-random"]
-Acquisition = Literal[
-    "entropy-diversity", "entropy", "entropy-then-diversity", "power-noise", "coverage", "random"
+ColdStart = Literal[
+    "medoids", "kmeans", "coverage", "tempered", "typical", "random", "stratified-random"
 ]
+Acquisition = Literal[
+    "entropy-diversity", "entropy", "entropy-then-diversity", "power-noise", "coverage",
+    "tempered", "random",
+]  # fmt: skip
 Uncertainty = Literal["entropy", "boundary-entropy"]
 Projection = Literal["tsne", "umap", "pca", "none"]
 

@@ -209,7 +209,7 @@ class Selector:
         """Return how much of the project the labels cover, as fields of the record."""
         labelled = np.array([i in now.usable for i in whole.ids], bool)
         chosen = self._options
-        covered = kernels.covered_share(
+        covered = kernels.share_alike(
             whole.coordinates, labelled, chosen.cold_start_budget, seed=chosen.seed
         )
         clusters = np.unique(whole.clustering.clusters[labelled])

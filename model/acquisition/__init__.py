@@ -21,6 +21,7 @@ from model.acquisition.entropy_diversity import EntropyDiversity
 from model.acquisition.entropy_then_diversity import EntropyThenDiversity
 from model.acquisition.power_noise import PowerNoise
 from model.acquisition.strategy import Acquisition, Candidates
+from model.acquisition.tempered import Tempered
 from model.acquisition.uniform_random import Random
 
 Array = npt.NDArray[Any]
@@ -31,6 +32,7 @@ STRATEGIES: Mapping[str, type[Acquisition]] = {
     "entropy-then-diversity": EntropyThenDiversity,
     "power-noise": PowerNoise,
     "coverage": UncertaintyCoverage,
+    "tempered": Tempered,
     "random": Random,
 }
 
@@ -80,7 +82,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         strategy: A key of STRATEGIES.
         alpha: Weight of diversity, in [0, 1], or "auto": it falls as the labels cover the pool.
         batch: Scans picked one by one, at least 1; None picks all, or 1,000 if each pick computes
-            a kernel (`coverage`). The rest is ordered in one step.
+            a kernel (`coverage`, `tempered`). The rest is ordered in one step.
         groups: Group of each scan, shape (n,): untouched groups come first.
         random_fraction: Share of the picks drawn at random instead, in [0, 1], evenly spread over
             this batch and the scans labelled before.

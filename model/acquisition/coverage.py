@@ -19,13 +19,15 @@ class UncertaintyCoverage(Acquisition):
 
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
-        points, seed = candidates.points, candidates.seed
-        count = len(candidates.chosen) + candidates.batch
-        coverage = Coverage(
-            points, bandwidth(points, count, seed=seed), weights=candidates.ratios, seed=seed
-        )
+        coverage = self._coverage(len(candidates.chosen) + candidates.batch)
         coverage.cover(candidates.chosen)
-        self._herding = Herding(points, coverage)
+        self._herding = Herding(candidates.points, coverage)
+
+    def _coverage(self, count: int) -> Coverage:
+        """Return the coverage to maximise, with a kernel for `count` chosen scans."""
+        points, seed = self.candidates.points, self.candidates.seed
+        width = bandwidth(points, count, seed=seed)
+        return Coverage(points, width, weights=self.candidates.ratios, seed=seed)
 
     def utility(self) -> Array:
         """The share that a scan adds to the cover, or its last known upper bound."""

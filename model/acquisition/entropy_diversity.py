@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from model.acquisition.strategy import Acquisition, Array, Candidates
-from model.kernels import Coverage, bandwidth
 
 STEEPNESS = 10.0
 HALFWAY = 0.5  # covered share of the pool at which both terms have about the same weight
@@ -35,17 +32,8 @@ class EntropyDiversity(Acquisition):
 
 
 def auto_alpha(candidates: Candidates) -> float:
-    """Return the weight of diversity: near 1 while nothing is covered, 0 if all is covered.
-
-    Coverage is measured with a kernel so wide that sqrt(n) well-placed scans cover the pool.
-    """
-    points = np.concatenate([candidates.chosen, candidates.points])
-    needed = math.ceil(math.sqrt(len(points)))
-    coverage = Coverage(
-        points, bandwidth(points, needed, seed=candidates.seed), seed=candidates.seed
-    )
-    coverage.cover(candidates.chosen)
-    return 1 - _competence(coverage.share)
+    """Return the weight of diversity: near 1 while nothing is covered, 0 if all is covered."""
+    return 1 - _competence(candidates.covered_share)
 
 
 def _competence(share: float) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
+from model.kernels import covered_share
 from model.pool import nearest
 
 Array = npt.NDArray[Any]
@@ -49,6 +51,16 @@ class Candidates:
             anew: Whether the numbers change with every label.
         """
         return np.random.default_rng([self.seed, len(self.chosen)] if anew else self.seed)
+
+    @cached_property
+    def everyone(self) -> Array:
+        """Coordinates of all scans, shape (l + c, m): the labelled scans first."""
+        return np.concatenate([self.chosen, self.points])
+
+    @cached_property
+    def covered_share(self) -> float:
+        """How much of the pool the labelled scans cover, in [0, 1]."""
+        return covered_share(self.everyone, self.chosen, seed=self.seed)
 
     @property
     def ratios(self) -> Array:

@@ -16,7 +16,15 @@ import numpy.typing as npt
 from model import diagnostics, pool
 from model import projection as maps
 from model.clustering import Clustering
-from model.cold_start import coverage, kmeans, medoids, stratified_random, typical, uniform_random
+from model.cold_start import (
+    coverage,
+    kmeans,
+    medoids,
+    stratified_random,
+    tempered,
+    typical,
+    uniform_random,
+)
 from model.cold_start.strategy import Choice, Pool, Strategy
 
 Array = npt.NDArray[Any]
@@ -25,6 +33,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "medoids": medoids.STRATEGY,
     "kmeans": kmeans.STRATEGY,
     "coverage": coverage.STRATEGY,
+    "tempered": tempered.STRATEGY,
     "typical": typical.STRATEGY,
     "random": uniform_random.STRATEGY,
     "stratified-random": stratified_random.STRATEGY,

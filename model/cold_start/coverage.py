@@ -16,11 +16,19 @@ SENTENCE = "covers most scans that no earlier scan covers"
 
 def choose(pool: Pool) -> Choice:
     """Return the greedy cover, then the rest by distance to the cover, farthest first."""
-    covered = Coverage(
-        pool.points, bandwidth(pool.points, pool.budget, seed=pool.seed), seed=pool.seed
-    )
-    covered.cover(pool.points[pool.labelled])
-    herding, turns, picks = Herding(pool.points, covered), pool.turns(), []
+    return cover_greedily(pool, coverage_of(pool))
+
+
+def coverage_of(pool: Pool) -> Coverage:
+    """Return the coverage of a pool by no scan, with a kernel for the budget."""
+    width = bandwidth(pool.points, pool.budget, seed=pool.seed)
+    return Coverage(pool.points, width, seed=pool.seed)
+
+
+def cover_greedily(pool: Pool, coverage: Coverage) -> Choice:
+    """Return the scans that add most to a coverage, then the rest, farthest from these first."""
+    coverage.cover(pool.points[pool.labelled])
+    herding, turns, picks = Herding(pool.points, coverage), pool.turns(), []
     for _ in pool.steps:
         row = herding.best(turns.allowed)
         herding.choose(row)
