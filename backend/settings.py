@@ -252,17 +252,33 @@ def _close_to_others(folder: Path) -> None:
             folder.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
 
 
+# The options that `method` sets. `firstlight` means the defaults of ProjectOptions.
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "firstlight": {},
+    "paper": {
+        "cold_start": "medoids",
+        "projection": "tsne",
+        "acquisition": "entropy-diversity",
+        "alpha": 0.3,
+        "uncertainty": "entropy",
+        "training": "scratch",
+        "refine": False,  # the paper trains one network a round, and that network draws
+    },
+}
+
+
 class ProjectOptions(BaseSettings):
     """The options that an admin may set for one project.
 
     A value in extra_params of the ML backend wins over the environment's FIRSTLIGHT_<NAME>, which
-    wins over the default.
+    wins over the value that `method` sets, which wins over the default.
     """
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="FIRSTLIGHT_", env_ignore_empty=True
     )
 
+    method: Literal["firstlight", "paper"] = "firstlight"
     cold_start_budget: int = Field(default=10, ge=1)
     cold_start: ColdStart = "medoids"
     acquisition: Acquisition = "entropy-diversity"
@@ -288,6 +304,22 @@ class ProjectOptions(BaseSettings):
     prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)
     paused: bool = False
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_method(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Add what the method sets to the options from extra_params and the environment."""
+        chosen = given.get("method")
+        return {**(METHODS.get(chosen, {}) if isinstance(chosen, str) else {}), **given}
+
+    @property
+    def method_in_use(self) -> str:
+        """The method, and the options that were given another value than it sets, in words."""
+        usual = {name: type(self).model_fields[name].default for name in METHODS["paper"]}
+        usual |= METHODS[self.method]
+        others = {n: getattr(self, n) for n, v in usual.items() if getattr(self, n) != v}
+        said = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in others.items())
+        return f"{self.method}, but {said}" if said else self.method
 
     @field_validator("alpha")
     @classmethod

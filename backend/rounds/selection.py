@@ -298,11 +298,13 @@ class Selector:
 def _selecting(options: ProjectOptions) -> dict[str, Any]:
     """Return the options whose change makes a round due.
 
-    A new option is left out while it has its default. Otherwise an upgrade would publish.
+    A new option is left out while it has its default. Otherwise an upgrade would publish. `method`
+    is left out, because the options that it sets are in.
     """
     fields = ProjectOptions.model_fields
     unset = {name for name in NEW_OPTIONS if getattr(options, name) == fields[name].default}
-    return options.model_dump(exclude={"paused", "refine", "max_refine_seconds"} | unset)
+    never = {"method", "paused", "refine", "max_refine_seconds"}
+    return options.model_dump(exclude=never | unset)
 
 
 def _age(known: tuple[float, int] | None, number: int) -> str:

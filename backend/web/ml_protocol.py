@@ -16,6 +16,7 @@ from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.rounds import prelabels
 from backend.settings import Settings, parse_options
+from backend.storage.ledger import stored_options
 from backend.storage.store import Store
 from backend.storage.tables import Project, Task
 from backend.web.live_drafts import DraftProcess
@@ -129,7 +130,7 @@ class Answers:
         return {"status": "READY"}
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the live version and every problem; note a new project for the worker."""
+        """Return live version, problems and method; note a new project for the worker."""
         request = SetupIn.model_validate(body)
         with logs.context(project=request.project):
             project = self._project(request.project)
@@ -137,6 +138,7 @@ class Answers:
             return {
                 "model_version": self._store.installation.answer(project),
                 "problems": list(_setup_problems(request, project)),
+                "method": _method(request, project),
             }
 
     def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,6 +271,14 @@ def _setup_problems(request: SetupIn, project: Project | None) -> Iterator[str]:
         yield str(error)
     if project is not None:
         yield from filter(None, (_problem(project), project.options_problem))
+
+
+def _method(request: SetupIn, project: Project | None) -> str:
+    """Return the method that holds with these options; the last valid ones if they are wrong."""
+    with suppress(FirstlightError):
+        if request.extra_params is not None or project is None:
+            return parse_options(request.extra_params).method_in_use
+    return (stored_options(project) if project else parse_options(None)).method_in_use
 
 
 def _problem(project: Project) -> str:

@@ -233,6 +233,40 @@ def test_an_option_wins_over_the_environment_which_wins_over_the_default(
     assert (options.alpha, options.seed, options.batch_size) == (0.9, 7, 10)
 
 
+def test_the_method_of_the_paper_sets_every_option_in_which_it_is_exact() -> None:
+    options = parse_options({"method": "paper"})
+    assert (options.cold_start, options.projection) == ("medoids", "tsne")
+    assert (options.acquisition, options.alpha) == ("entropy-diversity", 0.3)
+    assert (options.uncertainty, options.training, options.refine) == ("entropy", "scratch", False)
+    assert options.method_in_use == "paper"
+    assert parse_options({"method": "firstlight"}) == parse_options({})
+
+
+def test_a_single_option_wins_over_the_method_wherever_it_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FIRSTLIGHT_METHOD", "paper")
+    monkeypatch.setenv("FIRSTLIGHT_REFINE", "true")
+    monkeypatch.setenv("FIRSTLIGHT_UNCERTAINTY", "")  # empty counts as absent
+    options = parse_options({"alpha": "auto"})
+    assert (options.method, options.alpha, options.refine) == ("paper", "auto", True)
+    assert options.uncertainty == "entropy"
+    assert options.method_in_use == 'paper, but `alpha` "auto", `refine` true'
+    assert parse_options({"method": "firstlight"}).method_in_use == "firstlight"
+
+
+def test_stored_options_stay_as_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = parse_options({"method": "paper", "alpha": 0.5}).model_dump()
+    monkeypatch.setenv("FIRSTLIGHT_METHOD", "firstlight")
+    assert ProjectOptions(**stored).model_dump() == stored
+
+
+@pytest.mark.parametrize("method", ["papers", 3, None, ["paper"]])
+def test_an_unknown_method_is_named(method: object) -> None:
+    with pytest.raises(OptionsError, match="method: Input should be 'firstlight' or 'paper'"):
+        parse_options({"method": method})
+
+
 @pytest.mark.parametrize(
     ("extra_params", "named"),
     [

@@ -81,7 +81,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
         _problems(state),
         [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
-        [quality(state)],
+        [quality(state), f"Method: {state['method']}."],
         _bullets(
             f"Next to label. {SCORES}" if scored(state) else "Next to label:",
             [

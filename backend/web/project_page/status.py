@@ -38,6 +38,7 @@ _WATCHED = (
     "problem",
     "fix",
     "warnings",
+    "options",
     "options_problem",
     "webhook_refused_at",
 )
@@ -145,6 +146,7 @@ def status(
         **_waiting(now, record),
         **_quality(store, project_id, live, now),
         "last_model": _last_model(store, project_id) if now.complete else None,
+        "method": stored_options(project).method_in_use,
         "strategy": record.strategy,
         "covered": record.covered,
         "clusters": record.k,

@@ -22,7 +22,7 @@ from backend.errors import ImageError
 from backend.label_studio import labels
 from backend.label_studio.credentials import SECRET_HEADER
 from backend.logs import JsonFormatter
-from backend.settings import Settings
+from backend.settings import ProjectOptions, Settings, parse_options
 from backend.storage.projects import MOST_SIGHTINGS
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
@@ -36,6 +36,7 @@ CONFIG = json.loads((WIRE / "setup.json").read_text())["body"]["schema"]
 REGION = {"id": "a", "type": "brushlabels"}
 SYNCED = "2026-11-23T00:07:32.683860Z"
 POSTS = ("/setup", "/predict", "/webhook", "/job_status")
+METHOD = ProjectOptions().method_in_use  # the tests turn `refine` off by the environment
 
 
 def one_region(project_id: int, task_id: int) -> list[dict[str, Any]]:
@@ -222,7 +223,11 @@ def test_setup_of_a_new_project_leaves_it_to_the_worker_and_names_the_installati
     client: FlaskClient, store: Store
 ) -> None:
     answer = ask(client, "/setup", recorded("setup"))
-    assert answer == {"model_version": f"firstlight-{store.installation.id}", "problems": []}
+    assert answer == {
+        "model_version": f"firstlight-{store.installation.id}",
+        "problems": [],
+        "method": METHOD,
+    }
     assert [seen.project_id for seen in store.projects.sightings()] == [1]
     assert store.projects.all() == [], "anybody may have asked"
 
@@ -252,7 +257,7 @@ def test_setup_knows_a_project_by_every_shape_of_its_id(
     known(store)
     live(store)
     answer = ask(client, "/setup", {"project": project, "schema": CONFIG})
-    assert answer == {"model_version": "unet r0001", "problems": []}
+    assert answer == {"model_version": "unet r0001", "problems": [], "method": METHOD}
 
 
 @pytest.mark.parametrize(
@@ -368,6 +373,23 @@ def test_setup_tells_everything_that_is_wrong(client: FlaskClient, store: Store)
     assert "Image" in problems[0]
     assert "alfa: unknown option" in problems[1]
     assert problems[2:] == ["No entry. Connect.", "alpha: no."]
+
+
+@pytest.mark.parametrize(
+    ("extra_params", "said"),
+    [
+        ({}, METHOD),
+        (None, "paper"),  # says nothing of the options: those of the last sync hold
+        ({"method": "paper", "alpha": 0.5}, "paper, but `alpha` 0.5"),
+        ({"method": "papers"}, "paper"),  # wrong: those of the last sync hold
+    ],
+)
+def test_setup_says_which_method_holds(
+    client: FlaskClient, store: Store, extra_params: object, said: str
+) -> None:
+    known(store, options=parse_options({"method": "paper"}).model_dump())
+    body = {"project": 1, "extra_params": extra_params}
+    assert ask(client, "/setup", body)["method"] == said
 
 
 def test_nothing_of_a_setup_body_is_stored_or_logged(
@@ -983,7 +1005,7 @@ import json, sys
 from pathlib import Path
 from backend.web.app import MOST_PARTS, create_app
 from backend.web.ml_protocol import live_drafts
-from backend.settings import Settings
+from backend.settings import ProjectOptions, Settings, parse_options
 from backend.storage.store import open_store
 settings = Settings(data_dir=Path(sys.argv[1]))
 store = open_store(settings.database)

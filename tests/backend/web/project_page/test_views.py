@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from backend.errors import NotFound, StorageError
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
-from backend.settings import Settings
+from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
@@ -133,6 +133,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "labels_changed": 0,
         "scans_waiting": 0,
         "last_model": None,
+        "method": ProjectOptions().method_in_use,
         "strategy": None,
         "covered": None,
         "clusters": None,
