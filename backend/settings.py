@@ -289,6 +289,7 @@ class ProjectOptions(BaseSettings):
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)
     group_by: str = ""
+    source_by: str = ""
     training: Literal["scratch", "warm"] = "scratch"
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)

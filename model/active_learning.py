@@ -83,6 +83,7 @@ def decide(  # noqa: PLR0913  # what a round knows
     coordinates: Array | None = None,
     clusters: Clustering | None = None,
     groups: Array | None = None,
+    sources: Array | None = None,
 ) -> Decision:
     """Return which unlabelled scans to label, in order, and why.
 
@@ -96,6 +97,7 @@ def decide(  # noqa: PLR0913  # what a round knows
         coordinates: The map, shape (n, m); fitted if not given.
         clusters: The result of `clustering.cluster` on the map; computed if not given.
         groups: Group of each scan, shape (n,): untouched groups come first.
+        sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
 
     Raises:
         ValueError: If an option or an array is not as described.
@@ -107,7 +109,7 @@ def decide(  # noqa: PLR0913  # what a round knows
     if clusters is None:
         points = np.asarray(coordinates, np.float64)
         clusters = clustering.cluster(points, max(1, options.cold_start_budget), seed=options.seed)
-    known = _Known(labelled, options, coordinates, clusters, groups, notes)
+    known = _Known(labelled, options, coordinates, clusters, groups, sources, notes)
     if uncertainty is None or np.sum(labelled) < options.cold_start_budget:
         return _cold_start(embeddings, known)
     return _acquisition(uncertainty, known)
@@ -136,6 +138,7 @@ class _Known:
     coordinates: Array
     clusters: Clustering
     groups: Array | None
+    sources: Array | None
     warnings: tuple[str, ...]
 
 
@@ -149,6 +152,7 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
         clustering=known.clusters,
         labelled=known.labelled,
         groups=known.groups,
+        sources=known.sources,
         seed=options.seed,
     )
     unknown = np.full(len(start.order), math.nan)
@@ -181,6 +185,7 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
         alpha=options.alpha,
         batch=options.batch_size,
         groups=known.groups,
+        sources=known.sources,
         random_fraction=options.random_fraction,
         seed=options.seed,
     )

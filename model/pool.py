@@ -23,7 +23,9 @@ GREEDY = 1_000  # scans chosen one by one unless the budget is larger; for all i
 FEW_AXES = 8  # up to so many axes a tree finds neighbours faster than comparing all pairs
 
 
-def check(n: int, coordinates: Array, labelled: Array, groups: Array) -> None:
+def check(
+    n: int, coordinates: Array, labelled: Array, groups: Array, sources: Array | None = None
+) -> None:
     """Raise ValueError unless all arrays describe n scans and the coordinates are finite."""
     if labelled.shape != (n,) or labelled.dtype != bool:
         raise ValueError(
@@ -35,20 +37,77 @@ def check(n: int, coordinates: Array, labelled: Array, groups: Array) -> None:
         raise ValueError("coordinates hold NaN or infinity: fit the map on finite embeddings")
     if groups.shape != (n,):
         raise ValueError(f"groups have shape {groups.shape}: expected a group per scan, ({n},)")
+    if sources is not None and sources.shape != (n,):
+        raise ValueError(f"sources have shape {sources.shape}: expected a source per scan, ({n},)")
+
+
+class Shares:
+    """Which source (hospital, scanner, view) gives the next scan.
+
+    It is the source with the smallest share of its scans chosen. So every source gives a scan
+    before any gives its second, and later the shares are proportional to the sizes, rounded up
+    (Adams' apportionment). Of equal sources the smallest comes first; if there are more sources
+    than picks, the largest, because then the picks cannot reach all of them.
+
+    Args:
+        sources: Source of each scan, shape (n,).
+        labelled: Scans that were chosen before, shape (n,) bool.
+        picks: Number of scans to choose, the labelled included.
+    """
+
+    def __init__(self, sources: Array, labelled: Array, picks: int) -> None:
+        names, self._numbers = np.unique(sources, return_inverse=True)
+        self._sizes = np.bincount(self._numbers, minlength=len(names))
+        self._counts = np.bincount(self._numbers[labelled], minlength=len(names))
+        self._rank = self._sizes if len(names) <= picks else -self._sizes
+
+    def due(self, candidates: Array) -> Array:
+        """Return the candidates of the sources that are next, shape (n,) bool; several if equal."""
+        waiting = np.bincount(self._numbers[candidates], minlength=len(self._sizes)) > 0
+        taken = np.where(waiting, self._counts / self._sizes, np.inf)
+        due = taken == taken.min()
+        due &= self._rank == self._rank[due].min()
+        return candidates & due[self._numbers]
+
+    def take(self, row: int) -> None:
+        """Note that a scan was chosen."""
+        self._counts[self._numbers[row]] += 1
+
+    def keys(self, rows: Array) -> tuple[Array, Array]:
+        """Return the keys that bring rows into their sources' turns, for np.lexsort; (r,) each.
+
+        Args:
+            rows: Rows not chosen yet; those of one source keep their order.
+        """
+        numbers = self._numbers[rows]
+        by_source = np.argsort(numbers, kind="stable")
+        place = np.empty(len(rows), int)
+        place[by_source] = np.arange(len(rows)) - np.searchsorted(
+            numbers[by_source], numbers[by_source]
+        )
+        taken = (self._counts[numbers] + place) / self._sizes[numbers]
+        return self._rank[numbers], taken
 
 
 class Turns:
     """Which scans may come next: first those of untouched groups, then all remaining scans.
 
+    Among these it is the turn of a source, if sources are given (`Shares`).
+
     Args:
         groups: Group of each scan, shape (n,).
         labelled: Scans that must not be chosen, shape (n,) bool; their groups count as touched.
+        sources: Source of each scan, shape (n,).
+        picks: Number of scans to choose, the labelled included; only sources need it.
     """
 
-    def __init__(self, groups: Array, labelled: Array) -> None:
+    def __init__(
+        self, groups: Array, labelled: Array, sources: Array | None = None, picks: int = 0
+    ) -> None:
         self._groups = groups
         self._left = ~labelled
         self._fresh = self._left & ~np.isin(groups, groups[labelled])
+        self._shares = None if sources is None else Shares(sources, labelled, picks)
 
     @property
     def left(self) -> Array:
@@ -57,20 +116,30 @@ class Turns:
 
     @property
     def allowed(self) -> Array:
-        """The scans that may come next, shape (n,) bool."""
-        return self._fresh if self._fresh.any() else self._left
+        """The scans that may come next, shape (n,) bool; at least one must be left."""
+        allowed = self._fresh if self._fresh.any() else self._left
+        return self._shares.due(allowed) if self._shares else allowed
 
     def take(self, row: int) -> None:
         """Note that a scan was chosen."""
         self._left[row] = False
         self._fresh[self._groups == self._groups[row]] = False
+        if self._shares:
+            self._shares.take(row)
 
     def first(self, order: Array) -> Array:
-        """Return the rows in the same order, but the first of each untouched group in front."""
+        """Return the rows by their turns; else they keep their order.
+
+        It is the order of single steps, as long as no group has scans of several sources.
+        """
         opens = np.zeros(len(order), bool)
         opens[np.unique(self._groups[order], return_index=True)[1]] = True
         opens &= self._fresh[order]
-        return np.concatenate([order[opens], order[~opens]])
+        rows = np.concatenate([order[opens], order[~opens]])
+        if self._shares is None:
+            return rows
+        later = np.arange(len(rows)) >= opens.sum()
+        return rows[np.lexsort((*self._shares.keys(rows), later))]
 
 
 def sample(rows: Array, seed: int, size: int | None = None) -> Array:

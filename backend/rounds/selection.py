@@ -15,13 +15,14 @@ from backend.settings import ProjectOptions
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.ledger import Ledger, stored_options
-from backend.storage.records import QueueRecord
+from backend.storage.records import FIRST_OF_SOURCE, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from model import active_learning, encoders, kernels, scoring
 from model.validation import group
 
-NEW_OPTIONS = ("score_limit", "network")  # those that records of the first release lack
+# The options that records of the first release lack.
+NEW_OPTIONS = ("score_limit", "network", "source_by")
 
 
 class Selector:
@@ -56,7 +57,7 @@ class Selector:
             self._project.label_config,
             _selecting(self._options),
             self.encoder,
-            *filter(None, [pinned]),  # absent unless pinned: old fingerprints stay valid
+            *filter(None, [pinned, now.sources]),  # absent if empty: old fingerprints stay valid
         )
         trains = not pinned and len(now.usable) >= 2
         pool = {task_id for task_id, _ in self.pool(now)}
@@ -159,6 +160,7 @@ class Selector:
             points.coordinates,
             ~closed,
         )
+        sources = self._sources(now, points.ids)
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
             closed,
@@ -167,12 +169,16 @@ class Selector:
             coordinates=points.coordinates,
             clusters=points.clustering,
             groups=self._groups(now, points.ids),
+            sources=sources,
         )
         ranked = [points.ids[row] for row in decision.order]
         last = self._at_the_end(now, set(whole.ids), unjudged)
         why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
         if scores:
             why = {i: why[i] + _age(known.get(i), number) for i in ranked}
+        if sources is not None:
+            firsts = _firsts(sources, decision.order, closed)
+            why |= {ranked[i]: f"{FIRST_OF_SOURCE}; {why[ranked[i]]}" for i in firsts}
         front = [task for task in ranked if task not in last]
         order = [*front, *last]
         return QueueRecord(
@@ -199,6 +205,7 @@ class Selector:
                     "cluster": int(decision.clusters[rows[task]]),
                     "entropy": _number(uncertainty[rows[task]]),
                     "scored_in": known[task][1] if task in known else None,
+                    **({} if sources is None else {"source": int(sources[rows[task]])}),
                     **terms,
                 }
                 for task, terms in zip(ranked, _terms(decision), strict=True)
@@ -255,6 +262,14 @@ class Selector:
         task_of = {task.id: task for task in now.tasks}
         return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
 
+    def _sources(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
+        """Return the number of each scan's source; scans without one share a number."""
+        if not self._options.source_by:
+            return None
+        names = [now.sources.get(i, "") for i in ids]
+        numbers: npt.NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        return numbers
+
     def _map(self) -> Map:
         chosen = self._options
         embedded = self._store.embeddings.all(self._project.id, self.encoder)
@@ -305,6 +320,15 @@ def _selecting(options: ProjectOptions) -> dict[str, Any]:
     unset = {name for name in NEW_OPTIONS if getattr(options, name) == fields[name].default}
     never = {"method", "paused", "refine", "max_refine_seconds"}
     return options.model_dump(exclude=never | unset)
+
+
+def _firsts(
+    sources: npt.NDArray[np.int64], order: npt.NDArray[Any], closed: npt.NDArray[np.bool_]
+) -> list[int]:
+    """Return the places in the order of the first scans of sources without a closed scan."""
+    names, places = np.unique(sources[order], return_index=True)
+    untouched: list[int] = places[~np.isin(names, sources[closed])].tolist()
+    return untouched
 
 
 def _age(known: tuple[float, int] | None, number: int) -> str:

@@ -122,6 +122,7 @@ def _list_is_due(
         project.full_sync
         or "newest_until_now" in seen
         or stored_options(project).group_by != options.group_by
+        or stored_options(project).source_by != options.source_by
     )
 
 
@@ -227,14 +228,20 @@ def _task_row(
     task: dict[str, Any], config: labels.LabelConfig, options: ProjectOptions
 ) -> dict[str, Any]:
     data = task.get("data") or {}
-    group = data.get(options.group_by) if options.group_by else None
     return {
         "id": int(task["id"]),
         "url": _text(data.get(config.image_key) or ""),
-        "group": "" if group is None else _text(group),  # null means no group
+        "group": _named(data, options.group_by),
+        "source": _named(data, options.source_by),
         "updated_at": str(task["updated_at"]),
         "is_labeled": bool(task["is_labeled"]),
     }
+
+
+def _named(data: dict[str, Any], key: str) -> str:
+    """Return the value of a key of the task data; "" without an option, key or value."""
+    value = data.get(key) if key else None
+    return "" if value is None else _text(value)
 
 
 def _text(value: object) -> str:

@@ -73,6 +73,11 @@ class Ledger:
         numbers = validation.group(keys, [task.pixels for task in self.tasks]).tolist()
         return dict(zip((task.id for task in self.tasks), numbers, strict=True))
 
+    @cached_property
+    def sources(self) -> dict[int, str]:
+        """The source of every scan that has one, by task id; see `source_by`."""
+        return {task.id: task.source for task in self.tasks if task.source}
+
     @property
     def label_keys(self) -> list[str]:
         """One key per label; a changed label gets a new key."""

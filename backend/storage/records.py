@@ -15,9 +15,14 @@ from sqlalchemy.types import TypeDecorator
 
 from backend.storage.artifacts import ProjectFiles, Space, round_name
 
-# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control. A model of
+# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control, and with
+# `source_by` the number of its source. A model of
 # them would make a record of 100,000 scans take almost three times as long to read.
 Terms = dict[str, Any]
+
+# The reason of a source's first scan begins with this. Names of sources are task data: they stay
+# out of records, which outlive deleted scans.
+FIRST_OF_SOURCE = "first scan of its source"
 
 # The JSON keys of a metric in the quality of a model: validation_dice, dice_by_label.
 _VALIDATION, _BY_LABEL = "validation_", "_by_label"
@@ -85,6 +90,19 @@ class QueueRecord(Record):
     def reason_of(self) -> dict[int, str]:
         """Why each scan stands where it does, by task id."""
         return dict(zip(self.order, self.reasons, strict=False))
+
+    def explained(self, sources: Mapping[int, str]) -> dict[int, str]:
+        """Return why each scan stands where it does, by task id, with the names of sources.
+
+        Args:
+            sources: The source of each scan that has one, by task id.
+        """
+        return {
+            task: f"first scan of source {sources[task]}{reason.removeprefix(FIRST_OF_SOURCE)}"
+            if task in sources and reason.startswith(FIRST_OF_SOURCE)
+            else reason
+            for task, reason in self.reason_of.items()
+        }
 
 
 def read_queue(files: ProjectFiles, number: int) -> QueueRecord | None:

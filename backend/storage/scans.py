@@ -29,6 +29,7 @@ class ListedScan(NamedTuple):
     id: int
     url: str
     group: str
+    source: str
     is_labeled: bool
     height: int
     width: int

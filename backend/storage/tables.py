@@ -105,6 +105,7 @@ class Task(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     url: Mapped[str] = mapped_column(sa.Text, default="")
     group: Mapped[str] = mapped_column(default="")
+    source: Mapped[str] = mapped_column(default="", server_default="")
     updated_at: Mapped[str] = mapped_column(default="")
     is_labeled: Mapped[bool] = mapped_column(default=False)
     height: Mapped[int] = mapped_column(default=0)

@@ -70,6 +70,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     alpha: float | str = 0.3,
     batch: int | None = None,
     groups: Array | None = None,
+    sources: Array | None = None,
     random_fraction: float = 0.0,
     seed: int = 0,
 ) -> Ranking:
@@ -84,6 +85,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         batch: Scans picked one by one, at least 1; None picks all, or 1,000 if each pick computes
             a kernel (`coverage`, `tempered`). The rest is ordered in one step.
         groups: Group of each scan, shape (n,): untouched groups come first.
+        sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
         random_fraction: Share of the picks drawn at random instead, in [0, 1], evenly spread over
             this batch and the scans labelled before.
 
@@ -96,7 +98,8 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         raise ValueError(f"batch is {batch}: expected at least 1, or None for the whole pool")
     labels, values, places = map(np.asarray, (labelled, uncertainty, coordinates))
     names = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    pool.check(len(labels), places, labels, names)
+    origins = None if sources is None else np.asarray(sources)
+    pool.check(len(labels), places, labels, names, origins)
     _check_uncertainty(values, labels)
     rows, points = np.flatnonzero(~labels), places.astype(np.float64)
     chosen = STRATEGIES[strategy]
@@ -111,7 +114,8 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         seed=seed,
     )
     control = _control(candidates, _share("random_fraction", random_fraction))
-    return _Picking(chosen(candidates), pool.Turns(names, labels)).run(control)
+    turns = pool.Turns(names, labels, origins, len(candidates.chosen) + candidates.batch)
+    return _Picking(chosen(candidates), turns).run(control)
 
 
 class _Picking:

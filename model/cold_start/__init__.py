@@ -75,6 +75,7 @@ def select(  # noqa: PLR0913  # the contract's keywords
     clustering: Clustering | None = None,
     labelled: Array | None = None,
     groups: Array | None = None,
+    sources: Array | None = None,
     seed: int = 0,
 ) -> ColdStart:
     """Return the pool in the order in which it should be labelled while no model exists.
@@ -90,6 +91,7 @@ def select(  # noqa: PLR0913  # the contract's keywords
             given.
         labelled: Scans already chosen, shape (n,) bool; they count towards their clusters' shares.
         groups: Group of each scan, shape (n,): untouched groups come first.
+        sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
 
     Raises:
         ValueError: If the strategy is unknown or an argument has the wrong shape.
@@ -105,8 +107,9 @@ def select(  # noqa: PLR0913  # the contract's keywords
     places, n = np.asarray(coordinates), len(embeddings)
     labels = np.zeros(n, bool) if labelled is None else np.asarray(labelled)
     names = np.arange(n) if groups is None else np.asarray(groups)
-    pool.check(n, places, labels, names)
-    asked = Pool(places.astype(np.float64), budget, labels, names, seed, clustering)
+    origins = None if sources is None else np.asarray(sources)
+    pool.check(n, places, labels, names, origins)
+    asked = Pool(places.astype(np.float64), budget, labels, names, seed, clustering, origins)
     choice = STRATEGIES[strategy].choose(asked)
     found = choice.clustering
     return ColdStart(

@@ -27,6 +27,7 @@ class Pool:
         groups: Group of each scan, shape (n,).
         seed: Of all randomness.
         known: The clusters by silhouette; None to compute them.
+        sources: Source of each scan, shape (n,); None without sources.
     """
 
     points: Array
@@ -35,6 +36,7 @@ class Pool:
     groups: Array
     seed: int
     known: Clustering | None = None
+    sources: Array | None = None
 
     @cached_property
     def clustering(self) -> Clustering:
@@ -52,8 +54,8 @@ class Pool:
         return range(int(self.labelled.sum()), min(max(self.budget, GREEDY), len(self.points)))
 
     def turns(self) -> Turns:
-        """Return the turns of the groups at the start."""
-        return Turns(self.groups, self.labelled)
+        """Return the turns of groups and sources at the start."""
+        return Turns(self.groups, self.labelled, self.sources, self.budget)
 
     def rest(self, picks: Array, turns: Turns) -> Array:
         """Return the remaining rows by distance to the nearest pick, farthest first."""
@@ -70,11 +72,13 @@ class Choice:
         order: The unlabelled rows, best first.
         picked: Number of rows in front that the strategy picked one by one.
         clustering: The clusters that the strategy used, or those of the map.
+        words: The reasons, if another rule than the strategy's own chose.
     """
 
     order: Array
     picked: int
     clustering: Clustering
+    words: Words | None = None
 
 
 @dataclass(frozen=True)

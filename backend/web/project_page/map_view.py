@@ -64,7 +64,7 @@ def queue(store: Store, files: ProjectFiles, project_id: int, now: Ledger) -> Qu
     order = record.order if record else live.published
     return Queue(
         order=[task for task in order if task in now.open],
-        reasons=record.reason_of if record else {},
+        reasons=record.explained(now.sources) if record else {},
         record=record or QueueRecord(),
     )
 

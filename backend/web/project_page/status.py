@@ -304,7 +304,7 @@ def _last_model(store: Store, project_id: int) -> dict[str, Any] | None:
 def _next(record: QueueRecord, live: Publication | None, now: Ledger) -> list[dict[str, Any]]:
     if live is None:
         return []
-    reasons = record.reason_of
+    reasons = record.explained(now.sources)
     waiting = [task for task in live.published if task in now.open]
     return [
         {"task": task, "position": position, "reason": reasons.get(task, "")}

@@ -458,6 +458,56 @@ def test_untouched_groups_come_first(pool: Pool) -> None:
     assert all(number > 6 for number in first)
 
 
+def test_every_source_gives_a_scan_first_and_the_record_keeps_its_number_without_its_name(
+    pool: Pool,
+) -> None:
+    clinics = {**dict.fromkeys(range(1, 8), "North"), **dict.fromkeys((8, 9), "South")}
+    for number, clinic in clinics.items():
+        pool.add(number, source=clinic)
+    pool.options(source_by="clinic", cold_start_budget=6)
+
+    record = pool.rank()
+
+    first = record.order[:3]
+    assert [pool.now.sources.get(task, "") for task in first] == ["South", "", "North"]
+    assert all(reason.startswith("first scan of its source; ") for reason in record.reasons[:3])
+    assert not any("first scan" in reason for reason in record.reasons[3:])
+    assert [record.scans[task]["source"] for task in first] == [2, 0, 1]
+    assert "South" not in record.model_dump_json()
+    shown = record.explained(pool.now.sources)
+    assert shown[first[0]].startswith("first scan of source South; ")
+    assert shown[first[1]].startswith("first scan of its source; ")
+
+
+def test_a_source_with_a_label_has_no_first_scan_any_more(pool: Pool) -> None:
+    for number in range(1, 13):
+        pool.add(number, source="North" if number <= 9 else "South")
+    pool.options(source_by="clinic")
+    pool.label(12)
+
+    record = pool.rank()
+
+    assert record.order[0] <= 9
+    assert ["first scan" in reason for reason in record.reasons[:3]] == [True, False, False]
+    pool.label(1)
+    pool.label(2)
+    scored = pool.rank({task: task / 12 for task in range(1, 13)})
+    assert scored.phase == "acquisition"
+    assert not any("first scan" in reason for reason in scored.reasons)
+
+
+def test_changed_sources_make_a_round_due_and_none_leave_the_fingerprint_as_it_was(
+    pool: Pool,
+) -> None:
+    plain = pool.plan()["fingerprint"]
+    pool.options(method="paper", refine=False)
+    assert pool.plan()["fingerprint"] == plain
+    pool.options(source_by="clinic")
+    named = pool.plan()["fingerprint"]
+    pool.add(3, source="North")
+    assert len({plain, named, pool.plan()["fingerprint"]}) == 3
+
+
 def test_every_embedded_scan_has_a_cluster(pool: Pool) -> None:
     clusters = pool.selector.clusters()
     assert set(clusters) == set(range(1, 13))

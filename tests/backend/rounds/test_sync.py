@@ -301,6 +301,26 @@ def test_the_group_is_the_named_part_of_the_data(side: Side) -> None:
     assert [task.group for task in side.read().tasks] == ["P1", "", ""]
 
 
+def test_the_source_is_the_named_part_of_the_data_and_a_changed_key_reads_it_again(
+    side: Side, caplog: pytest.LogCaptureFixture
+) -> None:
+    [entry] = side.fake.entries.values()
+    side.fake.add_task(side.number, clinic="North", scanner="A7")
+    side.fake.add_task(side.number, clinic=None)
+    side.sync()
+    assert [task.source for task in side.read().tasks] == ["", ""]
+    entry["extra_params"] = {"source_by": "clinic"}
+    side.sync()
+    first, second = side.read().tasks
+    assert side.read().sources == {first.id: "North"}
+    assert second.source == ""
+    entry["extra_params"] = {"source_by": "scanner"}
+    side.sync()
+    assert side.read().sources == {first.id: "A7"}
+    assert "North" not in caplog.text
+    assert "A7" not in caplog.text
+
+
 # -- label config and options ---------------------------------------------------------------------
 
 
