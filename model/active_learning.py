@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from model import acquisition, clustering, cold_start, projection
+from model import acquisition, clustering, cold_start, kernels, projection
 from model.clustering import Clustering
+from model.cold_start.strategy import Words
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +56,8 @@ class Decision:
         map: Coordinates in which distances were measured, shape (n, 2), or the given coordinates.
         clusters, k, silhouette, medoids: As in `clustering.Clustering`.
         warnings: Sentences that a person should read before trusting the order.
+        words: The reasons of a cold start; None for those of its strategy.
+        width: Distance within which a picked scan covers others; NaN if the rule has none.
     """
 
     phase: Literal["cold-start", "acquisition"]
@@ -72,6 +75,8 @@ class Decision:
     silhouette: float
     medoids: Array
     warnings: tuple[str, ...]
+    words: Words | None = None
+    width: float = math.nan
 
 
 def decide(  # noqa: PLR0913  # what a round knows
@@ -119,16 +124,18 @@ def reasons(decision: Decision) -> list[str]:
     """Return a short sentence for each row of the order: the reason for its position."""
     if decision.phase == "cold-start":
         return _cold_start_reasons(decision)
-    words = acquisition.STRATEGIES[decision.strategy].words
+    rule = acquisition.STRATEGIES[decision.strategy]
     scores = zip(
         decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
     )
-    return [
-        "drawn at random, as a control"
-        if control
-        else words.format(uncertainty=h, diversity=d, utility=s)
-        for h, d, s, control in scores
-    ]
+    alike = _alike(decision, rule.words)
+    sentences = []
+    for position, (h, d, s, control) in enumerate(scores):
+        said = rule.words if position < decision.picked else rule.beyond or rule.words
+        known = alike[position] if position < len(alike) else ""
+        explained = said.format(uncertainty=h, diversity=d, utility=s, alike=known)
+        sentences.append("drawn at random, as a control" if control else explained)
+    return sentences
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +179,8 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
         silhouette=start.silhouette,
         medoids=start.medoids,
         warnings=known.warnings + start.warnings,
+        words=start.words,
+        width=start.width,
     )
 
 
@@ -205,21 +214,52 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
         silhouette=clustering_.silhouette,
         medoids=clustering_.medoids,
         warnings=known.warnings + ranking.warnings,
+        width=ranking.width,
     )
 
 
 def _cold_start_reasons(decision: Decision) -> list[str]:
-    words = cold_start.STRATEGIES[decision.strategy].words
-    labelled = np.ones(len(decision.clusters), bool)
-    labelled[decision.order] = False
+    words = decision.words or cold_start.STRATEGIES[decision.strategy].words
+    labelled = _labelled(decision)
     entered = set(decision.clusters[labelled].tolist())
     sizes = np.bincount(decision.clusters, minlength=decision.k).tolist()
     medoids = set(decision.medoids.tolist())
+    alike = _alike(decision, words.opening)
     sentences = []
     for position, row in enumerate(decision.order.tolist()):
         number = int(decision.clusters[row])
-        follows = number in entered or position >= decision.picked
-        said = words.later if follows else words.first(row in medoids)
-        sentences.append(said.format(cluster=number, size=sizes[number]))
+        if position >= decision.picked:
+            said = words.beyond or words.later
+        else:
+            said = words.later if number in entered else words.first(row in medoids)
+        known = alike[position] if position < len(alike) else ""
+        sentences.append(said.format(cluster=number, size=sizes[number], alike=known))
         entered.add(number)
     return sentences
+
+
+def _labelled(decision: Decision) -> Array:
+    labelled = np.ones(len(decision.clusters), bool)
+    labelled[decision.order] = False
+    return labelled
+
+
+def _alike(decision: Decision, words: str) -> list[str]:
+    """Return for each picked scan how many others are like it, if the words ask for it."""
+    if "{alike}" not in words:
+        return []
+    counts = kernels.look_alikes(
+        decision.map.astype(np.float64),
+        decision.order[: decision.picked],
+        decision.width,
+        _labelled(decision),
+    )
+    return [_number_alike(*both) for both in zip(*(one.tolist() for one in counts), strict=True)]
+
+
+def _number_alike(others: int, labelled: int) -> str:
+    if others < 2:
+        which = "is" if labelled else "is not"
+        return f"1 similar scan, which {which} labelled" if others else "no similar scan"
+    known = {0: "none is", 1: "1 is"}.get(labelled, f"{labelled} are")
+    return f"{others} similar scans, of which {known} labelled"

@@ -31,7 +31,7 @@ class Coverage:
 
     Args:
         points: The pool, shape (n, m).
-        bandwidth: Standard deviation of the kernel, in units of the map.
+        bandwidth: Standard deviation of the kernel, in units of the map; kept as `width`.
         weights: Weight of each scan, shape (n,), not negative; equal by default.
         seed: Of the sample that represents a pool from 5,000 scans on.
     """
@@ -44,6 +44,7 @@ class Coverage:
         self._targets = points[rows]
         self._covered = np.zeros(len(rows), np.float32)
         self._weights = _some(np.ones(len(rows)) if weights is None else weights[rows])
+        self.width = bandwidth
         self._scale = 2 * bandwidth * bandwidth
 
     @property
@@ -63,7 +64,7 @@ class Coverage:
             tau: From 0, which counts scans, to 1, which counts modes.
             few: Number of look-alikes that gives half of the weight, at least 0.
         """
-        others = np.empty(len(self._targets))
+        others: Array = np.empty(len(self._targets))
         for part in pool.chunks(len(others)):
             others[part] = self._similarity(self._targets[part]).sum(axis=1, dtype=np.float64)
         # The scan itself is none of its look-alikes; the sample stands for the whole pool.
@@ -182,6 +183,35 @@ def covered_share(points: Array, chosen: Array, *, seed: int = 0) -> float:
     coverage = Coverage(points, width, seed=seed)
     coverage.cover(chosen)
     return coverage.share
+
+
+def look_alikes(
+    points: Array, rows: Array, width: float, labelled: Array, *, seed: int = 0
+) -> tuple[Array, Array]:
+    """Return how many other scans lie within a distance of each row, and how many are labelled.
+
+    From 5,000 scans on, the first number is an estimate from a sample. Shapes (r,), int.
+
+    Args:
+        points: The pool, shape (n, m).
+        rows: Unlabelled rows, shape (r,).
+        width: The distance, such as the width of a kernel.
+        labelled: Shape (n,) bool.
+        seed: Of the sample.
+    """
+    seen = pool.sample(np.arange(len(points)), seed)
+    itself = np.isin(rows, seen)
+    near = _within(points[rows], points[seen], width) - itself
+    others = np.rint(near * (len(points) - 1) / np.maximum(1, len(seen) - itself)).astype(int)
+    known = _within(points[rows], points[labelled], width)
+    return np.maximum(others, known), known
+
+
+def _within(points: Array, others: Array, width: float) -> Array:
+    counts = np.empty(len(points), int)
+    for part in pool.chunks(len(points)):
+        counts[part] = (cdist(points[part], others) <= width).sum(axis=1)
+    return counts
 
 
 def _some(weights: Array) -> Array:

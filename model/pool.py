@@ -67,7 +67,7 @@ class Shares:
         taken = np.where(waiting, self._counts / self._sizes, np.inf)
         due = taken == taken.min()
         due &= self._rank == self._rank[due].min()
-        return candidates & due[self._numbers]
+        return np.asarray(candidates & due[self._numbers])
 
     def take(self, row: int) -> None:
         """Note that a scan was chosen."""
@@ -135,11 +135,11 @@ class Turns:
         opens = np.zeros(len(order), bool)
         opens[np.unique(self._groups[order], return_index=True)[1]] = True
         opens &= self._fresh[order]
-        rows = np.concatenate([order[opens], order[~opens]])
+        rows: Array = np.concatenate([order[opens], order[~opens]])
         if self._shares is None:
             return rows
         later = np.arange(len(rows)) >= opens.sum()
-        return rows[np.lexsort((*self._shares.keys(rows), later))]
+        return np.asarray(rows[np.lexsort((*self._shares.keys(rows), later))])
 
 
 def sample(rows: Array, seed: int, size: int | None = None) -> Array:

@@ -50,6 +50,7 @@ class Ranking:
         control: True for a scan that was drawn at random because of `random_fraction`.
         alpha: Weight of diversity that was used; NaN for a strategy without a weight.
         warnings: Sentences that a person should read before trusting the batch.
+        width: Distance within which a picked scan covers others; NaN if the rule has none.
     """
 
     order: Array
@@ -59,6 +60,7 @@ class Ranking:
     control: Array
     alpha: float
     warnings: tuple[str, ...]
+    width: float
 
 
 def rank(  # noqa: PLR0913  # the contract's keywords
@@ -145,6 +147,7 @@ class _Picking:
             control=drawn,
             alpha=self._acquisition.alpha,
             warnings=self._warnings(picks),
+            width=self._acquisition.width,
         )
 
     def _pick(self, rng: np.random.Generator | None) -> int:

@@ -21,6 +21,7 @@ class UncertaintyCoverage(Acquisition):
         super().__init__(candidates)
         coverage = self._coverage(len(candidates.chosen) + candidates.batch)
         coverage.cover(candidates.chosen)
+        self.width = coverage.width
         self._herding = Herding(candidates.points, coverage)
 
     def _coverage(self, count: int) -> Coverage:

@@ -115,14 +115,18 @@ class Acquisition(ABC):
         alpha: Weight of diversity in use; NaN for a strategy without a weight.
         most_picks: Number of scans picked one by one if no batch is given; None for all.
         remedy: Advice for a batch that is closer together than random batches.
-        words: The reason for a scan's position; {uncertainty}, {diversity} and {utility} are filled
-            in.
+        words: The reason for a scan's position; {uncertainty}, {diversity}, {utility} and {alike}
+            (as in the cold start) are filled in.
+        beyond: The same for a scan behind those picked one by one; "" for `words`.
+        width: Distance within which a picked scan covers others; NaN if the rule has none.
     """
 
     alpha = float("nan")
     most_picks: int | None = None
     remedy = "choose the acquisition entropy-then-diversity or coverage"
     words = "uncertainty {uncertainty:.2f}, distance {diversity:.2f}"
+    beyond = ""
+    width = float("nan")
 
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates

@@ -16,6 +16,9 @@ from model.kernels import Coverage, bandwidth
 class Tempered(UncertaintyCoverage):
     """Greedy cover of the whole pool, weighted by look-alikes and by uncertainty."""
 
+    words = "covers {alike}; uncertainty {uncertainty:.2f}"
+    beyond = UncertaintyCoverage.words
+
     def _coverage(self, count: int) -> Coverage:
         points, seed = self.candidates.everyone, self.candidates.seed
         doubt = self.candidates.ratios**self.candidates.covered_share

@@ -25,7 +25,7 @@ from model.cold_start import (
     typical,
     uniform_random,
 )
-from model.cold_start.strategy import Choice, Pool, Strategy
+from model.cold_start.strategy import Choice, Pool, Strategy, Words
 
 Array = npt.NDArray[Any]
 
@@ -53,6 +53,8 @@ class ColdStart:
         silhouette: Mean silhouette of the clusters; NaN with fewer than two clusters.
         medoids: Row of each cluster's medoid, shape (k,).
         warnings: Sentences that a person should read before trusting the order.
+        words: The reasons for the order.
+        width: Distance within which a chosen scan covers others; NaN if the rule has none.
     """
 
     order: Array
@@ -63,6 +65,8 @@ class ColdStart:
     silhouette: float
     medoids: Array
     warnings: tuple[str, ...]
+    words: Words
+    width: float
 
 
 def select(  # noqa: PLR0913  # the contract's keywords
@@ -115,6 +119,7 @@ def select(  # noqa: PLR0913  # the contract's keywords
     return ColdStart(
         choice.order, choice.picked, places, found.clusters, found.k, found.silhouette,
         found.medoids, notes + _warnings(asked, choice),
+        choice.words or STRATEGIES[strategy].words, choice.width,
     )  # fmt: skip
 
 

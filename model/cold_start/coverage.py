@@ -36,7 +36,7 @@ def cover_greedily(pool: Pool, coverage: Coverage) -> Choice:
         picks.append(row)
     chosen = np.array(picks, int)
     order = np.concatenate([chosen, pool.rest(chosen, turns)])
-    return Choice(order, len(chosen), pool.clustering)
+    return Choice(order, len(chosen), pool.clustering, width=coverage.width)
 
 
 STRATEGY = Strategy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,27 +74,33 @@ class Choice:
         picked: Number of rows in front that the strategy picked one by one.
         clustering: The clusters that the strategy used, or those of the map.
         words: The reasons, if another rule than the strategy's own chose.
+        width: Distance within which a chosen scan covers others; NaN if the rule has none.
     """
 
     order: Array
     picked: int
     clustering: Clustering
     words: Words | None = None
+    width: float = math.nan
 
 
 @dataclass(frozen=True)
 class Words:
-    """The reasons for a scan's position; {cluster} and {size} are filled in.
+    """The reasons for a scan's position; {cluster}, {size} and {alike} are filled in.
+
+    {alike} says how many scans lie within the width of the kernel, and how many are labelled.
 
     Attributes:
         opening: For the first scan that the strategy picked in a cluster.
         later: For every further scan of the cluster.
         stand_in: For a first scan that is not the cluster's medoid; by default `opening`.
+        beyond: For a scan behind those that were picked one by one; by default `later`.
     """
 
     opening: str
     later: str
     stand_in: str = ""
+    beyond: str = ""
 
     def first(self, medoid: bool) -> str:
         """Return the words for the first scan of a cluster."""
@@ -108,4 +115,5 @@ class Strategy:
     words: Words
 
 
+LIKE = "covers {alike}"
 FARTHEST = "far from all scans chosen before"

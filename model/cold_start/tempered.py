@@ -8,9 +8,7 @@ docs/method.md has the formula and what it finds in drawn pools.
 from __future__ import annotations
 
 from model.cold_start.coverage import cover_greedily, coverage_of
-from model.cold_start.strategy import Choice, Pool, Strategy, Words
-
-SENTENCE = "covers similar scans that no earlier scan covers"
+from model.cold_start.strategy import FARTHEST, LIKE, Choice, Pool, Strategy, Words
 
 
 def choose(pool: Pool) -> Choice:
@@ -22,5 +20,5 @@ def choose(pool: Pool) -> Choice:
 
 STRATEGY = Strategy(
     choose,
-    Words(opening=SENTENCE, later=SENTENCE),
+    Words(opening=LIKE, later=LIKE, beyond=FARTHEST),
 )

@@ -199,6 +199,26 @@ def test_an_acquisition_says_the_two_terms_and_their_sum() -> None:
     ]
 
 
+@pytest.mark.parametrize("phase", ["cold-start", "acquisition"])
+def test_tempered_coverage_says_how_many_scans_are_alike_and_how_many_labelled(phase: str) -> None:
+    points = np.repeat([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [50.0, 50.0]], [5, 4, 2, 1], axis=0)
+    options = SelectionOptions(
+        cold_start_budget=9 if phase == "cold-start" else 1, cold_start="tempered",
+        acquisition="tempered", batch_size=11,
+    )  # fmt: skip
+
+    decision = decide(
+        points, mask(12, 5, 6), options, coordinates=points, uncertainty=np.full(12, 0.5)
+    )
+
+    assert decision.phase == phase
+    said = dict(zip(decision.order.tolist(), reasons(decision), strict=True))
+    assert said[0].startswith("covers 4 similar scans, of which none is labelled")
+    assert said[7].startswith("covers 3 similar scans, of which 2 are labelled")
+    assert said[9].startswith("covers 1 similar scan, which is not labelled")
+    assert said[11].startswith("covers no similar scan")
+
+
 @pytest.mark.parametrize("start", cold_start.STRATEGIES)
 def test_every_cold_start_gives_its_reasons_in_words(start: str) -> None:
     embeddings, points = pool()
