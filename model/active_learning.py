@@ -15,6 +15,10 @@ from model.cold_start.strategy import Words
 
 Array = npt.NDArray[Any]
 
+# The version of the rules; a record names it. A rule that orders the same pool in another way needs
+# the next number. 2: on a map without clusters `medoids` chooses by coverage.
+RULES = 2
+
 
 @dataclass(frozen=True)
 class SelectionOptions:

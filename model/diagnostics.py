@@ -74,8 +74,8 @@ def collapse(clustering: Clustering) -> tuple[str, ...]:
         return ()
     return (
         f"collapse: {clustering.strays:.0%} of scans' neighbours lie in another cluster, more than "
-        f"{MOST_STRAYS:.0%}: the map counts as one cluster, and the cold start medoids becomes a "
-        "farthest-point traversal; another encoder or projection may separate the scans",
+        f"{MOST_STRAYS:.0%}: the map counts as one cluster, and the cold start medoids chooses by "
+        "coverage; another encoder or projection may separate the scans",
     )
 
 

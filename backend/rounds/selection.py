@@ -191,6 +191,7 @@ class Selector:
             alpha=_number(decision.alpha),
             options=self._options.model_dump(),
             encoder=self.encoder,
+            rules=active_learning.RULES,
             k=decision.k,
             silhouette=_number(decision.silhouette),
             medoids=[points.ids[row] for row in decision.medoids],

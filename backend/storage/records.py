@@ -55,6 +55,8 @@ class QueueRecord(Record):
         options: The project's options.
         encoder: The name of the encoder.
         model: The key of the model that scored the pool, "" for none. Another one may have drawn.
+        rules: The version of the rules of selection; None of releases before 2. Another version
+            may order the same pool in another way.
         k: The number of clusters.
         silhouette: Of the clusters; None for too few scans.
         medoids: The task ids of the medoids.
@@ -73,6 +75,7 @@ class QueueRecord(Record):
     options: dict[str, Any] = {}
     encoder: str = ""
     model: str = ""
+    rules: int | None = None
     k: int | None = None
     silhouette: float | None = None
     medoids: list[int] = []

@@ -5,6 +5,8 @@ What holds for all of them is in test_strategies.py.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,12 @@ FEW = settings(max_examples=40)
 @st.composite
 def pools(draw: st.DrawFn) -> dict[str, Any]:
     pool = draw(coarse_pools())
-    n = len(pool["labelled"])
-    return {"embeddings": np.zeros((n, 3), np.float32), "budget": draw(st.integers(1, 16)), **pool}
+    n, budget = len(pool["labelled"]), draw(st.integers(1, 16))
+    found = clustering.cluster(pool["coordinates"].astype(float), budget, seed=pool["seed"])
+    # Count as clusters even those that overlap: this is about the paper's rule.
+    known = replace(found, strays=math.nan)
+    embeddings = np.zeros((n, 3), np.float32)
+    return {"embeddings": embeddings, "budget": budget, "clustering": known, **pool}
 
 
 def select(points: Array, budget: int, **options: Any) -> cold_start.ColdStart:
@@ -127,18 +133,24 @@ def scattered(n: int = 80, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=(n, 2))
 
 
-def test_a_map_without_clusters_is_traversed_from_its_medoid_to_the_farthest_points() -> None:
+def test_on_a_map_without_clusters_coverage_chooses() -> None:
     points = scattered()
 
     start = select(points, 6)
 
-    sums = [np.linalg.norm(points - point, axis=1).sum() for point in points]
-    naive = [int(np.argmin(sums))]
-    while len(naive) < 6:
-        distances = [min(np.linalg.norm(p - points[row]) for row in naive) for p in points]
-        naive.append(int(np.argmax(distances)))
-    assert start.order[:6].tolist() == naive
     assert start.k == 1
+    assert start.order.tolist() == select(points, 6, strategy="coverage").order.tolist()
+    assert start.words == cold_start.STRATEGIES["coverage"].words
+
+
+def test_a_budget_of_one_takes_the_medoid_where_there_are_clusters() -> None:
+    points = blobs(3, 20)
+    sums = [np.linalg.norm(points - point, axis=1).sum() for point in points]
+
+    start = select(points, 1)
+
+    assert start.order[0] == np.argmin(sums)
+    assert start.words == cold_start.STRATEGIES["medoids"].words
 
 
 def test_a_collapse_is_said_with_its_value_its_threshold_and_a_remedy() -> None:

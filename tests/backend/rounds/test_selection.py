@@ -14,7 +14,7 @@ from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.records import QueueRecord
 from backend.storage.tables import Annotation, Publication
-from model import encoders
+from model import active_learning, encoders
 from model.projection import Projection
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
@@ -410,6 +410,7 @@ def test_a_record_holds_what_its_decision_rests_on(pool: Pool) -> None:
     assert record.options["seed"] == 0
     assert (record.strategy, record.alpha) == ("medoids", None)
     assert record.encoder == "pixels"
+    assert record.rules == active_learning.RULES
     assert set(record.scans) == set(range(2, 13))
     assert set(record.medoids) <= set(range(1, 13))
 
