@@ -19,16 +19,16 @@ class UncertaintyCoverage(Acquisition):
 
     def __init__(self, candidates: Candidates) -> None:
         super().__init__(candidates)
-        coverage = self._coverage(len(candidates.chosen) + candidates.batch)
+        count = len(candidates.chosen) + candidates.batch
+        coverage = self._coverage(bandwidth(candidates.points, count, seed=candidates.seed))
         coverage.cover(candidates.chosen)
         self.width = coverage.width
         self._herding = Herding(candidates.points, coverage)
 
-    def _coverage(self, count: int) -> Coverage:
-        """Return the coverage to maximise, with a kernel for `count` chosen scans."""
-        points, seed = self.candidates.points, self.candidates.seed
-        width = bandwidth(points, count, seed=seed)
-        return Coverage(points, width, weights=self.candidates.ratios, seed=seed)
+    def _coverage(self, width: float) -> Coverage:
+        """Return the coverage to maximise, with a kernel of this width."""
+        points, weights = self.candidates.points, self.candidates.ratios
+        return Coverage(points, width, weights=weights, seed=self.candidates.seed)
 
     def utility(self) -> Array:
         """The share that a scan adds to the cover, or its last known upper bound."""

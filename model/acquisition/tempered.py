@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from model.acquisition.coverage import UncertaintyCoverage
-from model.kernels import Coverage, bandwidth
+from model.kernels import Coverage
 
 
 class Tempered(UncertaintyCoverage):
@@ -19,11 +19,11 @@ class Tempered(UncertaintyCoverage):
     words = "covers {alike}; uncertainty {uncertainty:.2f}"
     beyond = UncertaintyCoverage.words
 
-    def _coverage(self, count: int) -> Coverage:
+    def _coverage(self, width: float) -> Coverage:
         points, seed = self.candidates.everyone, self.candidates.seed
         doubt = self.candidates.ratios**self.candidates.covered_share
         # Labelled scans count as look-alikes, but there is nothing left to cover.
         weights = np.concatenate([np.zeros(len(self.candidates.chosen)), doubt])
-        coverage = Coverage(points, bandwidth(points, count, seed=seed), weights=weights, seed=seed)
+        coverage = Coverage(points, width, weights=weights, seed=seed)
         coverage.temper()
         return coverage

@@ -140,7 +140,7 @@ def test_the_acquisition_equals_a_naive_greedy_cover(seed: int) -> None:
     rng = np.random.default_rng(seed)
     points, uncertainty = rng.normal(size=(45, 2)), rng.random(45)
     labelled = np.arange(45) < 5
-    width = bandwidth(points, 15, seed=seed)
+    width = bandwidth(points[~labelled], 15, seed=seed)
     near = np.exp(-((points[:, None] - points) ** 2).sum(axis=2) / (2 * width**2))
     share = covered_share(points, points[labelled], seed=seed)
     weights = naive_weights(points, width) * np.where(labelled, 0, uncertainty**share)
