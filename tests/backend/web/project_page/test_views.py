@@ -184,6 +184,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
     assert text.startswith("Liver CT (project 3)\n")
     assert "Queue: none has been published yet." in text
     assert "Quality: not known yet." in text
+    assert "Method: firstlight" in text
     assert DONE not in text
 
 
