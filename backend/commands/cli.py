@@ -1,4 +1,4 @@
-"""The command line: python -m backend COMMAND."""
+"""The command line: firstlight COMMAND, or python -m backend COMMAND in a clone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend import logs
+from backend import __version__, logs
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
 from backend.errors import FirstlightError, StorageError
@@ -38,6 +38,7 @@ def _any_of(names: Sequence[str]) -> str:
 
 
 @click.group(help=__doc__)
+@click.version_option(__version__, prog_name="firstlight")
 def cli() -> None:
     """Firstlight, an active-learning backend for Label Studio."""
     tame_threads()

@@ -1,0 +1,198 @@
+"""The wheel holds all that runs, its versions fit the lock, and its command starts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from backend import __version__
+from demo.process import Process, bare_environment, free_port
+from demo.studio import ROOT
+
+PACKAGES = ("backend", "demo", "model")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+LOCKED = dict(
+    re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
+)
+
+EXAMPLE = ROOT / "docs" / "examples" / "firstlight-two-scales"
+
+PLUGGED = """
+import torch
+from model import networks, registry
+assert registry.is_network("two-scales")
+print(networks.build("two-scales", 2)(torch.zeros(1, 3, 64, 32)).shape)
+"""
+
+
+@pytest.mark.parametrize("written", PROJECT["dependencies"])
+def test_the_lock_lies_inside_the_range_of_every_dependency(written: str) -> None:
+    wanted = Requirement(written)
+    assert LOCKED[wanted.name] in wanted.specifier
+
+
+@pytest.mark.parametrize("written", PROJECT["dependencies"])
+def test_no_dependency_is_pinned_or_unbounded_below(written: str) -> None:
+    operators = {found.operator for found in Requirement(written).specifier}
+    assert operators <= {"~=", ">=", "<"}
+    assert operators & {"~=", ">="}
+
+
+def test_the_interpreter_of_the_tests_and_of_the_image_is_supported() -> None:
+    supported = SpecifierSet(PROJECT["requires-python"])
+    [image] = re.findall(r"^ARG PYTHON_IMAGE=python:([\d.]+)", DOCKERFILE, flags=re.MULTILINE)
+    assert image in supported
+    assert "{}.{}.{}".format(*sys.version_info) in supported
+
+
+def test_the_citation_names_the_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pytest.importorskip("hatchling")
+    _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        written = archive.read(f"firstlight-{__version__}.dist-info/METADATA").decode()
+    return Parser().parsestr(written)
+
+
+def _run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Run a command; return what it wrote."""
+    run = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
+
+
+@pytest.mark.seconds
+def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    ours = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert held == ours
+    # What is read at run time and is no code.
+    data = {name for name in held if not name.endswith(".py")}
+    assert {Path(name).parent.as_posix() for name in data} == {
+        "backend/experiments/templates",
+        "backend/web/project_page/static",
+        "backend/web/project_page/templates",
+    }
+    assert "backend/storage/migrations/env.py" in held
+    assert "backend/storage/migrations/versions/0001_first_release.py" in held
+
+
+@pytest.mark.seconds
+def test_the_wheel_tells_what_it_is_and_needs(metadata: Message) -> None:
+    assert metadata["Name"] == "firstlight"
+    assert metadata["Version"] == __version__
+    assert SpecifierSet(metadata["Requires-Python"]) == SpecifierSet(PROJECT["requires-python"])
+    needed = {str(Requirement(line)) for line in metadata.get_all("Requires-Dist", [])}
+    assert needed == {str(Requirement(line)) for line in PROJECT["dependencies"]}
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the wheel, on top of the packages of the tests."""
+    venv = tmp_path_factory.mktemp("installed") / "venv"
+    _run(sys.executable, "-m", "venv", "--without-pip", venv)  # pip is among the packages
+    [packages] = venv.glob("lib/python*/site-packages")
+    (packages / "requirements.pth").write_text(sysconfig.get_path("purelib"))
+    _pip_install(venv / "bin", wheel)
+    return venv / "bin"
+
+
+def _pip_install(programs: Path, package: Path) -> None:
+    options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    pip = [programs / "python", "-P", "-m", "pip", "install"]
+    _run(*pip, *options, "--no-build-isolation", package)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A working folder with a package `backend` that is not ours."""
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [("--version", f"firstlight, version {__version__}"), ("--help", "Usage: firstlight ")],
+)
+def test_the_installed_command_answers(
+    installed: Path, elsewhere: Path, argument: str, expected: str
+) -> None:
+    assert expected in _run(installed / "firstlight", argument, cwd=elsewhere)
+
+
+@pytest.mark.slow
+def test_the_installed_service_serves_its_page_from_any_folder(
+    installed: Path, elsewhere: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = bare_environment() | {
+        "LABEL_STUDIO_API_KEY": "unused",
+        "DATA_DIR": str(elsewhere / "data"),
+        "PORT": str(port),
+    }
+    log = elsewhere / "log"
+    process = Process([installed / "firstlight", "start"], log=log, env=environment, cwd=elsewhere)
+    try:
+        page = _wait_for(process, f"{url}/projects")
+        assert "No project is connected yet" in page
+        for name in re.findall(r"/static/[^\"]+", page):
+            assert httpx.get(url + name).status_code == 200
+    finally:
+        process.stop(seconds=10)
+
+
+def _wait_for(process: Process, url: str) -> str:
+    while True:
+        process.check("The installed service")
+        try:
+            return httpx.get(url, timeout=10).raise_for_status().text
+        except httpx.HTTPError:
+            time.sleep(0.2)  # the test's timeout bounds the wait
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_example_package_adds_its_network(
+    installed: Path, tmp_path: Path, elsewhere: Path
+) -> None:
+    source = shutil.copytree(EXAMPLE, tmp_path / "source")  # a build writes into its folder
+    _pip_install(installed, source)
+    printed = _run(installed / "python", "-P", "-c", PLUGGED, cwd=elsewhere)
+    assert printed == "torch.Size([1, 2, 64, 32])\n"
