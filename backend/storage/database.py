@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ class Database:
     def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
         self.engine = engine
         self.clock = clock
+        # A command does not close its database, and Python 3.13 warns of connections left open.
+        # Not at exit: SQLite's files of a forked process belong to its parent.
+        weakref.finalize(self, engine.dispose).atexit = False
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import sqlite3
 import threading
 from contextlib import closing
@@ -57,6 +58,16 @@ def test_the_installation_keeps_its_name_for_as_long_as_its_database(
     assert again.installation.id == store.installation.id
     assert len(store.installation.id) == 8
     again.close()
+
+
+def test_a_store_that_is_no_longer_used_leaves_no_connection_open(settings: Settings) -> None:
+    used = open_store(settings.database)
+    used.create()
+    engine = used.database.engine
+    assert engine.pool.checkedin()  # type: ignore[attr-defined]
+    del used
+    gc.collect()
+    assert not engine.pool.checkedin()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("attempt", range(5))
