@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, count, repeat
 from pathlib import Path
 
@@ -278,17 +279,24 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "a checkout"
     (root / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "setup", root / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    (root / "requirements-setup.txt").write_text("uv==1\n")
     for venv, file in [
         (".venv", "requirements.txt"),
         (".venv", "requirements-dev.txt"),
         (".venv-label-studio", "requirements-label-studio.txt"),
     ]:
         (root / file).write_text("x==1\n")
-        (root / venv / "bin").mkdir(parents=True, exist_ok=True)
-        (root / venv / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
-        (root / venv / "bin" / "python").chmod(0o755)
+        _program(root / venv / "bin" / "python", "exit 1")
         shutil.copy(root / file, root / venv / f".installed-{file}")
     return root
+
+
+def _program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
 
 
 @pytest.mark.parametrize("arguments", [(), ("--dev",)])
@@ -300,14 +308,84 @@ def test_setup_does_nothing_for_what_is_up_to_date(
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-label-studio.txt"])
-def test_setup_without_a_python_311_says_how_to_name_one(checkout: Path, file: str) -> None:
+def test_setup_without_a_supported_python_says_how_to_name_one(checkout: Path, file: str) -> None:
     (checkout / file).write_text("x==2\n")
     done = _setup(checkout, PYTHON="/nowhere/python3.11")
     assert done.returncode == 1
-    assert "Python 3.11 is needed" in done.stderr
-    assert "PYTHON=/path/to/python3.11 scripts/setup" in done.stderr
+    assert "Python 3.11 to 3.13 is needed, but /nowhere/python3.11 is missing" in done.stderr
+    assert "PYTHON=/path/to/python3 scripts/setup" in done.stderr
 
 
 def test_setup_refuses_an_unknown_argument(checkout: Path) -> None:
     done = _setup(checkout, "--prod")
     assert (done.returncode, done.stderr) == (2, "usage: scripts/setup [--dev]\n")
+
+
+@dataclass(frozen=True)
+class Installer:
+    """A repository, and a uv that only notes its arguments and the packages that it is given."""
+
+    root: Path
+    folder: Path
+
+    def run(self, *arguments: str, **env: str) -> str:
+        """Run scripts/setup; return what it said."""
+        path = f"{self.folder}:{os.environ['PATH']}"
+        done = _setup(self.root, *arguments, PATH=path, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def asked(self) -> list[str]:
+        return (self.folder / "asked").read_text().splitlines()
+
+
+@pytest.fixture
+def installer(checkout: Path, tmp_path: Path) -> Installer:
+    """The lock names torch, its CUDA and one more; both environments have a supported Python."""
+    lock = "".join(
+        f"{name}==1 \\\n    --hash=sha256:{name}\n" for name in ("numpy", "nvidia-nccl", "torch")
+    )
+    (checkout / "requirements.txt").write_text(f"# note\n{lock}")
+    (checkout / "requirements-dev.txt").write_text(
+        "-r requirements.txt\npytest==1 \\\n    --hash=sha256:pytest\n"
+    )
+    for venv in (".venv", ".venv-label-studio"):
+        _program(checkout / venv / "bin" / "python", "exit 0")
+    folder = tmp_path / "programs"
+    note = f"{{ echo \"$@\"; case $* in *' -') cat; esac; }} >>'{folder}/asked'"
+    _program(folder / "uv", note)
+    return Installer(checkout, folder)
+
+
+def test_setup_takes_torch_without_cuda_from_the_index_that_is_named(installer: Installer) -> None:
+    said = installer.run(TORCH_INDEX="https://index.example/cpu")
+    pip = "pip install --python .venv/bin/python --no-deps"
+    assert installer.asked == [
+        f"{pip} --default-index https://index.example/cpu --requirement -",
+        "torch==1",
+        f"{pip} --require-hashes --requirement -",
+        "# note",
+        "numpy==1 --hash=sha256:numpy",
+        "pip check --python .venv/bin/python",
+    ]
+    assert "Downloading at most 0.8 GB; torch's CPU builds come from https://index.ex" in said
+
+
+def test_setup_takes_all_of_the_lock_by_its_hashes_without_an_index_for_torch(
+    installer: Installer,
+) -> None:
+    said = installer.run("--dev", TORCH_INDEX="")
+    packages = [line for line in installer.asked if "==" in line]
+    assert packages == [
+        f"{name}==1 --hash=sha256:{name}" for name in ("numpy", "nvidia-nccl", "torch", "pytest")
+    ]
+    assert sum("--require-hashes" in line for line in installer.asked) == 2
+    assert "Downloading at most 3.3 GB" in said
+
+
+def test_setup_does_nothing_the_second_time(installer: Installer) -> None:
+    installer.run(TORCH_INDEX="")
+    (installer.folder / "asked").unlink()
+    assert installer.run(TORCH_INDEX="") == ""
+    assert not (installer.folder / "asked").exists()
