@@ -358,6 +358,17 @@ def installer(checkout: Path, tmp_path: Path) -> Installer:
     return Installer(checkout, folder)
 
 
+def test_setup_takes_the_first_supported_python_that_it_finds(installer: Installer) -> None:
+    shutil.rmtree(installer.root / ".venv")
+    for name in ("python3.11", "python3.12"):
+        _program(installer.folder / name, "exit 1")
+    make = 'if [ "$2" = venv ]; then mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; fi'
+    python = _program(installer.folder / "python3.13", make)
+    installer.run(TORCH_INDEX="")
+    made = installer.root / ".venv" / "bin" / "python"
+    assert made.read_text() == python.read_text()
+
+
 def test_setup_takes_torch_without_cuda_from_the_index_that_is_named(installer: Installer) -> None:
     said = installer.run(TORCH_INDEX="https://index.example/cpu")
     pip = "pip install --python .venv/bin/python --no-deps"

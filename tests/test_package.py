@@ -133,8 +133,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _pip_install(programs: Path, package: Path) -> None:
     options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    pip = [programs / "python", "-P", "-m", "pip", "install"]
-    _run(*pip, *options, "--no-build-isolation", package)
+    pip = (programs / "python", "-P", "-m", "pip", "install", "--no-build-isolation")
+    _run(*pip, *options, package)
 
 
 @pytest.fixture

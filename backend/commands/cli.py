@@ -37,10 +37,10 @@ def _any_of(names: Sequence[str]) -> str:
     return f"One or more of {', '.join(names)}, separated by commas."
 
 
-@click.group(help=__doc__)
+@click.group()
 @click.version_option(__version__, prog_name="firstlight")
 def cli() -> None:
-    """Firstlight, an active-learning backend for Label Studio."""
+    """Decide which scan to label next: an active-learning backend for Label Studio."""
     tame_threads()
     keep_private()
 
