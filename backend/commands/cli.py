@@ -245,6 +245,9 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 @click.option(
     "--uncertainty", default="entropy", show_default=True, help=_any_of(registry.UNCERTAINTIES)
 )
+@click.option(
+    "--arm", multiple=True, help="One more arm: the first with changes, cold-start=kmeans,alpha=1."
+)
 @click.option("--seeds", default="0-4", show_default=True, help="Seeds of selection and training.")
 @click.option("--random-draws", type=click.IntRange(1), help="Seeds of `random`, if not --seeds.")
 @click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -150,7 +150,8 @@ def plan_of(asked: Mapping[str, Any]) -> Plan:
     """Return the plan that a person asks for, from lists as text.
 
     Args:
-        asked: The fields of Arm as lists, and the fields of Plan except `arms`.
+        asked: The fields of Arm as lists, and the fields of Plan except `arms`. `arm` has further
+            arms, each as changes of the first one: "cold-start=kmeans,projection=none".
 
     Raises:
         ConfigError: If a list or a value is wrong.
@@ -158,7 +159,9 @@ def plan_of(asked: Mapping[str, Any]) -> Plan:
     others = {field.name: asked[field.name] for field in fields(Plan) if field.name != "arms"}
     others |= {name: numbers(asked[name]) for name in ("seeds", "labels")}
     others["baseline"] = tuple(filter(None, asked["baseline"].split(",")))
-    arms = grid({field.name: asked[field.name].split(",") for field in fields(Arm)})
+    listed = grid({field.name: asked[field.name].split(",") for field in fields(Arm)})
+    further = (changed(listed[0], text) for text in asked["arm"])
+    arms = tuple(dict.fromkeys([*listed, *further]))
     # Random arms choose the same scans with every encoder: keep only one of them.
     batches = others["labels"][:1] if others["selection_only"] else others["labels"]
     drawn = [arm for arm in arms if by_chance(arm, batches)]
@@ -177,6 +180,25 @@ def grid(values: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
     names = [field.name for field in fields(Arm)]
     checked = [dict.fromkeys(_checked(name, value) for value in values[name]) for name in names]
     return tuple(Arm(*combination) for combination in product(*checked))
+
+
+def changed(arm: Arm, text: str) -> Arm:
+    """Return an arm with other values, from a text such as "cold-start=kmeans,projection=none".
+
+    Raises:
+        ConfigError: If a part of the text is no such pair, or production does not accept a value.
+    """
+    known = {field.name.replace("_", "-"): field.name for field in fields(Arm)}
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        option, _, value = (word.strip() for word in part.partition("="))
+        if option not in known:
+            raise ConfigError(
+                f"--arm {text!r}: {part!r} is no option with a value.",
+                f"Write pairs such as cold-start=kmeans, with {', '.join(known)}.",
+            )
+        values[known[option]] = _checked(known[option], value)
+    return replace(arm, **values)
 
 
 def _checked(name: str, value: str) -> Any:

@@ -20,6 +20,7 @@ ASKED: dict[str, Any] = {
     "acquisition": "entropy-diversity",
     "alpha": "0.3",
     "uncertainty": "entropy",
+    "arm": (),
     "seeds": "0",
     "labels": "2,4",
     "random_draws": None,

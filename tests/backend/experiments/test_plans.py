@@ -42,6 +42,28 @@ def test_what_production_does_not_know_is_refused_with_what_it_knows(
         plan(**{name: value})
 
 
+def test_single_arms_join_the_grid_once_as_changes_of_its_first_arm() -> None:
+    further = ("cold-start=tempered, encoder=pixels+statistics", "cold-start=random")
+    arms = plan(cold_start="random", projection="tsne", arm=further).arms
+    assert [(arm.cold_start, arm.encoder, arm.projection) for arm in arms] == [
+        ("random", "pixels", "tsne"),
+        ("tempered", "pixels+statistics", "tsne"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("kmeans", "'kmeans' is no option with a value"),
+        ("seeds=3", "'seeds=3' is no option with a value"),
+        ("cold-start=best", "--cold-start 'best'"),
+    ],
+)
+def test_a_single_arm_that_names_nothing_known_is_refused(text: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        plan(arm=(text,))
+
+
 @pytest.mark.parametrize("labels", ["10,5", "0,5"])
 def test_counts_of_labels_have_to_grow_from_one(labels: str) -> None:
     with pytest.raises(ConfigError, match="--labels is"):
