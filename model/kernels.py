@@ -95,8 +95,9 @@ class Coverage:
         squares: Array = cdist(points, self._targets, "sqeuclidean")
         if self._scale == 0:
             return np.asarray(squares == 0, np.float32)
-        squares /= -self._scale
-        near: Array = np.exp(squares.astype(np.float32))  # twice as fast as in double precision
+        with np.errstate(over="ignore"):  # beyond the largest number a scan is infinitely far
+            squares /= -self._scale
+            near: Array = np.exp(squares.astype(np.float32))  # twice as fast as in double precision
         return near
 
 

@@ -40,6 +40,16 @@ def test_a_bandwidth_of_zero_covers_equal_scans_alone() -> None:
     assert coverage.share == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("bandwidth", [1e-30, 1e-160])
+def test_a_tiny_bandwidth_is_like_none(bandwidth: float) -> None:
+    points = np.repeat(np.eye(2), [3, 1], axis=0)
+    coverage = Coverage(points, bandwidth)
+
+    coverage.cover(points[:1])
+
+    assert coverage.share == pytest.approx(0.75)
+
+
 def test_scans_without_weight_count_alike() -> None:
     points = blobs(2, 5)
 
