@@ -263,6 +263,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "uncertainty": "entropy",
         "training": "scratch",
         "refine": False,  # the paper trains one network a round, and that network draws
+        "score_limit": 0,  # it scores the whole pool
     },
 }
 
@@ -294,7 +295,7 @@ class ProjectOptions(BaseSettings):
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)
     max_train_seconds: float = Field(default=300.0, gt=0)
-    score_limit: int = Field(default=2000, ge=1)
+    score_limit: int = Field(default=2000, ge=0)
     refine: bool = True
     max_refine_seconds: float = Field(default=900.0, gt=0)
     network: Network = AUTO

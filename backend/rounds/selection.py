@@ -95,7 +95,7 @@ class Selector:
     def to_score(self, now: Ledger) -> list[int]:
         """Return the task ids that a round scores: the pool, or `score_limit` scans of it."""
         pool = {task_id for task_id, _ in self.pool(now)}
-        if len(pool) <= self._options.score_limit:
+        if len(pool) <= (self._options.score_limit or len(pool)):
             return sorted(pool)
         points, known = self._map(), self._known_scores()
         rows = scoring.to_score(

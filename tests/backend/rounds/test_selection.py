@@ -373,6 +373,13 @@ def test_of_a_large_pool_a_part_is_scored_and_the_rest_keeps_or_gets_a_value(poo
     assert queue.reason_of[second[0]].find("scored in") == -1
 
 
+def test_without_a_limit_the_whole_pool_is_scored(pool: Pool) -> None:
+    pool.options(score_limit=3)
+    assert len(pool.selector.to_score(pool.now)) == 3
+    pool.options(score_limit=0)
+    assert len(pool.selector.to_score(pool.now)) == 12
+
+
 def test_of_the_scans_that_were_to_be_scored_those_that_were_not_come_last(pool: Pool) -> None:
     pool.options(score_limit=3)
     for task in (1, 2, 3):
