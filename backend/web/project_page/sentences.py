@@ -209,9 +209,11 @@ def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
 
 
 def reached(state: Mapping[str, Any]) -> str:
-    """Return in how many clusters a scan is labelled."""
-    all_clusters = count(state["clusters"], "cluster")
-    return f"{state['clusters_labelled']} of {all_clusters} with a label"
+    """Return how many clusters, and sources if scans have any, have a labelled scan."""
+    counted = [f"{state['clusters_labelled']} of {count(state['clusters'], 'cluster')}"]
+    if state["sources"]:
+        counted.append(f"{state['sources_labelled']} of {count(state['sources'], 'source')}")
+    return f"{' and '.join(counted)} with a label"
 
 
 def scored(state: Mapping[str, Any]) -> bool:

@@ -151,6 +151,7 @@ def status(
         "covered": record.covered,
         "clusters": record.k,
         "clusters_labelled": record.clusters_labelled,
+        **_sources(now),
         "next": _next(record, live, now),
         **_unreadable(now),
         "warnings": project.warnings,
@@ -249,6 +250,13 @@ def _waiting(now: Ledger, record: QueueRecord) -> dict[str, int]:
         "labels_changed": now.changed_since(record.labels),
         "scans_waiting": len((readable & now.open) - now.usable.keys()),
     }
+
+
+def _sources(now: Ledger) -> dict[str, int]:
+    """Return how many sources the scans have, and how many of these have a label."""
+    names = now.sources
+    labelled = {names[task] for task in now.usable if task in names}
+    return {"sources": len(set(names.values())), "sources_labelled": len(labelled)}
 
 
 def _unreadable(now: Ledger) -> dict[str, Any]:

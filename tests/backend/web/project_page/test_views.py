@@ -138,6 +138,8 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "covered": None,
         "clusters": None,
         "clusters_labelled": None,
+        "sources": 0,
+        "sources_labelled": 0,
         "share": None,
         "project": 3,
         "disconnected": False,
@@ -857,6 +859,19 @@ def test_the_page_tells_how_many_scans_look_like_a_labelled_one(
     assert "7 of 9 clusters with a label" in found
     said = "Coverage: 62% of the scans look like a labelled scan; 7 of 9 clusters with a label."
     assert said in page(client).splitlines()
+
+
+def test_the_page_tells_how_many_sources_have_a_label(
+    client: FlaskClient, store: Store, known: Settings
+) -> None:
+    add_tasks(store, 1, 2, source="Ward 7")
+    add_tasks(store, 3, source="Clinic")
+    add_tasks(store, 4)
+    annotate(store, 2)
+    annotate(store, 4)
+    publish(store, 1, 3)
+    write_round(known, [1, 3], reasons=["a", "b"], k=9, covered=0.625, clusters_labelled=7)
+    assert "7 of 9 clusters and 1 of 2 sources with a label" in html(client)
 
 
 # -- the map --------------------------------------------------------------------------------------
