@@ -150,40 +150,41 @@ def bandwidth(points: Array, count: int, *, seed: int = 0) -> float:
     return float(np.sqrt(((points - centres) ** 2).sum(axis=1).mean()))
 
 
-def share_alike(points: Array, labelled: Array, count: int, *, seed: int = 0) -> float:
-    """Return the share of a pool that lies within REACH bandwidths of a labelled scan, in [0, 1].
+def share_alike(points: Array, labelled: Array, *, seed: int = 0) -> float:
+    """Return the share of a pool that lies near a labelled scan, in [0, 1].
 
-    Unlike the smooth coverage it reaches 1 once every dense place has a label, so people can read
-    it as a share of scans.
+    Near means within REACH widths of the map. Unlike the smooth coverage the share reaches 1 once
+    every dense place has a label, so people can read it as a share of scans.
 
     Args:
         points: The pool, shape (n, m).
         labelled: Shape (n,) bool.
-        count: The number of scans that could just about cover the pool; see `bandwidth`.
-        seed: Of the sample that represents a pool from 5,000 scans on.
+        seed: Of k-means and of the sample that represents a pool from 5,000 scans on.
     """
     if not len(points):
         return 1.0
-    few = points[pool.sample(np.arange(len(points)), seed)]
-    near = pool.nearest(points, points[labelled]) <= REACH * bandwidth(few, count, seed=seed)
+    near = pool.nearest(points, points[labelled]) <= REACH * _width_of(points, seed)
     return float(near.mean())
 
 
 def covered_share(points: Array, chosen: Array, *, seed: int = 0) -> float:
     """Return how much of a pool is near its chosen scans, in [0, 1].
 
-    The kernel is so wide that sqrt(n) well-placed scans can just about cover the pool. So the share
-    has the same meaning on any map, and grows with every label.
+    The share has the same meaning on any map, and grows with every label.
 
     Args:
         points: The pool with the chosen scans, shape (n, m).
         chosen: Shape (c, m).
         seed: Of k-means and of the sample.
     """
-    width = bandwidth(points, math.ceil(math.sqrt(len(points))), seed=seed)
-    coverage = Coverage(points, width, seed=seed)
+    coverage = Coverage(points, _width_of(points, seed), seed=seed)
     coverage.cover(chosen)
     return coverage.share
+
+
+def _width_of(points: Array, seed: int) -> float:
+    """Return the width at which sqrt(n) well-placed scans can just about cover the pool."""
+    return bandwidth(points, math.ceil(math.sqrt(len(points))), seed=seed)
 
 
 def look_alikes(

@@ -214,14 +214,14 @@ class Selector:
         )
 
     def _reached(self, whole: Map, now: Ledger) -> dict[str, Any]:
-        """Return how much of the project the labels cover, as fields of the record."""
+        """Return how much of the map has a label, as fields of the record."""
         labelled = np.array([i in now.usable for i in whole.ids], bool)
-        chosen = self._options
-        covered = kernels.share_alike(
-            whole.coordinates, labelled, chosen.cold_start_budget, seed=chosen.seed
-        )
-        clusters = np.unique(whole.clustering.clusters[labelled])
-        return {"covered": _number(covered), "clusters_labelled": len(clusters)}
+        alike = kernels.share_alike(whole.coordinates, labelled, seed=self._options.seed)
+        return {
+            "alike": _number(alike),
+            "clusters": whole.clustering.k,
+            "clusters_labelled": len(np.unique(whole.clustering.clusters[labelled])),
+        }
 
     def _waits(self, task: int, now: Ledger) -> bool:
         """Return whether a scan waits for its first label."""

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from backend.settings import ProjectOptions
 from backend.storage.scans import ListedScan
@@ -257,5 +258,12 @@ class DraftQuality:
 
 
 def stored_options(project: Project) -> ProjectOptions:
-    """Return the last valid options of a project."""
-    return ProjectOptions(**project.options)
+    """Return the last valid options of a project.
+
+    They stay as they are if this installation no longer accepts one, as when the package with a
+    network is gone: the page and /setup go on, and a round names the network that it cannot build.
+    """
+    try:
+        return ProjectOptions(**project.options)
+    except ValidationError:
+        return ProjectOptions.model_construct(**project.options)

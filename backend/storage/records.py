@@ -60,8 +60,10 @@ class QueueRecord(Record):
         k: The number of clusters.
         silhouette: Of the clusters; None for too few scans.
         medoids: The task ids of the medoids.
-        covered: The share of the scans that labels cover on the map; None of early releases.
-        clusters_labelled: The number of clusters with a labelled scan; None of early releases.
+        alike: The share of the scans that lie near a labelled one on the map; None of early
+            releases.
+        clusters, clusters_labelled: The number of clusters of the map, and of those with a labelled
+            scan; None of early releases.
         warnings: What is to be said on the page.
         scans: The terms of each ranked scan, by task id.
     """
@@ -79,7 +81,8 @@ class QueueRecord(Record):
     k: int | None = None
     silhouette: float | None = None
     medoids: list[int] = []
-    covered: float | None = None
+    alike: float | None = None
+    clusters: int | None = None
     clusters_labelled: int | None = None
     warnings: list[str] = []
     scans: dict[int, Terms] = {}

@@ -195,8 +195,8 @@ def _queue(state: Mapping[str, Any]) -> Iterator[str]:
 
 def _label_lines(state: Mapping[str, Any]) -> Iterator[str]:
     yield f"Labels: {state['labelled']} of {count(state['scans'], 'scan')} labelled and used."
-    if state["covered"] is not None:
-        alike = f"{state['covered']:.0%} of the scans look like a labelled scan"
+    if state["alike"] is not None:
+        alike = f"{state['alike']:.0%} of the scans look like a labelled scan"
         yield f"Coverage: {alike}; {reached(state)}."
     if state["complete"]:
         yield complete(state)

@@ -422,18 +422,21 @@ def test_a_record_holds_what_its_decision_rests_on(pool: Pool) -> None:
     assert set(record.medoids) <= set(range(1, 13))
 
 
-def test_a_record_tells_how_much_of_the_project_the_labels_cover(pool: Pool) -> None:
+@pytest.mark.parametrize("cold_start", ["medoids", "kmeans"])
+def test_a_record_tells_how_much_of_the_map_has_a_label(pool: Pool, cold_start: str) -> None:
+    pool.options(cold_start=cold_start)
     bare = pool.rank()
-    assert (bare.covered, bare.clusters_labelled) == (0.0, 0)
+    assert (bare.alike, bare.clusters_labelled) == (0.0, 0)
     pool.label(1)
     some = pool.rank()
-    assert some.covered is not None
-    assert some.k is not None
-    assert 0 < some.covered < 1
+    assert some.alike is not None
+    assert 0 < some.alike < 1
     assert some.clusters_labelled == 1
     for task in range(2, 12):
         pool.label(task)
-    assert pool.rank().covered == pytest.approx(1, abs=0.1)
+    most = pool.rank()
+    assert most.alike == pytest.approx(1, abs=0.1)
+    assert most.clusters_labelled == most.clusters
 
 
 def test_the_options_of_a_strategy_reach_the_decision(pool: Pool) -> None:

@@ -135,7 +135,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "last_model": None,
         "method": ProjectOptions().method_in_use,
         "strategy": None,
-        "covered": None,
+        "alike": None,
         "clusters": None,
         "clusters_labelled": None,
         "sources": 0,
@@ -851,7 +851,7 @@ def test_the_page_tells_how_many_scans_look_like_a_labelled_one(
     publish(store, 1, 2)
     assert "<meter" not in html(client), "an early release did not measure it"
     assert "Coverage:" not in page(client)
-    write_round(known, [1, 2], reasons=["a", "b"], k=9, covered=0.625, clusters_labelled=7)
+    write_round(known, [1, 2], reasons=["a", "b"], clusters=9, alike=0.625, clusters_labelled=7)
     store.projects.update(3, completed=2)
     found = html(client)
     assert 'value="0.625"' in found
@@ -870,7 +870,7 @@ def test_the_page_tells_how_many_sources_have_a_label(
     annotate(store, 2)
     annotate(store, 4)
     publish(store, 1, 3)
-    write_round(known, [1, 3], reasons=["a", "b"], k=9, covered=0.625, clusters_labelled=7)
+    write_round(known, [1, 3], reasons=["a", "b"], clusters=9, alike=0.625, clusters_labelled=7)
     assert "7 of 9 clusters and 1 of 2 sources with a label" in html(client)
 
 
