@@ -354,7 +354,7 @@ def installer(checkout: Path, tmp_path: Path) -> Installer:
         _program(checkout / venv / "bin" / "python", "exit 0")
     folder = tmp_path / "programs"
     note = f"{{ echo \"$@\"; case $* in *' -') cat; esac; }} >>'{folder}/asked'"
-    _program(folder / "uv", note)
+    _program(folder / "uv", f"[ $1 = --version ] && echo uv 1 && exit\n{note}")
     return Installer(checkout, folder)
 
 
@@ -393,6 +393,24 @@ def test_setup_takes_all_of_the_lock_by_its_hashes_without_an_index_for_torch(
     ]
     assert sum("--require-hashes" in line for line in installer.asked) == 2
     assert "Downloading at most 3.3 GB" in said
+
+
+def test_setup_does_not_use_another_release_of_uv(installer: Installer) -> None:
+    uv = installer.folder / "uv"
+    uv.rename(installer.root / ".venv" / "bin" / "uv")
+    _program(uv, "echo uv 1.1")
+    installer.run(TORCH_INDEX="")
+    assert "pip check --python .venv/bin/python" in installer.asked
+
+
+def test_setup_tries_again_when_the_packages_did_not_fit_together(installer: Installer) -> None:
+    uv = installer.folder / "uv"
+    fine = uv.read_text()
+    uv.write_text(fine + "case $* in *check*) exit 1; esac\n")
+    path = f"{installer.folder}:{os.environ['PATH']}"
+    assert _setup(installer.root, PATH=path, TORCH_INDEX="").returncode == 1
+    uv.write_text(fine)
+    assert "Installing into .venv" in installer.run(TORCH_INDEX="")
 
 
 def test_setup_does_nothing_the_second_time(installer: Installer) -> None:
