@@ -264,6 +264,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "training": "scratch",
         "refine": False,  # the paper trains one network a round, and that network draws
         "score_limit": 0,  # it scores the whole pool
+        "network": "auto",
+        "random_fraction": 0.0,
+        "source_by": "",
     },
 }
 

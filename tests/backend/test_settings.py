@@ -238,8 +238,18 @@ def test_the_method_of_the_paper_sets_every_option_in_which_it_is_exact() -> Non
     assert (options.cold_start, options.projection) == ("medoids", "tsne")
     assert (options.acquisition, options.alpha) == ("entropy-diversity", 0.3)
     assert (options.uncertainty, options.training, options.refine) == ("entropy", "scratch", False)
+    assert options.score_limit == 0, "the paper scores the whole pool"
     assert options.method_in_use == "paper"
     assert parse_options({"method": "firstlight"}) == parse_options({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("network", "unet/resnet34"), ("random_fraction", 0.5), ("source_by", "clinic")],
+)
+def test_an_option_that_the_paper_does_not_have_is_named(name: str, value: object) -> None:
+    said = parse_options({"method": "paper", name: value}).method_in_use
+    assert said == f"paper, but `{name}` {json.dumps(value)}"
 
 
 def test_a_single_option_wins_over_the_method_wherever_it_is_set(
