@@ -88,7 +88,9 @@ def load(
         _choose(part, given if part == weighted_part(name) else None, fetch)
         for part in parts_of(name)
     ]
-    started = [_start(known, path, device, cache_dir) for known, path, _ in chosen]
+    # "auto" may stand for another part, which must not count twice.
+    files = {known: path for known, path, _ in reversed(chosen)}
+    started = [_start(known, path, device, cache_dir) for known, path in reversed(files.items())]
     return Encoder(
         name=JOINT.join(marked for marked, _, _ in started),
         parts=tuple(part for _, part, _ in started),

@@ -318,6 +318,13 @@ def test_an_absent_device_is_refused() -> None:
 
 
 @pytest.mark.slow
+def test_auto_and_its_substitute_joined_count_once(lite0: Encoder, lite0_folder: Path) -> None:
+    joined = encoders.load(f"auto+{encoders.STAND_IN}", cache_dir=lite0_folder)
+    assert (joined.name, joined.widths) == (lite0.name, lite0.widths)
+    assert joined.substituted
+
+
+@pytest.mark.slow
 def test_auto_without_weights_is_a_substitute_that_says_so(lite0: Encoder) -> None:
     assert (lite0.name, lite0.dim, lite0.substituted) == ("efficientnet-lite0", 1280, True)
     assert "neither given nor cached, and could not be fetched" in lite0.substitution

@@ -105,7 +105,9 @@ def test_every_label_adds_to_the_covered_share_from_none_to_all(order: list[int]
     assert np.diff(shares).min() >= 0
 
 
-def test_one_label_in_each_tight_group_is_near_most_scans_and_all_in_one_group_near_a_third() -> None:
+def test_one_label_in_each_tight_group_is_near_most_scans_and_all_in_one_group_near_a_third() -> (
+    None
+):
     points = blobs(3, 10)
     spread, heaped = np.zeros((2, 30), bool)
     spread[[0, 10, 20]], heaped[:10] = True, True
