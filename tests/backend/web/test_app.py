@@ -232,6 +232,16 @@ def test_setup_of_a_new_project_leaves_it_to_the_worker_and_names_the_installati
     assert store.projects.all() == [], "anybody may have asked"
 
 
+def test_options_that_this_installation_no_longer_accepts_cost_neither_setup_nor_the_page(
+    client: FlaskClient, store: Store
+) -> None:
+    store.projects.request_refresh(1)
+    stored = ProjectOptions().model_dump() | {"network": "a network of a package that is gone"}
+    store.projects.update(1, options=stored)
+    assert "package that is gone" in ask(client, "/setup", {"project": 1})["method"]
+    assert client.get("/projects/1").status_code == 200
+
+
 @pytest.mark.seconds
 def test_a_flood_of_made_up_projects_leaves_no_project(client: FlaskClient, store: Store) -> None:
     for number in range(1, 300):
@@ -1005,7 +1015,7 @@ import json, sys
 from pathlib import Path
 from backend.web.app import MOST_PARTS, create_app
 from backend.web.ml_protocol import live_drafts
-from backend.settings import ProjectOptions, Settings, parse_options
+from backend.settings import Settings
 from backend.storage.store import open_store
 settings = Settings(data_dir=Path(sys.argv[1]))
 store = open_store(settings.database)
