@@ -198,6 +198,7 @@ class Selector:
             **self._reached(whole, now),
             warnings=[
                 *points.warnings,
+                *self._without_sources(now),
                 *self._instability(decision.phase, len(whole.ids)),
                 *decision.warnings,
             ],
@@ -262,6 +263,16 @@ class Selector:
             return None
         task_of = {task.id: task for task in now.tasks}
         return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
+
+    def _without_sources(self, now: Ledger) -> tuple[str, ...]:
+        """Return a warning if no scan has a source although the option asks for sources."""
+        key = self._options.source_by
+        if not key or now.sources:
+            return ()
+        return (
+            f"source_by: no task has the key {key!r} in its data, so all scans count as one "
+            "source; correct the option, or import tasks with this key",
+        )
 
     def _sources(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
         """Return the number of each scan's source; scans without one share a number."""

@@ -16,7 +16,7 @@ from backend.settings import ProjectOptions, Settings, parse_options
 from backend.storage.artifacts import Artifacts, ProjectFiles
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store
-from model import diagnostics, stability
+from model import active_learning, diagnostics, stability
 from model.projection import FEWEST
 from model.stability import Stability
 
@@ -134,4 +134,5 @@ def _choice(options: ProjectOptions, encoder: str) -> dict[str, Any]:
         "encoder": encoder,
         "cold_start": options.cold_start,
         "budget": options.cold_start_budget,
+        "rules": active_learning.RULES,
     }

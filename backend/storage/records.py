@@ -23,6 +23,7 @@ Terms = dict[str, Any]
 # The reason of a source's first scan begins with this. Names of sources are task data: they stay
 # out of records, which outlive deleted scans.
 FIRST_OF_SOURCE = "first scan of its source"
+FIRST_WITHOUT = "first scan without a source"
 
 # The JSON keys of a metric in the quality of a model: validation_dice, dice_by_label.
 _VALIDATION, _BY_LABEL = "validation_", "_by_label"
@@ -103,9 +104,10 @@ class QueueRecord(Record):
         Args:
             sources: The source of each scan that has one, by task id.
         """
+        first = {task: f"first scan of source {name}" for task, name in sources.items()}
         return {
-            task: f"first scan of source {sources[task]}{reason.removeprefix(FIRST_OF_SOURCE)}"
-            if task in sources and reason.startswith(FIRST_OF_SOURCE)
+            task: reason.replace(FIRST_OF_SOURCE, first.get(task, FIRST_WITHOUT), 1)
+            if reason.startswith(FIRST_OF_SOURCE)
             else reason
             for task, reason in self.reason_of.items()
         }

@@ -487,7 +487,14 @@ def test_every_source_gives_a_scan_first_and_the_record_keeps_its_number_without
     assert "South" not in record.model_dump_json()
     shown = record.explained(pool.now.sources)
     assert shown[first[0]].startswith("first scan of source South; ")
-    assert shown[first[1]].startswith("first scan of its source; ")
+    assert shown[first[1]].startswith("first scan without a source; ")
+    assert not any("source_by" in warning for warning in record.warnings)
+
+
+def test_a_key_that_no_task_has_is_a_warning(pool: Pool) -> None:
+    pool.options(source_by="clnic")
+    [warning] = [line for line in pool.rank().warnings if line.startswith("source_by")]
+    assert "no task has the key 'clnic'" in warning
 
 
 def test_a_source_with_a_label_has_no_first_scan_any_more(pool: Pool) -> None:
