@@ -171,9 +171,10 @@ def test_the_installed_service_serves_its_page_from_any_folder(
     process = Process([installed / "firstlight", "start"], log=log, env=environment, cwd=elsewhere)
     try:
         page = _wait_for(process, f"{url}/projects")
-        assert "No project is connected yet" in page
-        for name in re.findall(r"/static/[^\"]+", page):
-            assert httpx.get(url + name).status_code == 200
+        assert "No project is connected yet. Connect one: <code>firstlight connect " in page
+        files = re.findall(r"/static/[^\"]+", page)
+        assert len(files) >= 2, "icon and style"
+        assert all(httpx.get(url + name).status_code == 200 for name in files)
     finally:
         process.stop(seconds=10)
 
@@ -182,7 +183,8 @@ def _wait_for(process: Process, url: str) -> str:
     while True:
         process.check("The installed service")
         try:
-            return httpx.get(url, timeout=10).raise_for_status().text
+            page = httpx.get(url, headers={"Accept": "text/html"}, timeout=10)
+            return page.raise_for_status().text
         except httpx.HTTPError:
             time.sleep(0.2)  # the test's timeout bounds the wait
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from backend import PROGRAM
 from backend.commands.connection import explained, signed_headers, workers_running
 from backend.commands.findings import Check, Finding, Load
 from backend.errors import LabelStudioError
@@ -60,7 +61,7 @@ def database(settings: Settings) -> Finding:
 def web_process(settings: Settings, web: httpx.Client) -> Finding:
     """Whether this service answers at the address that Label Studio is given."""
     url = settings.public_url
-    start = "Start it with `python -m backend start`, or correct BACKEND_URL, HOST and PORT."
+    start = f"Start it with `{PROGRAM} start`, or correct BACKEND_URL, HOST and PORT."
     try:
         answer = web.get(f"{url}/health").json()
     except httpx.HTTPError as error:
@@ -105,9 +106,7 @@ def worker(settings: Settings) -> Finding:
     running = workers_running(settings)
     if not running:
         what = "No worker runs."
-        return Finding(
-            "worker", False, what, "Start it with `python -m backend start` (or `worker`)."
-        )
+        return Finding("worker", False, what, f"Start it with `{PROGRAM} start` (or `worker`).")
     return Finding("worker", True, "A worker runs." if running == 1 else f"{running} workers run.")
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend import PROGRAM
 from backend.commands.connection import (
     Entry,
     explained,
@@ -102,7 +103,7 @@ def entry(services: Services, project_id: int) -> Finding:
         "entry",
         False,
         f"The project has no backend entry of this service.{others}",
-        f"Run `python -m backend connect {project_id}`.",
+        f"Run `{PROGRAM} connect {project_id}`.",
     )
 
 
@@ -167,7 +168,7 @@ def _judge_stranger(services: Services, project_id: int, stranger: Entry) -> Fin
         "entry",
         False,
         f"Label Studio does not reach this service at {url} ({_state(stranger)}).",
-        f"Run the web process, then `python -m backend connect {project_id}` or --fix.",
+        f"Run the web process, then `{PROGRAM} connect {project_id}` or --fix.",
         lambda: register(services.settings, services.studio, project_id),
     )
 
@@ -203,7 +204,7 @@ def webhook(services: Services, project_id: int) -> Finding:
         "webhook",
         False,
         f"The webhook to {url}: {'; '.join(problems)}.",
-        f"Run `python -m backend doctor {project_id} --fix`{_LEAKED if readable else '.'}",
+        f"Run `{PROGRAM} doctor {project_id} --fix`{_LEAKED if readable else '.'}",
         repair,
     )
 
@@ -239,7 +240,7 @@ def tab(studio: LabelStudio, project_id: int) -> Finding:
         "tab",
         True,
         "No tab of the Data Manager lists the queue.",
-        f"`python -m backend connect {project_id}` makes the tab.",
+        f"`{PROGRAM} connect {project_id}` makes the tab.",
     )
 
 
@@ -281,7 +282,7 @@ def rounds(store: Store, project_id: int) -> Finding:
             "rounds",
             False,
             "The project is not connected to this service.",
-            f"Run `python -m backend connect {project_id}`.",
+            f"Run `{PROGRAM} connect {project_id}`.",
         )
     if known.problem:
         return Finding("rounds", False, known.problem, known.fix)
@@ -312,7 +313,7 @@ def queue(services: Services, project_id: int) -> Finding:
         "queue",
         False,
         f"Label Studio has lost predictions of {live}: {number} are left.",
-        f"Run `python -m backend doctor {project_id} --fix`: the next round publishes the queue "
+        f"Run `{PROGRAM} doctor {project_id} --fix`: the next round publishes the queue "
         "again under a new name, which takes the worker a moment.",
         publish_again,
     )
@@ -366,7 +367,7 @@ def _compared(services: Services, project_id: int, name: str, read: Callable[[],
         name,
         False,
         f"It is {shown!r}, but the live version is {live!r}.",
-        f"Run `python -m backend doctor {project_id} --fix`.",
+        f"Run `{PROGRAM} doctor {project_id} --fix`.",
         lambda: _publisher(services, project_id).switch(live),
     )
 

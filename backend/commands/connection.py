@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from backend import PROGRAM
 from backend.errors import (
     ConfigError,
     FirstlightError,
@@ -273,7 +274,7 @@ def explained(error: LabelStudioError, url: str) -> LabelStudioError | ConfigErr
     if "can't connect" in error.what.lower():
         return ConfigError(
             f"Label Studio cannot reach {url}.",
-            "Run `python -m backend start` there, or set BACKEND_URL to an address that Label "
+            f"Run `{PROGRAM} start` there, or set BACKEND_URL to an address that Label "
             "Studio can reach.",
         )
     return error

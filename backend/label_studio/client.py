@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from backend import PROGRAM
 from backend.errors import LabelStudioError, NotFound, Unreachable
 from backend.label_studio.moments import shortly_before
 from backend.label_studio.queue_import import QueueItem, parts, score
@@ -243,12 +244,12 @@ class LabelStudio:
         if unreached and not ours:
             raise Unreachable(
                 f"Label Studio cannot reach this service at {self._own}.",
-                "Start its web process (`python -m backend start`). It is asked again by itself.",
+                f"Start its web process (`{PROGRAM} start`). It is asked again by itself.",
             )
         if len(ours) != 1:
             raise NotFound(
                 f"Project {project_id} has {len(ours)} backend entries of this service, not one.",
-                f"Run `python -m backend connect {project_id}`, and `python -m backend doctor "
+                f"Run `{PROGRAM} connect {project_id}`, and `{PROGRAM} doctor "
                 f"{project_id} --fix` if there are several.",
             )
         return ours[0]

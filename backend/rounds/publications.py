@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
+from backend import PROGRAM
 from backend.errors import ConfigError, UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.storage import artifacts, ledger
@@ -87,7 +88,7 @@ class ProjectPublications:
         if not self.store.publications.pinned(self.project.id):
             raise ConfigError(
                 f"Nothing is pinned in project {self.project.id}.",
-                f"Its rounds train; python -m backend versions {self.project.id} lists them.",
+                f"Its rounds train; {PROGRAM} versions {self.project.id} lists them.",
             )
         self._request("")
         return f"Project {self.project.id} trains again with its next round.{self._paused()}"
@@ -97,7 +98,7 @@ class ProjectPublications:
         if self.project.disconnected:
             raise ConfigError(
                 f"Project {self.project.id} is not connected: no round will follow.",
-                f"Connect it first: python -m backend connect {self.project.id}",
+                f"Connect it first: {PROGRAM} connect {self.project.id}",
             )
 
     def _request(self, name: str) -> None:
@@ -264,7 +265,7 @@ class ProjectPublications:
 
 def resume_command(project_id: int) -> str:
     """Return the command that ends a pin."""
-    return f"python -m backend rollback {project_id} --resume"
+    return f"{PROGRAM} rollback {project_id} --resume"
 
 
 def _state(version: Publication) -> str:

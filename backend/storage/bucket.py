@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from backend import PROGRAM
 from backend.errors import ConfigError, StorageError
 
 # Give up soon: an annotator may be waiting for a draft, and a round starts again by itself.
@@ -165,6 +166,6 @@ def _store_errors() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         raise StorageError(
             f"The artifacts at ARTIFACTS_URL did not answer ({type(error).__name__}).",
-            "Check ARTIFACTS_URL, its credentials and the store with `python -m backend doctor`. "
+            f"Check ARTIFACTS_URL, its credentials and the store with `{PROGRAM} doctor`. "
             "The round starts again by itself.",
         ) from None

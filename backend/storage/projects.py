@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from backend import PROGRAM
 from backend.errors import NotFound
 from backend.storage.database import Database
 from backend.storage.tables import (
@@ -112,7 +113,7 @@ class Projects:
         if project is None:
             raise NotFound(
                 f"Project {project_id} is not known here.",
-                f"Connect it: python -m backend connect {project_id}. If you have just connected "
+                f"Connect it: {PROGRAM} connect {project_id}. If you have just connected "
                 "it, wait some seconds.",
             )
         return project
@@ -175,7 +176,7 @@ class Projects:
             vanished_at=project.vanished_at or now,
             problem="Label Studio has no such project any more, or hides it from this token.",
             fix="The backend keeps asking for it. If the project was deleted, run: "
-            f"python -m backend disconnect {project.id}",
+            f"{PROGRAM} disconnect {project.id}",
             problem_at=project.vanished_at or now,
         )
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from backend import PROGRAM
 from backend.errors import ConfigError
 from backend.storage import schema
 from backend.storage.database import (
@@ -107,7 +108,7 @@ def open_known(url: str) -> Store:
     if path and not path.exists():
         raise ConfigError(
             f"There is no database yet: {path.parent} holds no {path.name}.",
-            "Point DATA_DIR at the folder of the service, or start it: python -m backend start",
+            f"Point DATA_DIR at the folder of the service, or start it: {PROGRAM} start",
         )
     store = open_store(url, busy_ms=WORKER_BUSY_MS)
     store.create()

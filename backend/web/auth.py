@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, abort, request
 from werkzeug.exceptions import Unauthorized
 
-from backend import logs
+from backend import PROGRAM, logs
 from backend.label_studio.credentials import SECRET_HEADER, webhook_secret
 from backend.settings import Settings
 from backend.web.ml_protocol import Answers
@@ -129,7 +129,7 @@ def protect(app: Flask, gate: Gate, answers: Callable[[], Answers]) -> None:
         answers().webhook_refused(_beginning())
         raise Unauthorized(
             f"Send the header {SECRET_HEADER} with this backend's secret. "
-            "`python -m backend doctor PROJECT --fix` writes it into Label Studio's webhook."
+            f"`{PROGRAM} doctor PROJECT --fix` writes it into Label Studio's webhook."
         )
 
     app.extensions["gate"] = gate

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
 
@@ -103,7 +104,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
 
 def _problems(state: Mapping[str, Any]) -> Iterator[str]:
     if state["disconnected"]:
-        connect = f"python -m backend connect {state['project']}"
+        connect = f"{PROGRAM} connect {state['project']}"
         yield f"This project is not connected. Connect it again: {connect}"
     if state["problem"]:
         yield f"Problem: {_line(state['problem'])} {_line(state['fix'])}".rstrip()
@@ -128,7 +129,7 @@ def refused(project_id: int, since: float | None) -> str:
     when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         f"Label Studio's events for project {project_id} are refused since {when}: its webhook "
-        f"lacks the right secret. Run `python -m backend doctor {project_id} --fix`."
+        f"lacks the right secret. Run `{PROGRAM} doctor {project_id} --fix`."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from backend import PROGRAM
 from backend.errors import ConfigError
 from backend.rounds.publications import ProjectPublications
 from backend.settings import Settings
@@ -69,6 +70,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
             blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
     blueprint.after_request(_harden)
     blueprint.add_app_template_global(static_files.address, "asset")
+    blueprint.add_app_template_global(lambda: PROGRAM, "program")
     blueprint.add_app_template_filter(_when, "when")
     blueprint.add_app_template_filter(sentences.span, "span")
     blueprint.add_app_template_filter(sentences.count, "counted")
