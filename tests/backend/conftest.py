@@ -190,13 +190,15 @@ def empty_jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def jobs(settings: Settings, empty_jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def jobs(
+    request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A database of jobs for a worker's queues, which lose no time between two jobs."""
     from tests.backend.site import POLL_SECONDS
 
     path = sqlite_path(settings.jobs_database)
     if path is not None:
-        shutil.copy(empty_jobs, path)
+        shutil.copy(request.getfixturevalue("empty_jobs"), path)
     monkeypatch.setattr("backend.rounds.spreading.POLL_SECONDS", POLL_SECONDS)
     # DBOS waits for this thread at its end, for up to a second. No round is told anything by it.
     polling = "dbos._sys_db.SystemDatabase._notification_listener_polling"
