@@ -17,6 +17,7 @@ from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import open_known
 from backend.storage.tables import Project
+from backend.worker import jobs_database
 
 if TYPE_CHECKING:
     from model.encoders import Encoder
@@ -30,6 +31,7 @@ def installation(settings: Settings) -> list[tuple[str, Check]]:
         ("data folder", lambda: data_folder(settings)),
         ("artifacts", lambda: artifacts(settings)),
         ("database", lambda: database(settings)),
+        ("jobs database", lambda: jobs(settings)),
         ("worker", lambda: worker(settings)),
     ]
 
@@ -56,6 +58,12 @@ def database(settings: Settings) -> Finding:
     number = len(store.projects.all())
     store.close()
     return Finding("database", True, f"It opens; {number} project{'s'[: number != 1]} known.")
+
+
+def jobs(settings: Settings) -> Finding:
+    """Whether DBOS can keep the rounds in its database with this Python and its SQLite."""
+    jobs_database.require_known_time(settings.jobs_database)
+    return Finding("jobs database", True, "DBOS can keep the rounds in it.")
 
 
 def web_process(settings: Settings, web: httpx.Client) -> Finding:

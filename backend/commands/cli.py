@@ -48,7 +48,7 @@ def cli() -> None:
 @cli.command()
 def start() -> None:
     """Run the web process and the worker until Ctrl-C."""
-    _service()
+    _service_with_worker()
     sys.exit(supervise())
 
 
@@ -74,7 +74,7 @@ def worker(with_parent: bool, alive: bool) -> None:
         from backend.storage.workers import works_here
 
         sys.exit(0 if works_here(open_known(load_settings().database).workers) else 1)
-    settings = _service(with_parent)
+    settings = _service_with_worker(with_parent)
     from backend.worker.main import run  # slow to import, so the settings are checked first
 
     run(settings)
@@ -325,6 +325,15 @@ def _service(with_parent: bool = False) -> Settings:
     require_api_key(settings)
     prepare_data_dir(settings)
     bucket.prepare(settings.artifacts_url)
+    return settings
+
+
+def _service_with_worker(with_parent: bool = False) -> Settings:
+    """Return the settings of a service process that runs rounds; raise if DBOS cannot run them."""
+    from backend.worker import jobs_database
+
+    settings = _service(with_parent)
+    jobs_database.require_known_time(settings.jobs_database)
     return settings
 
 

@@ -11,11 +11,9 @@ import itertools
 import logging
 import os
 import signal
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from pathlib import Path
+from contextlib import ExitStack
 
 from dbos import DBOS, SetEnqueueOptions
 from dbos import error as dbos_error
@@ -38,7 +36,7 @@ from backend.storage.database import (
     worker_lock,
 )
 from backend.storage.store import open_store
-from backend.worker import reconciliation, recovery
+from backend.worker import jobs_database, reconciliation, recovery
 from backend.worker.job_serializer import JsonSerializer, refuse_pickle
 from backend.worker.membership import Membership
 from backend.worker.recovery import RELEASE
@@ -105,7 +103,7 @@ def launch(services: Services, member: Membership) -> Rounds:
     """
     refuse_pickle()
     jobs = services.settings.jobs_database
-    _set_aside_if_damaged(sqlite_path(jobs))
+    jobs_database.set_aside_if_damaged(jobs)
     DBOS(
         config={
             "name": "firstlight",
@@ -195,22 +193,3 @@ def lock_database(settings: Settings, stack: ExitStack) -> bool:
             "Run the worker as the user that owns the database's folder.",
         ) from None
     return True
-
-
-def _set_aside_if_damaged(path: Path | None) -> None:
-    """Rename a damaged jobs' database. Nothing is lost: every start refreshes all projects."""
-    if path is None or not path.exists() or _is_whole(path):
-        return
-    log.error("%s is damaged: it is renamed, and all projects are refreshed", path.name)
-    for part in path.parent.glob(f"{path.name}*"):
-        part.replace(part.with_name(f"damaged-{part.name}"))
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(path)) as connection:
-            return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
-    except sqlite3.OperationalError:
-        return True  # locked or unreadable: DBOS reports that when it opens the file
-    except sqlite3.DatabaseError:
-        return False

@@ -43,6 +43,17 @@ def test_a_database_that_is_not_there_is_said(
         )
 
 
+def test_a_sqlite_that_is_too_old_for_dbos_is_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.worker.jobs_database.SQLITE", (3, 42, 0))
+    assert checks_installation.jobs(settings).ok
+    monkeypatch.setattr("backend.worker.jobs_database.SQLITE", (3, 40, 1))
+    monkeypatch.setattr("backend.worker.jobs_database.PYTHON", (3, 12))
+    with pytest.raises(ConfigError, match=r"SQLite 3\.40\.1.* DBOS needs SQLite 3\.42"):
+        checks_installation.jobs(settings.model_copy(update={"database_url": ""}))
+
+
 def test_our_own_web_process_is_known_by_its_health(settings: Settings, web: httpx.Client) -> None:
     assert checks_installation.web_process(settings, web).ok
 

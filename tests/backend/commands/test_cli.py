@@ -97,6 +97,18 @@ def test_a_service_without_a_token_says_where_to_get_one(command: str, tmp_path:
     assert "LABEL_STUDIO_API_KEY is not set. Set it to a token from" in line
 
 
+@pytest.mark.parametrize("command", ["start", "worker"])
+def test_a_sqlite_that_is_too_old_for_dbos_is_said_before_a_process_starts(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.worker.jobs_database.PYTHON", (3, 12))
+    monkeypatch.setattr("backend.worker.jobs_database.SQLITE", (3, 40, 1))
+    line = refused(command, DATA_DIR=str(tmp_path), LABEL_STUDIO_API_KEY="hunter2")
+    assert line.startswith("Python 3.12 uses SQLite 3.40.1")
+    assert line.endswith("or Python 3.11, or PostgreSQL as DATABASE_URL.")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.server
 def test_a_command_refuses_as_a_process_too(tmp_path: Path) -> None:
     result = subprocess.run(

@@ -96,5 +96,5 @@ def test_no_token_and_no_database_still_leave_the_rest_to_be_looked_at(
         found = list(doctor.examine(empty, 1, build=lambda *_: services, web=web))
     wrong = [one.name for one in found if not one.ok]
     assert wrong == ["database", "worker", "web process", "token"]
-    assert "4 of 6 checks are wrong: database, worker" in doctor.summary(found)
+    assert "4 of 7 checks are wrong: database, worker" in doctor.summary(found)
     assert doctor.line(found[2]).startswith("WRONG  database: There is no database yet")
