@@ -119,8 +119,9 @@ def scaled(values: npt.NDArray[Any], low: float, high: float, *, inverted: bool 
     """
     # A float32 holds every integer of 16 bits, but not those of 32.
     small = values.dtype.kind in "iub" and values.dtype.itemsize <= 2
-    result: npt.NDArray[Any] = values.astype(np.float32 if small else np.float64)
-    with np.errstate(all="ignore"):  # extreme floats may overflow; they become black
+    # Extreme floats may overflow, and a signalling NaN cannot be cast silently; they become black.
+    with np.errstate(all="ignore"):
+        result: npt.NDArray[Any] = values.astype(np.float32 if small else np.float64)
         np.subtract(result, low, out=result)
         np.divide(result, (high - low) or 1.0, out=result)
     invalid = None if small else ~np.isfinite(result)

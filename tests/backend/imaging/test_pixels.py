@@ -92,6 +92,11 @@ def test_what_is_no_number_is_black_and_does_not_count() -> None:
     assert not stretched(Rows.of(np.full((2, 2), np.nan))).whole().any()
 
 
+def test_a_signalling_nan_is_black_without_a_warning() -> None:
+    values = np.array([0, 0x7F810000, 0x40000000], np.uint32).view(np.float32)[np.newaxis]
+    np.testing.assert_array_equal(stretched(Rows.of(values)).whole(), [[0, 0, 1]])
+
+
 def test_neighbours_among_integers_of_32_bits_stay_apart() -> None:
     values = np.array([[2**30, 2**30 + 1, 2**30 + 2]], np.int32)
     np.testing.assert_allclose(stretched(Rows.of(values)).whole(), [[0, 0.5, 1]])
