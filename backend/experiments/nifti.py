@@ -16,6 +16,7 @@ from backend.imaging.pixels import Pixels, scaled
 
 BRIGHT = 99.5  # percentile of a volume that becomes white: single bright voxels darken all others
 ENDINGS = (".nii", ".nii.gz")
+TOLERANCE = 1e-3  # mm between affines: programs round them, and store them in two forms
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,8 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
     Slices are cut across the axis along which voxels are longest.
 
     Raises:
-        ConfigError: If a volume has no labels, or a file cannot be read.
+        ConfigError: If a volume has no labels, the affines of the two differ, or a file cannot be
+            read.
     """
     paths = sorted(path for path in (folder / "images").iterdir() if path.name.endswith(ENDINGS))
     drawn = [folder / "labels" / path.name for path in paths]
@@ -56,6 +58,7 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
     slices: list[tuple[Path, Path, int]] = []
     for image, labels in zip(paths, drawn, strict=True):
         planes, _ = _planes(labels)
+        _check_affine(labels, image)
         classes |= {*np.unique(planes.astype(int)).tolist()}
         slices += [(image, labels, place) for place in range(len(planes))]
     numbers = tuple(sorted(classes - {0}))
@@ -153,4 +156,15 @@ def _check_shape(path: Path, mask: Array, image: Array) -> None:
         raise ConfigError(
             f"{path} has a mask of shape {mask.shape}, but its image has {image.shape}.",
             "Save the mask with the shape of its image.",
+        )
+
+
+def _check_affine(labels: Path, image: Path) -> None:
+    """Raise unless labels lie where their image lies: each volume is turned by its own affine."""
+    found, expected = (np.asarray(_opened(path).affine) for path in (labels, image))
+    if not np.allclose(found, expected, atol=TOLERANCE):
+        raise ConfigError(
+            f"{labels} has the affine {found.round(4).tolist()}, but its image has "
+            f"{expected.round(4).tolist()}.",
+            "Save the labels with the affine of their image.",
         )

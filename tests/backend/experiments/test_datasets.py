@@ -330,3 +330,13 @@ def test_volumes_that_cannot_be_used_are_named(
         nifti(tmp_path / "labels" / "a.nii.gz", np.zeros(labelled), np.eye(4))
     with pytest.raises(ConfigError, match=said):
         scan_of(tmp_path)
+
+
+def test_labels_with_another_affine_than_their_image_are_refused(tmp_path: Path) -> None:
+    ones, affine = np.ones((3, 3, 2)), np.diag([-2.0, -2.0, 5.0, 1.0])
+    volume(tmp_path, "a.nii.gz", ones, ones, affine)
+    nifti(tmp_path / "labels" / "a.nii.gz", ones, affine + 1e-4)  # rounded by another program
+    assert scan_of(tmp_path).masks.all()
+    nifti(tmp_path / "labels" / "a.nii.gz", ones, np.eye(4))
+    with pytest.raises(ConfigError, match=r"a\.nii\.gz has the affine \[\[1\.0, .*has \[\[-2\.0, "):
+        datasets.find(tmp_path, max_pixels=LIMIT)
