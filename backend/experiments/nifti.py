@@ -42,8 +42,8 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
     Slices are cut across the axis along which voxels are longest.
 
     Raises:
-        ConfigError: If a volume has no labels, the affines of the two differ, or a file cannot be
-            read.
+        ConfigError: If a volume has no labels, the affines of the two differ, all labels are 0, or
+            a file cannot be read.
     """
     paths = sorted(path for path in (folder / "images").iterdir() if path.name.endswith(ENDINGS))
     drawn = [folder / "labels" / path.name for path in paths]
@@ -62,6 +62,11 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
         classes |= {*np.unique(planes.astype(int)).tolist()}
         slices += [(image, labels, place) for place in range(len(planes))]
     numbers = tuple(sorted(classes - {0}))
+    if paths and not numbers:
+        raise ConfigError(
+            f"All labels of the {len(paths)} volumes in {folder} are 0, which is background.",
+            "Give at least one volume labels with a number from 1 on.",
+        )
     return tuple(f"label {number}" for number in numbers), [
         Source(
             f"{image.name}/{place:03}", partial(_slice, image, labels, place, numbers), image.name

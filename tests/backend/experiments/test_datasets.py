@@ -327,7 +327,7 @@ def test_volumes_that_cannot_be_used_are_named(
     (tmp_path / "labels").mkdir()
     nifti(tmp_path / "images" / "a.nii.gz", np.zeros(shape), np.eye(4))
     if labelled:
-        nifti(tmp_path / "labels" / "a.nii.gz", np.zeros(labelled), np.eye(4))
+        nifti(tmp_path / "labels" / "a.nii.gz", np.ones(labelled), np.eye(4))
     with pytest.raises(ConfigError, match=said):
         scan_of(tmp_path)
 
@@ -340,3 +340,10 @@ def test_labels_with_another_affine_than_their_image_are_refused(tmp_path: Path)
     nifti(tmp_path / "labels" / "a.nii.gz", ones, np.eye(4))
     with pytest.raises(ConfigError, match=r"a\.nii\.gz has the affine \[\[1\.0, .*has \[\[-2\.0, "):
         datasets.find(tmp_path, max_pixels=LIMIT)
+
+
+def test_volumes_in_which_nothing_is_drawn_are_refused(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii.gz"):
+        volume(tmp_path, name, np.ones((3, 3, 2)), np.zeros((3, 3, 2)), np.eye(4))
+    with pytest.raises(ConfigError, match=rf"All labels of the 2 volumes in {tmp_path} are 0"):
+        scan_of(tmp_path)
