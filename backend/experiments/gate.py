@@ -60,7 +60,7 @@ def _finished(study: Study, jobs: int, say: Say) -> PoolPicks:
     for arm, seed in missing:
         spaces.setdefault((arm.encoder, arm.projection, seed), []).append(arm)
     todo = {(tuple(arms), space[-1]): ", ".join(map(str, space)) for space, arms in spaces.items()}
-    say(f"{len(plan.runs())} choices, {len(missing)} of them still to be made")
+    say(f"{study.data.name}: {len(plan.runs())} choices, {len(missing)} of them still to be made")
     failed = processes.finish(partial(_make, study), todo, jobs, say, lambda of: "done")
     arms: dict[str, dict[int, Any]] = {name: {} for name in names.values()}
     for arm, seed in plan.runs():

@@ -80,7 +80,7 @@ def _finished(study: Study, jobs: int, say: Say) -> results.Results:
     if plan.all_labels:
         runs += [(None, seed) for seed in plan.seeds]
     todo = {of: _name(names, of) for of in runs if not study.file(*of).exists()}
-    say(f"{len(runs)} runs, {len(todo)} of them still to be made")
+    say(f"{study.data.name}: {len(runs)} runs, {len(todo)} of them still to be made")
     failed = processes.finish(
         partial(_make, study), todo, jobs, say, lambda of: _outcome(study.file(*of))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -142,8 +142,10 @@ class Data:
     root: Path | None = None
 
 
-def prepare(plan: Plan, data: Data, out: Path, *, settings: Settings, say: Say) -> Iterator[Study]:
-    """Yield the study of a folder, or of each recipe: read the scans, divide and embed them.
+def prepare(plan: Plan, data: Data, out: Path, *, settings: Settings, say: Say) -> list[Study]:
+    """Return the study of a folder, or of each recipe: read the scans, divide and embed them.
+
+    All studies are made before the first run, so that a mistake in a later recipe costs no hours.
 
     Args:
         plan: Shared by all studies.
@@ -157,8 +159,7 @@ def prepare(plan: Plan, data: Data, out: Path, *, settings: Settings, say: Say) 
     """
     _prepare_folder(out)
     if data.paths[0].is_dir():
-        yield of_folder(plan, data.paths[0], out, settings, say)
-        return
+        return [of_folder(plan, data.paths[0], out, settings, say)]
     asked = [(pools.read(path), data.root or path.parent) for path in data.paths]
     twice = [name for name, n in Counter(recipe.name for recipe, _ in asked).items() if n > 1]
     if twice:
@@ -166,8 +167,7 @@ def prepare(plan: Plan, data: Data, out: Path, *, settings: Settings, say: Say) 
             f"Two recipes have the name {twice[0]}.",
             "Give each another `name`: results go into a folder of it.",
         )
-    for recipe, folder in asked:
-        yield of_recipe(plan, recipe, folder, out, settings, say)
+    return [of_recipe(plan, recipe, folder, out, settings, say) for recipe, folder in asked]
 
 
 def _prepare_folder(out: Path) -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from backend.commands.cli import cli
 from backend.errors import ConfigError
-from backend.experiments import group_report, pools, results, simulate, studies
+from backend.experiments import gate, group_report, pools, results, simulate, studies
 from backend.experiments.datasets import ScanFile
 from backend.settings import Settings
 from tests.backend.experiments.recipes import TWO_SOURCES, recipe, scans, study_of
@@ -88,9 +89,25 @@ def test_a_pool_smaller_than_the_labels_is_refused(root: Path) -> None:
 def test_two_recipes_of_one_name_are_refused(root: Path) -> None:
     data = studies.Data((root / "two.toml",) * 2)
     with pytest.raises(ConfigError, match="Two recipes have the name two"):
-        list(
-            studies.prepare(plan(), data, root / "out", settings=Settings(), say=lambda line: None)
-        )
+        studies.prepare(plan(), data, root / "out", settings=Settings(), say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [(simulate, simulate.simulate), (gate, gate.choose)],
+    ids=["simulate", "choose"],
+)
+def test_nothing_is_made_before_every_recipe_is_known_to_fit(
+    root: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, command: Callable[..., object]
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(module, "_finished", lambda *of: made.append(of))
+    (root / "other.toml").write_text(TWO_SOURCES.replace('"two"', '"other"').replace("= 4", "= 40"))
+    asked = plan(labels="2", cold_start="random")
+    data = studies.Data((root / "two.toml", root / "other.toml"))
+    with pytest.raises(ConfigError, match="asks for 40 of plain in the pool"):
+        command(asked, data, root / "out", jobs=1, settings=Settings(device="cpu"), say=list)
+    assert not made
 
 
 @pytest.mark.seconds
