@@ -57,11 +57,18 @@ def test_a_folder_has_no_groups_and_the_same_pool_for_every_seed(
 ) -> None:
     of = study(folder, tmp_path, plan(labels="2", cold_start="medoids", selection_only=True))
     [arm] = of.plan.arms
-    records = [gate.picks(of, [arm], seed)[0] for seed in (0, 0)]
-    assert records[0]["choices"][0]["recall"] is None
-    assert gate_report.overlap(records, 0) == 1
-    records[1]["pool"] = "another"
-    assert math.isnan(gate_report.overlap(records, 0))
+    first, second = (gate.picks(of, [arm], seed)[0] for seed in (0, 1))
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert first["pool"] == second["pool"]
+    assert first["choices"][0]["recall"] is None
+
+
+def test_a_recipe_has_another_pool_for_every_seed(root: Path) -> None:
+    sources = {"a": {"folder": "a", "pool": 4}, "b": {"folder": "b", "pool": 3}}
+    of = study_of(recipe(sources, held_out=2), root, root / "out", seeds="0,1")
+    [arm] = of.plan.arms
+    first, second = (gate.picks(of, [arm], seed)[0] for seed in (0, 1))
+    assert first["pool"] != second["pool"]
 
 
 def choice(recall: float | None, names: list[str]) -> dict[str, Any]:
@@ -74,6 +81,16 @@ def choice(recall: float | None, names: list[str]) -> dict[str, Any]:
 def record(pool: str, recall: float | None, *names: str) -> dict[str, Any]:
     arm = {"encoder": "pixels", "projection": "none", "cold_start": "kmeans"}
     return {"arm": arm, "pool": pool, "choices": [choice(recall, [*names])]}
+
+
+def test_picks_overlap_between_seeds_of_one_pool_only() -> None:
+    one, other = record("p", None, "a", "b"), record("p", None, "b", "c")
+    assert gate_report.overlap([one, one], 0) == 1
+    assert gate_report.overlap([one, other], 0) == 0.5
+    assert gate_report.overlap([one, other, one], 0) == pytest.approx(2 / 3)
+    assert gate_report.overlap([one, other, record("q", None, "a", "b")], 0) == 0.5
+    assert math.isnan(gate_report.overlap([one, record("q", None, "a", "b")], 0))
+    assert math.isnan(gate_report.overlap([one], 0))
 
 
 def test_the_report_has_recalls_side_by_side_and_a_table_for_each_pool(tmp_path: Path) -> None:
