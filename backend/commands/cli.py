@@ -275,7 +275,7 @@ def simulate(
     DATA is a folder, or one or several recipes of pools (TOML). Run the same command again to
     continue a stopped run. docs/experiments.md explains recipes and the output.
     """
-    from backend.experiments import gate, plans
+    from backend.experiments import plans, selections
     from backend.experiments import simulate as simulation
     from backend.experiments.studies import Data
 
@@ -285,7 +285,7 @@ def simulate(
         raise click.UsageError("--all-labels needs recipes of pools.")
     settings = load_settings()
     plan = plans.plan_of({**asked, "encoder": asked["encoder"] or settings.encoder})
-    failed = (gate.choose if plan.selection_only else simulation.simulate)(
+    failed = (selections.choose if plan.selection_only else simulation.simulate)(
         plan,
         Data(data, root),
         out or settings.data_dir / "simulation",

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from backend.commands.cli import cli
 from backend.errors import ConfigError
-from backend.experiments import gate, group_report, pools, results, simulate, studies
+from backend.experiments import group_report, pools, results, selections, simulate, studies
 from backend.experiments.datasets import ScanFile
 from backend.settings import Settings
 from tests.backend.experiments.recipes import TWO_SOURCES, recipe, scans, study_of
@@ -94,7 +94,7 @@ def test_two_recipes_of_one_name_are_refused(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "command"),
-    [(simulate, simulate.simulate), (gate, gate.choose)],
+    [(simulate, simulate.simulate), (selections, selections.choose)],
     ids=["simulate", "choose"],
 )
 def test_nothing_is_made_before_every_recipe_is_known_to_fit(

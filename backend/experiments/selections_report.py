@@ -16,7 +16,7 @@ from backend.experiments.intervals import difference
 from backend.storage import artifacts
 
 Interval = tuple[float, float, float]
-Record = Mapping[str, Any]  # from gate.picks
+Record = Mapping[str, Any]  # from selections.picks
 RULE = ("encoder", "projection", "cold_start")
 MEASURES = ("recall", "lonely", "planted", "empty")
 
@@ -70,19 +70,19 @@ class Row:
 
 
 def write(finished: Sequence[PoolPicks], folder: Path) -> None:
-    """Write gate.md, gate.csv and gate.json into a folder.
+    """Write selections.md, selections.csv and selections.json into a folder.
 
     Raises:
         StorageError: If the folder cannot be written.
     """
     rows = table(finished)
-    documents.write_text(folder / "gate.md", markdown(finished, rows))
+    documents.write_text(folder / "selections.md", markdown(finished, rows))
     documents.write_text(
-        folder / "gate.csv", documents.csv_text(list(_lines(finished)), empty="pool")
+        folder / "selections.csv", documents.csv_text(list(_lines(finished)), empty="pool")
     )
     numbers = [documents.json_value(asdict(row)) for row in rows]
     failed = {of.title: of.failed for of in finished if of.failed}
-    artifacts.write_json(folder / "gate.json", {"table": numbers, "failed": failed})
+    artifacts.write_json(folder / "selections.json", {"table": numbers, "failed": failed})
 
 
 def table(finished: Sequence[PoolPicks]) -> list[Row]:
@@ -99,7 +99,7 @@ def markdown(finished: Sequence[PoolPicks], rows: Sequence[Row]) -> str:
     """Return the report: group recall of all pools side by side, then a table for each pool."""
     recalls = {(row.pool, row.arm, row.labels): row.recall for row in rows}
     return documents.render(
-        "gate.md.j2",
+        "selections.md.j2",
         pools=finished,
         labels=finished[0].labels,
         arms=list(dict.fromkeys(row.arm for row in rows)),

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from backend.experiments import choices, gate_report, group_scores, processes, studies
-from backend.experiments.gate_report import PoolPicks
+from backend.experiments import choices, group_scores, processes, selections_report, studies
 from backend.experiments.plans import Arm, Plan
+from backend.experiments.selections_report import PoolPicks
 from backend.experiments.studies import Array, Data, Say, Study
 from backend.settings import Settings
 from backend.storage import artifacts
@@ -48,8 +48,8 @@ def choose(
     plan.control()  # raise for a wrong name now
     prepared = studies.prepare(plan, data, out, settings=settings, say=say)
     finished = [_finished(study, jobs, say) for study in prepared]
-    gate_report.write(finished, out)
-    say(f"Report: {out / 'gate.md'}")
+    selections_report.write(finished, out)
+    say(f"Report: {out / 'selections.md'}")
     return {f"{of.title}: {name}": error for of in finished for name, error in of.failed.items()}
 
 

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from backend.commands.cli import cli
-from backend.experiments import gate, gate_report
-from backend.experiments.gate_report import PoolPicks
+from backend.experiments import selections, selections_report
+from backend.experiments.selections_report import PoolPicks
 from tests.backend.experiments.recipes import TWO_SOURCES, recipe, scans, study_of
 from tests.backend.experiments.samples import plan
 from tests.backend.experiments.studied import study
@@ -30,8 +30,8 @@ def root(tmp_path: Path) -> Path:
 def test_the_loneliest_scans_are_those_far_from_their_neighbours() -> None:
     points = np.random.default_rng(0).normal(0, 1, (40, 3))
     points[[7, 30]] += 50 * np.array([[1], [-1]])
-    assert np.flatnonzero(gate.lonely(points)).tolist() == [7, 30]
-    assert gate.lonely(points[:4]).sum() == 1
+    assert np.flatnonzero(selections.lonely(points)).tolist() == [7, 30]
+    assert selections.lonely(points[:4]).sum() == 1
 
 
 def test_choices_are_measured_by_groups_that_the_strategy_does_not_see(root: Path) -> None:
@@ -41,7 +41,7 @@ def test_choices_are_measured_by_groups_that_the_strategy_does_not_see(root: Pat
     }
     of = study_of(recipe(sources, held_out=2), root, root / "out", labels="2,7")
     [arm] = of.plan.arms
-    [record] = gate.picks(of, [arm], 0)
+    [record] = selections.picks(of, [arm], 0)
 
     few, everything = record["choices"]
     assert len(few["names"]) == 2
@@ -57,7 +57,7 @@ def test_a_folder_has_no_groups_and_the_same_pool_for_every_seed(
 ) -> None:
     of = study(folder, tmp_path, plan(labels="2", cold_start="medoids", selection_only=True))
     [arm] = of.plan.arms
-    first, second = (gate.picks(of, [arm], seed)[0] for seed in (0, 1))
+    first, second = (selections.picks(of, [arm], seed)[0] for seed in (0, 1))
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["pool"] == second["pool"]
     assert first["choices"][0]["recall"] is None
@@ -67,7 +67,7 @@ def test_a_recipe_has_another_pool_for_every_seed(root: Path) -> None:
     sources = {"a": {"folder": "a", "pool": 4}, "b": {"folder": "b", "pool": 3}}
     of = study_of(recipe(sources, held_out=2), root, root / "out", seeds="0,1")
     [arm] = of.plan.arms
-    first, second = (gate.picks(of, [arm], seed)[0] for seed in (0, 1))
+    first, second = (selections.picks(of, [arm], seed)[0] for seed in (0, 1))
     assert first["pool"] != second["pool"]
 
 
@@ -85,12 +85,12 @@ def record(pool: str, recall: float | None, *names: str) -> dict[str, Any]:
 
 def test_picks_overlap_between_seeds_of_one_pool_only() -> None:
     one, other = record("p", None, "a", "b"), record("p", None, "b", "c")
-    assert gate_report.overlap([one, one], 0) == 1
-    assert gate_report.overlap([one, other], 0) == 0.5
-    assert gate_report.overlap([one, other, one], 0) == pytest.approx(2 / 3)
-    assert gate_report.overlap([one, other, record("q", None, "a", "b")], 0) == 0.5
-    assert math.isnan(gate_report.overlap([one, record("q", None, "a", "b")], 0))
-    assert math.isnan(gate_report.overlap([one], 0))
+    assert selections_report.overlap([one, one], 0) == 1
+    assert selections_report.overlap([one, other], 0) == 0.5
+    assert selections_report.overlap([one, other, one], 0) == pytest.approx(2 / 3)
+    assert selections_report.overlap([one, other, record("q", None, "a", "b")], 0) == 0.5
+    assert math.isnan(selections_report.overlap([one, record("q", None, "a", "b")], 0))
+    assert math.isnan(selections_report.overlap([one], 0))
 
 
 def test_the_report_has_recalls_side_by_side_and_a_table_for_each_pool(tmp_path: Path) -> None:
@@ -99,22 +99,22 @@ def test_the_report_has_recalls_side_by_side_and_a_table_for_each_pool(tmp_path:
         "kmeans": {0: record("p", 1.0, "a", "c"), 1: record("q", 0.5, "a", "c")},
     }
     pools = [PoolPicks(title, (2,), "random", arms, {}) for title in ("one", "other")]
-    gate_report.write(pools, tmp_path)
+    selections_report.write(pools, tmp_path)
 
-    text = (tmp_path / "gate.md").read_text()
+    text = (tmp_path / "selections.md").read_text()
     assert "| arm | one | other |\n|---|---|---|\n| random | 0.50 | 0.50 |\n" in text
     assert "| kmeans | 0.75 | 0.75 |" in text
     assert "| 2 | kmeans | 2 | 0.75 | +0.25 [-2.93, +3.43] | 0.50 | - | 0.00 | - |" in text
-    lines = list(csv.DictReader((tmp_path / "gate.csv").read_text().splitlines()))
+    lines = list(csv.DictReader((tmp_path / "selections.csv").read_text().splitlines()))
     assert len(lines) == 8
     assert (lines[0]["pool"], lines[0]["seed"], lines[0]["chosen"]) == ("one", "0", "a b")
-    assert json.loads((tmp_path / "gate.json").read_text())["table"][0]["overlap"] is None
+    assert json.loads((tmp_path / "selections.json").read_text())["table"][0]["overlap"] is None
 
 
 def test_without_groups_no_recall_is_shown() -> None:
     arms = {"kmeans": {0: record("p", None, "a", "c"), 1: record("p", None, "a", "b")}}
     told = [PoolPicks("folder", (2,), "kmeans", arms, {})]
-    text = gate_report.markdown(told, gate_report.table(told))
+    text = selections_report.markdown(told, selections_report.table(told))
     assert "Group recall at" not in text
     assert "| 2 | kmeans | 2 | - | - | 0.50 | - | 0.00 | 0.50 |" in text
 
@@ -132,7 +132,7 @@ def test_the_command_measures_recipes_and_goes_on_where_it_was(root: Path) -> No
     again = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert "4 choices, 0 of them still to be made" in again.output
     assert len(list((root / "out" / "two" / "picks").iterdir())) == 4
-    assert "| kmeans |" in (root / "out" / "gate.md").read_text()
+    assert "| kmeans |" in (root / "out" / "selections.md").read_text()
 
 
 def test_without_training_no_acquisition_can_be_compared() -> None:
