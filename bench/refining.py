@@ -78,7 +78,7 @@ def read(folder: Path) -> Pool:
     with tempfile.TemporaryDirectory() as kept:
         scans = datasets.keep(found, Path(kept), longest=WORKING_SIZE).scans
         images, masks = zip(*(scan.load() for scan in scans), strict=True)
-    keys = [found.groups.get(scan.name, scan.name) for scan in scans]
+    keys = [found.patients.get(scan.name, scan.name) for scan in scans]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     groups = [numbers[key] for key in keys]
     return Pool(list(images), list(masks), groups, volumes=patients is not None)

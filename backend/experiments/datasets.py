@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from backend.errors import ConfigError, ImageError
 from backend.experiments import group_tables, nifti
-from backend.experiments.scans import Dataset, Masks, Scan, Source, Spacing
+from backend.experiments.scans import Dataset, Masks, Scan, ScanReader, Spacing
 from backend.imaging import decode
 from backend.imaging.pixels import Pixels, shrink
 from backend.storage import artifacts
@@ -49,15 +49,15 @@ def find(folder: Path, *, max_pixels: int, patients: str | None = "") -> Dataset
             "Montgomery, CheXmask or SynthStrip 2-D as published; docs/experiments.md shows the "
             "layouts.",
         )
-    groups = {scan.name: scan.volume for scan in scans if scan.volume}
+    patient_of = {scan.name: scan.volume for scan in scans if scan.volume}
     table = folder / GROUPS_FILE
     if patients is not None and table.is_file():
         columns = (patients,) if patients else PATIENT_COLUMNS
-        groups |= group_tables.values(table, columns, scans)
-    return Dataset(folder.resolve().name, labels, tuple(scans), groups)
+        patient_of |= group_tables.values(table, columns, scans)
+    return Dataset(folder.resolve().name, labels, tuple(scans), patient_of)
 
 
-def _layout(folder: Path, max_pixels: int) -> tuple[tuple[str, ...], list[Source]]:
+def _layout(folder: Path, max_pixels: int) -> tuple[tuple[str, ...], list[ScanReader]]:
     """Return the classes and scans of a folder; no scans if no layout fits."""
     table = next((path for path in sorted(folder.glob("*.csv")) if _is_chexmask(path)), None)
     if table is not None:
@@ -81,13 +81,13 @@ class ScanFile:
 
     Attributes:
         name: Of its original file or case.
-        group: Scans with the same number stay together when scans are held out.
+        patient: A number; scans with the same number stay together when scans are held out.
         path: Its file; the name follows from the content.
         spacing: Height and width of a pixel in the unit of its collection.
     """
 
     name: str
-    group: int
+    patient: int
     path: Path
     spacing: Spacing
 
@@ -103,7 +103,7 @@ class Collection:
 
     Attributes:
         unit: Of the spacing: "mm" if it is known for all scans, else "pixels" of the originals.
-        fingerprint: Equal for equal scans, masks, names and groups.
+        fingerprint: Equal for equal scans, masks, names and patients.
     """
 
     name: str
@@ -116,21 +116,21 @@ class Collection:
 def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
     """Return the scans at working size, as production keeps them: 8 bits, no side above `longest`.
 
-    Scans that share a group or have equal pixels get the same group number.
+    Scans of one patient or with equal pixels get the same patient number.
 
     Raises:
         ConfigError: If a scan or a mask cannot be read, or the two differ in size.
         StorageError: If `folder` cannot be written.
     """
-    shrunk = [_shrunk(source, folder, longest) for source in dataset.scans]
-    keys = [dataset.groups.get(source.name, "") for source in dataset.scans]
-    groups = validation.group(keys, [scan.pixels for scan in shrunk]).tolist()
-    known = all(scan.spacing for scan in shrunk)
+    shrunk = [_shrunk(scan, folder, longest) for scan in dataset.scans]
+    keys = [dataset.patients.get(scan.name, "") for scan in dataset.scans]
+    patients = validation.group(keys, [small.pixels for small in shrunk]).tolist()
+    known = all(small.spacing for small in shrunk)
     kept = tuple(
-        ScanFile(source.name, group, scan.path, scan.pixel(known))
-        for source, group, scan in zip(dataset.scans, groups, shrunk, strict=True)
+        ScanFile(scan.name, patient, small.path, small.pixel(known))
+        for scan, patient, small in zip(dataset.scans, patients, shrunk, strict=True)
     )
-    marks = [(scan.name, scan.group, scan.path.name, scan.spacing) for scan in kept]
+    marks = [(scan.name, scan.patient, scan.path.name, scan.spacing) for scan in kept]
     return Collection(
         name=dataset.name,
         labels=dataset.labels,
@@ -152,8 +152,8 @@ class _SmallScan:
         return height * self.scale[0], width * self.scale[1]
 
 
-def _shrunk(source: Source, folder: Path, longest: int) -> _SmallScan:
-    scan = source.read()
+def _shrunk(reader: ScanReader, folder: Path, longest: int) -> _SmallScan:
+    scan = reader.read()
     image = np.rint(shrink(scan.image, longest) * 255).astype(np.uint8)
     masks = np.stack([_shrunk_mask(mask, longest) for mask in scan.masks])
     pixels, drawn = _digest(image), _digest(masks)
@@ -180,7 +180,7 @@ def _pairs(
     masks: Mapping[str, Path],
     max_pixels: int,
     spacing: Callable[[Pixels], Spacing | None] = lambda image: None,
-) -> tuple[tuple[str, ...], list[Source]]:
+) -> tuple[tuple[str, ...], list[ScanReader]]:
     """Return the classes, and the images of a folder, each with its mask for every class."""
     pictures = decode.pictures(folder)
     drawn = {path: [_beside(path, label) for label in masks.values()] for path in pictures}
@@ -196,7 +196,7 @@ def _pairs(
         planes = [_mask(mask, image, max_pixels) for mask in drawn[path] if mask]
         return Scan(image, np.stack(planes), spacing(image))
 
-    return tuple(masks), [Source(path.name, partial(read, path)) for path in pictures]
+    return tuple(masks), [ScanReader(path.name, partial(read, path)) for path in pictures]
 
 
 def _beside(picture: Path, masks: Path) -> Path | None:
@@ -244,7 +244,7 @@ def _is_chexmask(path: Path) -> bool:
         return set(CHEXMASK_LABELS) <= set(next(csv.reader(file), ()))
 
 
-def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
+def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[ScanReader]:
     """Return the rows of a CheXmask table that have an image and masks of sufficient quality."""
 
     def read(path: Path, row: Mapping[str, str]) -> Scan:
@@ -254,8 +254,8 @@ def _chexmask(folder: Path, table: Path, max_pixels: int) -> list[Source]:
         return Scan(image, np.stack([_run_lengths(row[name], shape) for name in CHEXMASK_LABELS]))
 
     return sorted(
-        (Source(path.name, partial(read, path, row)) for path, row in _trusted(folder, table)),
-        key=lambda source: source.name,
+        (ScanReader(path.name, partial(read, path, row)) for path, row in _trusted(folder, table)),
+        key=lambda scan: scan.name,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from backend.errors import ConfigError
-from backend.experiments.scans import Source
+from backend.experiments.scans import ScanReader
 
 
 def opened(table: Path) -> TextIO:
@@ -16,7 +16,7 @@ def opened(table: Path) -> TextIO:
     return table.open(newline="", encoding="utf-8-sig", errors="replace")
 
 
-def values(table: Path, columns: Sequence[str], scans: Sequence[Source]) -> dict[str, str]:
+def values(table: Path, columns: Sequence[str], scans: Sequence[ScanReader]) -> dict[str, str]:
     """Return the value of a column by the name of the scan; scans without a line are left out.
 
     Args:
@@ -55,7 +55,7 @@ def _check_names(table: Path, listed: dict[str, str], names: Sequence[str]) -> N
         )
 
 
-def _listed(scan: Source) -> str:
+def _listed(scan: ScanReader) -> str:
     return scan.volume or scan.name
 
 

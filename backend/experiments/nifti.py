@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ConfigError
-from backend.experiments.scans import Scan, Source, Spacing
+from backend.experiments.scans import Scan, ScanReader, Spacing
 from backend.imaging.pixels import Pixels, scaled
 
 BRIGHT = 99.5  # percentile of a volume that becomes white: single bright voxels darken all others
@@ -21,7 +21,7 @@ TOLERANCE = 1e-3  # mm between affines: programs round them, and store them in t
 Array = npt.NDArray[Any]
 
 
-def synthstrip(folder: Path) -> list[Source]:
+def synthstrip(folder: Path) -> list[ScanReader]:
     """Return the cases of SynthStrip 2-D, one slice each."""
 
     def read(case: Path) -> Scan:
@@ -33,10 +33,10 @@ def synthstrip(folder: Path) -> list[Source]:
         return Scan(grey, mask[None] > 0, spacing)
 
     cases = sorted(path.parent for path in folder.glob("*/image.nii.gz"))
-    return [Source(case.name, partial(read, case)) for case in cases]
+    return [ScanReader(case.name, partial(read, case)) for case in cases]
 
 
-def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
+def volumes(folder: Path) -> tuple[tuple[str, ...], list[ScanReader]]:
     """Return the classes and all slices of the volumes in images/, with masks in labels/.
 
     Slices are cut across the axis along which voxels are longest.
@@ -68,7 +68,7 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[Source]]:
             "Give at least one volume labels with a number from 1 on.",
         )
     return tuple(f"label {number}" for number in numbers), [
-        Source(
+        ScanReader(
             f"{image.name}/{place:03}", partial(_slice, image, labels, place, numbers), image.name
         )
         for image, labels, place in slices

@@ -36,8 +36,8 @@ class Plan:
         labels: Counts of labelled scans after which a network is trained, ascending. The cold start
             chooses the first batch, the acquisition the others.
         random_draws: Number of seeds for a random arm; None for as many as the other arms.
-        held_out: Least number of scans to measure on; whole groups, never in the pool.
-        folds: Instead of `held_out`: number of parts of the scans, in whole groups. The run of
+        held_out: Least number of scans to measure on; whole patients, never in the pool.
+        folds: Instead of `held_out`: number of parts of the scans, in whole patients. The run of
             seed s is measured on part s modulo `folds` and chooses from the other parts.
         split_seed: Of the draw of held-out scans or folds.
         image_size, steps: Of training; None for production's values.

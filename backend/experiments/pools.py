@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from backend.errors import ConfigError
 from backend.experiments import datasets, group_tables
-from backend.experiments.scans import Dataset, Scan, Source
+from backend.experiments.scans import Dataset, Scan, ScanReader
 
 Count = Annotated[int, Field(ge=1)]
 INVERTED = " inverted"  # follows the name of a group
@@ -156,7 +156,7 @@ def mix(recipe: Recipe, root: Path, *, max_pixels: int) -> Mixture:
     Raises:
         ConfigError: If a folder or table does not fit, or the sources have different classes.
     """
-    scans: list[Source] = []
+    scans: list[ScanReader] = []
     patients: dict[str, str] = {}
     sources: list[str] = []
     groups: list[str] = []
@@ -170,8 +170,8 @@ def mix(recipe: Recipe, root: Path, *, max_pixels: int) -> Mixture:
             for place, scan in enumerate(found.scans):
                 title = f"{name}{copy}/{scan.name}"
                 read_scan = partial(_inverted, scan) if copy else scan.read
-                scans.append(Source(title, read_scan, scan.volume))
-                patients[title] = f"{name}/{found.groups.get(scan.name) or scan.name}"
+                scans.append(ScanReader(title, read_scan, scan.volume))
+                patients[title] = f"{name}/{found.patients.get(scan.name) or scan.name}"
                 groups.append(of_scan[place] + copy)
                 inverted.append(bool(copy))
                 sources.append(name)
@@ -215,7 +215,7 @@ def _groups(name: str, source: SourceRecipe, folder: Path, found: Dataset) -> li
     return [listed[scan.name] for scan in found.scans]
 
 
-def _inverted(scan: Source) -> Scan:
+def _inverted(scan: ScanReader) -> Scan:
     original = scan.read()
     return Scan(1 - original.image, original.masks, original.spacing)
 

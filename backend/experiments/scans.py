@@ -30,7 +30,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Source:
+class ScanReader:
     """The name of a scan, the function that reads it, and the volume whose slice it is, if any."""
 
     name: str
@@ -44,11 +44,11 @@ class Dataset:
 
     Attributes:
         labels: Names of the classes, in the order of the masks.
-        scans: Sources of the scans.
-        groups: Group (patient, volume) by scan name; "" or absent if a scan stands for itself.
+        scans: Readers of the scans.
+        patients: Patient (or volume) by scan name; "" or absent if a scan stands for itself.
     """
 
     name: str
     labels: tuple[str, ...]
-    scans: tuple[Source, ...]
-    groups: Mapping[str, str]
+    scans: tuple[ScanReader, ...]
+    patients: Mapping[str, str]

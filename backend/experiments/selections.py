@@ -105,7 +105,7 @@ def picks(study: Study, arms: Sequence[Arm], seed: int) -> list[dict[str, Any]]:
         count: clustering.cluster(points.astype(np.float64), count, seed=seed)
         for count in study.plan.labels
     }
-    patients = np.array([scan.group for scan in study.scans(study.pool)])
+    patients = np.array([scan.patient for scan in study.scans(study.pool)])
     alone = lonely(embeddings * fitted.scale)
     records = []
     for arm in arms:

@@ -106,7 +106,7 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
     fitted, plan = choices.fitted_map(study, arm, seed), study.plan
     points = fitted.coordinates
     clusters = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
-    groups = np.array([scan.group for scan in study.scans(study.pool)])
+    patients = np.array([scan.patient for scan in study.scans(study.pool)])
     labelled = np.zeros(len(points), bool)
     uncertainty = None
     steps = []
@@ -118,7 +118,7 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
             uncertainty=uncertainty,
             coordinates=points,
             clusters=clusters,
-            groups=groups,
+            groups=patients,
         )
         chosen = decision.order[: count - labelled.sum()]
         labelled[chosen] = True

@@ -185,7 +185,7 @@ def of_folder(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say)
     dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
     say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
     data = _keep(plan, dataset, out)
-    division = Folds(len(data.scans), _folds(plan, [scan.group for scan in data.scans]))
+    division = Folds(len(data.scans), _folds(plan, [scan.patient for scan in data.scans]))
     return _study(plan, data, division, _Files(out, out), settings)
 
 
@@ -200,7 +200,7 @@ def of_recipe(
     mixture = pools.mix(recipe, root, max_pixels=settings.max_image_pixels)
     say(f"{len(mixture.groups)} scans for {recipe.name}: {', '.join(mixture.dataset.labels)}")
     data = _keep(plan, mixture.dataset, out)
-    patients = [scan.group for scan in data.scans]
+    patients = [scan.patient for scan in data.scans]
     division = draws.plan(recipe, mixture, patients, plan.split_seed)
     for seed in {seed for _, seed in plan.runs()}:
         _check_size(plan, len(data.scans), *division.of(seed))
@@ -233,17 +233,17 @@ def _study(
     return Study(files.out, plan, data, pool, held, division, encoded, train, code)
 
 
-def _folds(plan: Plan, groups: Sequence[int]) -> tuple[Rows, ...]:
+def _folds(plan: Plan, patients: Sequence[int]) -> tuple[Rows, ...]:
     """Return the held-out rows: one set for every run, or one fold after the other."""
     if plan.folds is None:
-        folds: tuple[Rows, ...] = (hold_out(groups, plan.held_out, plan.split_seed),)
+        folds: tuple[Rows, ...] = (hold_out(patients, plan.held_out, plan.split_seed),)
     else:
-        folds = deal(groups, plan.folds, plan.split_seed)
+        folds = deal(patients, plan.folds, plan.split_seed)
     most = max(len(held) for held in folds)
-    if len(groups) - most < max(plan.labels) or not all(folds):
+    if len(patients) - most < max(plan.labels) or not all(folds):
         raise ConfigError(
-            f"{len(groups)} scans, {most} of them held out, leave {len(groups) - most} to label; "
-            f"expected at least {max(plan.labels)}, and a scan in every fold.",
+            f"{len(patients)} scans, {most} of them held out, leave {len(patients) - most} to "
+            f"label; expected at least {max(plan.labels)}, and a scan in every fold.",
             "Lower --held-out, --folds or --labels.",
         )
     return folds
@@ -258,24 +258,26 @@ def _check_size(plan: Plan, scans: int, pool: Rows, held: Rows) -> None:
         )
 
 
-def deal(groups: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """Return rows in folds for cross-validation, each ascending. Whole groups in random order go
-    each into the fold with the fewest scans so far.
+def deal(patients: Sequence[int], folds: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Return rows in folds for cross-validation, each ascending. Patients in random order go, each
+    with all scans, into the fold with the fewest scans so far.
     """
     dealt: list[list[int]] = [[] for _ in range(folds)]
-    for group in np.random.default_rng(seed).permutation(np.unique(groups)).tolist():
-        min(dealt, key=len).extend(np.flatnonzero(np.equal(groups, group)).tolist())
+    for patient in np.random.default_rng(seed).permutation(np.unique(patients)).tolist():
+        min(dealt, key=len).extend(np.flatnonzero(np.equal(patients, patient)).tolist())
     return tuple(tuple(sorted(fold)) for fold in dealt)
 
 
-def hold_out(groups: Sequence[int], least: int, seed: int) -> tuple[int, ...]:
-    """Return rows to measure on, ascending: whole groups in random order until there are enough."""
+def hold_out(patients: Sequence[int], least: int, seed: int) -> tuple[int, ...]:
+    """Return rows to measure on, ascending: patients in random order, each with all scans, until
+    there are enough.
+    """
     drawn: list[int] = []
-    order = np.random.default_rng(seed).permutation(np.unique(groups))
-    for group in order.tolist():
+    order = np.random.default_rng(seed).permutation(np.unique(patients))
+    for patient in order.tolist():
         if len(drawn) >= least:
             break
-        drawn += np.flatnonzero(np.equal(groups, group)).tolist()
+        drawn += np.flatnonzero(np.equal(patients, patient)).tolist()
     return tuple(sorted(drawn))
 
 

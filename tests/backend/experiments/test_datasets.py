@@ -48,7 +48,7 @@ def test_images_and_masks_of_one_name_are_scans(pairs: Path) -> None:
     scan = dataset.scans[1].read()
 
     assert dataset.labels == ("mask",)
-    assert [source.name for source in dataset.scans] == ["0.png", "1.png", "2.png"]
+    assert [scan.name for scan in dataset.scans] == ["0.png", "1.png", "2.png"]
     assert scan.image.dtype == np.float32
     np.testing.assert_allclose(scan.image * 255, grey(1), atol=1e-4)
     assert scan.masks.dtype == bool
@@ -147,7 +147,7 @@ def test_chexmask_gives_the_rows_that_can_be_trusted_and_have_an_image(tmp_path:
     dataset = datasets.find(tmp_path, max_pixels=LIMIT)
 
     assert dataset.labels == ("Left Lung", "Right Lung", "Heart")
-    assert [source.name for source in dataset.scans] == ["a.png"]
+    assert [scan.name for scan in dataset.scans] == ["a.png"]
     assert dataset.scans[0].read().masks.astype(int).tolist() == [
         [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]],  # pixels 1, 2 and 12, row by row
         [[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]],
@@ -224,13 +224,13 @@ def test_scans_of_one_group_or_of_equal_pixels_belong_together(pairs: Path) -> N
     picture(pairs / "images" / "3.png", grey(2))
     picture(pairs / "masks" / "3.png", np.zeros((6, 8)))
     (pairs / "groups.csv").write_text("name,group\n0.png,p\n1.png,p\n")
-    first, second, third, fourth = (scan.group for scan in kept(pairs).scans)
+    first, second, third, fourth = (scan.patient for scan in kept(pairs).scans)
     assert first == second != third == fourth
 
 
 def test_groups_may_name_scans_without_their_ending_and_no_others(pairs: Path) -> None:
     (pairs / "groups.csv").write_text("name,group\n0,p\n1,p\n")
-    first, second, third = (scan.group for scan in kept(pairs).scans)
+    first, second, third = (scan.patient for scan in kept(pairs).scans)
     assert first == second != third
     (pairs / "groups.csv").write_text("name,group\n0.jpg,p\n1,p\n")
     with pytest.raises(ConfigError, match=r"names 1 scans that do not exist, such as '0\.jpg'"):
@@ -239,7 +239,7 @@ def test_groups_may_name_scans_without_their_ending_and_no_others(pairs: Path) -
 
 def test_a_table_of_groups_may_come_from_a_spreadsheet(pairs: Path) -> None:
     (pairs / "groups.csv").write_text("name,group\n0.png,Zoë\n1.png,Zoë\n", encoding="utf-8-sig")
-    first, second, third = (scan.group for scan in kept(pairs).scans)
+    first, second, third = (scan.patient for scan in kept(pairs).scans)
     assert first == second != third
     (pairs / "groups.csv").write_text("name,group\n0.png,p\n", encoding="utf-16")
     with pytest.raises(ConfigError, match="columns name and group"):
@@ -282,10 +282,10 @@ def test_volumes_become_slices_that_stay_together(tmp_path: Path) -> None:
     dataset = datasets.find(tmp_path, max_pixels=LIMIT)
 
     assert dataset.labels == ("label 2", "label 5")
-    assert [source.name for source in dataset.scans][:3] == [
+    assert [scan.name for scan in dataset.scans][:3] == [
         "a.nii.gz/000", "a.nii.gz/001", "b.nii.gz/000",
     ]  # fmt: skip
-    assert set(dataset.groups.values()) == {"a.nii.gz", "b.nii.gz"}
+    assert set(dataset.patients.values()) == {"a.nii.gz", "b.nii.gz"}
     first, second = dataset.scans[0].read(), dataset.scans[1].read()
     assert first.image.shape == (4, 3)  # the front at the top, the left side on the right
     assert first.spacing == (3.0, 2.0)
@@ -298,7 +298,7 @@ def test_a_volume_is_turned_upright_whatever_the_order_of_its_axes(tmp_path: Pat
     values = np.zeros((2, 3, 4))
     values[0, 0, 3] = 1  # to the right, at the back, at the top of the head
     volume(tmp_path, "a.nii", values, values, np.diag([1.0, 9.0, 1.0, 1.0]))
-    shown = [source.read() for source in datasets.find(tmp_path, max_pixels=LIMIT).scans]
+    shown = [scan.read() for scan in datasets.find(tmp_path, max_pixels=LIMIT).scans]
     assert [scan.image.shape for scan in shown] == [(4, 2)] * 3  # cut across the longest side
     # The last slice is the one at the back: its first axis grows to the left.
     assert np.argwhere(shown[2].masks[0]).tolist() == [[0, 1]]
@@ -309,8 +309,8 @@ def test_patients_keep_their_volumes_together(tmp_path: Path) -> None:
         ones = np.ones((3, 3, 2))
         volume(tmp_path, name, ones, ones, np.eye(4))
     (tmp_path / "groups.csv").write_text("name,patient\na_1,a\na_2.nii.gz,a\n")
-    groups = datasets.find(tmp_path, max_pixels=LIMIT).groups
-    assert list(groups.values()) == ["a", "a", "a", "a", "b_1.nii.gz", "b_1.nii.gz"]
+    patients = datasets.find(tmp_path, max_pixels=LIMIT).patients
+    assert list(patients.values()) == ["a", "a", "a", "a", "b_1.nii.gz", "b_1.nii.gz"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_sources_are_mixed_under_their_names_and_inverted_copies_follow(tmp_path
     scan, copy = (mixture.dataset.scans[row].read() for row in (3, 5))
     np.testing.assert_allclose(copy.image, 1 - scan.image)
     assert copy.masks.tolist() == scan.masks.tolist()
-    patients = mixture.dataset.groups
+    patients = mixture.dataset.patients
     assert patients["turned/00.png"] == patients["turned inverted/00.png"]
     assert patients["plain/00.png"] != patients["turned/00.png"]
 

@@ -12,25 +12,25 @@ from tests.backend.experiments.samples import plan
 from tests.backend.experiments.studied import study
 
 
-def test_groups_are_held_out_whole_until_there_are_enough() -> None:
-    groups = [0, 0, 1, 1, 1, 2, 3, 3]
-    drawn = studies.hold_out(groups, 4, seed=0)
-    assert drawn == studies.hold_out(groups, 4, seed=0)
+def test_patients_are_held_out_whole_until_there_are_enough() -> None:
+    patients = [0, 0, 1, 1, 1, 2, 3, 3]
+    drawn = studies.hold_out(patients, 4, seed=0)
+    assert drawn == studies.hold_out(patients, 4, seed=0)
     assert len(drawn) >= 4
-    inside = {groups[row] for row in drawn}
-    assert [row for row, group in enumerate(groups) if group in inside] == list(drawn)
-    assert len({studies.hold_out(groups, 4, seed) for seed in range(9)}) > 1
+    inside = {patients[row] for row in drawn}
+    assert [row for row, patient in enumerate(patients) if patient in inside] == list(drawn)
+    assert len({studies.hold_out(patients, 4, seed) for seed in range(9)}) > 1
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_folds_deal_every_scan_once_and_no_group_to_two(seed: int) -> None:
-    groups = [0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 6]
-    dealt = studies.deal(groups, 3, seed)
-    assert sorted(row for fold in dealt for row in fold) == list(range(len(groups)))
+def test_folds_deal_every_scan_once_and_no_patient_to_two(seed: int) -> None:
+    patients = [0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 6, 6]
+    dealt = studies.deal(patients, 3, seed)
+    assert sorted(row for fold in dealt for row in fold) == list(range(len(patients)))
     assert all(fold == tuple(sorted(fold)) for fold in dealt)
-    held_by = [{groups[row] for row in fold} for fold in dealt]
-    assert sum(map(len, held_by)) == len(set(groups))
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 3  # the largest group
+    held_by = [{patients[row] for row in fold} for fold in dealt]
+    assert sum(map(len, held_by)) == len(set(patients))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 3  # the largest patient
 
 
 def test_more_folds_than_scans_can_fill_are_refused(folder: Path, tmp_path: Path) -> None:
