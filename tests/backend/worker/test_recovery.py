@@ -68,7 +68,7 @@ def test_a_refinement_in_which_two_workers_died_is_given_up_and_rounds_go_on(sit
 def leave_refresh_of_dead_worker(site: Site) -> None:
     """Put a refresh into the jobs database whose worker is gone."""
     options = SetEnqueueOptions(app_version="0", deduplication_id=str(site.number))
-    with options:  # of a release that nobody runs, so that nobody takes it
+    with options:  # of a release without a worker, so no worker takes the refresh
         handle = DBOS.enqueue_workflow(REFRESH_QUEUE, site.rounds.refresh, site.number)
     rewrite_workflow(
         handle.workflow_id,
