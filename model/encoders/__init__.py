@@ -89,8 +89,10 @@ def load(
         for part in parts_of(name)
     ]
     # "auto" may stand for another part, which must not count twice.
-    files = {known: path for known, path, _ in reversed(chosen)}
-    started = [_start(known, path, device, cache_dir) for known, path in reversed(files.items())]
+    files: dict[str, Path | None] = {}
+    for known, path, _ in chosen:
+        files.setdefault(known, path)
+    started = [_start(known, path, device, cache_dir) for known, path in files.items()]
     return Encoder(
         name=JOINT.join(marked for marked, _, _ in started),
         parts=tuple(part for _, part, _ in started),

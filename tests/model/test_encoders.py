@@ -322,6 +322,8 @@ def test_auto_and_its_substitute_joined_count_once(lite0: Encoder, lite0_folder:
     joined = encoders.load(f"auto+{encoders.STAND_IN}", cache_dir=lite0_folder)
     assert (joined.name, joined.widths) == (lite0.name, lite0.widths)
     assert joined.substituted
+    name = f"auto+pixels+{encoders.STAND_IN}"
+    assert encoders.load(name, cache_dir=lite0_folder).name == f"{lite0.name}+pixels"
 
 
 @pytest.mark.slow
