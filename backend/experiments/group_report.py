@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backend.experiments import documents
-from backend.experiments.intervals import difference, gap_closed
+from backend.experiments.intervals import Interval, difference, gap_closed
 from backend.experiments.results import Results
 from model.evaluation import MAIN, OTHERS
 
@@ -25,8 +25,6 @@ MEASURES = {
     "recall": "group recall",
 }
 GAPS = (MAIN.name, MACRO)
-
-Interval = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

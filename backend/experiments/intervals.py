@@ -14,8 +14,10 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
+Interval = tuple[float, float, float]  # a value with the limits of its interval
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
+
+def interval(values: Sequence[float]) -> Interval:
     """Return the mean and its 95 % confidence interval by Student's t; NaN for fewer than two."""
     mean = float(np.mean(values)) if len(values) else math.nan
     if len(values) < 2:
@@ -23,9 +25,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, *_limits(lambda: stats.ttest_1samp(values, 0))
 
 
-def difference(
-    ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> tuple[tuple[float, float, float], str]:
+def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[Interval, str]:
     """Return the difference of two means with its 95 % confidence interval, and how it was made.
 
     Paired over seeds where both have the same ones; else by Welch's t, which uses all of them.
@@ -50,7 +50,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
-def over_pools(differences: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+def over_pools(differences: Sequence[Sequence[float]]) -> Interval:
     """Return the mean difference over pools and its 95 % interval by a plain bootstrap.
 
     Pools are drawn with replacement, and within each drawn pool its seeds. Every pool has the same
@@ -79,7 +79,7 @@ def over_pools(differences: Sequence[Sequence[float]]) -> tuple[float, float, fl
 
 def gap_closed(
     ours: Mapping[int, float], lower: Mapping[int, float], upper: Mapping[int, float]
-) -> tuple[float, float, float]:
+) -> Interval:
     """Return (ours - lower) / (upper - lower) of the means, with its 95 % bootstrap interval.
 
     Args:
@@ -104,7 +104,7 @@ def gap_closed(
 
 
 def _gap(table: npt.NDArray[np.float64]) -> tuple[Any, Any]:
-    """Return what was gained over the baseline, and what all labels gain."""
+    """Return the gain of an arm over the baseline, and the gain of all labels over it."""
     ours, lower, upper = table.mean(axis=-1)
     return ours - lower, upper - lower
 

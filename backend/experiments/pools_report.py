@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from backend.experiments import documents, group_report
-from backend.experiments.group_report import MACRO, MEASURES, Interval
-from backend.experiments.intervals import over_pools, paired
+from backend.experiments.group_report import MACRO, MEASURES
+from backend.experiments.intervals import Interval, over_pools, paired
 from backend.experiments.results import Results
 from backend.storage import artifacts
 

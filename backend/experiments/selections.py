@@ -45,7 +45,6 @@ def choose(
     Raises:
         FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
-    plan.control()  # raise for a wrong name now
     prepared = studies.prepare(plan, data, out, settings=settings, say=say)
     finished = [_finished(study, jobs, say) for study in prepared]
     selections_report.write(finished, out)

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from backend.experiments import documents
-from backend.experiments.intervals import difference
+from backend.experiments.intervals import Interval, difference
 from backend.storage import artifacts
 
-Interval = tuple[float, float, float]
 Record = Mapping[str, Any]  # from selections.picks
 RULE = ("encoder", "projection", "cold_start")
 MEASURES = ("recall", "lonely", "planted", "empty")

@@ -64,7 +64,6 @@ def simulate(
     Raises:
         FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
-    plan.control()  # raise for a wrong name now, not after hours of work
     prepared = studies.prepare(plan, data, out, settings=settings, say=say)
     finished = [_finished(study, jobs, say) for study in prepared]
     if finished[0].groups:

@@ -157,6 +157,7 @@ def prepare(plan: Plan, data: Data, out: Path, *, settings: Settings, say: Say) 
     Raises:
         FirstlightError: If the plan does not fit the data, or a file cannot be read or written.
     """
+    plan.control()  # raise for a wrong name now, not after hours of work
     _prepare_folder(out)
     if data.paths[0].is_dir():
         return [of_folder(plan, data.paths[0], out, settings, say)]
