@@ -154,13 +154,17 @@ def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) 
     assert np.array_equal(loaded.transform(new), fitted.transform(new))
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca"])
-def test_a_large_pool_is_mapped_through_landmarks(
-    monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+@pytest.fixture
+def few_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool of 150 scans is large: it is mapped through 60 landmarks, in parts."""
     monkeypatch.setattr("model.pool.LARGE", 60)
     monkeypatch.setattr(projection, "COMPONENTS", 10)
     monkeypatch.setattr(projection, "CHUNK", 32)
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.usefixtures("few_landmarks")
+def test_a_large_pool_is_mapped_through_landmarks(method: str) -> None:
     embeddings = clusters(150)
 
     fitted = projection.fit(embeddings, method=method)
@@ -171,12 +175,8 @@ def test_a_large_pool_is_mapped_through_landmarks(
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca", "none"])
-def test_the_scans_beyond_the_landmarks_of_a_large_pool_are_scaled_too(
-    monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    monkeypatch.setattr("model.pool.LARGE", 60)
-    monkeypatch.setattr(projection, "COMPONENTS", 10)
-    monkeypatch.setattr(projection, "CHUNK", 32)
+@pytest.mark.usefixtures("few_landmarks")
+def test_the_scans_beyond_the_landmarks_of_a_large_pool_are_scaled_too(method: str) -> None:
     rows = joined(150)
 
     fitted = projection.fit(rows, method=method, widths=(20, 8))
