@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from backend.storage.tables import Worker
 from backend.storage.workers import Workers
@@ -69,12 +69,15 @@ class Membership:
 
     def leads(self) -> bool:
         """Return whether this worker leads, and does the work that only one worker may do."""
-        return [worker.name for worker in self._workers.all()][:1] == [self.name]
+        return self._is_first(self._workers.all())
 
     def leads_release(self) -> bool:
         """Return whether this worker runs longest of those of its release."""
-        own = [worker.name for worker in self._workers.all() if worker.release == self.release]
-        return own[:1] == [self.name]
+        everyone = self._workers.all()
+        return self._is_first([worker for worker in everyone if worker.release == self.release])
+
+    def _is_first(self, workers: Sequence[Worker]) -> bool:
+        return [worker.name for worker in workers[:1]] == [self.name]
 
     def _is_silent(self, worker: Worker) -> bool:
         now = self._clock()
