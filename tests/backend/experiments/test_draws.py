@@ -16,7 +16,7 @@ from tests.backend.experiments.recipes import recipe
 
 
 def mixture(*scans: tuple[str, str, bool]) -> Mixture:
-    """A mixture of (source, group, inverted) that nobody reads."""
+    """A mixture of (source, group, inverted); no test reads its pixels."""
     sources, groups, inverted = zip(*scans, strict=True)
     return Mixture(Dataset("pool", ("mask",), (), {}), sources, groups, inverted)
 
