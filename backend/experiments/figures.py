@@ -16,7 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from backend.experiments.intervals import interval
+from backend.experiments.intervals import Interval, difference, interval
 from backend.experiments.results import Results
 from backend.storage import artifacts
 
@@ -94,6 +94,54 @@ def curves(results: Results) -> Figure:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(results.title)
+    return figure
+
+
+def gains(
+    finished: Sequence[Results], measure: str, title: str, overall: Sequence[Mapping[str, Interval]]
+) -> Figure:
+    """Return each arm's difference to the baseline on each pool and over all pools, with its 95 %
+    interval: a panel for each count of labels, a row for each pool.
+
+    Args:
+        finished: Results of the same plan, one for each pool.
+        measure: The measure that is compared, between 0 and 1.
+        title: Of the measure.
+        overall: The differences over all pools by arm, for each count of labels.
+    """
+    labels, baseline = finished[0].labels, finished[0].baseline
+    names = [*(results.title for results in finished), "all pools"]
+    figure = Figure(figsize=(2.4 + 3.6 * len(labels), 1.6 + 0.6 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
+    for step, axes in enumerate(panels):
+        for place, (arm, total) in enumerate(overall[step].items()):
+            values = [
+                *(
+                    difference(
+                        results.values(arm, step, measure), results.values(baseline, step, measure)
+                    )[0]
+                    for results in finished
+                ),
+                total,
+            ]
+            shift = 0.5 * ((place + 0.5) / len(overall[step]) - 0.5)
+            _intervals(axes, values, shift, (arm, *STYLES[place % len(STYLES)][:2]))
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.axhline(len(finished) - 0.5, color="0.8", linewidth=1)
+        axes.set_title(f"{labels[step]} labels", fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    figure.supxlabel(
+        f"{title} minus that of {baseline}, in points, with 95 % intervals", fontsize=10
+    )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -176,6 +224,17 @@ def _lines(axes: Axes, results: Results) -> None:
     axes.set_xticks(results.labels)
     axes.set_xlabel("labelled scans")
     axes.figure.legend(loc="outside right center", frameon=False, fontsize=9)
+
+
+def _intervals(
+    axes: Axes, values: Sequence[Interval], shift: float, style: tuple[str, str, str]
+) -> None:
+    """Draw one value with its limits in each row; limits that are NaN are left out."""
+    name, colour, marker = style
+    middle, low, high = 100 * np.array(values).T
+    rows = np.arange(len(values)) + shift
+    axes.hlines(rows, low, high, colors=colour, linewidth=1.5)
+    axes.plot(middle, rows, marker, color=colour, markersize=5, label=name)
 
 
 def _columns(axes: Axes, results: Results) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.experiments import documents, group_report
+from backend.experiments import documents, figures, group_report
 from backend.experiments.group_report import MACRO, MEASURES
 from backend.experiments.intervals import Interval, over_pools, paired
 from backend.experiments.results import Results
@@ -32,7 +32,7 @@ class PoolsRow:
 
 
 def write(finished: Sequence[Results], folder: Path) -> None:
-    """Write pools.md, pools.csv and pools.json into a folder.
+    """Write pools.md, pools.csv, pools.json and, if arms are compared, a picture into a folder.
 
     Args:
         finished: Results of the same plan, one for each pool.
@@ -44,6 +44,10 @@ def write(finished: Sequence[Results], folder: Path) -> None:
     rows = table(finished)
     documents.write_text(folder / "pools.md", markdown(finished, rows))
     documents.write_text(folder / "pools.csv", documents.csv_text(list(_lines(rows)), empty="arm"))
+    overall = [_overall(rows, count) for count in finished[0].labels]
+    if all(overall):
+        drawn = figures.gains(finished, MACRO, MEASURES[MACRO], overall)
+        figures.save(drawn, folder / "pools")
     artifacts.write_json(
         folder / "pools.json",
         {
@@ -94,6 +98,13 @@ def _row(finished: Sequence[Results], step: int, arm: str) -> PoolsRow:
         for results in finished
     }
     return PoolsRow(finished[0].labels[step], arm, pools, differences)
+
+
+def _overall(rows: Sequence[PoolsRow], labels: int) -> dict[str, Interval]:
+    """Return the differences over all pools that the picture shows, by arm."""
+    return {
+        row.arm: row.differences[MACRO] for row in rows if row.labels == labels and row.differences
+    }
 
 
 def _lines(rows: Sequence[PoolsRow]) -> Iterator[dict[str, Any]]:

@@ -51,3 +51,16 @@ def test_attention_shows_each_scan_beside_its_gates() -> None:
     assert len(panels) == 2 * (1 + 4)
     assert [axes.get_title() for axes in panels[:3]] == ["drawn", "gate 1", "gate 2"]
     assert look.file == "attention-pixels-medoids"
+
+
+def test_gains_over_pools_have_a_row_for_each_pool_and_one_for_all(two: Results) -> None:
+    overall = [{"medoids": (0.01, -0.01, 0.03)}, {"medoids": (0.02, 0.01, 0.03)}]
+    figure = figures.gains([two, two], "dice", "mean Dice", overall)
+    rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert rows == ["phantoms", "phantoms", "all pools"]
+    points = next(line for line in figure.axes[1].lines if line.get_label() == "medoids")
+    by_hand = 100 * (
+        np.mean(list(two.values("medoids", 1, "dice").values()))
+        - np.mean(list(two.values("random", 1, "dice").values()))
+    )
+    assert np.allclose(np.asarray(points.get_xdata()), [by_hand, by_hand, 2.0])

@@ -139,6 +139,7 @@ def test_the_command_runs_several_recipes_and_reports_over_them(root: Path) -> N
     assert "# 2 pools: two, other" in over
     assert "| medoids |" in over
     assert len((root / "out" / "pools.csv").read_text().splitlines()) == 5
+    assert (root / "out" / "pools.png").exists()
 
 
 def test_a_folder_and_a_recipe_do_not_go_together(root: Path) -> None:
