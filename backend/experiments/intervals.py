@@ -50,14 +50,15 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
-def over_pools(differences: Sequence[Sequence[float]]) -> Interval:
-    """Return the mean difference over pools and its 95 % interval by a plain bootstrap.
+def over_pools(differences: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Interval:
+    """Return the mean difference over pools and its interval by a plain bootstrap.
 
     Pools are drawn with replacement, and within each drawn pool its seeds. Every pool has the same
     weight. Few pools give a rough interval; for a single value there is none (NaN).
 
     Args:
         differences: Of each pool, one for each seed; pools without seeds are left out.
+        confidence: That the interval holds the true mean.
     """
     pools = [np.asarray(of) for of in differences if len(of)]
     if not pools:
@@ -74,7 +75,7 @@ def over_pools(differences: Sequence[Sequence[float]]) -> Interval:
         there = drawn == number
         seeds = chance.integers(len(of), size=(int(there.sum()), len(of)))
         means[there] = of[seeds].mean(axis=1)
-    return middle, *_percentiles(means.mean(axis=1))
+    return middle, *_percentiles(means.mean(axis=1), confidence)
 
 
 def gap_closed(
@@ -100,7 +101,7 @@ def gap_closed(
     gains, gaps = _gap(table[:, drawn])
     if len(seeds) < 2 or np.min(gaps) <= 0:
         return float(gained / gap), math.nan, math.nan
-    return float(gained / gap), *_percentiles(gains / gaps)
+    return float(gained / gap), *_percentiles(gains / gaps, CONFIDENCE)
 
 
 def _gap(table: npt.NDArray[np.float64]) -> tuple[Any, Any]:
@@ -109,8 +110,8 @@ def _gap(table: npt.NDArray[np.float64]) -> tuple[Any, Any]:
     return ours - lower, upper - lower
 
 
-def _percentiles(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    tail = 50 * (1 - CONFIDENCE)
+def _percentiles(values: npt.NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    tail = 50 * (1 - confidence)
     low, high = np.percentile(values, (tail, 100 - tail))
     return float(low), float(high)
 
