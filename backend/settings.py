@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from backend.errors import ConfigError, OptionsError
 from model.registry import (
     AUTO,
+    DESCRIBED,
     KNOWN_ENCODERS,
     KNOWN_NETWORKS,
     Acquisition,
@@ -252,9 +253,12 @@ def _close_to_others(folder: Path) -> None:
             folder.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
 
 
+FIRSTLIGHT = "firstlight"  # the method that new projects get
+FIRSTLIGHT_1 = "firstlight-1"  # the method that projects got in the first release
 # The options that `method` sets. `firstlight` means the defaults of ProjectOptions.
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "firstlight": {},
+    FIRSTLIGHT: {},
+    FIRSTLIGHT_1: {"cold_start": "medoids", "projection": "tsne"},
     "paper": {
         "cold_start": "medoids",
         "projection": "tsne",
@@ -282,13 +286,13 @@ class ProjectOptions(BaseSettings):
         frozen=True, extra="forbid", env_prefix="FIRSTLIGHT_", env_ignore_empty=True
     )
 
-    method: Literal["firstlight", "paper"] = "firstlight"
+    method: Literal["firstlight", "firstlight-1", "paper"] = "firstlight"
     cold_start_budget: int = Field(default=10, ge=1)
-    cold_start: ColdStart = "medoids"
+    cold_start: ColdStart = "tempered"
     acquisition: Acquisition = "entropy-diversity"
     alpha: float | Literal["auto"] = 0.3
     uncertainty: Uncertainty = "entropy"
-    projection: Projection = "tsne"
+    projection: Projection = "none"
     encoder: Encoder | None = None
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)
@@ -326,6 +330,16 @@ class ProjectOptions(BaseSettings):
         said = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in others.items())
         return f"{self.method}, but {said}" if said else self.method
 
+    def encoder_of(self, installed: str) -> str:
+        """Return the name of the project's encoder.
+
+        Args:
+            installed: The setting ENCODER. If that is "auto" too, the method decides whether grey
+                values stand beside the network's features.
+        """
+        name = self.encoder or installed
+        return DESCRIBED if name == AUTO and self.method == FIRSTLIGHT else name
+
     @field_validator("alpha")
     @classmethod
     def _share_or_auto(cls, value: float | str) -> float | str:
@@ -334,8 +348,12 @@ class ProjectOptions(BaseSettings):
         return value
 
 
-def parse_options(extra_params: object) -> ProjectOptions:
+def parse_options(extra_params: object, method: str = FIRSTLIGHT) -> ProjectOptions:
     """Read the extra_params of an ML backend: an object, a JSON string, or nothing.
+
+    Args:
+        extra_params: What Label Studio sends.
+        method: The method, if neither extra_params nor the environment names one.
 
     Raises:
         OptionsError: Names each key that is unknown or out of range, and lists the known keys.
@@ -345,9 +363,12 @@ def parse_options(extra_params: object) -> ProjectOptions:
     if commands := [key for key in given if key.startswith("_")]:
         raise _wrong_options(f"{key}: unknown option" for key in commands)
     try:
-        return ProjectOptions(**given)
+        options = ProjectOptions(**given)
+        if "method" not in options.model_fields_set:
+            options = ProjectOptions(**{**given, "method": method})
     except ValidationError as error:
         raise _wrong_options(_lines(error)) from None
+    return options
 
 
 def _wrong_options(lines: Iterable[str]) -> OptionsError:

@@ -39,6 +39,9 @@ ENCODERS = (
 )  # fmt: skip
 TIMM = "timm/"
 JOINT = "+"  # between the parts of an encoder that describes a scan in several ways
+# A network sees what a scan shows, the grey values how it is laid out; together they find rare
+# scans on more kinds of pools than either alone (docs/benchmarks.md).
+DESCRIBED = f"{AUTO}{JOINT}normalised-pixels"
 ATTENTION_UNET = "attention-unet"
 ARCHITECTURES = (
     ATTENTION_UNET, "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3",

@@ -12,7 +12,7 @@ from backend.commands.findings import Check, Finding, Load
 from backend.errors import LabelStudioError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import SECRET_HEADER
-from backend.settings import Settings, prepare_data_dir
+from backend.settings import Settings, parse_options, prepare_data_dir
 from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import open_known
@@ -126,8 +126,8 @@ def load_encoder(settings: Settings, known: Project | None) -> Encoder:
     """
     from backend.rounds import encoding  # loads torch
 
-    chosen = ledger.stored_options(known).encoder if known else None
-    return encoding.load(settings, chosen or settings.encoder)
+    options = ledger.stored_options(known) if known else parse_options(None)
+    return encoding.load(settings, options.encoder_of(settings.encoder))
 
 
 def encoder(settings: Settings, load: Load) -> Finding:

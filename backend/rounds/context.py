@@ -31,7 +31,7 @@ class LoadedEncoders:
 
     def of(self, options: ProjectOptions) -> Encoder:
         """Return the encoder that a project's options ask for."""
-        name = options.encoder or self._settings.encoder
+        name = options.encoder_of(self._settings.encoder)
         if name not in self._loaded:
             self._loaded[name] = encoding.load(self._settings, name)
         return self._loaded[name]

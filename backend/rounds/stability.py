@@ -39,7 +39,7 @@ def of_project(
     """
     project = store.projects.known(project_id)
     options = parse_options({**stored_options(project).model_dump(), **changed})
-    encoder = encoding.load(settings, options.encoder or settings.encoder)
+    encoder = encoding.load(settings, options.encoder_of(settings.encoder))
     files = Artifacts(settings.data_dir, settings.artifacts_url).of(project_id)
     maps = Maps(files, store.embeddings.all(project_id, encoder.name))
     embeddings = maps.embeddings(range(len(maps.ids)))
@@ -65,7 +65,7 @@ def of_folder(
             "Give a folder with PNG or JPEG images, or the id of a connected project.",
         )
     options = parse_options(changed)
-    encoder = encoding.load(settings, options.encoder or settings.encoder)
+    encoder = encoding.load(settings, options.encoder_of(settings.encoder))
     most = settings.max_image_pixels
     decoded = (decode.decode(p.read_bytes(), max_pixels=most) for p in decode.pictures(inside))
     small = [shrink(image, WORKING_SIZE) for image in decoded]

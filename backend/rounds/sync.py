@@ -105,7 +105,7 @@ def _now(store: Store) -> datetime:
 def _options(store: Store, project: Project, entry: dict[str, Any]) -> ProjectOptions:
     """Read the options; if they are invalid, report that and keep the last valid ones."""
     try:
-        options = parse_options(entry.get("extra_params"))
+        options = parse_options(entry.get("extra_params"), project.first_method)
     except OptionsError as error:
         log.warning("options refused, the last valid ones stay in force: %s", error)
         store.projects.update(project.id, options_problem=str(error))

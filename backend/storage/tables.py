@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from backend.settings import FIRSTLIGHT, FIRSTLIGHT_1
 from backend.storage.records import ModelQuality, RecordColumn, RoundRecord
 
 WIPED = "deleted rows are overwritten"  # key: all rows deleted so far have been overwritten
@@ -57,6 +58,9 @@ class Project(Base):
     hostname: Mapped[str] = mapped_column(default="")
     label_config: Mapped[str] = mapped_column(sa.Text, default="")
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    # The method while nobody names one. A project keeps the one that it was registered with: a new
+    # release may have a better one, but a change embeds all scans anew and reorders the queue.
+    first_method: Mapped[str] = mapped_column(default=FIRSTLIGHT, server_default=FIRSTLIGHT_1)
     # The values that the last sync saw; the timer compares with them.
     seen: Mapped[dict[str, Any]] = mapped_column(default=dict)
     full_synced_at: Mapped[float] = mapped_column(default=0.0)

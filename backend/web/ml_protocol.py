@@ -15,7 +15,7 @@ from backend import logs
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.rounds import prelabels
-from backend.settings import Settings, parse_options
+from backend.settings import FIRSTLIGHT, Settings, parse_options
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store
 from backend.storage.tables import Project, Task
@@ -277,7 +277,8 @@ def _method(request: SetupIn, project: Project | None) -> str:
     """Return the method that holds with these options; the last valid ones if they are wrong."""
     with suppress(FirstlightError):
         if request.extra_params is not None or project is None:
-            return parse_options(request.extra_params).method_in_use
+            usual = project.first_method if project else FIRSTLIGHT
+            return parse_options(request.extra_params, usual).method_in_use
     return (stored_options(project) if project else parse_options(None)).method_in_use
 
 

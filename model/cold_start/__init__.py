@@ -128,7 +128,9 @@ def _warnings(asked: Pool, choice: Choice) -> tuple[str, ...]:
         return ("all scans look alike to the encoder: they come in the order of their rows",)
     batch = choice.order[: max(0, asked.budget - int(asked.labelled.sum()))]
     clustered = diagnostics.clustered_batch(asked.points, batch, choice.order, seed=asked.seed)
+    # Missing clusters matter only to a rule that needs them, and then lets another rule choose.
+    collapsed = diagnostics.collapse(choice.clustering) if choice.words else ()
     return (
-        *diagnostics.collapse(choice.clustering),
+        *collapsed,
         *((f"{clustered}: choose the cold start coverage",) if clustered else ()),
     )

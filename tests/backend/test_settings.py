@@ -265,6 +265,35 @@ def test_a_single_option_wins_over_the_method_wherever_it_is_set(
     assert parse_options({"method": "firstlight"}).method_in_use == "firstlight"
 
 
+def test_a_project_keeps_its_first_method_until_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = parse_options({"alpha": 0.5}, "firstlight-1")
+    assert (kept.method, kept.cold_start, kept.projection) == ("firstlight-1", "medoids", "tsne")
+    assert kept.method_in_use == "firstlight-1, but `alpha` 0.5"
+    assert parse_options({"method": "firstlight"}, "firstlight-1") == ProjectOptions()
+    monkeypatch.setenv("FIRSTLIGHT_METHOD", "paper")
+    assert parse_options({}, "firstlight-1").method == "paper"
+
+
+@pytest.mark.parametrize(
+    ("options", "installed", "encoder"),
+    [
+        ({}, "auto", "auto+normalised-pixels"),
+        ({"encoder": "auto"}, "pixels", "auto+normalised-pixels"),
+        ({"encoder": "statistics"}, "auto", "statistics"),
+        ({}, "pixels", "pixels"),
+        ({"method": "firstlight-1"}, "auto", "auto"),
+        ({"method": "paper"}, "auto", "auto"),
+        ({"method": "paper"}, "pixels", "pixels"),
+    ],
+)
+def test_the_method_says_what_auto_means(
+    options: dict[str, str], installed: str, encoder: str
+) -> None:
+    assert parse_options(options).encoder_of(installed) == encoder
+
+
 def test_stored_options_stay_as_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = parse_options({"method": "paper", "alpha": 0.5}).model_dump()
     monkeypatch.setenv("FIRSTLIGHT_METHOD", "firstlight")
@@ -273,7 +302,7 @@ def test_stored_options_stay_as_they_were_read(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("method", ["papers", 3, None, ["paper"]])
 def test_an_unknown_method_is_named(method: object) -> None:
-    with pytest.raises(OptionsError, match="method: Input should be 'firstlight' or 'paper'"):
+    with pytest.raises(OptionsError, match="method: Input should be 'firstlight', 'firstlight-1' or"):
         parse_options({"method": method})
 
 

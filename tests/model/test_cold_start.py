@@ -163,6 +163,7 @@ def test_a_collapse_is_said_with_its_value_its_threshold_and_a_remedy() -> None:
     assert "more than 8%" in said
     assert "another encoder or projection" in said
     assert select(blobs(3, 20), 6).warnings == ()
+    assert select(points, 6, clustering=found, strategy="tempered").warnings == ()
 
 
 def test_clusters_that_are_known_are_taken_as_they_are() -> None:

@@ -415,7 +415,7 @@ def test_a_record_holds_what_its_decision_rests_on(pool: Pool) -> None:
     record = pool.rank()
     assert record.labels == ["1@at 1"]
     assert record.options["seed"] == 0
-    assert (record.strategy, record.alpha) == ("medoids", None)
+    assert (record.strategy, record.alpha) == (ProjectOptions().cold_start, None)
     assert record.encoder == "pixels"
     assert record.rules == active_learning.RULES
     assert set(record.scans) == set(range(2, 13))

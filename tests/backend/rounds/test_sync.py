@@ -364,6 +364,15 @@ def test_bad_options_keep_the_last_valid_ones_and_are_said(side: Side) -> None:
     assert the(side.store, side.number).options_problem == ""
 
 
+def test_a_project_of_an_earlier_release_keeps_its_method_until_one_is_named(side: Side) -> None:
+    [entry] = side.fake.entries.values()
+    side.store.projects.update(side.number, first_method="firstlight-1")
+    entry["extra_params"] = {"alpha": 0.9}
+    assert (side.sync().cold_start, side.sync().projection) == ("medoids", "tsne")
+    entry["extra_params"] = {"method": "firstlight"}
+    assert side.sync().cold_start == "tempered"
+
+
 def test_paused_is_an_option_like_others(side: Side) -> None:
     [entry] = side.fake.entries.values()
     entry["extra_params"] = {"paused": True}

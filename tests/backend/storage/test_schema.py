@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from backend.errors import ConfigError
+from backend.settings import FIRSTLIGHT, FIRSTLIGHT_1
 from backend.storage.schema import DOUBTED, REVISIONS
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Base
@@ -73,6 +74,17 @@ def test_projects_that_the_first_release_let_go_are_asked_for_again(old: Store) 
     old.projects.update(old.projects.all()[0].id, disconnected=True)
     old.create()
     assert [one.disconnected for one in old.projects.all()] == [True], "once, at the upgrade"
+
+
+def test_projects_of_earlier_releases_keep_their_method_and_new_ones_get_todays(
+    old: Store,
+) -> None:
+    old.create()
+    assert [project.first_method for project in old.projects.all()] == [FIRSTLIGHT_1]
+    old.projects.request_refresh(77)
+    new = old.projects.get(77)
+    assert new is not None
+    assert new.first_method == FIRSTLIGHT
 
 
 def test_a_database_of_a_later_release_is_refused(store: Store) -> None:
