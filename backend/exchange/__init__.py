@@ -1,0 +1,1 @@
+"""Files in, masks out: volumes become tasks of Label Studio, and what is drawn goes back."""
