@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import numpy.typing as npt
 
 from backend.errors import ConfigError
 from backend.experiments.scans import Scan, ScanReader, Spacing
+from backend.imaging import nifti
 from backend.imaging.pixels import Pixels, scaled
 
 BRIGHT = 99.5  # percentile of a volume that becomes white: single bright voxels darken all others
-ENDINGS = (".nii", ".nii.gz")
 TOLERANCE = 1e-3  # mm between affines: programs round them, and store them in two forms
 
 Array = npt.NDArray[Any]
@@ -45,7 +44,9 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[ScanReader]]:
         ConfigError: If a volume has no labels, the affines of the two differ, all labels are 0, or
             a file cannot be read.
     """
-    paths = sorted(path for path in (folder / "images").iterdir() if path.name.endswith(ENDINGS))
+    paths = sorted(
+        path for path in (folder / "images").iterdir() if path.name.endswith(nifti.ENDINGS)
+    )
     drawn = [folder / "labels" / path.name for path in paths]
     missing = [path.name for path in drawn if not path.is_file()]
     if missing:
@@ -97,30 +98,20 @@ def _planes(path: Path) -> tuple[Array, Spacing]:
     Slices across the body show the front at the top and the left side on the right; slices along
     the body show the head at the top.
     """
-    import nibabel  # slow to import, and needed only here
-
-    file = _opened(path)
-    if file.ndim != 3:
-        raise ConfigError(
-            f"{path} has the shape {file.shape}, expected a volume with three axes.",
-            "Save each volume in a file of its own.",
-        )
-    known: Any = nibabel.orientations  # nibabel leaves its functions untyped
-    turn = known.ornt_transform(known.io_orientation(file.affine), known.axcodes2ornt("LPS"))
-    file = file.as_reoriented(turn)
+    file = nifti.upright(path)
     zooms = [float(zoom) for zoom in file.header.get_zooms()]
     across = 2 if zooms[2] > 0.99 * max(zooms) else int(np.argmax(zooms))
     column, row = (axis for axis in range(3) if axis != across)
-    planes = _values(path, file).transpose(across, row, column)
+    planes = nifti.values(path, file).transpose(across, row, column)
     return planes if across == 2 else planes[:, ::-1], (zooms[row], zooms[column])
 
 
 def _only_slice(path: Path) -> tuple[Pixels, Spacing]:
     """Return the only slice of a NIfTI file, head up if its header is right, and its spacing."""
-    import nibabel
+    import nibabel  # slow to import, and needed only here
 
-    file = _opened(path)
-    values = _values(path, file)
+    file = nifti.opened(path)
+    values = nifti.values(path, file)
     volume = values.reshape(values.shape + (1,) * (3 - values.ndim))
     # Make the axes grow to the right, to the front and up, whatever the scanner's order.
     whole = nibabel.nifti1.Nifti1Image(volume, file.affine)  # type: ignore[no-untyped-call]
@@ -135,27 +126,6 @@ def _only_slice(path: Path) -> tuple[Pixels, Spacing]:
     return np.rot90(np.squeeze(upright.get_fdata(dtype=np.float32))), (height, width)
 
 
-def _opened(path: Path) -> Any:
-    import nibabel
-
-    try:
-        return nibabel.nifti1.Nifti1Image.from_filename(path)
-    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _values(path: Path, file: Any) -> npt.NDArray[np.float32]:
-    try:
-        values: npt.NDArray[np.float32] = np.nan_to_num(file.get_fdata(dtype=np.float32))
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from None
-    return values
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"{path} cannot be read ({error}).", "Copy the case again.")
-
-
 def _check_shape(path: Path, mask: Array, image: Array) -> None:
     if mask.shape != image.shape:
         raise ConfigError(
@@ -166,7 +136,7 @@ def _check_shape(path: Path, mask: Array, image: Array) -> None:
 
 def _check_affine(labels: Path, image: Path) -> None:
     """Raise unless labels lie where their image lies: each volume is turned by its own affine."""
-    found, expected = (np.asarray(_opened(path).affine) for path in (labels, image))
+    found, expected = (np.asarray(nifti.opened(path).affine) for path in (labels, image))
     if not np.allclose(found, expected, atol=TOLERANCE):
         raise ConfigError(
             f"{labels} has the affine {found.round(4).tolist()}, but its image has "

@@ -58,7 +58,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (rb"BM", BmpImageFile),
 )
 # A DICOM file has a preamble, or (older files) begins with the first element of group 2 or 8.
-_DICOM = re.compile(rb"(?s:.{128}DICM)|(?s:[\x02\x08]\0.\0)|(?s:\0\x08\0.)")
+DICOM = re.compile(rb"(?s:.{128}DICM)|(?s:[\x02\x08]\0.\0)|(?s:\0\x08\0.)")
 _TURNED_BY_BROWSERS = (PngImageFile, JpegImageFile)  # Chromium does not turn a WebP
 _UPRIGHT = {  # EXIF orientation -> the turn that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -138,7 +138,7 @@ def opened(data: bytes, *, max_pixels: int) -> OpenImage:
     """
     if any(re.match(magic, data) for magic, _ in _READERS):
         return _picture(data, max_pixels)
-    if _DICOM.match(data):
+    if DICOM.match(data):
         from backend.imaging import dicom  # pydicom is slow to import, and needed only here
 
         dataset = dicom.read(data, max_pixels=max_pixels)

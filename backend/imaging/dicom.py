@@ -39,7 +39,7 @@ _PALETTE = [
     for colour in ("Red", "Green", "Blue")
     for segmented, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 ]
-_ELEMENTS = [
+ELEMENTS = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "PlanarConfiguration",
@@ -109,8 +109,16 @@ def decode(dataset: Dataset) -> Rows:
         frame = frames // 2
         _check_frame(dataset, frame, frames)
         values = _values(dataset, frame)
-        _adopt_groups(dataset, frame)
+        adopt_groups(dataset, frame)
         return _pixels(values, dataset)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Silence pydicom's warnings about files that it reads nevertheless."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -124,8 +132,10 @@ def _refusing() -> Iterator[None]:
 def _values(dataset: Dataset, frame: int) -> Rows:
     """Return the stored values of one frame; YBR becomes RGB, strip by strip."""
     options = as_pixel_options(dataset)
-    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    values, properties = decoder.as_array(dataset, index=frame, raw=True, **options)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    # `_check_frame` asked Pillow for the frame's size, so no other library may decode it.
+    options["decoding_plugin"] = "pillow" if syntax in (*_JPEG, *_JPEG_2000) else ""
+    values, properties = get_decoder(syntax).as_array(dataset, index=frame, raw=True, **options)
     if properties["photometric_interpretation"] in ("YBR_FULL", "YBR_FULL_422"):
         return Rows.of(values).map(lambda strip: convert_color_space(strip, "YBR_FULL", "RGB"))
     return Rows.of(values)
@@ -136,7 +146,7 @@ def _read(data: bytes) -> Dataset:
     if syntax and syntax not in _READ:  # check before dcmread, which would unpack a deflated file
         name = syntax.name if syntax.name != str(syntax) else "in an unknown way"
         raise ImageError(f"The DICOM image is stored as {name}, which is not supported.", _CONVERT)
-    dataset = dcmread(BytesIO(data), force=True, specific_tags=_ELEMENTS)
+    dataset = dcmread(BytesIO(data), force=True, specific_tags=ELEMENTS)
     if not syntax:
         # A file without a header is uncompressed, and pydicom has detected its byte order.
         implicit, little = dataset.original_encoding
@@ -221,7 +231,7 @@ def _unpacked(segment: bytes, most: int) -> int:
     return total
 
 
-def _adopt_groups(dataset: Dataset, frame: int) -> None:
+def adopt_groups(dataset: Dataset, frame: int) -> None:
     """Copy slope and window from an enhanced file's shared groups, then from this frame's."""
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     each = dataset.get("PerFrameFunctionalGroupsSequence") or []
@@ -255,9 +265,7 @@ def _quiet(image: Rows) -> Rows:
 
 
 def _grey(values: Rows, dataset: Dataset, *, inverted: bool) -> Rows:
-    for name in ("RescaleSlope", "RescaleIntercept"):
-        if not _is_number(dataset.get(name, 0)):  # present, but empty or "nan"
-            del dataset[name]
+    drop_invalid_rescale(dataset)
     values = values.map(lambda strip: apply_modality_lut(strip, dataset))
     try:
         shown, low, high = _windowed(values, dataset)
@@ -266,6 +274,13 @@ def _grey(values: Rows, dataset: Dataset, *, inverted: bool) -> Rows:
     if low == high:
         return stretched(shown, inverted=inverted)
     return shown.map(lambda strip: scaled(strip, low, high, inverted=inverted))
+
+
+def drop_invalid_rescale(dataset: Dataset) -> None:
+    """Delete a rescale slope or intercept that is no number."""
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        if not _is_number(dataset.get(name, 0)):  # present, but empty or "nan"
+            del dataset[name]
 
 
 def _is_number(value: object) -> bool:

@@ -12,6 +12,8 @@ from PIL import Image
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
+_SQUARE = 0.01  # pixels whose sides differ by less are shown as they are
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -35,6 +37,39 @@ class Plane:
     columns_flipped: bool
     grid_shape: tuple[int, int]
     shown_shape: tuple[int, int]
+
+    @classmethod
+    def facing(
+        cls, affine: Array, shape: tuple[int, ...], spacing: tuple[float, ...], axis: int
+    ) -> Plane:
+        """Return the plane that shows slices across an axis as radiologists look at them.
+
+        Slices across the body show its front at the top and its left side on the right; slices
+        along it show the head at the top, and the left side or the back on the right.
+
+        Args:
+            affine: Voxel to mm, axes to the right, to the front and to the head.
+            shape: Of the grid.
+            spacing: Of its voxels. The coarser side of a slice is stretched, none is shrunk.
+            axis: The axis of the grid that is cut.
+        """
+        sides, directions = _orientation(affine)
+        first, second = (other for other in range(3) if other != axis)
+        # Rows go along the side with the higher number: to the back, or from head to foot.
+        transposed = sides[second] > sides[first]
+        rows, columns = (second, first) if transposed else (first, second)
+        finest = min(spacing[rows], spacing[columns])
+        return cls(
+            axis=axis,
+            transposed=transposed,
+            rows_flipped=directions[rows] > 0,
+            columns_flipped=directions[columns] > 0,
+            grid_shape=(shape[first], shape[second]),
+            shown_shape=(
+                _stretched_side(shape[rows], spacing[rows] / finest),
+                _stretched_side(shape[columns], spacing[columns] / finest),
+            ),
+        )
 
     @property
     def turned_shape(self) -> tuple[int, int]:
@@ -79,6 +114,31 @@ class Plane:
             raise ValueError(f"the slice has the shape {values.shape}, expected {self.grid_shape}")
         upright = values.swapaxes(0, 1) if self.transposed else values
         return upright[:: -1 if self.rows_flipped else 1, :: -1 if self.columns_flipped else 1]
+
+
+def long_axis(spacing: tuple[float, ...], affine: Array) -> int:
+    """Return the axis of a grid along which voxels are longest; of about equals, the head's."""
+    sides, _ = _orientation(affine)
+    head = sides.index(2)
+    if spacing[head] > 0.99 * max(spacing):
+        return head
+    return max(range(3), key=lambda axis: (spacing[axis], -sides[axis]))
+
+
+def _orientation(affine: Array) -> tuple[list[int], list[int]]:
+    """Return the side (0 right, 1 front, 2 head) that each axis of a grid is nearest to.
+
+    Returns:
+        The sides, each once, and for each axis 1, or -1 if it runs to the opposite side.
+    """
+    import nibabel  # slow to import, and needed only here
+
+    turns = nibabel.orientations.io_orientation(affine)  # type: ignore[no-untyped-call]
+    return [int(side) for side, _ in turns], [int(way) for _, way in turns]
+
+
+def _stretched_side(length: int, ratio: float) -> int:
+    return length if ratio < 1 + _SQUARE else round(length * ratio)
 
 
 def _stretched(values: Array, shape: tuple[int, int]) -> Array:
