@@ -358,7 +358,7 @@ def parse_options(extra_params: object, method: str = FIRSTLIGHT) -> ProjectOpti
     Raises:
         OptionsError: Names each key that is unknown or out of range, and lists the known keys.
     """
-    given = _as_object(extra_params)
+    given = as_object(extra_params)
     # pydantic-settings takes keys with "_" as commands of the caller, such as to read a file.
     if commands := [key for key in given if key.startswith("_")]:
         raise _wrong_options(f"{key}: unknown option" for key in commands)
@@ -379,7 +379,12 @@ def _wrong_options(lines: Iterable[str]) -> OptionsError:
     )
 
 
-def _as_object(extra_params: object) -> Mapping[str, Any]:
+def as_object(extra_params: object) -> Mapping[str, Any]:
+    """Return the extra_params of an ML backend as an object; what they hold is not checked.
+
+    Raises:
+        OptionsError: If they are no object and no JSON of one.
+    """
     if isinstance(extra_params, str):
         try:
             extra_params = json.loads(extra_params.strip() or "{}")

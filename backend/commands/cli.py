@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend import __version__, logs
+from backend.commands.import_command import import_
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
 from backend.errors import FirstlightError, StorageError
@@ -43,6 +44,9 @@ def cli() -> None:
     """Decide which scan to label next: an active-learning backend for Label Studio."""
     tame_threads()
     keep_private()
+
+
+cli.add_command(import_)
 
 
 @cli.command()

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend import __version__
@@ -36,7 +37,7 @@ class Slice(_Written):
 
     Attributes:
         index: Its place along the axis that the volume's plane cuts, from 0.
-        picture: Path of the picture, relative to the manifest's folder.
+        picture: Path of the picture, relative to the manifest's `pictures`.
         picture_hash: SHA-256 of the picture's file.
         is_task: Whether the slice is a task; else it is shown beside others only.
         url: Address of the picture in Label Studio.
@@ -96,6 +97,7 @@ class Manifest(_Written):
         created: When the first volume was imported, ISO 8601 in UTC.
         window: As it was asked for: a preset, or LEVEL/WIDTH.
         folder: The folder that the manifest was written in, as an absolute path.
+        pictures: The folder of the pictures: the same one, or one that Label Studio serves.
         volumes: In the order of their import.
     """
 
@@ -107,11 +109,18 @@ class Manifest(_Written):
     window: str
     layout: Literal["slices"] = "slices"
     folder: str
+    pictures: str = ""
     volumes: tuple[Volume, ...] = ()
 
     def volume(self, name: object) -> Volume | None:
         """Return the volume with the name that stands in a task's data, if it was imported."""
         return next((volume for volume in self.volumes if volume.name == name), None)
+
+
+def rows_of(affine: npt.NDArray[Any]) -> Affine:
+    """Return a (4, 4) array as the manifest holds it."""
+    one, two, three, four = ((a, b, c, d) for a, b, c, d in affine.astype(float).tolist())
+    return one, two, three, four
 
 
 def default_folder(settings: Settings, project: int) -> Path:

@@ -91,6 +91,23 @@ class Transport:
                 raise refusal(response.status_code, why)
             return decoded(response) if response.content else None
 
+    def upload(
+        self, path: str, files: Mapping[str, bytes], *, params: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return the decoded answer to a POST of files, by name; never repeated."""
+        with self._translated():
+            response = self._http.post(
+                f"{self._url}/{path}",
+                files={name: (name, content) for name, content in files.items()},
+                params=dict(params or {}),
+            )
+            self._refuse_redirect(response)
+            if response.status_code == 404 and not is_label_studios(response):
+                raise self.foreign()
+            if response.status_code >= 400:
+                raise refusal(response.status_code, detail(response))
+            return decoded(response)
+
     def authorisation(self) -> dict[str, str]:
         """Return the header that signs a request; a personal token is exchanged for it."""
         with self._translated():

@@ -58,6 +58,8 @@ class LabelConfig:
 def parse(xml: str) -> LabelConfig:
     """Return the classes of a labelling interface: one Image, and tags that draw masks on it.
 
+    Further Images with a valueList, on which nothing is drawn, may stand beside it as viewers.
+
     A label goes by its alias where it has one, as in the results that Label Studio stores. Its
     value and its predicted_values are understood too, unless they name another label.
 
@@ -112,13 +114,19 @@ def _root(xml: str) -> Element:
 
 
 def _only_image(tags: Sequence[Element]) -> Element:
-    images = [tag for tag in tags if _kind(tag) == "image"]
+    images = [tag for tag in tags if _kind(tag) == "image" and not _is_viewer(tag, tags)]
     if len(images) != 1:
         raise UnsupportedLabelConfig(
             f"The label config has {len(images)} Image tags, expected 1.",
             'Keep one <Image name="image" value="$image"/>.',
         )
     return images[0]
+
+
+def _is_viewer(image: Element, tags: Sequence[Element]) -> bool:
+    """Return whether an Image only shows pages, such as the slices beside the one to draw on."""
+    bound = any(tag.get("toName") == image.get("name") for tag in tags)
+    return bool(image.get("valueList")) and not image.get("value") and not bound
 
 
 def _without_tools(tags: Sequence[Element]) -> UnsupportedLabelConfig:

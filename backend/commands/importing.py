@@ -1,0 +1,170 @@
+"""What the command `import` does: it reads the options, fills a project and reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backend import PROGRAM
+from backend.commands import connection
+from backend.errors import ConfigError, FirstlightError
+from backend.exchange import importing, manifest, slice_choice
+from backend.exchange.importing import Outcome, Plan, Target
+from backend.exchange.manifest import IMAGE, VOLUME
+from backend.exchange.pseudonyms import Pseudonyms
+from backend.exchange.serving import LocalFiles, Serving, Uploads
+from backend.imaging import sources, windows
+from backend.imaging.sources import Contents, Reading
+from backend.label_studio import labels
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.labels import interface
+from backend.label_studio.task_import import TaskImport
+from backend.settings import Settings, as_object, parse_options
+
+_MOST_NOTES = 20  # that are shown
+
+
+def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
+    """Import a file or folder as the options ask; return whether nothing had to be left out.
+
+    Raises:
+        FirstlightError: If an option is wrong, or Label Studio or a folder fails.
+    """
+    windows.check(asked["window"])
+    slice_choice.check(asked["slices"])
+    keep = _keywords(_listed(asked["keep"]))
+    found = sources.contents(source, Reading(settings.max_image_pixels, asked["frame"], keep))
+    for line in found.left_out:
+        click.echo(f"Left out: {line}", err=True)
+    root = source if source.is_dir() else source.parent
+    plan = Plan(root, asked["window"], asked["slices"], asked["keep_names"])
+    studio, tasks = LabelStudio(settings), TaskImport(settings)
+    project = asked["project"] or _new_project(tasks, asked["title"], asked["labels"], found)
+    for line in _config_notes(studio, project, found):
+        click.echo(line)
+    folder = _folder(settings, project, source, asked["out"])
+    serving = _serving(tasks, project, folder, asked["local_files"])
+    target = Target(project, settings.label_studio_url, folder, studio, tasks, serving)
+    with click.progressbar(found.sources, label="Volumes", file=sys.stderr) as bar:
+        outcome = importing.run(target, plan, bar, Pseudonyms.of(settings))
+    _report(outcome, target)
+    click.echo(_group_by_volume(settings, studio, project))
+    return not outcome.problems
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _keywords(names: Sequence[str]) -> Sequence[str]:
+    """Return keywords of DICOM elements; refuse others, which would silently be left out."""
+    from pydicom.datadict import tag_for_keyword
+
+    if unknown := [name for name in names if tag_for_keyword(name) is None]:
+        raise ConfigError(
+            f"--keep names {', '.join(unknown)}, which no DICOM element is called.",
+            "Use keywords of the standard, such as PatientAge,PatientSex.",
+        )
+    return names
+
+
+def _new_project(tasks: TaskImport, title: str, labels: str, found: Contents) -> int:
+    """Make the project of --new; return its id."""
+    classes = _listed(labels)
+    if not classes:
+        raise ConfigError(
+            "A new project needs the names of its classes.", "Add for example --labels Lung,Heart."
+        )
+    if there := tasks.projects_titled(title):
+        raise ConfigError(
+            f"Label Studio has a project {there[0]} with the title {title}.",
+            f"Go on with it by --project {there[0]}, or choose another title.",
+        )
+    viewer = not all(source.single for source in found.sources)
+    project = tasks.create_project(title, interface.of_slices(classes, viewer=viewer))
+    click.echo(
+        f"Project {project} ({title}) is made. After an interruption use --project {project}."
+    )
+    return project
+
+
+def _config_notes(studio: LabelStudio, project: int, found: Contents) -> Iterator[str]:
+    """Yield what should be added to the label config.
+
+    Raises:
+        ConfigError: If nobody could draw on the slices with it.
+    """
+    config = studio.project(project).label_config
+    key = labels.parse(config).image_key
+    if key != IMAGE:
+        raise ConfigError(
+            f"The label config of project {project} shows ${key}, but the tasks hold ${IMAGE}.",
+            f'Set value="${IMAGE}" in its Image tag, or import into a new project.',
+        )
+    if not interface.has_viewer(config) and not all(one.single for one in found.sources):
+        yield (
+            f"The label config of project {project} does not show the neighbours of a slice. Add "
+            f"below its Image tag: {interface.VIEWER}"
+        )
+
+
+def _folder(settings: Settings, project: int, source: Path, out: Path | None) -> Path:
+    """Return the folder of the manifest.
+
+    Raises:
+        ConfigError: If it lies in the source: the next import would read its own pictures.
+    """
+    folder = out or manifest.default_folder(settings, project)
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(
+            f"The slices would be written into {source}, which is imported.",
+            "Name a folder elsewhere by --out.",
+        )
+    return folder
+
+
+def _serving(tasks: TaskImport, project: int, folder: Path, local_files: str) -> Serving:
+    if not local_files:
+        return Uploads(tasks, project, folder.resolve())
+    here, _, there = local_files.partition(":")
+    return LocalFiles(tasks, project, Path(here), there or str(Path(here).resolve()))
+
+
+def _report(outcome: Outcome, target: Target) -> None:
+    for line in outcome.notes[:_MOST_NOTES]:
+        click.echo(line)
+    if more := len(outcome.notes[_MOST_NOTES:]):
+        click.echo(f"... and {more} more notes of this kind.")
+    for line in outcome.problems:
+        click.echo(f"Left out: {line}", err=True)
+    click.echo(
+        f"{outcome.volumes} volumes are in project {target.project}, with {outcome.tasks_made} new "
+        f"tasks; the manifest is in {target.folder}."
+    )
+    if outcome.tasks_restored:
+        click.echo(
+            f"{outcome.tasks_restored} of these tasks were missing: an earlier import was "
+            "interrupted, or somebody deleted them."
+        )
+
+
+def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> str:
+    """Set `group_by` where this backend is connected and nothing else is set; say what holds."""
+    ours = [e for e in studio.entries(project) if connection.is_at(e, settings.public_url)]
+    wanted = json.dumps({"group_by": VOLUME})
+    if not ours:
+        return f"Next: {PROGRAM} connect {project} --extra-params '{wanted}'"
+    try:
+        options = parse_options(ours[0].get("extra_params"))
+        if options.group_by:
+            return f"The project's slices are grouped by {options.group_by}."
+        given = {**as_object(ours[0].get("extra_params")), "group_by": VOLUME}
+        connection.register(settings, studio, project, json.dumps(given))
+    except FirstlightError as error:
+        return f"Set the option group_by to {VOLUME} in Settings > Model: {error}"
+    return f"The option group_by of project {project} is {VOLUME} now."

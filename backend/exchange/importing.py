@@ -1,0 +1,270 @@
+"""Volumes to tasks: pictures of slices, the manifest, and Label Studio's tasks, in this order.
+
+The manifest is saved before the tasks of its volumes are made, so each task finds its voxels. What
+a kill interrupts is done again by the next import of the same source: pictures, uploads and tasks
+that are there already are found by their names and not made twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from backend.errors import ConfigError, FirstlightError
+from backend.exchange import manifest as manifests
+from backend.exchange import slice_choice
+from backend.exchange.manifest import IMAGE, NEIGHBOURS, SLICE, VOLUME, Manifest
+from backend.exchange.pictures import Writer
+from backend.exchange.pseudonyms import Pseudonyms
+from backend.exchange.serving import Serving
+from backend.imaging.sources import Source
+from backend.imaging.volumes import Volume
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.task_import import TaskImport
+
+_BATCH = 100  # slices at least that are sent to Label Studio at once
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+_LONGEST_NAME = 80
+
+Row = dict[str, Any]  # the data of a task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an import was asked to do.
+
+    Attributes:
+        root: The folder that is imported, or that of the file.
+        window: A preset, `percentile` or LEVEL/WIDTH.
+        slices: `all`, `tissue` or every:N.
+        keep_names: Whether volumes go by the names of their files instead of pseudonyms.
+    """
+
+    root: Path
+    window: str
+    slices: str
+    keep_names: bool = False
+
+
+@dataclass
+class Outcome:
+    """What an import did.
+
+    Attributes:
+        volumes: Volumes that are complete in the project now.
+        tasks_made: Tasks that this import made.
+        tasks_restored: Those among them whose slices an earlier import had written.
+        notes: What a person should know of volumes, a sentence each.
+        problems: Why volumes were left out, a sentence each.
+    """
+
+    volumes: int = 0
+    tasks_made: int = 0
+    tasks_restored: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The project that is filled.
+
+    Attributes:
+        project: Its id.
+        url: The address of Label Studio.
+        folder: Holds the manifest.
+        studio: Label Studio, to read from.
+        tasks: Label Studio, to make tasks in.
+        serving: How it gets the pictures.
+    """
+
+    project: int
+    url: str
+    folder: Path
+    studio: LabelStudio
+    tasks: TaskImport
+    serving: Serving
+
+
+def run(target: Target, plan: Plan, sources: Iterable[Source], names: Pseudonyms) -> Outcome:
+    """Import volumes one after the other; a volume that cannot be read is left out and named.
+
+    Raises:
+        ConfigError: If another import runs, or the folder holds that of another project or window,
+            or was moved.
+        LabelStudioError: If Label Studio does not take pictures or tasks; the next import of the
+            same source goes on.
+    """
+    folder = target.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        with lock:
+            return _Import(target, plan, names, _manifest(target, plan, folder)).run(sources)
+    except Timeout:
+        raise ConfigError(
+            f"Another import into project {target.project} runs.", "Wait until it ends."
+        ) from None
+
+
+class _Import:
+    """One run of an import: what is known of the project, and what waits to be sent."""
+
+    def __init__(self, target: Target, plan: Plan, names: Pseudonyms, manifest: Manifest) -> None:
+        self._target = target
+        self._plan = plan
+        self._names = names
+        self._manifest = manifest
+        self._entries = {volume.name: volume for volume in manifest.volumes}
+        self._earlier = {_content(volume): volume.name for volume in manifest.volumes}
+        self._tasks = _tasks_of(target)
+        self._seen: dict[str, str] = {}  # name of each volume of this run -> its identity
+        self._waiting: list[tuple[manifests.Volume, Mapping[str, str]]] = []
+        self._writer = Writer(plan.root, target.serving.folder, plan.window, plan.slices)
+        self._outcome = Outcome()
+
+    def run(self, sources: Iterable[Source]) -> Outcome:
+        for source in sources:
+            try:
+                self._prepare(source.open())
+            except FirstlightError as error:
+                self._outcome.problems.append(str(error))
+            # Each time the whole manifest is written: seldom, when it is long.
+            if sum(len(entry.slices) for entry, _ in self._waiting) >= self._batch():
+                self._send()
+        self._send()
+        return self._outcome
+
+    def _batch(self) -> int:
+        return max(_BATCH, sum(len(volume.slices) for volume in self._entries.values()) // 10)
+
+    def _prepare(self, volume: Volume) -> None:
+        """Write a volume's pictures, unless its name stands for something else already."""
+        name = self._name(volume)
+        if name in self._seen:
+            self._outcome.notes.append(f"{volume.title} is there twice; it is imported once.")
+            return
+        self._seen[name] = volume.identity
+        old = self._entries.get(name)
+        if old is not None and old.source_hash != volume.digest:
+            raise ConfigError(
+                f"{volume.title} has other files than when it was imported; nothing of it changed "
+                "in the project.",
+                "Import it into a new project, or put the old files back.",
+            )
+        entry = self._writer.write(volume, name, old)
+        if not any(one.is_task for one in entry.slices):
+            raise ConfigError(
+                f"{volume.title} has no slice that --slices {self._plan.slices} chooses.",
+                "Import it with --slices all.",
+            )
+        self._outcome.notes += volume.notes
+        self._waiting.append((entry, volume.tags))
+
+    def _name(self, volume: Volume) -> str:
+        content = volume.digest, volume.frame, manifests.rows_of(volume.affine)
+        if content in self._earlier:  # also if it is called otherwise now
+            return self._earlier[content]
+        pseudonym = self._names.name("volume", volume.identity)
+        if not self._plan.keep_names:
+            return pseudonym
+        frame = "" if volume.frame is None else f"-{volume.frame}"
+        name = f"{_UNSAFE.sub('-', volume.title)[:_LONGEST_NAME]}{frame}"
+        taken = self._seen.get(name, volume.identity) != volume.identity
+        return f"{name}-{pseudonym[-6:]}" if taken else name
+
+    def _send(self) -> None:
+        """Give Label Studio the waiting pictures, save the manifest, then make the tasks."""
+        waiting, self._waiting = self._waiting, []
+        new = [one.picture for entry, _ in waiting for one in entry.slices if not one.url]
+        addresses = self._target.serving.addresses(new) if new else {}
+        sent = [(_addressed(entry, addresses), tags) for entry, tags in waiting]
+        if changed := {e.name: e for e, _ in sent if self._entries.get(e.name) != e}:
+            self._entries |= changed
+            manifests.save(
+                self._manifest.model_copy(update={"volumes": tuple(self._entries.values())})
+            )
+        rows = [row for entry, tags in sent for row in self._missing(entry, tags)]
+        self._target.tasks.add_tasks(self._target.project, rows)
+        self._outcome.volumes += len(sent)
+        self._outcome.tasks_made += len(rows)
+        earlier = set(self._earlier.values())
+        self._outcome.tasks_restored += sum(row[VOLUME] in earlier for row in rows)
+
+    def _missing(self, entry: manifests.Volume, tags: Mapping[str, str]) -> list[Row]:
+        """Return the data of a volume's tasks that the project does not have."""
+        urls = {one.index: one.url for one in entry.slices}
+        return [
+            {
+                **tags,
+                IMAGE: one.url,
+                VOLUME: entry.name,
+                SLICE: one.index,
+                NEIGHBOURS: [urls[index] for index in slice_choice.beside(one.index, [*urls])],
+            }
+            for one in entry.slices
+            if one.is_task and (entry.name, one.index) not in self._tasks
+        ]
+
+
+def _content(entry: manifests.Volume) -> tuple[Any, ...]:
+    """Return what tells a volume from all others, whatever its name."""
+    return entry.source_hash, entry.frame, entry.affine
+
+
+def _addressed(entry: manifests.Volume, addresses: Mapping[str, str]) -> manifests.Volume:
+    slices = tuple(
+        one.model_copy(update={"url": addresses.get(one.picture, one.url)}) for one in entry.slices
+    )
+    return entry.model_copy(update={"slices": slices})
+
+
+def _tasks_of(target: Target) -> set[tuple[str, int]]:
+    """Return volume and slice of the tasks that the project has."""
+    return {
+        (str(task["data"].get(VOLUME)), task["data"][SLICE])
+        for page in target.studio.tasks(target.project)
+        for task in page
+        if isinstance((task["data"] or {}).get(SLICE), int)
+    }
+
+
+def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
+    """Return the manifest of earlier imports into the project, else a new one."""
+    pictures = str(target.serving.folder.resolve())
+    if not (folder / manifests.MANIFEST).exists():
+        return Manifest(
+            project=target.project,
+            label_studio=target.url,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            window=plan.window,
+            folder=str(folder),
+            pictures=pictures,
+        )
+    manifest = manifests.load(folder)
+    manifests.check_unmoved(manifest, folder)
+    if (manifest.project, manifest.label_studio) != (target.project, target.url):
+        raise ConfigError(
+            f"{folder} holds the import of project {manifest.project} at {manifest.label_studio}, "
+            f"not of project {target.project} at {target.url}.",
+            "Name another folder by --out.",
+        )
+    if manifest.window != plan.window:
+        raise ConfigError(
+            f"Project {target.project} was imported with the window {manifest.window}, not "
+            f"{plan.window}: other pictures would appear below what people drew.",
+            f"Import with --window {manifest.window}, or into a new project by --new.",
+        )
+    if manifest.pictures != pictures:
+        raise ConfigError(
+            f"The slices of project {target.project} lie in {manifest.pictures}, not in "
+            f"{pictures}.",
+            "Import with the same --local-files and --out as before.",
+        )
+    return manifest

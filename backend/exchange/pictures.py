@@ -1,0 +1,118 @@
+"""Slices of volumes as PNG files, with the manifest's entry that tells where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from backend.exchange import manifest, slice_choice
+from backend.exchange.manifest import Slice
+from backend.imaging.planes import Array
+from backend.imaging.volumes import Volume
+from backend.imaging.windows import Window, window_of
+from backend.storage import artifacts
+
+_SHOWN_AS_STORED = Window(0, 255)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes the slices of volumes.
+
+    Attributes:
+        root: The folder that is imported.
+        folder: Holds the pictures, those of a volume in a folder of its own.
+        window: A preset, `percentile` or LEVEL/WIDTH.
+        slices: `all`, `tissue` or every:N.
+    """
+
+    root: Path
+    folder: Path
+    window: str
+    slices: str
+
+    def write(self, volume: Volume, name: str, old: manifest.Volume | None) -> manifest.Volume:
+        """Write the pictures that are not there yet; return the manifest's entry of the volume.
+
+        Args:
+            volume: Is read.
+            name: Stands in task data and begins the names of pictures.
+            old: What an earlier import wrote of the volume; its slices stay, and stay tasks.
+
+        Raises:
+            FirstlightError: If the volume cannot be read or the folder cannot be written.
+        """
+        known = {one.index: one for one in old.slices} if old else {}
+        tasks = {one.index for one in known.values() if one.is_task}
+        tasks |= set(slice_choice.chosen(self.slices, volume))
+        shown = slice_choice.with_neighbours(tasks, volume.present)
+        there = {index: one for index, one in known.items() if (self.folder / one.picture).exists()}
+        new = self._pictures(volume, name, [index for index in shown if index not in there])
+        urls = {index: one.url for index, one in known.items()}
+        slices = [
+            one.model_copy(update={"is_task": index in tasks, "url": urls.get(index, "")})
+            for index, one in sorted({**known, **new}.items())
+        ]
+        return self._entry(volume, name, slices)
+
+    def _pictures(self, volume: Volume, name: str, indices: Sequence[int]) -> dict[int, Slice]:
+        if not indices:
+            return {}
+        window = window_of(self.window, volume) if volume.windowed else _SHOWN_AS_STORED
+        made = {}
+        for index in indices:
+            grey = window.grey(
+                volume.plane.show(volume.read(index)),
+                inverted=volume.inverted,
+            )
+            picture = f"{name}/{name}_{index:04}.png"
+            content = _png(grey)
+            artifacts.write(self.folder / picture, partial(_write, content), synced=False)
+            file = volume.files.get(index)
+            made[index] = Slice(
+                index=index,
+                picture=picture,
+                picture_hash=hashlib.sha256(content).hexdigest(),
+                file=self._relative(file.path) if file else "",
+                frame=file.frame if file else None,
+                sop_instance=file.sop_instance if file else "",
+            )
+        return made
+
+    def _entry(self, volume: Volume, name: str, slices: Sequence[Slice]) -> manifest.Volume:
+        return manifest.Volume(
+            name=name,
+            root=str(self.root.resolve()),
+            source=self._relative(volume.source),
+            kind=volume.kind,
+            source_hash=volume.digest,
+            shape=volume.shape,
+            affine=manifest.rows_of(volume.affine),
+            spacing=volume.spacing,
+            has_spacing=volume.has_spacing,
+            frame=volume.frame,
+            plane=volume.plane,
+            slices=tuple(slices),
+        )
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
+
+
+def _png(picture: Array) -> bytes:
+    file = BytesIO()
+    # A fast level: the files are some percent larger than those of the best level.
+    Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG", compress_level=4)
+    return file.getvalue()

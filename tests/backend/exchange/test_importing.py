@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from backend.errors import ConfigError, LabelStudioError
+from backend.imaging.sources import Reading
+from tests.backend.exchange.conftest import PROJECT, Site
+from tests.backend.imaging.volume_files import save_dicom, save_nifti, save_series, slice_at
+
+AFFINE = np.diag([-1.0, -1.0, 4.0, 1.0])
+GRID = np.random.default_rng(0).integers(0, 900, (5, 4, 20)).astype(np.int16)
+
+
+def hearts(site: Site, number: int = 2) -> None:
+    for heart in range(number):
+        save_nifti(site.source / f"heart-{heart}.nii.gz", GRID + np.int16(heart), AFFINE)
+
+
+def test_each_slice_becomes_a_task_with_its_neighbours_beside(site: Site) -> None:
+    hearts(site)
+    outcome = site.run()
+    assert (outcome.volumes, outcome.tasks_made, outcome.problems) == (2, 40, [])
+    tasks = site.tasks()
+    names = {task["volume"] for task in tasks}
+    assert len(names) == 2
+    assert all(name.startswith("volume-") for name in names)
+    by_slice = {task["slice"]: task for task in tasks if task["volume"] == min(names)}
+    assert sorted(by_slice) == list(range(20))
+    assert by_slice[10]["slices"] == [by_slice[index]["image"] for index in range(3, 18)]
+    assert by_slice[0]["slices"] == [by_slice[index]["image"] for index in range(8)]
+    assert {*tasks[0]} == {"image", "volume", "slice", "slices"}
+
+
+def test_a_pixel_of_a_task_leads_to_its_voxel(site: Site) -> None:
+    hearts(site)
+    site.run(window="450/900")
+    for task in site.tasks():
+        volume = site.manifest.volume(task["volume"])
+        assert volume is not None
+        [one] = [one for one in volume.slices if one.index == task["slice"]]
+        file = site.folder / one.picture
+        picture = np.asarray(Image.open(file))
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == one.picture_hash
+        heart = int(volume.source.removeprefix("heart-")[0])
+        grid = np.rint((GRID + heart).clip(0, 900) / 900 * 255)
+        np.testing.assert_array_equal(volume.plane.show(volume.plane.cut(grid, one.index)), picture)
+        assert one.url == task["image"]
+        assert Path(volume.root) == site.source
+
+
+def test_a_second_import_makes_nothing_twice(site: Site) -> None:
+    hearts(site)
+    site.run()
+    before = site.tasks(), dict(site.studio.uploaded[PROJECT]), site.manifest
+    outcome = site.run()
+    assert (outcome.volumes, outcome.tasks_made) == (2, 0)
+    assert (site.tasks(), site.studio.uploaded[PROJECT], site.manifest) == before
+
+
+def test_new_files_in_the_source_are_added(site: Site) -> None:
+    hearts(site, 1)
+    site.run()
+    hearts(site, 3)
+    outcome = site.run()
+    assert (outcome.volumes, outcome.tasks_made) == (3, 40)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_an_import_that_broke_off_goes_on_and_makes_nothing_twice(
+    site: Site, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.exchange.importing._BATCH", 40)
+    hearts(site, 4)
+    site.studio.fail("POST", "/import$", httpx.ReadTimeout, after=after)
+    with pytest.raises(LabelStudioError):
+        site.run()
+    made = len(site.tasks())
+    outcome = site.run()
+    assert outcome.tasks_made == 80 - made
+    tasks = {(task["volume"], task["slice"]) for task in site.tasks()}
+    assert (len(site.tasks()), len(tasks)) == (80, 80)
+    names = [Path(path).name[9:] for path in site.studio.uploaded[PROJECT].values()]
+    assert len(names) == len(set(names)) == 80
+
+
+def test_tasks_that_somebody_deleted_come_back_and_are_counted(site: Site) -> None:
+    hearts(site)
+    site.run()
+    for task in list(site.studio.projects[PROJECT].tasks)[:3]:
+        site.studio.delete_task(task)
+    outcome = site.run()
+    assert (outcome.tasks_made, outcome.tasks_restored) == (3, 3)
+    assert len(site.tasks()) == 40
+
+
+def test_every_nth_slice_is_a_task_and_its_neighbours_are_shown(site: Site) -> None:
+    hearts(site, 1)
+    site.run(slices="every:10")
+    [first, second] = site.tasks()
+    assert (first["slice"], second["slice"]) == (4, 14)
+    assert len(first["slices"]) == 12
+    assert len(second["slices"]) == 13
+    [volume] = site.manifest.volumes
+    assert [one.index for one in volume.slices if one.is_task] == [4, 14]
+
+
+def test_more_slices_can_be_chosen_later(site: Site) -> None:
+    hearts(site, 1)
+    site.run(slices="every:10")
+    site.run(slices="every:20")
+    assert sorted(task["slice"] for task in site.tasks()) == [4, 9, 14]
+    assert site.run().tasks_made == 17
+
+
+def test_slices_without_tissue_are_left_out(site: Site) -> None:
+    grid = np.random.default_rng(0).normal(0, 1, (9, 9, 12))
+    grid[2:7, 2:7, 4:8] += 500
+    save_nifti(site.source / "a.nii", grid.astype(np.float32), AFFINE)
+    site.run(slices="tissue")
+    assert sorted(task["slice"] for task in site.tasks()) == [4, 5, 6, 7]
+
+
+def test_another_window_is_refused_when_slices_are_there(site: Site) -> None:
+    hearts(site)
+    site.run()
+    site.studio.annotate(min(site.studio.projects[PROJECT].tasks))
+    before = site.manifest
+    with pytest.raises(ConfigError, match=r"with the window percentile, not lung.*by --new\."):
+        site.run(window="lung")
+    assert site.manifest == before
+    assert len(site.tasks()) == 40
+
+
+def test_a_source_that_changed_is_left_as_it_was_imported(site: Site) -> None:
+    save_series(site.source, GRID.transpose(2, 1, 0).astype(np.uint16))
+    site.run()
+    (site.source / "00.dcm").unlink()
+    outcome = site.run()
+    assert outcome.tasks_made == 0
+    assert "has other files than when it was imported" in outcome.problems[0]
+    assert len(site.tasks()) == 20
+
+
+def test_a_volume_that_cannot_be_read_is_named_and_the_others_go_on(site: Site) -> None:
+    hearts(site)
+    (site.source / "broken.nii").write_bytes(b"nothing")
+    outcome = site.run()
+    assert (outcome.volumes, outcome.tasks_made) == (2, 40)
+    assert "broken.nii cannot be read" in outcome.problems[0]
+
+
+def test_a_file_that_is_there_twice_is_imported_once(site: Site) -> None:
+    hearts(site, 1)
+    content = (site.source / "heart-0.nii.gz").read_bytes()
+    (site.source / "copy.nii.gz").write_bytes(content)
+    outcome = site.run()
+    assert outcome.tasks_made == 20
+    assert outcome.notes == ["heart-0 is there twice; it is imported once."]
+
+
+def test_task_data_and_names_of_pictures_tell_nothing_of_the_patient(site: Site) -> None:
+    grid = GRID.transpose(2, 1, 0).astype(np.uint16)
+    save_series(site.source / "Doe Jane", grid, PatientAge="042Y")
+    site.run()
+    said = str(site.tasks()) + str(site.studio.uploaded)
+    for secret in ("Doe", "4711", "042Y", "1.2.4", "1.2.3"):
+        assert secret not in said
+    site.studio.projects[PROJECT].tasks.clear()
+    site.run(reading=Reading(max_pixels=1000, keep=["PatientAge"]))
+    assert {task["PatientAge"] for task in site.tasks()} == {"042Y"}
+
+
+def test_names_are_kept_if_that_is_asked_for(site: Site) -> None:
+    hearts(site, 1)
+    save_nifti(site.source / "more" / "heart-0.nii.gz", GRID + np.int16(5), AFFINE)
+    site.run(keep_names=True)
+    names = sorted({task["volume"] for task in site.tasks()})
+    assert names[0] == "heart-0"
+    assert names[1].startswith("heart-0-")
+    assert site.run(keep_names=True).tasks_made == 0
+    assert site.run().tasks_made == 0, "an imported volume keeps its name"
+
+
+def test_two_series_and_a_single_image_become_volumes_of_their_own(site: Site) -> None:
+    grid = GRID.transpose(2, 1, 0).astype(np.uint16)
+    save_series(site.source, grid)
+    for number in range(3):
+        made = slice_at(
+            grid[number], number, SeriesInstanceUID="1.5", SOPInstanceUID=f"1.5.{number}"
+        )
+        save_dicom(site.source / "b" / f"{number}", made)
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(site.source / "c.png")
+    site.run()
+    assert sorted(volume.shape[2] for volume in site.manifest.volumes) == [1, 3, 20]
+    [series] = [volume for volume in site.manifest.volumes if volume.shape[2] == 3]
+    assert series.slices[2].sop_instance == "1.5.2"
+    assert series.slices[2].file == "b/2"
+    assert series.source == "b"
+
+
+def test_pictures_may_be_served_from_a_folder(site: Site, tmp_path: Path) -> None:
+    hearts(site, 1)
+    root = tmp_path / "root"
+    root.mkdir(mode=0o755)
+    site.run(local_files=root)
+    task = site.tasks()[3]
+    assert task["image"].startswith("/data/local-files/?d=firstlight/1/volume-")
+    file = root / task["image"].partition("?d=")[2]
+    assert file.is_file()
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert file.parent.stat().st_mode & 0o777 == 0o755
+    assert not site.studio.uploaded
+    [storage] = site.studio.storages[PROJECT]
+    assert storage["path"] == "/served/firstlight/1"
+    assert not list(root.rglob("manifest.json")), "the manifest names patients' files"
+    with pytest.raises(ConfigError, match="Import with the same --local-files and --out"):
+        site.run()
+
+
+def test_a_picture_that_was_deleted_is_written_again(site: Site, tmp_path: Path) -> None:
+    hearts(site, 1)
+    root = tmp_path / "root"
+    root.mkdir()
+    site.run(local_files=root)
+    picture = next(root.rglob("*.png"))
+    content = picture.read_bytes()
+    picture.unlink()
+    site.run(local_files=root)
+    assert picture.read_bytes() == content
+
+
+def test_the_folder_of_another_project_is_refused(site: Site) -> None:
+    hearts(site, 1)
+    site.run()
+    moved = site.settings.model_copy(update={"label_studio_url": "http://elsewhere"})
+    with pytest.raises(ConfigError, match="holds the import of project 1 at http://label-studio"):
+        Site(moved, site.studio, site.source).run()
+
+
+def test_a_second_import_at_the_same_time_is_refused(site: Site) -> None:
+    hearts(site, 1)
+    site.folder.mkdir(parents=True)
+    with (
+        FileLock(site.folder / ".lock"),
+        pytest.raises(ConfigError, match="Another import into project 1 runs"),
+    ):
+        site.run()
