@@ -63,7 +63,9 @@ def _listed(text: str) -> list[str]:
 
 def _keywords(names: Sequence[str]) -> Sequence[str]:
     """Return keywords of DICOM elements; refuse others, which would silently be left out."""
-    from pydicom.datadict import tag_for_keyword
+    if not names:
+        return names
+    from pydicom.datadict import tag_for_keyword  # slow to import
 
     if unknown := [name for name in names if tag_for_keyword(name) is None]:
         raise ConfigError(

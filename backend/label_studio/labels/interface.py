@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
 # The labels stand above the image: below a large one people would have to scroll to them.
-_CONFIG = """<View>
-  <BrushLabels name="tag" toName="image">
+_DRAWING = """<BrushLabels name="tag" toName="image">
 {labels}
-  </BrushLabels>
-  <Image name="image" value="$image" zoom="true" zoomControl="true" brightnessControl="true" \
-contrastControl="true"/>
-{viewer}</View>
-"""
+</BrushLabels>
+<Image name="image" value="$image" zoom="true" zoomControl="true" brightnessControl="true" \
+contrastControl="true"/>"""
 VIEWER = '<Image name="volume" valueList="$slices"/>'
-_VIEWER = f"""  <Header value="The slice and its neighbours, in the order of the volume" size="5"/>
-  {VIEWER}
-"""
+_BESIDE = """<View style="display: flex; gap: 1em">
+<View style="flex: 60%; min-width: 0">
+{drawing}
+</View>
+<View style="flex: 40%; min-width: 0">
+<Header value="Slice $slice and its neighbours" size="5"/>
+{viewer}
+</View>
+</View>"""
 
 
 def of_slices(labels: Sequence[str], *, viewer: bool) -> str:
@@ -25,10 +28,12 @@ def of_slices(labels: Sequence[str], *, viewer: bool) -> str:
 
     Args:
         labels: The classes.
-        viewer: Whether the neighbours of a slice are shown below it.
+        viewer: Whether the neighbours of a slice are shown beside it.
     """
-    lines = "\n".join(f"    <Label value={quoteattr(label)}/>" for label in labels)
-    return _CONFIG.format(labels=lines, viewer=_VIEWER if viewer else "")
+    lines = "\n".join(f"<Label value={quoteattr(label)}/>" for label in labels)
+    drawing = _DRAWING.format(labels=lines)
+    inside = _BESIDE.format(drawing=drawing, viewer=VIEWER) if viewer else drawing
+    return f"<View>\n{inside}\n</View>\n"
 
 
 def has_viewer(config: str) -> bool:

@@ -49,6 +49,14 @@ def test_one_image_and_one_brush_are_found_wherever_they_stand(xml: str) -> None
     assert labels.parse(xml) == CONFIG
 
 
+def test_an_image_with_pages_on_which_nothing_is_drawn_is_only_shown() -> None:
+    viewer = '<Image name="volume" valueList="$slices"/>'
+    assert labels.parse(PLAIN.replace(IMAGE, viewer + IMAGE)) == CONFIG
+    drawn_on = viewer.replace('"volume"', '"image"')
+    with pytest.raises(UnsupportedLabelConfig, match="2 Image tags"):
+        labels.parse(PLAIN.replace(IMAGE, drawn_on + IMAGE))
+
+
 def test_names_may_be_any() -> None:
     config = labels.parse(
         '<View><Image name="mein Bild" value="$cxr_2-a"/><BrushLabels name="b-1" '

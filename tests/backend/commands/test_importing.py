@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+
+from backend.commands import import_command, importing
+from backend.errors import ConfigError
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.labels import interface
+from backend.label_studio.task_import import TaskImport
+from backend.settings import Settings
+from tests.backend.exchange.filling import FillableLabelStudio
+from tests.backend.imaging.volume_files import save_nifti
+
+OPTIONS: dict[str, Any] = {
+    "project": None,
+    "title": "",
+    "labels": "",
+    "window": "percentile",
+    "slices": "all",
+    "frame": None,
+    "keep": "",
+    "keep_names": False,
+    "out": None,
+    "local_files": "",
+}
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> FillableLabelStudio:
+    """A Label Studio that the command reaches, whichever client it makes."""
+    made = FillableLabelStudio()
+
+    def client(cls: type[Any]) -> Any:
+        return lambda settings: cls(settings, made.client())
+
+    monkeypatch.setattr(importing, "LabelStudio", client(LabelStudio))
+    monkeypatch.setattr(importing, "TaskImport", client(TaskImport))
+    return made
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    grid = np.random.default_rng(0).integers(0, 900, (5, 4, 3)).astype(np.int16)
+    save_nifti(folder / "heart.nii", grid, np.eye(4))
+    return folder
+
+
+def run(settings: Settings, source: Path, **asked: Any) -> bool:
+    return importing.run(settings, source, {**OPTIONS, **asked})
+
+
+def test_a_project_is_made_with_its_classes_and_the_viewer(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(settings, source, title="Hearts", labels="RV, LV")
+    [project] = studio.projects.values()
+    assert project.title == "Hearts"
+    assert project.label_config == interface.of_slices(["RV", "LV"], viewer=True)
+    assert len(project.tasks) == 3
+    said = capsys.readouterr().out
+    assert "Project 1 (Hearts) is made. After an interruption use --project 1." in said
+    assert "1 volumes are in project 1, with 3 new tasks; the manifest is in" in said
+    assert """connect 1 --extra-params '{"group_by": "volume"}'""" in said
+
+
+def test_pictures_by_themselves_need_no_viewer(
+    studio: FillableLabelStudio, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(folder / "a.png")
+    run(settings, folder, title="Lungs", labels="Lung")
+    assert not interface.has_viewer(studio.projects[1].label_config)
+
+
+def test_a_second_project_of_the_same_title_is_not_made(
+    studio: FillableLabelStudio, settings: Settings, source: Path
+) -> None:
+    run(settings, source, title="Hearts", labels="RV")
+    with pytest.raises(ConfigError, match=r"project 1 with the title Hearts.*--project 1"):
+        run(settings, source, title="Hearts", labels="RV")
+    assert len(studio.projects) == 1
+
+
+def test_a_project_that_is_there_is_checked_and_its_viewer_is_proposed(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    studio.add_project()
+    run(settings, source, project=1)
+    assert interface.VIEWER in capsys.readouterr().out
+    studio.add_project(studio.projects[1].label_config.replace("$image", "$scan"))
+    with pytest.raises(ConfigError, match=r"shows \$scan, but the tasks hold \$image"):
+        run(settings, source, project=2)
+    assert not studio.projects[2].tasks
+
+
+def test_slices_are_grouped_by_volume_where_the_backend_is_connected(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    studio.add_project()
+    entry = studio.connect(1, {"alpha": 0.5}, url=settings.public_url)
+    studio.setup = lambda project: "firstlight-01234567"
+    secret = {"webhook_secret": SecretStr("a secret of its own")}
+    run(settings.model_copy(update=secret), source, project=1)
+    assert "The option group_by of project 1 is volume now." in capsys.readouterr().out
+    assert studio.entries[entry["id"]]["extra_params"] == {"alpha": 0.5, "group_by": "volume"}
+
+
+def test_another_group_is_left_as_it_is(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    studio.add_project()
+    given = json.dumps({"group_by": "patient"})
+    studio.connect(1, given, url=settings.public_url)
+    run(settings, source, project=1)
+    assert "The project's slices are grouped by patient." in capsys.readouterr().out
+    assert studio.entries[1]["extra_params"] == given
+
+
+def test_what_is_left_out_is_said_and_makes_the_command_fail(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    studio.add_project()
+    (source / "broken.nii").write_bytes(b"nothing")
+    (source / "scan.mha").touch()
+    assert not run(settings, source, project=1)
+    said = capsys.readouterr().err
+    assert "Left out: 1 file ending in .mha" in said
+    assert "broken.nii cannot be read" in said
+    assert len(studio.projects[1].tasks) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"window": "liver"}, "--window is 'liver', expected lung"),
+        ({"slices": "some"}, "--slices is 'some', expected all, tissue or every:N"),
+        ({"slices": "every:0"}, "--slices is 'every:0'"),
+        ({"keep": "PatientAge,Age"}, "--keep names Age, which no DICOM element is called"),
+        ({"title": "Hearts"}, "needs the names of its classes. Add for example --labels"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_made(
+    studio: FillableLabelStudio, settings: Settings, source: Path, asked: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        run(settings, source, **asked)
+    assert not studio.projects
+
+
+def test_slices_are_not_written_into_the_source(
+    studio: FillableLabelStudio, settings: Settings, source: Path
+) -> None:
+    studio.add_project()
+    with pytest.raises(ConfigError, match=r"would be written into .* Name a folder elsewhere"):
+        run(settings, source, project=1, out=source / "slices")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--project", "1", "--new", "Hearts"]])
+def test_one_project_must_be_named(source: Path, arguments: list[str]) -> None:
+    with pytest.raises(click.UsageError, match="Give --project ID or --new TITLE"):
+        import_command.import_.main([str(source), *arguments], standalone_mode=False)
+
+
+def test_an_import_that_breaks_off_says_why(
+    studio: FillableLabelStudio, settings: Settings, source: Path
+) -> None:
+    studio.add_project()
+    studio.fail("POST", "/import$", httpx.ConnectError, times=9)
+    with pytest.raises(Exception, match="did not answer"):
+        run(settings, source, project=1)
