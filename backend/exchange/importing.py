@@ -124,7 +124,8 @@ class _Import:
         self._entries = {volume.name: volume for volume in manifest.volumes}
         self._earlier = {_content(volume): volume.name for volume in manifest.volumes}
         self._tasks = _tasks_of(target)
-        self._seen: dict[str, str] = {}  # name of each volume of this run -> its identity
+        # Identity and title of the volumes of this run, by their names.
+        self._seen: dict[str, tuple[str, str]] = {}
         self._waiting: list[tuple[manifests.Volume, Mapping[str, str]]] = []
         self._writer = Writer(plan.root, target.serving.folder, plan.window, plan.slices)
         self._outcome = Outcome()
@@ -148,9 +149,11 @@ class _Import:
         """Write a volume's pictures, unless its name stands for something else already."""
         name = self._name(volume)
         if name in self._seen:
-            self._outcome.notes.append(f"{volume.title} is there twice; it is imported once.")
+            self._outcome.notes.append(
+                f"{volume.title} is equal to {self._seen[name][1]}; it is imported once."
+            )
             return
-        self._seen[name] = volume.identity
+        self._seen[name] = volume.identity, volume.title
         old = self._entries.get(name)
         if old is not None and old.source_hash != volume.digest:
             raise ConfigError(
@@ -176,7 +179,7 @@ class _Import:
             return pseudonym
         frame = "" if volume.frame is None else f"-{volume.frame}"
         name = f"{_UNSAFE.sub('-', volume.title)[:_LONGEST_NAME]}{frame}"
-        taken = self._seen.get(name, volume.identity) != volume.identity
+        taken = name in self._seen and self._seen[name][0] != volume.identity
         return f"{name}-{pseudonym[-6:]}" if taken else name
 
     def _send(self) -> None:

@@ -162,7 +162,7 @@ def test_a_file_that_is_there_twice_is_imported_once(site: Site) -> None:
     (site.source / "copy.nii.gz").write_bytes(content)
     outcome = site.run()
     assert outcome.tasks_made == 20
-    assert outcome.notes == ["heart-0 is there twice; it is imported once."]
+    assert outcome.notes == ["heart-0 is equal to copy; it is imported once."]
 
 
 def test_task_data_and_names_of_pictures_tell_nothing_of_the_patient(site: Site) -> None:
