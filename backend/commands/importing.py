@@ -157,11 +157,11 @@ def _report(outcome: Outcome, target: Target) -> None:
 
 def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> str:
     """Set `group_by` where this backend is connected and nothing else is set; say what holds."""
-    ours = [e for e in studio.entries(project) if connection.is_at(e, settings.public_url)]
     wanted = json.dumps({"group_by": VOLUME})
-    if not ours:
-        return f"Next: {PROGRAM} connect {project} --extra-params '{wanted}'"
     try:
+        ours = [e for e in studio.entries(project) if connection.is_at(e, settings.public_url)]
+        if not ours:
+            return f"Next: {PROGRAM} connect {project} --extra-params '{wanted}'"
         options = parse_options(ours[0].get("extra_params"))
         if options.group_by:
             return f"The project's slices are grouped by {options.group_by}."

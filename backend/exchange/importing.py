@@ -59,7 +59,7 @@ class Outcome:
     Attributes:
         volumes: Volumes that are complete in the project now.
         tasks_made: Tasks that this import made.
-        tasks_restored: Those among them whose slices an earlier import had written.
+        tasks_restored: Those among them that an earlier import was to make too.
         notes: What a person should know of volumes, a sentence each.
         problems: Why volumes were left out, a sentence each.
     """
@@ -123,6 +123,12 @@ class _Import:
         self._manifest = manifest
         self._entries = {volume.name: volume for volume in manifest.volumes}
         self._earlier = {_content(volume): volume.name for volume in manifest.volumes}
+        self._wanted = {
+            (volume.name, one.index)
+            for volume in manifest.volumes
+            for one in volume.slices
+            if one.is_task
+        }
         self._tasks = _tasks_of(target)
         # Identity and title of the volumes of this run, by their names.
         self._seen: dict[str, tuple[str, str]] = {}
@@ -136,6 +142,8 @@ class _Import:
                 self._prepare(source.open())
             except FirstlightError as error:
                 self._outcome.problems.append(str(error))
+            except OSError as error:
+                self._outcome.problems.append(f"{source.path} cannot be read ({error.strerror}).")
             # Each time the whole manifest is written: seldom, when it is long.
             if sum(len(entry.slices) for entry, _ in self._waiting) >= self._batch():
                 self._send()
@@ -185,8 +193,14 @@ class _Import:
     def _send(self) -> None:
         """Give Label Studio the waiting pictures, save the manifest, then make the tasks."""
         waiting, self._waiting = self._waiting, []
-        new = [one.picture for entry, _ in waiting for one in entry.slices if not one.url]
-        addresses = self._target.serving.addresses(new) if new else {}
+        # Somebody who deleted tasks may have deleted their uploads too: ask for these again.
+        asked = [
+            one.picture
+            for entry, tags in waiting
+            if self._missing(entry, tags)
+            for one in entry.slices
+        ]
+        addresses = self._target.serving.addresses(asked) if asked else {}
         sent = [(_addressed(entry, addresses), tags) for entry, tags in waiting]
         if changed := {e.name: e for e, _ in sent if self._entries.get(e.name) != e}:
             self._entries |= changed
@@ -197,8 +211,9 @@ class _Import:
         self._target.tasks.add_tasks(self._target.project, rows)
         self._outcome.volumes += len(sent)
         self._outcome.tasks_made += len(rows)
-        earlier = set(self._earlier.values())
-        self._outcome.tasks_restored += sum(row[VOLUME] in earlier for row in rows)
+        self._outcome.tasks_restored += sum(
+            (row[VOLUME], row[SLICE]) in self._wanted for row in rows
+        )
 
     def _missing(self, entry: manifests.Volume, tags: Mapping[str, str]) -> list[Row]:
         """Return the data of a volume's tasks that the project does not have."""

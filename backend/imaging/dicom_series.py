@@ -108,7 +108,7 @@ def _part(header: Header) -> str:
     if header.position is None or header.orientation is None:
         return header.sop_instance
     sides = [*header.orientation.ravel(), *(header.spacing or ())]
-    rounded = " ".join(f"{side + 0.0:.3f}" for side in np.round(sides, 3) + 0.0)
+    rounded = " ".join(f"{side:.3f}" for side in np.round(sides, 3) + 0.0)  # not -0.000
     return f"{header.shape} {header.kind in _GREY} {rounded}"
 
 

@@ -75,7 +75,7 @@ def contents(path: Path, reading: Reading) -> Contents:
     Of DICOM files the headers are read, to know what belongs together.
 
     Raises:
-        ConfigError: If no file holds an image.
+        ConfigError: If no file holds an image, or a file may not be read.
     """
     files = [path] if path.is_file() else sorted(_files(path))
     dicoms, sources = [], []
@@ -117,8 +117,13 @@ def _flat(path: Path, reading: Reading) -> Volume:
 
 
 def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return bool(decode.DICOM.match(file.read(132)))
+    try:
+        with path.open("rb") as file:
+            return bool(decode.DICOM.match(file.read(132)))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}).", "Let this user read the files."
+        ) from None
 
 
 def _series(paths: Sequence[Path], reading: Reading) -> tuple[list[Source], list[str]]:

@@ -95,9 +95,11 @@ def test_tasks_that_somebody_deleted_come_back_and_are_counted(site: Site) -> No
     site.run()
     for task in list(site.studio.projects[PROJECT].tasks)[:3]:
         site.studio.delete_task(task)
+    site.studio.uploaded[PROJECT].pop(min(site.studio.uploaded[PROJECT]))
     outcome = site.run()
     assert (outcome.tasks_made, outcome.tasks_restored) == (3, 3)
-    assert len(site.tasks()) == 40
+    assert len(site.tasks()) == len({task["image"] for task in site.tasks()}) == 40
+    assert len(site.studio.uploaded[PROJECT]) == 40, "the file that was gone is there again"
 
 
 def test_every_nth_slice_is_a_task_and_its_neighbours_are_shown(site: Site) -> None:
@@ -116,7 +118,8 @@ def test_more_slices_can_be_chosen_later(site: Site) -> None:
     site.run(slices="every:10")
     site.run(slices="every:20")
     assert sorted(task["slice"] for task in site.tasks()) == [4, 9, 14]
-    assert site.run().tasks_made == 17
+    outcome = site.run()
+    assert (outcome.tasks_made, outcome.tasks_restored) == (17, 0)
 
 
 def test_slices_without_tissue_are_left_out(site: Site) -> None:
