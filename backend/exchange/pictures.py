@@ -69,12 +69,9 @@ class Writer:
         window = window_of(self.window, volume) if volume.windowed else _SHOWN_AS_STORED
         made = {}
         for index in indices:
-            grey = window.grey(
-                volume.plane.show(volume.read(index)),
-                inverted=volume.inverted,
-            )
+            values = volume.plane.show(volume.read(index))
+            content = _png(window.grey(values, inverted=volume.inverted))
             picture = f"{name}/{name}_{index:04}.png"
-            content = _png(grey)
             artifacts.write(self.folder / picture, partial(_write, content), synced=False)
             file = volume.files.get(index)
             made[index] = Slice(

@@ -76,11 +76,11 @@ class LocalFiles:
         }
 
     def _let_read(self, picture: Path) -> None:
-        """Give a picture and its folders the permissions of the root.
+        """Give a picture and its folders below the root the permissions of the root.
 
         New files are closed to others, and Label Studio may run as another user.
         """
         mode = stat.S_IMODE(self._root.stat().st_mode)
-        for folder in picture.relative_to(self._root).parents:
+        for folder in [*picture.relative_to(self._root).parents][:-1]:  # the root stays as it is
             (self._root / folder).chmod(mode)
         picture.chmod(mode & 0o666)

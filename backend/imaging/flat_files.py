@@ -165,12 +165,12 @@ def _pages(path: Path) -> Array:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             values = series.asarray()
+        if not series.axes.endswith("S"):
+            return values.reshape(-1, *values.shape[-2:])
+        colour = values.reshape(-1, *values.shape[-3:])[..., :3]
+        return colour if colour.dtype == np.uint8 else (colour >> 8).astype(np.uint8)
     except (tifffile.TiffFileError, *decode.DAMAGED) as error:
         raise _unreadable(path, error) from None
-    if not series.axes.endswith("S"):
-        return values.reshape(-1, *values.shape[-2:])
-    colour = values.reshape(-1, *values.shape[-3:])[..., :3]
-    return colour if colour.dtype == np.uint8 else (colour >> 8).astype(np.uint8)
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
