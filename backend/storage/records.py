@@ -43,12 +43,10 @@ class Record(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-class QueueRecord(Record):
-    """The queue that a round decided, and all that the decision rests on.
+class QueueDecision(Record):
+    """All that the decision about a queue rests on.
 
     Attributes:
-        order: Task ids, first to be drawn first.
-        reasons: Why each stands there, in the same order.
         labels: The labels that the decision knew; see `Ledger.label_keys`.
         phase: "cold-start" or "acquisition".
         strategy: The name of the strategy that decided.
@@ -66,11 +64,8 @@ class QueueRecord(Record):
         clusters, clusters_labelled: The number of clusters of the map, and of those with a labelled
             scan; None of early releases.
         warnings: What is to be said on the page.
-        scans: The terms of each ranked scan, by task id.
     """
 
-    order: list[int] = []
-    reasons: list[str] = []
     labels: list[str] = []
     phase: str | None = None
     strategy: str | None = None
@@ -86,6 +81,19 @@ class QueueRecord(Record):
     clusters: int | None = None
     clusters_labelled: int | None = None
     warnings: list[str] = []
+
+
+class QueueRecord(QueueDecision):
+    """The queue that a round decided, and all that the decision rests on.
+
+    Attributes:
+        order: Task ids, first to be drawn first.
+        reasons: Why each stands there, in the same order.
+        scans: The terms of each ranked scan, by task id.
+    """
+
+    order: list[int] = []
+    reasons: list[str] = []
     scans: dict[int, Terms] = {}
 
     @property

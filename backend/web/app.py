@@ -17,11 +17,13 @@ from backend import logs
 from backend.errors import FirstlightError, NotFound, StorageError
 from backend.settings import Settings
 from backend.storage.store import Store
+from backend.web import openapi
 from backend.web.auth import Gate, protect
 from backend.web.ml_protocol import Answers, DraftsOf, OneAtATime
 from backend.web.project_page import views
 from backend.web.prometheus import Metrics
 from backend.web.refresh_requests import RefreshRequests
+from backend.web.responses import Failure, answered, written
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
     _add_probes(app, answers, gate, settings)
     app.register_blueprint(views.routes(store, settings))
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.text(), mimetype="text/plain"))
+    app.add_url_rule("/openapi.json", "openapi", lambda: openapi.answer(app, gate.has_password))
     add_errors(app)
     protect(app, gate, lambda: answers)
     return app
@@ -59,7 +62,7 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
 def _add_probes(app: Flask, answers: Answers, gate: Gate, settings: Settings) -> None:
     """Add the routes that tell a supervisor whether this process is alive and ready."""
 
-    @app.get("/")
+    @app.get("/", endpoint="root")
     @app.get("/health")
     def health() -> Response:
         return health_of(answers, gate)
@@ -67,7 +70,7 @@ def _add_probes(app: Flask, answers: Answers, gate: Gate, settings: Settings) ->
     @app.get("/ready")
     def ready() -> Response:
         _check_folder(settings)
-        return jsonify(answers.ready())
+        return answered(answers.ready())
 
 
 def _check_folder(settings: Settings) -> None:
@@ -90,7 +93,7 @@ def _check_folder(settings: Settings) -> None:
 def health_of(answers: Answers, gate: Gate) -> Response:
     """Answer that this process is up; list problems only for a caller with the password."""
     signed = gate.is_signed(request.headers.get("Authorization", ""))
-    return jsonify(answers.health() if signed else answers.alive())
+    return answered(answers.health() if signed else answers.alive())
 
 
 def webhook_of(answers: Answers) -> tuple[Response, int]:
@@ -160,21 +163,21 @@ def add_errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> AnyResponse:
         response = error.get_response()
-        response.set_data(app.json.dumps({"error": error.description or error.name}))
+        response.set_data(written(Failure(error=error.description or error.name)))
         response.content_type = "application/json"
         return response
 
     @app.errorhandler(FirstlightError)
-    def failed(error: FirstlightError) -> tuple[Response, int]:
+    def failed(error: FirstlightError) -> Response:
         code = 404 if isinstance(error, NotFound) else 503
         if code == 503:
             with logs.context(**logs.ids_of(error)):
                 log.error("%s %s: %s", request.method, request.url_rule, error)
-        return jsonify({"error": error.what, "fix": error.fix, "mend": error.fix}), code
+        return answered(Failure.of(error), code)
 
     @app.errorhandler(Exception)
-    def broken(error: Exception) -> tuple[Response, int]:
+    def broken(error: Exception) -> Response:
         number = secrets.token_hex(4)
         with logs.context(request=number):
             log.error("%s %s failed", request.method, request.url_rule, exc_info=error)
-        return jsonify({"error": "internal error", "id": number}), 500
+        return answered(Failure(error="internal error", id=number), 500)

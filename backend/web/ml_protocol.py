@@ -22,6 +22,7 @@ from backend.storage.tables import Project, Task
 from backend.web.live_drafts import DraftProcess
 from backend.web.project_page import sentences
 from backend.web.refresh_requests import RefreshRequests, Refusals
+from backend.web.responses import Health, Ready
 from backend.web.schemas import JobIn, PredictIn, SetupIn, TaskIn, WebhookIn, identifier, job
 
 log = logging.getLogger(__name__)
@@ -100,11 +101,11 @@ class Answers:
         """Return the secret that this installation keeps for its webhooks."""
         return self._store.installation.webhook_secret
 
-    def alive(self) -> dict[str, Any]:
+    def alive(self) -> Health:
         """Return that this process is up, which anybody may know."""
-        return {"status": "UP", "model_class": "Firstlight"}
+        return Health(status="UP", model_class="Firstlight")
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Health:
         """Return that this process is up, and the problems and warnings of all projects."""
         try:
             projects = self._store.projects.all()
@@ -115,9 +116,9 @@ class Answers:
             refused = (sentences.refused(p.id, p.webhook_refused_at) for p in projects)
             problems += filter(None, refused)
         warnings = [f"project {p.id}: {line}" for p in projects for line in p.warnings]
-        return {**self.alive(), "problems": problems, "warnings": warnings}
+        return Health(status="UP", model_class="Firstlight", problems=problems, warnings=warnings)
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self) -> Ready:
         """Return that this process can answer requests.
 
         The state of Label Studio does not count. The pages work without it, and a load balancer
@@ -127,7 +128,7 @@ class Answers:
             StorageError: When the database does not answer.
         """
         self._store.ping()
-        return {"status": "READY"}
+        return Ready(status="READY")
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return live version, problems and method; note a new project for the worker."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from backend.storage.ledger import DraftQuality, Ledger
 from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Model, Project, Publication, Round
+from backend.web.responses import AuditHead, ComparedDraft, RoundEntry, VersionRecord, written
 from model.evaluation import METRICS
 
 
@@ -110,55 +110,56 @@ class History:
         return self._pieces(wanted)
 
     def _pieces(self, wanted: Sequence[Round]) -> Iterator[str]:
-        head = {"project": self.project.id, "title": self.project.title}
-        yield json.dumps(head)[:-1] + ', "rounds": ['
+        head = AuditHead(project=self.project.id, title=self.project.title)
+        yield written(head)[:-1] + ', "rounds": ['
         for place, one in enumerate(wanted):
-            yield (", " if place else "") + json.dumps(self._record(one))
+            yield (", " if place else "") + written(self._record(one))
         yield "]}\n"
 
     # -- one round ------------------------------------------------------------------------------
 
-    def _record(self, one: Round) -> dict[str, Any]:
+    def _record(self, one: Round) -> RoundEntry:
         made = [found for found in self._versions if found.round == one.number]
         # As it came with all the others: what is sent needs no more answers from elsewhere.
         selected = records.read_queue(ProjectFiles(self.files.folder), one.number) or QueueRecord()
-        return {
-            "round": one.number,
-            "workflow": one.workflow,
-            "started_at": one.started_at,
-            "ended_at": one.ended_at or None,
-            "seconds": one.record.seconds,
-            "error": one.record.error,
-            "pinned": any(self._went_back(found) for found in made),
-            "versions": [self._version(found) for found in made],
-            **selected.model_dump(exclude=_PER_SCAN, exclude_unset=True),
-            "scans": _scans(selected),
-        }
+        return RoundEntry.model_validate(
+            {
+                **selected.model_dump(exclude=_PER_SCAN, exclude_unset=True),
+                "round": one.number,
+                "workflow": one.workflow,
+                "started_at": one.started_at,
+                "ended_at": one.ended_at or None,
+                "seconds": one.record.seconds,
+                "error": one.record.error,
+                "pinned": any(self._went_back(found) for found in made),
+                "versions": [self._version(found) for found in made],
+                "scans": _scans(selected),
+            }
+        )
 
-    def _version(self, found: Publication) -> dict[str, Any]:
+    def _version(self, found: Publication) -> VersionRecord:
         model = self._models.get(found.model_key)
-        scores = self._scores.get(found.name, [])
-        return {
-            "name": found.name,
-            "state": found.state,
-            "labels": found.labels,
-            "model": found.model_key or None,
-            "trained_on": model.trained_on if model else [],
-            "quality": model.quality.written() if model else {},
-            "accepted": model.accepted if model else None,
-            "drafts": [
-                {
-                    "task": score.task_id,
-                    "dice": score.dice,
-                    "unchanged": score.unchanged,
-                    "counts": score.task_id in self._telling,
-                }
-                for score in scores
-            ],
-            "published": len(found.published),
-            "created_at": found.created_at,
-            "live_at": found.live_at or None,
-        }
+        return VersionRecord(
+            name=found.name,
+            state=found.state,
+            labels=found.labels,
+            model=found.model_key or None,
+            trained_on=model.trained_on if model else [],
+            quality=model.quality.written() if model else {},
+            accepted=model.accepted if model else None,
+            drafts=[self._draft(score) for score in self._scores.get(found.name, [])],
+            published=len(found.published),
+            created_at=found.created_at,
+            live_at=found.live_at or None,
+        )
+
+    def _draft(self, score: DraftScore) -> ComparedDraft:
+        return ComparedDraft(
+            task=score.task_id,
+            dice=score.dice,
+            unchanged=score.unchanged,
+            counts=score.task_id in self._telling,
+        )
 
     def _went_back(self, found: Publication) -> bool:
         """Return whether a version was made while a rollback held: two labels always train."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, abort, jsonify, redirect, render_template, request
+from flask import Blueprint, Response, abort, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend import PROGRAM
@@ -23,6 +23,23 @@ from backend.web.project_page import map_view, sentences, static_files, thumbnai
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
 from backend.web.project_page.status import Keeper, Statuses, status
+from backend.web.responses import (
+    Done,
+    Failure,
+    Kind,
+    KindQuery,
+    Overview,
+    PageQuery,
+    ProjectEntry,
+    ProjectMap,
+    ProjectStatus,
+    RollbackForm,
+    RoundsQuery,
+    answered,
+    asked,
+    sent,
+    written,
+)
 from model.evaluation import MAIN, METRICS, OTHERS, Metric
 
 __all__ = ["routes", "status", "text"]
@@ -30,7 +47,6 @@ __all__ = ["routes", "status", "text"]
 View = Callable[..., AnyResponse]
 Change = Callable[[ProjectPublications], str]
 
-KINDS = ("html", "text", "json")
 QUEUED = 50  # scans of the queue on one page
 LISTED = 30  # versions on a page, unless ?versions=all
 # Sent at once: each holds a thread until the client has read it, and webhooks need threads too.
@@ -96,7 +112,7 @@ class _Site:
         if kind == "text":
             return Response(sentences.overview(projects), mimetype="text/plain")
         if kind == "json":
-            return jsonify([_entry(project) for project in projects])
+            return answered(Overview([_entry(project) for project in projects]))
         return Response(render_template("projects.html", projects=map(_entry, projects)))
 
     def project(self, project_id: int) -> Response:
@@ -108,14 +124,14 @@ class _Site:
         if kind == "text":
             return Response(text(state, now), mimetype="text/plain")
         said = {**sentences.progress(state), "freshness": sentences.freshness(state, now)}
-        return jsonify({**state, **said})
+        return answered(ProjectStatus.model_validate({**state, **said}))
 
     def map(self, project_id: int) -> Response:
         body = self._maps.of(self._store.projects.known(project_id))
         return static_files.packed(body, "application/json")
 
     def rounds(self, project_id: int) -> Response:
-        record = self._history(project_id).audit(_round())
+        record = self._history(project_id).audit(asked(RoundsQuery).round)
         if not self._records.acquire(blocking=False):
             abort(503, f"{RECORDS} records are being sent already. Ask again in a minute.")
         response = Response(record, mimetype="application/json")
@@ -131,9 +147,8 @@ class _Site:
         return response
 
     def rollback(self, project_id: int) -> AnyResponse:
-        return self._change(
-            project_id, lambda publications: publications.pin(request.form.get("version", ""))
-        )
+        version = sent(RollbackForm).version
+        return self._change(project_id, lambda publications: publications.pin(version))
 
     def resume(self, project_id: int) -> AnyResponse:
         return self._change(project_id, ProjectPublications.resume)
@@ -147,12 +162,10 @@ class _Site:
             said = change(ProjectPublications(self._store, project, self._files(project_id)))
         except ConfigError as error:
             if _kind() != "html":
-                return _with_code(
-                    jsonify({"error": error.what, "fix": error.fix, "mend": error.fix}), 409
-                )
+                return answered(Failure.of(error), 409)
             return _with_code(self._page(project_id, refused=str(error)), 409)
         if _kind() != "html":
-            return jsonify({"done": said})
+            return answered(Done(done=said))
         return redirect(f"/projects/{project_id}#versions", 303)
 
     def _page(self, project_id: int, refused: str = "") -> Response:
@@ -181,10 +194,13 @@ class _Site:
         return response
 
     def _queue(self, project_id: int, now: Ledger) -> dict[str, Any]:
-        """Return the requested part of the queue, as the page shows it."""
+        """Return the requested part of the queue, as the page shows it.
+
+        A queue shrinks while its page is open: a start past the end means the last part.
+        """
         queue = map_view.queue(self._store, self._files(project_id), project_id, now)
         waiting = len(queue.order)
-        start = _start(waiting)
+        start = (max(1, min(asked(PageQuery).start, waiting)) - 1) // QUEUED * QUEUED
         return {
             "queue": queue.part(start, QUEUED),
             "waiting": waiting,
@@ -194,7 +210,7 @@ class _Site:
 
     def _versions(self, project_id: int, now: Ledger) -> dict[str, Any]:
         """Return the versions as the page lists them: the newest, or all of them on request."""
-        history, every = self._history(project_id, now), request.args.get("versions") == "all"
+        history, every = self._history(project_id, now), asked(PageQuery).versions == "all"
         versions = history.versions(None if every else LISTED)
         return {
             "versions": versions,
@@ -209,8 +225,9 @@ class _Site:
         now = ledger.read(self._store, project_id)
         points = map_view.read(self._store, self._files(project_id), project_id, now)
         curve = self._history(project_id, now).curve()
-        body = jsonify({**points, "curve": curve, "task_url": self._task_url(project_id)})
-        return body.get_data()
+        task_url = self._task_url(project_id)
+        found = ProjectMap.model_validate({**points, "curve": curve, "task_url": task_url})
+        return written(found).encode()
 
     def _history(self, project_id: int, now: Ledger | None = None) -> History:
         project = self._store.projects.known(project_id)
@@ -228,36 +245,17 @@ class _Site:
         return f"{self._project_url(project_id)}?task="
 
 
-def _kind() -> str:
+def _kind() -> Kind:
     """Return the format of the answer: ?format= if given, else what the client prefers."""
-    asked = request.args.get("format")
-    if asked is None:
-        offers = ["text/plain", "text/html", "application/json"]
-        best = request.accept_mimetypes.best_match(offers, "text/plain")
-        return {"text/html": "html", "application/json": "json"}.get(best, "text")
-    if asked not in KINDS:
-        abort(400, f"format is {asked[:40]!r}: expected one of {', '.join(KINDS)}.")
-    return asked
-
-
-def _start(waiting: int) -> int:
-    """Return where the requested part of the queue starts.
-
-    A queue shrinks while its page is open: a start past the end means the last part.
-    """
-    asked = request.args.get("from", 1, type=int)
-    return (max(1, min(asked, waiting)) - 1) // QUEUED * QUEUED
-
-
-def _round() -> int | None:
-    """Return the number of the requested round, None for all rounds."""
-    asked = request.args.get("round")
-    if asked is None:
-        return None
-    number = _number(asked)
-    if number is None:
-        abort(400, f"round is {asked[:40]!r}: expected the number of a round.")
-    return number
+    chosen = asked(KindQuery).format
+    if chosen is not None:
+        return chosen
+    offers: dict[str, Kind] = {
+        "text/plain": "text",
+        "text/html": "html",
+        "application/json": "json",
+    }
+    return offers[request.accept_mimetypes.best_match(offers, "text/plain")]
 
 
 def _number(written: str) -> int | None:
@@ -266,18 +264,18 @@ def _number(written: str) -> int | None:
     return int(written) if fits else None
 
 
-def _entry(project: Project) -> dict[str, Any]:
-    return {
-        "project": project.id,
-        "title": project.title,
-        "live_version": project.live_version or None,
-        "step": project.step or None,
-        "now": sentences.STEPS.get(project.step, project.step) or "idle",
-        "problem": project.problem,
-        "disconnected": project.disconnected,
-        "gone": project.disconnected,  # its name until 0.1; read "disconnected"
-        "vanished_since": project.vanished_at or None,
-    }
+def _entry(project: Project) -> ProjectEntry:
+    return ProjectEntry(
+        project=project.id,
+        title=project.title,
+        live_version=project.live_version or None,
+        step=project.step or None,
+        now=sentences.STEPS.get(project.step, project.step) or "idle",
+        problem=project.problem,
+        disconnected=project.disconnected,
+        gone=project.disconnected,
+        vanished_since=project.vanished_at or None,
+    )
 
 
 def _drawn(metric: Metric) -> dict[str, str]:

@@ -18,7 +18,7 @@ WAYS = (httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError, 500, 4
 
 def problems(site: Site) -> object:
     answers = Answers(site.store, RefreshRequests(site.store), OneAtATime(lambda *_: []))
-    return answers.health()["problems"]
+    return answers.health().problems
 
 
 def submit_again(site: Site) -> None:

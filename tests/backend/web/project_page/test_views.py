@@ -718,7 +718,7 @@ def test_a_browser_gets_html_a_script_json_and_everything_else_text(
 def test_an_unknown_format_is_refused_with_the_known_ones(client: FlaskClient) -> None:
     response = client.get("/projects/3?format=xml")
     assert response.status_code == 400
-    assert response.get_json()["error"] == "format is 'xml': expected one of html, text, json."
+    assert response.get_json()["error"] == "format is 'xml': expected 'html', 'text' or 'json'."
 
 
 def test_whatever_a_user_typed_is_escaped(

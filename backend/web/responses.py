@@ -1,0 +1,383 @@
+"""What the pages and probes answer and accept, as models; /openapi.json describes the same models.
+
+A field that was never set stays away from the JSON: `Health.problems` without the password, for
+example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from flask import Response, abort, request
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from backend.errors import FirstlightError
+from backend.storage.records import QueueDecision
+
+Kind = Literal["html", "text", "json"]
+
+
+class Answer(BaseModel):
+    """An answer: exactly the fields of its model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def answered(answer: BaseModel, code: int = 200) -> Response:
+    """Return an answer as JSON."""
+    return Response(written(answer), code, mimetype="application/json")
+
+
+def written(answer: BaseModel) -> str:
+    """Return the JSON of an answer."""
+    return answer.model_dump_json(by_alias=True, exclude_unset=True)
+
+
+# -- errors and probes ----------------------------------------------------------------------------
+
+
+class Failure(Answer):
+    """Why a request has no other answer."""
+
+    error: str
+    fix: str = Field(default="", description="How to put it right.")
+    mend: str = Field(default="", description="As `fix`, under its name until 0.1.")
+    id: str = Field(default="", description="Stands beside the traceback in the log.")
+
+    @classmethod
+    def of(cls, error: FirstlightError) -> Failure:
+        """Return what one of our own errors says."""
+        return cls(error=error.what, fix=error.fix, mend=error.fix)
+
+
+class Health(Answer):
+    """This process is up. The lists stand only in an answer to a caller with the password."""
+
+    status: Literal["UP"]
+    model_class: Literal["Firstlight"]
+    problems: list[str] = []
+    warnings: list[str] = []
+
+
+class Ready(Answer):
+    """This process can answer requests."""
+
+    status: Literal["READY"]
+
+
+class Done(Answer):
+    """What an action did."""
+
+    done: str
+
+
+# -- the pages ------------------------------------------------------------------------------------
+
+
+class ProjectEntry(Answer):
+    """A project in the list of projects."""
+
+    project: int
+    title: str
+    live_version: str | None
+    step: str | None
+    now: str
+    problem: str
+    disconnected: bool
+    gone: bool = Field(description="As `disconnected`, under its name until 0.1.")
+    vanished_since: float | None = Field(description="Seconds since 1970.")
+
+
+class Overview(RootModel[list[ProjectEntry]]):
+    """Every known project, by id."""
+
+
+class NextRound(Answer):
+    """Why the next round of a project waits."""
+
+    reason: str
+    labels: int = Field(description="Labels that changed since the live queue was made.")
+    needed: int = Field(description="Changed labels that make a round due.")
+    seconds: float | None = Field(description="Until Label Studio is read again, if that is known.")
+    every: float = Field(description="Least seconds between two rounds.")
+
+
+class IgnoredLabel(Answer):
+    """An annotation that does not train."""
+
+    annotation: int
+    task: int
+    reason: str
+
+
+class QueuedScan(Answer):
+    """A scan of the queue."""
+
+    task: int
+    position: int
+    reason: str
+
+
+class UnreadableScan(Answer):
+    """A scan whose image cannot be read."""
+
+    task: int
+    problem: str
+
+
+class Refinement(Answer):
+    """The recipes of a refined model, and mean cross-validated Dice with the first and the best."""
+
+    recipes: list[str]
+    before: float | None = Field(alias="from")
+    to: float | None
+
+
+class LastModel(Answer):
+    """The newest model that was not refused."""
+
+    labels: int
+    dice: float | None
+    held_out: int | None
+
+
+class ProjectStatus(Answer):
+    """What a project is doing, what it used and what it asks next. Moments: seconds since 1970."""
+
+    project: int
+    title: str
+    disconnected: bool
+    gone: bool = Field(description="As `disconnected`, under its name until 0.1.")
+    vanished_since: float | None
+    pinned: str | None
+    live_version: str | None
+    labels_in_live: int
+    labels_used: int
+    labels_ignored: list[IgnoredLabel]
+    labels_ignored_count: int
+    labels_changed: int
+    scans: int
+    scans_waiting: int
+    labelled: int
+    complete: bool
+    prequential_dice: float | None
+    drafts_compared: int
+    drafts_unchanged: int
+    changed_draft_dice: float | None
+    validation_dice: float | None
+    calibration_error: float | None
+    refinement: Refinement | None
+    recipe: str
+    last_model: LastModel | None
+    method: str
+    strategy: str | None
+    alike: float | None
+    clusters: int | None
+    clusters_labelled: int | None
+    sources: int
+    sources_labelled: int
+    next: list[QueuedScan]
+    unreadable: list[UnreadableScan]
+    unreadable_count: int
+    warnings: list[str]
+    problem: str
+    fix: str
+    options_problem: str
+    events_refused_since: float | None
+    round: int
+    digest: str = Field(description="Changes with every field above it.")
+    next_round: NextRound
+    step: str | None
+    step_seconds: float | None
+    progress: dict[str, Any]
+    requested: int
+    completed: int
+    mend: str = Field(description="As `fix`, under its name until 0.1.")
+    wanted: int = Field(description="As `requested`, under its name until 0.1.")
+    done: int = Field(description="As `completed`, under its name until 0.1.")
+    synced_at: float | None
+    now: str
+    then: str
+    share: float | None = Field(description="Progress of the step, from 0 to 1.")
+    freshness: str
+
+
+class CurveModel(Answer):
+    """A trained model, with its mean score on held-out scans by every metric."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+    labels: int
+    version: str
+    accepted: bool
+
+
+class CurveDraft(Answer):
+    """A draft that was compared with the submitted mask."""
+
+    labels: int
+    dice: float
+    unchanged: bool
+    task: int
+
+
+class Curve(Answer):
+    """Quality over labels."""
+
+    models: list[CurveModel]
+    drafts: list[CurveDraft]
+
+
+class ProjectMap(Answer):
+    """The points of the map as columns, one entry a scan in each of them."""
+
+    states: list[str]
+    task: list[int]
+    x: list[float]
+    y: list[float]
+    cluster: list[int] = Field(description="-1 for none.")
+    state: list[int] = Field(description="A place in `states`.")
+    rank: list[int] = Field(description="The position in the queue, 0 for none.")
+    why: list[str]
+    placed: int = Field(description="Scans that have a place on the map.")
+    curve: Curve
+    task_url: str
+
+
+# -- the audit record -----------------------------------------------------------------------------
+
+
+class ComparedDraft(Answer):
+    """A draft of a version against the mask that a person submitted."""
+
+    task: int
+    dice: float
+    unchanged: bool
+    counts: bool = Field(description="Whether it tells how good its model is.")
+
+
+class VersionRecord(Answer):
+    """One attempt to publish a queue."""
+
+    name: str
+    state: str
+    labels: int
+    model: str | None
+    trained_on: list[int]
+    quality: dict[str, Any]
+    accepted: bool | None
+    drafts: list[ComparedDraft]
+    published: int
+    created_at: float
+    live_at: float | None
+
+
+class RoundEntry(QueueDecision):
+    """One round: what it decided and from what, and what became of it."""
+
+    round: int
+    workflow: str
+    started_at: float
+    ended_at: float | None
+    seconds: dict[str, float]
+    error: str | None
+    pinned: bool
+    versions: list[VersionRecord]
+    scans: list[dict[str, Any]] = Field(
+        description="Each ranked scan, first to last: task, position, reason and its terms."
+    )
+
+
+class AuditHead(Answer):
+    """The beginning of a project's audit record."""
+
+    project: int
+    title: str
+
+
+class AuditRecord(AuditHead):
+    """The audit record of a project: every round, first to last."""
+
+    rounds: list[RoundEntry]
+
+
+# -- what requests ask ----------------------------------------------------------------------------
+
+
+class Query(BaseModel):
+    """The query of a request; unknown names are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class KindQuery(Query):
+    """The format of an answer."""
+
+    format: Kind | None = Field(
+        default=None, description="Wins over the header Accept, which decides without it."
+    )
+
+
+def _first_scan(value: object) -> int:
+    """Return the number in a text; 1 for any other text, such as that of an outdated link."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 1
+
+
+class PageQuery(KindQuery):
+    """Which part of a project's page is shown, as HTML."""
+
+    start: Annotated[int, BeforeValidator(_first_scan), WithJsonSchema({"type": "string"})] = Field(
+        default=1,
+        alias="from",
+        description="The position of the queue to begin with; anything but a number means 1.",
+    )
+    versions: str = Field(default="", description="`all` lists every version, not the newest only.")
+
+
+class RoundsQuery(Query):
+    """Which rounds stand in the audit record."""
+
+    round: int | None = Field(default=None, description="The only round to tell about.")
+
+
+class RollbackForm(BaseModel):
+    """The form of /rollback."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: str = Field(description="The version to go back to.")
+
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+def asked(query: type[Asked]) -> Asked:
+    """Return the query of this request; answer 400 for a wrong one, with its first mistake."""
+    return _read(query, request.args.to_dict())
+
+
+def sent(form: type[Asked]) -> Asked:
+    """Return the form of this request; answer 400 for a wrong one, with its first mistake."""
+    return _read(form, request.form.to_dict())
+
+
+def _read(model: type[Asked], given: Mapping[str, str]) -> Asked:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = str(problem["loc"][0])
+        if name not in given:
+            abort(400, f"{name} is missing.")
+        expected = problem["msg"].replace("Input should be", "expected")
+        abort(400, f"{name} is {given[name][:40]!r}: {expected}.")
