@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -70,6 +71,8 @@ class Settings(BaseSettings):
     basic_auth_user: str = ""
     basic_auth_pass: SecretStr = SecretStr("")
     webhook_secret: SecretStr = SecretStr("")
+    trusted_user_header: str = ""
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_image_bytes: int = Field(default=200_000_000, ge=1)
     max_image_pixels: int = Field(default=80_000_000, ge=1)
@@ -80,10 +83,18 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("image_hosts", mode="before")
+    @field_validator("image_hosts", "trusted_proxies", mode="before")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
-        return [host.strip() for host in value.split(",")] if isinstance(value, str) else value
+    def _split_list(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("trusted_user_header")
+    @classmethod
+    def _header_name(cls, value: str) -> str:
+        # No underscore: servers take X_User and X-User for the same header.
+        if not re.fullmatch(r"[A-Za-z0-9-]*", value):
+            raise ValueError("expected the name of a header, such as X-Forwarded-User")
+        return value
 
     @field_validator("label_studio_url", "label_studio_public_url", "backend_url")
     @classmethod
@@ -143,6 +154,15 @@ class Settings(BaseSettings):
         if bool(self.basic_auth_user) != bool(self.basic_auth_pass.get_secret_value()):
             raise ValueError(
                 "BASIC_AUTH_USER and BASIC_AUTH_PASS belong together: set both or neither"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _header_needs_proxies(self) -> Self:
+        if self.trusted_user_header and not self.trusted_proxies:
+            raise ValueError(
+                "TRUSTED_USER_HEADER needs TRUSTED_PROXIES: the addresses of the proxies that sign "
+                "people in and set this header"
             )
         return self
 

@@ -18,6 +18,7 @@ from backend.label_studio import labels
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import DraftQuality, stored_options
+from backend.storage.publications import COMMAND, Author
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Model, Project, Publication
 from model.evaluation import MAIN
@@ -60,8 +61,12 @@ class ProjectPublications:
             )
         return version
 
-    def pin(self, name: str) -> str:
+    def pin(self, name: str, author: Author = COMMAND) -> str:
         """Pin a publication until `resume`; return a sentence for the person.
+
+        Args:
+            name: The publication.
+            author: Who asks for it.
 
         Raises:
             ConfigError: When the publication is unknown, was never live, or its model cannot be
@@ -72,13 +77,13 @@ class ProjectPublications:
         if why:
             what = f"{name} cannot be published: {why}." if name else "No version is named."
             raise ConfigError(what, self._choice())
-        self._request(name)
+        self._request(name, author)
         return (
             f"Project {self.project.id} goes back to {name} with its next round.{self._paused()} "
             f"It trains nothing until: {resume_command(self.project.id)}"
         )
 
-    def resume(self) -> str:
+    def resume(self, author: Author = COMMAND) -> str:
         """Let rounds train again; return a sentence for the person.
 
         Raises:
@@ -90,7 +95,7 @@ class ProjectPublications:
                 f"Nothing is pinned in project {self.project.id}.",
                 f"Its rounds train; {PROGRAM} versions {self.project.id} lists them.",
             )
-        self._request("")
+        self._request("", author)
         return f"Project {self.project.id} trains again with its next round.{self._paused()}"
 
     def _check_connected(self) -> None:
@@ -101,8 +106,8 @@ class ProjectPublications:
                 f"Connect it first: {PROGRAM} connect {self.project.id}",
             )
 
-    def _request(self, name: str) -> None:
-        self.store.publications.pin(self.project.id, name)
+    def _request(self, name: str, author: Author) -> None:
+        self.store.publications.pin(self.project.id, name, author)
         self.store.projects.request_refresh(self.project.id)
 
     def _paused(self) -> str:

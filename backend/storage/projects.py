@@ -10,6 +10,7 @@ from backend import PROGRAM
 from backend.errors import NotFound
 from backend.storage.database import Database
 from backend.storage.tables import (
+    Action,
     Annotation,
     DraftScore,
     Embedding,
@@ -144,6 +145,7 @@ class Projects:
                 Model,
                 Publication,
                 Round,
+                Action,
             ):
                 session.execute(sa.delete(table).where(table.project_id == project_id))
 

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from backend.storage.database import Database
 from backend.storage.records import ModelQuality
 from backend.storage.tables import (
+    Action,
     Meta,
     Model,
     Project,
     Publication,
     pin_key,
 )
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who asked for a change.
+
+    Attributes:
+        origin: By which means.
+        person: The name that a trusted proxy gave, "" without one.
+    """
+
+    origin: Literal["page", "command"]
+    person: str = ""
+
+
+COMMAND = Author("command")
 
 
 class Publications:
@@ -103,10 +121,24 @@ class Publications:
             row = session.get(Meta, pin_key(project_id))
             return row.value if row else ""
 
-    def pin(self, project_id: int, version: str) -> None:
-        """Pin a publication; "" removes the pin."""
+    def pin(self, project_id: int, version: str, author: Author = COMMAND) -> None:
+        """Pin a publication, and note who asked for it; "" removes the pin."""
         with self._database.session() as session:
             session.merge(Meta(key=pin_key(project_id), value=version))
+            session.add(
+                Action(
+                    project_id=project_id,
+                    at=self._database.clock(),
+                    name="rollback" if version else "resume",
+                    version=version,
+                    origin=author.origin,
+                    person=author.person,
+                )
+            )
+
+    def actions(self, project_id: int) -> list[Action]:
+        """Return what people asked for, oldest first."""
+        return self._database.of(Action, project_id, Action.number)
 
     def go_live(self, project_id: int, name: str, **project: Any) -> None:
         """Make one publication live and the former live one previous, in one transaction."""

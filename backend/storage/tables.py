@@ -221,6 +221,19 @@ class Round(Base):
     record: Mapped[RoundRecord] = mapped_column(default=RoundRecord)
 
 
+class Action(Base):
+    """A change that a person asked for: by a button of the page, or by a command."""
+
+    __tablename__ = "actions"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(index=True)
+    at: Mapped[float]
+    name: Mapped[str]  # "rollback" or "resume"
+    version: Mapped[str] = mapped_column(default="")
+    origin: Mapped[str]  # "page" or "command"
+    person: Mapped[str] = mapped_column(default="")  # as a trusted proxy named them, else ""
+
+
 class Erasure(Base):
     """A note that scans or a whole project were deleted, and must be erased from files too.
 

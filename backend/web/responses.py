@@ -6,7 +6,7 @@ example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Response, abort, request
@@ -297,11 +297,22 @@ class RoundEntry(QueueDecision):
     )
 
 
+class ActionEntry(Answer):
+    """A change that a person asked for."""
+
+    at: float = Field(description="Seconds since 1970.")
+    action: str = Field(description="`rollback` or `resume`.")
+    version: str | None = Field(description="The version that the person went back to.")
+    origin: str = Field(description="`page` or `command`.")
+    person: str | None = Field(description="The name from TRUSTED_USER_HEADER, if there was one.")
+
+
 class AuditHead(Answer):
     """The beginning of a project's audit record."""
 
     project: int
     title: str
+    actions: Sequence[ActionEntry] = Field(description="What people asked for, oldest first.")
 
 
 class AuditRecord(AuditHead):

@@ -15,7 +15,14 @@ from backend.storage.ledger import DraftQuality, Ledger
 from backend.storage.records import QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Model, Project, Publication, Round
-from backend.web.responses import AuditHead, ComparedDraft, RoundEntry, VersionRecord, written
+from backend.web.responses import (
+    ActionEntry,
+    AuditHead,
+    ComparedDraft,
+    RoundEntry,
+    VersionRecord,
+    written,
+)
 from model.evaluation import METRICS
 
 
@@ -65,6 +72,20 @@ class History:
             if most is None or place < most or found.state == "live" or found.name == pinned
         ]
 
+    @property
+    def actions(self) -> Sequence[ActionEntry]:
+        """What people asked for, oldest first."""
+        return [
+            ActionEntry(
+                at=found.at,
+                action=found.name,
+                version=found.version or None,
+                origin=found.origin,
+                person=found.person or None,
+            )
+            for found in self.store.publications.actions(self.project.id)
+        ]
+
     def curve(self) -> dict[str, Any]:
         """Return quality over labels: of models on held-out scans, and of the drafts people met.
 
@@ -110,7 +131,7 @@ class History:
         return self._pieces(wanted)
 
     def _pieces(self, wanted: Sequence[Round]) -> Iterator[str]:
-        head = AuditHead(project=self.project.id, title=self.project.title)
+        head = AuditHead(project=self.project.id, title=self.project.title, actions=self.actions)
         yield written(head)[:-1] + ', "rounds": ['
         for place, one in enumerate(wanted):
             yield (", " if place else "") + written(self._record(one))

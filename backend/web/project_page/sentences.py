@@ -9,6 +9,7 @@ from typing import Any
 from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
+from backend.web.responses import ActionEntry
 
 # Shown with a queue whose reasons hold scores: scores that rise down the queue look like a defect.
 SCORES = (
@@ -277,6 +278,14 @@ def unchanged(drafts: Mapping[str, Any]) -> str:
     share = f"{drafts['drafts_unchanged']} of {drafts['drafts_compared']} submitted unchanged"
     others = drafts["changed_draft_dice"]
     return share if others is None else f"{share}, Dice {others:.2f} for the changed"
+
+
+def action(entry: ActionEntry) -> str:
+    """Return what a person asked for, when, and who it was."""
+    when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    done = f"went back to {entry.version}" if entry.version else "let rounds train again"
+    means = "with a command" if entry.origin == "command" else "on this page"
+    return f"{when}: {entry.person or 'a person'} {done} {means}."
 
 
 def freshness(state: Mapping[str, Any], now: float) -> str:

@@ -17,8 +17,10 @@ from backend.settings import Settings
 from backend.storage import ledger
 from backend.storage.artifacts import Artifacts, ProjectFiles
 from backend.storage.ledger import Ledger
+from backend.storage.publications import Author
 from backend.storage.store import Store
 from backend.storage.tables import Project
+from backend.web.people import People
 from backend.web.project_page import map_view, sentences, static_files, thumbnails
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
@@ -45,9 +47,10 @@ from model.evaluation import MAIN, METRICS, OTHERS, Metric
 __all__ = ["routes", "status", "text"]
 
 View = Callable[..., AnyResponse]
-Change = Callable[[ProjectPublications], str]
+Change = Callable[[ProjectPublications, Author], str]
 
 QUEUED = 50  # scans of the queue on one page
+ACTIONS = 20  # of people, on a page; the audit record has all
 LISTED = 30  # versions on a page, unless ?versions=all
 # Sent at once: each holds a thread until the client has read it, and webhooks need threads too.
 RECORDS = 4
@@ -93,6 +96,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(sentences.unchanged, "unchanged")
     blueprint.add_app_template_filter(sentences.complete, "complete")
     blueprint.add_app_template_filter(sentences.reached, "reached")
+    blueprint.add_app_template_filter(sentences.action, "action")
     return blueprint
 
 
@@ -102,6 +106,7 @@ class _Site:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._people = People(settings)
         self._artifacts = Artifacts(settings.data_dir, settings.artifacts_url)
         self._statuses = Statuses(store, self._artifacts)
         self._maps = Keeper(store, self._map, MAPS)
@@ -148,7 +153,7 @@ class _Site:
 
     def rollback(self, project_id: int) -> AnyResponse:
         version = sent(RollbackForm).version
-        return self._change(project_id, lambda publications: publications.pin(version))
+        return self._change(project_id, lambda known, author: known.pin(version, author))
 
     def resume(self, project_id: int) -> AnyResponse:
         return self._change(project_id, ProjectPublications.resume)
@@ -159,7 +164,8 @@ class _Site:
         """Do what the command `rollback` does; then show the page, or why it was refused."""
         project = self._store.projects.known(project_id)
         try:
-            said = change(ProjectPublications(self._store, project, self._files(project_id)))
+            known = ProjectPublications(self._store, project, self._files(project_id))
+            said = change(known, Author("page", self._people.name()))
         except ConfigError as error:
             if _kind() != "html":
                 return answered(Failure.of(error), 409)
@@ -217,6 +223,7 @@ class _Site:
             "main": MAIN,
             "others": [of for of in OTHERS if any(one[of.name] is not None for one in versions)],
             "lived": history.lived,
+            "actions": history.actions[::-1][:ACTIONS],
             "listed": LISTED,
             "all_versions": every,
         }

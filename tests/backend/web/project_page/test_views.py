@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 from backend.errors import NotFound, StorageError
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
+from backend.rounds.publications import ProjectPublications
 from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
@@ -1309,6 +1311,51 @@ def test_the_button_does_what_the_command_rollback_does_and_resume_ends_it(
     assert "Pinned to v1." in html(client)
     assert client.post("/projects/3/resume", headers=OURS).status_code == 303
     assert store.publications.pinned(3) == ""
+
+
+def test_every_action_is_kept_with_the_person_that_a_trusted_proxy_names(
+    store: Store, known: Settings
+) -> None:
+    record_rounds(store, known)
+    trusting = known.model_copy(
+        update={
+            "trusted_user_header": "X-User",
+            "trusted_proxies": (ip_network("10.0.0.7"),),
+        }
+    )
+    client = create_app(trusting, store, lambda project, task: []).test_client()
+    for path, caller in (("rollback", "10.0.0.7"), ("resume", "10.0.0.8")):
+        response = client.post(
+            f"/projects/3/{path}",
+            data={"version": "v1"},
+            headers={**OURS, "X-User": "<b>ada</b>"},
+            environ_base={"REMOTE_ADDR": caller},
+        )
+        assert response.status_code == 303
+    project = store.projects.known(3)
+    ProjectPublications(store, project, Artifacts(known.data_dir).of(3)).pin("v1")
+    kept = client.get("/projects/3/rounds.json").get_json()["actions"]
+    at = {"at": NOW + 3}
+    assert kept == [
+        {**at, "action": "rollback", "version": "v1", "origin": "page", "person": "<b>ada</b>"},
+        {**at, "action": "resume", "version": None, "origin": "page", "person": None},
+        {**at, "action": "rollback", "version": "v1", "origin": "command", "person": None},
+    ]
+    shown = html(client)
+    lines = re.findall(r"<li>2027-01-15 08:00 UTC: (.*?)</li>", shown)
+    assert lines == [
+        "a person went back to v1 with a command.",
+        "a person let rounds train again on this page.",
+        "&lt;b&gt;ada&lt;/b&gt; went back to v1 on this page.",
+    ]
+    store.projects.forget(3)
+    assert store.publications.actions(3) == []
+
+
+def test_a_refused_action_is_not_kept(client: FlaskClient, store: Store, known: Settings) -> None:
+    record_rounds(store, known)
+    assert client.post("/projects/3/rollback", data={"version": "v2"}).status_code == 409
+    assert store.publications.actions(3) == []
 
 
 def test_a_script_may_do_the_same_and_is_answered_with_json(
