@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=9090, ge=1, le=65535)
     backend_url: str = ""
+    pages_url: str = ""
+    notify_url: SecretStr = SecretStr("")
     data_dir: Path = Path("data")
     database_url: str = ""
     artifacts_url: str = ""
@@ -96,13 +98,17 @@ class Settings(BaseSettings):
             raise ValueError("expected the name of a header, such as X-Forwarded-User")
         return value
 
-    @field_validator("label_studio_url", "label_studio_public_url", "backend_url")
+    @field_validator("label_studio_url", "label_studio_public_url", "backend_url", "pages_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and (parts.scheme not in {"http", "https"} or not parts.hostname):
-            raise ValueError("expected an address such as http://127.0.0.1:8080")
+        _check_address(value)
         return value.rstrip("/")
+
+    @field_validator("notify_url")
+    @classmethod
+    def _secret_address(cls, value: SecretStr) -> SecretStr:
+        _check_address(value.get_secret_value())
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -172,6 +178,10 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host  # an IPv6 address
         return self.backend_url or f"http://{host}:{self.port}"
 
+    def page(self, project_id: int) -> str:
+        """Return the address of a project's page in people's browsers."""
+        return f"{self.pages_url or self.public_url}/projects/{project_id}"
+
     @property
     def database(self) -> str:
         """The URL of the database; by default SQLite in DATA_DIR."""
@@ -192,6 +202,16 @@ class Settings(BaseSettings):
     def api_key(self) -> str:
         """The token for Label Studio, legacy or personal."""
         return self.label_studio_api_key.get_secret_value()
+
+
+def _check_address(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:  # such as http://[
+        whole = False
+    if value and not whole:
+        raise ValueError("expected an address such as http://127.0.0.1:8080")
 
 
 def load_settings() -> Settings:

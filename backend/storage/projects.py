@@ -17,6 +17,7 @@ from backend.storage.tables import (
     Erasure,
     Meta,
     Model,
+    Notice,
     Project,
     Publication,
     Round,
@@ -146,6 +147,7 @@ class Projects:
                 Publication,
                 Round,
                 Action,
+                Notice,
             ):
                 session.execute(sa.delete(table).where(table.project_id == project_id))
 

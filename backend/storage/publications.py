@@ -110,6 +110,13 @@ class Publications:
         with self._database.session() as session:
             return {number: (at, quality) for number, at, quality in session.execute(query)}
 
+    def first_live(self) -> dict[int, float]:
+        """Return by project when its first queue went live."""
+        query = sa.select(Publication.project_id, sa.func.min(Publication.live_at))
+        with self._database.session() as session:
+            lived = query.where(Publication.live_at > 0).group_by(Publication.project_id)
+            return {project_id: at for project_id, at in session.execute(lived)}
+
     def save(self, version: Publication) -> None:
         """Store a publication."""
         with self._database.session() as session:

@@ -26,6 +26,7 @@ from backend.storage.embeddings import Embeddings
 from backend.storage.erasures import Erasures
 from backend.storage.installation import Installation
 from backend.storage.labels import Labels
+from backend.storage.notices import Notices
 from backend.storage.projects import Projects
 from backend.storage.publications import Publications
 from backend.storage.rounds import Rounds
@@ -47,6 +48,7 @@ class Store:
         self.rounds = Rounds(database)
         self.workers = Workers(database)
         self.erasures = Erasures(database)
+        self.notices = Notices(database)
 
     @property
     def engine(self) -> sa.Engine:

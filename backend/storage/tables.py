@@ -234,6 +234,18 @@ class Action(Base):
     person: Mapped[str] = mapped_column(default="")  # as a trusted proxy named them, else ""
 
 
+class Notice(Base):
+    """An event that people are told about; the row stays while the event lasts."""
+
+    __tablename__ = "notices"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[float]
+    tries: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[float] = mapped_column(default=0.0)
+    sent: Mapped[bool] = mapped_column(default=False)
+
+
 class Erasure(Base):
     """A note that scans or a whole project were deleted, and must be erased from files too.
 

@@ -36,7 +36,7 @@ from backend.storage.database import (
     worker_lock,
 )
 from backend.storage.store import open_store
-from backend.worker import jobs_database, reconciliation, recovery
+from backend.worker import jobs_database, notices, reconciliation, recovery
 from backend.worker.job_serializer import JsonSerializer, refuse_pickle
 from backend.worker.membership import Membership
 from backend.worker.recovery import RELEASE
@@ -66,11 +66,7 @@ def run(settings: Settings) -> None:
         member = Membership(store.workers, RELEASE)
         member.join(alone=alone)
         rounds = launch(services, member)
-        _start(recovery.send_beats, member, stop)
-        _start(recovery.watch_workers, store, member, stop)
-        _start(reconciliation.run_timer, services, member, stop)
-        _start(reconciliation.watch_new_projects, services, member, stop)
-        _start(follow, Eraser(store, services.artifacts, settings.data_dir), member.leads, stop)
+        _start_threads(services, member, stop)
         # Settings may have changed and events may have been lost while no worker ran.
         recovery.request_all_refreshes(store, full=member.leads())
         log.info("worker started")
@@ -87,6 +83,18 @@ def run(settings: Settings) -> None:
     logging.shutdown()
     # Exit at once: a training cannot be stopped in time, and its step may be repeated.
     os._exit(0)
+
+
+def _start_threads(services: Services, member: Membership, stop: threading.Event) -> None:
+    """Start everything that goes on beside the rounds."""
+    settings, store = services.settings, services.store
+    _start(recovery.send_beats, member, stop)
+    _start(recovery.watch_workers, store, member, stop)
+    _start(reconciliation.run_timer, services, member, stop)
+    _start(reconciliation.watch_new_projects, services, member, stop)
+    _start(follow, Eraser(store, services.artifacts, settings.data_dir), member.leads, stop)
+    if settings.notify_url.get_secret_value():
+        _start(notices.run, settings, store, member.leads, stop)
 
 
 def _start(work: Callable[..., None], *given: object) -> None:
