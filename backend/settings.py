@@ -27,12 +27,16 @@ from backend.errors import ConfigError, OptionsError
 from model.registry import (
     AUTO,
     DESCRIBED,
+    KNOWN_ACQUISITIONS,
+    KNOWN_COLD_STARTS,
     KNOWN_ENCODERS,
     KNOWN_NETWORKS,
-    Acquisition,
-    ColdStart,
+    USUAL_ACQUISITION,
+    USUAL_COLD_START,
     Projection,
     Uncertainty,
+    is_acquisition,
+    is_cold_start,
     is_encoder,
     is_network,
 )
@@ -50,8 +54,22 @@ def _known_network(name: str) -> str:
     return name
 
 
+def _known_cold_start(name: str) -> str:
+    if not is_cold_start(name):
+        raise ValueError(KNOWN_COLD_STARTS)
+    return name
+
+
+def _known_acquisition(name: str) -> str:
+    if not is_acquisition(name):
+        raise ValueError(KNOWN_ACQUISITIONS)
+    return name
+
+
 Encoder = Annotated[str, AfterValidator(_known_encoder)]
 Network = Annotated[str, AfterValidator(_known_network)]
+ColdStart = Annotated[str, AfterValidator(_known_cold_start)]
+Acquisition = Annotated[str, AfterValidator(_known_acquisition)]
 
 
 class Settings(BaseSettings):
@@ -328,8 +346,8 @@ class ProjectOptions(BaseSettings):
 
     method: Literal["firstlight", "firstlight-1", "paper"] = "firstlight"
     cold_start_budget: int = Field(default=10, ge=1)
-    cold_start: ColdStart = "tempered"
-    acquisition: Acquisition = "entropy-diversity"
+    cold_start: ColdStart = USUAL_COLD_START
+    acquisition: Acquisition = USUAL_ACQUISITION
     alpha: float | Literal["auto"] = 0.3
     uncertainty: Uncertainty = "entropy"
     projection: Projection = "none"

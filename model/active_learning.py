@@ -26,8 +26,8 @@ class SelectionOptions:
 
     Attributes:
         cold_start_budget: Labelled scans below which the cold start decides.
-        cold_start: A key of `cold_start.STRATEGIES`.
-        acquisition: A key of `acquisition.STRATEGIES`.
+        cold_start: A key of `cold_start.STRATEGIES`, or the name of a plugin.
+        acquisition: A key of `acquisition.STRATEGIES`, or the name of a plugin.
         alpha: Weight of diversity against uncertainty, in [0, 1], or "auto".
         projection: One of `registry.PROJECTIONS`; distances are measured in it.
         batch_size: Scans that the acquisition picks one by one; the rest is ordered in one step.
@@ -51,7 +51,7 @@ class Decision:
 
     Attributes:
         phase: The kind of strategy that decided: cold start or acquisition.
-        strategy: Name of the strategy.
+        strategy: Name of the strategy; of the built-in default if a plugin failed.
         order: The whole unlabelled pool as rows, best first, shape (u,).
         picked: Number of rows in front that the strategy picked one by one.
         utility, uncertainty, diversity, control: As in `acquisition.Ranking`, shape (u,), following
@@ -128,7 +128,7 @@ def reasons(decision: Decision) -> list[str]:
     """Return a short sentence for each row of the order: the reason for its position."""
     if decision.phase == "cold-start":
         return _cold_start_reasons(decision)
-    rule = acquisition.STRATEGIES[decision.strategy]
+    rule = acquisition.rule_of(decision.strategy)
     scores = zip(
         decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
     )
@@ -169,7 +169,7 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
     unknown = np.full(len(start.order), math.nan)
     return Decision(
         phase="cold-start",
-        strategy=options.cold_start,
+        strategy=start.strategy,
         order=start.order,
         picked=start.picked,
         utility=unknown,
@@ -204,7 +204,7 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
     )
     return Decision(
         phase="acquisition",
-        strategy=options.acquisition,
+        strategy=ranking.strategy,
         order=ranking.order,
         picked=min(options.batch_size, len(ranking.order)),
         utility=ranking.utility,

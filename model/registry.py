@@ -2,15 +2,15 @@
 
 Settings and the command line read the names here, so this module imports nothing heavy. The code
 behind the names is in `cold_start`, `acquisition`, `uncertainty`, `projection`, `encoders.recipes`
-and `networks`.
+and `networks`. Other packages add names (`model.plugins`); a built-in name wins over theirs.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, get_args
+
+from model import plugins
 
 ColdStart = Literal[
     "medoids", "kmeans", "coverage", "tempered", "typical", "random", "stratified-random"
@@ -47,10 +47,17 @@ ARCHITECTURES = (
     ATTENTION_UNET, "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3",
     "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
 )  # fmt: skip
-NETWORK_PLUGINS = "firstlight.networks"  # the group of entry points
+# They choose where a plugin fails.
+USUAL_COLD_START: ColdStart = "tempered"
+USUAL_ACQUISITION: Acquisition = "entropy-diversity"
+
+KNOWN_COLD_STARTS = f"choose one of {', '.join(COLD_STARTS)}, or the name of a plugin's cold start"
+KNOWN_ACQUISITIONS = (
+    f"choose one of {', '.join(ACQUISITIONS)}, or the name of a plugin's acquisition"
+)
 KNOWN_ENCODERS = (
-    f"choose {AUTO}, one of {', '.join(ENCODERS)}, or {TIMM}<model name>; or several different "
-    f"ones joined by {JOINT}"
+    f"choose {AUTO}, one of {', '.join(ENCODERS)}, the name of a plugin's encoder, or {TIMM}<model "
+    f"name>; or several different ones joined by {JOINT}"
 )
 
 KNOWN_NETWORKS = (
@@ -65,7 +72,10 @@ _TIMM_NAME = re.compile(TIMM + r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 def is_encoder(name: str) -> bool:
     """Return whether a name may name an encoder; for timm models only the form is checked."""
     parts = parts_of(name)
-    known = all(part == AUTO or part in ENCODERS or is_timm(part) for part in parts)
+    known = all(
+        part == AUTO or part in ENCODERS or is_timm(part) or is_plugged_encoder(part)
+        for part in parts
+    )
     return known and len(set(parts)) == len(parts)
 
 
@@ -79,14 +89,33 @@ def is_timm(name: str) -> bool:
     return _TIMM_NAME.fullmatch(name) is not None
 
 
-@cache
-def network_plugins() -> dict[str, EntryPoint]:
-    """Return the networks of other packages by name, not yet loaded."""
-    return {found.name: found for found in entry_points(group=NETWORK_PLUGINS)}
+def is_plugged_encoder(part: str) -> bool:
+    """Return whether a plugin has an encoder of this name."""
+    built_in = part == AUTO or part in ENCODERS or is_timm(part)
+    return not built_in and part in plugins.found(plugins.ENCODERS)
+
+
+def is_cold_start(name: str) -> bool:
+    """Return whether a name names a cold start, a plugin's included."""
+    return name in COLD_STARTS or name in plugins.found(plugins.COLD_STARTS)
+
+
+def is_acquisition(name: str) -> bool:
+    """Return whether a name names an acquisition, a plugin's included."""
+    return name in ACQUISITIONS or name in plugins.found(plugins.ACQUISITIONS)
+
+
+def is_plugged_network(name: str) -> bool:
+    """Return whether a plugin has a network of this name."""
+    return not _is_built_in_network(name) and name in plugins.found(plugins.NETWORKS)
+
+
+def _is_built_in_network(name: str) -> bool:
+    architecture, _, encoder = name.partition("/")
+    known = architecture in ARCHITECTURES and _ENCODER_OF_NETWORK.fullmatch(encoder) is not None
+    return known or name == AUTO
 
 
 def is_network(name: str) -> bool:
     """Return whether a name may name a network; of an encoder only the form is checked."""
-    architecture, _, encoder = name.partition("/")
-    known = architecture in ARCHITECTURES and _ENCODER_OF_NETWORK.fullmatch(encoder) is not None
-    return known or name == AUTO or name in network_plugins()
+    return _is_built_in_network(name) or is_plugged_network(name)

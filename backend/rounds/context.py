@@ -19,6 +19,7 @@ from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import Ledger, stored_options
 from backend.storage.store import Store
 from backend.storage.tables import Project
+from model import encoders, networks
 from model.encoders import Encoder
 
 
@@ -27,14 +28,16 @@ class LoadedEncoders:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loaded: dict[str, Encoder] = {}
+        self._loaded: dict[tuple[str, tuple[str, ...]], Encoder] = {}
 
     def of(self, options: ProjectOptions) -> Encoder:
         """Return the encoder that a project's options ask for."""
         name = options.encoder_of(self._settings.encoder)
-        if name not in self._loaded:
-            self._loaded[name] = encoding.load(self._settings, name)
-        return self._loaded[name]
+        # A plugin that failed meanwhile is replaced.
+        key = (name, encoders.set_aside(name))
+        if key not in self._loaded:
+            self._loaded[key] = encoding.load(self._settings, name)
+        return self._loaded[key]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,12 @@ class RoundContext:
     def learner(self) -> Learner:
         """The project's models."""
         return learner_for(self.services, self.project)
+
+    @property
+    def network_warnings(self) -> list[str]:
+        """What a person should know of the network that the options ask for."""
+        why = networks.why_not(self.options.network, len(self.config.labels))
+        return [f"{why}; {self.learner.train_config.network} is trained instead"] if why else []
 
     @cached_property
     def selector(self) -> Selector:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from backend.errors import ImageError
+from backend.errors import ConfigError, ImageError
 from backend.imaging.pixels import Pixels
 from backend.rounds import unreadable
 from backend.rounds.context import RoundContext
@@ -14,6 +14,8 @@ from backend.rounds.unreadable import MOST_DEATHS
 from backend.storage import artifacts
 from backend.storage.scans import is_retried
 from backend.storage.tables import Task
+from model.encoders import Floats
+from model.plugins import PluginError
 
 # Scans: so many are read again at most if their worker dies.
 CHUNK, LARGEST_CHUNK = 64, 256
@@ -88,8 +90,17 @@ def _encode(here: RoundContext, tasks: Sequence[Task], images: Sequence[Pixels])
     name = artifacts.digest(here.encoder.name, ids, [task.url for task in tasks]) + ".npy"
     file = artifacts.embeddings_name(name)
     if not here.files.exists(file):
-        here.files.write_array(file, here.encoder.encode(images))
+        here.files.write_array(file, _vectors(here, images))
     here.store.embeddings.save(here.id, here.encoder.name, name, ids)
+
+
+def _vectors(here: RoundContext, images: Sequence[Pixels]) -> Floats:
+    try:
+        return here.encoder.encode(images)
+    except PluginError as error:
+        raise ConfigError(
+            f"The encoder failed: {error}.", "The next try uses the built-in default instead."
+        ) from error
 
 
 def _apart(tasks: list[Task]) -> Iterator[list[Task]]:

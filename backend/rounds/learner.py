@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import ConfigError, ImageError, StorageError
+from backend.errors import ConfigError, FirstlightError, ImageError, StorageError
 from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
 from backend.rounds.progress import Pace, shown
@@ -27,6 +27,8 @@ from backend.storage.tables import Annotation, Model, Project
 from model import calibration, ensemble, evaluation, inference, recipes, training, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
+from model.networks import guarded, usable
+from model.plugins import PluginError
 from model.refinement import Stopped
 from model.registry import QUICK
 from model.uncertainty import UNCERTAINTIES
@@ -234,15 +236,16 @@ class Learner:
         # stopped at its best epoch on them would score too high.
         deadline = time.monotonic() + self.options.max_train_seconds
         try:
-            return training.fit(
-                [example.image for example in examples],
-                [example.mask for example in examples],
-                replace(self.train_config, init="warm") if start else self.train_config,
-                start=self._single(start) if start else None,
-                on_batch=on_batch,
-                stop=lambda: time.monotonic() >= deadline,
-            )
-        except training.Untrainable as error:
+            with guarded(self.train_config.network, (training.Untrainable, FirstlightError)):
+                return training.fit(
+                    [example.image for example in examples],
+                    [example.mask for example in examples],
+                    replace(self.train_config, init="warm") if start else self.train_config,
+                    start=self._single(start) if start else None,
+                    on_batch=on_batch,
+                    stop=lambda: time.monotonic() >= deadline,
+                )
+        except (training.Untrainable, PluginError) as error:
             raise ConfigError(
                 f"The network cannot be trained: {error}.",
                 "Correct NETWORK_WEIGHTS, DEVICE or the options `network` and `image_size`.",
@@ -412,7 +415,7 @@ def train_config(
         recipes.resolve_device(settings.device),
         len(config.labels),
         seed=options.seed,
-        network=options.network,
+        network=usable(options.network, len(config.labels)),
         image_size=options.image_size,
         encoder_weights=str(settings.network_weights or ""),
     )

@@ -267,7 +267,7 @@ class Rounds(DBOSConfiguredInstance):
                 here.ledger, scores, asked, number, model=scored["model"], labels=labels
             )
             records.write_queue(here.files, number, queue)
-            said = [*here.config.notes, *queue.warnings]
+            said = [*here.config.notes, *here.network_warnings, *queue.warnings]
             _log_new(said, here.project.warnings)  # the encoder logged its own warnings at start
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 

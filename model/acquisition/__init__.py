@@ -7,14 +7,15 @@ rivals and controls, one module each. docs/method.md lists the choices that the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model import diagnostics, pool
+from model import diagnostics, pool, registry
+from model.acquisition import plugged
 from model.acquisition.coverage import UncertaintyCoverage
 from model.acquisition.entropy import Entropy
 from model.acquisition.entropy_diversity import EntropyDiversity
@@ -23,6 +24,7 @@ from model.acquisition.power_noise import PowerNoise
 from model.acquisition.strategy import Acquisition, Candidates
 from model.acquisition.tempered import Tempered
 from model.acquisition.uniform_random import Random
+from model.plugins import PluginError
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +53,7 @@ class Ranking:
         alpha: Weight of diversity that was used; NaN for a strategy without a weight.
         warnings: Sentences that a person should read before trusting the batch.
         width: Distance within which a picked scan covers others; NaN if the rule has none.
+        strategy: The name of the strategy that ranked; another one than asked if a plugin failed.
     """
 
     order: Array
@@ -61,6 +64,7 @@ class Ranking:
     alpha: float
     warnings: tuple[str, ...]
     width: float
+    strategy: str
 
 
 def rank(  # noqa: PLR0913  # the contract's keywords
@@ -82,7 +86,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         uncertainty: Shape (n,), higher is less certain; labelled rows are not read.
         coordinates: Shape (n, m), usually the map.
         labelled: Shape (n,) bool.
-        strategy: A key of STRATEGIES.
+        strategy: A key of STRATEGIES, or the name of a plugin.
         alpha: Weight of diversity, in [0, 1], or "auto": it falls as the labels cover the pool.
         batch: Scans picked one by one, at least 1; None picks all, or 1,000 if each pick computes
             a kernel (`coverage`, `tempered`). The rest is ordered in one step.
@@ -94,8 +98,8 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     Raises:
         ValueError: If an argument is out of range, or a candidate has NaN or infinity.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown acquisition {strategy!r}: use one of {', '.join(STRATEGIES)}")
+    if not registry.is_acquisition(strategy):
+        raise ValueError(f"unknown acquisition {strategy!r}: {registry.KNOWN_ACQUISITIONS}")
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}: expected at least 1, or None for the whole pool")
     labels, values, places = map(np.asarray, (labelled, uncertainty, coordinates))
@@ -103,27 +107,68 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     origins = None if sources is None else np.asarray(sources)
     pool.check(len(labels), places, labels, names, origins)
     _check_uncertainty(values, labels)
-    rows, points = np.flatnonzero(~labels), places.astype(np.float64)
-    chosen = STRATEGIES[strategy]
-    candidates = Candidates(
-        rows=rows,
-        size=len(labels),
-        uncertainty=values[rows].astype(np.float64),
-        points=points[rows],
-        chosen=points[labels],
-        alpha=None if alpha == "auto" else _share("alpha", alpha, ' or "auto"'),
-        batch=min(len(rows), batch or chosen.most_picks or len(rows)),
-        seed=seed,
-    )
-    control = _control(candidates, _share("random_fraction", random_fraction))
-    turns = pool.Turns(names, labels, origins, len(candidates.chosen) + candidates.batch)
-    return _Picking(chosen(candidates), turns).run(control)
+    weight = None if alpha == "auto" else _share("alpha", alpha, ' or "auto"')
+    control = _share("random_fraction", random_fraction)
+    asked = _Question(values, places, labels, names, origins, weight, batch, control, seed)
+    return _ranked(strategy, asked)
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """The arguments of `rank`, checked."""
+
+    uncertainty: Array
+    places: Array
+    labelled: Array
+    groups: Array
+    sources: Array | None
+    alpha: float | None
+    batch: int | None
+    random_fraction: float
+    seed: int
+
+    def ranking(self, name: str, rule: type[Acquisition]) -> Ranking:
+        """Return the ranking of a rule."""
+        rows, points = np.flatnonzero(~self.labelled), self.places.astype(np.float64)
+        candidates = Candidates(
+            rows=rows,
+            size=len(self.labelled),
+            uncertainty=self.uncertainty[rows].astype(np.float64),
+            points=points[rows],
+            chosen=points[self.labelled],
+            alpha=self.alpha,
+            batch=min(len(rows), self.batch or rule.most_picks or len(rows)),
+            seed=self.seed,
+        )
+        control = _control(candidates, self.random_fraction)
+        most = len(candidates.chosen) + candidates.batch
+        turns = pool.Turns(self.groups, self.labelled, self.sources, most)
+        return _Picking(name, rule(candidates), turns).run(control)
+
+
+def _ranked(name: str, asked: _Question) -> Ranking:
+    """Return the ranking; where a plugin fails, that of the usual rule, with a warning."""
+    if name in STRATEGIES:
+        return asked.ranking(name, STRATEGIES[name])
+    try:
+        return plugged.checked(name, lambda rule: asked.ranking(name, rule))
+    except PluginError as error:
+        usual = registry.USUAL_ACQUISITION
+        ranking = asked.ranking(usual, STRATEGIES[usual])
+        said = f"{error}; {usual} chose instead"
+        return replace(ranking, warnings=(said, *ranking.warnings))
+
+
+def rule_of(strategy: str) -> type[Acquisition]:
+    """Return the rule that made a ranking, by its name."""
+    return STRATEGIES[strategy] if strategy in STRATEGIES else plugged.rule(strategy)
 
 
 class _Picking:
     """Picks one batch scan by scan, and orders the rest behind it."""
 
-    def __init__(self, acquisition: Acquisition, turns: pool.Turns) -> None:
+    def __init__(self, name: str, acquisition: Acquisition, turns: pool.Turns) -> None:
+        self._name = name
         self._acquisition = acquisition
         self._candidates = acquisition.candidates
         self._rows = self._candidates.rows
@@ -148,12 +193,15 @@ class _Picking:
             alpha=self._acquisition.alpha,
             warnings=self._warnings(picks),
             width=self._acquisition.width,
+            strategy=self._name,
         )
 
     def _pick(self, rng: np.random.Generator | None) -> int:
         allowed = self._turns.allowed[self._rows]
         if rng is None:
             index = self._acquisition.best(allowed)
+            if not allowed[index]:
+                raise ValueError(f"{self._name} picked a scan that may not be picked now")
         else:
             index = int(rng.choice(np.flatnonzero(allowed)))
         self._utility[index] = self._acquisition.utility()[index]

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model import diagnostics, pool
+from model import diagnostics, pool, registry
 from model import projection as maps
 from model.clustering import Clustering
 from model.cold_start import (
     coverage,
     kmeans,
     medoids,
+    plugged,
     stratified_random,
     tempered,
     typical,
     uniform_random,
 )
 from model.cold_start.strategy import Choice, Pool, Strategy, Words
+from model.plugins import PluginError
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +57,7 @@ class ColdStart:
         warnings: Sentences that a person should read before trusting the order.
         words: The reasons for the order.
         width: Distance within which a chosen scan covers others; NaN if the rule has none.
+        strategy: The name of the strategy that chose; another one than asked if a plugin failed.
     """
 
     order: Array
@@ -67,6 +70,7 @@ class ColdStart:
     warnings: tuple[str, ...]
     words: Words
     width: float
+    strategy: str
 
 
 def select(  # noqa: PLR0913  # the contract's keywords
@@ -89,7 +93,7 @@ def select(  # noqa: PLR0913  # the contract's keywords
     Args:
         embeddings: Shape (n, d); only n is used if `coordinates` are given.
         budget: Number of scans that the cold start may choose, at least 1; may exceed n.
-        strategy: A key of STRATEGIES.
+        strategy: A key of STRATEGIES, or the name of a plugin.
         coordinates: Map to use, shape (n, m); by default `projection` of the embeddings.
         clustering: The result of `clustering.cluster` on that map for this budget; computed if not
             given.
@@ -100,8 +104,8 @@ def select(  # noqa: PLR0913  # the contract's keywords
     Raises:
         ValueError: If the strategy is unknown or an argument has the wrong shape.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown cold start {strategy!r}: use one of {', '.join(STRATEGIES)}")
+    if not registry.is_cold_start(strategy):
+        raise ValueError(f"unknown cold start {strategy!r}: {registry.KNOWN_COLD_STARTS}")
     if budget < 1:
         raise ValueError(f"budget is {budget}: a cold start needs at least 1 scan")
     notes: tuple[str, ...] = ()
@@ -114,13 +118,24 @@ def select(  # noqa: PLR0913  # the contract's keywords
     origins = None if sources is None else np.asarray(sources)
     pool.check(n, places, labels, names, origins)
     asked = Pool(places.astype(np.float64), budget, labels, names, seed, clustering, origins)
-    choice = STRATEGIES[strategy].choose(asked)
+    name, choice, problems = _choose(strategy, asked)
     found = choice.clustering
     return ColdStart(
         choice.order, choice.picked, places, found.clusters, found.k, found.silhouette,
-        found.medoids, notes + _warnings(asked, choice),
-        choice.words or STRATEGIES[strategy].words, choice.width,
+        found.medoids, notes + problems + _warnings(asked, choice),
+        choice.words or STRATEGIES[name].words, choice.width, name,
     )  # fmt: skip
+
+
+def _choose(name: str, asked: Pool) -> tuple[str, Choice, tuple[str, ...]]:
+    """Return the strategy that chose, its choice, and why it is not the one that was asked for."""
+    if name in STRATEGIES:
+        return name, STRATEGIES[name].choose(asked), ()
+    try:
+        return name, plugged.choose(name, asked), ()
+    except PluginError as error:
+        usual = registry.USUAL_COLD_START
+        return usual, STRATEGIES[usual].choose(asked), (f"{error}; {usual} chose instead",)
 
 
 def _warnings(asked: Pool, choice: Choice) -> tuple[str, ...]:

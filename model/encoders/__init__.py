@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.encoders import running
+from model import plugins
+from model.encoders import plugged, running
 from model.encoders.encoder import BATCH, Encoder, Floats, Part, Scan
 from model.encoders.recipes import Recipe, recipe_of, weighted_part, weights_for
 from model.encoders.weights import mark as mark_of
+from model.plugins import PluginError
 from model.registry import (
     AUTO,
     JOINT,
@@ -24,6 +26,7 @@ from model.registry import (
     RADIMAGENET,
     STAND_IN,
     is_encoder,
+    is_plugged_encoder,
     parts_of,
 )
 from model.registry import ENCODERS as NAMES
@@ -43,6 +46,7 @@ __all__ = [
     "Scan",
     "load",
     "network",
+    "set_aside",
     "weights_for",
 ]
 
@@ -67,7 +71,7 @@ def load(
     SHA-256, so that embeddings from different weights are kept apart.
 
     Args:
-        name: One of NAMES, "timm/<model>", "auto", or several of these joined by "+". "auto" is
+        name: One of NAMES, "timm/<model>", "auto", a plugin's, or several joined by "+". "auto" is
             RadImageNet's ResNet-50 if its weights are available, else EfficientNet-Lite0.
         weights: A file of weights, .pt or .safetensors, to use instead of the published file, for
             the first part that takes weights.
@@ -85,7 +89,7 @@ def load(
     if given is not None and not weighted_part(name):
         raise ValueError(f"encoder {name} takes no weights; leave them out or choose another")
     chosen = [
-        _choose(part, given if part == weighted_part(name) else None, fetch)
+        _choose(part, given if part == weighted_part(name) else None, fetch, device)
         for part in parts_of(name)
     ]
     # "auto" may stand for another part, which must not count twice.
@@ -118,8 +122,21 @@ def network(name: str, weights: Path | None = None) -> nn.Module:
     return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
-def _choose(name: str, given: Path | None, fetch: Fetch | None) -> tuple[str, Path | None, str]:
+def set_aside(name: str) -> tuple[str, ...]:
+    """Return the parts of an encoder that are plugins, failed, and are not used any more."""
+    return tuple(part for part in parts_of(name) if plugins.why_aside(plugins.ENCODERS, part))
+
+
+def _choose(
+    name: str, given: Path | None, fetch: Fetch | None, device: str
+) -> tuple[str, Path | None, str]:
     """Return the encoder that a name stands for, its weights, and the reason for a substitute."""
+    if is_plugged_encoder(name):
+        why = plugins.why_aside(plugins.ENCODERS, name) or _try(name, device)
+        if not why:
+            return name, None, ""
+        usual, path, _ = _choose(AUTO, given, fetch, device)
+        return usual, path, f"{why}; {usual} stands in for it"
     if name == AUTO:
         path = given or _published(recipe_of(RADIMAGENET), fetch)
         return (STAND_IN, None, SUBSTITUTION) if path is None else (RADIMAGENET, path, "")
@@ -127,6 +144,16 @@ def _choose(name: str, given: Path | None, fetch: Fetch | None) -> tuple[str, Pa
     if recipe.weighted:
         return name, given or _required(name, recipe, fetch), ""
     return name, None, ""
+
+
+def _try(name: str, device: str) -> str:
+    """Return why a plugin's encoder cannot be used, "" if it can."""
+    try:
+        plugged.load(name, device)
+    except PluginError as error:
+        plugins.set_aside(plugins.ENCODERS, name, error)
+        return str(error)
+    return ""
 
 
 def _published(recipe: Recipe, fetch: Fetch | None) -> Path | None:
@@ -152,6 +179,8 @@ def _start(
     name: str, path: Path | None, device: str, cache_dir: str | Path | None
 ) -> tuple[str, Part, str]:
     """Return a part of an encoder: its name with a mark, itself, and a note if it is slow."""
+    if is_plugged_encoder(name):
+        return *plugged.load(name, device), ""
     recipe, mark, note = recipe_of(name), mark_of(path), ""
     if recipe.describe is not None:
         forward = recipe.describe

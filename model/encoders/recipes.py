@@ -16,7 +16,16 @@ from model.encoders import descriptions, networks
 from model.encoders.encoder import SIZE
 from model.encoders.networks import Layers
 from model.encoders.running import Forward
-from model.registry import AUTO, KNOWN_ENCODERS, RADIMAGENET, STAND_IN, TIMM, is_timm, parts_of
+from model.registry import (
+    AUTO,
+    KNOWN_ENCODERS,
+    RADIMAGENET,
+    STAND_IN,
+    TIMM,
+    is_plugged_encoder,
+    is_timm,
+    parts_of,
+)
 
 # The files of weights in timm's Hugging Face repositories.
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -88,7 +97,7 @@ def weighted_part(name: str) -> str:
 
 
 def _is_weighted(name: str) -> bool:
-    return is_timm(name) or recipe_of(name).weighted
+    return not is_plugged_encoder(name) and (is_timm(name) or recipe_of(name).weighted)
 
 
 def _preferred(name: str) -> str:

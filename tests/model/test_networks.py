@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from model import registry
+from model import plugins, registry
 from model.attention_unet import AttentionUnet
 from model.fitted import Fitted, Untrainable
 from model.inference import predict
-from model.networks import build, load_radimagenet, output_bias
+from model.networks import build, guarded, load_radimagenet, output_bias, usable, why_not
 from model.training import fit
+from tests.model.plugs import plug
 from tests.model.scans import CONFIG, discs
 
 IMAGES = torch.zeros(2, 3, 64, 32)
@@ -78,13 +78,14 @@ def broken(classes: int) -> nn.Module:
     raise ZeroDivisionError(f"{classes} classes")
 
 
+def flat(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, classes, kernel_size=1), nn.Flatten())
+
+
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {
-        name: EntryPoint(name, f"{__name__}:{name}", registry.NETWORK_PLUGINS)
-        for name in ("one_layer", "no_network", "broken")
-    }
-    monkeypatch.setattr(registry, "network_plugins", lambda: found)
+    names = ("one_layer", "no_network", "broken", "flat", "missing")
+    plug(monkeypatch, plugins.NETWORKS, __name__, *names)
 
 
 @pytest.mark.usefixtures("plugged")
@@ -105,6 +106,7 @@ def test_a_network_of_another_package_is_trained_saved_and_loaded(tmp_path: Path
     ("name", "message"),
     [
         ("no_network", "'no_network' returned a int: expected a function"),
+        ("missing", r"'missing' failed \(AttributeError\)"),
         ("broken", r"'broken' failed \(ZeroDivisionError\): correct the plugin"),
     ],
 )
@@ -113,11 +115,32 @@ def test_a_plugin_that_makes_no_network_is_named(name: str, message: str) -> Non
         fit(*discs(1), replace(CONFIG, network=name))
 
 
+@pytest.mark.usefixtures("plugged")
+@pytest.mark.parametrize("name", ["no_network", "broken", "flat", "missing"])
+def test_the_default_stands_in_for_a_plugin_that_makes_no_network(name: str) -> None:
+    assert usable(name, 2) == registry.AUTO
+    assert f"the plugin of network '{name}'" in why_not(name, 2)
+    assert why_not(name, 2) == why_not(name, 2)
+
+
+@pytest.mark.usefixtures("plugged")
+def test_a_plugin_whose_training_fails_is_set_aside_unless_the_error_is_ours() -> None:
+    assert usable("one_layer", 2) == "one_layer"
+    with pytest.raises(Untrainable), guarded("one_layer", (Untrainable,)):
+        raise Untrainable
+    assert usable("one_layer", 2) == "one_layer"
+    with pytest.raises(plugins.PluginError, match="one_layer"), guarded("one_layer", ()):
+        raise ZeroDivisionError
+    assert usable("one_layer", 2) == registry.AUTO
+    with pytest.raises(ZeroDivisionError), guarded("unet/resnet18", ()):
+        raise ZeroDivisionError
+
+
 def test_a_file_whose_plugin_is_gone_says_so(
     plugged: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fit(*discs(1), replace(CONFIG, network="one_layer")).save(tmp_path / "network.safetensors")
-    monkeypatch.setattr(registry, "network_plugins", dict)
+    plug(monkeypatch, plugins.NETWORKS, __name__)
 
     with pytest.raises(ValueError, match="cannot be loaded: unknown network 'one_layer'"):
         Fitted.load(tmp_path / "network.safetensors")
