@@ -65,9 +65,10 @@ def guarded(group: str, name: str, passing: tuple[type[Exception], ...] = ()) ->
         name: Of the plugin.
         passing: Errors of our own code around the plugin, which are raised as they are.
     """
+    ours: tuple[type[Exception], ...] = (PluginError, *passing)
     try:
         yield
-    except (PluginError, *passing):
+    except ours:
         raise
     except (Exception, SystemExit) as error:  # a plugin may raise anything
         log.warning("the plugin %s %r failed", _NOUNS[group], name, exc_info=error)

@@ -32,14 +32,43 @@ LOCKED = dict(
     re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
 )
 
-EXAMPLE = ROOT / "docs" / "examples" / "firstlight-two-scales"
+EXAMPLES = ROOT / "docs" / "examples"
 
-PLUGGED = """
+# What a package of the examples adds, tried with the installed package: a script, and its answer.
+PLUGGED = {
+    "firstlight-two-scales": (
+        """
 import torch
 from model import networks, registry
 assert registry.is_network("two-scales")
+assert networks.why_not("two-scales", 2) == ""
 print(networks.build("two-scales", 2)(torch.zeros(1, 3, 64, 32)).shape)
-"""
+""",
+        "torch.Size([1, 2, 64, 32])",
+    ),
+    "firstlight-simple-rules": (
+        """
+import numpy as np
+from backend.settings import parse_options
+from model import active_learning, encoders
+given = {"cold_start": "outermost", "acquisition": "moderate", "encoder": "histogram+pixels"}
+options = parse_options(given)
+points = np.arange(12, dtype=np.float32).reshape(6, 2)
+labelled = np.arange(6) < 1
+how = active_learning.SelectionOptions(1, options.cold_start, options.acquisition)
+for uncertainty in (None, np.array([0, 0, 0.3, 0.5, 0.8, 1])):
+    decision = active_learning.decide(
+        points, labelled, how, coordinates=points, uncertainty=uncertainty
+    )
+    print(decision.strategy, decision.order.tolist(), active_learning.reasons(decision)[0])
+encoder = encoders.load(options.encoder)
+print(encoder.name, encoder.encode([np.zeros((8, 8), np.float32)]).shape, encoder.substituted)
+""",
+        "outermost [5, 1, 4, 2, 3] far out on the map\n"
+        "moderate [3, 2, 4, 1, 5] uncertainty 0.50, near the median\n"
+        "histogram-0.1.0+pixels (1, 288) False",
+    ),
+}
 
 
 @pytest.mark.parametrize("written", PROJECT["dependencies"])
@@ -191,10 +220,15 @@ def _wait_for(process: Process, url: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_example_package_adds_its_network(
-    installed: Path, tmp_path: Path, elsewhere: Path
+@pytest.mark.parametrize("example", PLUGGED)
+def test_the_example_packages_add_what_they_name(
+    installed: Path, tmp_path: Path, elsewhere: Path, example: str
 ) -> None:
-    source = shutil.copytree(EXAMPLE, tmp_path / "source")  # a build writes into its folder
+    source = shutil.copytree(EXAMPLES / example, tmp_path / "source")  # a build writes into it
     _pip_install(installed, source)
-    printed = _run(installed / "python", "-P", "-c", PLUGGED, cwd=elsewhere)
-    assert printed == "torch.Size([1, 2, 64, 32])\n"
+    script, answer = PLUGGED[example]
+    assert _run(installed / "python", "-P", "-c", script, cwd=elsewhere) == f"{answer}\n"
+
+
+def test_every_example_package_is_tried() -> None:
+    assert {path.name for path in EXAMPLES.iterdir()} == set(PLUGGED)

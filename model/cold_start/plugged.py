@@ -37,7 +37,8 @@ def choose(name: str, pool: Pool) -> Choice:
             "a Clustering of all scans",
         )  # fmt: skip
         _try_words(choice.words)
-        return choice
+        checked: Choice = choice
+        return checked
 
 
 def _is_order(choice: Choice, pool: Pool) -> bool:
@@ -46,7 +47,7 @@ def _is_order(choice: Choice, pool: Pool) -> bool:
     return same and order.dtype.kind == "i" and 0 <= int(choice.picked) <= len(order)
 
 
-def _is_clustering(found: Clustering, scans: int) -> bool:
+def _is_clustering(found: object, scans: int) -> bool:
     if not isinstance(found, Clustering) or found.clusters.shape != (scans,):
         return False
     inside = not scans or 0 <= found.clusters.min() <= found.clusters.max() < found.k

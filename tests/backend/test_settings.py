@@ -19,7 +19,8 @@ from backend.settings import (
     prepare_data_dir,
     require_api_key,
 )
-from model import encoders, registry
+from model import encoders, plugins, registry
+from tests.model.plugs import plug
 
 
 @pytest.fixture(autouse=True)
@@ -391,6 +392,22 @@ def test_every_strategy_that_there_is_can_be_chosen_and_no_other(
         assert getattr(parse_options({option: name}), option) == name
     with pytest.raises(OptionsError, match=option):
         parse_options({option: "luck"})
+
+
+def test_the_name_of_a_plugin_can_be_chosen_while_its_package_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for option, group in {
+        "cold_start": plugins.COLD_STARTS,
+        "acquisition": plugins.ACQUISITIONS,
+        "encoder": plugins.ENCODERS,
+        "network": plugins.NETWORKS,
+    }.items():
+        with monkeypatch.context() as patch:
+            plug(patch, group, "anywhere", "my-own")
+            assert getattr(parse_options({option: "my-own"}), option) == "my-own"
+        with pytest.raises(OptionsError, match=f"{option}.*plugin"):
+            parse_options({option: "my-own"})
 
 
 @pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), (0.5, 0.5), ("0.5", 0.5)])

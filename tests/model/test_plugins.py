@@ -211,7 +211,8 @@ def test_wrong_arguments_are_no_failure_of_the_plugin() -> None:
 
 
 def _mean(images: Floats) -> Floats:
-    return images.mean(axis=(2, 3))
+    means: Floats = images.mean(axis=(2, 3))
+    return means
 
 
 def means(device: str) -> Part:

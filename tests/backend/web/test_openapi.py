@@ -112,9 +112,9 @@ def test_the_app_answers_what_its_document_says(schema: Any, name: str, known: b
 
     operation = schema.find_operation_by_id(name)
     fixed = {"project_id": NUMBER} if known and "{project_id}" in operation.path else {}
-    cases = st.one_of(
-        operation.as_strategy(mode, path_parameters=fixed, headers=SIGNED)
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    cases: st.SearchStrategy[Any] = st.sampled_from(modes).flatmap(
+        lambda mode: operation.as_strategy(mode, path_parameters=fixed, headers=SIGNED)
     )
 
     @seed(0)
