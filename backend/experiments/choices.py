@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from backend.errors import ConfigError
 from backend.experiments.plans import Arm
 from backend.experiments.studies import Study
 from backend.storage import artifacts
@@ -39,3 +40,13 @@ def options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.Sel
         batch_size=batch,
         seed=seed,
     )
+
+
+def check_rule(decision: active_learning.Decision, arm: Arm) -> None:
+    """Raise if another rule than the arm's chose: results must not carry the name of a failed one.
+
+    Raises:
+        ConfigError: If a plugin failed, so that the built-in default took its place.
+    """
+    if decision.strategy not in {arm.cold_start, arm.acquisition}:
+        raise ConfigError(f"{'; '.join(decision.warnings)}.", "Correct the plugin, and run again.")

@@ -118,6 +118,7 @@ def picks(study: Study, arms: Sequence[Arm], seed: int) -> list[dict[str, Any]]:
                 clusters=clusters_,
                 groups=patients,
             )
+            choices.check_rule(decision, arm)
             warnings = [*fitted.warnings, *decision.warnings]
             made.append(_measured(study, decision.order[:count], alone) | {"warnings": warnings})
         told = {"pool": artifacts.digest(study.pool), "scans": len(study.pool), "choices": made}

@@ -119,6 +119,7 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
             clusters=clusters,
             groups=patients,
         )
+        choices.check_rule(decision, arm)
         chosen = decision.order[: count - labelled.sum()]
         labelled[chosen] = True
         # Score the pool only if another batch follows.

@@ -19,6 +19,12 @@ from backend.storage.records import FIRST_OF_SOURCE, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from model import active_learning, encoders, kernels, scoring
+from model.registry import (
+    USUAL_ACQUISITION,
+    USUAL_COLD_START,
+    is_acquisition,
+    is_cold_start,
+)
 from model.validation import group
 
 # The options that records of the first release lack.
@@ -37,7 +43,15 @@ class Selector:
         self._options = stored_options(project)
         self.encoder = encoder.name
         self._widths = encoder.widths
+        self._start = _named(self._options.cold_start, is_cold_start, USUAL_COLD_START)
+        self._rule = _named(self._options.acquisition, is_acquisition, USUAL_ACQUISITION)
+        gone = {self._options.cold_start: self._start, self._options.acquisition: self._rule}
         self.warnings = [encoder.substitution] if encoder.substituted else []
+        self.warnings += [
+            f"the package with {name!r} is gone: {usual} chooses instead"
+            for name, usual in gone.items()
+            if name != usual
+        ]
 
     def plan(
         self, now: Ledger, pinned: str = "", *, lost: Callable[[], bool] = lambda: False
@@ -249,8 +263,8 @@ class Selector:
         chosen = self._options
         return active_learning.SelectionOptions(
             cold_start_budget=chosen.cold_start_budget,
-            cold_start=chosen.cold_start,
-            acquisition=chosen.acquisition,
+            cold_start=self._start,
+            acquisition=self._rule,
             alpha=chosen.alpha,
             projection=chosen.projection,
             batch_size=chosen.batch_size,
@@ -320,6 +334,11 @@ class Selector:
         if live is None:
             return True
         return 4 * len(now.open.intersection(live.published)) < len(live.published)
+
+
+def _named(name: str, is_known: Callable[[str], bool], usual: str) -> str:
+    """Return the name of a strategy; the usual one if its package is not installed any more."""
+    return name if is_known(name) else usual
 
 
 def _selecting(options: ProjectOptions) -> dict[str, Any]:

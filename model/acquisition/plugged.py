@@ -14,11 +14,31 @@ GROUP = plugins.ACQUISITIONS
 
 
 class Ranked(Protocol):
-    """What is checked of a ranking."""
+    """What is checked of a ranking; the plugin had its hands on all of it."""
+
+    @property
+    def order(self) -> Array:
+        """The rows, best first."""
 
     @property
     def utility(self) -> Array:
         """The score of each scan."""
+
+    @property
+    def uncertainty(self) -> Array:
+        """The first of the two terms behind it."""
+
+    @property
+    def diversity(self) -> Array:
+        """The second term."""
+
+    @property
+    def alpha(self) -> float:
+        """The weight of the second term."""
+
+    @property
+    def width(self) -> float:
+        """The width of a kernel."""
 
 
 R = TypeVar("R", bound=Ranked)
@@ -52,6 +72,10 @@ def checked(name: str, rank: Callable[[type[Acquisition]], R]) -> R:
         for words in (loaded.words, loaded.beyond):
             words.format(uncertainty=0.0, diversity=0.0, utility=0.0, alike="")
         ranking = rank(loaded)
-        fine = np.isfinite(ranking.utility).all()
+        terms = (ranking.utility, ranking.uncertainty, ranking.diversity)
+        shape = ranking.order.shape
+        fine = all(of.shape == shape and np.isfinite(of).all() for of in terms)
         plugins.expect(fine, GROUP, name, ranking.utility, "scores without NaN or infinity")
+        for number in (ranking.alpha, ranking.width):
+            plugins.expect(isinstance(number, int | float), GROUP, name, number, "a number")
         return ranking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import fields, replace
 
 import numpy as np
@@ -22,15 +23,9 @@ def choose(name: str, pool: Pool) -> Choice:
     with plugins.guarded(GROUP, name):
         strategy = plugins.load(GROUP, name)
         plugins.expect(isinstance(strategy, Strategy), GROUP, name, strategy, "a Strategy")
-        # Its own copies: what it changes in them is lost.
-        labelled, groups = pool.labelled.copy(), pool.groups.copy()
-        sources = None if pool.sources is None else pool.sources.copy()
-        own = replace(
-            pool, points=pool.points.copy(), labelled=labelled, groups=groups, sources=sources
-        )
-        choice = strategy.choose(own)
+        choice = strategy.choose(deepcopy(pool))  # what it changes there is lost
         plugins.expect(isinstance(choice, Choice), GROUP, name, choice, "a Choice")
-        choice = replace(choice, words=choice.words or strategy.words)
+        choice = replace(choice, words=choice.words or strategy.words, width=float(choice.width))
         plugins.expect(_is_order(choice, pool), GROUP, name, choice, "every unlabelled row once")
         plugins.expect(
             _is_clustering(choice.clustering, len(pool.points)), GROUP, name, choice.clustering,

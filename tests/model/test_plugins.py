@@ -162,6 +162,22 @@ class OddWords(Entropy):
     words = "{patient}"
 
 
+class OddWeight(Entropy):
+    """A weight that is no number."""
+
+    alpha = "heavy"  # type: ignore[assignment]
+
+
+class Spoils(Entropy):
+    """Destroys what it was given."""
+
+    def utility(self) -> Array:
+        """Return the scores, after the damage."""
+        self.candidates.rows.sort()
+        self.state.diversity[:] = np.nan
+        return self.state.uncertainty
+
+
 class Leaves(Entropy):
     """Ends the process."""
 
@@ -172,7 +188,8 @@ class Leaves(Entropy):
 
 NoRule = object()
 BAD_RULES = (
-    "Raises", "NotFinite", "Short", "Repeats", "OddWords", "Leaves", "NoRule", "NoNameOfThisModule",
+    "Raises", "NotFinite", "Short", "Repeats", "OddWords", "OddWeight", "Spoils", "Leaves",
+    "NoRule", "NoNameOfThisModule",
 )  # fmt: skip
 
 

@@ -72,6 +72,20 @@ def test_a_strategy_that_fails_is_replaced_and_named(
     assert warnings(site) == []
 
 
+def test_a_strategy_whose_package_is_gone_is_replaced_and_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        plug(patch, plugins.COLD_STARTS, __name__, "broken")
+        choose(site, cold_start="broken")
+        assert site.refresh().problem == ""
+    site.label(0)
+    project = site.refresh()
+    assert project.problem == ""
+    assert "choose one of medoids" in project.options_problem
+    assert project.warnings[0] == "the package with 'broken' is gone: medoids chooses instead"
+
+
 def test_an_encoder_that_fails_in_a_round_is_replaced_with_the_next_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
