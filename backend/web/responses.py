@@ -24,6 +24,7 @@ from backend.errors import FirstlightError
 from backend.storage.records import QueueDecision
 
 Kind = Literal["html", "text", "json"]
+DIGITS = 11  # of the longest number that a request may name
 
 
 class Answer(BaseModel):
@@ -338,10 +339,23 @@ class KindQuery(Query):
     )
 
 
+def number(written: str) -> int | None:
+    """Return the number in a text, None if it cannot be the id of a row."""
+    fits = written.isascii() and written.isdigit() and len(written) <= DIGITS
+    return int(written) if fits else None
+
+
 def _first_scan(value: object) -> int:
     """Return the number in a text; 1 for any other text, such as that of an outdated link."""
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 1
+    found = number(str(value))
+    return 1 if found is None else found
+
+
+def _round(value: object) -> int:
+    found = number(str(value))
+    if found is None:
+        raise ValueError("expected the number of a round")
+    return found
 
 
 class PageQuery(KindQuery):
@@ -358,7 +372,9 @@ class PageQuery(KindQuery):
 class RoundsQuery(Query):
     """Which rounds stand in the audit record."""
 
-    round: int | None = Field(default=None, description="The only round to tell about.")
+    round: Annotated[int, Field(ge=0, lt=10**DIGITS), BeforeValidator(_round)] | None = Field(
+        default=None, description="The only round to tell about."
+    )
 
 
 class RollbackForm(BaseModel):
@@ -390,5 +406,6 @@ def _read(model: type[Asked], given: Mapping[str, str]) -> Asked:
         name = str(problem["loc"][0])
         if name not in given:
             abort(400, f"{name} is missing.")
-        expected = problem["msg"].replace("Input should be", "expected")
+        said = problem["msg"].removeprefix("Value error, ")
+        expected = said.replace("Input should be", "expected")
         abort(400, f"{name} is {given[name][:40]!r}: {expected}.")

@@ -39,6 +39,7 @@ from backend.web.responses import (
     RoundsQuery,
     answered,
     asked,
+    number,
     sent,
     written,
 )
@@ -146,7 +147,7 @@ class _Site:
 
     def scan(self, project_id: int, task: str) -> Response:
         folder = self._settings.project_folder(project_id)
-        picture = thumbnails.png(self._store, folder, project_id, _number(task) or 0)
+        picture = thumbnails.png(self._store, folder, project_id, number(task) or 0)
         response = Response(picture, mimetype="image/png")
         response.headers["Cache-Control"] = "private, max-age=600"
         return response
@@ -263,12 +264,6 @@ def _kind() -> Kind:
         "application/json": "json",
     }
     return offers[request.accept_mimetypes.best_match(offers, "text/plain")]
-
-
-def _number(written: str) -> int | None:
-    """Return the number in a text, None if it cannot be the id of a row."""
-    fits = written.isascii() and written.isdigit() and len(written) < 12
-    return int(written) if fits else None
 
 
 def _entry(project: Project) -> ProjectEntry:
