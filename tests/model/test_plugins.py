@@ -93,13 +93,14 @@ def test_a_plugin_s_cold_start_orders_the_pool_with_its_own_words() -> None:
 @pytest.mark.usefixtures("starts")
 @pytest.mark.parametrize("name", BAD_STARTS)
 def test_the_default_chooses_instead_of_a_cold_start_that_fails(name: str) -> None:
-    decision, usual = (decide(n, "entropy", trained=False) for n in (name, registry.USUAL_COLD_START))
-    assert decision.strategy == registry.USUAL_COLD_START
+    default = registry.USUAL_COLD_START
+    decision, usual = (decide(n, "entropy", trained=False) for n in (name, default))
+    assert decision.strategy == default
     assert decision.order.tolist() == usual.order.tolist()
     assert active_learning.reasons(decision) == active_learning.reasons(usual)
     [said] = set(decision.warnings) - set(usual.warnings)
     assert said.startswith(f"the plugin of cold start '{name}' ")
-    assert said.endswith(f"; {registry.USUAL_COLD_START} chose instead")
+    assert said.endswith(f"; {default} chose instead")
     assert "patient" not in said
 
 

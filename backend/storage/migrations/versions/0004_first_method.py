@@ -12,5 +12,7 @@ down_revision = "0003"
 
 def upgrade() -> None:
     """Make the new column. Projects of earlier releases keep the method of those releases."""
-    column = sa.Column("first_method", sa.String, nullable=False, server_default="firstlight-1")
-    add_missing("projects", column)
+    add_missing(
+        "projects",
+        sa.Column("first_method", sa.String, nullable=False, server_default="firstlight-1"),
+    )
