@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -37,14 +38,26 @@ def regions(
     height, width = size
     pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
     drafted = []
-    # One class at a time: at the original's size the masks of all classes may not fit into memory.
-    for label, plane in zip(config.labels, probabilities, strict=True):
+    planes = drawn(probabilities, size)
+    for label, (plane, score) in zip(config.labels, planes, strict=True):
+        drafted += labels.regions_of(label, plane, config, score=score, tolerance=pixel)
+    return drafted
+
+
+def drawn(
+    probabilities: npt.NDArray[np.float32], size: tuple[int, int]
+) -> Iterator[tuple[npt.NDArray[np.bool_], float]]:
+    """Yield the mask of each class and its mean probability, 0 for an empty mask.
+
+    Arguments as in `regions`. One class at a time: at the original's size the masks of all classes
+    may not fit into memory.
+    """
+    height, width = size
+    for plane in probabilities:
         [small] = masks.tidied(plane[None])
         full = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
-        drawn = full > 0.5
-        score = float(full[drawn].mean()) if drawn.any() else 0.0
-        drafted += labels.regions_of(label, drawn, config, score=score, tolerance=pixel)
-    return drafted
+        mask = full > 0.5
+        yield mask, float(full[mask].mean()) if mask.any() else 0.0
 
 
 class LiveDrafts:

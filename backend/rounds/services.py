@@ -41,11 +41,15 @@ class Services:
         """Return the folder in which this machine keeps a project's scans."""
         return self.settings.project_folder(project_id)
 
+    def source_of(self, project: Project) -> ImageSource:
+        """Return where the images of a project are fetched."""
+        aliases = (project.hostname,) if project.hostname else ()
+        return replace(self.source, aliases=aliases)
+
     def scans(self, project: Project, image_size: int) -> Scans:
         """Return the project's scans at working size, at least `image_size` pixels a side."""
-        aliases = (project.hostname,) if project.hostname else ()
         return Scans(
-            replace(self.source, aliases=aliases).fetch,
+            self.source_of(project).fetch,
             self.folder(project.id),
             self.decoders,
             longest=max(WORKING_SIZE, image_size),
