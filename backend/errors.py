@@ -11,6 +11,7 @@ FirstlightError                what happened and how to fix it, safe to show to 
 ├── ImageError                 one scan cannot be fetched or decoded; the others go on
 ├── DraftError                 a live draft cannot be drawn; the scan is served without a draft
 ├── StorageError               DATA_DIR or the database cannot be read or written
+├── ExportError                one case cannot be exported; the others go on
 └── PublishError               a queue was sent but did not arrive complete
 """
 
@@ -67,6 +68,10 @@ class DraftError(FirstlightError):
 
 class StorageError(FirstlightError):
     """DATA_DIR or the database cannot be read or written."""
+
+
+class ExportError(FirstlightError):
+    """One case cannot be exported; the others go on."""
 
 
 class PublishError(FirstlightError):

@@ -1,0 +1,1 @@
+"""Masks out: what people drew, or what the model draws, as files that other programs read."""
