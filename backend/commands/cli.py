@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend import __version__, logs
+from backend.commands.export import export
 from backend.commands.import_command import import_
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
@@ -298,6 +299,9 @@ def simulate(
         say=click.echo,
     )
     sys.exit(1 if failed else 0)
+
+
+cli.add_command(export)
 
 
 def _store_if_any(settings: Settings) -> Store | None:

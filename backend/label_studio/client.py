@@ -223,6 +223,11 @@ class LabelStudio:
                 for found in self._api.rows(task["annotations"], _ANNOTATION):
                     yield {**found, "task": task["id"]}
 
+    def user_names(self) -> dict[int, str]:
+        """Return the e-mail address of every user by id, as in `completed_by`."""
+        found = self._api.rows(self._api.call("GET", "api/users/"), {"id": int, "email": str})
+        return {user["id"]: user["email"] for user in found}
+
     def entries(self, project_id: int) -> list[dict[str, Any]]:
         """Return the project's backend entries; Label Studio calls our /health and /setup first."""
         return self._api.rows(

@@ -62,6 +62,7 @@ class FakeLabelStudio:
         setup: Stands for our /setup: project id to the version it answers.
         requests: Method and path of every call, in order.
         files: Path to the bytes that are served there.
+        users: The people of the organisation.
         cut_import_after: The next import stores this many rows, then the connection breaks.
         restore_title: The next PATCH of an entry is undone by a save that came in between.
         locked: The next request finds the database locked at its end, and is run once more.
@@ -79,6 +80,7 @@ class FakeLabelStudio:
         self.webhooks: dict[int, Json] = {}
         self.tabs: dict[int, Json] = {}
         self.files: dict[str, bytes] = {}
+        self.users: list[Json] = [{"id": 1, "email": "first@example.org"}]
         self.requests: list[tuple[str, str]] = []
         self.imports: list[list[Json]] = []
         self.cut_import_after: int | None = None
@@ -283,6 +285,7 @@ class FakeLabelStudio:
             r"GET /api/projects/(\d+)/model-versions": self._get_versions,
             r"DELETE /api/projects/(\d+)/model-versions": self._delete_version,
             r"GET /api/current-user/whoami": lambda request: Answer(200, json={"id": 1}),
+            r"GET /api/users": lambda request: Answer(200, json=self.users),
             r"GET /api/ml": self._get_entries,
             r"POST /api/ml": self._post_entry,
             r"PATCH /api/ml/(\d+)": self._patch_entry,

@@ -1,0 +1,146 @@
+"""A table of the submitted annotations: time, origin of the regions, quality of the draft."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from backend.exchange.export.cases import Scan, scans_of
+from backend.exchange.export.files import Files
+from backend.exchange.export.masks import Annotation, annotator, submitted
+from backend.exchange.export.sides import Sides
+from backend.label_studio import labels
+from backend.label_studio.client import LabelStudio
+from backend.rounds.services import Services
+from backend.storage.tables import DraftScore, Project
+
+NAME = "annotations.csv"
+UNCHANGED, CHANGED = "prediction", "prediction-changed"  # Label Studio's origins of a region
+COLUMNS = (
+    *("task", "image", "volume", "slice", "group", "side", "annotation", "annotator"),
+    *("created_at", "updated_at", "minutes", "ground_truth", "regions"),
+    *("drafted", "drafted_and_changed", "drawn_by_hand", "draft_dice", "draft_version"),
+)
+_READ = 500  # tasks whose annotations are asked for at once
+
+
+def export_table(
+    services: Services, project: Project, folder: Path, names: Mapping[int, str]
+) -> Table:
+    """Write the table of a project's submitted annotations into a folder, and return it.
+
+    Args:
+        services: Of this process.
+        project: A connected project.
+        folder: Gets the file NAME; an earlier one is replaced.
+        names: The name of each annotator by Label Studio's id; others stay numbers.
+
+    Raises:
+        LabelStudioError: When Label Studio does not answer.
+        StorageError: When the file cannot be written.
+    """
+    studio, store = services.studio, services.store
+    config = labels.parse(studio.project(project.id).label_config)
+    scores = {score.task_id: score for score in store.labels.draft_scores(project.id)}
+    table = Table(studio, project.id, config, Sides(store, project.id), scores, names)
+    scans = scans_of(studio, project.id, config)
+    Files(folder).write(NAME, lambda file: table.write(file, scans))
+    return table
+
+
+@dataclass
+class Table:
+    """One line for each submitted annotation.
+
+    Attributes:
+        studio: Holds the annotations.
+        project: Its id.
+        config: The labelling interface; annotations that it cannot read are left out.
+        sides: The group and side of each scan.
+        drafts: The scores of drafts, by task id.
+        names: The name of each annotator by Label Studio's id; others stay numbers.
+        lines: Number of lines that were written.
+        problems: The annotations that are left out, and why.
+    """
+
+    studio: LabelStudio
+    project: int
+    config: labels.LabelConfig
+    sides: Sides
+    drafts: Mapping[int, DraftScore]
+    names: Mapping[int, str]
+    lines: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def write(self, file: IO[bytes], scans: Sequence[Scan]) -> None:
+        """Write the table; memory holds the annotations of a few tasks at a time."""
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        for scan, annotation in self._annotations(scans):
+            table.writerow(self._row(scan, annotation))
+            self.lines += 1
+        text.detach()  # closing the wrapper would close the file
+
+    def _annotations(self, scans: Sequence[Scan]) -> Iterator[tuple[Scan, Annotation]]:
+        labelled = {scan.task: scan for scan in scans if scan.annotations}
+        ids = list(labelled)
+        for start in range(0, len(ids), _READ):
+            part = ids[start : start + _READ]
+            for each in submitted(self.studio.annotations(self.project, part)):
+                try:
+                    labels.planes(each["result"] or [], self.config, size=(8, 8))
+                except ValueError as error:
+                    self.problems.append(
+                        f"task {each['task']}: annotation {each['id']} is left out, because {error}"
+                    )
+                else:
+                    yield labelled[each["task"]], each
+
+    def _row(self, scan: Scan, annotation: Annotation) -> dict[str, Any]:
+        person = annotator(annotation)
+        origins = Counter(_origins(annotation["result"] or []))
+        return {
+            "task": scan.task,
+            "image": scan.image,
+            "volume": scan.volume,
+            "slice": scan.index if scan.volume else "",
+            "group": self.sides.group(scan.task),
+            "side": self.sides.side(scan.task),
+            "annotation": annotation["id"],
+            "annotator": self.names.get(person, person),
+            "created_at": annotation["created_at"],
+            "updated_at": annotation["updated_at"],
+            "minutes": _minutes(annotation.get("lead_time")),
+            "ground_truth": int(bool(annotation["ground_truth"])),
+            "regions": origins.total(),
+            "drafted": origins[UNCHANGED],
+            "drafted_and_changed": origins[CHANGED],
+            "drawn_by_hand": origins.total() - origins[UNCHANGED] - origins[CHANGED],
+            **self._draft(scan, annotation),
+        }
+
+    def _draft(self, scan: Scan, annotation: Annotation) -> dict[str, Any]:
+        """Return the score of the draft that was shown; scored is a scan's first annotation."""
+        score = self.drafts.get(scan.task)
+        if score is None or score.created_at != annotation["created_at"]:
+            return {"draft_dice": "", "draft_version": ""}
+        return {"draft_dice": f"{score.dice:.4f}", "draft_version": score.version}
+
+
+def _origins(result: Sequence[Any]) -> Iterator[str]:
+    """Yield the origin of every region, once for a region in several parts of one id."""
+    seen: set[object] = set()
+    for index, region in enumerate(result):
+        if isinstance(region, dict) and (key := region.get("id") or index) not in seen:
+            seen.add(key)
+            yield str(region.get("origin", "manual"))
+
+
+def _minutes(seconds: object) -> str:
+    return f"{seconds / 60:.3f}" if isinstance(seconds, int | float) else ""

@@ -1,0 +1,97 @@
+"""The live model's masks, alone and beside those that people submitted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from backend.errors import ConfigError
+from backend.exchange.export.running import Report
+from backend.rounds import drafts
+from backend.rounds.services import Services
+from backend.storage.tables import Publication
+from tests.backend.conftest import the
+from tests.backend.exchange.export.exported import export
+from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.rounds.test_learner import Lab
+
+VERSION = "r1"
+
+
+class Live:
+    """A project with six scans, whose live model was trained on the first two."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self.folder = lab, folder
+        lab.label(0, 1)
+        self.key = lab.fit()
+        lab.store.publications.save(
+            Publication(project_id=lab.number, name=VERSION, round=1, attempt=1, model_key=self.key)
+        )
+        lab.store.publications.go_live(lab.number, VERSION)
+
+    def export(self, masks: str) -> Report:
+        return export(self.lab.services, self.lab.number, self.folder, "coco", masks=masks)
+
+    def origins(self) -> dict[int, str]:
+        with (self.folder / "index.csv").open() as file:
+            return {int(row["task"]): row["origin"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def live(services: Services, fake: FakeLabelStudio, project_id: int, tmp_path: Path) -> Live:
+    return Live(Lab(services, fake, project_id), tmp_path / "out")
+
+
+@pytest.mark.seconds
+def test_the_models_masks_are_those_of_its_drafts(live: Live) -> None:
+    report = live.export("model")
+    assert (report.scans, report.problems) == (6, [])
+    assert set(live.origins().values()) == {VERSION}
+    said = json.loads((live.folder / "annotations.json").read_text())
+    found = {each["image_id"]: coco.decode(each["segmentation"]) for each in said["annotations"]}
+    store, lab = live.lab.store, live.lab
+    tasks = [(task.id, task.url) for task in store.scans.all(lab.number)]
+    for task, scan, probabilities in lab.learner.predict(live.key, tasks):
+        [(expected, _)] = drafts.drawn(probabilities, scan.size)
+        np.testing.assert_array_equal(found.get(task, np.zeros(scan.size)), expected)
+
+
+@pytest.mark.seconds
+def test_both_means_the_models_masks_where_nobody_submitted_one(live: Live) -> None:
+    live.export("both")
+    people = dict.fromkeys(live.lab.tasks[:2], "annotators")
+    assert live.origins() == {**dict.fromkeys(live.lab.tasks, VERSION), **people}
+    live.lab.label(4)
+    report = live.export("both")
+    assert report.written == 1, "the other masks follow from the same labels and model"
+    assert live.origins()[live.lab.tasks[4]] == "annotators"
+
+
+@pytest.mark.seconds
+def test_a_scan_that_cannot_be_read_is_named_and_the_next_ones_are_drawn(live: Live) -> None:
+    for path in live.lab.services.folder(live.lab.number).rglob("*.npz"):
+        path.unlink()
+    gone = live.lab.tasks[2]
+    del live.lab.fake.files[f"/data/upload/{live.lab.number}/{gone}.png"]
+    report = live.export("model")
+    assert report.problems == [f"task {gone}: its picture cannot be read"]
+    assert live.origins().keys() == set(live.lab.tasks) - {gone}
+
+
+@pytest.mark.seconds
+def test_without_a_live_model_for_todays_classes_there_are_no_masks(live: Live) -> None:
+    live.lab.store.projects.update(live.lab.number, live_version="")
+    with pytest.raises(ConfigError, match="has no live model yet"):
+        live.export("model")
+    live.lab.store.projects.update(live.lab.number, live_version=VERSION)
+    project = live.lab.fake.projects[live.lab.number]
+    project.label_config = project.label_config.replace("Lung", "Heart")
+    with pytest.raises(ConfigError, match="was trained for other classes"):
+        live.export("both")
+    assert the(live.lab.store, live.lab.number).live_version == VERSION
