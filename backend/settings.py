@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
@@ -261,6 +262,13 @@ def tame_threads() -> None:
     Call it before the first import of torch or onnxruntime.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def own_python() -> list[str]:
+    """Return the beginning of a command line that runs a command of this installation."""
+    # Unlike `python -m`, the command `firstlight` does not import from the working folder.
+    safe = [] if str(Path.cwd()) in sys.path else ["-P"]
+    return [sys.executable, *safe, "-m", "backend"]
 
 
 def keep_private() -> None:

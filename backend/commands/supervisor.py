@@ -6,11 +6,11 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from backend.settings import own_python
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,10 @@ def _tend(child: Child, now: float) -> int:
 
 
 def _spawn(role: str) -> subprocess.Popen[bytes]:
-    # Unlike `python -m`, the command `firstlight` does not import from the working folder.
-    safe = [] if str(Path.cwd()) in sys.path else ["-P"]
     # A session of its own: Ctrl-C reaches this process alone, which then ends both in order.
     # The pipe closes however this process ends, and the child, which watches it, ends too.
     return subprocess.Popen(
-        [sys.executable, *safe, "-m", "backend", role, "--with-parent"],
+        [*own_python(), role, "--with-parent"],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -128,6 +128,12 @@ OPERATIONS: Mapping[str, Operation] = {
         failures=(400, 404, 409, 503),
         redirects=True,
     ),
+    "pages.export": Operation(
+        "Return the submitted masks as a ZIP file.",
+        {"application/zip": {"contentMediaType": "application/zip"}},
+        form=responses.ExportForm,
+        failures=(400, 404, 409, 503),
+    ),
     "pages.resume": Operation(
         "Let rounds train again after a rollback.",
         {JSON: responses.Done},

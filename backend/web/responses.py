@@ -385,6 +385,14 @@ class RollbackForm(BaseModel):
     version: str = Field(description="The version to go back to.")
 
 
+class ExportForm(BaseModel):
+    """The form of /export."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    to: str = Field(description="The format: png, coco, nifti, yolo or csv.")
+
+
 Asked = TypeVar("Asked", bound=BaseModel)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, abort, redirect, render_template, request
+from flask import Blueprint, Response, abort, redirect, render_template, request, send_file
 from werkzeug.wrappers import Response as AnyResponse
 
 from backend import PROGRAM
@@ -22,11 +22,13 @@ from backend.storage.store import Store
 from backend.storage.tables import Project
 from backend.web.people import People
 from backend.web.project_page import map_view, sentences, static_files, thumbnails
+from backend.web.project_page.downloads import FORMATS, Downloads
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
 from backend.web.project_page.status import Keeper, Statuses, status
 from backend.web.responses import (
     Done,
+    ExportForm,
     Failure,
     Kind,
     KindQuery,
@@ -84,6 +86,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     changes: tuple[tuple[str, View], ...] = (
         (f"{PROJECT}/rollback", site.rollback),
         (f"{PROJECT}/resume", site.resume),
+        (f"{PROJECT}/export", site.export),
     )
     for method, rules in (("GET", views), ("POST", changes)):
         for rule, view in rules:
@@ -110,6 +113,7 @@ class _Site:
         self._people = People(settings)
         self._artifacts = Artifacts(settings.data_dir, settings.artifacts_url)
         self._statuses = Statuses(store, self._artifacts)
+        self._downloads = Downloads(settings)
         self._maps = Keeper(store, self._map, MAPS)
         self._records = threading.BoundedSemaphore(RECORDS)
 
@@ -159,6 +163,16 @@ class _Site:
     def resume(self, project_id: int) -> AnyResponse:
         return self._change(project_id, ProjectPublications.resume)
 
+    def export(self, project_id: int) -> AnyResponse:
+        self._store.projects.known(project_id)
+        to = sent(ExportForm).to
+        try:
+            archive = self._downloads.archive(project_id, to)
+        except ConfigError as error:
+            return self._refusal(project_id, error)
+        name = f"project-{project_id}-{to}.zip"
+        return send_file(archive, "application/zip", as_attachment=True, download_name=name)
+
     # -- shared by the views ----------------------------------------------------------------------
 
     def _change(self, project_id: int, change: Change) -> AnyResponse:
@@ -168,12 +182,16 @@ class _Site:
             known = ProjectPublications(self._store, project, self._files(project_id))
             said = change(known, Author("page", self._people.name()))
         except ConfigError as error:
-            if _kind() != "html":
-                return answered(Failure.of(error), 409)
-            return _with_code(self._page(project_id, refused=str(error)), 409)
+            return self._refusal(project_id, error)
         if _kind() != "html":
             return answered(Done(done=said))
         return redirect(f"/projects/{project_id}#versions", 303)
+
+    def _refusal(self, project_id: int, error: ConfigError) -> AnyResponse:
+        """Return the page with the reason, or the reason alone for scripts."""
+        if _kind() == "html":
+            return _with_code(self._page(project_id, refused=str(error)), 409)
+        return answered(Failure.of(error), 409)
 
     def _page(self, project_id: int, refused: str = "") -> Response:
         now = ledger.read(self._store, project_id)
@@ -193,6 +211,7 @@ class _Site:
             studio_url=self._project_url(project_id),
             refused=refused,
             many=many,
+            formats=FORMATS,
             metrics=[_drawn(metric) for metric in METRICS.values()],
         )
         response = Response(page)

@@ -1,0 +1,103 @@
+"""Exports as a download: made by a process of its own, so that this one goes on answering."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile, mkdtemp
+from typing import IO
+
+from backend import PROGRAM
+from backend.errors import ConfigError
+from backend.settings import Settings, own_python
+
+# The formats that hold masks only: an archive with the images would soon be too large.
+FORMATS = {
+    "png": "PNG, one file a class",
+    "coco": "COCO",
+    "nifti": "NIfTI, for imported volumes",
+    "yolo": "YOLO outlines",
+    "csv": "CSV table of the annotations",
+}
+SECONDS = 60.0  # the longest time that an export may take; the command takes as long as it needs
+LEFT_OUT = 1  # exit code of an export that names what it left out
+_FOLDER = ".download-"  # begins the name of the folder of an export under way
+_STALE_SECONDS = 3600.0  # age of a folder whose process was killed
+
+
+class Downloads:
+    """Makes one archive at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._parent = settings.data_dir
+        self._one = threading.Lock()
+
+    def archive(self, project_id: int, to: str) -> IO[bytes]:
+        """Return a ZIP file with the submitted masks of a project.
+
+        Raises:
+            ConfigError: If the format is unknown, another export is being made, or this one fails
+                or takes too long.
+        """
+        if to not in FORMATS:
+            raise ConfigError(
+                f"The format is {to[:40]!r}, expected one of {', '.join(FORMATS)}.",
+                f"For other formats: {_command(project_id, 'nnunet')}",
+            )
+        if not self._one.acquire(blocking=False):
+            raise ConfigError("Another export is being made.", "Try again in a minute.")
+        try:
+            with self._folder() as folder:
+                _export(project_id, to, folder / f"project-{project_id}")
+                return self._packed(folder)
+        finally:
+            self._one.release()
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Give a folder for an export, and delete it with those of processes that were killed."""
+        folder = Path(mkdtemp(prefix=_FOLDER, dir=self._parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._delete_stale()
+
+    def _delete_stale(self) -> None:
+        for folder in self._parent.glob(f"{_FOLDER}*"):
+            with suppress(FileNotFoundError):
+                if folder.stat().st_mtime < time.time() - _STALE_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _packed(self, folder: Path) -> IO[bytes]:
+        file: IO[bytes] = TemporaryFile(dir=self._parent)  # noqa: SIM115 - the response closes it
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not path.name.startswith("."):
+                    archive.write(path, path.relative_to(folder))
+        file.seek(0)
+        return file
+
+
+def _export(project_id: int, to: str, folder: Path) -> None:
+    order = [*own_python(), "export", str(project_id), "--to", to, str(folder)]
+    try:
+        done = subprocess.run(order, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"The export took more than {SECONDS:.0f} s.",
+            f"Export with the command: {_command(project_id, to)}",
+        ) from None
+    if done.returncode not in {0, LEFT_OUT} or not folder.exists():
+        said = done.stderr.strip().splitlines() or ["It ended without a word."]
+        raise ConfigError(f"The export failed. {said[-1]}")
+
+
+def _command(project_id: int, to: str) -> str:
+    return f"{PROGRAM} export {project_id} --to {to} DIR"

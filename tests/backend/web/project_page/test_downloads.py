@@ -1,0 +1,133 @@
+"""The page's exports; a small program stands for the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from backend.errors import ConfigError
+from backend.settings import Settings, own_python
+from backend.web.project_page import downloads
+from backend.web.project_page.downloads import FORMATS, Downloads
+from tests.backend.web.project_page.test_views import OURS, client, known, store
+
+__all__ = ["client", "known", "store"]
+
+WRITES = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[-1])
+(folder / "masks").mkdir(parents=True)
+(folder / "masks" / "a.png").write_text(" ".join(sys.argv[1:-1]))
+(folder / ".firstlight.sqlite").write_text("")
+"""
+FAILS = """
+import sys
+print("a warning", file=sys.stderr)
+print("There is no manifest.json.", file=sys.stderr)
+sys.exit(2)
+"""
+
+Program = Callable[[str], None]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    def use(source: str) -> None:
+        monkeypatch.setattr(downloads, "own_python", lambda: [sys.executable, "-c", source])
+
+    return use
+
+
+def test_a_download_is_what_the_command_writes(
+    client: FlaskClient, known: Settings, program: Program
+) -> None:
+    program(WRITES)
+    response = client.post("/projects/3/export", data={"to": "png"}, headers=OURS)
+    assert response.status_code == 200
+    assert response.headers["Content-Disposition"] == "attachment; filename=project-3-png.zip"
+    with zipfile.ZipFile(BytesIO(response.data)) as archive:
+        [name] = archive.namelist()
+        assert (name, archive.read(name)) == ("project-3/masks/a.png", b"export 3 --to png")
+    assert not list(known.data_dir.glob(".download-*")), "no scan stays behind"
+    response.close()
+
+
+def test_the_page_offers_the_formats_and_the_command(client: FlaskClient) -> None:
+    page = client.get("/projects/3", headers=OURS).text
+    assert all(f'<option value="{name}">' in page for name in FORMATS)
+    assert "export 3 --to nnunet DIR" in page
+
+
+def test_a_failed_export_says_why_on_the_page_and_to_scripts(
+    client: FlaskClient, program: Program
+) -> None:
+    program(FAILS)
+    response = client.post("/projects/3/export", data={"to": "nifti"}, headers=OURS)
+    assert response.status_code == 409
+    assert "The export failed. There is no manifest.json." in response.text
+    asked = {"Accept": "application/json"}
+    response = client.post("/projects/3/export", data={"to": "exe"}, headers=asked)
+    assert response.get_json()["error"].startswith("The format is 'exe', expected one of png")
+
+
+def test_an_export_that_takes_too_long_names_the_command(
+    known: Settings, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "SECONDS", 0.1)
+    program("import time; time.sleep(60)")
+    with pytest.raises(ConfigError, match="export 3 --to coco DIR"):
+        Downloads(known).archive(3, "coco")
+
+
+def test_one_export_is_made_at_a_time(known: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(project: int, to: str, folder: Path) -> None:
+        begun.set()
+        ended.wait(10)
+
+    monkeypatch.setattr(downloads, "_export", slow)
+    both = Downloads(known)
+    first = threading.Thread(target=lambda: both.archive(3, "png").close())
+    first.start()
+    begun.wait(10)
+    with pytest.raises(ConfigError, match="Another export is being made"):
+        both.archive(3, "png")
+    ended.set()
+    first.join()
+    both.archive(3, "png").close()
+
+
+def test_the_folders_of_killed_processes_are_deleted(known: Settings, program: Program) -> None:
+    old, new = known.data_dir / ".download-old", known.data_dir / ".download-new"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    program(WRITES)
+    Downloads(known).archive(3, "png").close()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_no_link_and_no_other_site_can_start_one(client: FlaskClient, program: Program) -> None:
+    program(WRITES)
+    assert client.get("/projects/3/export").status_code == 405
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    assert client.post("/projects/3/export", data={"to": "png"}, headers=headers).status_code == 403
+    assert client.post("/projects/9/export", data={"to": "png"}, headers=OURS).status_code == 404
+
+
+@pytest.mark.seconds
+def test_the_real_command_is_the_one_that_is_started(known: Settings) -> None:
+    said = subprocess.run(
+        [*own_python(), "export", "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(name in said.stdout for name in FORMATS)
