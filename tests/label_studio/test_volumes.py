@@ -1,0 +1,193 @@
+"""Volumes on their way through a real Label Studio: what is drawn on slices is what is exported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from backend.exchange.manifest import Volume
+from backend.imaging.planes import Plane
+from backend.label_studio import labels
+from backend.rounds.services import Services, build
+from backend.settings import Settings
+from backend.storage.store import open_store
+from demo.annotator import Annotator
+from demo.studio import LabelStudio
+from tests.backend.exchange.export import nnunet_rules
+from tests.backend.exchange.export.exported import (
+    Array,
+    a_volume,
+    affine_of,
+    export,
+    save_manifest,
+)
+
+pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+# Folders with images/ and labels/ as NIfTI, separated by ":", to be taken instead of small volumes.
+FOLDERS = os.environ.get("TEST_VOLUMES", "")
+FIRST = int(os.environ.get("TEST_VOLUMES_FIRST", "6"))  # so many volumes of each folder
+
+
+@dataclass
+class Drawn:
+    """An imported volume, and its labels as they are drawn."""
+
+    volume: Volume
+    labels: Array
+
+
+class Project:
+    """A project in Label Studio whose tasks are slices."""
+
+    def __init__(
+        self, annotator: Annotator, services: Services, volumes: Sequence[Drawn], folder: Path
+    ) -> None:
+        self._annotator, self.services, self.volumes = annotator, services, volumes
+        numbers = sorted({int(n) for each in volumes for n in np.unique(each.labels)} - {0})
+        self.number = annotator.create_project("volumes", [f"class {n}" for n in numbers])
+        self._config = labels.parse(annotator.project(self.number)["label_config"])
+        self._classes = numbers
+        services.store.projects.request_refresh(self.number)
+        self.imported = save_manifest(self.number, folder, *(each.volume for each in volumes))
+        self._tasks = self._import()
+
+    def _import(self) -> dict[tuple[str, int], int]:
+        """Make a task for each slice; return their ids by volume and slice."""
+        rows = [
+            {"image": f"/data/local-files/?d={each.picture}", "volume": v.name, "slice": each.index}
+            for v in (drawn.volume for drawn in self.volumes)
+            for each in v.slices
+        ]
+        path = f"/api/projects/{self.number}/import"
+        self._annotator.call("POST", path, json=[{"data": row} for row in rows])
+        query = {"project": self.number, "page_size": 100_000, "include": "id,data"}
+        found = self._annotator.call("GET", "/api/tasks", params=query)["tasks"]
+        return {(task["data"]["volume"], task["data"]["slice"]): task["id"] for task in found}
+
+    def submit(self, drawn: Drawn, index: int, *, skip: bool = False) -> None:
+        """Submit a slice as it is drawn."""
+        plane = drawn.volume.plane
+        values = plane.cut(drawn.labels, index)
+        masks = np.stack([plane.show_mask(values == number) for number in self._classes])
+        result = labels.regions(masks, self._config, scores=[1.0] * len(masks))
+        task = self._tasks[drawn.volume.name, index]
+        body = {"result": result, "was_cancelled": skip, "lead_time": 12.0}
+        self._annotator.call("POST", f"/api/tasks/{task}/annotations/", json=body)
+
+    def expected(self, drawn: Drawn) -> Array:
+        """Return the labels with the numbers that an export writes: those of the interface."""
+        wanted = np.zeros(drawn.labels.shape, int)
+        for number, value in enumerate(self._classes, start=1):
+            wanted[drawn.labels == value] = number
+        return wanted
+
+
+def small_volumes(folder: Path) -> list[Drawn]:
+    """Return two volumes, one oblique, whose slices are cut and turned in different ways."""
+    chance = np.random.default_rng(0)
+    tilt = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    oblique = affine_of((0, 2, 1), (1, -1, 1), (1.0, 5.0, 1.0))
+    oblique[:3, :3] = tilt @ oblique[:3, :3]
+    turns = (
+        (affine_of((0, 1, 2), (-1, 1, 1), (0.9, 0.9, 6.0)), Plane(
+            2, True, True, False, (14, 18), (18, 14))),
+        (oblique, Plane(1, False, False, True, (14, 5), (14, 5))),
+    )  # fmt: skip
+    return [
+        saved(
+            folder / f"small-{number}.nii.gz",
+            chance.integers(0, 900, shape).astype(np.int16),
+            chance.integers(0, 3, shape).astype(np.uint8),
+            affine,
+            plane,
+        )
+        for number, (shape, (affine, plane)) in enumerate(
+            zip(((14, 18, 5), (14, 6, 5)), turns, strict=True)
+        )
+    ]
+
+
+def saved(path: Path, values: Array, drawn: Array, affine: Array, plane: Plane) -> Drawn:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)  # type: ignore[no-untyped-call]
+    return Drawn(a_volume(plane, values.shape[plane.axis], affine, path), drawn)
+
+
+def published(folder: Path) -> Iterator[Drawn]:
+    """Yield volumes with labels of a folder that was named in the environment."""
+    for path in sorted((folder / "images").glob("*.nii.gz"))[:FIRST]:
+        image: Any = nibabel.load(path)
+        drawn: Any = nibabel.load(folder / "labels" / path.name)
+        values = np.asarray(drawn.dataobj).astype(np.uint8)
+        axis = int(np.argmax(image.header.get_zooms()))
+        sides = tuple(side for number, side in enumerate(values.shape) if number != axis)
+        height, width = sides
+        plane = Plane(axis, True, True, False, (height, width), (width, height))
+        yield Drawn(a_volume(plane, values.shape[axis], image.affine, path), values)
+
+
+@pytest.fixture
+def services(studio: LabelStudio, tmp_path: Path) -> Iterator[Services]:
+    settings = Settings(
+        label_studio_url=studio.url,
+        label_studio_api_key=SecretStr(studio.token),
+        data_dir=tmp_path / "data",
+        encoder="pixels",
+    )
+    settings.data_dir.mkdir()
+    store = open_store(settings.database)
+    store.create()
+    services = build(settings, store)
+    yield services
+    services.studio.close()
+    services.source.client.close()
+    store.close()
+
+
+@pytest.mark.parametrize("folder", FOLDERS.split(":"))
+def test_label_volumes_are_exported_as_they_were_drawn(
+    annotator: Annotator, services: Services, tmp_path: Path, folder: str
+) -> None:
+    volumes = list(published(Path(folder))) if folder else small_volumes(tmp_path / "sources")
+    project = Project(annotator, services, volumes, tmp_path / "imported")
+    untouched, skipped = volumes[0].volume.slices[1].index, volumes[0].volume.slices[2].index
+    for each in volumes:
+        for index in (one.index for one in each.volume.slices):
+            if each is volumes[0] and index in {untouched, skipped}:
+                continue
+            project.submit(each, index)
+    project.submit(volumes[0], skipped, skip=True)
+
+    arguments: dict[str, Any] = {"imported": project.imported}
+    report = export(services, project.number, tmp_path / "nifti", "nifti", **arguments)
+    assert report.problems == []
+    assert report.cases == len(volumes)
+    export(services, project.number, tmp_path / "nnunet", "nnunet", **arguments)
+    said = nnunet_rules.check(tmp_path / "nnunet")
+    for each in volumes:
+        expected = project.expected(each)
+        name = f"{each.volume.name}.nii.gz"
+        with_ignored = expected.copy()
+        if each is volumes[0]:
+            for index in (untouched, skipped):
+                each.volume.plane.cut(expected, index)[...] = 0
+                each.volume.plane.cut(with_ignored, index)[...] = said["labels"]["ignore"]
+        check(tmp_path / "nifti" / name, expected, each.volume)
+        check(tmp_path / "nnunet" / "labelsTr" / name, with_ignored, each.volume)
+
+
+def check(path: Path, expected: Array, volume: Volume) -> None:
+    """Assert that a file holds these labels, and lies where its source lies."""
+    found: Any = nibabel.load(path)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), expected)
+    source: Any = nibabel.load(Path(volume.root) / volume.source)
+    np.testing.assert_array_equal(found.affine, source.affine)
