@@ -27,6 +27,7 @@ from tests.backend.exchange.export.exported import (
     a_volume,
     affine_of,
     export,
+    published,
     save_manifest,
 )
 
@@ -122,19 +123,6 @@ def saved(path: Path, values: Array, drawn: Array, affine: Array, plane: Plane) 
     return Drawn(a_volume(plane, values.shape[plane.axis], affine, path), drawn)
 
 
-def published(folder: Path) -> Iterator[Drawn]:
-    """Yield volumes with labels of a folder that was named in the environment."""
-    for path in sorted((folder / "images").glob("*.nii.gz"))[:FIRST]:
-        image: Any = nibabel.load(path)
-        drawn: Any = nibabel.load(folder / "labels" / path.name)
-        values = np.asarray(drawn.dataobj).astype(np.uint8)
-        axis = int(np.argmax(image.header.get_zooms()))
-        sides = tuple(side for number, side in enumerate(values.shape) if number != axis)
-        height, width = sides
-        plane = Plane(axis, True, True, False, (height, width), (width, height))
-        yield Drawn(a_volume(plane, values.shape[axis], image.affine, path), values)
-
-
 @pytest.fixture
 def services(studio: LabelStudio, tmp_path: Path) -> Iterator[Services]:
     settings = Settings(
@@ -157,7 +145,11 @@ def services(studio: LabelStudio, tmp_path: Path) -> Iterator[Services]:
 def test_label_volumes_are_exported_as_they_were_drawn(
     annotator: Annotator, services: Services, tmp_path: Path, folder: str
 ) -> None:
-    volumes = list(published(Path(folder))) if folder else small_volumes(tmp_path / "sources")
+    volumes = (
+        [Drawn(*each) for each in published(Path(folder), FIRST)]
+        if folder
+        else small_volumes(tmp_path / "sources")
+    )
     project = Project(annotator, services, volumes, tmp_path / "imported")
     untouched, skipped = volumes[0].volume.slices[1].index, volumes[0].volume.slices[2].index
     for each in volumes:

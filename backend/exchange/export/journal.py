@@ -132,20 +132,26 @@ class Journal:
         )
 
     def save(self, entry: Entry, files: Mapping[str, str]) -> None:
-        """Note a case and the hashes of its files; delete the files that it no longer has."""
+        """Note a case and the hashes of its files; delete the files that it no longer has.
+
+        A kill before `commit` loses the note: the next run writes the case again.
+        """
         former = {path for path, _ in self._files(entry.name)} - files.keys()
         for path in former:
             remove(self._folder, path)
         values = (entry.name, entry.key, json.dumps(entry.notes), json.dumps(entry.problems))
-        with self._base:
-            self._base.execute('DELETE FROM files WHERE "case" = ?', (entry.name,))
-            self._base.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?)", values)
-            self._save_files(entry.name, files)
+        self._base.execute('DELETE FROM files WHERE "case" = ?', (entry.name,))
+        self._base.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?)", values)
+        self._save_files(entry.name, files)
+
+    def commit(self) -> None:
+        """Keep all that was noted, whatever happens; it waits for the disk."""
+        self._base.commit()
 
     def save_common(self, files: Mapping[str, str]) -> None:
         """Note the hashes of files that belong to no case, or that changed since."""
-        with self._base:
-            self._save_files("", files)
+        self._save_files("", files)
+        self.commit()
 
     def _save_files(self, case: str, files: Mapping[str, str]) -> None:
         self._base.executemany(
@@ -161,9 +167,9 @@ class Journal:
         for name in gone:
             for path, _ in self._files(name):
                 remove(self._folder, path)
-            with self._base:
-                self._base.execute('DELETE FROM files WHERE "case" = ?', (name,))
-                self._base.execute("DELETE FROM cases WHERE name = ?", (name,))
+            self._base.execute('DELETE FROM files WHERE "case" = ?', (name,))
+            self._base.execute("DELETE FROM cases WHERE name = ?", (name,))
+        self.commit()
         return len(gone)
 
     def entries(self) -> Iterator[Entry]:

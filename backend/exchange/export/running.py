@@ -142,6 +142,7 @@ class Export:
             done, total = 0, sum(len(case.scans) for case in todo)
             for part in _parts(todo):
                 kept |= self._write(part, journal, report)
+                journal.commit()
                 done += sum(len(case.scans) for case in part)
                 on_scans(done, total)
             report.removed = journal.keep_only(kept)

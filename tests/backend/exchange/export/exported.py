@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,21 @@ def an_import(
         )
     volume = a_volume(plane, values.shape[plane.axis], affine, path)
     return Imported(volume, drawn, tasks)
+
+
+def published(folder: Path, first: int | None = None) -> Iterator[tuple[Volume, Array]]:
+    """Yield the first volumes of a folder with images/ and labels/, and their labels.
+
+    Slices are cut across the longest side of a voxel.
+    """
+    for path in sorted((folder / "images").glob("*.nii.gz"))[:first]:
+        image: Any = nibabel.load(path)
+        drawn: Any = nibabel.load(folder / "labels" / path.name)
+        values = np.asarray(drawn.dataobj).astype(np.uint8)
+        axis = int(np.argmax(image.header.get_zooms()))
+        height, width = (side for number, side in enumerate(values.shape) if number != axis)
+        plane = Plane(axis, True, True, False, (height, width), (width, height))
+        yield a_volume(plane, values.shape[axis], image.affine, path), values
 
 
 def save_manifest(project: int, folder: Path, *volumes: Volume) -> Path:
