@@ -91,9 +91,14 @@ def note_sizes(services: Services, volumes: Sequence[Volume]) -> None:
     for page in services.studio.tasks(1):
         data = {task["id"]: task["data"] for task in page}
         store.scans.save(1, [{"id": task, "url": data[task]["image"]} for task in data])
-        for task, of in data.items():
-            height, width = shown.get(of.get("volume"), (SIDE, SIDE))
-            store.scans.update(1, task, height=height, width=width)
+        sizes = {task: shown.get(of.get("volume"), (SIDE, SIDE)) for task, of in data.items()}
+        store.scans.note_pixels(
+            1,
+            [
+                {"task": task, "height": height, "width": width, "pixels": ""}
+                for task, (height, width) in sizes.items()
+            ],
+        )
 
 
 def main() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from backend.errors import ExportError
 from backend.exchange.export.files import Files
 from backend.exchange.export.masks import Drawn
+from backend.exchange.export.source_grids import nifti_of
 from backend.exchange.manifest import Volume
 
 Labels = npt.NDArray[np.uint8 | np.uint16]
@@ -80,50 +79,12 @@ def packed(data: bytes) -> bytes:
     return gzip.compress(data, compresslevel=4, mtime=0)
 
 
-def source_of(volume: Volume) -> Path:
-    """Return the file, or the folder of a DICOM series, that a volume was imported from.
-
-    Raises:
-        ExportError: If it is not there any more.
-    """
-    path = Path(volume.root) / volume.source
-    if not path.exists():
-        raise ExportError(
-            f"its source is not at {path} any more",
-            "Put the source back where it was imported from.",
-        )
-    return path
-
-
-def opened(volume: Volume) -> Any:
-    """Return the NIfTI file that a volume was imported from, opened with nibabel.
-
-    Raises:
-        ExportError: If it is gone, damaged, or has another grid than at its import.
-    """
-    import nibabel
-
-    path = source_of(volume)
-    try:
-        image: Any = nibabel.nifti1.Nifti1Image.from_filename(path)
-    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise ExportError(f"{path} cannot be read ({error})", "Copy the file again.") from None
-    if image.shape[:3] != volume.shape or not np.allclose(
-        image.affine, np.array(volume.affine), atol=1e-3
-    ):
-        raise ExportError(
-            f"{path} has another grid than when it was imported",
-            "Put the imported file back, or import the new one as a project of its own.",
-        )
-    return image
-
-
 def _header(volume: Volume) -> Any:
     """Return the header of a NIfTI source, None for another or a missing source."""
     if volume.kind != "nifti":
         return None
     try:
-        header = opened(volume).header.copy()
+        header = nifti_of(volume).header.copy()
     except ExportError:
         return None
     header.set_data_shape(volume.shape)

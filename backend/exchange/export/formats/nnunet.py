@@ -21,12 +21,12 @@ from backend.exchange.export.files import Files
 from backend.exchange.export.formats.format import Context, Note, Written
 from backend.exchange.export.formats.label_volume import (
     numbered,
-    opened,
     packed,
     put_together,
     write_nifti,
 )
 from backend.exchange.export.masks import Drawn
+from backend.exchange.export.source_grids import grid_of, nifti_of
 from backend.exchange.manifest import Volume
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
@@ -73,27 +73,9 @@ class NnUnet:
     ) -> Note:
         ignore = len(self._classes) + 1
         grid = put_together(volume, drawn, len(self._classes), ignore)
-        self._write_image(case, volume, files)
+        _write_image(case, volume, files)
         write_nifti(f"{LABELS}/{case.name}{VOLUME}", grid, volume, files)
         return {"ending": VOLUME, "channels": 1, "ignores": bool((grid == ignore).any())}
-
-    def _write_image(self, case: Case, volume: Volume, files: Files) -> None:
-        name = _image_name(case.name, VOLUME)
-        if volume.kind == "nifti":
-            data = _nifti_bytes(volume)
-            files.write(name, lambda file: file.write(data))
-        else:
-            write_nifti(name, self._stacked(case, volume), volume, files)
-
-    def _stacked(self, case: Case, volume: Volume) -> npt.NDArray[np.uint8]:
-        """Return the pictures of the slices, put back into the grid; other slices are black."""
-        grid = np.zeros(volume.shape, np.uint8)
-        for scan in case.scans:
-            picture: npt.NDArray[Any] = self._picture(scan)
-            if picture.ndim != 2:
-                raise ExportError("its slices are in colour", "Export it as png, coco or yolo.")
-            volume.plane.cut(grid, scan.index)[...] = volume.plane.back(picture)
-        return grid
 
     def finish(self, cases: Iterable[Written], files: Files) -> list[str]:
         """Write dataset.json, and splits_final.json if scans are held out."""
@@ -135,6 +117,15 @@ def _write_split(cases: Iterable[Written], files: Files) -> list[str]:
     ]
 
 
+def _write_image(case: Case, volume: Volume, files: Files) -> None:
+    name = _image_name(case.name, VOLUME)
+    if volume.kind == "nifti":
+        data = _nifti_bytes(volume)
+        files.write(name, lambda file: file.write(data))
+    else:
+        write_nifti(name, grid_of(volume), volume, files)
+
+
 def _image_name(case: str, ending: str) -> str:
     return f"{IMAGES}/{case}_0000{ending}"
 
@@ -153,7 +144,7 @@ def _make_colour(name: str, files: Files) -> None:
 
 def _nifti_bytes(volume: Volume) -> bytes:
     """Return the source as .nii.gz; of a source with several frames, the imported one."""
-    image = opened(volume)
+    image = nifti_of(volume)
     if volume.frame is not None:
         frame = image.slicer[..., volume.frame]
         return packed(frame.to_bytes())

@@ -16,6 +16,7 @@ from backend.exchange import manifest as manifests
 from backend.exchange.export.masks import Merging
 from backend.exchange.export.running import Choice, Export, Report
 from backend.exchange.manifest import Manifest, Volume
+from backend.imaging import digests
 from backend.imaging.planes import Plane
 from backend.label_studio import labels
 from backend.rounds.services import Services
@@ -49,7 +50,7 @@ def export(
     return Export(services, the(services.store, project), choice, folder, imported).run()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     """Return all files of an export that people see, by path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
@@ -94,7 +95,7 @@ def a_volume(plane: Plane, depth: int, affine: Array, path: Path) -> Volume:
             "root": str(path.parent),
             "source": path.name,
             "kind": "nifti",
-            "source_hash": "0" * 64,
+            "source_hash": digests.of_file(path) if path.exists() else "",
             "shape": shape,
             "affine": np.float32(affine).tolist(),
             "spacing": (1.0, 1.0, 1.0),

@@ -16,7 +16,7 @@ from backend.exchange.export.formats.png import folders
 from backend.label_studio import labels
 from backend.rounds.services import Services
 from tests.backend.exchange.export import nnunet_rules
-from tests.backend.exchange.export.exported import TWO, Mask, contents, export, regions
+from tests.backend.exchange.export.exported import TWO, Mask, export, files_of, regions
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.label_studio.labels.samples import DRAWN
 
@@ -166,9 +166,9 @@ def test_grey_and_colour_pictures_become_one_dataset(
     assert list(nnunet_rules.check(tmp_path / "out")["channel_names"].values()) == [
         *("red", "green", "blue")
     ]  # fmt: skip
-    before = contents(tmp_path / "out")
+    before = files_of(tmp_path / "out")
     assert export(services, project, tmp_path / "out", "nnunet").written == 0
-    assert contents(tmp_path / "out") == before
+    assert files_of(tmp_path / "out") == before
 
 
 def test_nifti_needs_volumes(services: Services, project: int, tmp_path: Path) -> None:

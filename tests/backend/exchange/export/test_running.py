@@ -14,7 +14,7 @@ from backend.exchange.export import running
 from backend.rounds import sync
 from backend.rounds.services import Services
 from tests.backend.conftest import Region, drawn, the
-from tests.backend.exchange.export.exported import contents, export
+from tests.backend.exchange.export.exported import export, files_of
 from tests.backend.fake_label_studio import FakeLabelStudio
 
 SIZE = 16
@@ -136,10 +136,10 @@ def test_a_mask_of_another_size_than_the_picture_is_left_out(desk: Desk) -> None
 def test_a_second_run_writes_only_what_changed(desk: Desk) -> None:
     tasks = [desk.task(TOP) for _ in range(3)]
     assert desk.export().written == 3
-    before, calls = contents(desk.folder), desk.fake.calls("GET", "/api/tasks/whole")
+    before, calls = files_of(desk.folder), desk.fake.calls("GET", "/api/tasks/whole")
     again = desk.export()
     assert (again.written, again.cases) == (0, 3)
-    assert contents(desk.folder) == before
+    assert files_of(desk.folder) == before
     assert desk.fake.calls("GET", "/api/tasks/whole") == calls, "no mask is read again"
 
     desk.fake.annotate(tasks[1])
@@ -156,7 +156,7 @@ def test_files_of_scans_that_lost_their_label_are_deleted(desk: Desk) -> None:
     desk.fake.delete_task(first)
     report = desk.export()
     assert (report.removed, report.cases) == (1, 1)
-    assert [name for name in contents(desk.folder) if "masks" in name] == [
+    assert [name for name in files_of(desk.folder) if "masks" in name] == [
         f"masks/Lung/{second}.png"
     ]
 
@@ -189,14 +189,14 @@ def test_a_folder_with_other_files_is_left_alone(desk: Desk) -> None:
     (desk.folder / "thesis.doc").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds files that no export wrote, first thesis\.doc"):
         desk.export()
-    assert contents(desk.folder) == {"thesis.doc": b"mine"}
+    assert files_of(desk.folder) == {"thesis.doc": b"mine"}
 
 
 def test_the_record_holds_the_hash_of_every_file(desk: Desk) -> None:
     desk.task(TOP)
     desk.export()
     record = desk.record()
-    assert {*record["sha256"], "export.json"} == contents(desk.folder).keys()
+    assert {*record["sha256"], "export.json"} == files_of(desk.folder).keys()
     assert record["classes"] == ["Lung"]
 
 
@@ -208,7 +208,7 @@ def test_a_changed_label_config_exports_everything_anew(desk: Desk) -> None:
         "</BrushLabels>", '<Label value="Heart"/></BrushLabels>'
     )
     assert desk.export().written == 1
-    assert [name for name in contents(desk.folder) if "Heart" in name]
+    assert [name for name in files_of(desk.folder) if "Heart" in name]
 
 
 def test_memory_holds_the_annotations_of_one_part(
@@ -236,7 +236,7 @@ def test_files_are_named_like_the_pictures(desk: Desk) -> None:
         desk.fake.files[url] = b""
         desk.fake.change_data(task, image=url)
     desk.export()
-    names = [Path(name).stem for name in contents(desk.folder) if name.startswith("masks/")]
+    names = [Path(name).stem for name in files_of(desk.folder) if name.startswith("masks/")]
     assert names[0].startswith("C-task-"), "names that differ in case only are told apart"
     assert {"chest one", "b"} < set(names)
     assert len(set(names)) == 5

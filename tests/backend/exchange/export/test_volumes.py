@@ -18,7 +18,10 @@ from backend.exchange.export.cases import Scan
 from backend.exchange.export.files import Files
 from backend.exchange.export.formats.label_volume import put_together, write_nifti
 from backend.exchange.export.masks import ANNOTATORS, Drawn
+from backend.exchange.pictures import Writer
+from backend.imaging import digests
 from backend.imaging.planes import Plane
+from backend.imaging.sources import Reading, contents
 from backend.rounds.services import Services
 from tests.backend.exchange.export import nnunet_rules
 from tests.backend.exchange.export.exported import (
@@ -29,13 +32,14 @@ from tests.backend.exchange.export.exported import (
     a_volume,
     affine_of,
     an_import,
-    contents,
     export,
+    files_of,
     regions,
     save_manifest,
 )
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.imaging.test_planes import planes
+from tests.backend.imaging.volume_files import save_dicom, slice_at
 
 UNLABELLED = 3
 SHAPE = (7, 9, 5)
@@ -203,7 +207,9 @@ def test_a_source_of_four_dimensions_gives_its_imported_frame(ward: Ward) -> Non
     film = np.stack([values * 0, values], axis=-1)
     nibabel.save(nibabel.Nifti1Image(film, affine), path)  # type: ignore[no-untyped-call]
     first = ward.volumes[0]
-    first.volume = first.volume.model_copy(update={"frame": 1})
+    first.volume = first.volume.model_copy(
+        update={"frame": 1, "source_hash": digests.of_file(path)}
+    )
     ward.save()
     ward.draw(0)
     ward.export()
@@ -278,7 +284,7 @@ def test_a_missing_or_changed_source_is_named_and_the_others_go_on(ward: Ward) -
     assert report.cases == 1
     assert "a is left out: its source is not at" in report.problems[0]
     shutil.copy(ward.sources / "b.nii.gz", ward.sources / "a.nii.gz")
-    assert "has another grid than when it was imported" in ward.export().problems[0]
+    assert "has changed since it was imported" in ward.export().problems[0]
     shutil.move(ward.sources / "moved.nii.gz", ward.sources / "a.nii.gz")
     assert ward.export().cases == 2
 
@@ -316,4 +322,54 @@ def test_a_class_may_not_have_a_name_that_nnunet_keeps_for_itself(ward: Ward) ->
 def test_volumes_are_exported_as_single_slices_too(ward: Ward) -> None:
     ward.draw(0, 1)
     ward.export("png")
-    assert sum("masks/Lung/" in name for name in contents(ward.out)) == 1
+    assert sum("masks/Lung/" in name for name in files_of(ward.out)) == 1
+
+
+# -- sources of other kinds -----------------------------------------------------------------------
+
+
+def test_a_dicom_series_becomes_an_image_with_its_own_values(
+    services: Services, fake: FakeLabelStudio, project_id: int, tmp_path: Path
+) -> None:
+    chance = np.random.default_rng(1)
+    grid = chance.integers(0, 3000, (6, 8, 10)).astype(np.uint16)
+    turned = [0.8, 0.6, 0.0, 0.0, 0.0, -1.0]
+    for number in (0, 1, 2, 4, 5):  # one slice is missing
+        normal = np.cross(turned[:3], turned[3:])
+        made = slice_at(
+            grid[number],
+            number,
+            ImageOrientationPatient=turned,
+            ImagePositionPatient=[*(5.0 + 2.5 * number * normal)],
+            PixelSpacing=[0.5, 0.5],
+        )
+        save_dicom(tmp_path / "ct" / f"{(7 * number) % 11}.dcm", made)
+    save_dicom(tmp_path / "ct" / "other.dcm", slice_at(grid[0], 9, SeriesInstanceUID="1.2.9"))
+    folder = tmp_path / "imported"
+    opened = [s.open() for s in contents(tmp_path, Reading(max_pixels=1_000)).sources]
+    volume = Writer(tmp_path, folder, "percentile", "all").write(
+        max(opened, key=lambda one: len(one.present)), "v1", None
+    )
+    fake.projects[project_id].label_config = TWO
+    truth = chance.integers(0, 3, volume.shape).astype(np.uint8)
+    drawn_on = Imported(volume, truth, {})
+    for each in volume.slices:
+        task = fake.add_task(project_id, None, volume="v1", slice=each.index)
+        fake.annotate(task, regions(*drawn_on.masks(each.index)))
+    save_manifest(project_id, folder, volume)
+    report = export(services, project_id, tmp_path / "out", "nnunet", imported=folder)
+    assert report.problems == []
+    nnunet_rules.check(tmp_path / "out")
+    values, affine = read(tmp_path / "out" / "imagesTr" / "v1_0000.nii.gz")
+    np.testing.assert_allclose(affine, np.array(volume.affine), atol=1e-5)
+    labels, _ = read(tmp_path / "out" / "labelsTr" / "v1.nii.gz")
+    for number in (0, 1, 2, 4, 5):
+        np.testing.assert_array_equal(values[..., number], grid[number].T.astype(int) - 1024)
+        np.testing.assert_array_equal(labels[..., number], truth[..., number])
+    assert (labels[..., 3] == 3).all(), "nobody saw the missing slice"
+    for path in (tmp_path / "ct").glob("[0-9]*.dcm"):
+        path.unlink()
+        break
+    (tmp_path / "out2").mkdir()
+    again = export(services, project_id, tmp_path / "out2", "nnunet", imported=folder)
+    assert "has changed since it was imported" in again.problems[0]
