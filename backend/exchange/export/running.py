@@ -288,7 +288,7 @@ class Export:
             "slice": scan.index if scan.volume else "",
             "origin": drawn.origin,
             "annotations": " ".join(map(str, drawn.annotations)),
-            "annotators": " ".join(str(self._names.get(one, one)) for one in drawn.annotators),
+            "annotators": list(drawn.annotators),
             "labels": held,
         }
 
@@ -314,7 +314,8 @@ class Export:
         if case.volume:
             return case.volume.plane.shown_shape
         size = known.get(scan.task) or drawn_size(annotations)
-        if size is None:
+        # A region may claim any size; a picture has at most so many pixels.
+        if size is None or not 0 < size[0] * size[1] <= self._services.settings.max_image_pixels:
             height, width = self._picture(scan).shape[:2]
             size = height, width
         return size
@@ -359,7 +360,8 @@ class Export:
             for entry, held_out, rows in cases.rows():
                 side = VALIDATION if held_out else TRAINING
                 for row in rows:
-                    values = {**row, "case": entry, "side": side}
+                    people = " ".join(str(self._names.get(one, one)) for one in row["annotators"])
+                    values = {**row, "case": entry, "side": side, "annotators": people}
                     classes = [int(name in row["labels"]) for name in names]
                     table.writerow([*(values[column] for column in _INDEX), *classes])
             text.detach()  # closing the wrapper would close the file

@@ -251,3 +251,22 @@ def test_the_side_is_that_of_the_projects_split(desk: Desk) -> None:
     desk.services.store.labels.save_splits(desk.number, {tasks[0]: True, tasks[2]: False})
     desk.export()
     assert [row["side"] for row in desk.index()] == ["validation", "validation", "training"]
+
+
+def test_names_of_annotators_stand_in_the_index_of_the_run_that_asked_for_them(
+    desk: Desk,
+) -> None:
+    task = desk.task()
+    desk.fake.change_annotation(desk.fake.annotate(task), completed_by=1)
+    project = the(desk.services.store, desk.number)
+    choice, people = running.Choice("png"), desk.services.studio.user_names()
+    for names, expected in ((people, "first@example.org"), ({}, "1")):
+        running.Export(desk.services, project, choice, desk.folder, names=names).run()
+        assert [row["annotators"] for row in desk.index()] == [expected]
+
+
+def test_a_region_that_claims_an_impossible_size_costs_no_memory(desk: Desk) -> None:
+    huge = {**drawn(size=SIZE)[0], "original_width": 10**8, "original_height": 10**8}
+    desk.fake.annotate(desk.task(), [huge])
+    [problem] = desk.export().problems
+    assert "the picture has 16 x 16" in problem
