@@ -166,7 +166,9 @@ class Export:
                     f"project {self._project.id}.",
                     "Name the folder of this project's import with --manifest.",
                 )
-            return listed.volumes(scans, manifest)
+            flat = all(volume.kind == "picture" for volume in manifest.volumes)
+            if not (flat and self._format.by_scan):
+                return listed.volumes(scans, manifest)
         if self._format.by_scan:
             return listed.single(scans)
         raise ConfigError(

@@ -328,6 +328,14 @@ def test_volumes_are_exported_as_single_slices_too(ward: Ward) -> None:
 # -- sources of other kinds -----------------------------------------------------------------------
 
 
+def test_imported_pictures_are_a_dataset_of_two_dimensions(ward: Ward) -> None:
+    kinds = [each.volume.model_copy(update={"kind": "picture"}) for each in ward.volumes]
+    save_manifest(ward.number, ward.imported, *kinds)
+    ward.draw(0, 1)
+    assert ward.export().cases == 1
+    assert nnunet_rules.check(ward.out)["file_ending"] == ".png"
+
+
 def test_a_dicom_series_becomes_an_image_with_its_own_values(
     services: Services, fake: FakeLabelStudio, project_id: int, tmp_path: Path
 ) -> None:
