@@ -85,7 +85,8 @@ def table(services: Services, project: int, folder: Path, people: Mapping[int, s
 
     written = export_table(services, services.store.projects.known(project), folder, people)
     lines = [f"Project {project}: {written.lines} annotations in {folder / NAME}."]
-    return Said([*lines, *_problems(written.problems)], len(written.problems))
+    lines += _problems(written.problems, most=len(written.problems))
+    return Said(lines, len(written.problems))
 
 
 def write_masks(
@@ -118,9 +119,9 @@ def write_masks(
     return Said(lines, len(report.problems))
 
 
-def _problems(problems: Sequence[str]) -> Iterator[str]:
+def _problems(problems: Sequence[str], most: int = SHOWN) -> Iterator[str]:
     if problems:
         yield f"{len(problems)} times something was left out:"
-    yield from (f"  {problem}" for problem in problems[:SHOWN])
-    if len(problems) > SHOWN:
-        yield f"  and {len(problems) - SHOWN} more; export.json lists all"
+    yield from (f"  {problem}" for problem in problems[:most])
+    if len(problems) > most:
+        yield f"  and {len(problems) - most} more; export.json lists all"

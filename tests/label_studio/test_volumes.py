@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from backend.exchange.export.table import NAME, export_table
 from backend.exchange.manifest import Volume
 from backend.imaging.planes import Plane
 from backend.label_studio import labels
@@ -21,6 +23,7 @@ from backend.settings import Settings
 from backend.storage.store import open_store
 from demo.annotator import Annotator
 from demo.studio import LabelStudio
+from tests.backend.conftest import the
 from tests.backend.exchange.export import nnunet_rules
 from tests.backend.exchange.export.exported import (
     Array,
@@ -175,6 +178,20 @@ def test_label_volumes_are_exported_as_they_were_drawn(
                 each.volume.plane.cut(with_ignored, index)[...] = said["labels"]["ignore"]
         check(tmp_path / "nifti" / name, expected, each.volume)
         check(tmp_path / "nnunet" / "labelsTr" / name, with_ignored, each.volume)
+
+
+def test_the_table_holds_time_and_names(
+    annotator: Annotator, studio: LabelStudio, services: Services, tmp_path: Path
+) -> None:
+    volumes = small_volumes(tmp_path / "sources")
+    project = Project(annotator, services, volumes, tmp_path / "imported")
+    project.submit(volumes[0], 0)
+    project.submit(volumes[0], 1, skip=True)
+    people = services.studio.user_names()
+    export_table(services, the(services.store, project.number), tmp_path, people)
+    [line] = csv.DictReader((tmp_path / NAME).read_text().splitlines())
+    assert (line["minutes"], line["annotator"]) == ("0.200", studio.email)
+    assert (line["volume"], line["slice"]) == (volumes[0].volume.name, "0")
 
 
 def check(path: Path, expected: Array, volume: Volume) -> None:

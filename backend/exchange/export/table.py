@@ -15,8 +15,9 @@ from backend.exchange.export.files import Files
 from backend.exchange.export.masks import Annotation, annotator, submitted
 from backend.exchange.export.sides import Sides
 from backend.label_studio import labels
-from backend.label_studio.client import LabelStudio
+from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio
 from backend.rounds.services import Services
+from backend.storage.database import in_parts
 from backend.storage.tables import DraftScore, Project
 
 NAME = "annotations.csv"
@@ -26,7 +27,6 @@ COLUMNS = (
     *("created_at", "updated_at", "minutes", "ground_truth", "regions"),
     *("drafted", "drafted_and_changed", "drawn_by_hand", "draft_dice", "draft_version"),
 )
-_READ = 500  # tasks whose annotations are asked for at once
 
 
 def export_table(
@@ -90,8 +90,7 @@ class Table:
     def _annotations(self, scans: Sequence[Scan]) -> Iterator[tuple[Scan, Annotation]]:
         labelled = {scan.task: scan for scan in scans if scan.annotations}
         ids = list(labelled)
-        for start in range(0, len(ids), _READ):
-            part = ids[start : start + _READ]
+        for part in in_parts(ids, TASKS_WITH_MASKS):
             for each in submitted(self.studio.annotations(self.project, part)):
                 try:
                     labels.planes(each["result"] or [], self.config, size=(8, 8))
