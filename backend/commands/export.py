@@ -102,7 +102,8 @@ def write_masks(
 
     known = services.store.projects.known(project)
     export = Export(services, known, choice, folder, manifest, people)
-    with click.progressbar(length=0, label="Scans", file=sys.stderr) as bar:
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=0, label="Scans", file=sys.stderr, hidden=hidden) as bar:
 
         def show(done: int, of: int) -> None:
             bar.length = of
