@@ -3,19 +3,23 @@
 FirstlightError                what happened and how to fix it, safe to show to every user
 ├── ConfigError                a person must change the environment, an option or a label config
 │   ├── UnsupportedLabelConfig   the project's labelling interface is unsupported
-│   └── OptionsError             a key or value in extra_params is wrong
+│   ├── OptionsError             a key or value in extra_params is wrong
+│   └── LacksVariables           Label Studio was started without some environment variables
 ├── LabelStudioError           Label Studio refused or failed a call
 │   ├── Unreachable              no connection, a timeout or a 5xx: worth another try
 │   ├── Unauthorized             Label Studio refused the token
 │   └── NotFound                 the project, task or entry does not exist
 ├── ImageError                 one scan cannot be fetched or decoded; the others go on
 ├── DraftError                 a live draft cannot be drawn; the scan is served without a draft
+├── ServerError                a server that `quickstart` runs did not start, or ended
 ├── StorageError               DATA_DIR or the database cannot be read or written
 ├── ExportError                one case cannot be exported; the others go on
 └── PublishError               a queue was sent but did not arrive complete
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class FirstlightError(Exception):
@@ -42,6 +46,15 @@ class OptionsError(ConfigError):
     """A key or value in extra_params is wrong."""
 
 
+class LacksVariables(ConfigError):
+    """Label Studio was started without environment variables that are needed."""
+
+    def __init__(self, what: str, variables: Mapping[str, str], then: str = "") -> None:
+        lines = " ".join(f"{name}={value}" for name, value in variables.items())
+        super().__init__(what, f"Start Label Studio with {lines}{then}.")
+        self.variables = variables
+
+
 class LabelStudioError(FirstlightError):
     """Label Studio refused or failed a call."""
 
@@ -64,6 +77,10 @@ class ImageError(FirstlightError):
 
 class DraftError(FirstlightError):
     """A live draft cannot be drawn; the scan is served without a draft."""
+
+
+class ServerError(FirstlightError):
+    """A server that `quickstart` runs did not start, or ended."""
 
 
 class StorageError(FirstlightError):

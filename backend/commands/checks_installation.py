@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import httpx
 
 from backend import PROGRAM
+from backend.commands import neighbours
 from backend.commands.connection import explained, signed_headers, workers_running
 from backend.commands.findings import Check, Finding, Load
-from backend.errors import LabelStudioError
+from backend.errors import ConfigError, LabelStudioError, LacksVariables, Unreachable
+from backend.label_studio import probes
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import SECRET_HEADER
-from backend.settings import Settings, parse_options, prepare_data_dir
+from backend.settings import Settings, parse_options, prepare_data_dir, require_api_key
 from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import open_known
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from model.encoders import Encoder
 
 TESTED_WITH = "1.23.2"
+FAST_IMPORT = "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
 
 
 def installation(settings: Settings) -> list[tuple[str, Check]]:
@@ -139,16 +142,26 @@ def encoder(settings: Settings, load: Load) -> Finding:
     return Finding("encoder", True, f"{loaded.name} on {resolve_device(settings.device)}.", note)
 
 
-def label_studio(studio: LabelStudio, url: str) -> Finding:
-    """Whether Label Studio answers, and which release it is."""
-    version = studio.server_version()
+def label_studio(studio: LabelStudio, url: str, web: httpx.Client) -> Finding:
+    """Whether Label Studio answers, and which release it is; if not, where another one answers."""
+    try:
+        version = studio.server_version()
+    except Unreachable as error:
+        elsewhere = next(neighbours.search(web, url), None)
+        if elsewhere is None:
+            raise
+        raise ConfigError(
+            f"{error.what} Label Studio {elsewhere.version} answers at {elsewhere.url}.",
+            f"Set LABEL_STUDIO_URL={elsewhere.url} for this command and for the service.",
+        ) from None
     other = version.split(".")[:2] != TESTED_WITH.split(".")[:2]
     note = f"Firstlight is tested with {TESTED_WITH}." if other else ""
     return Finding("Label Studio", True, f"{version} answers at {url}.", note)
 
 
-def token(studio: LabelStudio) -> Finding:
-    """Whether the token is accepted, and which kind it is."""
+def token(settings: Settings, studio: LabelStudio) -> Finding:
+    """Whether there is a token, whether it is accepted, and which kind it is."""
+    require_api_key(settings)
     studio.check_token()
     return Finding("token", True, f"The {studio.token_kind} is accepted.")
 
@@ -169,3 +182,22 @@ def webhook_address(studio: LabelStudio, url: str) -> Finding:
     except LabelStudioError as error:
         raise explained(error, url) from None
     return Finding("webhook address", True, f"Label Studio may send webhooks to {url}.")
+
+
+def fast_import(studio: LabelStudio, project_id: int | None) -> Finding:
+    """Whether Label Studio imports queues without loading every task of a project.
+
+    Args:
+        studio: Label Studio.
+        project_id: The project to ask about; None for any.
+    """
+    asked = project_id or probes.first_project(studio)
+    if asked is None:
+        return Finding("import", True, "It is checked as soon as there is a project.")
+    if probes.imports_fast(studio, asked):
+        return Finding("import", True, "Label Studio imports queues the fast way.")
+    raise LacksVariables(
+        "Label Studio loads all tasks of a project for every part of a queue, which takes seconds "
+        "in large projects.",
+        {FAST_IMPORT: "true"},
+    )

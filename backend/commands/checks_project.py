@@ -22,9 +22,9 @@ from backend.commands.connection import (
     webhook_url,
 )
 from backend.commands.findings import Check, Finding, Load
-from backend.errors import ImageError, LabelStudioError
+from backend.errors import ImageError, LabelStudioError, LacksVariables
 from backend.imaging.scan_cache import WORKING_SIZE, Scan
-from backend.label_studio import labels, queue_tab
+from backend.label_studio import labels, probes, queue_tab
 from backend.label_studio.client import QUEUE, LabelStudio
 from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.publisher import Publisher
@@ -34,6 +34,11 @@ from backend.storage.store import Store
 from backend.storage.tables import Project
 
 IMAGES_TRIED = 3
+# The folder is that of the person's images.
+LOCAL_FILES = {
+    "LOCAL_FILES_SERVING_ENABLED": "true",
+    "LOCAL_FILES_DOCUMENT_ROOT": "/folder/of/the/images",
+}
 # Without one of these events the queue would wait for the timer.
 EVENTS = frozenset(
     {
@@ -252,7 +257,13 @@ def image(services: Services, project_id: int, load: Load) -> Finding:
         return Finding("image", True, "The project has no tasks yet.")
     known = services.store.projects.get(project_id)
     urls = [(task["id"], str(task["data"].get(config.image_key) or "")) for task in first]
-    task_id, scan = _first_scan(services, known or Project(id=project_id), urls)
+    try:
+        task_id, scan = _first_scan(services, known or Project(id=project_id), urls)
+    except ImageError as error:
+        local = any(probes.is_local_file(url) for _, url in urls)
+        if local and not probes.serves_local_files(services.studio):
+            raise LacksVariables(error.what, LOCAL_FILES) from None
+        raise
     load().encode([scan.image])
     height, width = scan.size
     return Finding("image", True, f"Task {task_id}: {width} x {height} pixels, encoded.")

@@ -154,12 +154,13 @@ def clean(project: int) -> None:
 @click.option("--fix", is_flag=True, help="Repair what Label Studio's API can repair.")
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON list.")
 def doctor(project: int | None, fix: bool, as_json: bool) -> None:
-    """Check this installation, and PROJECT: say what is wrong and how to fix it.
+    """Check this installation, and PROJECT: say what is wrong, how to fix it, and what to do next.
 
     Exit code 1 when something is wrong.
     """
     import httpx
 
+    from backend.commands import advice
     from backend.commands import doctor as checks
     from backend.rounds.services import build
 
@@ -172,7 +173,12 @@ def doctor(project: int | None, fix: bool, as_json: bool) -> None:
             if not as_json:
                 click.echo(checks.line(finding))
     wrong = sum(not finding.ok for finding in findings)
-    click.echo(checks.document(findings) if as_json else checks.summary(findings))
+    if as_json:
+        click.echo(checks.document(findings))
+    else:
+        click.echo(advice.lines_to_paste(advice.missing_variables(findings)), nl=False)
+        click.echo(checks.summary(findings))
+        click.echo(advice.next_step(settings, findings, project, fix=fix))
     sys.exit(1 if wrong else 0)
 
 

@@ -15,6 +15,7 @@ from backend.errors import (
     ConfigError,
     FirstlightError,
     LabelStudioError,
+    LacksVariables,
     NotFound,
     StorageError,
 )
@@ -256,10 +257,10 @@ def webhook_url(entry: Entry) -> str:
 def explained(error: LabelStudioError, url: str) -> LabelStudioError | ConfigError:
     """Return Label Studio's complaint about our address as an error with a fix."""
     if "reserved network address" in error.what:
-        return ConfigError(
+        return LacksVariables(
             f"Label Studio may not call {url}: it blocks private addresses.",
-            "Start Label Studio with ML_BLOCK_LOCAL_IP=false SSRF_PROTECTION_ENABLED=false, "
-            "then connect again.",
+            {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"},
+            ", then connect again",
         )
     if "valid URL" in error.what:
         return ConfigError(

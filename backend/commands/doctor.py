@@ -15,9 +15,9 @@ import httpx
 
 from backend.commands import checks_installation, checks_project
 from backend.commands.findings import Check, Finding
-from backend.errors import FirstlightError
+from backend.errors import FirstlightError, LacksVariables
 from backend.rounds.services import Services
-from backend.settings import Settings, require_api_key
+from backend.settings import Settings
 from backend.storage.database import WORKER_BUSY_MS
 from backend.storage.store import Store, open_store
 
@@ -49,37 +49,47 @@ def examine(
     if not here.all_ok("database"):
         settings = settings.model_copy(update={"database_url": "sqlite://"})  # empty
     try:
-        require_api_key(settings)
         services = build(settings, open_store(settings.database, busy_ms=WORKER_BUSY_MS))
     except FirstlightError as error:
         yield here.note(Finding("token", False, error.what, error.fix))
     else:
+        yield from _label_studio(here, settings, services, web)
         yield from _beyond(here, services, project_id)
 
 
-def _beyond(here: _Examination, services: Services, project_id: int | None) -> Iterator[Finding]:
-    settings, studio = services.settings, services.studio
+def _label_studio(
+    here: _Examination, settings: Settings, services: Services, web: httpx.Client
+) -> Iterator[Finding]:
+    studio = services.studio
     yield here.look(
-        "Label Studio", lambda: checks_installation.label_studio(studio, settings.label_studio_url)
+        "Label Studio",
+        lambda: checks_installation.label_studio(studio, settings.label_studio_url, web),
     )
-    if here.all_ok("Label Studio"):
-        yield here.look("token", lambda: checks_installation.token(studio))
+    if here.all_ok("Label Studio") or not settings.api_key:
+        yield here.look("token", lambda: checks_installation.token(settings, studio))
     if here.all_ok("Label Studio", "token"):
         url = settings.public_url
         yield here.look("backend address", lambda: checks_installation.backend_address(studio, url))
         yield here.look("webhook address", lambda: checks_installation.webhook_address(studio, url))
+
+
+def _beyond(here: _Examination, services: Services, project_id: int | None) -> Iterator[Finding]:
+    settings, studio = services.settings, services.studio
     known = (
         services.store.projects.get(project_id) if project_id and here.all_ok("database") else None
     )
     load = cache(lambda: checks_installation.load_encoder(settings, known))
     yield here.look("encoder", lambda: checks_installation.encoder(settings, load))
     if project_id is None:
+        if here.all_ok("Label Studio", "token"):
+            yield here.look("import", lambda: checks_installation.fast_import(studio, None))
         return
     if not here.all_ok("database", "Label Studio", "token"):
         yield Finding("project", False, "It was not checked.", "Fix the problems above first.")
         return
     yield here.look("project", lambda: checks_project.project(studio, project_id))
     if here.all_ok("project"):
+        yield here.look("import", lambda: checks_installation.fast_import(studio, project_id))
         yield from here.all(checks_project.of_project(services, project_id, load))
         if here.all_ok("entry"):
             yield from here.all(checks_project.of_queue(services, project_id))
@@ -115,7 +125,8 @@ def _run_check(name: str, check: Check) -> Finding:
     try:
         return check()
     except FirstlightError as error:
-        return Finding(name, False, error.what, error.fix)
+        variables = error.variables if isinstance(error, LacksVariables) else {}
+        return Finding(name, False, error.what, error.fix, variables=variables)
 
 
 def _repaired(finding: Finding, check: Check) -> Finding:
@@ -164,6 +175,7 @@ def document(findings: Iterable[Finding]) -> str:
             "fix": finding.fix,
             "fixable": finding.repair is not None,
             "repaired": finding.repaired,
+            "variables": dict(finding.variables),
             # The earlier names of two keys, until the next release.
             "mend": finding.fix,
             "mended": finding.repaired,

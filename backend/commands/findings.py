@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Finding:
         fix: What a person has to do; a note if `ok`.
         repair: Repairs it through Label Studio's API; None if only a person can.
         repaired: Whether it was wrong until `repair` was called.
+        variables: Environment variables that Label Studio has to be started with.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Finding:
     fix: str = ""
     repair: Callable[[], object] | None = None
     repaired: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 Check = Callable[[], Finding]

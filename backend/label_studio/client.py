@@ -74,6 +74,11 @@ class LabelStudio:
         self._own = settings.public_url
         self._api = Transport(settings.label_studio_url, settings.api_key, client)
 
+    @property
+    def transport(self) -> Transport:
+        """The requests themselves, for the calls of other modules of this package."""
+        return self._api
+
     # -- access ---------------------------------------------------------------------------------
 
     @property

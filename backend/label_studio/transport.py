@@ -95,6 +95,7 @@ class Transport:
         self, path: str, files: Mapping[str, bytes], *, params: Mapping[str, Any] | None = None
     ) -> Any:
         """Return the decoded answer to a POST of files, by name; never repeated."""
+        # Of several files in one field Label Studio would read the last.
         with self._translated():
             response = self._http.post(
                 f"{self._url}/{path}",
@@ -107,6 +108,21 @@ class Transport:
             if response.status_code >= 400:
                 raise refusal(response.status_code, detail(response))
             return decoded(response)
+
+    def refusal_of(self, method: str, path: str, body: object = None) -> str:
+        """Return the text by which Label Studio refuses a request; "" if it accepts it.
+
+        Raises:
+            LabelStudioError: When it fails, refuses the token, or does not know the path.
+        """
+        with self._translated():
+            response = self._http.request(
+                method, f"{self._url}/{path}", json=body, follow_redirects=False
+            )
+            self._refuse_redirect(response)
+            if response.status_code in {401, 404} or response.status_code >= 500:
+                raise refusal(response.status_code, detail(response))
+            return response.text if response.status_code >= 400 else ""
 
     def authorisation(self) -> dict[str, str]:
         """Return the header that signs a request; a personal token is exchanged for it."""

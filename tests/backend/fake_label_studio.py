@@ -70,6 +70,8 @@ class FakeLabelStudio:
         unreachable: Addresses at which no backend answers; the entry keeps what it held.
         away: Answers every request instead, as a proxy does before a server that is down.
         banned: Reasons by which addresses are refused, for `ml` and `webhooks`.
+        fast_import: Whether it was started with the flag of the fast import.
+        local_files: Whether it was started to serve local files.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -89,6 +91,8 @@ class FakeLabelStudio:
         self.answers: dict[str, str] = {}
         self.unreachable: set[str] = set()
         self.banned: dict[str, tuple[int, str]] = {}
+        self.fast_import = True
+        self.local_files = True
         self.page_size_limit = 10_000
         self.away: Callable[[httpx.Request], Answer] | None = None
         self._failures: list[Failure] = []
@@ -277,6 +281,7 @@ class FakeLabelStudio:
 
     def _routes(self) -> dict[str, Callable[..., Answer]]:
         return {
+            r"GET /api/projects": self._get_projects,
             r"GET /api/projects/(\d+)": self._get_project,
             r"PATCH /api/projects/(\d+)": self._patch_project,
             r"GET /api/tasks": self._get_tasks,
@@ -300,6 +305,8 @@ class FakeLabelStudio:
         }
 
     def _failed(self, method: str, path: str, request: httpx.Request) -> Answer | None:
+        if path.startswith("/data/local-files/") and not self.local_files:
+            return Answer(403, text="You can enable it with LOCAL_FILES_SERVING_ENABLED")
         for failure in self._failures:
             if (
                 failure.method not in ("", method)
@@ -315,6 +322,11 @@ class FakeLabelStudio:
                 return error(failure.answer, failure.detail)
             raise failure.answer(failure.detail, request=request)
         return None
+
+    def _get_projects(self, request: httpx.Request) -> Answer:
+        size = int(request.url.params["page_size"])
+        found = sorted(self.projects, reverse=True)[:size]
+        return Answer(200, json={"results": [{"id": number} for number in found]})
 
     def _get_project(self, request: httpx.Request, project_id: int) -> Answer:
         project = self.projects.get(project_id)
@@ -391,8 +403,11 @@ class FakeLabelStudio:
     def _import(self, request: httpx.Request, project_id: int) -> Answer:
         project, rows = self.projects[project_id], json.loads(request.content)
         self.imports.append(rows)
-        if any(row["task"] not in project.tasks for row in rows):
-            return error(400, "task ID not found in project")
+        unknown = [row["task"] for row in rows if row["task"] not in project.tasks]
+        if unknown and self.fast_import:
+            return error(400, f"task ID {unknown[0]} not found in project")
+        if unknown:
+            return error(400, "corresponding task ID couldn't be retrieved from project")
         cut, self.cut_import_after = self.cut_import_after, None
         project.predictions += rows[:cut]
         if cut is not None:

@@ -149,32 +149,36 @@ def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
 
 
 def test_label_studio_says_its_release_before_any_token_counts(
-    settings: Settings, fake: FakeLabelStudio
+    settings: Settings, fake: FakeLabelStudio, web: httpx.Client
 ) -> None:
     wrong = settings.model_copy(update={"label_studio_api_key": SecretStr("nobody's")})
     with fake.client() as client:
         studio = LabelStudio(wrong, client)
-        assert "1.23.2 answers" in checks_installation.label_studio(studio, URL).what
+        assert "1.23.2 answers" in checks_installation.label_studio(studio, URL, web).what
         with pytest.raises(FirstlightError, match=r"\(401\): Invalid token"):
-            checks_installation.token(studio)
+            checks_installation.token(wrong, studio)
 
 
-def test_another_release_than_the_tested_one_is_noted(studio: LabelStudio) -> None:
+def test_another_release_than_the_tested_one_is_noted(
+    studio: LabelStudio, web: httpx.Client
+) -> None:
     class Old(LabelStudio):
         def __init__(self) -> None: ...
 
         def server_version(self) -> str:
             return "1.12.0"
 
-    assert "tested with 1.23" in checks_installation.label_studio(Old(), URL).fix
-    assert checks_installation.label_studio(studio, URL).fix == ""
+    assert "tested with 1.23" in checks_installation.label_studio(Old(), URL, web).fix
+    assert checks_installation.label_studio(studio, URL, web).fix == ""
 
 
-def test_a_token_is_said_by_its_kind(studio: LabelStudio, fake: FakeLabelStudio) -> None:
-    assert checks_installation.token(studio).what == "The legacy token is accepted."
+def test_a_token_is_said_by_its_kind(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio
+) -> None:
+    assert checks_installation.token(settings, studio).what == "The legacy token is accepted."
     fake.fail("GET", "whoami", 401, detail=LEGACY_OFF)
     with pytest.raises(FirstlightError) as caught:
-        checks_installation.token(studio)
+        checks_installation.token(settings, studio)
     assert "Personal Access Token" in caught.value.fix
 
 

@@ -95,6 +95,6 @@ def test_no_token_and_no_database_still_leave_the_rest_to_be_looked_at(
     with httpx.Client(transport=httpx.MockTransport(refuse)) as web:
         found = list(doctor.examine(empty, 1, build=lambda *_: services, web=web))
     wrong = [one.name for one in found if not one.ok]
-    assert wrong == ["database", "worker", "web process", "token"]
-    assert "4 of 7 checks are wrong: database, worker" in doctor.summary(found)
+    assert wrong == ["database", "worker", "web process", "token", "project"]
+    assert "5 of 10 checks are wrong: database, worker" in doctor.summary(found)
     assert doctor.line(found[2]).startswith("WRONG  database: There is no database yet")
