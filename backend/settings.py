@@ -256,6 +256,23 @@ def load_settings() -> Settings:
     return settings
 
 
+def override(chosen: Mapping[str, object]) -> None:
+    """Let options of the command line win over the environment, in child processes too.
+
+    Args:
+        chosen: Values by the names of fields of Settings; None means that nothing was chosen.
+    """
+    for name, value in chosen.items():
+        if value is not None:
+            os.environ[name.upper()] = str(value)
+
+
+def cache_folder() -> Path:
+    """Return the folder of this user for what can be made anew at any time."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "firstlight"
+
+
 def tame_threads() -> None:
     """Let idle maths threads sleep: spinning threads slow all other work on a small machine.
 

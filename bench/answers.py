@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from backend.commands.quickstart.studio import ROOT
 from backend.settings import Settings
 from backend.storage.store import open_store
 from backend.web.app import create_app
 from backend.web.ml_protocol import live_drafts
-from demo.studio import ROOT
 
 CALLS = 200
 SCANS = 10_000

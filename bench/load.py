@@ -24,10 +24,10 @@ from typing import Any
 import httpx
 import numpy as np
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import ROOT, LabelStudio
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.studio import ROOT, LabelStudio
 
 RATE = 50  # webhooks a second
 SECONDS = 60

@@ -23,6 +23,7 @@ import httpx
 import label_studio_sdk
 from pydantic import SecretStr
 
+from backend.commands.quickstart.studio import LabelStudio as Server
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.publisher import Publisher
@@ -31,7 +32,6 @@ from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Publication
 from demo.annotator import Annotator
-from demo.studio import LabelStudio as Server
 from model.phantoms import generate
 
 PHANTOMS = 20  # different masks; more masks would only take longer to draw

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from backend import logs
+from backend.commands.quickstart.studio import ROOT
 from backend.label_studio import labels
 from backend.rounds import learner
 from backend.settings import Settings, load_settings, prepare_data_dir, tame_threads
 from backend.storage.store import Store, open_store
 from backend.worker.main import run
 from bench.memory import anonymous
-from demo.studio import ROOT
 from model.phantoms import Phantom, generate
 from tests.backend.conftest import answering
 from tests.backend.fake_label_studio import CONFIG, TOKEN, FakeLabelStudio, png

@@ -1,1 +1,1 @@
-"""A real Label Studio, the backend and, if asked, a simulated annotator, in one command."""
+"""A simulated annotator on a real Label Studio, to see and to measure the service at work."""

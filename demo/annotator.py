@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
-from xml.sax.saxutils import quoteattr
 
 import httpx
 import numpy as np
 
+from backend.label_studio.new_projects import brush_config
 from demo.errors import DemoError
 from demo.scans import Mask, Scan
 from model import masks
@@ -46,7 +46,7 @@ class Annotator:
     def create_project(self, title: str, labels: Sequence[str]) -> int:
         """The id of a new project whose labels are painted with a brush on `$image`."""
         answer = self.call(
-            "POST", "/api/projects/", json={"title": title, "label_config": _interface(labels)}
+            "POST", "/api/projects/", json={"title": title, "label_config": brush_config(labels)}
         )
         return int(answer["id"])
 
@@ -182,14 +182,6 @@ def drawn(result: Sequence[dict[str, Any]]) -> Mask | None:
         for region in brushes
     ]
     return np.logical_or.reduce(painted) if painted else None
-
-
-def _interface(labels: Sequence[str]) -> str:
-    choices = "".join(f"<Label value={quoteattr(label)}/>" for label in labels)
-    return (
-        '<View><Image name="image" value="$image" zoom="true"/>'
-        f'<BrushLabels name="mask" toName="image">{choices}</BrushLabels></View>'
-    )
 
 
 def _draft(task: Task) -> list[dict[str, Any]]:

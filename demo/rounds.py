@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backend.commands.quickstart.service import Backend, Status
 from demo.annotator import Annotator, Task, drawn
-from demo.backend import Backend, Status
 from demo.scans import Scan
 from model import evaluation
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.commands.quickstart.images import as_png
 from demo.errors import DemoError
 from model.phantoms import generate
 
@@ -47,7 +48,7 @@ def phantoms(count: int, directory: Path, *, seed: int = 0) -> list[Scan]:
     scans = []
     for number, phantom in enumerate(generate(count, size=128, classes=1, seed=seed)):
         path = directory / f"phantom-{number:03d}.png"
-        Image.fromarray(np.round(phantom.image * 255).astype(np.uint8)).save(path)
+        path.write_bytes(as_png(phantom.image))
         scans.append(Scan(path.name, path, phantom.mask[0]))
     return scans
 

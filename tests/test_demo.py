@@ -3,10 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.commands.quickstart.process import bare_environment
+from backend.commands.quickstart.studio import ROOT
 from demo import rounds, scans
-from demo.__main__ import state_folder
 from demo.annotator import drawn
-from demo.backend import Status, wait_until_settled
 from demo.errors import DemoError
-from demo.process import Process, bare_environment, free_port, taken
-from demo.studio import ROOT, LabelStudio
 from model import masks
-
-
-def _status(
-    *, step: str | None = None, labels: int = 0, requested: int = 1, problem: str | None = None
-) -> Status:
-    return Status.read(
-        {
-            "step": step,
-            "live_version": "attention-unet r0001 9f3c1a",
-            "validation_dice": None,
-            "prequential_dice": 0.5,
-            "requested": requested,
-            "completed": 1,
-            "next": [{"task": 7, "position": 1, "reason": "uncertain"}],
-            "labels_in_live": labels,
-            "problem": problem,
-        }
-    )
 
 
 def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -149,117 +126,6 @@ def test_the_cells_of_a_row_stand_below_their_headings() -> None:
     for name, cell in [("labels", "5"), ("model version", "vvv"), ("Dice unlabelled", "0.877")]:
         assert line[heading.index(name) :].startswith(cell)
     assert line.endswith("  12.3")
-
-
-@pytest.mark.parametrize(
-    ("status", "settled"),
-    [
-        (_status(labels=5), True),
-        (_status(labels=6), True),
-        (_status(labels=4), False),
-        (_status(labels=5, step="train"), False),
-        (_status(labels=5, requested=2), False),
-    ],
-)
-def test_a_queue_is_settled_when_idle_and_aware_of_the_labels(
-    status: Status, settled: bool
-) -> None:
-    assert status.settled(5) is settled
-
-
-def _waited(statuses: Iterator[Status], seconds: float = 1000) -> Status:
-    ticks = count()
-    return wait_until_settled(
-        lambda: next(statuses),
-        5,
-        seconds,
-        clock=lambda: float(next(ticks)),
-        sleep=lambda _: None,
-    )
-
-
-def test_waiting_ends_with_the_first_settled_status_despite_a_passing_problem() -> None:
-    troubled = _status(problem="Label Studio does not answer")
-    statuses = chain(repeat(troubled, 20), repeat(_status(), 9), [_status(labels=5)])
-    assert _waited(statuses).labels_in_live == 5
-
-
-def test_waiting_ends_with_the_problem_that_stays() -> None:
-    with pytest.raises(DemoError, match="no brush in the labelling interface"):
-        _waited(repeat(_status(problem="no brush in the labelling interface")))
-
-
-def test_waiting_ends_at_the_deadline() -> None:
-    with pytest.raises(DemoError, match="No new queue after 100 s"):
-        _waited(repeat(_status(step="train")), seconds=100)
-
-
-def test_a_named_state_folder_must_be_new_and_serves_one_demo(tmp_path: Path) -> None:
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "thesis.txt").write_text("precious")
-    with pytest.raises(DemoError, match="is not empty"), state_folder(tmp_path / "used"):
-        pass
-    assert (tmp_path / "used" / "thesis.txt").exists()
-    with state_folder(tmp_path / "new") as folder:
-        assert folder == (tmp_path / "new").resolve()
-
-
-def test_the_default_state_folder_is_emptied_and_serves_one_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("demo.__main__.ROOT", tmp_path)
-    (tmp_path / ".demo" / "backend").mkdir(parents=True)
-    with state_folder(None) as folder:
-        assert [path.name for path in folder.iterdir()] == ["lock"]
-        with pytest.raises(DemoError, match="Another demo"), state_folder(None):
-            pass
-
-
-def test_stopping_a_process_ends_what_it_started_too(tmp_path: Path) -> None:
-    # Both hold the FIFO open for writing, and the child ignores SIGTERM: the end of the file can
-    # only be read once both are gone.
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    child = "import signal; signal.signal(15, 1); print('up', flush=True); signal.pause()"
-    parent = f"""
-import subprocess, sys
-held = open({str(fifo)!r}, "w")
-subprocess.Popen([sys.executable, "-c", {child!r}], stdout=held).wait()
-"""
-    command = [sys.executable, "-c", parent]
-    process = Process(command, log=tmp_path / "log", env=bare_environment(), cwd=tmp_path)
-    with fifo.open() as reader:
-        assert reader.readline() == "up\n"
-        process.stop(seconds=5)
-        assert reader.read() == ""
-    assert not process.running
-
-
-def test_a_process_that_ended_early_is_told_with_its_last_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "print('disk full\\n'); raise SystemExit(3)"]
-    process = Process(command, log=tmp_path / "log", env=bare_environment(), cwd=tmp_path)
-    assert process.wait(20) == 3
-    with pytest.raises(DemoError, match="The worker ended with code 3: disk full"):
-        process.check("The worker")
-    process.stop(seconds=1)
-
-
-def test_a_free_port_is_not_taken() -> None:
-    assert not taken(free_port())
-
-
-def test_a_label_studio_keeps_its_secrets_to_its_owner(tmp_path: Path) -> None:
-    first, again = LabelStudio(tmp_path / "one"), LabelStudio(tmp_path / "one")
-    other = LabelStudio(tmp_path / "two")
-    assert (tmp_path / "one" / "account.json").stat().st_mode & 0o777 == 0o600
-    assert (first.token, first.password) == (again.token, again.password)
-    assert first.token != other.token
-    assert first.password != other.password
-
-
-def test_a_label_studio_that_is_not_installed_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DemoError, match="run scripts/setup"):
-        LabelStudio(tmp_path / "data", venv=tmp_path / "missing").start()
 
 
 def _setup(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

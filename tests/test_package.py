@@ -22,8 +22,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from backend import __version__
-from demo.process import Process, bare_environment, free_port
-from demo.studio import ROOT
+from backend.commands.quickstart.process import Process, bare_environment, free_port
+from backend.commands.quickstart.studio import ROOT
 
 PACKAGES = ("backend", "demo", "model")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,6 +33,7 @@ LOCKED = dict(
 )
 
 EXAMPLES = ROOT / "docs" / "examples"
+LOCK_OF_LABEL_STUDIO = "backend/commands/quickstart/requirements-label-studio.txt"
 
 # What a package of the examples adds, tried with the installed package: a script, and its answer.
 PLUGGED = {
@@ -128,9 +129,10 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert held == ours
+    assert held - ours == {LOCK_OF_LABEL_STUDIO}
+    assert ours <= held
     # What is read at run time and is no code.
-    data = {name for name in held if not name.endswith(".py")}
+    data = {name for name in ours if not name.endswith(".py")}
     assert {Path(name).parent.as_posix() for name in data} == {
         "backend/experiments/templates",
         "backend/web/project_page/static",
@@ -138,6 +140,13 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     }
     assert "backend/storage/migrations/env.py" in held
     assert "backend/storage/migrations/versions/0001_first_release.py" in held
+
+
+@pytest.mark.seconds
+def test_the_wheel_holds_the_lock_of_label_studio(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = archive.read(LOCK_OF_LABEL_STUDIO)
+    assert held == (ROOT / "requirements-label-studio.txt").read_bytes()
 
 
 @pytest.mark.seconds
@@ -183,6 +192,24 @@ def test_the_installed_command_answers(
     installed: Path, elsewhere: Path, argument: str, expected: str
 ) -> None:
     assert expected in _run(installed / "firstlight", argument, cwd=elsewhere)
+
+
+@pytest.mark.slow
+def test_the_installed_quickstart_without_uv_says_how_to_get_a_label_studio(
+    installed: Path, elsewhere: Path
+) -> None:
+    environment = {"PATH": "", "HOME": str(elsewhere), "DATA_DIR": str(elsewhere / "data")}
+    run = subprocess.run(
+        [installed / "firstlight", "quickstart", "--scans", "3", "--no-browser"],
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "pip install uv" in run.stderr
+    assert "--label-studio URL --token TOKEN" in run.stderr
 
 
 @pytest.mark.slow

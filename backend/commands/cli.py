@@ -13,6 +13,7 @@ import click
 from backend import __version__, logs
 from backend.commands.export import export
 from backend.commands.import_command import import_
+from backend.commands.quickstart.command import quickstart
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
 from backend.errors import FirstlightError, StorageError
@@ -20,6 +21,7 @@ from backend.settings import (
     Settings,
     keep_private,
     load_settings,
+    override,
     prepare_data_dir,
     require_api_key,
     tame_threads,
@@ -47,12 +49,17 @@ def cli() -> None:
     keep_private()
 
 
-cli.add_command(import_)
-
-
 @cli.command()
-def start() -> None:
-    """Run the web process and the worker until Ctrl-C."""
+@click.option("-p", "--port", type=click.IntRange(1, 65535), help="Where to listen.  [PORT]")
+@click.option("--host", help="The address to listen at.  [HOST]")
+@click.option("--basic-auth-user", help="User of the password.  [BASIC_AUTH_USER]")
+@click.option(
+    "--basic-auth-pass",
+    help="The password. Every user of this machine can read it here; BASIC_AUTH_PASS hides it.",
+)
+def start(**chosen: object) -> None:
+    """Run the web process and the worker until Ctrl-C. Options win over the environment."""
+    override(chosen)
     _service_with_worker()
     sys.exit(supervise())
 
@@ -307,7 +314,8 @@ def simulate(
     sys.exit(1 if failed else 0)
 
 
-cli.add_command(export)
+for command in (export, import_, quickstart):
+    cli.add_command(command)
 
 
 def _store_if_any(settings: Settings) -> Store | None:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import ROOT, LabelStudio
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.studio import ROOT, LabelStudio
 from tests.label_studio.conftest import OPTIONS, Lab, annotator, backend, studio
 
 __all__ = ["annotator", "backend", "studio"]  # fixtures of the tests without a browser

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page
 
+from backend.commands.quickstart.studio import LabelStudio
 from demo.annotator import drawn
-from demo.studio import LabelStudio
 from tests.browser.conftest import Shoot
 from tests.label_studio.conftest import Lab
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
-from demo.studio import LabelStudio
+from backend.commands.quickstart.studio import LabelStudio
 from tests.browser.conftest import WIDE, Shoot, Watch
 from tests.label_studio.conftest import Lab
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo.studio import LabelStudio
 from PIL import Image, ImageChops
 from playwright.sync_api import BrowserContext, Locator, Page
 
 from demo.annotator import Annotator
-from demo.studio import LabelStudio
 from tests.browser.conftest import Shoot
 from tests.label_studio import thorax
 from tests.label_studio.test_import import project_titled, run, tasks_of

@@ -18,9 +18,9 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from demo.backend import Status, wait_until_settled
-from demo.process import free_port
-from demo.studio import ROOT
+from backend.commands.quickstart.process import free_port
+from backend.commands.quickstart.service import Status, wait_until_settled
+from backend.commands.quickstart.studio import ROOT
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from backend.commands.quickstart.studio import ROOT
 from backend.imaging.decoder_process import MEMORY
 from backend.settings import ProjectOptions, Settings
-from demo.studio import ROOT
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

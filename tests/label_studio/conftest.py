@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
 from demo.scans import Scan
-from demo.studio import LabelStudio
 
 # Small and quick, but every step of a round is the real one.
 OPTIONS = {

@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
+from backend.errors import ServerError
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.errors import DemoError
 from demo.scans import Scan
-from demo.studio import LabelStudio
 from tests.label_studio.conftest import OPTIONS, Lab
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -78,7 +78,7 @@ def test_an_interface_that_cannot_be_served_is_explained_where_a_person_looks(
     project = annotator.create_project("text", ["Object"])
     xml = '<View><Text name="t" value="$text"/></View>'
     annotator.call("PATCH", f"/api/projects/{project}/", json={"label_config": xml})
-    with pytest.raises(DemoError, match="Image"):
+    with pytest.raises(ServerError, match="Image"):
         backend.connect(project)
     body = {"project": f"{project}.1", "schema": xml, "extra_params": None}
     answer = httpx.post(f"{backend.url}/setup", json=body, timeout=10)
@@ -136,7 +136,7 @@ def test_a_label_studio_that_blocks_private_addresses_is_explained(tmp_path: Pat
     ):
         never_called = Backend(studio.url, studio.token, tmp_path / "data", env=ENV)
         project = person.create_project("blocked", ["Object"])
-        with pytest.raises(DemoError, match="SSRF_PROTECTION_ENABLED=false"):
+        with pytest.raises(ServerError, match="SSRF_PROTECTION_ENABLED=false"):
             never_called.connect(project)
 
 

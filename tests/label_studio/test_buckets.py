@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
+from backend.commands.quickstart.studio import LabelStudio
 from backend.errors import ImageError
 from backend.imaging.scan_cache import Scan
 from backend.rounds.services import Services, build
@@ -28,7 +29,6 @@ from backend.settings import Settings
 from backend.storage.store import open_store
 from backend.storage.tables import Project
 from demo.annotator import Annotator
-from demo.studio import LabelStudio
 from tests.servers import POLL_SECONDS
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]

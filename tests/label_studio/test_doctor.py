@@ -19,14 +19,16 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from backend.commands import cli
+from backend.commands import cli, neighbours
+from backend.commands.checks_installation import FAST_IMPORT
+from backend.commands.quickstart.process import free_port
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from backend.label_studio import client
 from backend.label_studio.personal_tokens import PersonalToken
 from backend.settings import Settings
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.studio import LabelStudio
 from tests.forked import Forked
 from tests.label_studio.conftest import OPTIONS, Lab, page_at
 from tests.label_studio.proxy import Proxy, Stub
@@ -480,6 +482,45 @@ def test_blocked_addresses_are_seen_before_anything_is_stored(tmp_path: Path) ->
     both = {"backend address", "webhook address"}
     assert wrong(1, ML_BLOCK_LOCAL_IP="true", SSRF_PROTECTION_ENABLED="true") == both
     assert wrong(2, SSRF_PROTECTION_ENABLED="true") == {"webhook address"}
+
+
+def test_variables_that_label_studio_lacks_come_as_lines_to_paste(tmp_path: Path) -> None:
+    env = {
+        "ML_BLOCK_LOCAL_IP": "true",
+        "SSRF_PROTECTION_ENABLED": "true",
+        FAST_IMPORT: "false",
+    }
+    with (
+        LabelStudio(tmp_path / "studio", env=env) as studio,
+        Annotator(studio.url, studio.token) as person,
+        Backend(studio.url, studio.token, tmp_path / "data", env=ENV) as backend,
+    ):
+        person.create_project("any", ["Object"])
+        code, said = Site(studio.url, studio.token, backend).run("doctor")
+    assert code == 1
+    pairs = f"ML_BLOCK_LOCAL_IP=false SSRF_PROTECTION_ENABLED=false {FAST_IMPORT}=true"
+    assert f"\nexport {pairs}\n" in said
+    assert said.splitlines()[-1].startswith("Next (backend address): Start Label Studio with ")
+
+
+def test_a_label_studio_at_another_port_is_found(
+    studio: LabelStudio, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "PORTS", (urlsplit(studio.url).port,))
+    found = site.doctor(LABEL_STUDIO_URL=f"http://127.0.0.1:{free_port()}")["Label Studio"]
+    assert f"Set LABEL_STUDIO_URL={studio.url} " in found["fix"]
+
+
+def test_local_files_that_are_not_served_are_said_with_the_variables(
+    annotator: Annotator, backend: Backend, site: Site
+) -> None:
+    project = annotator.create_project("local files", ["Object"])
+    task = {"data": {"image": "/data/local-files/?d=scans/a.png"}}
+    annotator.call("POST", f"/api/projects/{project}/import", json=[task])
+    backend.connect(project, OPTIONS)
+    found = site.doctor(project)["image"]
+    assert "LOCAL_FILES_SERVING_ENABLED=true" in found["fix"]
+    assert found["variables"]["LOCAL_FILES_SERVING_ENABLED"] == "true"
 
 
 def test_a_label_studio_below_a_path_of_a_proxy_works_with_a_personal_token(

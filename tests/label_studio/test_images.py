@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import SecretStr
 from pydicom import uid
 
+from backend.commands.quickstart.studio import LabelStudio
 from backend.errors import ImageError
 from backend.imaging.scan_cache import Scan
 from backend.rounds.services import Services, build
@@ -21,7 +22,6 @@ from backend.storage.store import open_store
 from backend.storage.tables import Project
 from demo.annotator import Annotator
 from demo.errors import DemoError
-from demo.studio import LabelStudio
 from tests.backend.dicoms import dataset, written
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]

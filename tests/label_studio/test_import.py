@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from demo.backend import Backend
+from demo.process import bare_environment
+from demo.studio import ROOT, LabelStudio
 from PIL import Image
 
 from backend.exchange.manifest import load
 from backend.label_studio import labels
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.process import bare_environment
-from demo.studio import ROOT, LabelStudio
 from tests.label_studio import thorax
 from tests.label_studio.conftest import OPTIONS, page_at
 

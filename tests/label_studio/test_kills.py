@@ -25,13 +25,13 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from backend.commands.quickstart.process import Process
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import ROOT, LabelStudio
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Publication
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.process import Process
-from demo.studio import ROOT, LabelStudio
 from tests.forked import Forked
 from tests.label_studio import fuse
 from tests.label_studio.conftest import OPTIONS, Lab

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backend.commands.quickstart.service import Backend
 from backend.label_studio import labels
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
 from tests.label_studio.conftest import OPTIONS, Lab
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.studio import LabelStudio
 from tests.label_studio.conftest import OPTIONS, Lab
 from tests.label_studio.proxy import Proxy
 from tests.label_studio.test_admin import ENV, until

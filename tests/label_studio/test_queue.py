@@ -17,6 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from backend.commands.connection import connect, disconnect
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from backend.label_studio import queue_tab
 from backend.label_studio.client import LabelStudio as Gateway
 from backend.label_studio.publisher import Publisher
@@ -25,8 +27,6 @@ from backend.storage.store import Store, open_store
 from backend.storage.tables import Publication
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
-from demo.studio import LabelStudio
 from tests.label_studio.conftest import OPTIONS, Lab
 from tests.label_studio.test_admin import until
 

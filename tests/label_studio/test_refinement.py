@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from backend.commands.quickstart.service import Backend
 from demo import scans
 from demo.annotator import Annotator
-from demo.backend import Backend
 from tests.label_studio.conftest import OPTIONS, Lab
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]

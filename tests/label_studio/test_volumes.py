@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from demo.studio import LabelStudio
 from pydantic import SecretStr
 
 from backend.exchange.export.table import NAME, export_table
@@ -22,7 +23,6 @@ from backend.rounds.services import Services, build
 from backend.settings import Settings
 from backend.storage.store import open_store
 from demo.annotator import Annotator
-from demo.studio import LabelStudio
 from tests.backend.conftest import the
 from tests.backend.exchange.export import nnunet_rules
 from tests.backend.exchange.export.exported import (

@@ -145,6 +145,14 @@ def test_a_store_that_this_installation_cannot_speak_to_is_said_at_once(
     assert "hidden" not in line
 
 
+def test_options_of_start_win_over_the_environment(tmp_path: Path) -> None:
+    given = {"DATA_DIR": str(tmp_path), "LABEL_STUDIO_API_KEY": "hunter2"}
+    line = refused("start", "--basic-auth-user", "us:", **given, BASIC_AUTH_PASS="x")
+    assert 'expected no ":"' in line
+    line = refused("start", "-p", "9191", "--host", "::1", "--basic-auth-pass", "y", **given)
+    assert "BASIC_AUTH_USER and BASIC_AUTH_PASS belong together" in line
+
+
 def test_a_wrong_environment_names_every_variable(tmp_path: Path) -> None:
     line = refused("worker", DATA_DIR=str(tmp_path), PORT="http", FIRSTLIGHT_ALPHA="3")
     assert "PORT" in line
@@ -244,9 +252,9 @@ def test_the_doctor_ends_with_1_when_something_is_wrong_and_says_it_as_text_or_j
     assert all(row["fix"] for row in found if not row["ok"])
     assert {row["name"] for row in found if not row["ok"]} >= {"database", "web process", "project"}
     assert "WRONG  web process: Nothing answers at" in text.stdout
-    assert text.stdout.splitlines()[-1].endswith(
-        ", ".join(row["name"] for row in found if not row["ok"]) + "."
-    )
+    *_, summary, next_step = text.stdout.splitlines()
+    assert summary.endswith(", ".join(row["name"] for row in found if not row["ok"]) + ".")
+    assert next_step.startswith("Next (Label Studio): Check LABEL_STUDIO_API_KEY")
     assert "hunter2" not in text.stdout + rows.stdout
 
 

@@ -7,13 +7,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, NoReturn, Self
 
-from demo.errors import DemoError
+from backend.errors import ServerError
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
@@ -52,9 +53,9 @@ class Process:
         return self._popen.poll() is None
 
     def check(self, name: str) -> None:
-        """Raise DemoError, with the end of the log, if the program has ended."""
+        """Raise ServerError, with the end of the log, if the program has ended."""
         if not self.running:
-            raise DemoError(
+            raise ServerError(
                 f"{name} ended with code {self._popen.returncode}: {last_line(self.log)} "
                 f"(all of it: {self.log})"
             )
@@ -103,7 +104,7 @@ class Server(ABC):
         """Start it, and return when it answers."""
 
     def check(self) -> None:
-        """Raise DemoError, with the end of its log, if it has ended."""
+        """Raise ServerError, with the end of its log, if it has ended."""
         if self._process:
             self._process.check(self.title)
 
@@ -146,6 +147,35 @@ def taken(port: int) -> bool:
 def bare_environment() -> dict[str, str]:
     """The variables that any program needs, without those that might configure it."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def environment_without(names: Collection[str]) -> dict[str, str]:
+    """The variables of this process, except those with these names."""
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
+def has_display() -> bool:
+    """Whether a browser could open a window here."""
+    return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+
+
+def stop_on_signals() -> None:
+    """Let the first signal raise KeyboardInterrupt, and ignore every later signal.
+
+    SIGINT is always set, because shells start background jobs with SIGINT ignored. An ignored
+    SIGHUP stays ignored, because that is what nohup asks for.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    def stop(_number: int, _frame: object) -> NoReturn:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, stop)
 
 
 def last_line(log: Path) -> str:

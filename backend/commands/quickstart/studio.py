@@ -17,10 +17,11 @@ from typing import Self
 import httpx
 from filelock import FileLock
 
-from demo.errors import DemoError
-from demo.process import Process, Server, bare_environment, free_port, taken
+from backend.commands.quickstart.process import Process, Server, bare_environment, free_port, taken
+from backend.errors import ServerError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]  # the clone, or the folder of installed packages
+IS_CLONE = (ROOT / "scripts" / "setup").is_file()
 DATABASE = "label_studio.sqlite3"
 
 # Settings that the backend needs, and settings that keep Label Studio from calling outside.
@@ -78,6 +79,20 @@ class LabelStudio(Server):
         self._account = _account(self._data)
 
     @property
+    def is_new(self) -> bool:
+        """Whether its database has to be made first, which takes a minute once."""
+        return not (self._data / DATABASE).exists() and not _template(self._venv).exists()
+
+    def prepare(self) -> None:
+        """Make its database.
+
+        Raises:
+            ServerError: If it is not installed, or its migrations fail.
+        """
+        if not (self._data / DATABASE).exists():
+            shutil.copyfile(_migrated_database(self._venv), self._data / DATABASE)
+
+    @property
     def url(self) -> str:
         """Its address; known once it has been started."""
         return f"http://127.0.0.1:{self._port}"
@@ -101,15 +116,17 @@ class LabelStudio(Server):
         """Start it, and return when it answers; a venv's first start migrates a database before.
 
         Raises:
-            DemoError: If it is not installed, ends early or does not answer in that time.
+            ServerError: If it is not installed, ends early or does not answer in that time.
         """
         program = _program(self._venv)
-        if not (self._data / DATABASE).exists():
-            shutil.copyfile(_migrated_database(self._venv), self._data / DATABASE)
+        self.prepare()
         self._port = self._port or free_port()
         if taken(self._port):
             # Label Studio would silently take another port.
-            raise DemoError(f"Port {self._port} of 127.0.0.1 is in use; name another one.")
+            raise ServerError(
+                f"Port {self._port} of 127.0.0.1 is in use.",
+                "Stop the other program, or name another port with --label-studio-port.",
+            )
         self._process = Process(
             [program, *_START, str(self._port)],
             log=self._data / "label-studio.log",
@@ -131,7 +148,7 @@ class LabelStudio(Server):
         while not self._answers():
             process.check("Label Studio")
             if time.monotonic() > deadline:
-                raise DemoError(f"Label Studio does not answer at {self.url}; see {process.log}.")
+                raise ServerError(f"Label Studio does not answer at {self.url}; see {process.log}.")
             time.sleep(0.2)
 
     def _answers(self) -> bool:
@@ -162,7 +179,7 @@ def _account(data: Path) -> Account:
 def _program(venv: Path) -> Path:
     program = venv / "bin" / "label-studio"
     if not program.exists():
-        raise DemoError(f"Label Studio is not installed in {venv}; run scripts/setup.")
+        raise ServerError(f"Label Studio is not installed in {venv}.", "Run scripts/setup.")
     return program
 
 
@@ -170,9 +187,13 @@ def _environment(data: Path) -> dict[str, str]:
     return bare_environment() | SETTINGS | {"LABEL_STUDIO_BASE_DATA_DIR": str(data)}
 
 
+def _template(venv: Path) -> Path:
+    return venv / "template" / DATABASE
+
+
 def _migrated_database(venv: Path) -> Path:
     """An unused database of this Label Studio, made once: its migrations take half a minute."""
-    database = venv / "template" / DATABASE
+    database = _template(venv)
     database.parent.mkdir(exist_ok=True)
     with (
         FileLock(venv / "template" / "lock"),
@@ -195,8 +216,8 @@ def _migrate(venv: Path, data: Path) -> None:
     try:
         code = process.wait(600)
     except subprocess.TimeoutExpired:
-        raise DemoError("Label Studio's migrations took more than 10 minutes.") from None
+        raise ServerError("Label Studio's migrations took more than 10 minutes.") from None
     finally:
         process.stop(seconds=1)
     if code:
-        raise DemoError(f"Label Studio's migrations failed with code {code}.")
+        raise ServerError(f"Label Studio's migrations failed with code {code}.")

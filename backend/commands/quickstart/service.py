@@ -1,9 +1,8 @@
-"""The backend of this repository, run as a user would run it, and watched over HTTP."""
+"""The service, run as a user would run it, and watched over HTTP."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,11 +13,16 @@ from typing import Any, Self
 
 import httpx
 
-from demo.errors import DemoError
-from demo.process import Process, Server, free_port
-from demo.studio import ROOT
+from backend.commands.quickstart.process import (
+    Process,
+    Server,
+    environment_without,
+    free_port,
+)
+from backend.commands.quickstart.studio import ROOT
+from backend.errors import ServerError
 
-# Set for another installation, these would give the demo's backend a wrong folder or address.
+# Set for another installation, these would give this one a wrong folder or address.
 _FOREIGN = (
     "ARTIFACTS_URL",
     "BACKEND_URL",
@@ -27,12 +31,14 @@ _FOREIGN = (
     "DATABASE_URL",
     "WEBHOOK_SECRET",
 )
+_TOLD = (*_FOREIGN, "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "DATA_DIR", "HOST", "PORT")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - a user's choice, compared with
 _PROBLEM_SECONDS = 60  # a problem that lasts longer does not pass by itself
 
 
 @dataclass(frozen=True)
 class Status:
-    """A project's status, as far as the demo uses it."""
+    """A project's status, as far as it is watched here."""
 
     step: str | None
     live_version: str | None
@@ -43,6 +49,7 @@ class Status:
     next_tasks: tuple[int, ...]
     labels_in_live: int
     problem: str | None
+    embedded: int | None = None  # scans, in the step "embed"
 
     @classmethod
     def read(cls, answer: Mapping[str, Any]) -> Self:
@@ -57,6 +64,7 @@ class Status:
             next_tasks=tuple(scan["task"] for scan in answer["next"]),
             labels_in_live=answer["labels_in_live"],
             problem=answer["problem"],
+            embedded=answer["progress"].get("done") if answer["step"] == "embed" else None,
         )
 
     def settled(self, labels: int) -> bool:
@@ -86,6 +94,7 @@ class Backend(Server):
         studio_url: Address of Label Studio.
         token: An API token of Label Studio.
         data: DATA_DIR; made when missing.
+        port: Where it listens; any free port when None.
         env: Further variables for the backend.
     """
 
@@ -93,14 +102,18 @@ class Backend(Server):
     grace = 6.0
 
     def __init__(
-        self, studio_url: str, token: str, data: Path, *, env: Mapping[str, str] | None = None
+        self,
+        studio_url: str,
+        token: str,
+        data: Path,
+        *,
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data.resolve()
         self.data.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        own = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
-        self._env = own | {
+        port = port or free_port()
+        self._env = environment_without(_FOREIGN) | {
             "LABEL_STUDIO_URL": studio_url,
             "LABEL_STUDIO_API_KEY": token,
             "DATA_DIR": str(self.data),
@@ -108,12 +121,16 @@ class Backend(Server):
             "PORT": str(port),
             **(env or {}),
         }
+        host = self._env["HOST"]
+        self.url = f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
+        user, password = (self._env.get(f"BASIC_AUTH_{name}") for name in ("USER", "PASS"))
+        self._auth = (user, password) if user and password else None
 
     def start(self, seconds: float = 120) -> Self:
         """Start it, and return when /health answers.
 
         Raises:
-            DemoError: If it ends early or does not answer in that time.
+            ServerError: If it ends early or does not answer in that time.
         """
         command = [sys.executable, "-m", "backend", "start"]
         log = self.data / "backend.log"
@@ -122,7 +139,7 @@ class Backend(Server):
         while not self._healthy():
             self.check()
             if time.monotonic() > deadline:
-                raise DemoError(f"The backend does not answer at {self.url}; see {log}.")
+                raise ServerError(f"The backend does not answer at {self.url}; see {log}.")
             time.sleep(0.2)
         return self
 
@@ -144,9 +161,14 @@ class Backend(Server):
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise DemoError("connect did not end within two minutes.") from None
+            raise ServerError("connect did not end within two minutes.") from None
         if done.returncode:
-            raise DemoError(f"connect failed: {done.stdout.strip()[-300:]}")
+            raise ServerError(f"connect failed: {done.stdout.strip()[-300:]}")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that lead another command to this service and its Label Studio."""
+        return {name: self._env[name] for name in _TOLD if name in self._env}
 
     def page(self, project: int) -> str:
         """Address of the page that shows the project."""
@@ -156,31 +178,47 @@ class Backend(Server):
         """The project's status now."""
         address = f"{self.page(project)}?format=json"
         try:
-            answer = httpx.get(address, timeout=30, trust_env=False)
+            answer = httpx.get(address, timeout=30, trust_env=False, auth=self._auth)
             if answer.status_code == 404:
                 return UNKNOWN
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            raise DemoError(f"The backend did not tell the project's status: {error}") from error
+            raise ServerError(f"The backend did not tell the project's status: {error}") from error
         return Status.read(answer.json())
 
-    def wait_for_queue(self, project: int, *, labels: int, seconds: float = 1200) -> Status:
+    def wait_for_queue(
+        self,
+        project: int,
+        *,
+        labels: int,
+        seconds: float = 1200,
+        show: Callable[[Status], None] = lambda status: None,
+    ) -> Status:
         """The status once the published queue was made from so many labels.
 
+        Args:
+            project: The project.
+            labels: How many labels the queue has to know.
+            seconds: How long to wait.
+            show: Told every status on the way.
+
         Raises:
-            DemoError: If that time passes, the backend ends, or a problem lasts for a minute.
+            ServerError: If that time passes, the backend ends, or a problem lasts for a minute.
         """
-        return wait_until_settled(lambda: self._checked_status(project), labels, seconds)
+
+        def shown() -> Status:
+            self.check()
+            status = self.status(project)
+            show(status)
+            return status
+
+        return wait_until_settled(shown, labels, seconds)
 
     def _healthy(self) -> bool:
         try:
             return httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success
         except httpx.TransportError:
             return False
-
-    def _checked_status(self, project: int) -> Status:
-        self.check()
-        return self.status(project)
 
 
 def wait_until_settled(
@@ -191,13 +229,13 @@ def wait_until_settled(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Status:
-    """The first settled status with so many labels; a DemoError says why there was none."""
+    """The first settled status with so many labels; a ServerError says why there was none."""
     started = healthy = clock()
     while not (now := status()).settled(labels):
         healthy = healthy if now.problem else clock()
         if clock() - healthy > _PROBLEM_SECONDS:
-            raise DemoError(f"The backend cannot go on: {now.problem}")
+            raise ServerError(f"The backend cannot go on: {now.problem}")
         if clock() - started > seconds:
-            raise DemoError(f"No new queue after {seconds:.0f} s; the backend says {now}.")
+            raise ServerError(f"No new queue after {seconds:.0f} s; the backend says {now}.")
         sleep(0.5)
     return now

@@ -1,0 +1,1 @@
+"""From nothing, or a folder of images, to an ordered queue in one command."""

@@ -1,0 +1,241 @@
+"""Everything from nothing, or from a folder of images, to an ordered queue."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from pydantic import SecretStr
+
+from backend import PROGRAM
+from backend.commands.quickstart import images, installation, preflight, progress, state
+from backend.commands.quickstart.images import Image
+from backend.commands.quickstart.process import has_display
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
+from backend.errors import ConfigError, ImageError, NotFound
+from backend.label_studio.client import LabelStudio
+from backend.label_studio.new_projects import NewProjects, brush_config
+from backend.settings import Settings
+
+# Label Studio refuses more than 100 files or 250 MB at once.
+FILES_A_CALL, BYTES_A_CALL = 20, 100_000_000
+_MARK = re.compile(r"/[0-9a-f]{8}-([0-9a-f]{10})-[^/]*$")  # of an uploaded image
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of the command line.
+
+    Attributes:
+        folder: The images; None for synthetic scans.
+        scans, seed: Of the synthetic scans.
+        labels: What is drawn.
+        label_studio: Address of a Label Studio that is there; "" to start one.
+        port, label_studio_port: Where the service and Label Studio listen.
+        keep: The folder for all state.
+        browser: Whether to open one.
+    """
+
+    folder: Path | None
+    scans: int
+    seed: int
+    labels: Sequence[str]
+    label_studio: str
+    port: int | None
+    label_studio_port: int | None
+    keep: Path | None
+    browser: bool
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A Label Studio that answers; `own` if this command runs it."""
+
+    url: str
+    token: str
+    own: OwnLabelStudio | None = None
+
+
+def run(plan: Plan, settings: Settings) -> None:
+    """Start everything, wait for the first queue, say where it is; stop everything at the end.
+
+    Raises:
+        FirstlightError: Says what is missing or went wrong, and how to fix it.
+    """
+    began = time.monotonic()
+    with ExitStack() as started:
+        folder = started.enter_context(_state_folder(plan, settings))
+        memory = state.Memory.read(folder, plan.label_studio)
+        pool = _pool(plan, folder)
+        _check(plan, folder, pool)
+        studio = started.enter_context(_label_studio(plan, settings, folder))
+        client = LabelStudio(_as_settings(settings, studio))
+        started.callback(client.close)
+        if not studio.own:
+            client.server_version()
+            client.check_token()
+        with progress.waiting("Starting Firstlight"):
+            backend = started.enter_context(_backend(plan, settings, studio, folder))
+        project = _project(plan, client, memory, folder)
+        _import(client, project, pool, settings.max_image_pixels)
+        with progress.waiting("Connecting the project"):
+            backend.connect(project, {"seed": plan.seed} if plan.folder is None else None)
+        with progress.ordering("Ordering the scans", len(pool)) as show:
+            backend.wait_for_queue(project, labels=0, seconds=math.inf, show=show)
+        click.echo(f"\nThe queue is ready, {time.monotonic() - began:.0f} s after the start.\n")
+        _say_what_next(studio, backend, project, folder)
+        if plan.browser and has_display():
+            click.launch(f"{studio.url}/projects/{project}/data")
+        _watch(studio, backend)
+
+
+@contextmanager
+def _state_folder(plan: Plan, settings: Settings) -> Iterator[Path]:
+    kept = state.held(plan.keep or settings.data_dir) if plan.folder else state.emptied(plan.keep)
+    with kept as folder:
+        yield folder
+
+
+def _pool(plan: Plan, folder: Path) -> list[Image]:
+    if plan.folder is None:
+        return images.phantoms(plan.scans, folder / "phantoms", seed=plan.seed)
+    pool = images.from_folder(plan.folder)
+    if others := images.left_out(plan.folder):
+        click.echo(f"{others} DICOM or NIfTI files are left out: {images.READ}.")
+    return pool
+
+
+def _check(plan: Plan, folder: Path, pool: Sequence[Image]) -> None:
+    """Raise if a port, the disk or the memory is not enough."""
+    preflight.require_ports(
+        [(plan.port, "--port"), (plan.label_studio_port, "--label-studio-port")]
+    )
+    size = sum(image.path.stat().st_size for image in pool)
+    own = not plan.label_studio
+    missing = own and not installation.is_installed()
+    preflight.require_disk(
+        folder,
+        preflight.SERVERS + preflight.COPIES * size + missing * preflight.LABEL_STUDIO,
+    )
+    preflight.require_memory()
+
+
+@contextmanager
+def _label_studio(plan: Plan, settings: Settings, folder: Path) -> Iterator[Studio]:
+    """The Label Studio that is there, or one of our own while the block runs."""
+    if plan.label_studio:
+        yield Studio(plan.label_studio, settings.api_key)
+        return
+    venv = installation.environment()
+    own = OwnLabelStudio(folder / "label-studio", port=plan.label_studio_port, venv=venv)
+    with ExitStack() as started:
+        if own.is_new:
+            with progress.waiting("Making Label Studio's database"):
+                own.prepare()
+        with progress.waiting("Starting Label Studio"):
+            started.enter_context(own)
+        yield Studio(own.url, own.token, own)
+
+
+def _as_settings(settings: Settings, studio: Studio) -> Settings:
+    token = SecretStr(studio.token)
+    return settings.model_copy(
+        update={"label_studio_url": studio.url, "label_studio_api_key": token}
+    )
+
+
+def _backend(plan: Plan, settings: Settings, studio: Studio, folder: Path) -> Backend:
+    if studio.own:
+        return Backend(studio.url, studio.token, folder, port=plan.port)
+    # It may have to be reached from another machine, with a password: as `start` would run it.
+    kept = ("host", "backend_url", "basic_auth_user", "database_url", "artifacts_url")
+    secret = ("basic_auth_pass", "webhook_secret")
+    env = {name.upper(): str(getattr(settings, name)) for name in kept}
+    env |= {name.upper(): getattr(settings, name).get_secret_value() for name in secret}
+    return Backend(
+        studio.url, studio.token, folder, port=plan.port, env={k: v for k, v in env.items() if v}
+    )
+
+
+def _project(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Path) -> int:
+    """Return the project of the folder: that of an earlier run if it is still there, or a new."""
+    root = plan.folder.resolve() if plan.folder else folder
+    known = memory.projects.get(str(root))
+    if known is not None:
+        try:
+            title = client.project(known).title
+        except NotFound:
+            click.echo(f"Project {known} was deleted in Label Studio; making a new one.")
+        else:
+            click.echo(f"Going on with project {known} ({title}).")
+            return known
+    named = root.parent if root.name == "images" else root
+    title = f"{named.name[:40]} (Firstlight)" if plan.folder else "Firstlight demo"
+    project = NewProjects(client).create(title, brush_config(plan.labels))
+    memory.with_project(root, project).write(folder)
+    return project
+
+
+def _import(client: LabelStudio, project: int, pool: list[Image], max_pixels: int) -> None:
+    """Upload the images that the project does not have yet; say which cannot be read."""
+    there = _uploaded(client, project)
+    new = [image for image in pool if image.mark not in there]
+    if not new:
+        return
+    projects, unreadable = NewProjects(client), []
+    with progress.counting("Importing the scans", len(new), "scans") as advance:
+        for batch in images.batches(new, files=FILES_A_CALL, size=BYTES_A_CALL):
+            files = {}
+            for image in batch:
+                try:
+                    files[image.name] = image.content(max_pixels)
+                except ImageError as error:
+                    unreadable.append(f"{image.path}: {error}")
+            if files:
+                projects.upload(project, files)
+            advance(len(batch))
+    for line in unreadable:
+        click.echo(line)
+    if len(unreadable) == len(pool):
+        raise ConfigError("None of the images can be read.", f"{images.READ.capitalize()}.")
+
+
+def _uploaded(client: LabelStudio, project: int) -> set[str]:
+    """Return the marks of the images that an earlier run uploaded."""
+    addresses = (
+        str(value)
+        for page in client.tasks(project)
+        for task in page
+        for value in (task["data"] or {}).values()
+    )
+    return {match[1] for match in map(_MARK.search, addresses) if match}
+
+
+def _say_what_next(studio: Studio, backend: Backend, project: int, folder: Path) -> None:
+    variables = state.write_variables(folder, backend.variables)
+    click.echo(f"Label Studio  {studio.url}/projects/{project}/data")
+    if studio.own:
+        click.echo(f"              login {studio.own.email}, password {studio.own.password}")
+    click.echo(f"Project page  {backend.page(project)}")
+    click.echo(f"Doctor        . {variables} && {PROGRAM} doctor {project}")
+    click.echo(
+        "\nFirst open Label Studio and press Label All Tasks: the scans come in the best order."
+        "\nAfter five labels, each scan opens with a draft that you only correct."
+        "\nCtrl-C stops everything."
+    )
+
+
+def _watch(studio: Studio, backend: Backend) -> NoReturn:
+    while True:
+        if studio.own:
+            studio.own.check()
+        backend.check()
+        time.sleep(1)
