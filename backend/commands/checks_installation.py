@@ -191,7 +191,7 @@ def fast_import(studio: LabelStudio, project_id: int | None) -> Finding:
         studio: Label Studio.
         project_id: The project to ask about; None for any.
     """
-    asked = project_id or probes.first_project(studio)
+    asked = project_id or probes.newest_project(studio)
     if asked is None:
         return Finding("import", True, "It is checked as soon as there is a project.")
     if probes.imports_fast(studio, asked):

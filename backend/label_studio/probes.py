@@ -45,7 +45,7 @@ def is_local_file(url: str) -> bool:
     return url.lstrip("/").startswith(_LOCAL_FILES)
 
 
-def first_project(studio: LabelStudio) -> int | None:
+def newest_project(studio: LabelStudio) -> int | None:
     """Return the newest project that the token may see; None without one.
 
     Raises:

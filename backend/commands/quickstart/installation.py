@@ -78,9 +78,10 @@ def _install(uv: str, folder: Path) -> None:
     """Let uv install the lock; it shows its own progress."""
     click.echo(f"Installing Label Studio {version()} into {folder} ({DOWNLOAD} to download, once)")
     python = folder / "bin" / "python"
+    lock = ("--no-deps", "--require-hashes", "--requirement", LOCK)  # it names every package
     commands: list[list[str | Path]] = [
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
-        [uv, "pip", "install", "--python", python, "--require-hashes", "--requirement", LOCK],
+        [uv, "pip", "install", "--python", python, *lock],
     ]
     for command in commands:
         if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:

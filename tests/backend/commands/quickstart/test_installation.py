@@ -40,7 +40,7 @@ def test_uv_installs_the_lock_once(wheel: Path, tmp_path: Path) -> None:
     assert not installation.is_installed()
     assert installation.environment() == wheel
     asked = (tmp_path / "asked").read_text()
-    assert f"pip install --python {wheel}/bin/python --require-hashes" in asked
+    assert f"pip install --python {wheel}/bin/python --no-deps --require-hashes" in asked
     assert installation.is_installed()
     assert installation.environment() == wheel
     assert (tmp_path / "asked").read_text() == asked, "the second call installs nothing"

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import NotFound
+from backend.label_studio import probes
+from backend.label_studio.client import LabelStudio
+from tests.backend.fake_label_studio import FakeLabelStudio
+
+
+def test_the_fast_import_is_told_from_the_slow_and_nothing_is_stored(
+    studio: LabelStudio, fake: FakeLabelStudio
+) -> None:
+    number = fake.add_project()
+    fake.add_task(number)
+    assert probes.imports_fast(studio, number)
+    fake.fast_import = False
+    assert not probes.imports_fast(studio, number)
+    assert fake.projects[number].predictions == []
+
+
+def test_a_probe_of_an_unknown_project_says_so(studio: LabelStudio, fake: FakeLabelStudio) -> None:
+    fake.fail("POST", "import", 404, detail="No Project matches the given query.")
+    with pytest.raises(NotFound):
+        probes.imports_fast(studio, 9)
+
+
+def test_local_files_are_served_or_not(studio: LabelStudio, fake: FakeLabelStudio) -> None:
+    assert probes.serves_local_files(studio)
+    fake.local_files = False
+    assert not probes.serves_local_files(studio)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [("/data/local-files/?d=a.png", True), ("/data/upload/1/a.png", False), ("", False)],
+)
+def test_an_image_in_a_local_folder_is_known_by_its_address(url: str, local: bool) -> None:
+    assert probes.is_local_file(url) is local
+
+
+def test_the_newest_project_is_found(studio: LabelStudio, fake: FakeLabelStudio) -> None:
+    assert probes.newest_project(studio) is None
+    numbers = [fake.add_project(), fake.add_project()]
+    assert probes.newest_project(studio) == max(numbers)
