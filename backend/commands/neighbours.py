@@ -11,7 +11,8 @@ import httpx
 # Label Studio takes 8080, or the next port that is free; 8000 and 80 are common behind proxies.
 PORTS = (8080, *range(8081, 8090), 8000, 80)
 LOOPBACK = "127.0.0.1"
-SECONDS = 1.0  # a machine of the same network answers sooner
+# A machine of the same network takes a connection sooner; a busy Label Studio answers later.
+TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def search(web: httpx.Client, url: str) -> Iterator[Neighbour]:
 def _version(web: httpx.Client, address: str) -> str:
     """Return the release of the Label Studio at an address, "" if none answers."""
     try:
-        answer = web.get(f"{address}/api/version", timeout=SECONDS).json()
+        answer = web.get(f"{address}/api/version", timeout=TIMEOUT).json()
     except (httpx.HTTPError, ValueError):
         return ""
     return str(answer.get("release") or "") if isinstance(answer, dict) else ""

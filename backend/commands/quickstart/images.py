@@ -51,30 +51,30 @@ class Image:
         return as_png(decode(content, max_pixels=max_pixels))
 
 
-def from_folder(folder: Path) -> list[Image]:
-    """Return the images in a folder and below it, by name; in its folder `images/` if it has one.
+def from_folder(folder: Path, *, state: Path | None = None) -> tuple[list[Image], int]:
+    """Return the images in a folder and below it, by name, and how many files were left out.
 
+    If the folder has a folder `images/`, only that is read. DICOM and NIfTI files are left out.
     This is the only place that knows which kinds of files become scans.
+
+    Args:
+        folder: The folder.
+        state: Where this service keeps its own files; they are no scans.
 
     Raises:
         ConfigError: If there are none; it says which kinds are read.
     """
     root = folder / "images" if (folder / "images").is_dir() else folder
-    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    paths = sorted(_files(root, state))
     images = [Image(path, _name(path, root)) for path in paths if _is_read(path)]
+    others = sum(path.name.lower().endswith(OTHERS) for path in paths)
     if not images:
-        others = sum(path.name.lower().endswith(OTHERS) for path in paths)
         found = f"{others} DICOM or NIfTI files, but no image" if others else "no image"
         raise ConfigError(
             f"{root} holds {found} that can be imported: {READ}.",
             "Convert the images to PNG (DICOM: `dcm2img` of DCMTK), or name another folder.",
         )
-    return images
-
-
-def left_out(folder: Path) -> int:
-    """Return how many DICOM and NIfTI files of a folder are not imported."""
-    return sum(path.name.lower().endswith(OTHERS) for path in folder.rglob("*"))
+    return images, others
 
 
 def phantoms(count: int, folder: Path, *, seed: int) -> list[Image]:
@@ -82,7 +82,7 @@ def phantoms(count: int, folder: Path, *, seed: int) -> list[Image]:
     folder.mkdir(parents=True, exist_ok=True)
     for number, phantom in enumerate(generate(count, size=128, classes=1, seed=seed)):
         (folder / f"phantom-{number:03d}.png").write_bytes(as_png(phantom.image))
-    return from_folder(folder)
+    return from_folder(folder)[0]
 
 
 def as_png(pixels: Pixels) -> bytes:
@@ -105,6 +105,13 @@ def batches(images: list[Image], *, files: int, size: int) -> Iterator[list[Imag
         held += bytes_
     if batch:
         yield batch
+
+
+def _files(root: Path, state: Path | None) -> Iterator[Path]:
+    for path in root.rglob("*"):
+        ours = state is not None and path.resolve().is_relative_to(state.resolve())
+        if path.is_file() and not ours:
+            yield path
 
 
 def _is_read(path: Path) -> bool:

@@ -13,7 +13,7 @@ GB = 1_000_000_000
 # Measured with 138 scans: docs/commands.md#quickstart.
 MEMORY = 2.5 * GB
 SERVERS = 0.5 * GB  # on disk: databases, encoder, logs
-LABEL_STUDIO = 1.5 * GB  # on disk: its packages, and uv's copies of them
+LABEL_STUDIO = 1.0 * GB  # on disk: its packages, which share their files with uv's cache
 COPIES = 3  # of each image: the upload, and what the service keeps of it
 
 

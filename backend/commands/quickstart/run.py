@@ -107,8 +107,8 @@ def _state_folder(plan: Plan, settings: Settings) -> Iterator[Path]:
 def _pool(plan: Plan, folder: Path) -> list[Image]:
     if plan.folder is None:
         return images.phantoms(plan.scans, folder / "phantoms", seed=plan.seed)
-    pool = images.from_folder(plan.folder)
-    if others := images.left_out(plan.folder):
+    pool, others = images.from_folder(plan.folder, state=folder)
+    if others:
         click.echo(f"{others} DICOM or NIfTI files are left out: {images.READ}.")
     return pool
 

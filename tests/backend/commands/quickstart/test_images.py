@@ -21,31 +21,31 @@ def test_images_in_a_folder_and_below_it_are_found_by_name(tmp_path: Path) -> No
     for name in ("b.PNG", "a.jpeg", "below/c.tif"):
         write(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
-    found = images.from_folder(tmp_path)
+    found, _ = images.from_folder(tmp_path)
     assert [image.path.name for image in found] == ["a.jpeg", "b.PNG", "c.tif"]
 
 
 def test_a_folder_of_images_beside_masks_gives_the_images_alone(tmp_path: Path) -> None:
     write(tmp_path / "images" / "a.png")
     write(tmp_path / "masks" / "a.png")
-    [image] = images.from_folder(tmp_path)
+    [image], _ = images.from_folder(tmp_path)
     assert image.path == tmp_path / "images" / "a.png"
 
 
 def test_names_are_told_apart_and_stay_the_same_in_the_next_run(tmp_path: Path) -> None:
     write(tmp_path / "one" / "scan.png")
     write(tmp_path / "two" / "scan.png")
-    first, second = images.from_folder(tmp_path)
+    (first, second), _ = images.from_folder(tmp_path)
     assert first.name != second.name
     assert first.name.endswith("-scan.png")
     write(tmp_path / "a new one.png")
-    assert {first.mark, second.mark} <= {image.mark for image in images.from_folder(tmp_path)}
+    assert {first.mark, second.mark} <= {image.mark for image in images.from_folder(tmp_path)[0]}
 
 
 def test_a_tiff_becomes_a_png_because_browsers_show_no_tiff(tmp_path: Path) -> None:
     pixels = np.linspace(0, 60_000, 24, dtype=np.uint16).reshape(4, 6)
     Image.fromarray(pixels).save(tmp_path / "deep.tiff")
-    [image] = images.from_folder(tmp_path)
+    [image], _ = images.from_folder(tmp_path)
     assert image.name.endswith("-deep.png")
     with Image.open(BytesIO(image.content(100))) as shown:
         assert (shown.format, shown.mode, shown.size) == ("PNG", "L", (6, 4))
@@ -56,7 +56,7 @@ def test_a_tiff_becomes_a_png_because_browsers_show_no_tiff(tmp_path: Path) -> N
 
 def test_a_png_is_uploaded_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png")
-    [image] = images.from_folder(tmp_path)
+    [image], _ = images.from_folder(tmp_path)
     assert image.content(100) == path.read_bytes()
 
 
@@ -72,10 +72,24 @@ def test_a_folder_without_images_says_which_kinds_are_read(
         images.from_folder(tmp_path)
 
 
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    for name in ("a.dcm", "b.nii", "b.nii.gz", "b.txt"):
+        (tmp_path / name).touch()
+    assert images.from_folder(tmp_path)[1] == 3
+
+
+def test_uploads_in_a_state_folder_inside_the_folder_are_no_scans(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    write(tmp_path / "data" / "label-studio" / "upload.png")
+    [image], _ = images.from_folder(tmp_path, state=tmp_path / "data")
+    assert image.path == tmp_path / "a.png"
+
+
 def test_an_upload_holds_so_many_files_and_bytes_at_most(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(b"x" * (10 if number else 100))
-    pool = images.from_folder(tmp_path)
+    pool, _ = images.from_folder(tmp_path)
     sizes = [len(batch) for batch in images.batches(pool, files=3, size=30)]
     assert sizes == [1, 3, 1]
 
