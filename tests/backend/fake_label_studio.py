@@ -282,6 +282,7 @@ class FakeLabelStudio:
     def _routes(self) -> dict[str, Callable[..., Answer]]:
         return {
             r"GET /api/projects": self._get_projects,
+            r"POST /api/projects": self._post_project,
             r"GET /api/projects/(\d+)": self._get_project,
             r"PATCH /api/projects/(\d+)": self._patch_project,
             r"GET /api/tasks": self._get_tasks,
@@ -327,6 +328,12 @@ class FakeLabelStudio:
         size = int(request.url.params["page_size"])
         found = sorted(self.projects, reverse=True)[:size]
         return Answer(200, json={"results": [{"id": number} for number in found]})
+
+    def _post_project(self, request: httpx.Request) -> Answer:
+        number = self.add_project()
+        for name, value in json.loads(request.content).items():
+            setattr(self.projects[number], name, value)
+        return Answer(201, json={"id": number})
 
     def _get_project(self, request: httpx.Request, project_id: int) -> Answer:
         project = self.projects.get(project_id)

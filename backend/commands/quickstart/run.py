@@ -15,6 +15,7 @@ import click
 from pydantic import SecretStr
 
 from backend import PROGRAM
+from backend.commands import checks_installation
 from backend.commands.quickstart import images, installation, preflight, progress, state
 from backend.commands.quickstart.images import Image
 from backend.commands.quickstart.process import has_display
@@ -80,11 +81,10 @@ def run(plan: Plan, settings: Settings) -> None:
         client = LabelStudio(_as_settings(settings, studio))
         started.callback(client.close)
         if not studio.own:
-            client.server_version()
-            client.check_token()
+            require_access(client, settings.public_url)
         with progress.waiting("Starting Firstlight"):
             backend = started.enter_context(_backend(plan, settings, studio, folder))
-        project = _project(plan, client, memory, folder)
+        project = project_of(plan, client, memory, folder)
         _import(client, project, pool, settings.max_image_pixels)
         with progress.waiting("Connecting the project"):
             backend.connect(project, {"seed": plan.seed} if plan.folder is None else None)
@@ -145,6 +145,22 @@ def _label_studio(plan: Plan, settings: Settings, folder: Path) -> Iterator[Stud
         yield Studio(own.url, own.token, own)
 
 
+def require_access(client: LabelStudio, url: str) -> None:
+    """Raise, before anything is made, if Label Studio cannot be used or may not call us.
+
+    Args:
+        client: Label Studio.
+        url: The address that it will call.
+
+    Raises:
+        FirstlightError: Says what to change.
+    """
+    client.server_version()
+    client.check_token()
+    checks_installation.backend_address(client, url)
+    checks_installation.webhook_address(client, url)
+
+
 def _as_settings(settings: Settings, studio: Studio) -> Settings:
     token = SecretStr(studio.token)
     return settings.model_copy(
@@ -165,7 +181,7 @@ def _backend(plan: Plan, settings: Settings, studio: Studio, folder: Path) -> Ba
     )
 
 
-def _project(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Path) -> int:
+def project_of(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Path) -> int:
     """Return the project of the folder: that of an earlier run if it is still there, or a new."""
     root = plan.folder.resolve() if plan.folder else folder
     known = memory.projects.get(str(root))
@@ -186,7 +202,7 @@ def _project(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Path
 
 def _import(client: LabelStudio, project: int, pool: list[Image], max_pixels: int) -> None:
     """Upload the images that the project does not have yet; say which cannot be read."""
-    there = _uploaded(client, project)
+    there = uploaded(client, project)
     new = [image for image in pool if image.mark not in there]
     if not new:
         return
@@ -208,7 +224,7 @@ def _import(client: LabelStudio, project: int, pool: list[Image], max_pixels: in
         raise ConfigError("None of the images can be read.", f"{images.READ.capitalize()}.")
 
 
-def _uploaded(client: LabelStudio, project: int) -> set[str]:
+def uploaded(client: LabelStudio, project: int) -> set[str]:
     """Return the marks of the images that an earlier run uploaded."""
     addresses = (
         str(value)

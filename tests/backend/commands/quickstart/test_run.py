@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backend.commands.quickstart import images, run
+from backend.commands.quickstart.state import Memory
+from backend.errors import LacksVariables, Unauthorized, Unreachable
+from backend.label_studio.client import LabelStudio
+from tests.backend.fake_label_studio import FakeLabelStudio
+
+US = "http://127.0.0.1:9090"
+
+
+def plan(folder: Path | None) -> run.Plan:
+    return run.Plan(
+        folder=folder,
+        scans=3,
+        seed=0,
+        labels=["Lung"],
+        label_studio="",
+        port=None,
+        label_studio_port=None,
+        keep=None,
+        browser=False,
+    )
+
+
+def test_a_label_studio_that_may_not_call_us_is_said_before_anything_is_made(
+    studio: LabelStudio, fake: FakeLabelStudio
+) -> None:
+    run.require_access(studio, US)
+    fake.banned = {"webhooks": (403, "URL resolves to a reserved network address")}
+    with pytest.raises(LacksVariables, match="SSRF_PROTECTION_ENABLED=false"):
+        run.require_access(studio, US)
+    fake.fail("GET", "whoami", 401, detail="Invalid token.")
+    with pytest.raises(Unauthorized):
+        run.require_access(studio, US)
+    fake.fail("GET", "version", httpx.ConnectError)
+    with pytest.raises(Unreachable):
+        run.require_access(studio, US)
+    assert fake.projects == {}
+
+
+def test_a_folder_gets_one_project_and_a_new_one_after_its_deletion(
+    studio: LabelStudio, fake: FakeLabelStudio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "chest" / "images"
+    state = tmp_path / "state"
+    for path in (folder, state):
+        path.mkdir(parents=True)
+
+    def project() -> int:
+        return run.project_of(plan(folder), studio, Memory.read(state, ""), state)
+
+    first = project()
+    assert fake.projects[first].title == "chest (Firstlight)"
+    assert 'value="Lung"' in fake.projects[first].label_config
+    assert project() == first
+    del fake.projects[first]
+    assert project() in fake.projects
+    assert "was deleted in Label Studio" in capsys.readouterr().out
+
+
+def test_uploaded_images_are_known_by_the_mark_in_their_address(
+    studio: LabelStudio, fake: FakeLabelStudio, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").touch()
+    [image], _ = images.from_folder(tmp_path)
+    project = fake.add_project()
+    fake.add_task(project)
+    assert run.uploaded(studio, project) == set()
+    fake.add_task(project, image=None, image_url=f"/data/upload/1/0a1b2c3d-{image.name}")
+    assert run.uploaded(studio, project) == {image.mark}
