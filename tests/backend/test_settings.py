@@ -14,7 +14,9 @@ from backend.errors import ConfigError, OptionsError
 from backend.settings import (
     ProjectOptions,
     Settings,
+    cache_folder,
     load_settings,
+    override,
     parse_options,
     prepare_data_dir,
     require_api_key,
@@ -419,3 +421,20 @@ def test_alpha_is_a_share_or_automatic(
     assert ProjectOptions().alpha == kept
     with pytest.raises(OptionsError, match="alpha"):
         parse_options({"alpha": 1.5})
+
+
+def test_what_was_chosen_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "9091")
+    monkeypatch.setenv("HOST", "127.0.0.2")
+    override({"port": 9292, "host": None})
+    assert (load_settings().port, load_settings().host) == (9292, "127.0.0.2")
+
+
+def test_caches_lie_where_the_user_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "firstlight"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache_folder() == tmp_path / "caches" / "firstlight"

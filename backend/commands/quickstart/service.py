@@ -121,8 +121,8 @@ class Backend(Server):
             "PORT": str(port),
             **(env or {}),
         }
-        host = self._env["HOST"]
-        self.url = f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
+        host = "127.0.0.1" if self._env["HOST"] in _EVERYWHERE else self._env["HOST"]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         user, password = (self._env.get(f"BASIC_AUTH_{name}") for name in ("USER", "PASS"))
         self._auth = (user, password) if user and password else None
 
