@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo.studio import LabelStudio
 from PIL import Image, ImageChops
 from playwright.sync_api import BrowserContext, Locator, Page
 
+from backend.commands.quickstart.studio import LabelStudio
 from demo.annotator import Annotator
 from tests.browser.conftest import Shoot
 from tests.label_studio import thorax

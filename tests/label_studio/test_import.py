@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from demo.backend import Backend
-from demo.process import bare_environment
-from demo.studio import ROOT, LabelStudio
 from PIL import Image
 
+from backend.commands.quickstart.process import bare_environment
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import ROOT, LabelStudio
 from backend.exchange.manifest import load
 from backend.label_studio import labels
 from demo.annotator import Annotator

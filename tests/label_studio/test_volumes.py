@@ -12,9 +12,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from demo.studio import LabelStudio
 from pydantic import SecretStr
 
+from backend.commands.quickstart.studio import LabelStudio
 from backend.exchange.export.table import NAME, export_table
 from backend.exchange.manifest import Volume
 from backend.imaging.planes import Plane
