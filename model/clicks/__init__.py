@@ -1,0 +1,6 @@
+"""Clicks and boxes: correct a draft of one class, or draw without one, where a person points."""
+
+from model.clicks.prompts import Box, Click
+from model.clicks.refining import refine
+
+__all__ = ["Box", "Click", "refine"]
