@@ -2,18 +2,23 @@
 
 from backend.label_studio.labels.config import LabelConfig, Tool, parse
 from backend.label_studio.labels.merge import merge
+from backend.label_studio.labels.prompts import Prompt, Prompts, prompts
 from backend.label_studio.labels.reading import masks, planes
 from backend.label_studio.labels.shapes import SHAPES
-from backend.label_studio.labels.writing import regions, regions_of
+from backend.label_studio.labels.writing import region_id, regions, regions_of
 
 __all__ = [
     "SHAPES",
     "LabelConfig",
+    "Prompt",
+    "Prompts",
     "Tool",
     "masks",
     "merge",
     "parse",
     "planes",
+    "prompts",
+    "region_id",
     "regions",
     "regions_of",
 ]

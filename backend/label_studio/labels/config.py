@@ -26,6 +26,8 @@ _LONGEST = 1_000_000  # characters
 _MOST_TAGS = 100  # that draw or hold labels: each pair of them may be a tool
 _MOST_LABELS = 1_000  # each is a mask of its own
 _DATA_KEY = re.compile(r"\$([\w-]+)")
+_POINTS = frozenset({"keypointlabels", "keypoint"})
+_SMART = _POINTS | {"rectanglelabels"}  # tags whose clicks and boxes Label Studio sends to us
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class LabelConfig:
     labels: tuple[str, ...]  # the classes: of all tools, each once, in the order of the interface
     rows: Mapping[str, int] = field(default_factory=dict)  # every name of a label -> its class
     notes: tuple[str, ...] = ()  # parts of the interface that train nothing
+    prompts: tuple[str, ...] = ()  # smart tags: their clicks and boxes are prompts, never labels
 
     def tool_for(self, label: str) -> Tool:
         """Return the tool that a draft of this label is drawn with."""
@@ -63,17 +66,21 @@ def parse(xml: str) -> LabelConfig:
     A label goes by its alias where it has one, as in the results that Label Studio stores. Its
     value and its predicted_values are understood too, unless they name another label.
 
+    A smart tag (smart="true") of key points, or of rectangles whose labels another tag draws too,
+    holds prompts: clicks and boxes that ask for a mask. They are no labels.
+
     Raises:
         UnsupportedLabelConfig: If it cannot be served; the error says why and how to fix it.
     """
     tags = list(_root(xml).iter())
     image = _only_image(tags)
     image_name, image_key = _name(image), _data_key(image)
-    drawing = [tag for tag in tags if _kind(tag) in _DRAWING]
+    on_image = [tag for tag in tags if tag.get("toName") == image_name]
+    prompting = _prompting(on_image)
+    drawing = [tag for tag in tags if _kind(tag) in _DRAWING and tag not in prompting]
     for tag in drawing:
         _check_bound(tag, image_name)
-    on_image = [tag for tag in tags if tag.get("toName") == image_name]
-    separate = [tag for tag in on_image if _kind(tag) == "labels"]
+    separate = [tag for tag in on_image if _is_separate(tag)]
     _check_number("tags that draw or label", len(drawing) + len(separate), _MOST_TAGS)
     _check_number("Label tags", sum(_kind(tag) == "label" for tag in tags), _MOST_LABELS)
     bare = any(_kind(tag) in BARE for tag in drawing)
@@ -82,11 +89,17 @@ def parse(xml: str) -> LabelConfig:
     if not tools:
         raise _without_tools(tags)
     labelling = [tag for tag in drawing if _kind(tag) in LABELLED] + separate
-    used = {id(tag) for tag in [*drawing, *separate]}
+    used = {id(tag) for tag in [*drawing, *separate, *prompting]}
     others = [tag for tag in on_image if id(tag) not in used]
     labels = tuple(dict.fromkeys(label for tool in tools for label in tool.labels))
     return LabelConfig(
-        image_name, image_key, tools, labels, _rows(labels, labelling), tuple(_notes(others))
+        image_name=image_name,
+        image_key=image_key,
+        tools=tools,
+        labels=labels,
+        rows=_rows(labels, labelling),
+        notes=tuple(_notes(others, prompting)),
+        prompts=tuple(_name(tag) for tag in prompting),
     )
 
 
@@ -229,10 +242,37 @@ def _rows(labels: Sequence[str], labelling: Sequence[Element]) -> dict[str, int]
     return rows
 
 
-def _notes(others: Sequence[Element]) -> Iterator[str]:
+def _prompting(on_image: Sequence[Element]) -> list[Element]:
+    """Return the smart tags that hold prompts.
+
+    A smart rectangle may also be the only tool that draws a label; then it is no prompt.
+    """
+    smart = [t for t in on_image if _kind(t) in _SMART and t.get("smart", "").lower() == "true"]
+    others = [t for t in on_image if t not in smart and (_kind(t) in LABELLED or _is_separate(t))]
+    drawn = {_label(label) for tag in others for label in _label_tags(tag)}
+    return [
+        tag
+        for tag in smart
+        if _kind(tag) in _POINTS or drawn.issuperset(map(_label, _label_tags(tag)))
+    ]
+
+
+def _is_separate(tag: Element) -> bool:
+    return _kind(tag) == "labels"
+
+
+def _notes(others: Sequence[Element], prompting: Sequence[Element]) -> Iterator[str]:
     if others:
-        named = ", ".join(f"{_written(tag)} {_shown(tag.get('name'))}" for tag in others)
-        yield f"Not used for training, only kept in Label Studio: {named}."
+        yield f"Not used for training, only kept in Label Studio: {_named(others)}."
+    if prompting:
+        yield (
+            f"Prompts that ask for a mask, ignored in training and in submitted labels: "
+            f"{_named(prompting)}."
+        )
+
+
+def _named(tags: Sequence[Element]) -> str:
+    return ", ".join(f"{_written(tag)} {_shown(tag.get('name'))}" for tag in tags)
 
 
 def _kind(tag: Element) -> str:

@@ -25,6 +25,8 @@ _MOST_RLE = 20_000_000  # bytes of brush masks; a mask of a 60-megapixel scan ta
 _MOST_AREA = 1_000  # whole images that the boxes around its outlines cover
 _LONGEST = 10**9  # pixels of a side; far longer sides would break the arithmetic
 _UNREAD = frozenset({"bitmask", "bitmasklabels"})
+# Label Studio may store an accepted mask twice: once more under the type of the click.
+_CLICKED = "keypointlabels"
 
 
 def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Mask:
@@ -33,7 +35,8 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
     Regions of one label are united. A region counts by its type and label, whatever its tag is
     called: tags may have been renamed since. Key points, choices and other regions that are no
     masks are left out. Outlines are drawn at `size` (h, w), a brush of another size is scaled to
-    it by nearest neighbour. A region that would vanish covers the pixels that it touches.
+    it by nearest neighbour. A region that would vanish covers the pixels that it touches. Prompts,
+    the clicks and boxes of smart tags, are left out too.
 
     Time and memory follow what the annotation holds and `size`, not the size that its regions
     claim for the image.
@@ -124,7 +127,7 @@ def _regions(
     """Yield each region once: (index, shape, entry, labels).
 
     A tool with labels of its own writes one entry. One with a separate Labels tag writes two of
-    one id: the shape, and the shape again with the labels.
+    one id: the shape, and the shape again with the labels. A prompt is no region.
     """
     for index, entry in enumerate(result):
         _check(index, entry, config)
@@ -133,6 +136,8 @@ def _regions(
     others = {_id(entry, i) for i, entry in enumerate(result) if not _is_separate(entry, config)}
     for index, entry in enumerate(result):
         kind, here = _type(entry), _id(entry, index)
+        if entry.get("from_name") in config.prompts:
+            continue
         if kind in LABELLED:
             yield index, LABELLED[kind], entry, _listed(entry, kind)
         elif kind in BARE:
@@ -151,7 +156,7 @@ def _check(index: int, entry: Any, config: LabelConfig) -> None:
     if kind in _UNREAD:
         raise ValueError(f"region {index}: a {kind} is not read; use {', '.join(SHAPES)}")
     ours = entry.get("from_name") in [tool.name for tool in config.tools]
-    if ours and kind not in LABELLED | BARE:
+    if ours and kind not in LABELLED | BARE and kind != _CLICKED:
         raise ValueError(f"region {index}: its type is {kind!r}, which draws no mask")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,42 +47,42 @@ def regions(
 def regions_of(
     label: str, plane: Mask, config: LabelConfig, *, score: float, tolerance: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Return the regions of one label, as `regions` does, from its plane (h, w) alone."""
+    """Return the regions of one label, as `regions` does, from its plane (h, w) alone.
+
+    The id of the first region is `region_id(label)`, and its number follows in the id of each other
+    part. So a later answer about the same label takes the place of the regions that are shown.
+    """
     tool = config.tool_for(label)
     draw = REGISTRY[tool.shape].draw
-    return [
-        entry
-        for value in (draw(plane, tolerance) if draw else ())
-        for entry in _entries(tool, label, value, float(score), config.image_name, plane.shape)
-    ]
-
-
-def _entries(
-    tool: Tool,
-    label: str,
-    value: dict[str, Any],
-    score: float,
-    image_name: str,
-    size: tuple[int, ...],
-) -> list[dict[str, Any]]:
-    """Return the one entry of a tool with labels, or the two of one id that Label Studio stores."""
-    height, width = size
-    # The id follows from the content: the same draft sent twice is the same region.
-    content = f"{label}\n{height} {width}\n{json.dumps(value)}"
+    height, width = plane.shape
     common = {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, content)),
-        "to_name": image_name,
+        "to_name": config.image_name,
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "score": score,
+        "score": float(score),
     }
+    return [
+        {"id": region_id(label) + (f".{part}" if part else "")} | common | entry
+        for part, value in enumerate(draw(plane, tolerance) if draw else ())
+        for entry in _entries(tool, label, value)
+    ]
+
+
+def region_id(label: str, page: int = 0) -> str:
+    """Return the id of a prelabel's region: `<class>-<page>`."""
+    # Label Studio's editor drops an id's end from # on.
+    return f"{label.replace('#', '%23')}-{page}"
+
+
+def _entries(tool: Tool, label: str, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the one entry of a tool with labels, or the two of one id that Label Studio stores."""
     if not tool.labels_name:
         kind = REGISTRY[tool.shape].labels_tag.lower()
-        return [common | _typed(tool.name, kind, value | {kind: [label]})]
+        return [_typed(tool.name, kind, value | {kind: [label]})]
     return [
-        common | _typed(tool.name, tool.shape, value),
-        common | _typed(tool.labels_name, "labels", value | {"labels": [label]}),
+        _typed(tool.name, tool.shape, value),
+        _typed(tool.labels_name, "labels", value | {"labels": [label]}),
     ]
 
 

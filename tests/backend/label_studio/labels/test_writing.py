@@ -50,12 +50,25 @@ def test_only_labels_that_cover_something_get_a_region_with_their_own_score() ->
     assert (one["original_width"], one["original_height"]) == (5, 4)
 
 
-def test_region_ids_are_whole_repeatable_and_differ_between_labels() -> None:
+def test_the_id_of_a_region_is_its_class_and_its_page_whatever_the_mask() -> None:
     mask = np.ones((2, 4, 5), dtype=bool)
     ids = [one["id"] for one in labels.regions(mask, CONFIG, scores=(1, 1))]
-    assert ids == [one["id"] for one in labels.regions(mask, CONFIG, scores=(1, 1))]
-    assert len(set(ids)) == 2
-    assert all(len(one) == 36 for one in ids)
+    assert ids == ["Lung-0", "Heart-0"]
+    mask[:, 0] = False
+    assert ids == [one["id"] for one in labels.regions(mask, CONFIG, scores=(1, 0.5))]
+    assert labels.region_id("Lung", page=3) == "Lung-3"
+
+
+def test_the_parts_of_a_class_without_a_brush_have_ids_of_their_own() -> None:
+    plane = np.zeros((12, 20), dtype=bool)
+    plane[2:6, 2:6] = plane[2:6, 10:15] = True
+    config = labels.parse(PLAIN.replace("Brush", "Polygon"))
+    made = labels.regions_of("Lung", plane, config, score=1)
+    assert [one["id"] for one in made] == ["Lung-0", "Lung-0.1"]
+
+
+def test_an_id_has_no_mark_that_the_editor_cuts_it_at() -> None:
+    assert labels.region_id("T#2") == "T%232-0"
 
 
 @pytest.mark.parametrize(
