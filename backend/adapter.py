@@ -23,6 +23,7 @@ from backend.storage import bucket
 from backend.storage.store import open_store
 from backend.web.app import MOST_BYTES, add_errors, health_of, job_status_of, json_body, webhook_of
 from backend.web.auth import Gate, protect
+from backend.web.clicks import Clicks
 from backend.web.ml_protocol import Answers, OneAtATime, live_drafts
 from backend.web.refresh_requests import RefreshRequests
 
@@ -44,7 +45,7 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         atexit.register(requests.close)  # stores requests that wait in memory
         drafts = live_drafts(settings, store)
         drafts.keep_warm()
-        return Answers(store, requests, OneAtATime(drafts))
+        return Answers(store, requests, OneAtATime(drafts), Clicks(drafts.clicked))
 
     def setup(self) -> None:
         """Tell the 2.x base class which version is live; every request makes a new instance."""
@@ -55,7 +56,8 @@ class Firstlight(LabelStudioMLBase):  # type: ignore[misc]
         """Return one result a task. 1.0.9 does not name the project, but the tasks do."""
         named = (task.get("project") for task in tasks if isinstance(task, dict))
         project = getattr(self, "project_id", None) or next(filter(None, named), None)
-        answer = self.answers().predict({"project": project, "tasks": tasks})
+        params = {"context": kwargs.get("context")}
+        answer = self.answers().predict({"project": project, "tasks": tasks, "params": params})
         return list(answer["results"])
 
     def fit(self, *args: Any, **kwargs: Any) -> None:

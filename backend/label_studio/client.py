@@ -303,6 +303,15 @@ class LabelStudio:
             "PATCH", f"api/projects/{project_id}", {"model_version": version, "sampling": QUEUE}
         )
 
+    def set_label_config(self, project_id: int, xml: str) -> None:
+        """Store a labelling interface; Label Studio refuses it if annotations would lose labels."""
+        self._api.call("PATCH", f"api/projects/{project_id}", {"label_config": xml})
+
+    def set_interactive(self, entry: Mapping[str, Any], auth: Mapping[str, Any]) -> None:
+        """Let Label Studio send the clicks of smart tools to our entry."""
+        kept = {name: entry[name] for name in ("title", "url", "project")}
+        self._api.call("PATCH", f"api/ml/{entry['id']}", {**kept, **auth, "is_interactive": True})
+
     def rename(self, entry: Mapping[str, Any], version: str, auth: Mapping[str, Any]) -> None:
         """Give our entry the version as its title, so that scans beyond the horizon ask us.
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from backend.errors import DraftError
 from backend.imaging import decoder_process
+from backend.imaging.scan_cache import Scan
 from backend.label_studio import labels
 from backend.rounds.learner import Learner, learner_for
 from backend.rounds.prelabels import KEPT_MODELS, drawing
 from backend.rounds.services import build
 from backend.settings import Settings
 from backend.storage.store import Store
+from backend.storage.tables import Project, Publication, Task
 from model import inference, masks, training
 from model.ensemble import Ensemble
+
+KEPT_SCANS = 32  # whose probabilities stay in memory for the next click
+
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
 
 
 def regions(
@@ -35,13 +43,21 @@ def regions(
         size: Height and width of the original image.
         config: The labelling interface; its labels are the classes, in order.
     """
-    height, width = size
-    pixel = max(height / probabilities.shape[1], width / probabilities.shape[2], 1.0)
     drafted = []
-    planes = drawn(probabilities, size)
-    for label, (plane, score) in zip(config.labels, planes, strict=True):
-        drafted += labels.regions_of(label, plane, config, score=score, tolerance=pixel)
+    for label, plane in zip(config.labels, probabilities, strict=True):
+        [small] = masks.tidied(plane[None])
+        drafted += regions_of(label, small, size, config)
     return drafted
+
+
+def regions_of(
+    label: str, plane: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
+) -> list[dict[str, Any]]:
+    """Return the regions of one class, as `regions` does, from its plane (h, w) as it is."""
+    height, width = size
+    pixel = max(height / plane.shape[0], width / plane.shape[1], 1.0)
+    mask, score = _enlarged(plane, size)
+    return labels.regions_of(label, mask, config, score=score, tolerance=pixel)
 
 
 def drawn(
@@ -52,12 +68,34 @@ def drawn(
     Arguments as in `regions`. One class at a time: at the original's size the masks of all classes
     may not fit into memory.
     """
-    height, width = size
     for plane in probabilities:
         [small] = masks.tidied(plane[None])
-        full = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
-        mask = full > 0.5
-        yield mask, float(full[mask].mean()) if mask.any() else 0.0
+        yield _enlarged(small, size)
+
+
+def _enlarged(
+    plane: npt.NDArray[np.float32], size: tuple[int, int]
+) -> tuple[npt.NDArray[np.bool_], float]:
+    """Return the mask of a class at the original's size, and its mean probability there."""
+    height, width = size
+    full = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+    mask = full > 0.5
+    return mask, float(full[mask].mean()) if mask.any() else 0.0
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """A scan with the live model's probabilities.
+
+    Attributes:
+        scan: The scan at working size.
+        probabilities: Of each class, shape (c, h, w); None while no drafts are shown.
+        config: The labelling interface.
+    """
+
+    scan: Scan
+    probabilities: npt.NDArray[np.float32] | None
+    config: labels.LabelConfig
 
 
 class LiveDrafts:
@@ -73,6 +111,7 @@ class LiveDrafts:
         decoders = decoder_process.Decoders(seconds=decode_seconds)
         self._services = replace(build(settings, store), decoders=decoders)
         self._models: OrderedDict[tuple[int, str], training.Fitted | Ensemble] = OrderedDict()
+        self._drafted: OrderedDict[tuple[int, int, str, str], Drafted] = OrderedDict()
 
     def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
         """Return the live model's draft for a stored task, [] while no drafts are shown.
@@ -80,39 +119,71 @@ class LiveDrafts:
         Raises:
             FirstlightError: When the scan cannot be read.
         """
-        live = self._live(project_id)
+        project = self._services.store.projects.get(project_id)
         tasks = self._services.store.scans.some(project_id, [task_id])
-        if live is None or not tasks:
+        if not tasks or project is None or self._live(project) is None:
             return []
-        learner, model = live
-        scan = learner.scans.get(task_id, tasks[0].url)
-        [probabilities] = inference.predict(model, [scan.image])
-        return regions(probabilities, scan.size, learner.config)
+        found = self.drafted(project_id, task_id)
+        if found.probabilities is None:
+            return []
+        return regions(found.probabilities, found.scan.size, found.config)
+
+    def drafted(self, project_id: int, task_id: int) -> Drafted:
+        """Return a stored task's scan and what the live model sees on it, from memory if it can.
+
+        Raises:
+            FirstlightError: When there is no such scan, or it cannot be read.
+        """
+        project = self._services.store.projects.get(project_id)
+        tasks = self._services.store.scans.some(project_id, [task_id])
+        if project is None or not tasks:
+            raise DraftError(
+                f"Task {task_id} is not known yet.", "It is read within a minute; try again then."
+            )
+        version = self._live(project)
+        key = version.model_key if version else ""
+        return _kept(
+            self._drafted,
+            (project_id, task_id, tasks[0].url, key),
+            KEPT_SCANS,
+            lambda: self._draw(project, tasks[0], key),
+        )
 
     def warm(self, project_id: int) -> None:
         """Make the first draft of a project's live model as quick as the next ones."""
-        live = self._live(project_id)
-        if live is not None:
-            _, model = live
+        project = self._services.store.projects.get(project_id)
+        version = self._live(project) if project else None
+        if project is not None and version is not None:
+            model = self._model(learner_for(self._services, project), version.model_key)
             side = model.config.image_size
             list(inference.predict(model, [np.zeros((side, side), np.float32)]))
 
-    def _live(self, project_id: int) -> tuple[Learner, training.Fitted | Ensemble] | None:
-        """Return the live model if it draws drafts and its file is there."""
-        project = self._services.store.projects.get(project_id)
-        version = drawing(self._services.store, project) if project else None
-        if project is None or version is None:
-            return None
+    def _draw(self, project: Project, task: Task, key: str) -> Drafted:
         learner = learner_for(self._services, project)
-        if not learner.knows(version.model_key):
+        scan = learner.scans.get(task.id, task.url)
+        if not key:
+            return Drafted(scan, None, learner.config)
+        [probabilities] = inference.predict(self._model(learner, key), [scan.image])
+        return Drafted(scan, probabilities, learner.config)
+
+    def _live(self, project: Project) -> Publication | None:
+        """Return the live publication if its model draws drafts and its file is there."""
+        version = drawing(self._services.store, project)
+        if version is None:
             return None
-        return learner, self._model(learner, version.model_key)
+        known = learner_for(self._services, project).knows(version.model_key)
+        return version if known else None
 
     def _model(self, learner: Learner, key: str) -> training.Fitted | Ensemble:
         name = (learner.project_id, key)
-        if name not in self._models:
-            self._models[name] = learner.load(key)
-        self._models.move_to_end(name)
-        while len(self._models) > KEPT_MODELS:
-            self._models.popitem(last=False)
-        return self._models[name]
+        return _kept(self._models, name, KEPT_MODELS, lambda: learner.load(key))
+
+
+def _kept(kept: OrderedDict[Key, Kept], name: Key, most: int, make: Callable[[], Kept]) -> Kept:
+    """Return an entry, made if it is missing; only the `most` entries used last stay."""
+    if name not in kept:
+        kept[name] = make()
+    kept.move_to_end(name)
+    while len(kept) > most:
+        kept.popitem(last=False)
+    return kept[name]

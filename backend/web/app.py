@@ -19,6 +19,7 @@ from backend.settings import Settings
 from backend.storage.store import Store
 from backend.web import openapi
 from backend.web.auth import Gate, protect
+from backend.web.clicks import Clicks, ClicksOf
 from backend.web.ml_protocol import Answers, DraftsOf, OneAtATime
 from backend.web.project_page import views
 from backend.web.prometheus import Metrics
@@ -34,7 +35,9 @@ _LARGE_BODY = threading.Lock()
 UNKNOWN_JOB = "This service gave out no such job. Send the `job` of its answer to START_TRAINING."
 
 
-def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
+def create_app(
+    settings: Settings, store: Store, drafts: DraftsOf, clicks: ClicksOf | None = None
+) -> Flask:
     """Return the app.
 
     Args:
@@ -42,12 +45,14 @@ def create_app(settings: Settings, store: Store, drafts: DraftsOf) -> Flask:
         store: The database.
         drafts: Returns the live model's regions for a project and a stored task; may be slow, may
             raise FirstlightError. Called on one thread only, and only by /predict.
+        clicks: Returns the regions for a project, a stored task and the prompts on it, called in
+            the same way; None answers no clicks.
     """
     app = Flask("firstlight", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
     metrics, requests = Metrics(store), RefreshRequests(store)
     app.extensions["requests"] = requests  # `serve` closes it when the process ends
-    answers = Answers(store, requests, OneAtATime(drafts))
+    answers = Answers(store, requests, OneAtATime(drafts), Clicks(clicks) if clicks else None)
     gate = Gate(settings, answers.webhook_secret)
     _add_protocol(app, answers, metrics)
     _add_probes(app, answers, gate, settings)

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend import logs
 from backend.errors import DraftError, FirstlightError
+from backend.label_studio.labels import Prompt, Prompts
 from backend.rounds import prelabels
 from backend.settings import Settings, tame_threads
 from backend.storage.store import Store, open_store
@@ -59,6 +60,16 @@ class DraftProcess:
         """
         with self._lock:
             return self._living().ask({"project": project_id, "task": task_id})
+
+    def clicked(self, project_id: int, task_id: int, prompts: Prompts) -> list[dict[str, Any]]:
+        """Return the regions that a person asks for with clicks and boxes on a stored task.
+
+        Raises:
+            DraftError: When the scan cannot be read, or the child died.
+        """
+        question = {"project": project_id, "task": task_id, "prompts": asdict(prompts)}
+        with self._lock:
+            return self._living().ask(question)
 
     def keep_warm(self, wait_seconds: float = 0.0) -> None:
         """From now on load each live network before the first request for a draft.
@@ -121,8 +132,10 @@ class _Child:
     process: SpawnProcess
     pipe: Connection
 
-    def ask(self, question: dict[str, int]) -> list[dict[str, Any]]:
+    def ask(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the regions for a project and a task; without a task load the project's network.
+
+        With prompts they are the regions that the prompts ask for.
 
         Raises:
             DraftError: When there is no draft, or the process died or took too long.
@@ -133,7 +146,7 @@ class _Child:
         regions: list[dict[str, Any]] = answer["regions"]
         return regions
 
-    def _exchange(self, question: dict[str, int]) -> dict[str, Any]:
+    def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
         with suppress(EOFError, OSError):
             self.pipe.send_bytes(json.dumps(question).encode())
             if self.pipe.poll(ANSWER_SECONDS):
@@ -187,15 +200,27 @@ def _end_with_parent() -> None:
         os._exit(0)
 
 
-def _answer(drafts: LiveDrafts, question: dict[str, int]) -> dict[str, Any]:
-    with logs.context(**question):
+def _answer(drafts: LiveDrafts, question: dict[str, Any]) -> dict[str, Any]:
+    project, task = question["project"], question.get("task")
+    with logs.context(project=project, task=task):
         try:
-            if "task" in question:
-                return {"regions": drafts.regions(question["project"], question["task"])}
-            drafts.warm(question["project"])
-            return {"regions": []}
+            if task is None:
+                drafts.warm(project)
+                return {"regions": []}
+            if "prompts" not in question:
+                return {"regions": drafts.regions(project, task)}
+            return {"regions": _clicked(drafts, project, task, question["prompts"])}
         except FirstlightError as error:
             return {"what": error.what, "fix": error.fix}
         except Exception:  # an error in one draft must not end the process
             log.exception("the draft failed")
             return {"what": "The draft failed.", "fix": "Read the reason in the web process's log."}
+
+
+def _clicked(
+    drafts: LiveDrafts, project_id: int, task_id: int, sent: dict[str, Any]
+) -> list[dict[str, Any]]:
+    from backend.rounds import clicks  # imported here: it loads torch
+
+    given = tuple(Prompt(**prompt) for prompt in sent["given"])
+    return clicks.regions(drafts, project_id, task_id, Prompts(**{**sent, "given": given}))

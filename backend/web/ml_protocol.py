@@ -19,6 +19,7 @@ from backend.settings import FIRSTLIGHT, Settings, parse_options
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store
 from backend.storage.tables import Project, Task
+from backend.web.clicks import Clicks
 from backend.web.live_drafts import DraftProcess
 from backend.web.project_page import sentences
 from backend.web.refresh_requests import RefreshRequests, Refusals
@@ -89,12 +90,26 @@ class OneAtATime:
 
 
 class Answers:
-    """Answers Label Studio's requests from the database, and /predict from live drafts too."""
+    """Answers Label Studio's requests from the database, and /predict from live drafts too.
 
-    def __init__(self, store: Store, requests: RefreshRequests, drafts: OneAtATime) -> None:
+    Args:
+        store: The database.
+        requests: Takes the requests for a refresh.
+        drafts: Draws live drafts.
+        clicks: Answers the smart tools; None if this process answers none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        requests: RefreshRequests,
+        drafts: OneAtATime,
+        clicks: Clicks | None = None,
+    ) -> None:
         self._store = store
         self._requests = requests
         self._drafts = drafts
+        self._clicks = clicks
         self._refusals = Refusals(store)
 
     def webhook_secret(self) -> str:
@@ -146,7 +161,7 @@ class Answers:
         """Return exactly one result a task, in the order of the tasks."""
         request = PredictIn.model_validate(body)
         with logs.context(project=request.project):
-            return self._predict(request)
+            return self._predict(request) if request.context is None else self._clicked(request)
 
     def _predict(self, request: PredictIn) -> dict[str, Any]:
         project = self._project(request.project)
@@ -156,6 +171,40 @@ class Answers:
             results[: len(first)] = self._drafts(project.id, first)
         version = self._store.installation.answer(project)
         return {"results": [{"result": r, "score": 1.0, "model_version": version} for r in results]}
+
+    def _clicked(self, request: PredictIn) -> dict[str, Any]:
+        """Return the regions that a smart tool asks for; empty, with a line in the log, if none."""
+        project = self._project(request.project)
+        regions: list[Any] = []
+        try:
+            if project is None or project.disconnected:
+                raise ValueError("the project is not connected")
+            regions = self._prompted(project, request)
+        except (ValueError, UnsupportedLabelConfig) as error:
+            log.warning("no answer to a click: %s", error)
+        version = self._store.installation.answer(project)
+        empty = [{"result": [], "score": 0.0, "model_version": version} for _ in request.tasks[1:]]
+        return {"results": [{"result": regions, "score": 1.0, "model_version": version}, *empty]}
+
+    def _prompted(self, project: Project, request: PredictIn) -> list[Any]:
+        """Return the regions for the prompts of a request.
+
+        Raises:
+            ValueError: If they cannot be answered; it says why.
+            UnsupportedLabelConfig: If the labelling interface cannot be read.
+        """
+        if not _same_labels(request.label_config, project.label_config):
+            raise ValueError("the labelling interface has changed; the next sync reads it")
+        if self._clicks is None:
+            raise ValueError("this process answers no clicks")
+        prompts = labels.prompts(request.context or {}, labels.parse(project.label_config))
+        if prompts.page:
+            raise ValueError(f"page {prompts.page} of a task with a single image")
+        [task] = self._stored(project, request.tasks[:1]) or [None]
+        if task is None:
+            raise ValueError("the last sync did not see this image of the task")
+        with logs.context(project=project.id, task=task):
+            return self._clicks(project.id, project.live_version, task, prompts)
 
     def _draws(self, project: Project, label_config: str) -> bool:
         """Return whether the project shows drafts of the live model; loads no network."""

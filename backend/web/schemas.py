@@ -51,6 +51,11 @@ def _tasks(value: object) -> list[TaskIn | None]:
     return [TaskIn.read(task) for task in given] if isinstance(given, list) else []
 
 
+def _context(value: object) -> dict[str, Any] | None:
+    context = _object(value).get("context")
+    return context if isinstance(context, dict) else None
+
+
 Id = Annotated[int | None, BeforeValidator(identifier)]
 Text = Annotated[str, BeforeValidator(_text)]
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
@@ -85,10 +90,16 @@ class SetupIn(_Message):
 
 
 class PredictIn(_Message):
-    """POST /predict: one entry a task, None for a malformed task."""
+    """POST /predict: one entry a task, None for a malformed task.
+
+    A request of a smart tool has a context: the clicks or boxes on the one task that it holds.
+    """
 
     project: Id = None
     label_config: Text = ""
+    context: Annotated[dict[str, Any] | None, BeforeValidator(_context)] = Field(
+        default=None, alias="params"
+    )
     tasks: Annotated[list[TaskIn | None], BeforeValidator(_tasks)] = Field(default_factory=list)
 
 

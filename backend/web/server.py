@@ -275,7 +275,7 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
     store = open_store(settings.database)
     store.create()
     drafts = live_drafts(settings, store)
-    app = create_app(settings, store, drafts)
+    app = create_app(settings, store, drafts, drafts.clicked)
     with listen(settings.host, settings.port) as listener:
         drafts.keep_warm(WARM_SECONDS)
         _erase_here(settings, store)

@@ -20,7 +20,7 @@ from model.clicks.pixel_graph import Floats, neighbours, smoothed, window_around
 from model.clicks.prompts import Click
 
 REACH = 0.25  # nothing changes farther from a click, as a share of the longer side
-NEAR, FAR = 0.04, 0.08  # bounds of the size that is assumed of a wrong part, likewise
+NEAR, FAR = 0.04, 0.06  # bounds of the size that is assumed of a wrong part, likewise
 SPREAD = 2.0  # a wrong part is so many times longer than the click is far from the outline
 ACROSS = 1.5  # ... and so many times as wide
 MOST_LOGIT = 6.0

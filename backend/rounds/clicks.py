@@ -1,0 +1,58 @@
+"""Answer clicks and boxes: the live model's draft of one class, corrected where a person points."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import DraftError
+from backend.label_studio.labels import Prompt, Prompts
+from backend.rounds.drafts import Drafted, LiveDrafts, regions_of
+from model import clicks, masks
+
+
+def regions(
+    drafts: LiveDrafts, project_id: int, task_id: int, prompts: Prompts
+) -> list[dict[str, Any]]:
+    """Return the regions that the prompts ask for, [] if nothing is left of the class.
+
+    Without a model that draws drafts, the picture alone decides. A first region has the id of the
+    prelabel's, so that Label Studio replaces the prelabel when a person accepts the answer.
+
+    Raises:
+        FirstlightError: When the scan cannot be read, or the class or page does not exist.
+    """
+    drafted = drafts.drafted(project_id, task_id)
+    config = drafted.config
+    if prompts.label not in config.labels or prompts.page:
+        raise DraftError(
+            f"There is no {prompts.label!r} on page {prompts.page} of task {task_id}.",
+            "Reload the page in Label Studio: the labelling interface has changed.",
+        )
+    plane = _refined(drafted, prompts)
+    found = regions_of(prompts.label, plane, drafted.scan.size, config)
+    return [region | {"item_index": prompts.page} for region in found] if prompts.paged else found
+
+
+def _refined(drafted: Drafted, prompts: Prompts) -> npt.NDArray[np.float32]:
+    """Return the probabilities of the class at working size."""
+    plane = None
+    if drafted.probabilities is not None:
+        row = drafted.config.labels.index(prompts.label)
+        [plane] = masks.tidied(drafted.probabilities[row : row + 1])
+    image = drafted.scan.image
+    height, width = image.shape[:2]
+    given = [_in_pixels(prompt, height, width) for prompt in prompts.given]
+    return clicks.refine(image, plane, given)
+
+
+def _in_pixels(prompt: Prompt, height: int, width: int) -> clicks.Click | clicks.Box:
+    row, column = int(prompt.y * height), int(prompt.x * width)
+    if not prompt.is_box:
+        return clicks.Click(min(row, height - 1), min(column, width - 1), prompt.positive)
+    bottom = math.ceil(min(prompt.y + prompt.height, 1.0) * height)
+    right = math.ceil(min(prompt.x + prompt.width, 1.0) * width)
+    return clicks.Box(row, column, bottom, right)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from backend.errors import DraftError
+from backend.label_studio import labels
+from backend.label_studio.labels import Prompt, Prompts
+from backend.rounds import clicks
+from backend.rounds.drafts import LiveDrafts
+from backend.settings import ProjectOptions
+from model import clicks as science
+from model import inference
+from tests.backend.rounds.test_learner import PARSED, SIZE, Lab, lab, live
+
+__all__ = ["lab", "live"]  # fixtures
+
+
+def at(x: float, y: float, *, positive: bool = True) -> Prompts:
+    return Prompts("Lung", 0, False, (Prompt("a", x, y, positive=positive),))
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_click_corrects_the_draft_and_its_region_takes_the_drafts_place(
+    lab: Lab, live: LiveDrafts, positive: bool
+) -> None:
+    task = lab.tasks[5]
+    found = clicks.regions(live, lab.number, task, at(0.5, 0.5, positive=positive))
+    json.dumps(found)
+    [mask] = labels.masks(found, PARSED, size=(SIZE, SIZE))
+    assert mask[SIZE // 2, SIZE // 2] == positive
+    assert {region["id"] for region in found} <= {labels.region_id("Lung")}
+
+
+def test_the_network_runs_once_for_all_clicks_on_a_scan(
+    lab: Lab, live: LiveDrafts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = lab.tasks[5]
+    clicks.regions(live, lab.number, task, at(0.5, 0.5))
+    monkeypatch.setattr(inference, "predict", None)
+    clicks.regions(live, lab.number, task, at(0.2, 0.5))
+
+
+def test_while_no_drafts_are_shown_the_picture_alone_decides(
+    lab: Lab, live: LiveDrafts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.store.projects.update(lab.number, options=ProjectOptions(prelabels=False).model_dump())
+    given = []
+
+    def refine(image: object, draft: object, prompts: object) -> object:
+        given.append((draft, prompts))
+        return np.ones((SIZE, SIZE), np.float32)
+
+    monkeypatch.setattr(science, "refine", refine)
+    [region] = clicks.regions(live, lab.number, lab.tasks[5], at(1.0, 0.5))
+    assert given == [(None, [science.Click(SIZE // 2, SIZE - 1)])]
+    assert region["id"] == "Lung-0"
+
+
+def test_the_answer_names_the_page_if_the_request_did(lab: Lab, live: LiveDrafts) -> None:
+    prompts = Prompts("Lung", 0, True, (Prompt("a", 0.5, 0.5),))
+    [region] = clicks.regions(live, lab.number, lab.tasks[5], prompts)
+    assert region["item_index"] == 0
+
+
+def test_a_box_is_read_in_pixels(lab: Lab, live: LiveDrafts) -> None:
+    box = Prompts("Lung", 0, False, (Prompt("a", 0.25, 0.5, 0.5, 0.25),))
+    assert clicks.regions(live, lab.number, lab.tasks[5], box)
+
+
+@pytest.mark.parametrize("prompts", [Prompts("Rib", 0, False, ()), Prompts("Lung", 1, True, ())])
+def test_a_class_or_page_that_is_not_there_is_an_error(
+    lab: Lab, live: LiveDrafts, prompts: Prompts
+) -> None:
+    with pytest.raises(DraftError, match="There is no"):
+        clicks.regions(live, lab.number, lab.tasks[5], prompts)
+
+
+def test_a_task_that_is_not_stored_is_an_error(lab: Lab, live: LiveDrafts) -> None:
+    with pytest.raises(DraftError, match="not known yet"):
+        clicks.regions(live, lab.number, 999, at(0.5, 0.5))
