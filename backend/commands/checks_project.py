@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend import PROGRAM
+from backend.commands import check_clicks
 from backend.commands.connection import (
     Entry,
     explained,
@@ -65,6 +66,7 @@ def of_project(services: Services, project_id: int, load: Load) -> list[tuple[st
         ("labels", lambda: interface(services.studio, project_id)),
         ("entry", lambda: entry(services, project_id)),
         ("options", lambda: options(services, project_id)),
+        ("clicks", lambda: check_clicks.run(services, project_id, _entry(services, project_id))),
         ("webhook", lambda: webhook(services, project_id)),
         ("tab", lambda: tab(services.studio, project_id)),
         ("image", lambda: image(services, project_id, load)),

@@ -95,14 +95,17 @@ def worker(with_parent: bool, alive: bool) -> None:
 @cli.command()
 @click.argument("project", type=PROJECT)
 @click.option("--extra-params", default="", help='Project options as JSON, e.g. {"alpha": 0.5}.')
-def connect(project: int, extra_params: str) -> None:
+@click.option(
+    "--clicks", is_flag=True, help="Also add smart tags for clicks and boxes to the interface."
+)
+def connect(project: int, extra_params: str, clicks: bool) -> None:
     """Register this backend with the Label Studio project PROJECT."""
     from backend.commands.connection import connect as run
     from backend.label_studio.client import LabelStudio
 
     settings = load_settings()
     require_api_key(settings)
-    click.echo(run(settings, LabelStudio(settings), project, extra_params))
+    click.echo(run(settings, LabelStudio(settings), project, extra_params, clicks=clicks))
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from backend.errors import (
     NotFound,
     StorageError,
 )
-from backend.label_studio import labels, queue_tab
+from backend.label_studio import labels, queue_tab, smart_tags
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
 from backend.rounds import erasing
@@ -35,8 +35,17 @@ _OUR_ANSWERS = re.compile(r"firstlight-[0-9a-f]{8}$|(attention-unet|cold-start) 
 Entry = Mapping[str, Any]  # a backend entry as Label Studio gives it
 
 
-def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_params: str) -> str:
+def connect(
+    settings: Settings,
+    studio: LabelStudio,
+    project_id: int,
+    extra_params: str,
+    *,
+    clicks: bool = False,
+) -> str:
     """Create or repair the project's entry, webhook and tab; return a sentence about it.
+
+    With `clicks` the labelling interface gets smart tags, and the entry answers them.
 
     Raises:
         FirstlightError: When Label Studio cannot be reached, cannot reach us, or the project's
@@ -45,15 +54,25 @@ def connect(settings: Settings, studio: LabelStudio, project_id: int, extra_para
     parse_options(extra_params)  # reports a mistake before Label Studio stores it
     info = studio.project(project_id)
     labels.parse(info.label_config)
-    register(settings, studio, project_id, extra_params)
+    clickable = smart_tags.added(info.label_config) if clicks else info.label_config
+    register(settings, studio, project_id, extra_params, clicks=clicks)
+    if clickable != info.label_config:
+        studio.set_label_config(project_id, clickable)
     queue_tab.ensure(studio, project_id)
     return f"Project {project_id} ({info.title}) is connected to {settings.public_url}."
 
 
 def register(
-    settings: Settings, studio: LabelStudio, project_id: int, extra_params: str = ""
+    settings: Settings,
+    studio: LabelStudio,
+    project_id: int,
+    extra_params: str = "",
+    *,
+    clicks: bool = False,
 ) -> None:
     """Create or repair the entry at our address and its webhook; both may be there already.
+
+    Without `clicks` the entry keeps its own setting for smart tools.
 
     Raises:
         LabelStudioError: When Label Studio cannot be reached.
@@ -67,6 +86,8 @@ def register(
     }
     if extra_params:
         fields["extra_params"] = json.loads(extra_params)
+    if clicks:
+        fields["is_interactive"] = True
     for entry in studio.entries(project_id):
         if is_at(entry, settings.public_url) and is_of_another(entry):
             raise ConfigError(

@@ -355,6 +355,9 @@ class FakeLabelStudio:
 
     def _patch_project(self, request: httpx.Request, project_id: int) -> Answer:
         project, body = self.projects[project_id], json.loads(request.content)
+        if "label_config" in body:
+            project.label_config = body["label_config"]
+            return Answer(200, json={})
         titles = {e["title"] for e in self.entries.values() if e["project"] == project_id}
         if body["model_version"] not in titles | self.versions(project_id).keys():
             return error(400, "Model version doesn't exist")

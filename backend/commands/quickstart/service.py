@@ -143,9 +143,12 @@ class Backend(Server):
             time.sleep(0.2)
         return self
 
-    def connect(self, project: int, options: Mapping[str, Any] | None = None) -> None:
+    def connect(
+        self, project: int, options: Mapping[str, Any] | None = None, *, clicks: bool = False
+    ) -> None:
         """Register it for a project of Label Studio, with options as extra_params."""
         command = [sys.executable, "-m", "backend", "connect", str(project)]
+        command += ["--clicks"] if clicks else []
         if options:
             command += ["--extra-params", json.dumps(options)]
         try:

@@ -15,6 +15,7 @@ from backend.errors import (
     Unreachable,
     UnsupportedLabelConfig,
 )
+from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import SECRET_HEADER
 from backend.settings import Settings
@@ -22,7 +23,7 @@ from backend.storage.store import Store
 from backend.web.ml_protocol import Answers, OneAtATime
 from backend.web.refresh_requests import RefreshRequests
 from tests.backend.conftest import the
-from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
 PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 DENIED = (
@@ -65,6 +66,33 @@ def test_connecting_again_without_options_keeps_those_that_are_there(
     connect(settings, studio, fresh, "")
     [entry] = fake.entries.values()
     assert entry["extra_params"] == {"alpha": 0.5}
+
+
+def test_clicks_are_added_only_when_asked_for_and_once(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
+) -> None:
+    before = fake.projects[fresh].label_config
+    connect(settings, studio, fresh, "")
+    assert fake.projects[fresh].label_config == before
+    assert "is_interactive" not in next(iter(fake.entries.values()))
+    connect(settings, studio, fresh, "", clicks=True)
+    with_tags = fake.projects[fresh].label_config
+    assert labels.parse(with_tags).prompts == ("firstlight-clicks", "firstlight-boxes")
+    assert labels.parse(with_tags).tools == labels.parse(before).tools
+    assert next(iter(fake.entries.values()))["is_interactive"] is True
+    connect(settings, studio, fresh, "", clicks=True)
+    assert fake.projects[fresh].label_config == with_tags
+    connect(settings, studio, fresh, "")
+    assert next(iter(fake.entries.values()))["is_interactive"] is True
+
+
+def test_clicks_need_a_brush(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
+) -> None:
+    fake.projects[fresh].label_config = CONFIG.replace("Brush", "Polygon")
+    with pytest.raises(UnsupportedLabelConfig, match="no brush draws a label"):
+        connect(settings, studio, fresh, "", clicks=True)
+    assert not fake.entries
 
 
 def test_options_of_the_environment_are_not_written_into_label_studio(
