@@ -17,8 +17,8 @@ _NAMES = {CLICKS: "firstlight-clicks", BOXES: "firstlight-boxes"}
 def added(xml: str) -> str:
     """Return a labelling interface with smart tags for all labels that a brush draws.
 
-    An interface that has smart tags already is returned as it is. Else they stand before all others,
-    because Label Studio shows buttons below a large image only after scrolling.
+    An interface that has smart tags already is returned as it is. Else they come before all other
+    tags, because Label Studio shows buttons below a large image only after scrolling.
 
     Raises:
         UnsupportedLabelConfig: If it cannot be served, or no brush draws the answers.

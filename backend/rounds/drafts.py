@@ -111,7 +111,7 @@ class LiveDrafts:
         decoders = decoder_process.Decoders(seconds=decode_seconds)
         self._services = replace(build(settings, store), decoders=decoders)
         self._models: OrderedDict[tuple[int, str], training.Fitted | Ensemble] = OrderedDict()
-        self._drafted: OrderedDict[tuple[int, int, str, str], Drafted] = OrderedDict()
+        self._drafted: OrderedDict[tuple[int, int, str, str, str], Drafted] = OrderedDict()
 
     def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
         """Return the live model's draft for a stored task, [] while no drafts are shown.
@@ -119,35 +119,28 @@ class LiveDrafts:
         Raises:
             FirstlightError: When the scan cannot be read.
         """
-        project = self._services.store.projects.get(project_id)
-        tasks = self._services.store.scans.some(project_id, [task_id])
-        if not tasks or project is None or self._live(project) is None:
+        known = self._known(project_id, task_id)
+        version = self._live(known[0]) if known else None
+        if known is None or version is None:
             return []
-        found = self.drafted(project_id, task_id)
-        if found.probabilities is None:
+        drafted = self._drafted_by(*known, version.model_key)
+        if drafted.probabilities is None:
             return []
-        return regions(found.probabilities, found.scan.size, found.config)
+        return regions(drafted.probabilities, drafted.scan.size, drafted.config)
 
     def drafted(self, project_id: int, task_id: int) -> Drafted:
-        """Return a stored task's scan and what the live model sees on it, from memory if it can.
+        """Return a stored task's scan with what the live model sees on it.
 
         Raises:
             FirstlightError: When there is no such scan, or it cannot be read.
         """
-        project = self._services.store.projects.get(project_id)
-        tasks = self._services.store.scans.some(project_id, [task_id])
-        if project is None or not tasks:
+        known = self._known(project_id, task_id)
+        if known is None:
             raise DraftError(
                 f"Task {task_id} is not known yet.", "It is read within a minute; try again then."
             )
-        version = self._live(project)
-        key = version.model_key if version else ""
-        return _kept(
-            self._drafted,
-            (project_id, task_id, tasks[0].url, key),
-            KEPT_SCANS,
-            lambda: self._draw(project, tasks[0], key),
-        )
+        version = self._live(known[0])
+        return self._drafted_by(*known, version.model_key if version else "")
 
     def warm(self, project_id: int) -> None:
         """Make the first draft of a project's live model as quick as the next ones."""
@@ -158,13 +151,24 @@ class LiveDrafts:
             side = model.config.image_size
             list(inference.predict(model, [np.zeros((side, side), np.float32)]))
 
-    def _draw(self, project: Project, task: Task, key: str) -> Drafted:
-        learner = learner_for(self._services, project)
-        scan = learner.scans.get(task.id, task.url)
-        if not key:
-            return Drafted(scan, None, learner.config)
-        [probabilities] = inference.predict(self._model(learner, key), [scan.image])
-        return Drafted(scan, probabilities, learner.config)
+    def _known(self, project_id: int, task_id: int) -> tuple[Project, Task] | None:
+        project = self._services.store.projects.get(project_id)
+        tasks = self._services.store.scans.some(project_id, [task_id])
+        return (project, tasks[0]) if project is not None and tasks else None
+
+    def _drafted_by(self, project: Project, task: Task, key: str) -> Drafted:
+        """Return a scan with the probabilities of a model, "" for none, from memory if it can."""
+
+        def draw() -> Drafted:
+            learner = learner_for(self._services, project)
+            scan = learner.scans.get(task.id, task.url)
+            if not key:
+                return Drafted(scan, None, learner.config)
+            [probabilities] = inference.predict(self._model(learner, key), [scan.image])
+            return Drafted(scan, probabilities, learner.config)
+
+        name = (project.id, task.id, task.url, key, project.label_config)
+        return _kept(self._drafted, name, KEPT_SCANS, draw)
 
     def _live(self, project: Project) -> Publication | None:
         """Return the live publication if its model draws drafts and its file is there."""
