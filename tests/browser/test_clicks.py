@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
