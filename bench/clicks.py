@@ -41,7 +41,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +119,8 @@ def drafted(folder: Path, labels: int, keep: Path) -> list[Case]:
         config = default_config("cpu", pool.masks[0].shape[0])
         model = fit([pool.images[r] for r in labelled], [pool.masks[r] for r in labelled], config)
         found = predict(model, (pool.images[row] for row in test))
-        np.savez(path, **{str(row): one for row, one in zip(test, found, strict=True)})
+        drafts: dict[str, Any] = {str(row): one for row, one in zip(test, found, strict=True)}
+        np.savez(path, **drafts)
     with np.load(path) as stored:
         return [
             Case(pool.images[row], draft, truth)

@@ -24,6 +24,7 @@ DEADLINE_SECONDS = 10.0
 MOST_WAITING = 8  # requests: each holds a thread of the server, and webhooks need threads too
 REMEMBERED_SECONDS = 300.0
 MOST_REMEMBERED = 200  # structures of all projects
+MOST_PROMPTS = 30  # of a structure: each takes some 30 ms
 NEAR = 0.01  # a later click so near to an earlier one takes its place, as a share of the image
 
 
@@ -91,6 +92,8 @@ class Clicks:
         except TimeoutError:
             future.cancel()
             log.warning("no answer to a click before the deadline")
+        except Exception:  # Label Studio hides an error from the person who clicked
+            log.exception("the answer to a click failed")
         return []
 
     def _run(self, structure: Structure, number: int, prompts: Prompts) -> list[Any]:
@@ -116,15 +119,11 @@ class Clicks:
                 self._memories.popitem(last=False)
             return self._count, known
 
-    def close(self) -> None:
-        """Stop the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
 
 def _joined(before: tuple[Prompt, ...], given: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
     """Return all prompts, oldest first; a later click takes the place of one that it hits."""
     kept = [old for old in before if not any(_replaces(new, old) for new in given)]
-    return (*kept, *given)
+    return (*kept, *given)[-MOST_PROMPTS:]
 
 
 def _replaces(new: Prompt, old: Prompt) -> bool:

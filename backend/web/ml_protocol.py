@@ -180,7 +180,7 @@ class Answers:
             if project is None or project.disconnected:
                 raise ValueError("the project is not connected")
             regions = self._prompted(project, request)
-        except (ValueError, UnsupportedLabelConfig) as error:
+        except (ValueError, FirstlightError) as error:
             log.warning("no answer to a click: %s", error)
         version = self._store.installation.answer(project)
         empty = [{"result": [], "score": 0.0, "model_version": version} for _ in request.tasks[1:]]

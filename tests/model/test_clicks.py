@@ -113,7 +113,7 @@ def test_the_walker_with_a_prior_keeps_the_draft_where_nobody_clicked() -> None:
 def test_tiny_images_are_answered(shape: tuple[int, int], drafted: bool) -> None:
     image = np.zeros(shape, np.float32)
     draft = np.full(shape, 0.3, np.float32) if drafted else None
-    prompts = [Click(0, 0), Box(0, 0, 1, 1), Box(0, 0, 0, 0)]
+    prompts: list[Click | Box] = [Click(0, 0), Box(0, 0, 1, 1), Box(0, 0, 0, 0)]
     found = refine(image, draft, prompts)
     assert found.shape == shape
     assert np.isfinite(found).all()
