@@ -169,7 +169,7 @@ def token(settings: Settings, studio: LabelStudio) -> Finding:
 def backend_address(studio: LabelStudio, url: str) -> Finding:
     """Whether Label Studio lets a backend entry have our address."""
     try:
-        studio.check_entry_address(url)
+        probes.check_entry_address(studio, url)
     except LabelStudioError as error:
         raise explained(error, url) from None
     return Finding("backend address", True, f"Label Studio may call {url}.")
@@ -178,7 +178,7 @@ def backend_address(studio: LabelStudio, url: str) -> Finding:
 def webhook_address(studio: LabelStudio, url: str) -> Finding:
     """Whether Label Studio lets a webhook have our address."""
     try:
-        studio.check_webhook_address(f"{url}/webhook")
+        probes.check_webhook_address(studio, f"{url}/webhook")
     except LabelStudioError as error:
         raise explained(error, url) from None
     return Finding("webhook address", True, f"Label Studio may send webhooks to {url}.")

@@ -25,7 +25,6 @@ from backend.settings import Settings
 PAGE = 1_000
 # In one call: their ids fit into an address, and their masks into some 10 MB.
 TASKS_WITH_MASKS = 50
-NOBODY = -1  # no project has this id
 QUEUE = "Uncertainty sampling"
 
 _MAYBE_TEXT, _FLAG = (str, type(None)), (bool, int)
@@ -105,30 +104,6 @@ class LabelStudio:
             Unauthorized: When it is not; the error says how to get a valid token.
         """
         self._api.call("GET", "api/current-user/whoami")
-
-    def check_entry_address(self, url: str) -> None:
-        """Make sure that a backend entry may have this address; nothing is stored.
-
-        Raises:
-            LabelStudioError: With Label Studio's reason.
-        """
-        self._check_address("api/ml", url)
-
-    def check_webhook_address(self, url: str) -> None:
-        """Make sure that a webhook may have this address; nothing is stored.
-
-        Raises:
-            LabelStudioError: With Label Studio's reason.
-        """
-        self._check_address("api/webhooks/", url)
-
-    def _check_address(self, path: str, url: str) -> None:
-        # Label Studio checks all fields at once: it refuses the project, and so stores nothing.
-        try:
-            self._api.call("POST", path, {"url": url, "project": NOBODY}, retries=0)
-        except LabelStudioError as error:
-            if "object does not exist" not in error.what or "valid URL" in error.what:
-                raise
 
     # -- reading --------------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 
-from backend.errors import NotFound
+from backend.errors import LabelStudioError, NotFound
 from backend.label_studio.client import LabelStudio
 
 NO_TASK = 0  # no task has this id
+NO_PROJECT = -1  # no project has this id
 # How the fast import refuses an unknown task; the slow import uses other words.
 _FAST_REFUSAL = re.compile(rf"task ID {NO_TASK} not found in project")
 _LOCAL_FILES = "data/local-files/"
@@ -55,3 +56,30 @@ def newest_project(studio: LabelStudio) -> int | None:
     found = api.call("GET", "api/projects/", params={"page_size": 1, "include": "id"})
     rows = api.rows(api.object(found, {"results": list})["results"], {"id": int})
     return rows[0]["id"] if rows else None
+
+
+def check_entry_address(studio: LabelStudio, url: str) -> None:
+    """Make sure that a backend entry may have this address.
+
+    Raises:
+        LabelStudioError: With Label Studio's reason.
+    """
+    _check_address(studio, "api/ml", url)
+
+
+def check_webhook_address(studio: LabelStudio, url: str) -> None:
+    """Make sure that a webhook may have this address.
+
+    Raises:
+        LabelStudioError: With Label Studio's reason.
+    """
+    _check_address(studio, "api/webhooks/", url)
+
+
+def _check_address(studio: LabelStudio, path: str, url: str) -> None:
+    # Label Studio checks all fields at once: it refuses the project, and so stores nothing.
+    try:
+        studio.transport.call("POST", path, {"url": url, "project": NO_PROJECT}, retries=0)
+    except LabelStudioError as error:
+        if "object does not exist" not in error.what or "valid URL" in error.what:
+            raise

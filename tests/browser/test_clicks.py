@@ -7,11 +7,11 @@ import re
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from bench.clicks import next_click
 from demo import scans
 from demo.annotator import Annotator, drawn
-from demo.backend import Backend
-from demo.studio import LabelStudio
 from model import clicks
 from tests.browser.conftest import Shoot
 from tests.browser.test_annotating import label_all

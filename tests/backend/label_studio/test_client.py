@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.errors import LabelStudioError, NotFound, Unauthorized, Unreachable
+from backend.errors import NotFound, Unreachable
 from backend.label_studio import client, moments
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.queue_import import QueueItem
@@ -208,17 +208,6 @@ def test_connecting_again_leaves_one_of_several_entries_and_webhooks(
     studio.ensure_webhook(project_id, "http://us/webhook", {})
     assert sorted(entry["url"] for entry in fake.entries.values()) == ["http://them", "http://us"]
     assert len(fake.webhooks) == 1
-
-
-def test_an_address_is_tried_without_storing_it(studio: LabelStudio, fake: FakeLabelStudio) -> None:
-    studio.check_entry_address("http://us")
-    studio.check_webhook_address("http://us/webhook")
-    fake.banned = {"ml": (403, "reserved network address"), "webhooks": (400, "Enter a valid URL.")}
-    with pytest.raises(Unauthorized, match="reserved"):
-        studio.check_entry_address("http://us")
-    with pytest.raises(LabelStudioError, match="Enter a valid URL"):
-        studio.check_webhook_address("http://us/webhook")
-    assert (fake.entries, fake.webhooks) == ({}, {})
 
 
 def test_an_entry_and_webhooks_are_removed_by_project_and_address(

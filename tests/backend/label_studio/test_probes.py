@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.errors import NotFound
+from backend.errors import LabelStudioError, NotFound, Unauthorized
 from backend.label_studio import probes
 from backend.label_studio.client import LabelStudio
 from tests.backend.fake_label_studio import FakeLabelStudio
@@ -43,3 +43,14 @@ def test_the_newest_project_is_found(studio: LabelStudio, fake: FakeLabelStudio)
     assert probes.newest_project(studio) is None
     numbers = [fake.add_project(), fake.add_project()]
     assert probes.newest_project(studio) == max(numbers)
+
+
+def test_an_address_is_tried_without_storing_it(studio: LabelStudio, fake: FakeLabelStudio) -> None:
+    probes.check_entry_address(studio, "http://us")
+    probes.check_webhook_address(studio, "http://us/webhook")
+    fake.banned = {"ml": (403, "reserved network address"), "webhooks": (400, "Enter a valid URL.")}
+    with pytest.raises(Unauthorized, match="reserved"):
+        probes.check_entry_address(studio, "http://us")
+    with pytest.raises(LabelStudioError, match="Enter a valid URL"):
+        probes.check_webhook_address(studio, "http://us/webhook")
+    assert (fake.entries, fake.webhooks) == ({}, {})

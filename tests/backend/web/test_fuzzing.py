@@ -32,7 +32,7 @@ from werkzeug.test import TestResponse
 
 from backend.errors import FirstlightError, ImageError, OptionsError, UnsupportedLabelConfig
 from backend.imaging.decode import decode
-from backend.label_studio import labels
+from backend.label_studio import labels, probes
 from backend.label_studio.client import LabelStudio
 from backend.rounds import sync
 from backend.settings import ProjectOptions, Settings, parse_options
@@ -639,8 +639,8 @@ FIELDS = {"url": "http://us/webhook", "project": 3, "title": "v"}
 CALLS: Mapping[str, Callable[[LabelStudio], object]] = {
     "server_version": lambda studio: studio.server_version(),
     "check_token": lambda studio: studio.check_token(),
-    "check_entry_address": lambda studio: studio.check_entry_address("http://us"),
-    "check_webhook_address": lambda studio: studio.check_webhook_address("http://us"),
+    "check_entry_address": lambda studio: probes.check_entry_address(studio, "http://us"),
+    "check_webhook_address": lambda studio: probes.check_webhook_address(studio, "http://us"),
     "project": lambda studio: studio.project(3),
     "has_vanished": lambda studio: studio.has_vanished(3),
     "newest_update": lambda studio: studio.newest_update(3),
