@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import numpy as np
 
-from backend.label_studio.new_projects import brush_config
+from backend.label_studio.labels import interface
 from demo.errors import DemoError
 from demo.scans import Mask, Scan
 from model import masks
@@ -46,7 +46,9 @@ class Annotator:
     def create_project(self, title: str, labels: Sequence[str]) -> int:
         """The id of a new project whose labels are painted with a brush on `$image`."""
         answer = self.call(
-            "POST", "/api/projects/", json={"title": title, "label_config": brush_config(labels)}
+            "POST",
+            "/api/projects/",
+            json={"title": title, "label_config": interface.of_slices(labels, viewer=False)},
         )
         return int(answer["id"])
 
@@ -193,8 +195,8 @@ def _region(mask: Mask, label: str) -> dict[str, Any]:
     height, width = mask.shape
     return {
         "id": uuid4().hex[:10],
-        "from_name": "mask",
-        "to_name": "image",
+        "from_name": interface.BRUSH,
+        "to_name": interface.SHOWN,
         "type": "brushlabels",
         "original_width": width,
         "original_height": height,

@@ -43,7 +43,8 @@ def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
         click.echo(f"Left out: {line}", err=True)
     root = source if source.is_dir() else source.parent
     plan = Plan(root, asked["window"], asked["slices"], asked["keep_names"])
-    studio, tasks = LabelStudio(settings), TaskImport(settings)
+    studio = LabelStudio(settings)
+    tasks = TaskImport(studio)
     project = asked["project"] or _new_project(tasks, asked["title"], asked["labels"], found)
     for line in _config_notes(studio, project, found):
         click.echo(line)

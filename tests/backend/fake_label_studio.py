@@ -325,9 +325,13 @@ class FakeLabelStudio:
         return None
 
     def _get_projects(self, request: httpx.Request) -> Answer:
-        size = int(request.url.params["page_size"])
-        found = sorted(self.projects, reverse=True)[:size]
-        return Answer(200, json={"results": [{"id": number} for number in found]})
+        size, asked = int(request.url.params["page_size"]), request.url.params.get("title", "")
+        found = [
+            {"id": number, "title": project.title}
+            for number, project in sorted(self.projects.items(), reverse=True)
+            if asked.lower() in project.title.lower()
+        ]
+        return Answer(200, json={"results": found[:size]})
 
     def _post_project(self, request: httpx.Request) -> Answer:
         number = self.add_project()

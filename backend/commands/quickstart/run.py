@@ -23,7 +23,8 @@ from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
 from backend.label_studio.client import LabelStudio
-from backend.label_studio.new_projects import NewProjects, brush_config
+from backend.label_studio.labels import interface
+from backend.label_studio.task_import import TaskImport
 from backend.settings import Settings
 
 # Label Studio refuses more than 100 files or 250 MB at once.
@@ -195,7 +196,8 @@ def project_of(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Pa
             return known
     named = root.parent if root.name == "images" else root
     title = f"{named.name[:40]} (Firstlight)" if plan.folder else "Firstlight demo"
-    project = NewProjects(client).create(title, brush_config(plan.labels))
+    config = interface.of_slices(plan.labels, viewer=False)
+    project = TaskImport(client).create_project(title, config)
     memory.with_project(root, project).write(folder)
     return project
 
@@ -206,7 +208,7 @@ def _import(client: LabelStudio, project: int, pool: list[Image], max_pixels: in
     new = [image for image in pool if image.mark not in there]
     if not new:
         return
-    projects, unreadable = NewProjects(client), []
+    tasks, unreadable = TaskImport(client), []
     with progress.counting("Importing the scans", len(new), "scans") as advance:
         for batch in images.batches(new, files=FILES_A_CALL, size=BYTES_A_CALL):
             files = {}
@@ -216,7 +218,7 @@ def _import(client: LabelStudio, project: int, pool: list[Image], max_pixels: in
                 except ImageError as error:
                     unreadable.append(f"{image.path}: {error}")
             if files:
-                projects.upload(project, files)
+                tasks.upload_tasks(project, files)
             advance(len(batch))
     for line in unreadable:
         click.echo(line)

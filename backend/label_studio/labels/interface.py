@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
+BRUSH, SHOWN = "tag", "image"  # names of the tag that draws, and of the image
 # The labels stand above the image: below a large one people would have to scroll to them.
-_DRAWING = """<BrushLabels name="tag" toName="image">
-{labels}
+_DRAWING = f"""<BrushLabels name="{BRUSH}" toName="{SHOWN}">
+{{labels}}
 </BrushLabels>
-<Image name="image" value="$image" zoom="true" zoomControl="true" brightnessControl="true" \
+<Image name="{SHOWN}" value="$image" zoom="true" zoomControl="true" brightnessControl="true" \
 contrastControl="true"/>"""
 VIEWER = '<Image name="volume" valueList="$slices"/>'
 _BESIDE = """<View style="display: flex; gap: 1em">

@@ -15,7 +15,6 @@ from backend.commands import import_command, importing
 from backend.errors import ConfigError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface
-from backend.label_studio.task_import import TaskImport
 from backend.settings import Settings
 from tests.backend.exchange.filling import FillableLabelStudio
 from tests.backend.imaging.volume_files import save_nifti
@@ -43,7 +42,6 @@ def studio(monkeypatch: pytest.MonkeyPatch) -> FillableLabelStudio:
         return lambda settings: cls(settings, made.client())
 
     monkeypatch.setattr(importing, "LabelStudio", client(LabelStudio))
-    monkeypatch.setattr(importing, "TaskImport", client(TaskImport))
     return made
 
 

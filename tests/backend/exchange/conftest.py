@@ -49,11 +49,11 @@ class Site:
         local_files: Path | None = None,
     ) -> Outcome:
         """Import the source into the project, as the command does."""
-        tasks = TaskImport(self.settings, self.studio.client())
+        client = LabelStudio(self.settings, self.studio.client())
+        tasks = TaskImport(client)
         serving: Serving = Uploads(tasks, PROJECT, self.folder.resolve())
         if local_files:
             serving = LocalFiles(tasks, PROJECT, local_files, "/served")
-        client = LabelStudio(self.settings, self.studio.client())
         url = self.settings.label_studio_url
         target = Target(PROJECT, url, self.folder, client, tasks, serving)
         plan = Plan(self.source, window, slices, keep_names)
@@ -62,7 +62,6 @@ class Site:
             return importing.run(target, plan, sources, Pseudonyms.of(self.settings))
         finally:
             client.close()
-            tasks.close()
 
 
 @pytest.fixture

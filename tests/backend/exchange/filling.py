@@ -26,29 +26,12 @@ class FillableLabelStudio(FakeLabelStudio):
 
     def _routes(self) -> dict[str, Callable[..., Answer]]:
         return {
-            r"GET /api/projects": self._list_projects,
-            r"POST /api/projects": self._post_project,
             r"POST /api/projects/(\d+)/import": self._post_import,
             r"GET /api/projects/(\d+)/file-uploads": self._get_uploads,
             r"GET /api/storages/localfiles": self._get_storages,
             r"POST /api/storages/localfiles": self._post_storage,
             **super()._routes(),
         }
-
-    def _list_projects(self, request: httpx.Request) -> Answer:
-        asked = request.url.params["title"].lower()
-        found = [
-            {"id": number, "title": project.title}
-            for number, project in self.projects.items()
-            if asked in project.title.lower()
-        ]
-        return Answer(200, json={"count": len(found), "results": found})
-
-    def _post_project(self, request: httpx.Request) -> Answer:
-        body = json.loads(request.content)
-        number = self.add_project(body["label_config"])
-        self.projects[number].title = body["title"]
-        return Answer(201, json={"id": number, **body})
 
     def _post_import(self, request: httpx.Request, project_id: int) -> Answer:
         if "multipart" in request.headers["content-type"]:

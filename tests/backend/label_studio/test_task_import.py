@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from backend.errors import LabelStudioError
+from backend.label_studio.client import LabelStudio
 from backend.label_studio.task_import import TaskImport
 from backend.settings import Settings
 from tests.backend.exchange.filling import FillableLabelStudio
@@ -23,7 +24,7 @@ def studio() -> FillableLabelStudio:
 @pytest.fixture
 def tasks(studio: FillableLabelStudio) -> TaskImport:
     settings = Settings(label_studio_url=URL, label_studio_api_key=SecretStr(TOKEN))
-    return TaskImport(settings, studio.client())
+    return TaskImport(LabelStudio(settings, studio.client()))
 
 
 def files(folder: Path, number: int) -> list[Path]:
@@ -82,6 +83,7 @@ def test_what_would_double_tasks_or_projects_is_not_repeated(
         lambda: tasks.add_tasks(1, [{}]),
         lambda: tasks.create_project("Lungs", "<View/>"),
         lambda: tasks.upload(1, files(tmp_path, 1)),
+        lambda: tasks.upload_tasks(1, {"a.png": b"AA"}),
     ):
         studio.requests.clear()
         with pytest.raises(LabelStudioError):
@@ -113,3 +115,21 @@ def test_a_folder_that_label_studio_may_not_serve_is_named_with_the_settings(
     studio.fail("POST", "/localfiles", 400, detail="Serving local files can be a security risk")
     with pytest.raises(LabelStudioError, match=r"security risk.*LOCAL_FILES_SERVING_ENABLED=true"):
         tasks.ensure_storage(1, "/files/firstlight/1")
+
+
+def test_every_file_of_an_upload_has_a_field_of_its_own_and_becomes_a_task(
+    settings: Settings,
+) -> None:
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        assert request.url.path == "/api/projects/7/import"
+        assert request.headers["authorization"].startswith("Token ")
+        return httpx.Response(201, json={"task_count": 2})
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    tasks = TaskImport(LabelStudio(settings, http))
+    assert tasks.upload_tasks(7, {"a.png": b"AA", "b.png": b"BB"}) == 2
+    assert bodies[0].count(b'name="a.png"; filename="a.png"') == 1
+    assert bodies[0].count(b'name="b.png"; filename="b.png"') == 1
