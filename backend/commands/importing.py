@@ -46,16 +46,26 @@ def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
     studio = LabelStudio(settings)
     tasks = TaskImport(studio)
     project = asked["project"] or _new_project(tasks, asked["title"], asked["labels"], found)
-    for line in _config_notes(studio, project, found):
-        click.echo(line)
-    folder = _folder(settings, project, source, asked["out"])
+    folder = folder_of(settings, project, source, asked["out"])
     serving = _serving(tasks, project, folder, asked["local_files"])
     target = Target(project, settings.label_studio_url, folder, studio, tasks, serving)
+    outcome = fill(settings, target, plan, found)
+    click.echo(_group_by_volume(settings, studio, project))
+    return not outcome.problems
+
+
+def fill(settings: Settings, target: Target, plan: Plan, found: Contents) -> Outcome:
+    """Import what was found in a source, with a progress bar, and say what was done.
+
+    Raises:
+        FirstlightError: If nobody could draw on the slices, or Label Studio or a folder fails.
+    """
+    for line in _config_notes(target.studio, target.project, found):
+        click.echo(line)
     with click.progressbar(found.sources, label="Volumes", file=sys.stderr) as bar:
         outcome = importing.run(target, plan, bar, Pseudonyms.of(settings))
     _report(outcome, target)
-    click.echo(_group_by_volume(settings, studio, project))
-    return not outcome.problems
+    return outcome
 
 
 def _listed(text: str) -> list[str]:
@@ -116,7 +126,7 @@ def _config_notes(studio: LabelStudio, project: int, found: Contents) -> Iterato
         )
 
 
-def _folder(settings: Settings, project: int, source: Path, out: Path | None) -> Path:
+def folder_of(settings: Settings, project: int, source: Path, out: Path | None = None) -> Path:
     """Return the folder of the manifest.
 
     Raises:

@@ -87,7 +87,7 @@ def contents(path: Path, reading: Reading) -> Contents:
         elif name.endswith((*_PICTURES, *_TIFFS)):
             single = name.endswith(_PICTURES)
             sources.append(Source(file, partial(_flat, file, reading), single))
-        elif _is_dicom(file):
+        elif is_dicom(file):
             dicoms.append(file)
         else:
             unknown[file.suffix.lower()] += 1
@@ -116,7 +116,12 @@ def _flat(path: Path, reading: Reading) -> Volume:
     return read(path, max_pixels=reading.max_pixels)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file begins as DICOM does, whatever its name.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return bool(decode.DICOM.match(file.read(132)))

@@ -12,14 +12,14 @@ import numpy as np
 import PIL.Image
 
 from backend.errors import ConfigError
+from backend.imaging import nifti, sources
 from backend.imaging.decode import decode
 from backend.imaging.pixels import Pixels
 from model.phantoms import generate
 
 AS_THEY_ARE = (".png", ".jpg", ".jpeg")  # browsers show these
 CONVERTED = (".tif", ".tiff")  # no browser shows these, so Label Studio gets a PNG
-OTHERS = (".dcm", ".nii", ".nii.gz")
-READ = "quickstart reads PNG, JPEG and TIFF"
+READ = "quickstart reads PNG, JPEG, TIFF, DICOM and NIfTI"
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,10 @@ class Image:
         return as_png(decode(content, max_pixels=max_pixels))
 
 
-def from_folder(folder: Path, *, state: Path | None = None) -> tuple[list[Image], int]:
-    """Return the images in a folder and below it, by name, and how many files were left out.
+def from_folder(folder: Path, *, state: Path | None = None) -> tuple[list[Image], list[Path]]:
+    """Return the images in a folder and below it, by name, and the DICOM and NIfTI files.
 
-    If the folder has a folder `images/`, only that is read. DICOM and NIfTI files are left out.
-    This is the only place that knows which kinds of files become scans.
+    If the folder has a folder `images/`, only that is read.
 
     Args:
         folder: The folder.
@@ -64,17 +63,21 @@ def from_folder(folder: Path, *, state: Path | None = None) -> tuple[list[Image]
     Raises:
         ConfigError: If there are none; it says which kinds are read.
     """
-    root = folder / "images" if (folder / "images").is_dir() else folder
+    root = root_of(folder)
     paths = sorted(_files(root, state))
-    images = [Image(path, _name(path, root)) for path in paths if _is_read(path)]
-    others = sum(path.name.lower().endswith(OTHERS) for path in paths)
-    if not images:
-        found = f"{others} DICOM or NIfTI files, but no image" if others else "no image"
+    images = [Image(path, _name(path, root)) for path in paths if _is_image(path)]
+    volumes = [path for path in paths if not _is_image(path) and _is_volume(path)]
+    if not images and not volumes:
         raise ConfigError(
-            f"{root} holds {found} that can be imported: {READ}.",
-            "Convert the images to PNG (DICOM: `dcm2img` of DCMTK), or name another folder.",
+            f"{root} holds no image that can be imported: {READ}.",
+            "Convert the images to PNG, or name another folder.",
         )
-    return images, others
+    return images, volumes
+
+
+def root_of(folder: Path) -> Path:
+    """Return the folder that is read: `images/` in it, if there is one."""
+    return folder / "images" if (folder / "images").is_dir() else folder
 
 
 def phantoms(count: int, folder: Path, *, seed: int) -> list[Image]:
@@ -114,8 +117,12 @@ def _files(root: Path, state: Path | None) -> Iterator[Path]:
             yield path
 
 
-def _is_read(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in (*AS_THEY_ARE, *CONVERTED)
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(nifti.ENDINGS) or sources.is_dicom(path)
 
 
 def _name(path: Path, root: Path) -> str:

@@ -15,13 +15,19 @@ import click
 from pydantic import SecretStr
 
 from backend import PROGRAM
-from backend.commands import checks_installation
+from backend.commands import checks_installation, importing
 from backend.commands.quickstart import images, installation, preflight, progress, state
 from backend.commands.quickstart.images import Image
 from backend.commands.quickstart.process import has_display
 from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
+from backend.exchange.importing import Plan as ImportPlan
+from backend.exchange.importing import Target
+from backend.exchange.manifest import VOLUME
+from backend.exchange.serving import Uploads
+from backend.imaging import sources
+from backend.imaging.sources import Reading
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface
 from backend.label_studio.task_import import TaskImport
@@ -76,8 +82,8 @@ def run(plan: Plan, settings: Settings) -> None:
     with ExitStack() as started:
         folder = started.enter_context(_state_folder(plan, settings))
         memory = state.Memory.read(folder, plan.label_studio)
-        pool = _pool(plan, folder)
-        _check(plan, folder, pool)
+        pool, volumes = _pool(plan, folder)
+        _check(plan, folder, [*(image.path for image in pool), *volumes])
         studio = started.enter_context(_label_studio(plan, settings, folder))
         client = LabelStudio(_as_settings(settings, studio))
         started.callback(client.close)
@@ -85,17 +91,29 @@ def run(plan: Plan, settings: Settings) -> None:
             require_access(client, settings.public_url)
         with progress.waiting("Starting Firstlight"):
             backend = started.enter_context(_backend(plan, settings, studio, folder))
-        project = project_of(plan, client, memory, folder)
-        _import(client, project, pool, settings.max_image_pixels)
+        project = project_of(plan, client, memory, folder, has_volumes=bool(volumes))
+        if volumes and plan.folder:
+            here = _as_settings(settings, studio).model_copy(update={"data_dir": folder})
+            import_volumes(here, client, project, images.root_of(plan.folder))
+        else:
+            _import(client, project, pool, settings.max_image_pixels)
         with progress.waiting("Connecting the project"):
-            backend.connect(project, {"seed": plan.seed} if plan.folder is None else None)
-        with progress.ordering("Ordering the scans", len(pool)) as show:
+            backend.connect(project, _options(plan, has_volumes=bool(volumes)))
+        tasks = client.project(project).counters["task_number"]
+        with progress.ordering("Ordering the scans", tasks) as show:
             backend.wait_for_queue(project, labels=0, seconds=math.inf, show=show)
         click.echo(f"\nThe queue is ready, {time.monotonic() - began:.0f} s after the start.\n")
         _say_what_next(studio, backend, project, folder)
         if plan.browser and has_display():
             click.launch(f"{studio.url}/projects/{project}/data")
         _watch(studio, backend)
+
+
+def _options(plan: Plan, *, has_volumes: bool) -> dict[str, object]:
+    """Return the project's options."""
+    if has_volumes:
+        return {"group_by": VOLUME}
+    return {"seed": plan.seed} if plan.folder is None else {}
 
 
 @contextmanager
@@ -105,21 +123,19 @@ def _state_folder(plan: Plan, settings: Settings) -> Iterator[Path]:
         yield folder
 
 
-def _pool(plan: Plan, folder: Path) -> list[Image]:
+def _pool(plan: Plan, folder: Path) -> tuple[list[Image], list[Path]]:
+    """Return the images, and the DICOM and NIfTI files, with which all is imported as volumes."""
     if plan.folder is None:
-        return images.phantoms(plan.scans, folder / "phantoms", seed=plan.seed)
-    pool, others = images.from_folder(plan.folder, state=folder)
-    if others:
-        click.echo(f"{others} DICOM or NIfTI files are left out: {images.READ}.")
-    return pool
+        return images.phantoms(plan.scans, folder / "phantoms", seed=plan.seed), []
+    return images.from_folder(plan.folder, state=folder)
 
 
-def _check(plan: Plan, folder: Path, pool: Sequence[Image]) -> None:
+def _check(plan: Plan, folder: Path, files: Sequence[Path]) -> None:
     """Raise if a port, the disk or the memory is not enough."""
     preflight.require_ports(
         [(plan.port, "--port"), (plan.label_studio_port, "--label-studio-port")]
     )
-    size = sum(image.path.stat().st_size for image in pool)
+    size = sum(file.stat().st_size for file in files)
     own = not plan.label_studio
     missing = own and not installation.is_installed()
     preflight.require_disk(
@@ -182,7 +198,14 @@ def _backend(plan: Plan, settings: Settings, studio: Studio, folder: Path) -> Ba
     )
 
 
-def project_of(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Path) -> int:
+def project_of(
+    plan: Plan,
+    client: LabelStudio,
+    memory: state.Memory,
+    folder: Path,
+    *,
+    has_volumes: bool = False,
+) -> int:
     """Return the project of the folder: that of an earlier run if it is still there, or a new."""
     root = plan.folder.resolve() if plan.folder else folder
     known = memory.projects.get(str(root))
@@ -196,10 +219,27 @@ def project_of(plan: Plan, client: LabelStudio, memory: state.Memory, folder: Pa
             return known
     named = root.parent if root.name == "images" else root
     title = f"{named.name[:40]} (Firstlight)" if plan.folder else "Firstlight demo"
-    config = interface.of_slices(plan.labels, viewer=False)
+    config = interface.of_slices(plan.labels, viewer=has_volumes)
     project = TaskImport(client).create_project(title, config)
     memory.with_project(root, project).write(folder)
     return project
+
+
+def import_volumes(settings: Settings, client: LabelStudio, project: int, source: Path) -> None:
+    """Import a folder with volumes as `import` does; it makes nothing twice.
+
+    Raises:
+        ConfigError: If no file could be imported.
+    """
+    found = sources.contents(source, Reading(settings.max_image_pixels))
+    for line in found.left_out:
+        click.echo(f"Left out: {line}")
+    tasks, folder = TaskImport(client), importing.folder_of(settings, project, source)
+    serving = Uploads(tasks, project, folder.resolve())
+    target = Target(project, settings.label_studio_url, folder, client, tasks, serving)
+    outcome = importing.fill(settings, target, ImportPlan(source, "percentile", "all"), found)
+    if not outcome.volumes:
+        raise ConfigError("None of the files can be imported.", f"{images.READ}.")
 
 
 def _import(client: LabelStudio, project: int, pool: list[Image], max_pixels: int) -> None:

@@ -25,5 +25,5 @@ def test_a_folder_without_images_is_refused_before_anything_starts(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     state = tmp_path / "state"
     line = refused("quickstart", str(tmp_path / "empty"), "--keep", str(state))
-    assert "quickstart reads PNG, JPEG and TIFF" in line
+    assert "quickstart reads PNG, JPEG, TIFF, DICOM and NIfTI" in line
     assert [path.name for path in state.iterdir()] == ["quickstart.lock"]

@@ -3,13 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from backend.commands.quickstart import images, run
 from backend.commands.quickstart.state import Memory
-from backend.errors import LacksVariables, Unauthorized, Unreachable
+from backend.errors import ConfigError, LacksVariables, Unauthorized, Unreachable
 from backend.label_studio.client import LabelStudio
+from backend.settings import Settings
+from tests.backend.exchange.filling import FillableLabelStudio
 from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.imaging.volume_files import save_nifti
 
 US = "http://127.0.0.1:9090"
 
@@ -74,3 +78,27 @@ def test_uploaded_images_are_known_by_the_mark_in_their_address(
     assert run.uploaded(studio, project) == set()
     fake.add_task(project, image=None, image_url=f"/data/upload/1/0a1b2c3d-{image.name}")
     assert run.uploaded(studio, project) == {image.mark}
+
+
+def test_volumes_are_imported_once_beside_a_viewer(settings: Settings, tmp_path: Path) -> None:
+    fake = FillableLabelStudio()
+    studio = LabelStudio(settings, fake.client())
+    folder, state = tmp_path / "brains", tmp_path / "state"
+    for path in (folder, state):
+        path.mkdir()
+    save_nifti(folder / "a.nii", np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4))
+    project = run.project_of(plan(folder), studio, Memory.read(state, ""), state, has_volumes=True)
+    here = settings.model_copy(update={"data_dir": state})
+    for _ in range(2):
+        run.import_volumes(here, studio, project, folder)
+    assert len(fake.projects[project].tasks) == 3
+    assert "$slices" in fake.projects[project].label_config
+
+
+def test_a_state_folder_among_the_volumes_is_refused(settings: Settings, tmp_path: Path) -> None:
+    fake = FillableLabelStudio()
+    studio = LabelStudio(settings, fake.client())
+    save_nifti(tmp_path / "a.nii", np.zeros((5, 4, 3), np.int16), np.eye(4))
+    here = settings.model_copy(update={"data_dir": tmp_path / "state"})
+    with pytest.raises(ConfigError, match="would be written into"):
+        run.import_volumes(here, studio, fake.add_project(), tmp_path)
