@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -189,11 +190,19 @@ class _Copy:
         self.store.labels.replace(self.project_id, sorted(changed - drawn_on), [])
         for part in _parts(sorted(drawn_on)):
             annotations = self.studio.annotations(self.project_id, part)
-            rows = [_annotation_row(annotation, self.config) for annotation in annotations]
-            self.store.labels.replace(self.project_id, part, rows)
+            self.store.labels.replace(self.project_id, part, self._rows(list(annotations)))
         # Save the tasks last: after a kill before this line the next sync reads the page again.
         rows = [_task_row(task, self.config, self.options) for task in page]
         self.store.scans.save(self.project_id, rows)
+
+    def _rows(self, annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the ledger's rows of some annotations."""
+        users = [_user(annotation) for annotation in annotations]
+        known = self.store.annotators.numbers(self.project_id, filter(None, users))
+        return [
+            {**_annotation_row(annotation, self.config), "annotator": known.get(user, 0)}
+            for annotation, user in zip(annotations, users, strict=True)
+        ]
 
     def _changed(self, page: Sequence[dict[str, Any]], ids: Sequence[int]) -> set[int]:
         """Return the tasks of a page whose annotations may differ from the ledger's."""
@@ -258,15 +267,40 @@ def _annotation_row(annotation: dict[str, Any], config: labels.LabelConfig) -> d
         "created_at": str(annotation["created_at"]),
         "cancelled": bool(annotation["was_cancelled"]),
         "ground_truth": bool(annotation["ground_truth"]),
+        "seconds": _seconds(annotation.get("lead_time")),
         "result": json.dumps(result),
-        "problem": "" if annotation["was_cancelled"] else _problem(result, config),
+        **(_UNREAD if annotation["was_cancelled"] else _drawn(result, config)),
     }
 
 
-def _problem(result: list[Any], config: labels.LabelConfig) -> str:
-    """Decode an annotation once; return why it cannot be trained on, or ""."""
+_UNREAD = {"problem": "", "area": 0.0, "kept": 0, "changed": 0, "manual": 0}
+_GRID = (64, 64)  # fine enough for the area; no scan has to be fetched for it
+
+
+def _drawn(result: list[Any], config: labels.LabelConfig) -> dict[str, Any]:
+    """Decode an annotation once.
+
+    Returns:
+        `problem`: Why it cannot be trained on, or "". `area`: The share of the scan that is drawn.
+        `kept`, `changed` and `manual`: How many of its regions are of each origin.
+    """
     try:
-        labels.masks(result, config, size=(8, 8))
+        mask = labels.masks(result, config, size=_GRID)
+        origins = labels.origins(result, config)
     except ValueError as error:
-        return str(error)
-    return ""
+        return {**_UNREAD, "problem": str(error)}
+    return {"problem": "", "area": float(mask.any(axis=0).mean()), **origins}
+
+
+def _user(annotation: dict[str, Any]) -> int:
+    """Return the id of the user who submitted an annotation, 0 if it is not told."""
+    user = annotation.get("completed_by")
+    number = user.get("id") if isinstance(user, dict) else user
+    return number if isinstance(number, int) and not isinstance(number, bool) else 0
+
+
+def _seconds(lead_time: object) -> float | None:
+    """Return a measured time; None if Label Studio has none, as for imported annotations."""
+    if isinstance(lead_time, bool) or not isinstance(lead_time, int | float):
+        return None
+    return float(lead_time) if math.isfinite(lead_time) and lead_time > 0 else None

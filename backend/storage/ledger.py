@@ -59,6 +59,11 @@ class Ledger:
         return frozenset(task.id for task in self.tasks if not task.is_labeled)
 
     @cached_property
+    def waiting(self) -> frozenset[int]:
+        """Readable tasks that Label Studio would serve and that have no usable label."""
+        return self.open - self.unreadable.keys() - self.usable.keys()
+
+    @cached_property
     def complete(self) -> bool:
         """Whether every readable scan is labelled."""
         readable = {task.id for task in self.tasks} - self.unreadable.keys()

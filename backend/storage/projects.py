@@ -12,9 +12,12 @@ from backend.storage.database import Database
 from backend.storage.tables import (
     Action,
     Annotation,
+    Annotator,
     DraftScore,
     Embedding,
     Erasure,
+    LabelFigures,
+    MaskComparison,
     Meta,
     Model,
     Notice,
@@ -140,6 +143,9 @@ class Projects:
             for table in (
                 Task,
                 Annotation,
+                Annotator,
+                MaskComparison,
+                LabelFigures,
                 Embedding,
                 Split,
                 DraftScore,

@@ -1,4 +1,4 @@
-"""The typed records: the queue of a round, how the round went, and the quality of a model.
+"""The typed records: of a round, its queue and its model's quality, and of a project's labels.
 
 They read the JSON of every release: a missing key has a default, and an unknown key is kept for
 the export (rounds.json).
@@ -212,6 +212,20 @@ class ModelQuality(Record):
             else:
                 spread[key] = value
         return spread
+
+
+class LabelRecord(Record):
+    """What labels cost and how well annotators agree, for the page; see `rounds.label_figures`.
+
+    Attributes:
+        minutes: None while no label has a known time.
+        agreement: None while no scan was drawn by two annotators.
+        people: The Label Studio user of each annotator's number, with the option `show_people`.
+    """
+
+    minutes: dict[str, Any] | None = None
+    agreement: dict[str, Any] | None = None
+    people: dict[str, int] = {}
 
 
 Kind = TypeVar("Kind", bound=Record)

@@ -14,6 +14,7 @@ from backend.storage.tables import (
     DraftScore,
     Embedding,
     Erasure,
+    MaskComparison,
     Split,
     Task,
 )
@@ -229,6 +230,7 @@ def delete_tasks(session: Session, project_id: int, task_ids: Sequence[int]) -> 
         for table, column in (
             (Task, Task.id),
             (Annotation, Annotation.task_id),
+            (MaskComparison, MaskComparison.task_id),
             (Embedding, Embedding.task_id),
             (Split, Split.task_id),
             (DraftScore, DraftScore.task_id),

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend import PROGRAM
 from backend.errors import ConfigError
 from backend.storage import schema
+from backend.storage.annotators import Annotators
 from backend.storage.database import (
     WEB_BUSY_MS,
     WORKER_BUSY_MS,
@@ -43,6 +44,7 @@ class Store:
         self.projects = Projects(database)
         self.scans = Scans(database)
         self.labels = Labels(database)
+        self.annotators = Annotators(database)
         self.embeddings = Embeddings(database)
         self.publications = Publications(database)
         self.rounds = Rounds(database)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from backend.settings import FIRSTLIGHT, FIRSTLIGHT_1
-from backend.storage.records import ModelQuality, RecordColumn, RoundRecord
+from backend.storage.records import LabelRecord, ModelQuality, RecordColumn, RoundRecord
 
 WIPED = "deleted rows are overwritten"  # key: all rows deleted so far have been overwritten
 
@@ -19,6 +19,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {
         dict[str, Any]: sa.JSON,
         list[str]: sa.JSON,
+        LabelRecord: RecordColumn(LabelRecord),
         ModelQuality: RecordColumn(ModelQuality),
         RoundRecord: RecordColumn(RoundRecord),
     }
@@ -139,6 +140,46 @@ class Annotation(Base):
     # JSON. Brush masks are long: only `Labels.results` reads them.
     result: Mapped[str] = mapped_column(sa.Text, deferred=True, deferred_raiseload=True)
     problem: Mapped[str] = mapped_column(sa.Text, default="")
+    # The number of the annotator in this project; 0 while it is unknown. No name is stored.
+    annotator: Mapped[int] = mapped_column(default=0, server_default="0")
+    # The time that Label Studio measured (`lead_time`), breaks included; None if it has none.
+    seconds: Mapped[float | None]
+    area: Mapped[float] = mapped_column(default=0.0, server_default="0")  # share of the scan
+    # How many regions were taken from a draft as they were, changed in a draft, and drawn by hand.
+    kept: Mapped[int] = mapped_column(default=0, server_default="0")
+    changed: Mapped[int] = mapped_column(default=0, server_default="0")
+    manual: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Annotator(Base):
+    """The number of a Label Studio user in one project: 1 for the first who drew, and so on."""
+
+    __tablename__ = "annotators"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    user: Mapped[int] = mapped_column("user_id", primary_key=True, autoincrement=False)
+    number: Mapped[int]
+
+
+class MaskComparison(Base):
+    """The scores of two annotations of one scan by two annotators."""
+
+    __tablename__ = "mask_comparisons"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    first: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # annotation ids
+    second: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    task_id: Mapped[int]
+    key: Mapped[str]  # another one makes the scores outdated
+    # Of each class, by name of the metric; None for a class that neither drew.
+    scores: Mapped[dict[str, Any]]
+
+
+class LabelFigures(Base):
+    """What the labels of a project cost and how well its annotators agree, as last computed."""
+
+    __tablename__ = "label_figures"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    digest: Mapped[str]
+    record: Mapped[LabelRecord]
 
 
 class Embedding(Base):

@@ -157,7 +157,14 @@ class FakeLabelStudio:
         project.predictions = [p for p in project.predictions if p["task"] != task_id]
 
     def annotate(
-        self, task_id: int, result: object = (), *, skip: bool = False, ground_truth: bool = False
+        self,
+        task_id: int,
+        result: object = (),
+        *,
+        skip: bool = False,
+        ground_truth: bool = False,
+        by: object = 1,
+        seconds: float | None = None,
     ) -> int:
         project, number, now = self._project_of(task_id), self._next(), self._moment()
         project.annotations[number] = {
@@ -166,6 +173,8 @@ class FakeLabelStudio:
             "result": list(result) if isinstance(result, tuple) else result,
             "was_cancelled": skip,
             "ground_truth": ground_truth,
+            "completed_by": by,
+            "lead_time": seconds,
             "created_at": now,
             "updated_at": now,
         }

@@ -3,7 +3,7 @@
 from backend.label_studio.labels.config import LabelConfig, Tool, parse
 from backend.label_studio.labels.merge import merge
 from backend.label_studio.labels.prompts import Prompt, Prompts, prompts
-from backend.label_studio.labels.reading import masks, planes
+from backend.label_studio.labels.reading import masks, origins, planes
 from backend.label_studio.labels.shapes import SHAPES
 from backend.label_studio.labels.writing import region_id, regions, regions_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "Tool",
     "masks",
     "merge",
+    "origins",
     "parse",
     "planes",
     "prompts",
