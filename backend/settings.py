@@ -391,9 +391,11 @@ class ProjectOptions(BaseSettings):
     network: Network = AUTO
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
     random_fraction: float = Field(default=0.0, ge=0, le=1)
+    merge: Literal["majority", "staple"] = "majority"
     prelabels: bool = True
     prelabel_after: int = Field(default=5, ge=1)
     prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)
+    show_people: bool = False
     paused: bool = False
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
 

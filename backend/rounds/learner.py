@@ -111,11 +111,12 @@ class Learner:
             start or self._weights_mark,
         )
 
-    @staticmethod
-    def _data_digest(ledger: Ledger, task_ids: Sequence[int]) -> str:
-        """Return a digest of the training data: these scans and their annotations."""
+    def _data_digest(self, ledger: Ledger, task_ids: Sequence[int]) -> str:
+        """Return a digest of the training data: these scans, their annotations and their merge."""
         urls = {task.id: task.url for task in ledger.tasks}
-        return artifacts.digest([[i, urls[i], *ledger.keys_of(i)] for i in task_ids])
+        # The default is left out, so that the models of earlier releases keep their keys.
+        merge = [] if self.options.merge == "majority" else [self.options.merge]
+        return artifacts.digest([[i, urls[i], *ledger.keys_of(i)] for i in task_ids], *merge)
 
     @property
     def _weights_mark(self) -> str:
@@ -270,13 +271,12 @@ class Learner:
             raise UnreadableLabels(broken, asked=len(task_ids))
 
     def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
-        """Return one scan's annotations merged by pixel majority, shape (c, h, w)."""
+        """Return one scan's annotations, merged as the option says, shape (c, h, w)."""
         height, width = size
         ids = [annotation.id for annotation in annotations]
         results = self.store.labels.results(self.project_id, ids)
-        return labels.merge(
-            labels.masks(result, self.config, size=(height, width)) for result in results
-        )
+        masks = (labels.masks(result, self.config, size=(height, width)) for result in results)
+        return labels.merge(masks, self.options.merge)
 
     def _single(self, key: str) -> training.Fitted:
         [member] = self.load(key).members  # rounds start from models of rounds

@@ -28,7 +28,7 @@ from model.registry import (
 from model.validation import group
 
 # The options that records of the first release lack.
-NEW_OPTIONS = ("score_limit", "network", "source_by")
+NEW_OPTIONS = ("score_limit", "network", "source_by", "merge")
 
 
 class Selector:
@@ -349,7 +349,7 @@ def _selecting(options: ProjectOptions) -> dict[str, Any]:
     """
     fields = ProjectOptions.model_fields
     unset = {name for name in NEW_OPTIONS if getattr(options, name) == fields[name].default}
-    never = {"method", "paused", "refine", "max_refine_seconds"}
+    never = {"method", "paused", "refine", "max_refine_seconds", "show_people"}
     return options.model_dump(exclude=never | unset)
 
 

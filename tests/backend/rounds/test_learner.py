@@ -265,6 +265,17 @@ def test_what_several_people_drew_is_merged_by_majority(lab: Lab) -> None:
     assert np.flatnonzero(mask[0].all(axis=1)).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
 
 
+def test_another_merge_gives_another_mask_and_another_model(lab: Lab) -> None:
+    for rows in (slice(0, 8), slice(0, 8), slice(0, 8), slice(4, 12), slice(20, 32)):
+        lab.fake.annotate(lab.tasks[0], drawn(rows, size=SIZE))
+    now = lab.sync()
+    [found] = now.usable.values()
+    options = lab.learner.options.model_copy(update={"merge": "staple"})
+    other = replace(lab.learner, options=options)
+    assert np.flatnonzero(other.mask(found, (SIZE, SIZE))[0].all(axis=1)).tolist() == [*range(8)]
+    assert other.key(now, list(now.usable)) != lab.learner.key(now, list(now.usable))
+
+
 def test_the_machine_and_the_project_decide_how_is_trained(services: Services) -> None:
     config = train_config(services.settings, ProjectOptions(image_size=64, seed=3), PARSED)
     assert (config.image_size, config.seed, config.classes, config.device) == (64, 3, 1, "cpu")

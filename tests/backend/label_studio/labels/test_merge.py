@@ -28,6 +28,13 @@ def test_a_tie_is_background() -> None:
     assert labels.merge([full, empty, full]).all()
 
 
+def test_staple_outvotes_a_careless_annotator() -> None:
+    careful, careless = np.zeros((2, 1, 16, 8), bool)
+    careful[0, 4:12], careless[0, :3] = True, True
+    merged = labels.merge(iter([careful, careless, careful]), "staple")
+    np.testing.assert_array_equal(merged, careful)
+
+
 @pytest.mark.parametrize(
     "given_masks", [[], [np.ones((1, 2, 2), dtype=bool), np.ones((1, 2, 3), dtype=bool)]]
 )
