@@ -78,7 +78,7 @@ class Annotator:
         An empty mask is submitted without a region: there is nothing on this scan.
         """
         origin = "prediction-changed" if _draft(task) else "manual"
-        result = [_region(mask, label) | {"origin": origin}] if mask.any() else []
+        result = [region(mask, label) | {"origin": origin}] if mask.any() else []
         return self._annotate(task, {"result": result})
 
     def skip(self, task: Task) -> int:
@@ -191,7 +191,8 @@ def _draft(task: Task) -> list[dict[str, Any]]:
     return list(shown[0].get("result") or [])
 
 
-def _region(mask: Mask, label: str) -> dict[str, Any]:
+def region(mask: Mask, label: str) -> dict[str, Any]:
+    """The brush region that covers `mask` (h, w)."""
     height, width = mask.shape
     return {
         "id": uuid4().hex[:10],

@@ -21,7 +21,7 @@ from backend import logs
 from backend.errors import FirstlightError
 from backend.rounds import embedding, outcome, queue_drafts, refinement, sync, unreadable
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.label_figures import judge_labels
 from backend.rounds.learner import Learner, UnreadableLabels
 from backend.rounds.services import Services
 from backend.rounds.spreading import parted, spread
@@ -159,8 +159,8 @@ class Rounds(DBOSConfiguredInstance):
 
     @DBOS.step()
     def judge(self, project_id: int) -> None:
-        """Score drafts against the annotations submitted on their scans."""
-        judge_drafts(self._here(project_id))
+        """Score drafts, compare annotators and count minutes, from the submitted annotations."""
+        judge_labels(self._here(project_id))
 
     @DBOS.step()
     def unseen(self, project_id: int) -> list[list[int]]:

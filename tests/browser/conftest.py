@@ -7,7 +7,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    ViewportSize,
+    sync_playwright,
+)
 
 from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import ROOT, LabelStudio
@@ -33,7 +40,7 @@ FLAGS = [
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 
 
-Shoot = Callable[[Page, str], None]
+Shoot = Callable[[Page | Locator, str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,12 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def shoot(request: pytest.FixtureRequest) -> Shoot:
-    """Write what a page shows to docs/images, if that was asked for."""
+    """Write what a page, or a part of it, shows to docs/images, if that was asked for."""
     asked = request.config.getoption("--screenshots", default=False)
 
-    def write(page: Page, name: str) -> None:
+    def write(shown: Page | Locator, name: str) -> None:
         if asked:
-            page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png")
+            shown.screenshot(path=ROOT / "docs" / "images" / f"{name}.png")
 
     return write
 

@@ -68,6 +68,21 @@ class Lab:
         return int(task["id"])
 
 
+def invited(studio: LabelStudio, owner: Annotator, email: str) -> str:
+    """Sign a new person up by an invitation of the owner; return the person's token."""
+    invitation = owner.call("GET", "/api/invite")["invite_url"]
+    with httpx.Client(base_url=studio.url, timeout=30, trust_env=False) as browser:
+        browser.get(invitation)
+        form = {
+            "email": email,
+            "password": "a-long-enough-word",
+            "csrfmiddlewaretoken": browser.cookies["csrftoken"],
+        }
+        browser.post(invitation, data=form, headers={"Referer": studio.url})
+        answer = browser.get("/api/current-user/token").raise_for_status()
+        return str(answer.json()["token"])
+
+
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
     with LabelStudio(tmp_path_factory.mktemp("label-studio")) as running:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -27,7 +26,7 @@ from backend.storage.store import Store, open_store
 from backend.storage.tables import Publication
 from demo import scans
 from demo.annotator import Annotator
-from tests.label_studio.conftest import OPTIONS, Lab
+from tests.label_studio.conftest import OPTIONS, Lab, invited
 from tests.label_studio.test_admin import until
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -95,17 +94,7 @@ def ann(studio: LabelStudio) -> Iterator[Person]:
 @pytest.fixture(scope="module")
 def ben(studio: LabelStudio, ann: Person) -> Iterator[Person]:
     """A second account, who came by an invitation."""
-    invitation = ann.call("GET", "/api/invite")["invite_url"]
-    with httpx.Client(base_url=studio.url, timeout=30, trust_env=False) as browser:
-        browser.get(invitation)
-        form = {
-            "email": "ben@firstlight.local",
-            "password": "a-long-enough-word",
-            "csrfmiddlewaretoken": browser.cookies["csrftoken"],
-        }
-        browser.post(invitation, data=form, headers={"Referer": studio.url})
-        token = browser.get("/api/current-user/token").raise_for_status().json()["token"]
-    with Person(studio.url, token) as person:
+    with Person(studio.url, invited(studio, ann, "ben@firstlight.local")) as person:
         yield person
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
+from backend.web.project_page import label_panels
+from backend.web.project_page.words import count, line, span
 from backend.web.responses import ActionEntry
 
 # Shown with a queue whose reasons hold scores: scores that rise down the queue look like a defect.
@@ -79,11 +81,13 @@ def progress(state: Mapping[str, Any]) -> dict[str, Any]:
 def text(state: Mapping[str, Any], now: float) -> str:
     """Return a project's status as one screen of sentences."""
     parts = (
-        [f"{_line(state['title']) or 'Untitled'} (project {state['project']})", ""],
+        [f"{line(state['title']) or 'Untitled'} (project {state['project']})", ""],
         _problems(state),
         [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
         [quality(state), f"Method: {state['method']}."],
+        label_panels.minutes(state),
+        label_panels.agreement(state),
         _bullets(
             f"Next to label. {SCORES}" if scored(state) else "Next to label:",
             [
@@ -100,7 +104,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
         _bullets("Please note:", state["warnings"]),
         ["", freshness(state, now)],
     )
-    return "\n".join(line for part in parts for line in part) + "\n"
+    return "\n".join(each for part in parts for each in part) + "\n"
 
 
 def _problems(state: Mapping[str, Any]) -> Iterator[str]:
@@ -108,12 +112,12 @@ def _problems(state: Mapping[str, Any]) -> Iterator[str]:
         connect = f"{PROGRAM} connect {state['project']}"
         yield f"This project is not connected. Connect it again: {connect}"
     if state["problem"]:
-        yield f"Problem: {_line(state['problem'])} {_line(state['fix'])}".rstrip()
+        yield f"Problem: {line(state['problem'])} {line(state['fix'])}".rstrip()
     if refusal := refused(state["project"], state["events_refused_since"]):
         yield f"Events: {refusal}"
     if state["options_problem"]:
         yield (
-            f"Options: {_line(state['options_problem'])} "
+            f"Options: {line(state['options_problem'])} "
             "The last valid options stay in use until this is corrected."
         )
 
@@ -149,7 +153,7 @@ def next_round(state: Mapping[str, Any]) -> str:
     reason, seconds = due["reason"], due["seconds"]
     if reason == "problem":
         again = f"in {span(seconds)}" if seconds is not None else "soon"
-        return f"Waits: {_line(state['problem']).rstrip('.')}; tried again {again}."
+        return f"Waits: {line(state['problem']).rstrip('.')}; tried again {again}."
     if reason == "asked":
         when = f"in {span(seconds)}" if seconds is not None else "as soon as the worker is free"
         return f"Start Training was pressed: the round starts {when}."
@@ -305,8 +309,8 @@ def freshness(state: Mapping[str, Any], now: float) -> str:
 def overview(projects: Iterable[Project]) -> str:
     """Return one line for each known project."""
     lines = [
-        f"{project.id}  {_line(project.title) or 'Untitled'}  "
-        f"{_line(project.problem) or _standing(project)}"
+        f"{project.id}  {line(project.title) or 'Untitled'}  "
+        f"{line(project.problem) or _standing(project)}"
         for project in projects
     ]
     return "\n".join(lines or ["No project is connected yet."]) + "\n"
@@ -323,24 +327,8 @@ def _bullets(
     total = len(lines) if total is None else total
     if lines:
         yield head
-    for line in lines[:most]:
-        yield f"  - {_line(line)}"
+    for each in lines[:most]:
+        yield f"  - {line(each)}"
     if total > most:
         listed = "them" if total == len(lines) else f"the first {len(lines)}"
         yield f"  and {total - most} more (?format=json lists {listed})"
-
-
-def _line(words: str) -> str:
-    return " ".join(words.split())
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number and its noun, in the plural unless the number is 1."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def span(seconds: float) -> str:
-    """Return seconds in the unit that a person would choose."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

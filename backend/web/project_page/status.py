@@ -92,6 +92,7 @@ class Keeper(Generic[T]):
             self._store.publications.pinned(project.id),
             self._store.rounds.last(project.id),
             ledger.counts(self._store, project.id),
+            self._store.annotators.figures_digest(project.id),
         )
 
 
@@ -145,6 +146,7 @@ def status(
         **_labels(now, live),
         **_waiting(now, record),
         **_quality(store, project_id, live, now),
+        **store.annotators.figures(project_id).model_dump(),
         "last_model": _last_model(store, project_id) if now.complete else None,
         "method": stored_options(project).method_in_use,
         "strategy": record.strategy,
@@ -245,10 +247,9 @@ def _labels(now: Ledger, live: Publication | None) -> dict[str, Any]:
 
 def _waiting(now: Ledger, record: QueueRecord) -> dict[str, int]:
     """Return how many labels changed since a round, and how many scans wait for their first."""
-    readable = {task.id for task in now.tasks} - now.unreadable.keys()
     return {
         "labels_changed": now.changed_since(record.labels),
-        "scans_waiting": len((readable & now.open) - now.usable.keys()),
+        "scans_waiting": len(now.waiting),
     }
 
 

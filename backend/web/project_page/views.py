@@ -21,7 +21,14 @@ from backend.storage.publications import Author
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from backend.web.people import People
-from backend.web.project_page import map_view, sentences, static_files, thumbnails
+from backend.web.project_page import (
+    label_panels,
+    map_view,
+    sentences,
+    static_files,
+    thumbnails,
+    words,
+)
 from backend.web.project_page.downloads import FORMATS, Downloads
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
@@ -95,8 +102,11 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_global(static_files.address, "asset")
     blueprint.add_app_template_global(lambda: PROGRAM, "program")
     blueprint.add_app_template_filter(_when, "when")
-    blueprint.add_app_template_filter(sentences.span, "span")
-    blueprint.add_app_template_filter(sentences.count, "counted")
+    blueprint.add_app_template_filter(words.span, "span")
+    blueprint.add_app_template_filter(words.count, "counted")
+    blueprint.add_app_template_filter(label_panels.time, "minutes")
+    blueprint.add_app_template_filter(label_panels.annotator, "annotator")
+    blueprint.add_app_template_filter(label_panels.scan_scores, "scan_scores")
     blueprint.add_app_template_filter(sentences.unchanged, "unchanged")
     blueprint.add_app_template_filter(sentences.complete, "complete")
     blueprint.add_app_template_filter(sentences.reached, "reached")
@@ -205,6 +215,9 @@ class _Site:
             **self._versions(project_id, now),
             scores=sentences.SCORES if sentences.scored(state) else "",
             quality=sentences.quality(state),
+            minutes_said=label_panels.minutes(state),
+            agreement_said=label_panels.agreement(state),
+            matrix=label_panels.matrix(state),
             freshness=sentences.freshness(state, self._store.clock()),
             refusal=sentences.refused(project_id, state["events_refused_since"]),
             task_url=self._task_url(project_id),

@@ -26,7 +26,7 @@ from backend.settings import ProjectOptions, Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
-from backend.storage.records import ModelQuality
+from backend.storage.records import LabelRecord, ModelQuality
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -135,6 +135,9 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "labels_changed": 0,
         "scans_waiting": 0,
         "last_model": None,
+        "minutes": None,
+        "agreement": None,
+        "people": {},
         "method": ProjectOptions().method_in_use,
         "strategy": None,
         "alike": None,
@@ -336,6 +339,8 @@ def every_change(store: Store) -> Iterator[str]:
     score = DraftScore(project_id=3, task_id=2, version="v", created_at="1", dice=0.5)
     store.labels.save_draft_score(score)
     yield "a compared draft"
+    store.annotators.save_figures(3, LabelRecord(people={"1": 7}))
+    yield "figures of the labels"
     store.publications.pin(3, "v1")
     yield "a pin"
     store.projects.update(3, warnings=["No encoder weights were found."])
