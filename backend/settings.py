@@ -392,6 +392,7 @@ class ProjectOptions(BaseSettings):
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
     random_fraction: float = Field(default=0.0, ge=0, le=1)
     merge: Literal["majority", "staple"] = "majority"
+    second_reading: float = Field(default=0.0, ge=0, le=1)
     prelabels: bool = True
     prelabel_after: int = Field(default=5, ge=1)
     prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)

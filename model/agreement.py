@@ -106,6 +106,32 @@ def matrix(comparisons: Sequence[Comparison], metric: Metric = MAIN) -> Matrix:
     return Matrix(annotators, means, counts)
 
 
+def second_readings(
+    uncertainty: Floats, *, scans: int, asked: int, share: float, seed: int = 0
+) -> list[int]:
+    """Return the rows of the scans for which a second annotation is to be asked now.
+
+    Every other scan is the most uncertain one, the others are drawn at random: the uncertain ones
+    show where annotators disagree, the random ones how well they agree on average.
+
+    Args:
+        uncertainty: Of the scans of the next batch that need one annotation, in the order of the
+            queue, shape (n,); NaN for unknown, which counts as least uncertain.
+        scans: Number of scans that are labelled or in the batch.
+        asked: Number of scans for which a second annotation was asked before.
+        share: Of the scans that need a second annotation, 0 to 1.
+        seed: Of the random half.
+    """
+    rng = np.random.default_rng(seed)
+    left = np.argsort(-np.nan_to_num(uncertainty, nan=-np.inf), kind="stable").tolist()
+    chosen = []
+    for number in range(asked, int(share * scans + 1e-9)):
+        if not left:
+            break
+        chosen.append(left.pop(0 if number % 2 == 0 else int(rng.integers(len(left)))))
+    return chosen
+
+
 def least(comparisons: Sequence[Comparison], most: int = LEAST_SHOWN) -> list[int]:
     """Return the scans with the least agreement by the main metric, worst first."""
     sign = 1 if MAIN.higher_is_better else -1

@@ -35,7 +35,9 @@ _TASK: Fields = {
     "is_labeled": _FLAG,
     "total_annotations": int,
     "cancelled_annotations": int,
+    "overlap": (int, type(None)),
 }
+_TASK_FIELDS = ",".join(_TASK)
 _ANNOTATION: Fields = {
     "id": int,
     "result": (list, type(None)),
@@ -308,6 +310,10 @@ class LabelStudio:
             {"model_version": version},
         )
 
+    def require_annotations(self, task_id: int, number: int) -> None:
+        """Let a task need so many annotations before it counts as done."""
+        self._api.call("PATCH", f"api/tasks/{task_id}/", {"overlap": number})
+
     # -- connecting -----------------------------------------------------------------------------
 
     def connect(self, fields: Mapping[str, Any]) -> None:
@@ -404,7 +410,7 @@ class LabelStudio:
         *,
         filters: Sequence[Mapping[str, Any]] = (),
         size: int = PAGE,
-        fields: str = "id,data,updated_at,is_labeled,total_annotations,cancelled_annotations",
+        fields: str = _TASK_FIELDS,
     ) -> dict[str, Any]:
         query: dict[str, Any] = {"ordering": ordering}
         if filters:

@@ -28,7 +28,7 @@ from model.registry import (
 from model.validation import group
 
 # The options that records of the first release lack.
-NEW_OPTIONS = ("score_limit", "network", "source_by", "merge")
+NEW_OPTIONS = ("score_limit", "network", "source_by", "merge", "second_reading")
 
 
 class Selector:
@@ -147,6 +147,9 @@ class Selector:
     ) -> QueueRecord:
         """Return the queue of all open scans, first to be drawn first, as a round records it.
 
+        With `second_reading`, scans that have a label and wait for their second come first: Label
+        Studio gives them to somebody else than before.
+
         Behind the ranked pool come scans that need another annotator, those that were skipped,
         those that the model could not judge, and those that cannot be read. Of these only the
         first count as chosen; the others have no part in the selection.
@@ -193,11 +196,12 @@ class Selector:
         if sources is not None:
             firsts = _firsts(sources, decision.order, closed)
             why |= {ranked[i]: f"{FIRST_OF_SOURCE}; {why[ranked[i]]}" for i in firsts}
-        front = [task for task in ranked if task not in last]
-        order = [*front, *last]
+        again = self._second_readings(now)
+        last = {task: reason for task, reason in last.items() if task not in again}
+        order = [*again, *(task for task in ranked if task not in last), *last]
         return QueueRecord(
             order=order,
-            reasons=[last.get(task) or why[task] for task in order],
+            reasons=[again.get(task) or last.get(task) or why[task] for task in order],
             labels=now.label_keys if labels is None else list(labels),
             model=model,
             phase=decision.phase,
@@ -252,6 +256,14 @@ class Selector:
         }
         reasons |= {i: f"cannot be read: {why}" for i, why in unread.items()}
         return {task: why for task, why in reasons.items() if task in now.open}
+
+    def _second_readings(self, now: Ledger) -> dict[int, str]:
+        """Return the scans that wait for their second annotation, in order, with the reason."""
+        if not self._options.second_reading:
+            return {}
+        readable = now.usable.keys() & now.open
+        reason = "has a label; a second annotation is asked for"
+        return {task: reason for task in now.usable if task in readable}
 
     def _instability(self, phase: str, scans: int) -> tuple[str, ...]:
         """Return what `stability` found of the map, while a choice follows from the map alone."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -244,6 +243,7 @@ def _task_row(
         "source": _named(data, options.source_by),
         "updated_at": str(task["updated_at"]),
         "is_labeled": bool(task["is_labeled"]),
+        "overlap": int(task["overlap"] or 1),
     }
 
 
@@ -274,6 +274,7 @@ def _annotation_row(annotation: dict[str, Any], config: labels.LabelConfig) -> d
 
 
 _UNREAD = {"problem": "", "area": 0.0, "kept": 0, "changed": 0, "manual": 0}
+_LONGEST = 1e9  # seconds, 30 years
 _GRID = (64, 64)  # fine enough for the area; no scan has to be fetched for it
 
 
@@ -296,11 +297,14 @@ def _user(annotation: dict[str, Any]) -> int:
     """Return the id of the user who submitted an annotation, 0 if it is not told."""
     user = annotation.get("completed_by")
     number = user.get("id") if isinstance(user, dict) else user
-    return number if isinstance(number, int) and not isinstance(number, bool) else 0
+    known = isinstance(number, int) and not isinstance(number, bool)
+    return number if known and 0 < number < 2**31 else 0
 
 
-def _seconds(lead_time: object) -> float | None:
+def _seconds(lead_time: Any) -> float | None:
     """Return a measured time; None if Label Studio has none, as for imported annotations."""
-    if isinstance(lead_time, bool) or not isinstance(lead_time, int | float):
-        return None
-    return float(lead_time) if math.isfinite(lead_time) and lead_time > 0 else None
+    return float(lead_time) if _is_number(lead_time) and 0 < lead_time < _LONGEST else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ from dbos import DBOS, DBOSConfiguredInstance
 
 from backend import logs
 from backend.errors import FirstlightError
-from backend.rounds import embedding, outcome, queue_drafts, refinement, sync, unreadable
+from backend.rounds import embedding, outcome, queue_drafts, refinement, rereading, sync, unreadable
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.label_figures import judge_labels
 from backend.rounds.learner import Learner, UnreadableLabels
@@ -376,6 +376,7 @@ class Rounds(DBOSConfiguredInstance):
             self.store.publications.go_live(project_id, version, fingerprint=fingerprint)
             here = self._here(project_id)  # with the new live version
             here.publisher.switch(version)
+            rereading.ask(here, number)
             log.info("live: %s", version)
             self.store.rounds.close(project_id, number, version)
             _tidy(here)

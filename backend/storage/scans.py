@@ -32,6 +32,7 @@ class ListedScan(NamedTuple):
     group: str
     source: str
     is_labeled: bool
+    overlap: int
     height: int
     width: int
     pixels: str

@@ -113,6 +113,7 @@ class Task(Base):
     source: Mapped[str] = mapped_column(default="", server_default="")
     updated_at: Mapped[str] = mapped_column(default="")
     is_labeled: Mapped[bool] = mapped_column(default=False)
+    overlap: Mapped[int] = mapped_column(default=1, server_default="1")  # annotations it needs
     height: Mapped[int] = mapped_column(default=0)
     width: Mapped[int] = mapped_column(default=0)
     pixels: Mapped[str] = mapped_column(default="")  # a digest: equal scans share a group

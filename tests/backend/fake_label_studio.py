@@ -296,6 +296,7 @@ class FakeLabelStudio:
             r"PATCH /api/projects/(\d+)": self._patch_project,
             r"GET /api/tasks": self._get_tasks,
             r"GET /api/tasks/whole": self._get_whole_tasks,
+            r"PATCH /api/tasks/(\d+)": self._patch_task,
             r"POST /api/projects/(\d+)/import/predictions": self._import,
             r"GET /api/projects/(\d+)/model-versions": self._get_versions,
             r"DELETE /api/projects/(\d+)/model-versions": self._delete_version,
@@ -409,6 +410,10 @@ class FakeLabelStudio:
             "total_annotations": skipped.count(False),
             "cancelled_annotations": skipped.count(True),
         }
+
+    def _patch_task(self, request: httpx.Request, task_id: int) -> Answer:
+        self._task(task_id).update(json.loads(request.content), updated_at=self._moment())
+        return Answer(200, json={})
 
     def _get_whole_tasks(self, request: httpx.Request) -> Answer:
         query = json.loads(request.url.params["query"])

@@ -54,7 +54,7 @@ def figures_of(lab: Lab) -> dict[str, Any]:
     return lab.page()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ben(studio: LabelStudio, annotator: Annotator) -> Iterator[Annotator]:
     token = invited(studio, annotator, "ben@agreement.local")
     with Annotator(studio.url, token) as person:
@@ -79,3 +79,33 @@ def test_known_masks_and_times_give_the_known_agreement_and_minutes(
     assert agreement["metrics"]["hd95"]["mean"] == pytest.approx(16.0)
     assert agreement["annotators"] == [1, 2]
     assert "ben@" not in str(page), "people are numbers"
+
+
+def test_the_free_edition_lets_a_second_reader_have_a_share_of_the_scans(
+    annotator: Annotator, ben: Annotator, backend: Backend, tmp_path: Path
+) -> None:
+    project = annotator.create_project("second readings", ["Object"])
+    pool = annotator.import_scans(project, scans.phantoms(SCANS, tmp_path / "phantoms"))
+    backend.connect(project, {**QUIET, "second_reading": 0.2, "retrain_after": 1})
+    lab = Lab(annotator, backend, project, dict(pool))
+    lab.settle(labels=0)
+
+    def asked() -> list[int]:
+        listed = annotator.call(
+            "GET", "/api/tasks", params={"project": project, "include": "id,overlap"}
+        )
+        return [task["id"] for task in listed["tasks"] if task["overlap"] == 2]
+
+    until(lambda: len(asked()) == 2, asked)  # a fifth of a batch of ten
+    for number, task in enumerate(asked(), start=1):
+        draw(annotator, task, slice(32, 64), seconds=60.0, origin="manual")
+        lab.settle(labels=number)
+    assert set(lab.queue()[:2]) == set(asked()), "what is drawn once comes first ..."
+    for _ in range(2):
+        task = ben.next_task(project)
+        assert task is not None
+        assert task["id"] in asked(), "... for a second person"
+        draw(ben, task["id"], slice(32, 64), seconds=60.0, origin="manual")
+    first = annotator.next_task(project)
+    assert first is not None
+    assert first["id"] not in asked(), "nobody draws a scan twice"

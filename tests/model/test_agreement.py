@@ -87,3 +87,35 @@ def test_the_scans_with_least_agreement_come_worst_first(found: list[Comparison]
     listed = agreement.least(found, 3)
     assert len(listed) == min(3, len(scores))
     assert [scores[task] for task in listed] == sorted(scores.values())[:3]
+
+
+# -- second readings ------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.floats(0, 1) | st.just(NAN), max_size=12),
+    st.integers(0, 40),
+    st.integers(0, 10),
+    st.floats(0, 1),
+)
+def test_second_readings_are_asked_once_and_never_beyond_their_share(
+    uncertainty: list[float], labelled: int, asked: int, share: float
+) -> None:
+    scans = labelled + len(uncertainty)
+    chosen = agreement.second_readings(np.array(uncertainty), scans=scans, asked=asked, share=share)
+    assert len(set(chosen)) == len(chosen) <= len(uncertainty)
+    assert set(chosen) <= set(range(len(uncertainty)))
+    assert not chosen or asked + len(chosen) <= share * scans + 1e-6
+
+
+def test_the_most_uncertain_and_random_scans_take_turns() -> None:
+    uncertainty = np.array([0.1, NAN, 0.9, 0.5, 0.3, 0.2])
+    draws = [
+        agreement.second_readings(uncertainty, scans=6, asked=0, share=0.5, seed=seed)
+        for seed in range(80)
+    ]
+    assert {first for first, _, _ in draws} == {2}
+    assert {second for _, second, _ in draws} == {0, 1, 3, 4, 5}
+    assert all(third == 3 for _, second, third in draws if second != 3)
+    [after] = agreement.second_readings(uncertainty, scans=4, asked=1, share=0.5, seed=1)
+    assert agreement.second_readings(uncertainty, scans=4, asked=1, share=0.5, seed=1) == [after]

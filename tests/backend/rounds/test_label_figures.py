@@ -101,13 +101,21 @@ def test_annotators_are_numbered_as_they_come_and_keep_their_numbers(project: Pr
     ]
 
 
-@pytest.mark.parametrize("seconds", [None, 0, -3.0, float("nan"), float("inf"), True])
-def test_a_time_that_was_not_measured_is_no_time(project: Project, seconds: Any) -> None:
+@pytest.mark.parametrize(
+    "lead_time", [None, 0, -3.0, float("nan"), float("inf"), True, "60", 10**400]
+)
+def test_a_time_that_was_not_measured_is_no_time(lead_time: object) -> None:
+    assert sync._seconds(lead_time) is None
+
+
+@pytest.mark.parametrize("user", [None, True, "7", {"id": None}, 2**40, -1])
+def test_a_label_of_an_unknown_user_counts_without_an_annotator(
+    project: Project, user: object
+) -> None:
     [task] = project.scans(1)
-    row = sync._seconds(seconds)
-    assert row is None
-    project.fake.annotate(task, region(slice(0, 4)), seconds=None)
-    assert project.figures().minutes is None
+    project.fake.annotate(task, region(slice(0, 4)), by=user, seconds=30.0)
+    found = project.minutes()
+    assert (found["labels"], found["annotators"]) == (1, [])
 
 
 def test_labels_that_an_earlier_release_copied_are_completed_by_the_next_full_read(

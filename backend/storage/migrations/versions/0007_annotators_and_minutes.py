@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("changed", sa.Integer, nullable=False, server_default="0"),
         sa.Column("manual", sa.Integer, nullable=False, server_default="0"),
     )
+    add_missing("tasks", sa.Column("overlap", sa.Integer, nullable=False, server_default="1"))
     if not has_table("annotators"):
         op.create_table(
             "annotators",
