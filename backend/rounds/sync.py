@@ -297,14 +297,13 @@ def _user(annotation: dict[str, Any]) -> int:
     """Return the id of the user who submitted an annotation, 0 if it is not told."""
     user = annotation.get("completed_by")
     number = user.get("id") if isinstance(user, dict) else user
-    known = isinstance(number, int) and not isinstance(number, bool)
-    return number if known and 0 < number < 2**31 else 0
+    if isinstance(number, bool) or not isinstance(number, int):
+        return 0
+    return number if 0 < number < 2**31 else 0
 
 
-def _seconds(lead_time: Any) -> float | None:
+def _seconds(lead_time: object) -> float | None:
     """Return a measured time; None if Label Studio has none, as for imported annotations."""
-    return float(lead_time) if _is_number(lead_time) and 0 < lead_time < _LONGEST else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(lead_time, bool) or not isinstance(lead_time, int | float):
+        return None
+    return float(lead_time) if 0 < lead_time < _LONGEST else None

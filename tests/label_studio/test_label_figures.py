@@ -102,10 +102,10 @@ def test_the_free_edition_lets_a_second_reader_have_a_share_of_the_scans(
         lab.settle(labels=number)
     assert set(lab.queue()[:2]) == set(asked()), "what is drawn once comes first ..."
     for _ in range(2):
-        task = ben.next_task(project)
-        assert task is not None
-        assert task["id"] in asked(), "... for a second person"
-        draw(ben, task["id"], slice(32, 64), seconds=60.0, origin="manual")
+        second = ben.next_task(project)
+        assert second is not None
+        assert second["id"] in asked(), "... for a second person"
+        draw(ben, second["id"], slice(32, 64), seconds=60.0, origin="manual")
     first = annotator.next_task(project)
     assert first is not None
     assert first["id"] not in asked(), "nobody draws a scan twice"
