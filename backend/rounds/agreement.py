@@ -20,7 +20,9 @@ from model.evaluation import METRICS
 Mask = npt.NDArray[np.bool_]
 Size = tuple[int, int]
 
-SCANS_AT_ONCE = 50  # compared in one refresh, so that the next round need not wait
+# Compared in one refresh, so that a round waits for seconds only: two large masks of three classes
+# take up to half a second.
+SCANS_AT_ONCE = 20
 LARGEST = 512  # pixels of the longer side; larger scans are compared at this size
 
 

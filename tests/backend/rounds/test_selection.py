@@ -514,6 +514,40 @@ def test_a_source_with_a_label_has_no_first_scan_any_more(pool: Pool) -> None:
     assert not any("first scan" in reason for reason in scored.reasons)
 
 
+@pytest.mark.parametrize(
+    ("option", "usual", "other"),
+    [("merge", "majority", "staple"), ("second_reading", 0.0, 0.1), ("show_people", False, None)],
+)
+def test_an_upgrade_with_options_for_several_annotators_makes_no_round_due(
+    pool: Pool, option: str, usual: object, other: object
+) -> None:
+    pool.options()
+    stored = dict(the(pool.store, 1).options)
+    plain = pool.plan()["fingerprint"]
+    del stored[option]  # as an earlier release stored them
+    pool.store.projects.update(1, options=stored)
+    assert pool.plan()["fingerprint"] == plain
+    pool.options(**{option: usual})
+    assert pool.plan()["fingerprint"] == plain
+    if other is not None:
+        pool.options(**{option: other})
+        assert pool.plan()["fingerprint"] != plain
+
+
+def test_scans_that_wait_for_their_second_reader_come_first_only_if_that_was_asked_for(
+    pool: Pool,
+) -> None:
+    pool.label(3, closes=False)
+    assert pool.rank().order[-1] == 3
+    pool.options(second_reading=0.1)
+    queue = pool.rank()
+    assert (queue.order[0], queue.reasons[0]) == (
+        3,
+        "has a label; a second annotation is asked for",
+    )
+    assert sorted(queue.order) == list(range(1, 13))
+
+
 def test_changed_sources_make_a_round_due_and_none_leave_the_fingerprint_as_it_was(
     pool: Pool,
 ) -> None:
