@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -189,19 +189,18 @@ class _Copy:
         self.store.labels.replace(self.project_id, sorted(changed - drawn_on), [])
         for part in _parts(sorted(drawn_on)):
             annotations = self.studio.annotations(self.project_id, part)
-            self.store.labels.replace(self.project_id, part, self._rows(list(annotations)))
+            self.store.labels.replace(self.project_id, part, self._rows(annotations))
         # Save the tasks last: after a kill before this line the next sync reads the page again.
         rows = [_task_row(task, self.config, self.options) for task in page]
         self.store.scans.save(self.project_id, rows)
 
-    def _rows(self, annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the ledger's rows of some annotations."""
-        users = [_user(annotation) for annotation in annotations]
-        known = self.store.annotators.numbers(self.project_id, filter(None, users))
-        return [
-            {**_annotation_row(annotation, self.config), "annotator": known.get(user, 0)}
-            for annotation, user in zip(annotations, users, strict=True)
-        ]
+    def _rows(self, annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the ledger's rows of some annotations; one of them is in memory as a whole."""
+        drawn = [(_user(found), _annotation_row(found, self.config)) for found in annotations]
+        numbers = self.store.annotators.numbers(
+            self.project_id, [user for user, _ in drawn if user]
+        )
+        return [{**row, "annotator": numbers.get(user, 0)} for user, row in drawn]
 
     def _changed(self, page: Sequence[dict[str, Any]], ids: Sequence[int]) -> set[int]:
         """Return the tasks of a page whose annotations may differ from the ledger's."""
