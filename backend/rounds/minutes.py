@@ -19,6 +19,8 @@ from model.minutes import Work
 
 Floats = npt.NDArray[np.float64]
 
+LONGEST_SHOWN = 10
+
 
 def figures(here: RoundContext) -> dict[str, Any] | None:
     """Return what the labels of a project cost; None while no label has a known time."""
@@ -41,6 +43,7 @@ def figures(here: RoundContext) -> dict[str, Any] | None:
         "forecast": _forecast(here, work, seed),
         "weeks": _weeks(timed, work.minutes),
         "annotators": _annotators(here, work),
+        "longest": _longest(timed, work.minutes),
     }
 
 
@@ -101,6 +104,15 @@ def _weeks(timed: Sequence[Annotation], taken: Floats) -> list[dict[str, Any]]:
         monday = day - timedelta(days=day.weekday())
         weeks.setdefault(monday.isoformat(), []).append(of)
     return [{"week": week, **_summary(of)} for week, of in sorted(weeks.items())]
+
+
+def _longest(timed: Sequence[Annotation], taken: Floats) -> list[dict[str, Any]]:
+    """Return the scans that took longest, all labels of a scan together."""
+    scans: dict[int, float] = {}
+    for label, of in zip(timed, taken.tolist(), strict=True):
+        scans[label.task_id] = scans.get(label.task_id, 0.0) + of
+    longest = sorted(scans, key=lambda task: (-scans[task], task))[:LONGEST_SHOWN]
+    return [{"task": task, "minutes": scans[task]} for task in longest]
 
 
 def _annotators(here: RoundContext, work: Work) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.web.project_page.words import count
@@ -20,7 +20,13 @@ def minutes(state: Mapping[str, Any]) -> list[str]:
     found = state["minutes"]
     if found is None:
         return []
-    return [_cost(found), saved(found["saved"]), *_drafts(found["drafts"]), *_forecast(found)]
+    return [
+        _cost(found),
+        saved(found["saved"]),
+        *_drafts(found["drafts"]),
+        *_forecast(found),
+        _longest(found["longest"]),
+    ]
 
 
 def _cost(found: Mapping[str, Any]) -> str:
@@ -70,6 +76,11 @@ def _forecast(found: Mapping[str, Any]) -> Iterator[str]:
             f"At the pace of the last labels, {count(expected['scans'], 'waiting scan')} will take "
             f"{time(expected['value'])} ({limits})."
         )
+
+
+def _longest(found: Sequence[Mapping[str, Any]]) -> str:
+    scans = ", ".join(f"task {one['task']} ({time(one['minutes'])})" for one in found[:3])
+    return f"The longest work was on {scans}."
 
 
 def agreement(state: Mapping[str, Any]) -> list[str]:

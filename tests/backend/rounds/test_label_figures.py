@@ -178,6 +178,17 @@ def test_an_idle_tab_is_cut_and_said(project: Project) -> None:
     assert found["total"] == pytest.approx(5 + 4)
 
 
+def test_the_labels_of_a_scan_count_together_for_the_longest_work(project: Project) -> None:
+    single, double = project.scans(2)
+    project.fake.annotate(single, region(slice(0, 4)), by=ANN, seconds=90.0)
+    for user in (ANN, BEN):
+        project.fake.annotate(double, region(slice(0, 4)), by=user, seconds=60.0)
+    assert project.minutes()["longest"] == [
+        {"task": double, "minutes": 2.0},
+        {"task": single, "minutes": 1.5},
+    ]
+
+
 def test_weeks_begin_on_monday(project: Project) -> None:
     start = datetime.fromtimestamp(project.clock(), UTC)
     monday = start + timedelta(days=7 - start.weekday())

@@ -478,7 +478,7 @@ def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
     def broken(*_: object) -> None:
         raise KeyError("patient Smith")
 
-    monkeypatch.setattr("backend.rounds.workflow.judge_drafts", broken)
+    monkeypatch.setattr("backend.rounds.workflow.judge_labels", broken)
     project = site.refresh()
     assert project.problem == "A round failed unexpectedly."
     assert "Smith" not in project.fix

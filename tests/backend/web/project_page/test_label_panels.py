@@ -49,6 +49,7 @@ MINUTES = {
         {"annotator": 1, "labels": 9, "minutes": 20.0, "median": 2.0},
         {"annotator": 2, "labels": 6, "minutes": 13.5, "median": 1.0},
     ],
+    "longest": [{"task": 9, "minutes": 8.0}, {"task": 4, "minutes": 6.5}],
 }
 AGREEMENT = {
     "scans": 3,
@@ -100,6 +101,7 @@ def test_minutes_are_told_with_breaks_drafts_and_a_forecast() -> None:
         "9 labels began with a draft, 2 of them submitted unchanged (regions: 4 kept, 7 changed, 3 "
         "drawn by hand); their Dice with the labels is 0.91.",
         "At the pace of the last labels, 40 waiting scans will take 55 min (40 min to 75 min).",
+        "The longest work was on task 9 (8.0 min), task 4 (6.5 min).",
     ]
 
 
