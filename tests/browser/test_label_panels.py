@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from demo.backend import Backend
-from demo.studio import LabelStudio
 from playwright.sync_api import Browser, Page, expect
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from demo import scans
 from demo.annotator import Annotator
 from tests.browser.conftest import Shoot, Watch

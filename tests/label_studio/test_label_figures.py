@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from demo.backend import Backend
-from demo.studio import LabelStudio
 
+from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.studio import LabelStudio
 from demo import scans
 from demo.annotator import Annotator, region
 from tests.label_studio.conftest import OPTIONS, Lab, invited
