@@ -176,6 +176,9 @@ class ProjectStatus(Answer):
     changed_draft_dice: float | None
     validation_dice: float | None
     calibration_error: float | None
+    minutes: dict[str, Any] | None = Field(description="What labels cost, and what drafts save.")
+    agreement: dict[str, Any] | None = Field(description="How well annotators agree.")
+    people: dict[str, int] = Field(description="Label Studio's users, with `show_people`.")
     refinement: Refinement | None
     recipe: str
     last_model: LastModel | None
