@@ -75,14 +75,15 @@ def parse(xml: str) -> LabelConfig:
     tags = list(_root(xml).iter())
     image = _only_image(tags)
     image_name, image_key = _name(image), _data_key(image)
+    # Before the labels of any are read: those of tags within tags would be read again and again.
+    _check_number("tags that draw or label", sum(map(_draws_or_labels, tags)), _MOST_TAGS)
+    _check_number("Label tags", sum(_kind(tag) == "label" for tag in tags), _MOST_LABELS)
     on_image = [tag for tag in tags if tag.get("toName") == image_name]
     prompting = _prompting(on_image)
     drawing = [tag for tag in tags if _kind(tag) in _DRAWING and tag not in prompting]
     for tag in drawing:
         _check_bound(tag, image_name)
     separate = [tag for tag in on_image if _is_separate(tag)]
-    _check_number("tags that draw or label", len(drawing) + len(separate), _MOST_TAGS)
-    _check_number("Label tags", sum(_kind(tag) == "label" for tag in tags), _MOST_LABELS)
     bare = any(_kind(tag) in BARE for tag in drawing)
     offered = [(_name(tag), _labels(tag)) for tag in separate if bare]
     tools = tuple(tool for tag in drawing for tool in _tools(tag, offered))
@@ -255,6 +256,10 @@ def _prompting(on_image: Sequence[Element]) -> list[Element]:
         for tag in smart
         if _kind(tag) in _POINTS or drawn.issuperset(map(_label, _label_tags(tag)))
     ]
+
+
+def _draws_or_labels(tag: Element) -> bool:
+    return _kind(tag) in _DRAWING or _kind(tag) in _SMART or _is_separate(tag)
 
 
 def _is_separate(tag: Element) -> bool:
