@@ -50,7 +50,7 @@ print(networks.build("two-scales", 2)(torch.zeros(1, 3, 64, 32)).shape)
     "firstlight-simple-rules": (
         """
 import numpy as np
-from backend.settings import parse_options
+from backend.options import parse_options
 from model import active_learning, encoders
 given = {"cold_start": "outermost", "acquisition": "moderate", "encoder": "histogram+pixels"}
 options = parse_options(given)

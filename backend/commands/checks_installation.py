@@ -14,7 +14,8 @@ from backend.errors import ConfigError, LabelStudioError, LacksVariables, Unreac
 from backend.label_studio import probes
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import SECRET_HEADER
-from backend.settings import Settings, parse_options, prepare_data_dir, require_api_key
+from backend.options import parse_options
+from backend.settings import Settings, prepare_data_dir, require_api_key
 from backend.storage import bucket, ledger
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import open_known

@@ -29,8 +29,8 @@ from backend.label_studio import labels, probes, queue_tab
 from backend.label_studio.client import QUEUE, LabelStudio
 from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.publisher import Publisher
+from backend.options import parse_options
 from backend.rounds.services import Services
-from backend.settings import parse_options
 from backend.storage.store import Store
 from backend.storage.tables import Project
 

@@ -22,8 +22,9 @@ from backend.errors import (
 from backend.label_studio import labels, queue_tab, smart_tags
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
+from backend.options import parse_options
 from backend.rounds import erasing
-from backend.settings import Settings, parse_options
+from backend.settings import Settings
 from backend.storage.artifacts import Artifacts
 from backend.storage.database import sqlite_path, worker_lock
 from backend.storage.store import Store, open_known

@@ -24,7 +24,8 @@ from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface
 from backend.label_studio.task_import import TaskImport
-from backend.settings import Settings, as_object, parse_options
+from backend.options import as_object, parse_options
+from backend.settings import Settings
 
 _MOST_NOTES = 20  # that are shown
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from backend.errors import ConfigError
-from backend.settings import ProjectOptions
+from backend.options import ProjectOptions
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from functools import cached_property
 from backend.errors import StorageError
 from backend.label_studio import labels
 from backend.label_studio.publisher import Publisher
+from backend.options import ProjectOptions
 from backend.rounds import encoding
 from backend.rounds.learner import Learner, learner_for
 from backend.rounds.publications import ProjectPublications
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services
-from backend.settings import ProjectOptions, Settings
+from backend.settings import Settings
 from backend.storage import ledger, records
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import Ledger, stored_options

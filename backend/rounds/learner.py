@@ -14,10 +14,11 @@ import numpy.typing as npt
 from backend.errors import ConfigError, FirstlightError, ImageError, StorageError
 from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
+from backend.options import ProjectOptions
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
 from backend.rounds.validation_scores import ScanScore, measured, thinned
-from backend.settings import ProjectOptions, Settings
+from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import Ledger, stored_options

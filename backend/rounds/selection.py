@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.options import ProjectOptions
 from backend.rounds import stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
-from backend.settings import ProjectOptions
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.ledger import Ledger, stored_options

@@ -10,9 +10,10 @@ from backend.errors import ConfigError
 from backend.imaging import decode
 from backend.imaging.pixels import shrink
 from backend.imaging.scan_cache import WORKING_SIZE
+from backend.options import ProjectOptions, parse_options
 from backend.rounds import encoding
 from backend.rounds.embedding_map import GROWTH, Floats, Maps
-from backend.settings import ProjectOptions, Settings, parse_options
+from backend.settings import Settings
 from backend.storage.artifacts import Artifacts, ProjectFiles
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store

@@ -13,7 +13,7 @@ from backend.errors import OptionsError, Unreachable
 from backend.label_studio import labels
 from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio, ProjectInfo
 from backend.label_studio.moments import moment, notation
-from backend.settings import ProjectOptions, parse_options
+from backend.options import ProjectOptions, parse_options
 from backend.storage import ledger
 from backend.storage.artifacts import digest
 from backend.storage.ledger import stored_options

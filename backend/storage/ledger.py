@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from backend.settings import ProjectOptions
+from backend.options import ProjectOptions
 from backend.storage.scans import ListedScan
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, DraftScore, Project, Task

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from backend.settings import FIRSTLIGHT, FIRSTLIGHT_1
+from backend.options import FIRSTLIGHT, FIRSTLIGHT_1
 from backend.storage.records import LabelRecord, ModelQuality, RecordColumn, RoundRecord
 
 WIPED = "deleted rows are overwritten"  # key: all rows deleted so far have been overwritten

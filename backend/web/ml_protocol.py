@@ -14,8 +14,9 @@ from typing import Any
 from backend import logs
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.label_studio import labels
+from backend.options import FIRSTLIGHT, parse_options
 from backend.rounds import prelabels
-from backend.settings import FIRSTLIGHT, Settings, parse_options
+from backend.settings import Settings
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store
 from backend.storage.tables import Project, Task

@@ -14,7 +14,8 @@ import yaml  # type: ignore[import-untyped]
 
 from backend.commands.quickstart.studio import ROOT
 from backend.imaging.decoder_process import MEMORY
-from backend.settings import ProjectOptions, Settings
+from backend.options import ProjectOptions
+from backend.settings import Settings
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -8,9 +8,9 @@ import pytest
 from backend.errors import DraftError
 from backend.label_studio import labels
 from backend.label_studio.labels import Prompt, Prompts
+from backend.options import ProjectOptions
 from backend.rounds import clicks
 from backend.rounds.drafts import LiveDrafts
-from backend.settings import ProjectOptions
 from model import clicks as science
 from model import inference
 from tests.backend.rounds.test_learner import PARSED, SIZE, Lab, lab, live

@@ -16,6 +16,7 @@ from PIL import Image
 
 from backend.errors import ConfigError, ImageError, StorageError
 from backend.label_studio import labels
+from backend.options import ProjectOptions
 from backend.rounds import drafts, prelabels, sync
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
@@ -24,7 +25,6 @@ from backend.rounds.learner import Learner, UnreadableLabels, learner_for, train
 from backend.rounds.progress import Pace
 from backend.rounds.services import Services
 from backend.rounds.validation_scores import ScanScore, measured
-from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.options import ProjectOptions
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services
-from backend.settings import ProjectOptions
 from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.records import QueueRecord

@@ -10,9 +10,10 @@ from PIL import Image
 
 from backend.commands.cli import cli
 from backend.errors import ConfigError, NotFound, OptionsError
+from backend.options import ProjectOptions
 from backend.rounds import stability
 from backend.rounds.selection import Selector
-from backend.settings import ProjectOptions, Settings
+from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import Store

@@ -17,8 +17,8 @@ from backend.errors import (
     UnsupportedLabelConfig,
 )
 from backend.label_studio.client import LabelStudio
+from backend.options import ProjectOptions
 from backend.rounds import sync
-from backend.settings import ProjectOptions
 from backend.storage import ledger
 from backend.storage.store import Store
 from backend.storage.tables import Annotation

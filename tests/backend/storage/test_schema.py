@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from backend.errors import ConfigError
-from backend.settings import FIRSTLIGHT, FIRSTLIGHT_1
+from backend.options import FIRSTLIGHT, FIRSTLIGHT_1
 from backend.storage.schema import DOUBTED, REVISIONS
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Base

@@ -22,7 +22,8 @@ from backend.errors import ImageError
 from backend.label_studio import labels
 from backend.label_studio.credentials import SECRET_HEADER
 from backend.logs import JsonFormatter
-from backend.settings import ProjectOptions, Settings, parse_options
+from backend.options import ProjectOptions, parse_options
+from backend.settings import Settings
 from backend.storage.projects import MOST_SIGHTINGS
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication

@@ -34,8 +34,9 @@ from backend.errors import FirstlightError, ImageError, OptionsError, Unsupporte
 from backend.imaging.decode import decode
 from backend.label_studio import labels, probes
 from backend.label_studio.client import LabelStudio
+from backend.options import ProjectOptions, parse_options
 from backend.rounds import sync
-from backend.settings import ProjectOptions, Settings, parse_options
+from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Base, Project
 from backend.web.app import create_app

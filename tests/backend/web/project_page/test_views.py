@@ -21,8 +21,9 @@ from pydantic import SecretStr
 from backend.errors import NotFound, StorageError
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
+from backend.options import ProjectOptions
 from backend.rounds.publications import ProjectPublications
-from backend.settings import ProjectOptions, Settings
+from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
