@@ -21,7 +21,7 @@ from backend.experiments.intervals import CONFIDENCE, Interval, over_pools, pair
 from backend.experiments.results import Results
 
 RESULTS = Path(__file__).parent / "results"
-MEASURE = "dice_macro"
+MEASURE, WORST = "dice_macro", "dice_worst_group"
 LABELS = 10
 HALF = 1 - (1 - CONFIDENCE) / 2
 RANDOM, PAPER, KMEANS, CANDIDATE = (
@@ -42,11 +42,12 @@ UNIFORM = ("montgomery", "shenzhen300")
 
 
 def read(pool: str) -> Results:
-    """Return the runs of a pool from its CSV file, with the measure alone."""
+    """Return the runs of a pool from its CSV file, with the measures alone."""
     arms: dict[str, dict[int, dict[str, list[dict[str, float]]]]] = defaultdict(dict)
     with (RESULTS / f"choices-trained-{pool}.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            arms[ARMS[row["arm"]]][int(row["seed"])] = {"steps": [{MEASURE: float(row[MEASURE])}]}
+            step = {name: float(row[name]) for name in (MEASURE, WORST)}
+            arms[ARMS[row["arm"]]][int(row["seed"])] = {"steps": [step]}
     ordered = {name: arms[name] for name in dict.fromkeys(ARMS.values()) if name in arms}
     return Results(
         title=pool.removesuffix("-again"), settings={}, unit="", labels=(LABELS,), arms=ordered,
@@ -55,19 +56,29 @@ def read(pool: str) -> Results:
 
 
 def gain(
-    pools: Sequence[Results], arm: str, other: str, confidence: float = CONFIDENCE
+    pools: Sequence[Results],
+    arm: str,
+    other: str,
+    measure: str = MEASURE,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return the mean difference of two arms over pools, paired by seed, with its interval."""
     return over_pools(
-        [paired(pool.values(arm, 0, MEASURE), pool.values(other, 0, MEASURE)) for pool in pools],
+        [paired(pool.values(arm, 0, measure), pool.values(other, 0, measure)) for pool in pools],
         confidence,
     )
 
 
-def tell(title: str, pools: Sequence[Results], other: str, confidence: float = CONFIDENCE) -> None:
+def tell(
+    title: str,
+    pools: Sequence[Results],
+    other: str,
+    measure: str = MEASURE,
+    confidence: float = CONFIDENCE,
+) -> None:
     """Print the difference of the candidate to another arm."""
-    middle, low, high = gain(pools, CANDIDATE, other, confidence)
-    print(f"{title}: {CANDIDATE} minus {other}: {middle:+.4f}")
+    middle, low, high = gain(pools, CANDIDATE, other, measure, confidence)
+    print(f"{title}, {measure}: {CANDIDATE} minus {other}: {middle:+.4f}")
     print(f"    {confidence:.1%} interval {low:+.4f} to {high:+.4f}")
 
 
@@ -80,8 +91,9 @@ def main(picture: Path) -> None:
             print(f"{pool.title}: {arm}: {np.mean(values):.3f}, sd {np.std(values, ddof=1):.3f}")
     for other in (RANDOM, PAPER, KMEANS):
         tell("mixed pools", mixed, other)
+        tell("mixed pools", mixed, other, WORST)
     for other in (RANDOM, PAPER):  # Holm: the first of two comparisons takes half of the error
-        tell("mixed pools", mixed, other, HALF)
+        tell("mixed pools", mixed, other, confidence=HALF)
     tell("uniform pools, new seeds", [read(f"{pool}-again") for pool in UNIFORM], RANDOM)
     everywhere = [*mixed, *uniform]
     overall = {arm: gain(everywhere, arm, RANDOM) for arm in (PAPER, KMEANS, CANDIDATE)}
