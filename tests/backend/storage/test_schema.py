@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 
 from backend.errors import ConfigError
 from backend.options import FIRSTLIGHT, FIRSTLIGHT_1
+from backend.storage.ledger import stored_options
 from backend.storage.schema import DOUBTED, REVISIONS
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Base
@@ -80,7 +81,11 @@ def test_projects_of_earlier_releases_keep_their_method_and_new_ones_get_todays(
     old: Store,
 ) -> None:
     old.create()
-    assert [project.first_method for project in old.projects.all()] == [FIRSTLIGHT_1]
+    [known] = old.projects.all()
+    assert known.first_method == FIRSTLIGHT_1
+    # What holds while the options in Label Studio are wrong.
+    assert stored_options(known).method == FIRSTLIGHT_1
+    assert stored_options(known).encoder_of("auto") == "auto"
     old.projects.request_refresh(77)
     new = old.projects.get(77)
     assert new is not None
