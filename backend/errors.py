@@ -20,6 +20,7 @@ FirstlightError                what happened and how to fix it, safe to show to 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 
 class FirstlightError(Exception):
@@ -49,10 +50,21 @@ class OptionsError(ConfigError):
 class LacksVariables(ConfigError):
     """Label Studio was started without environment variables that are needed."""
 
-    def __init__(self, what: str, variables: Mapping[str, str], then: str = "") -> None:
+    def __init__(self, what: str, fix: str, variables: Mapping[str, str] | None = None) -> None:
+        super().__init__(what, fix)
+        self.variables = variables or {}
+
+    @classmethod
+    def of(cls, what: str, variables: Mapping[str, str], then: str = "") -> Self:
+        """Return the error that asks for these variables.
+
+        Args:
+            what: What happened.
+            variables: The missing variables and their values.
+            then: What ends the sentence that names them.
+        """
         lines = " ".join(f"{name}={value}" for name, value in variables.items())
-        super().__init__(what, f"Start Label Studio with {lines}{then}.")
-        self.variables = variables
+        return cls(what, f"Start Label Studio with {lines}{then}.", variables)
 
 
 class LabelStudioError(FirstlightError):

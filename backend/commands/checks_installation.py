@@ -197,7 +197,7 @@ def fast_import(studio: LabelStudio, project_id: int | None) -> Finding:
         return Finding("import", True, "It is checked as soon as there is a project.")
     if probes.imports_fast(studio, asked):
         return Finding("import", True, "Label Studio imports queues the fast way.")
-    raise LacksVariables(
+    raise LacksVariables.of(
         "Label Studio loads all tasks of a project for every part of a queue, which takes seconds "
         "in large projects.",
         {FAST_IMPORT: "true"},

@@ -264,7 +264,7 @@ def image(services: Services, project_id: int, load: Load) -> Finding:
     except ImageError as error:
         local = any(probes.is_local_file(url) for _, url in urls)
         if local and not probes.serves_local_files(services.studio):
-            raise LacksVariables(error.what, LOCAL_FILES) from None
+            raise LacksVariables.of(error.what, LOCAL_FILES) from None
         raise
     load().encode([scan.image])
     height, width = scan.size

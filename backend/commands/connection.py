@@ -279,7 +279,7 @@ def webhook_url(entry: Entry) -> str:
 def explained(error: LabelStudioError, url: str) -> LabelStudioError | ConfigError:
     """Return Label Studio's complaint about our address as an error with a fix."""
     if "reserved network address" in error.what:
-        return LacksVariables(
+        return LacksVariables.of(
             f"Label Studio may not call {url}: it blocks private addresses.",
             {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"},
             ", then connect again",
