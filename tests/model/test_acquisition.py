@@ -343,7 +343,7 @@ def test_coverage_without_a_batch_picks_a_thousand_and_ranks_the_rest_by_distanc
     [
         (
             {"strategy": "luck"},
-            "unknown acquisition 'luck': use one of entropy-diversity, entropy,",
+            "unknown acquisition 'luck': choose one of entropy-diversity, entropy,",
         ),
         ({"alpha": "much"}, "alpha is 'much': expected a number from 0 to 1 or \"auto\""),
         ({"alpha": float("nan")}, "alpha is nan"),

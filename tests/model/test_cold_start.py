@@ -296,7 +296,7 @@ def test_equal_scans_come_by_row_with_a_warning() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategy": "luck"}, "unknown cold start 'luck': use one of medoids, kmeans"),
+        ({"strategy": "luck"}, "unknown cold start 'luck': choose one of medoids, kmeans"),
         ({"budget": 0}, "at least 1 scan"),
         ({"labelled": np.array([0, 1])}, "expected a mask"),
         ({"groups": np.zeros(3)}, r"expected a group per scan, \(4,\)"),

@@ -211,7 +211,8 @@ def test_two_series_and_a_single_image_become_volumes_of_their_own(site: Site) -
 def test_pictures_may_be_served_from_a_folder(site: Site, tmp_path: Path) -> None:
     hearts(site, 1)
     root = tmp_path / "root"
-    root.mkdir(mode=0o755)
+    root.mkdir()
+    root.chmod(0o755)  # whatever the umask
     site.run(local_files=root)
     task = site.tasks()[3]
     assert task["image"].startswith("/data/local-files/?d=firstlight/1/volume-")

@@ -12,7 +12,7 @@ from torch import nn
 from backend.storage import records
 from backend.web.ml_protocol import Answers, OneAtATime
 from backend.web.refresh_requests import RefreshRequests
-from model import encoders, plugins
+from model import encoders, plugins, registry
 from model.encoders import Floats, Part, plugged
 from tests.backend.site import Site
 from tests.model.plugs import plug
@@ -64,7 +64,7 @@ def test_a_strategy_that_fails_is_replaced_and_named(
     choose(site, cold_start="broken")
     assert site.refresh().problem == ""
     assert len(site.queue) == len(site.tasks)
-    assert strategy(site) == "medoids"
+    assert strategy(site) == registry.USUAL_COLD_START
     [said] = warnings(site)
     assert said.startswith("the plugin of cold start 'broken' returned a function: expected")
     choose(site, cold_start="random")
@@ -83,7 +83,8 @@ def test_a_strategy_whose_package_is_gone_is_replaced_and_named(
     project = site.refresh()
     assert project.problem == ""
     assert "choose one of medoids" in project.options_problem
-    assert project.warnings[0] == "the package with 'broken' is gone: medoids chooses instead"
+    instead = registry.USUAL_COLD_START
+    assert project.warnings[0] == f"the package with 'broken' is gone: {instead} chooses instead"
 
 
 def test_an_encoder_that_fails_in_a_round_is_replaced_with_the_next_one(

@@ -54,6 +54,8 @@ def warnings_of(store: Store, settings: Settings) -> list[str]:
 def test_an_unstable_project_is_told_on_its_page_until_what_was_measured_changes(
     store: Store, settings: Settings, project: int
 ) -> None:
+    options = the(store, 1).options
+    store.projects.update(1, options={**options, "projection": "tsne"})
     assert warnings_of(store, settings) == []
 
     found = stability.of_project(settings, store, project, {"cold_start": "random"}, seeds=3)
