@@ -30,10 +30,9 @@ NEAR = 0.01  # a later click so near to an earlier one takes its place, as a sha
 
 @dataclass(frozen=True)
 class Structure:
-    """What the prompts are about: a class on a page of a scan, under a live version."""
+    """What the prompts are about: a class on a page of a scan, whatever model is live."""
 
     project: int
-    version: str
     task: int
     label: str
     page: int
@@ -70,9 +69,9 @@ class Clicks:
         self._memories: OrderedDict[Structure, _Memory] = OrderedDict()
         self._count = 0
 
-    def __call__(self, project_id: int, version: str, task_id: int, prompts: Prompts) -> list[Any]:
+    def __call__(self, project_id: int, task_id: int, prompts: Prompts) -> list[Any]:
         """Return the regions; [] for a failed or late answer, or if a newer click came."""
-        structure = Structure(project_id, version, task_id, prompts.label, prompts.page)
+        structure = Structure(project_id, task_id, prompts.label, prompts.page)
         number, known = self._remember(structure, prompts.given)
         if not self._places.acquire(blocking=False):
             log.warning("no answer to a click: %d others wait", MOST_WAITING)

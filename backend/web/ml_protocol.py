@@ -205,7 +205,7 @@ class Answers:
         if task is None:
             raise ValueError("the last sync did not see this image of the task")
         with logs.context(project=project.id, task=task):
-            return self._clicks(project.id, project.live_version, task, prompts)
+            return self._clicks(project.id, task, prompts)
 
     def _draws(self, project: Project, label_config: str) -> bool:
         """Return whether the project shows drafts of the live model; loads no network."""

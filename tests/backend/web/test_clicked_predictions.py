@@ -78,6 +78,15 @@ def test_clicks_are_answered_before_there_is_a_model(
     assert len(asked) == 1
 
 
+def test_clicks_are_remembered_when_a_round_goes_live(
+    client: FlaskClient, store: Store, asked: list[tuple[int, int, Prompts]]
+) -> None:
+    ask(client, "/predict", body(click(25, 75)))
+    store.projects.update(1, live_version="unet r0002")
+    ask(client, "/predict", body(click(50, 50)))
+    assert [(one.x, one.y) for one in asked[-1][2].given] == [(0.25, 0.75), (0.5, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("sent", "why"),
     [

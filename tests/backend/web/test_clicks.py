@@ -38,7 +38,7 @@ def answerer() -> Answerer:
 
 
 def test_a_click_is_answered_with_all_pending_prompts(answerer: Answerer) -> None:
-    found = Clicks(answerer)(1, "v", 7, of(click(1), click(2)))
+    found = Clicks(answerer)(1, 7, of(click(1), click(2)))
     assert found == [{"id": "Lung-0", "number": 2}]
 
 
@@ -47,25 +47,20 @@ def test_a_single_click_comes_with_the_clicks_before_it_for_some_minutes(
 ) -> None:
     now = [0.0]
     answers = Clicks(answerer, clock=lambda: now[0])
-    answers(1, "v", 7, of(click(1)))
+    answers(1, 7, of(click(1)))
     now[0] += clicks.REMEMBERED_SECONDS
-    answers(1, "v", 7, of(click(2)))
+    answers(1, 7, of(click(2)))
     assert [*answerer.asked[-1].given] == [click(1), click(2)]
     now[0] += clicks.REMEMBERED_SECONDS + 1
-    answers(1, "v", 7, of(click(3)))
+    answers(1, 7, of(click(3)))
     assert [*answerer.asked[-1].given] == [click(3)]
 
 
-def test_other_scans_labels_and_models_do_not_share_their_clicks(answerer: Answerer) -> None:
+def test_other_scans_and_labels_do_not_share_their_clicks(answerer: Answerer) -> None:
     answers = Clicks(answerer)
-    answers(1, "v", 7, of(click(1)))
-    for project, version, task, label in [
-        (2, "v", 7, "Lung"),
-        (1, "w", 7, "Lung"),
-        (1, "v", 8, "Lung"),
-        (1, "v", 7, "Heart"),
-    ]:
-        answers(project, version, task, of(click(2), label=label))
+    answers(1, 7, of(click(1)))
+    for project, task, label in [(2, 7, "Lung"), (1, 8, "Lung"), (1, 7, "Heart")]:
+        answers(project, task, of(click(2), label=label))
         assert answerer.asked[-1].given == (click(2),)
 
 
@@ -73,18 +68,18 @@ def test_prompts_that_are_sent_again_count_once_and_a_click_replaces_the_one_it_
     answerer: Answerer,
 ) -> None:
     answers = Clicks(answerer)
-    answers(1, "v", 7, of(click(1), click(2)))
-    answers(1, "v", 7, of(click(1), click(2), click(3)))
+    answers(1, 7, of(click(1), click(2)))
+    answers(1, 7, of(click(1), click(2), click(3)))
     assert answerer.asked[-1].given == (click(1), click(2), click(3))
     taken_back = Prompt("new", 0.3, 0.5, positive=False)
-    answers(1, "v", 7, of(taken_back))
+    answers(1, 7, of(taken_back))
     assert answerer.asked[-1].given == (click(1), click(2), taken_back)
 
 
 def test_a_new_box_replaces_the_old_one(answerer: Answerer) -> None:
     answers = Clicks(answerer)
-    answers(1, "v", 7, of(Prompt("a", 0.1, 0.1, 0.3, 0.3)))
-    answers(1, "v", 7, of(Prompt("b", 0.5, 0.5, 0.3, 0.3)))
+    answers(1, 7, of(Prompt("a", 0.1, 0.1, 0.3, 0.3)))
+    answers(1, 7, of(Prompt("b", 0.5, 0.5, 0.3, 0.3)))
     assert [prompt.id for prompt in answerer.asked[-1].given] == ["b"]
 
 
@@ -100,12 +95,12 @@ def test_only_the_newest_of_the_waiting_clicks_on_a_structure_is_computed() -> N
 
     answers = Clicks(slow)
     with ThreadPoolExecutor() as people:
-        first = people.submit(answers, 1, "v", 7, of(click(1)))
+        first = people.submit(answers, 1, 7, of(click(1)))
         started.wait()
-        waiting = people.submit(answers, 1, "v", 7, of(click(1), click(2)))
+        waiting = people.submit(answers, 1, 7, of(click(1), click(2)))
         while answers._count < 2:
             threading.Event().wait(0.001)
-        newest = people.submit(answers, 1, "v", 7, of(click(1), click(2), click(3)))
+        newest = people.submit(answers, 1, 7, of(click(1), click(2), click(3)))
         while answers._count < 3:
             threading.Event().wait(0.001)
         go_on.set()
@@ -126,8 +121,8 @@ def test_a_failed_and_a_late_answer_are_empty_and_said(caplog: pytest.LogCapture
         return []
 
     with caplog.at_level(logging.WARNING):
-        assert Clicks(failing)(1, "v", 7, of(click(1))) == []
-        assert Clicks(hanging, seconds=0.01)(1, "v", 7, of(click(1))) == []
+        assert Clicks(failing)(1, 7, of(click(1))) == []
+        assert Clicks(hanging, seconds=0.01)(1, 7, of(click(1))) == []
     go_on.set()
     assert "no answer to a click: The scan is no picture. Send another." in caplog.text
     assert "no answer to a click before the deadline" in caplog.text
@@ -137,5 +132,5 @@ def test_few_clicks_may_wait_so_that_webhooks_find_a_thread(
     answerer: Answerer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clicks, "MOST_WAITING", 0)
-    assert Clicks(answerer)(1, "v", 7, of(click(1))) == []
+    assert Clicks(answerer)(1, 7, of(click(1))) == []
     assert "0 others wait" in caplog.text
