@@ -116,12 +116,16 @@ class LiveDrafts:
     def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
         """Return the live model's draft for a stored task, [] while no drafts are shown.
 
+        A scan with a usable label gets none, as in a queue (see `queue_drafts.Head`).
+
         Raises:
             FirstlightError: When the scan cannot be read.
         """
         known = self._known(project_id, task_id)
         version = self._live(known[0]) if known else None
         if known is None or version is None:
+            return []
+        if self._services.store.labels.is_usable(project_id, task_id):
             return []
         drafted = self._drafted_by(*known, version.model_key)
         if drafted.probabilities is None:

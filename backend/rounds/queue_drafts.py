@@ -22,6 +22,8 @@ class Head:
     """The scans at the head of a queue, for which drafts are drawn.
 
     Drafts are drawn even while they are hidden: the next annotations then measure the model.
+    A scan with a usable label gets none: its draft would show the next person what the model
+    learnt from the first person's mask, and the two would agree too well.
 
     Args:
         here: The project.
@@ -33,7 +35,8 @@ class Head:
     def __init__(self, here: RoundContext, queue: Sequence[int], fingerprint: str) -> None:
         horizon = here.options.horizon
         self._here = here
-        self._tasks = queue[: horizon if are_shown(here) else min(horizon, JUDGED_DRAFTS)]
+        fresh = [task_id for task_id in queue[:horizon] if task_id not in here.ledger.usable]
+        self._tasks = fresh if are_shown(here) else fresh[:JUDGED_DRAFTS]
         self._may_take_over = fingerprint == here.project.fingerprint
 
     def missing(self, key: str) -> int:

@@ -26,6 +26,17 @@ class Labels:
         """Return all annotations of a project, oldest first."""
         return self._database.of(Annotation, project_id, Annotation.id)
 
+    def is_usable(self, project_id: int, task_id: int) -> bool:
+        """Return whether a scan, if it can be read, has an annotation that counts (`Ledger`)."""
+        query = sa.select(Annotation.id).where(
+            Annotation.project_id == project_id,
+            Annotation.task_id == task_id,
+            ~Annotation.cancelled,
+            Annotation.problem == "",
+        )
+        with self._database.session() as session:
+            return session.execute(query.limit(1)).first() is not None
+
     def counts(self, project_id: int, task_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Return (number of annotations, number of skips) by task id."""
         skipped = sa.func.count().filter(Annotation.cancelled)

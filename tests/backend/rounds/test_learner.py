@@ -29,7 +29,7 @@ from backend.storage import artifacts, ledger
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Publication
-from model import masks, phantoms
+from model import inference, masks, phantoms
 from model.evaluation import METRICS
 from model.fitted import TrainConfig
 from model.training import Progress
@@ -820,6 +820,13 @@ def test_no_live_draft_is_drawn_of_a_task_that_is_not_stored(lab: Lab, live: Liv
     before = len(lab.fake.requests)
     assert live.regions(lab.number, max(lab.tasks) + 1) == []
     assert len(lab.fake.requests) == before
+
+
+def test_no_live_draft_is_drawn_of_a_scan_with_a_label(
+    lab: Lab, live: LiveDrafts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "predict", None)
+    assert live.regions(lab.number, lab.tasks[0]) == []
 
 
 def test_a_network_that_was_warmed_up_is_not_read_again(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.storage import records
+from backend.storage import artifacts, records
 from tests.backend.site import Site
 
 pytestmark = pytest.mark.seconds
@@ -41,6 +41,21 @@ def test_a_share_of_the_next_batch_needs_two_annotations_and_the_second_comes_fi
     site.label(site.tasks.index(first), by=2)
     site.refresh()
     assert first not in site.queue
+
+
+def test_a_second_reading_shows_no_draft(site: Site) -> None:
+    site.entry["extra_params"] |= {"second_reading": 1.0, "batch_size": 4}
+    site.refresh()
+    first, second = (site.tasks.index(task) for task in site.queue[:2])
+    site.label(first, second)
+    assert site.refresh().problem == ""
+    again = {site.tasks[first], site.tasks[second]}
+    assert {*site.queue[:2]} == again
+    live = site.store.publications.get(site.number, site.project.live_version)
+    assert live is not None
+    stored = site.services.files(site.number).read_json(artifacts.drafts_named(live.drafts))
+    assert {int(task) for task in stored or {}} == {*site.tasks} - again
+    assert all(site.fake.prelabel(site.number, task) == [] for task in again)
 
 
 def test_a_label_studio_that_refuses_costs_no_round(site: Site) -> None:
