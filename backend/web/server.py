@@ -35,8 +35,9 @@ from backend.web.ml_protocol import live_drafts
 
 log = logging.getLogger(__name__)
 
-# More threads than requests that may wait for a draft, so that webhooks always get answers.
-THREADS = 32
+# More threads than requests that may wait for something slow (drafts, clicks, records, an export),
+# so that webhooks always get answers.
+THREADS = 40
 # A client may take so many seconds to send a request or to receive an answer, plus one second for
 # every LEAST_RATE bytes.
 PATIENCE_SECONDS = 30.0

@@ -27,6 +27,7 @@ FORMATS = {
 }
 SECONDS = 60.0  # the longest time that an export may take; the command takes as long as it needs
 LEFT_OUT = 1  # exit code of an export that names what it left out
+MOST_AT_ONCE = 1  # each holds a thread of the server
 _FOLDER = ".download-"  # begins the name of the folder of an export under way
 _STALE_SECONDS = 3600.0  # age of a folder whose process was killed
 
@@ -36,7 +37,7 @@ class Downloads:
 
     def __init__(self, settings: Settings) -> None:
         self._parent = settings.data_dir
-        self._one = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def archive(self, project_id: int, to: str) -> IO[bytes]:
         """Return a ZIP file with the submitted masks of a project.
@@ -50,14 +51,14 @@ class Downloads:
                 f"The format is {to[:40]!r}, expected one of {', '.join(FORMATS)}.",
                 f"For other formats: {_command(project_id, 'nnunet')}",
             )
-        if not self._one.acquire(blocking=False):
+        if not self._places.acquire(blocking=False):
             raise ConfigError("Another export is being made.", "Try again in a minute.")
         try:
             with self._folder() as folder:
                 _export(project_id, to, folder / f"project-{project_id}")
                 return self._packed(folder)
         finally:
-            self._one.release()
+            self._places.release()
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:

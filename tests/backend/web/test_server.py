@@ -20,6 +20,8 @@ import pytest
 from backend.errors import ConfigError
 from backend.settings import Settings
 from backend.storage.store import open_store
+from backend.web import clicks, ml_protocol
+from backend.web.project_page import downloads, views
 from backend.web.server import THREADS, listen
 
 pytestmark = pytest.mark.server
@@ -45,6 +47,12 @@ def start(
     command = [sys.executable, "-c", SERVE, str(port), str(folder)]
     env = {**os.environ, "LOG_LEVEL": level}
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=log, text=True)
+
+
+def test_webhooks_find_a_thread_however_many_slow_requests_there_are() -> None:
+    slow = (ml_protocol.MOST_WAITING, clicks.MOST_WAITING, views.RECORDS, downloads.MOST_AT_ONCE)
+    left_for_webhooks = THREADS - sum(slow)
+    assert left_for_webhooks >= 4
 
 
 def free_port() -> int:
