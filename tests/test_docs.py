@@ -17,6 +17,7 @@ from backend.settings import Settings
 from backend.storage.store import open_store
 from backend.web.app import create_app
 from backend.web.ml_protocol import live_drafts
+from model.registry import AUTO, USUAL_ACQUISITION, USUAL_COLD_START
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -58,6 +59,11 @@ def test_every_route_is_explained(tmp_path: Path) -> None:
     explained = rows("http.md")
     assert not [rule for rule in rules - {"/"} if f"`{rule}`" not in explained]
     store.close()
+
+
+def test_the_defaults_that_replace_a_failed_plugin_are_named() -> None:
+    defaults = f"takes its place: `{USUAL_COLD_START}`, `{USUAL_ACQUISITION}`, `{AUTO}`"
+    assert defaults in (DOCS / "architecture.md").read_text()
 
 
 def test_the_readme_is_short() -> None:
