@@ -81,12 +81,13 @@ def single(scans: Iterable[Scan]) -> Listing:
     stems = [fit_name(PurePosixPath(scan.image).stem) or f"task-{scan.task}" for scan in scans]
     # File systems may not tell A.png from a.png.
     number = Counter(stem.lower() for stem in stems)
-    return Listing(
-        [
-            Case(stem if number[stem.lower()] == 1 else f"{stem}-task-{scan.task}", (scan,))
-            for stem, scan in zip(stems, scans, strict=True)
-        ]
-    )
+    taken = {stem for stem, times in number.items() if times == 1}
+    listing = Listing()
+    for stem, scan in zip(stems, scans, strict=True):
+        is_alone = number[stem.lower()] == 1
+        name = stem if is_alone else _unique_name(f"{stem}-task-{scan.task}", taken)
+        listing.cases.append(Case(name, (scan,)))
+    return listing
 
 
 def volumes(scans: Iterable[Scan], manifest: Manifest) -> Listing:
