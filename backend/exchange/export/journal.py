@@ -172,6 +172,13 @@ class Journal:
         self.commit()
         return len(gone)
 
+    def keep_common(self, paths: set[str]) -> None:
+        """Delete all files that belong to no case but these."""
+        for path in {path for path, _ in self._files("")} - paths:
+            remove(self._folder, path)
+            self._base.execute("DELETE FROM files WHERE path = ?", (path,))
+        self.commit()
+
     def entries(self) -> Iterator[Entry]:
         """Yield the cases by name; one is in memory at a time."""
         query = "SELECT name, key, notes, problems FROM cases ORDER BY name"

@@ -339,11 +339,14 @@ class Export:
             report.overlaps += sum(note["overlaps"] for note in entry.notes.values())
             report.problems += entry.problems
         hints: dict[str, None] = {}
+        written: set[str] = set()
         for folder in sorted(folders or {""}):
             files = Files(self._folder, folder)
             hints |= dict.fromkeys(self._format.finish(_Cases(journal, folder), files))
             self._write_index(_Cases(journal, folder), files)
             journal.save_common(files.written)
+            written |= files.written.keys()
+        journal.keep_common(written)
         report.hints = list(hints)
         if report.overlaps and self._format.one_class:
             report.hints.append(

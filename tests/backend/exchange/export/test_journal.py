@@ -46,6 +46,18 @@ def test_files_that_a_case_no_longer_has_are_deleted_with_their_folders(tmp_path
         assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"2"}
 
 
+def test_files_of_all_cases_that_were_not_written_again_are_deleted(tmp_path: Path) -> None:
+    with Journal(tmp_path, {}) as journal:
+        write(journal, tmp_path, "a", "1")
+        files = Files(tmp_path)
+        for name in ("x/split", "index"):
+            files.write(name, lambda file: file.write(b"1"))
+        journal.save_common(files.written)
+        journal.keep_common({"index"})
+        assert journal.files().keys() == {"1", "index"}
+        assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"1", "index"}
+
+
 def test_two_exports_do_not_write_into_one_folder(tmp_path: Path) -> None:
     with (
         Journal(tmp_path, {}),

@@ -104,6 +104,21 @@ def test_each_annotator_gets_a_folder_by_number(desk: Desk) -> None:
     assert [row["annotators"] for row in desk.index("annotator-8")] == ["8"]
 
 
+@pytest.mark.parametrize("to", ["png", "coco"])
+def test_the_folder_of_an_annotator_goes_with_the_last_annotation(desk: Desk, to: str) -> None:
+    task = desk.task()
+    numbers = {}
+    for person in (3, 8):
+        numbers[person] = desk.fake.annotate(task, drawn(TOP, size=SIZE))
+        desk.fake.change_annotation(numbers[person], completed_by=person)
+    desk.export(to, merging="each")
+    assert (desk.folder / "annotator-8" / "index.csv").exists()
+    desk.fake.delete_annotation(numbers[8])
+    desk.export(to, merging="each")
+    assert not (desk.folder / "annotator-8").exists()
+    assert {*desk.record()["sha256"], "export.json"} == files_of(desk.folder).keys()
+
+
 def test_an_annotation_that_cannot_be_read_is_named_and_the_others_count(desk: Desk) -> None:
     both, alone = desk.task(TOP), desk.task()
     bad: list[Region] = [{**drawn(size=SIZE)[0], "value": {}}]

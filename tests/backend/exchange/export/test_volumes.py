@@ -218,6 +218,10 @@ def test_a_source_of_four_dimensions_gives_its_imported_frame(ward: Ward) -> Non
 
 
 def test_overlapping_classes_are_counted_and_the_last_one_wins(ward: Ward) -> None:
+    for task in ward.volumes[1].tasks.values():
+        ward.fake.delete_task(task)
+    ward.export()
+    assert not (ward.out / "splits_final.json").exists(), "no volume is held out any more"
     first = ward.volumes[0]
     mask = np.ones(first.volume.plane.shown_shape, bool)
     ward.fake.annotate(first.tasks[0], regions(mask, mask))
