@@ -80,10 +80,10 @@ class NnUnet:
     def finish(self, cases: Iterable[Written], files: Files) -> list[str]:
         """Write dataset.json, and splits_final.json if scans are held out."""
         channels = max((int(case.note["channels"]) for case in cases), default=1)
-        if channels > 1:
-            for case in cases:
-                _make_colour(_image_name(case.name, PICTURE), files)
         endings = {str(case.note["ending"]) for case in cases}
+        if PICTURE in endings:
+            for case in cases:
+                _set_channels(_image_name(case.name, PICTURE), channels, files)
         files.write_json("dataset.json", self._dataset(cases, channels, endings))
         return _write_split(cases, files)
 
@@ -134,12 +134,14 @@ def _write_png(name: str, values: npt.NDArray[Any], files: Files) -> None:
     files.write(name, partial(Image.fromarray(values).save, format="PNG"))
 
 
-def _make_colour(name: str, files: Files) -> None:
-    """Turn a grey picture into colour: all images of a dataset have the same channels."""
-    with Image.open(files.path(name)) as image:
-        image.load()
-    if image.mode != "RGB":
-        _write_png(name, np.asarray(image.convert("RGB")), files)
+def _set_channels(name: str, channels: int, files: Files) -> None:
+    """Turn a grey picture into colour, or back: all images of a dataset have the same channels."""
+    mode = "RGB" if channels == 3 else "L"
+    with Image.open(files.path(name)) as image:  # reads the header alone
+        if image.mode == mode:
+            return
+        turned = np.asarray(image.convert(mode))
+    _write_png(name, turned, files)
 
 
 def _nifti_bytes(volume: Volume) -> bytes:

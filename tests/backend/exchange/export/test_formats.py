@@ -171,6 +171,22 @@ def test_grey_and_colour_pictures_become_one_dataset(
     assert files_of(tmp_path / "out") == before
 
 
+def test_grey_pictures_are_grey_again_after_the_last_colour_one_is_gone(
+    services: Services, fake: FakeLabelStudio, project: int, tmp_path: Path
+) -> None:
+    grey, colour = (
+        a_task(fake, project, regions(a_mask(), ~a_mask(), config=TWO), colour=colour)
+        for colour in (False, True)
+    )
+    export(services, project, tmp_path / "out", "nnunet")
+    fake.delete_task(colour)
+    export(services, project, tmp_path / "out", "nnunet")
+    assert nnunet_rules.check(tmp_path / "out")["channel_names"] == {"0": "image"}
+    export(services, project, tmp_path / "new", "nnunet")
+    name = f"imagesTr/{grey}_0000.png"
+    assert files_of(tmp_path / "out")[name] == files_of(tmp_path / "new")[name]
+
+
 def test_nifti_needs_volumes(services: Services, project: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no volumes, which the format nifti needs"):
         export(services, project, tmp_path / "out", "nifti")
