@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ from backend.storage.database import in_parts
 from backend.storage.tables import DraftScore, Project
 
 NAME = "annotations.csv"
-UNCHANGED, CHANGED = "prediction", "prediction-changed"  # Label Studio's origins of a region
 COLUMNS = (
     *("task", "image", "volume", "slice", "group", "side", "annotation", "annotator"),
     *("created_at", "updated_at", "minutes", "ground_truth", "regions"),
@@ -103,7 +101,7 @@ class Table:
 
     def _row(self, scan: Scan, annotation: Annotation) -> dict[str, Any]:
         person = annotator(annotation)
-        origins = Counter(_origins(annotation["result"] or []))
+        origins = labels.origins(annotation["result"] or [], self.config)
         return {
             "task": scan.task,
             "image": scan.image,
@@ -117,10 +115,10 @@ class Table:
             "updated_at": annotation["updated_at"],
             "minutes": _minutes(annotation.get("lead_time")),
             "ground_truth": int(bool(annotation["ground_truth"])),
-            "regions": origins.total(),
-            "drafted": origins[UNCHANGED],
-            "drafted_and_changed": origins[CHANGED],
-            "drawn_by_hand": origins.total() - origins[UNCHANGED] - origins[CHANGED],
+            "regions": sum(origins.values()),
+            "drafted": origins["kept"],
+            "drafted_and_changed": origins["changed"],
+            "drawn_by_hand": origins["manual"],
             **self._draft(scan, annotation),
         }
 
@@ -130,15 +128,6 @@ class Table:
         if score is None or score.created_at != annotation["created_at"]:
             return {"draft_dice": "", "draft_version": ""}
         return {"draft_dice": f"{score.dice:.4f}", "draft_version": score.version}
-
-
-def _origins(result: Sequence[Any]) -> Iterator[str]:
-    """Yield the origin of every region, once for a region in several parts of one id."""
-    seen: set[object] = set()
-    for index, region in enumerate(result):
-        if isinstance(region, dict) and (key := region.get("id") or index) not in seen:
-            seen.add(key)
-            yield str(region.get("origin", "manual"))
 
 
 def _minutes(seconds: object) -> str:

@@ -32,7 +32,9 @@ def test_a_line_holds_time_origin_and_the_draft_that_was_shown(
         {**drawn()[0], "id": name, "origin": origin}
         for name, origin in (("a", "prediction"), ("b", "prediction-changed"), ("c", "manual"))
     ]
-    first = fake.annotate(task, [*regions, {**regions[2]}])
+    point = {**regions[2], "id": "d", "from_name": "point", "type": "keypointlabels"}
+    choice = {"id": "e", "from_name": "quality", "type": "choices", "value": {"choices": ["good"]}}
+    first = fake.annotate(task, [*regions, point, choice])
     fake.change_annotation(first, lead_time=90.0, completed_by=1)
     second = fake.annotate(task)
     services.store.labels.save_draft_score(
@@ -49,7 +51,7 @@ def test_a_line_holds_time_origin_and_the_draft_that_was_shown(
     assert (line["volume"], line["slice"], line["side"]) == ("v1", "4", "training")
     assert (line["annotation"], line["annotator"], line["minutes"]) == (str(first), "1", "1.500")
     assert (line["regions"], line["drafted"], line["drafted_and_changed"]) == ("3", "1", "1")
-    assert line["drawn_by_hand"] == "1", "a region in two parts is one region"
+    assert line["drawn_by_hand"] == "1", "a key point and a choice draw no mask"
     assert (line["draft_dice"], line["draft_version"]) == ("0.8750", "attention-unet r0001")
     assert (empty["annotation"], empty["regions"], empty["minutes"]) == (str(second), "0", "")
     assert empty["draft_dice"] == "", "the draft was compared with the first annotation"
