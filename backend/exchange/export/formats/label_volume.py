@@ -16,6 +16,7 @@ from backend.exchange.export.source_grids import nifti_of
 from backend.exchange.manifest import Volume
 
 Labels = npt.NDArray[np.uint8 | np.uint16]
+_TEXTS = ("data_type", "db_name", "descrip", "aux_file", "intent_name")  # of a NIfTI header
 
 
 def numbered(drawn: Drawn, classes: int) -> Labels:
@@ -80,7 +81,10 @@ def packed(data: bytes) -> bytes:
 
 
 def _header(volume: Volume) -> Any:
-    """Return the header of a NIfTI source, None for another or a missing source."""
+    """Return the header of a NIfTI source without its text; None for another or a missing source.
+
+    The text may hold a patient's name.
+    """
     if volume.kind != "nifti":
         return None
     try:
@@ -88,4 +92,7 @@ def _header(volume: Volume) -> Any:
     except ExportError:
         return None
     header.set_data_shape(volume.shape)
+    header.extensions.clear()
+    for field in _TEXTS:
+        header[field] = b""
     return header
