@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import secrets
 import shutil
 import subprocess
 import threading
@@ -13,9 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
 from typing import IO
 
-from backend import PROGRAM
+from backend import PROGRAM, logs
 from backend.errors import ConfigError
 from backend.settings import Settings, own_python
+
+log = logging.getLogger(__name__)
 
 # The formats that hold masks only: an archive with the images would soon be too large.
 FORMATS = {
@@ -28,6 +33,9 @@ FORMATS = {
 SECONDS = 60.0  # the longest time that an export may take; the command takes as long as it needs
 LEFT_OUT = 1  # exit code of an export that names what it left out
 MOST_AT_ONCE = 1  # each holds a thread of the server
+MESSAGE = {1, 2}  # exit codes of a command whose last line is an error's message
+# The places of a traceback, and the type of its error
+_CRASH = re.compile(r"^Traceback .*\n(?P<places>(?:  .*\n)+)(?P<kind>[\w.]+)", re.MULTILINE)
 _FOLDER = ".download-"  # begins the name of the folder of an export under way
 _STALE_SECONDS = 3600.0  # age of a folder whose process was killed
 
@@ -95,9 +103,29 @@ def _export(project_id: int, to: str, folder: Path) -> None:
             f"The export took more than {SECONDS:.0f} s.",
             f"Export with the command: {_command(project_id, to)}",
         ) from None
-    if done.returncode not in {0, LEFT_OUT} or not folder.exists():
-        said = done.stderr.strip().splitlines() or ["It ended without a word."]
-        raise ConfigError(f"The export failed. {said[-1]}")
+    # A crash has the exit code LEFT_OUT too, but only a complete export says what it wrote.
+    if done.returncode != 0 and not (done.returncode == LEFT_OUT and done.stdout):
+        raise _failure(project_id, done)
+
+
+def _failure(project_id: int, done: subprocess.CompletedProcess[str]) -> ConfigError:
+    """Return what a person should know; of a crash that is a number, and the log has its place."""
+    lines = done.stderr.strip().splitlines()
+    crash = _CRASH.search(done.stderr)
+    if done.returncode in MESSAGE and lines and not crash:
+        return ConfigError(f"The export failed. {lines[-1]}")
+    number = secrets.token_hex(4)
+    # Places and type only, as in the log's own tracebacks: a message may quote patient data.
+    said = f"{crash['kind']}:\n{crash['places']}" if crash else "without a traceback"
+    with logs.context(request=number):
+        log.error(
+            "the export of project %s ended with status %s, %s",
+            *(project_id, done.returncode, said),
+        )
+    return ConfigError(
+        f"The export failed: internal error {number}.",
+        "The log of the web process says more under this number.",
+    )
 
 
 def _command(project_id: int, to: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ folder = pathlib.Path(sys.argv[-1])
 (folder / "masks" / "a.png").write_text(" ".join(sys.argv[1:-1]))
 (folder / ".firstlight.sqlite").write_text("")
 """
+CRASHES = f"{WRITES}raise KeyError('Doe^Jane in /home/jane')"
 FAILS = """
 import sys
 print("a warning", file=sys.stderr)
@@ -77,6 +79,34 @@ def test_a_failed_export_says_why_on_the_page_and_to_scripts(
     asked = {"Accept": "application/json"}
     response = client.post("/projects/3/export", data={"to": "exe"}, headers=asked)
     assert response.get_json()["error"].startswith("The format is 'exe', expected one of png")
+
+
+def test_what_an_export_left_out_does_not_stop_its_download(
+    known: Settings, program: Program
+) -> None:
+    program(f"{WRITES}\nprint('1 times something was left out')\nsys.exit(1)")
+    Downloads(known).archive(3, "png").close()
+
+
+def test_a_crash_is_a_number_on_the_page_and_its_place_in_the_log(
+    client: FlaskClient, program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    program(CRASHES)
+    response = client.post("/projects/3/export", data={"to": "png"}, headers=OURS)
+    assert response.status_code == 409, "the files of a crashed export are no download"
+    found = re.search(r"The export failed: internal error ([0-9a-f]{8})\.", response.text)
+    assert found
+    assert "jane" not in response.text.lower()
+    [record] = caplog.records
+    assert record.getMessage().startswith("the export of project 3 ended with status 1, KeyError")
+    assert 'File "<string>", line' in record.getMessage()
+    assert "jane" not in record.getMessage().lower()
+
+
+def test_a_killed_export_is_a_number_too(known: Settings, program: Program) -> None:
+    program("import os, sys; print('/home/jane', file=sys.stderr); os.kill(os.getpid(), 9)")
+    with pytest.raises(ConfigError, match="internal error"):
+        Downloads(known).archive(3, "png")
 
 
 def test_an_export_that_takes_too_long_names_the_command(
