@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backend.commands.supervisor import end_with_parent
 from backend.settings import load_settings, require_api_key
 
 if TYPE_CHECKING:
@@ -46,7 +47,15 @@ SHOWN = 20  # problems; export.json lists all
     help="Folder of the slices that `import` wrote.  [default: that in DATA_DIR]",
 )
 @click.option("--names", is_flag=True, help="E-mail addresses of annotators instead of numbers.")
-def export(project: int, folder: Path, manifest: Path | None, names: bool, **asked: str) -> None:
+@click.option("--with-parent", is_flag=True, hidden=True)
+def export(
+    project: int,
+    folder: Path,
+    manifest: Path | None,
+    names: bool,
+    with_parent: bool,
+    **asked: str,
+) -> None:
     """Export masks of PROJECT into DIR; later, the same command writes only what changed.
 
     `nnunet` and `nifti` put slices of imported volumes together. `csv` is a table of the
@@ -56,6 +65,8 @@ def export(project: int, folder: Path, manifest: Path | None, names: bool, **ask
     from backend.rounds.services import build
     from backend.storage.store import open_known
 
+    if with_parent:
+        end_with_parent()
     if asked["to"] == TABLE and (asked["masks"], asked["annotations"]) != DEFAULTS:
         raise click.UsageError("csv has no masks: leave --masks and --annotations out.")
     settings = load_settings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -95,14 +96,21 @@ class Downloads:
 
 
 def _export(project_id: int, to: str, folder: Path) -> None:
-    order = [*own_python(), "export", str(project_id), "--to", to, str(folder)]
+    order = [*own_python(), "export", "--with-parent", str(project_id), "--to", to, str(folder)]
+    # The pipe closes however this process ends, and the command, which watches it, ends too.
+    watched, held = os.pipe()
     try:
-        done = subprocess.run(order, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            order, stdin=watched, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"The export took more than {SECONDS:.0f} s.",
             f"Export with the command: {_command(project_id, to)}",
         ) from None
+    finally:
+        os.close(watched)
+        os.close(held)
     # A crash has the exit code LEFT_OUT too, but only a complete export says what it wrote.
     if done.returncode != 0 and not (done.returncode == LEFT_OUT and done.stdout):
         raise _failure(project_id, done)

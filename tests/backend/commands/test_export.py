@@ -55,6 +55,17 @@ def test_what_is_left_out_is_listed_and_sets_the_exit_code(
     assert "and 2 more; export.json lists all" in done.output
 
 
+def test_it_can_end_with_its_parent(
+    project: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[bool] = []
+    monkeypatch.setattr("backend.commands.export.end_with_parent", lambda: watched.append(True))
+    run(project, "--to", "png", tmp_path / "out")
+    assert watched == []
+    run(project, "--to", "png", tmp_path / "out", "--with-parent")
+    assert watched == [True]
+
+
 def test_a_table_needs_no_choice_of_masks(project: int, tmp_path: Path) -> None:
     done = run(project, "--to", "csv", tmp_path / "out", "--names")
     assert done.exit_code == 0, done.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from tests.backend.web.project_page.test_views import OURS, client, known, store
 
 __all__ = ["client", "known", "store"]
 
+ROOT = Path(__file__).parents[4]
 WRITES = """
 import pathlib, sys
 folder = pathlib.Path(sys.argv[-1])
@@ -30,7 +32,7 @@ folder = pathlib.Path(sys.argv[-1])
 (folder / "masks" / "a.png").write_text(" ".join(sys.argv[1:-1]))
 (folder / ".firstlight.sqlite").write_text("")
 """
-CRASHES = f"{WRITES}raise KeyError('Doe^Jane in /home/jane')"
+CRASHES = f"{WRITES}said = 'Doe^Jane in /home/jane'\nraise KeyError(said)"
 FAILS = """
 import sys
 print("a warning", file=sys.stderr)
@@ -58,7 +60,10 @@ def test_a_download_is_what_the_command_writes(
     assert response.headers["Content-Disposition"] == "attachment; filename=project-3-png.zip"
     with zipfile.ZipFile(BytesIO(response.data)) as archive:
         [name] = archive.namelist()
-        assert (name, archive.read(name)) == ("project-3/masks/a.png", b"export 3 --to png")
+        assert (name, archive.read(name)) == (
+            "project-3/masks/a.png",
+            b"export --with-parent 3 --to png",
+        )
     assert not list(known.data_dir.glob(".download-*")), "no scan stays behind"
     response.close()
 
@@ -153,6 +158,36 @@ def test_no_link_and_no_other_site_can_start_one(client: FlaskClient, program: P
     headers = {"Sec-Fetch-Site": "cross-site"}
     assert client.post("/projects/3/export", data={"to": "png"}, headers=headers).status_code == 403
     assert client.post("/projects/9/export", data={"to": "png"}, headers=OURS).status_code == 404
+
+
+def test_an_export_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    line = tmp_path / "line"
+    os.mkfifo(line)
+    child = (
+        "import time\n"
+        "from backend.commands.supervisor import end_with_parent\n"
+        "end_with_parent()\n"
+        f"line = open({str(line)!r}, 'wb', buffering=0)\n"
+        "line.write(b'started')\n"
+        "time.sleep(60)\n"
+    )
+    parent = (
+        "import pathlib, sys\n"
+        "from backend.web.project_page import downloads\n"
+        f"downloads.own_python = lambda: [sys.executable, '-c', {child!r}]\n"
+        "downloads._export(3, 'png', pathlib.Path('out'))\n"
+    )
+    order = [sys.executable, "-c", parent]
+    with (
+        # Its own input stays open: the export shall not end because of that.
+        subprocess.Popen(order, cwd=ROOT, stdin=subprocess.PIPE) as asking,
+        line.open("rb", buffering=0) as end,
+    ):
+        assert end.read(7) == b"started"
+        asking.kill()
+        asking.wait()
+        assert select.select([end], [], [], 10)[0], "the export goes on"
+        assert end.read() == b"", "it has ended"
 
 
 @pytest.mark.seconds
