@@ -189,13 +189,27 @@ def _backend(plan: Plan, settings: Settings, studio: Studio, folder: Path) -> Ba
     if studio.own:
         return Backend(studio.url, studio.token, folder, port=plan.port)
     # It may have to be reached from another machine, with a password: as `start` would run it.
-    kept = ("host", "backend_url", "basic_auth_user", "database_url", "artifacts_url")
-    secret = ("basic_auth_pass", "webhook_secret")
-    env = {name.upper(): str(getattr(settings, name)) for name in kept}
-    env |= {name.upper(): getattr(settings, name).get_secret_value() for name in secret}
-    return Backend(
-        studio.url, studio.token, folder, port=plan.port, env={k: v for k, v in env.items() if v}
+    env = own_variables(settings)
+    return Backend(studio.url, studio.token, folder, port=plan.port, env=env)
+
+
+def own_variables(settings: Settings) -> dict[str, str]:
+    """Return the variables, if set, that belong to one installation alone."""
+    plain = (
+        "artifacts_url",
+        "backend_url",
+        "basic_auth_user",
+        "database_url",
+        "host",
+        "label_studio_public_url",
+        "pages_url",
+        "trusted_user_header",
     )
+    secret = ("basic_auth_pass", "notify_url", "webhook_secret")
+    env = {name.upper(): str(getattr(settings, name)) for name in plain}
+    env |= {name.upper(): getattr(settings, name).get_secret_value() for name in secret}
+    env["TRUSTED_PROXIES"] = ",".join(map(str, settings.trusted_proxies))
+    return {name: value for name, value in env.items() if value}
 
 
 def project_of(

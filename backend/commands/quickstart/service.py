@@ -22,13 +22,18 @@ from backend.commands.quickstart.process import (
 from backend.commands.quickstart.studio import ROOT
 from backend.errors import ServerError
 
-# Set for another installation, these would give this one a wrong folder or address.
+# Set for another installation, these would give this one its folder, its addresses or its people.
 _FOREIGN = (
     "ARTIFACTS_URL",
     "BACKEND_URL",
     "BASIC_AUTH_PASS",
     "BASIC_AUTH_USER",
     "DATABASE_URL",
+    "LABEL_STUDIO_PUBLIC_URL",
+    "NOTIFY_URL",
+    "PAGES_URL",
+    "TRUSTED_PROXIES",
+    "TRUSTED_USER_HEADER",
     "WEBHOOK_SECRET",
 )
 _TOLD = (*_FOREIGN, "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "DATA_DIR", "HOST", "PORT")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from backend.commands.quickstart.run import own_variables
 from backend.commands.quickstart.service import Backend, Status, wait_until_settled
 from backend.errors import ServerError
+from backend.settings import Settings, load_settings
 
 
 def _status(*, step: str | None = None, labels: int = 0, requested: int = 1, **more: Any) -> Status:
@@ -89,3 +91,34 @@ def test_a_service_that_listens_everywhere_is_watched_on_loopback(tmp_path: Path
         "LABEL_STUDIO_URL": "http://studio",
         "PORT": "9191",
     }
+
+
+# Variables that name one installation: a second one of the same shell must not take them.
+OF_ONE_INSTALLATION = {
+    "ARTIFACTS_URL": "s3://bucket/prefix",
+    "BACKEND_URL": "http://elsewhere.test",
+    "BASIC_AUTH_PASS": "hunter2",
+    "BASIC_AUTH_USER": "reader",
+    "DATABASE_URL": "sqlite:////elsewhere.sqlite",
+    "LABEL_STUDIO_PUBLIC_URL": "http://studio.test",
+    "NOTIFY_URL": "http://chat.test/hook",
+    "PAGES_URL": "http://pages.test",
+    "TRUSTED_PROXIES": "10.0.0.0/8,fd00::/8",
+    "TRUSTED_USER_HEADER": "X-Forwarded-User",
+    "WEBHOOK_SECRET": "a secret of its own",
+}
+
+
+def test_a_private_service_takes_nothing_of_another_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in OF_ONE_INSTALLATION.items():
+        monkeypatch.setenv(name, value)
+    private = Backend("http://studio", "token", tmp_path, port=9191)
+    assert not private.variables.keys() & OF_ONE_INSTALLATION.keys()
+    asked = Backend("http://studio", "token", tmp_path, env=own_variables(load_settings()))
+    assert asked.variables.items() >= OF_ONE_INSTALLATION.items()
+
+
+def test_a_variable_that_is_not_set_is_not_passed_on() -> None:
+    assert own_variables(Settings()).keys() == {"HOST"}
