@@ -76,11 +76,11 @@ class LocalFiles:
         }
 
     def _let_read(self, picture: Path) -> None:
-        """Give a picture and its folders below the root the permissions of the root.
+        """Let those read a picture and its folders who may read the root; only we write them.
 
         New files are closed to others, and Label Studio may run as another user.
         """
         mode = stat.S_IMODE(self._root.stat().st_mode)
         for folder in [*picture.relative_to(self._root).parents][:-1]:  # the root stays as it is
-            (self._root / folder).chmod(mode)
-        picture.chmod(mode & 0o666)
+            (self._root / folder).chmod(mode & ~0o022)  # keeps the bit that hands on the group
+        picture.chmod(mode & 0o644)

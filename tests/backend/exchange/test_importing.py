@@ -228,6 +228,21 @@ def test_pictures_may_be_served_from_a_folder(site: Site, tmp_path: Path) -> Non
         site.run()
 
 
+def test_pictures_below_an_open_root_can_be_written_by_nobody_else(
+    site: Site, tmp_path: Path
+) -> None:
+    hearts(site, 1)
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(0o2777)
+    site.run(local_files=root)
+    picture = next(root.rglob("*.png"))
+    assert picture.stat().st_mode & 0o7777 == 0o644
+    folders = [picture.parent, picture.parent.parent, root / "firstlight"]
+    assert {folder.stat().st_mode & 0o7777 for folder in folders} == {0o2755}
+    assert root.stat().st_mode & 0o7777 == 0o2777
+
+
 def test_a_picture_that_was_deleted_is_written_again(site: Site, tmp_path: Path) -> None:
     hearts(site, 1)
     root = tmp_path / "root"
