@@ -30,7 +30,9 @@ from backend.label_studio.task_import import TaskImport
 
 _BATCH = 100  # slices at least that are sent to Label Studio at once
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
-_LONGEST_NAME = 80
+# Label Studio cuts paths of uploads at 100 characters; before and after the name stand up to 50:
+# upload/PROJECT/12345678-NAME-FRAME-PSEUDONYM_0000.png
+_LONGEST_NAME = 50
 
 Row = dict[str, Any]  # the data of a task
 
@@ -186,9 +188,12 @@ class _Import:
         if not self._plan.keep_names:
             return pseudonym
         frame = "" if volume.frame is None else f"-{volume.frame}"
-        name = f"{_UNSAFE.sub('-', volume.title)[:_LONGEST_NAME]}{frame}"
+        title = _UNSAFE.sub("-", volume.title)
+        name = f"{title[:_LONGEST_NAME]}{frame}"
         taken = name in self._seen and self._seen[name][0] != volume.identity
-        return f"{name}-{pseudonym[-6:]}" if taken else name
+        # A name that was cut may be that of another volume, of this import or of a later one.
+        ambiguous = taken or len(title) > _LONGEST_NAME
+        return f"{name}-{pseudonym[-6:]}" if ambiguous else name
 
     def _send(self) -> None:
         """Give Label Studio the waiting pictures, save the manifest, then make the tasks."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
+from backend.errors import LabelStudioError
 from backend.label_studio.task_import import TaskImport
 
 
@@ -35,12 +36,22 @@ class Uploads:
         self._known: dict[str, str] | None = None
 
     def addresses(self, pictures: Sequence[str]) -> dict[str, str]:
-        """Return the address of each picture, after uploading those that are not there."""
+        """Return the address of each picture, after uploading those that are not there.
+
+        Raises:
+            LabelStudioError: If Label Studio refuses one, or changes its name.
+        """
         if self._known is None:
             self._known = self._tasks.uploads(self._project)
         names = {picture: Path(picture).name for picture in pictures}
         new = [self.folder / picture for picture in pictures if names[picture] not in self._known]
         self._known |= self._tasks.upload(self._project, new)
+        if renamed := [name for name in names.values() if name not in self._known]:
+            raise LabelStudioError(
+                f"Label Studio stored {renamed[0]} under another name, perhaps a shorter one.",
+                "Give the file a name of at most 50 letters, digits and hyphens, or import it "
+                "without --keep-names.",
+            )
         return {picture: self._known[name] for picture, name in names.items()}
 
 

@@ -10,6 +10,8 @@ import httpx
 
 from tests.backend.fake_label_studio import Answer, FakeLabelStudio, Json, error
 
+LONGEST_PATH = 100  # of an upload
+
 
 class FillableLabelStudio(FakeLabelStudio):
     """Takes imports as Label Studio 1.23.2 does.
@@ -48,7 +50,7 @@ class FillableLabelStudio(FakeLabelStudio):
         ids = []
         for name in names:
             number = self._next()
-            path = f"upload/{project_id}/{number:08x}-{name.decode()}"
+            path = _shortened(f"upload/{project_id}/{number:08x}-{name.decode()}")
             self.uploaded.setdefault(project_id, {})[number] = path
             ids.append(number)
         return Answer(201, json={"file_upload_ids": ids, "task_count": len(ids)})
@@ -66,3 +68,11 @@ class FillableLabelStudio(FakeLabelStudio):
         body = json.loads(request.content)
         self.storages.setdefault(body["project"], []).append({"id": self._next(), **body})
         return Answer(201, json=body)
+
+
+def _shortened(path: str) -> str:
+    """Return a path as Django stores it: too long a name is cut, and ends in seven characters."""
+    if len(path) <= LONGEST_PATH:
+        return path
+    root, _, ending = path.rpartition(".")
+    return f"{root[: LONGEST_PATH - len(ending) - 9]}_a1B2c3D.{ending}"

@@ -10,8 +10,10 @@ from filelock import FileLock
 from PIL import Image
 
 from backend.errors import ConfigError, LabelStudioError
+from backend.exchange import importing
 from backend.imaging.sources import Reading
 from tests.backend.exchange.conftest import PROJECT, Site
+from tests.backend.exchange.filling import LONGEST_PATH
 from tests.backend.imaging.volume_files import save_dicom, save_nifti, save_series, slice_at
 
 AFFINE = np.diag([-1.0, -1.0, 4.0, 1.0])
@@ -189,6 +191,37 @@ def test_names_are_kept_if_that_is_asked_for(site: Site) -> None:
     assert names[1].startswith("heart-0-")
     assert site.run(keep_names=True).tasks_made == 0
     assert site.run().tasks_made == 0, "an imported volume keeps its name"
+
+
+def test_long_names_are_cut_and_stay_apart(site: Site) -> None:
+    long = "thorax-" * 12
+    save_nifti(site.source / f"{long}b.nii.gz", GRID, AFFINE)
+    site.run(keep_names=True)
+    for number, letter in enumerate("ac", start=1):
+        grid = GRID + np.int16(number)
+        save_nifti(site.source / f"{long}{letter}.nii.gz", grid, AFFINE)
+    outcome = site.run(keep_names=True)
+    assert not outcome.problems
+    assert outcome.volumes == 3
+    names = {task["volume"] for task in site.tasks()}
+    assert len(names) == 3
+    assert {name[:50] for name in names} == {long[:50]}
+    assert site.run(keep_names=True).tasks_made == 0
+
+
+def test_the_longest_name_of_a_frame_in_the_largest_project_is_short_enough() -> None:
+    name = f"{'x' * importing._LONGEST_NAME}-123-0a1b2c"
+    path = f"upload/{2**31 - 1}/01234567-{name}_01234.png"
+    assert len(path) <= LONGEST_PATH
+
+
+def test_an_upload_under_another_name_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_LONGEST_NAME", 80)
+    save_nifti(site.source / f"{'x' * 90}.nii.gz", GRID, AFFINE)
+    with pytest.raises(LabelStudioError, match=r"stored x+-.* under another name.*--keep-names"):
+        site.run(keep_names=True)
 
 
 def test_two_series_and_a_single_image_become_volumes_of_their_own(site: Site) -> None:
