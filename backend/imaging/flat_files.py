@@ -126,8 +126,9 @@ def _layout(path: Path, max_pixels: int) -> _Layout:
 
 
 def _check_pages(path: Path, file: Any, axes: str, kind: str) -> None:
-    """Refuse files with channels and times, with pages of several sizes, or with a palette."""
-    several = [side for side in file.series[0].shape[: len(axes) - 2] if side > 1]
+    """Refuse channels and times, pages of several sizes, palettes, and colours of odd types."""
+    series = file.series[0]
+    several = [side for side in series.shape[: len(axes) - 2] if side > 1]
     if not axes.endswith("YX") or len(several) > 1 or len(file.series) > 1:
         stacks = ", ".join(f"{one.axes} {one.shape}" for one in file.series[:3])
         raise ConfigError(
@@ -139,6 +140,11 @@ def _check_pages(path: Path, file: Any, axes: str, kind: str) -> None:
         raise ConfigError(
             f"{path.name} stores colours as a palette.",
             f"Convert it: `magick {path.name} -type TrueColor OUT.tif`.",
+        )
+    if series.axes.endswith("S") and series.dtype not in (np.uint8, np.uint16):
+        raise ConfigError(
+            f"{path.name} stores colours as {series.dtype}, expected uint8 or uint16.",
+            "Save it with 8 or 16 bits a channel, as integers from 0.",
         )
 
 

@@ -189,6 +189,16 @@ def test_pages_in_colour_are_shown_with_the_upper_eight_bits(tmp_path: Path) -> 
     assert not volume.windowed
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint32", "int16"])
+def test_colours_of_other_types_than_bytes_and_words_are_refused(
+    tmp_path: Path, dtype: str
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 6, 3), dtype), photometric="rgb")
+    with pytest.raises(ConfigError, match=rf"a.tif stores colours as {dtype}.*8 or 16 bits"):
+        flat_files.tiff(path, max_pixels=LIMIT)
+
+
 def test_white_is_zero_in_a_tiff_that_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.ones((4, 6), np.uint16), photometric="miniswhite")
