@@ -33,6 +33,7 @@ from bench.syncing import Large
 from model import phantoms
 from tests.backend.exchange.export.exported import TWO, published, regions, save_manifest
 from tests.backend.fake_label_studio import TOKEN
+from tests.backend.imaging.shown import shown_mask
 from tests.backend.served import served
 
 SIDE = 512
@@ -50,7 +51,7 @@ def play(folder: str, scans: int, pipe: Connection) -> None:
     for volume, drawn in found:
         for index in range(drawn.shape[volume.plane.axis]):
             values = volume.plane.cut(drawn, index)
-            masks = [volume.plane.show_mask(values == each) for each in CLASSES]
+            masks = [shown_mask(volume.plane, values == each) for each in CLASSES]
             task = fake.add_task(number, None, volume=volume.name, slice=index)
             fake.annotate(task, regions(*masks, config=config))
     results = [regions(*masks, config=config) for masks in phantom_masks()] if scans else []

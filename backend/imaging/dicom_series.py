@@ -30,6 +30,7 @@ class Stack:
     """Images that become one volume, before they are sorted.
 
     Attributes:
+        series: SeriesInstanceUID of its images; that of the image where it has none.
         name: Tells the stack from others of its series; "" if it is the only one.
         headers: Of its images.
         notes: What a person should know, a sentence each.

@@ -92,10 +92,6 @@ class Plane:
             return turned
         return _stretched(turned.astype(np.float32), self.shown_shape)
 
-    def show_mask(self, mask: Mask) -> Mask:
-        """Return a mask of shape `grid_shape` as it is shown, of shape `shown_shape`."""
-        return _nearest(self._turned(mask), self.shown_shape)
-
     def back(self, mask: Mask) -> Mask:
         """Return a mask of shape `shown_shape` in the grid: each voxel takes the nearest pixel.
 

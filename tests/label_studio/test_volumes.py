@@ -33,6 +33,7 @@ from tests.backend.exchange.export.exported import (
     published,
     save_manifest,
 )
+from tests.backend.imaging.shown import shown_mask
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -81,7 +82,7 @@ class Project:
         """Submit a slice as it is drawn."""
         plane = drawn.volume.plane
         values = plane.cut(drawn.labels, index)
-        masks = np.stack([plane.show_mask(values == number) for number in self._classes])
+        masks = np.stack([shown_mask(plane, values == number) for number in self._classes])
         result = labels.regions(masks, self._config, scores=[1.0] * len(masks))
         task = self._tasks[drawn.volume.name, index]
         body = {"result": result, "was_cancelled": skip, "lead_time": 12.0}

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.imaging.planes import Mask, Plane
+from tests.backend.imaging.shown import shown_mask
 
 SIDES = st.integers(1, 12)
 
@@ -29,7 +30,7 @@ def a_mask(plane: Plane, seed: int) -> Mask:
 @given(planes(longest_stretch=30), st.integers(0, 99))
 def test_a_mask_that_was_shown_goes_back_to_the_last_voxel(plane: Plane, seed: int) -> None:
     mask = a_mask(plane, seed)
-    shown = plane.show_mask(mask)
+    shown = shown_mask(plane, mask)
     assert shown.shape == plane.shown_shape
     np.testing.assert_array_equal(plane.back(shown), mask)
 
@@ -39,7 +40,7 @@ def test_what_is_drawn_where_pixels_are_square_is_kept_to_the_last_pixel(
     plane: Plane, seed: int
 ) -> None:
     drawn = np.random.default_rng(seed).random(plane.shown_shape) < 0.5
-    np.testing.assert_array_equal(plane.show_mask(plane.back(drawn)), drawn)
+    np.testing.assert_array_equal(shown_mask(plane, plane.back(drawn)), drawn)
 
 
 @given(planes(longest_stretch=30), st.integers(0, 99))
@@ -48,9 +49,9 @@ def test_picture_and_mask_of_a_slice_are_turned_alike(plane: Plane, seed: int) -
     picture = plane.show(mask.astype(np.float32))
     assert picture.shape == plane.shown_shape
     if plane.shown_shape == plane.turned_shape:
-        np.testing.assert_array_equal(picture > 0.5, plane.show_mask(mask))
+        np.testing.assert_array_equal(picture > 0.5, shown_mask(plane, mask))
     else:
-        assert np.mean((picture > 0.5) != plane.show_mask(mask)) <= 0.5
+        assert np.mean((picture > 0.5) != shown_mask(plane, mask)) <= 0.5
 
 
 @given(planes(longest_stretch=9))

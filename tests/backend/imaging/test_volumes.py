@@ -13,6 +13,7 @@ from PIL import Image
 from backend.errors import ConfigError, FirstlightError
 from backend.imaging import flat_files, nifti
 from backend.imaging.planes import Plane, long_axis
+from tests.backend.imaging.shown import shown_mask
 from tests.backend.imaging.volume_files import save_nifti
 
 tifffile = pytest.importorskip("tifffile")
@@ -66,7 +67,7 @@ def test_each_voxel_is_found_by_plane_and_index(
     plane = Plane.facing(affine, grid.shape, sides, long_axis(sides, affine))
     found = np.zeros_like(grid)
     for index in range(grid.shape[plane.axis]):
-        plane.cut(found, index)[:] = plane.back(plane.show_mask(plane.cut(grid, index)))
+        plane.cut(found, index)[:] = plane.back(shown_mask(plane, plane.cut(grid, index)))
     np.testing.assert_array_equal(found, grid)
 
 

@@ -22,6 +22,7 @@ from backend.label_studio import labels
 from backend.rounds.services import Services
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.imaging.shown import shown_mask
 
 TWO = (
     '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image">'
@@ -116,7 +117,7 @@ class Imported:
     def masks(self, index: int) -> list[Mask]:
         """Return what an annotator draws on a slice, as it is shown."""
         drawn = self.volume.plane.cut(self.labels, index)
-        return [self.volume.plane.show_mask(drawn == number) for number in (1, 2)]
+        return [shown_mask(self.volume.plane, drawn == number) for number in (1, 2)]
 
 
 def an_import(

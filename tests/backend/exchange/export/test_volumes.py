@@ -39,6 +39,7 @@ from tests.backend.exchange.export.exported import (
     save_manifest,
 )
 from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.imaging.shown import shown_mask
 from tests.backend.imaging.test_planes import planes
 from tests.backend.imaging.volume_files import save_dicom, slice_at
 
@@ -71,7 +72,7 @@ def test_a_label_volume_is_drawn_shown_and_read_back_voxel_by_voxel(
     truth = chance.integers(0, 3, volume.shape).astype(np.uint8)
     labelled = np.flatnonzero(chance.random(4) < 0.6).tolist()
     slices = [
-        drawn(i, *(plane.show_mask(plane.cut(truth, i) == number) for number in (1, 2)))
+        drawn(i, *(shown_mask(plane, plane.cut(truth, i) == number) for number in (1, 2)))
         for i in labelled
     ]
     folder = tmp_path_factory.mktemp("out")
