@@ -20,6 +20,7 @@ from backend.commands.quickstart import images, installation, preflight, progres
 from backend.commands.quickstart.images import Image
 from backend.commands.quickstart.process import has_display
 from backend.commands.quickstart.service import Backend
+from backend.commands.quickstart.state import Kind
 from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
 from backend.exchange.importing import Plan as ImportPlan
@@ -91,7 +92,7 @@ def run(plan: Plan, settings: Settings) -> None:
             require_access(client, settings.public_url)
         with progress.waiting("Starting Firstlight"):
             backend = started.enter_context(_backend(plan, settings, studio, folder))
-        project = project_of(plan, client, memory, folder, has_volumes=bool(volumes))
+        project = project_of(plan, client, memory, folder, "volumes" if volumes else "images")
         if volumes and plan.folder:
             here = _as_settings(settings, studio).model_copy(update={"data_dir": folder})
             import_volumes(here, client, project, images.root_of(plan.folder))
@@ -217,10 +218,13 @@ def project_of(
     client: LabelStudio,
     memory: state.Memory,
     folder: Path,
-    *,
-    has_volumes: bool = False,
+    kind: Kind,
 ) -> int:
-    """Return the project of the folder: that of an earlier run if it is still there, or a new."""
+    """Return the project of the folder: that of an earlier run if it is still there, or a new.
+
+    Raises:
+        ConfigError: If the project holds the files of the folder as another kind.
+    """
     root = plan.folder.resolve() if plan.folder else folder
     known = memory.projects.get(str(root))
     if known is not None:
@@ -229,13 +233,14 @@ def project_of(
         except NotFound:
             click.echo(f"Project {known} was deleted in Label Studio; making a new one.")
         else:
+            memory.require_kind(root, kind)
             click.echo(f"Going on with project {known} ({title}).")
             return known
     named = root.parent if root.name == "images" else root
     title = f"{named.name[:40]} (Firstlight)" if plan.folder else "Firstlight demo"
-    config = interface.of_slices(plan.labels, viewer=has_volumes)
+    config = interface.of_slices(plan.labels, viewer=kind == "volumes")
     project = TaskImport(client).create_project(title, config)
-    memory.with_project(root, project).write(folder)
+    memory.with_project(root, project, kind).write(folder)
     return project
 
 

@@ -8,8 +8,9 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +21,12 @@ from backend.settings import cache_folder
 _LOCK = "quickstart.lock"
 _PROJECTS = "quickstart.json"
 _VARIABLES = "quickstart.env"
+
+Kind = Literal["images", "volumes"]  # what the files of a folder are imported as
+_WHY: dict[Kind, str] = {
+    "images": "it holds no DICOM or NIfTI file any more",
+    "volumes": "it holds DICOM or NIfTI files now",
+}
 
 
 def demo_folder() -> Path:
@@ -74,11 +81,13 @@ class Memory:
 
     Attributes:
         label_studio: Address of a Label Studio that was there; "" for one of our own.
-        projects: The project of each folder of images.
+        projects: The project of each folder.
+        kinds: What the files of each folder were imported as.
     """
 
     label_studio: str
     projects: Mapping[str, int]
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     @classmethod
     def read(cls, state: Path, label_studio: str) -> Memory:
@@ -105,9 +114,28 @@ class Memory:
             )
         return memory
 
-    def with_project(self, images: Path, project: int) -> Memory:
+    def with_project(self, folder: Path, project: int, kind: Kind) -> Memory:
         """Return this memory with one more project."""
-        return Memory(self.label_studio, {**self.projects, str(images): project})
+        return replace(
+            self,
+            projects={**self.projects, str(folder): project},
+            kinds={**self.kinds, str(folder): kind},
+        )
+
+    def require_kind(self, folder: Path, kind: Kind) -> None:
+        """Raise if the files of a folder were imported as another kind: all would come again.
+
+        Raises:
+            ConfigError: Says why the kind is another one now.
+        """
+        known = self.kinds.get(str(folder), kind)
+        if known != kind:
+            raise ConfigError(
+                f"{folder} was imported as {known}, but would be imported as {kind} now, because "
+                f"{_WHY[kind]}: each scan would become a task a second time.",
+                "Restore its earlier files and name another folder for the others, or begin a new "
+                "project with --keep NEW_FOLDER.",
+            )
 
     def write(self, state: Path) -> None:
         """Keep this memory for the next run."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backend.commands.quickstart import images, run
-from backend.commands.quickstart.state import Memory
+from backend.commands.quickstart.state import Kind, Memory
 from backend.errors import ConfigError, LacksVariables, Unauthorized, Unreachable
 from backend.label_studio.client import LabelStudio
 from backend.settings import Settings
@@ -57,7 +57,7 @@ def test_a_folder_gets_one_project_and_a_new_one_after_its_deletion(
         path.mkdir(parents=True)
 
     def project() -> int:
-        return run.project_of(plan(folder), studio, Memory.read(state, ""), state)
+        return run.project_of(plan(folder), studio, Memory.read(state, ""), state, "images")
 
     first = project()
     assert fake.projects[first].title == "chest (Firstlight)"
@@ -66,6 +66,36 @@ def test_a_folder_gets_one_project_and_a_new_one_after_its_deletion(
     del fake.projects[first]
     assert project() in fake.projects
     assert "was deleted in Label Studio" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kinds", "why"),
+    [
+        (("images", "volumes"), "was imported as images.*it holds DICOM or NIfTI files now"),
+        (("volumes", "images"), "was imported as volumes.*no DICOM or NIfTI file any more"),
+    ],
+)
+def test_a_folder_whose_files_would_be_imported_a_second_time_is_refused(
+    studio: LabelStudio,
+    fake: FakeLabelStudio,
+    tmp_path: Path,
+    kinds: tuple[Kind, Kind],
+    why: str,
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+
+    def project(kind: Kind) -> int:
+        return run.project_of(plan(tmp_path), studio, Memory.read(state, ""), state, kind)
+
+    first, second = kinds
+    number = project(first)
+    with pytest.raises(ConfigError, match=why) as caught:
+        project(second)
+    assert "--keep NEW_FOLDER" in caught.value.fix
+    del fake.projects[number]
+    assert project(second) in fake.projects
+    assert project(second)
 
 
 def test_uploaded_images_are_known_by_the_mark_in_their_address(
@@ -87,7 +117,7 @@ def test_volumes_are_imported_once_beside_a_viewer(settings: Settings, tmp_path:
     for path in (folder, state):
         path.mkdir()
     save_nifti(folder / "a.nii", np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4))
-    project = run.project_of(plan(folder), studio, Memory.read(state, ""), state, has_volumes=True)
+    project = run.project_of(plan(folder), studio, Memory.read(state, ""), state, "volumes")
     here = settings.model_copy(update={"data_dir": state})
     for _ in range(2):
         run.import_volumes(here, studio, project, folder)

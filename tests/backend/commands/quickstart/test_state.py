@@ -40,12 +40,19 @@ def test_a_state_folder_of_ones_own_images_is_kept_and_serves_one_command(tmp_pa
 
 def test_the_project_of_a_folder_is_remembered(tmp_path: Path) -> None:
     images = tmp_path / "images"
-    Memory.read(tmp_path, "").with_project(images, 7).write(tmp_path)
+    Memory.read(tmp_path, "").with_project(images, 7, "images").write(tmp_path)
     assert Memory.read(tmp_path, "").projects == {str(images): 7}
 
 
+def test_a_state_folder_from_before_kinds_were_kept_is_read(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.json").write_text('{"label_studio": "", "projects": {"/a": 7}}')
+    memory = Memory.read(tmp_path, "")
+    assert memory.projects == {"/a": 7}
+    memory.require_kind(Path("/a"), "volumes")
+
+
 def test_a_state_folder_serves_one_label_studio(tmp_path: Path) -> None:
-    Memory.read(tmp_path, "http://a").with_project(tmp_path, 7).write(tmp_path)
+    Memory.read(tmp_path, "http://a").with_project(tmp_path, 7, "images").write(tmp_path)
     for other in ("http://b", ""):
         with pytest.raises(ConfigError, match="belongs to http://a") as caught:
             Memory.read(tmp_path, other)
