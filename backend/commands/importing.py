@@ -47,7 +47,7 @@ def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
     studio = LabelStudio(settings)
     tasks = TaskImport(studio)
     project = asked["project"] or _new_project(tasks, asked["title"], asked["labels"], found)
-    folder = folder_of(settings, project, source, asked["out"])
+    folder = _folder_of(settings, project, source, asked["out"])
     serving = _serving(tasks, project, folder, asked["local_files"])
     target = Target(project, settings.label_studio_url, folder, studio, tasks, serving)
     outcome = fill(settings, target, plan, found)
@@ -127,19 +127,33 @@ def _config_notes(studio: LabelStudio, project: int, found: Contents) -> Iterato
         )
 
 
-def folder_of(settings: Settings, project: int, source: Path, out: Path | None = None) -> Path:
+def _folder_of(settings: Settings, project: int, source: Path, out: Path | None) -> Path:
     """Return the folder of the manifest.
 
     Raises:
-        ConfigError: If it lies in the source: the next import would read its own pictures.
+        ConfigError: If it lies in the source.
     """
     folder = out or manifest.default_folder(settings, project)
+    require_outside(folder, source, "--out")
+    return folder
+
+
+def require_outside(folder: Path, source: Path, option: str) -> None:
+    """Raise if slices would be written into their source: the next import would read them.
+
+    Args:
+        folder: Holds the slices, or is above them.
+        source: What is imported.
+        option: Names another folder.
+
+    Raises:
+        ConfigError: If the folder lies in the source.
+    """
     if folder.resolve().is_relative_to(source.resolve()):
         raise ConfigError(
             f"The slices would be written into {source}, which is imported.",
-            "Name a folder elsewhere by --out.",
+            f"Name a folder elsewhere by {option}.",
         )
-    return folder
 
 
 def _serving(tasks: TaskImport, project: int, folder: Path, local_files: str) -> Serving:

@@ -25,7 +25,7 @@ from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
 from backend.exchange.importing import Plan as ImportPlan
 from backend.exchange.importing import Target
-from backend.exchange.manifest import VOLUME
+from backend.exchange.manifest import VOLUME, default_folder
 from backend.exchange.serving import Uploads
 from backend.imaging import sources
 from backend.imaging.sources import Reading
@@ -84,6 +84,7 @@ def run(plan: Plan, settings: Settings) -> None:
         folder = started.enter_context(_state_folder(plan, settings))
         memory = state.Memory.read(folder, plan.label_studio)
         pool, volumes = _pool(plan, folder)
+        kind: Kind = "volumes" if volumes else "images"
         _check(plan, folder, [*(image.path for image in pool), *volumes])
         studio = started.enter_context(_label_studio(plan, settings, folder))
         client = LabelStudio(_as_settings(settings, studio))
@@ -92,12 +93,9 @@ def run(plan: Plan, settings: Settings) -> None:
             require_access(client, settings.public_url)
         with progress.waiting("Starting Firstlight"):
             backend = started.enter_context(_backend(plan, settings, studio, folder))
-        project = project_of(plan, client, memory, folder, "volumes" if volumes else "images")
-        if volumes and plan.folder:
-            here = _as_settings(settings, studio).model_copy(update={"data_dir": folder})
-            import_volumes(here, client, project, images.root_of(plan.folder))
-        else:
-            _import(client, project, pool, settings.max_image_pixels)
+        project = project_of(plan, client, memory, folder, kind)
+        here = _as_settings(settings, studio).model_copy(update={"data_dir": folder})
+        _fill(plan, here, client, project, pool, kind)
         with progress.waiting("Connecting the project"):
             backend.connect(project, _options(plan, has_volumes=bool(volumes)))
         tasks = client.project(project).counters["task_number"]
@@ -125,10 +123,17 @@ def _state_folder(plan: Plan, settings: Settings) -> Iterator[Path]:
 
 
 def _pool(plan: Plan, folder: Path) -> tuple[list[Image], list[Path]]:
-    """Return the images, and the DICOM and NIfTI files, with which all is imported as volumes."""
+    """Return the images, and the DICOM and NIfTI files, with which all is imported as volumes.
+
+    Raises:
+        ConfigError: If there are no files, or the state lies among those of volumes.
+    """
     if plan.folder is None:
         return images.phantoms(plan.scans, folder / "phantoms", seed=plan.seed), []
-    return images.from_folder(plan.folder, state=folder)
+    pool, volumes = images.from_folder(plan.folder, state=folder)
+    if volumes:
+        importing.require_outside(folder, images.root_of(plan.folder), "--keep")
+    return pool, volumes
 
 
 def _check(plan: Plan, folder: Path, files: Sequence[Path]) -> None:
@@ -244,6 +249,21 @@ def project_of(
     return project
 
 
+def _fill(
+    plan: Plan,
+    settings: Settings,
+    client: LabelStudio,
+    project: int,
+    pool: list[Image],
+    kind: Kind,
+) -> None:
+    """Import what the project does not have yet."""
+    if plan.folder and kind == "volumes":
+        import_volumes(settings, client, project, images.root_of(plan.folder))
+    else:
+        _import(client, project, pool, settings.max_image_pixels)
+
+
 def import_volumes(settings: Settings, client: LabelStudio, project: int, source: Path) -> None:
     """Import a folder with volumes as `import` does; it makes nothing twice.
 
@@ -253,7 +273,7 @@ def import_volumes(settings: Settings, client: LabelStudio, project: int, source
     found = sources.contents(source, Reading(settings.max_image_pixels))
     for line in found.left_out:
         click.echo(f"Left out: {line}")
-    tasks, folder = TaskImport(client), importing.folder_of(settings, project, source)
+    tasks, folder = TaskImport(client), default_folder(settings, project)
     serving = Uploads(tasks, project, folder.resolve())
     target = Target(project, settings.label_studio_url, folder, client, tasks, serving)
     outcome = importing.fill(settings, target, ImportPlan(source, "percentile", "all"), found)

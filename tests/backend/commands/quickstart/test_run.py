@@ -125,10 +125,13 @@ def test_volumes_are_imported_once_beside_a_viewer(settings: Settings, tmp_path:
     assert "$slices" in fake.projects[project].label_config
 
 
-def test_a_state_folder_among_the_volumes_is_refused(settings: Settings, tmp_path: Path) -> None:
-    fake = FillableLabelStudio()
-    studio = LabelStudio(settings, fake.client())
-    save_nifti(tmp_path / "a.nii", np.zeros((5, 4, 3), np.int16), np.eye(4))
-    here = settings.model_copy(update={"data_dir": tmp_path / "state"})
-    with pytest.raises(ConfigError, match="would be written into"):
-        run.import_volumes(here, studio, fake.add_project(), tmp_path)
+def test_a_state_folder_among_the_volumes_is_refused_before_anything_starts(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = tmp_path / "scans"
+    save_nifti(scans / "a.nii", np.zeros((5, 4, 3), np.int16), np.eye(4))
+    monkeypatch.chdir(scans)
+    here = settings.model_copy(update={"data_dir": Path("data")})
+    with pytest.raises(ConfigError, match=r"would be written into .* elsewhere by --keep"):
+        run.run(plan(Path()), here)
+    assert [path.name for path in (scans / "data").iterdir()] == ["quickstart.lock"]
