@@ -27,6 +27,7 @@ from backend.label_studio.task_import import TaskImport
 from backend.options import as_object, parse_options
 from backend.settings import Settings
 
+GROUPED = {"group_by": VOLUME}  # the options of a project of volumes
 _MOST_NOTES = 20  # that are shown
 
 
@@ -183,7 +184,7 @@ def _report(outcome: Outcome, target: Target) -> None:
 
 def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> str:
     """Set `group_by` where this backend is connected and nothing else is set; say what holds."""
-    wanted = json.dumps({"group_by": VOLUME})
+    wanted = json.dumps(GROUPED)
     try:
         ours = [e for e in studio.entries(project) if connection.is_at(e, settings.public_url)]
         if not ours:
@@ -191,7 +192,7 @@ def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> s
         options = parse_options(ours[0].get("extra_params"))
         if options.group_by:
             return f"The project's slices are grouped by {options.group_by}."
-        given = {**as_object(ours[0].get("extra_params")), "group_by": VOLUME}
+        given = {**as_object(ours[0].get("extra_params")), **GROUPED}
         connection.register(settings, studio, project, json.dumps(given))
     except FirstlightError as error:
         return f"Set the option group_by to {VOLUME} in Settings > Model: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import click
 from pydantic import SecretStr
 
 from backend import PROGRAM
-from backend.commands import checks_installation, importing
+from backend.commands import checks_installation, connection, importing
 from backend.commands.quickstart import images, installation, preflight, progress, state
 from backend.commands.quickstart.images import Image
 from backend.commands.quickstart.process import has_display
@@ -25,7 +25,7 @@ from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
 from backend.exchange.importing import Plan as ImportPlan
 from backend.exchange.importing import Target
-from backend.exchange.manifest import VOLUME, default_folder
+from backend.exchange.manifest import default_folder
 from backend.exchange.serving import Uploads
 from backend.imaging import sources
 from backend.imaging.sources import Reading
@@ -87,17 +87,19 @@ def run(plan: Plan, settings: Settings) -> None:
         kind: Kind = "volumes" if volumes else "images"
         _check(plan, folder, [*(image.path for image in pool), *volumes])
         studio = started.enter_context(_label_studio(plan, settings, folder))
-        client = LabelStudio(_as_settings(settings, studio))
+        here = _as_settings(settings, studio, folder)
+        client = LabelStudio(here)
         started.callback(client.close)
         if not studio.own:
             require_access(client, settings.public_url)
+        memory = memory.with_port(plan.port).written(folder)
         with progress.waiting("Starting Firstlight"):
-            backend = started.enter_context(_backend(plan, settings, studio, folder))
+            backend = started.enter_context(_backend(memory.port, settings, studio, folder))
         project = project_of(plan, client, memory, folder, kind)
-        here = _as_settings(settings, studio).model_copy(update={"data_dir": folder})
         _fill(plan, here, client, project, pool, kind)
         with progress.waiting("Connecting the project"):
-            backend.connect(project, _options(plan, has_volumes=bool(volumes)))
+            address = backend.url if studio.own else settings.public_url
+            backend.connect(project, options_of(plan, client, project, address, kind))
         tasks = client.project(project).counters["task_number"]
         with progress.ordering("Ordering the scans", tasks) as show:
             backend.wait_for_queue(project, labels=0, seconds=math.inf, show=show)
@@ -108,10 +110,22 @@ def run(plan: Plan, settings: Settings) -> None:
         _watch(studio, backend)
 
 
-def _options(plan: Plan, *, has_volumes: bool) -> dict[str, object]:
-    """Return the project's options."""
-    if has_volumes:
-        return {"group_by": VOLUME}
+def options_of(
+    plan: Plan, client: LabelStudio, project: int, address: str, kind: Kind
+) -> Mapping[str, object]:
+    """Return the options to connect with: none if an entry is there, as it may hold a person's.
+
+    Args:
+        plan: Names the seed of synthetic scans.
+        client: Label Studio.
+        project: The project.
+        address: Of the service.
+        kind: What the project holds.
+    """
+    if any(connection.is_at(entry, address) for entry in client.entries(project)):
+        return {}
+    if kind == "volumes":
+        return importing.GROUPED
     return {"seed": plan.seed} if plan.folder is None else {}
 
 
@@ -184,19 +198,23 @@ def require_access(client: LabelStudio, url: str) -> None:
     checks_installation.webhook_address(client, url)
 
 
-def _as_settings(settings: Settings, studio: Studio) -> Settings:
+def _as_settings(settings: Settings, studio: Studio, folder: Path) -> Settings:
     token = SecretStr(studio.token)
     return settings.model_copy(
-        update={"label_studio_url": studio.url, "label_studio_api_key": token}
+        update={
+            "label_studio_url": studio.url,
+            "label_studio_api_key": token,
+            "data_dir": folder,
+        }
     )
 
 
-def _backend(plan: Plan, settings: Settings, studio: Studio, folder: Path) -> Backend:
+def _backend(port: int | None, settings: Settings, studio: Studio, folder: Path) -> Backend:
     if studio.own:
-        return Backend(studio.url, studio.token, folder, port=plan.port)
+        return Backend(studio.url, studio.token, folder, port=port)
     # It may have to be reached from another machine, with a password: as `start` would run it.
     env = own_variables(settings)
-    return Backend(studio.url, studio.token, folder, port=plan.port, env=env)
+    return Backend(studio.url, studio.token, folder, port=port, env=env)
 
 
 def own_variables(settings: Settings) -> dict[str, str]:
@@ -245,7 +263,7 @@ def project_of(
     title = f"{named.name[:40]} (Firstlight)" if plan.folder else "Firstlight demo"
     config = interface.of_slices(plan.labels, viewer=kind == "volumes")
     project = TaskImport(client).create_project(title, config)
-    memory.with_project(root, project, kind).write(folder)
+    memory.with_project(root, project, kind).written(folder)
     return project
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from backend.commands.quickstart.process import free_port, taken
 from backend.commands.quickstart.studio import IS_CLONE, ROOT
 from backend.errors import ConfigError
 from backend.settings import cache_folder
@@ -83,11 +84,13 @@ class Memory:
         label_studio: Address of a Label Studio that was there; "" for one of our own.
         projects: The project of each folder.
         kinds: What the files of each folder were imported as.
+        port: Where the service listened: Label Studio knows it by this address.
     """
 
     label_studio: str
     projects: Mapping[str, int]
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    port: int | None = None
 
     @classmethod
     def read(cls, state: Path, label_studio: str) -> Memory:
@@ -114,6 +117,14 @@ class Memory:
             )
         return memory
 
+    def with_port(self, asked: int | None) -> Memory:
+        """Return this memory with the port of this run: `asked`, that of the last, or a free one.
+
+        At another port the service would need a second entry in Label Studio.
+        """
+        last = self.port if self.port and not taken(self.port) else None
+        return replace(self, port=asked or last or free_port())
+
     def with_project(self, folder: Path, project: int, kind: Kind) -> Memory:
         """Return this memory with one more project."""
         return replace(
@@ -137,12 +148,13 @@ class Memory:
                 "project with --keep NEW_FOLDER.",
             )
 
-    def write(self, state: Path) -> None:
-        """Keep this memory for the next run."""
+    def written(self, state: Path) -> Memory:
+        """Return this memory, after keeping it for the next run."""
         path = state / _PROJECTS
         new = path.with_suffix(".new")
         new.write_text(json.dumps(asdict(self), indent=2), "utf-8")
         new.replace(path)
+        return self
 
 
 def write_variables(state: Path, variables: Mapping[str, str]) -> Path:

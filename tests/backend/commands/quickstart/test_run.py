@@ -125,6 +125,28 @@ def test_volumes_are_imported_once_beside_a_viewer(settings: Settings, tmp_path:
     assert "$slices" in fake.projects[project].label_config
 
 
+@pytest.mark.parametrize(
+    ("folder", "kind", "options"),
+    [
+        (None, "images", {"seed": 0}),
+        (Path("scans"), "images", {}),
+        (Path("scans"), "volumes", {"group_by": "volume"}),
+    ],
+)
+def test_only_a_project_without_an_entry_gets_options(
+    studio: LabelStudio,
+    fake: FakeLabelStudio,
+    folder: Path | None,
+    kind: Kind,
+    options: dict[str, object],
+) -> None:
+    project = fake.add_project()
+    fake.connect(project, url="http://127.0.0.1:9999")
+    assert run.options_of(plan(folder), studio, project, US, kind) == options
+    fake.connect(project, {"alpha": 0.5}, url=f"{US}/")
+    assert run.options_of(plan(folder), studio, project, US, kind) == {}
+
+
 def test_a_state_folder_among_the_volumes_is_refused_before_anything_starts(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
