@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from backend.errors import StorageError
 from backend.settings import load_settings, prepare_data_dir, require_api_key
 
 
@@ -46,4 +47,11 @@ def import_(source: Path, **asked: Any) -> None:
     prepare_data_dir(settings)
     from backend.commands import importing
 
-    sys.exit(0 if importing.run(settings, source, asked) else 1)
+    try:
+        complete = importing.run(settings, source, asked)
+    except OSError as error:
+        raise StorageError(
+            f"{error}.",
+            "Let this user read and write the file and its folder, and import again: it goes on.",
+        ) from error
+    sys.exit(0 if complete else 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from backend.commands import import_command, importing
-from backend.errors import ConfigError
+from backend.errors import ConfigError, StorageError
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface
 from backend.settings import Settings
@@ -183,6 +184,27 @@ def test_slices_are_not_written_into_the_source(
 def test_one_project_must_be_named(source: Path, arguments: list[str]) -> None:
     with pytest.raises(click.UsageError, match="Give --project ID or --new TITLE"):
         import_command.import_.main([str(source), *arguments], standalone_mode=False)
+
+
+def test_a_folder_of_another_user_is_named_with_a_fix(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    studio.add_project()
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setattr(import_command, "load_settings", lambda: settings)
+    monkeypatch.setattr(import_command, "prepare_data_dir", lambda settings: None)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    arguments = [str(source), "--project", "1", "--local-files", str(root)]
+    with pytest.raises(StorageError, match=r"Operation not permitted: .*firstlight.*\. Let this"):
+        import_command.import_.main(arguments, standalone_mode=False)
 
 
 def test_an_import_that_breaks_off_says_why(
