@@ -82,17 +82,19 @@ def run(plan: Plan, settings: Settings) -> None:
     began = time.monotonic()
     with ExitStack() as started:
         folder = started.enter_context(_state_folder(plan, settings))
-        memory = state.Memory.read(folder, plan.label_studio)
+        memory = state.Memory.read(folder, plan.label_studio).with_ports(
+            plan.port, plan.label_studio_port
+        )
         pool, volumes = _pool(plan, folder)
         kind: Kind = "volumes" if volumes else "images"
         _check(plan, folder, [*(image.path for image in pool), *volumes])
-        studio = started.enter_context(_label_studio(plan, settings, folder))
+        studio = started.enter_context(_label_studio(plan, settings, folder, memory))
         here = _as_settings(settings, studio, folder)
         client = LabelStudio(here)
         started.callback(client.close)
         if not studio.own:
             require_access(client, settings.public_url)
-        memory = memory.with_port(plan.port).written(folder)
+        memory.write(folder)
         with progress.waiting("Starting Firstlight"):
             backend = started.enter_context(_backend(memory.port, settings, studio, folder))
         project = project_of(plan, client, memory, folder, kind)
@@ -166,13 +168,15 @@ def _check(plan: Plan, folder: Path, files: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _label_studio(plan: Plan, settings: Settings, folder: Path) -> Iterator[Studio]:
+def _label_studio(
+    plan: Plan, settings: Settings, folder: Path, memory: state.Memory
+) -> Iterator[Studio]:
     """The Label Studio that is there, or one of our own while the block runs."""
     if plan.label_studio:
         yield Studio(plan.label_studio, settings.api_key)
         return
     venv = installation.environment()
-    own = OwnLabelStudio(folder / "label-studio", port=plan.label_studio_port, venv=venv)
+    own = OwnLabelStudio(folder / "label-studio", port=memory.studio_port, venv=venv)
     with ExitStack() as started:
         if own.is_new:
             with progress.waiting("Making Label Studio's database"):
@@ -263,7 +267,7 @@ def project_of(
     title = f"{named.name[:40]} (Firstlight)" if plan.folder else "Firstlight demo"
     config = interface.of_slices(plan.labels, viewer=kind == "volumes")
     project = TaskImport(client).create_project(title, config)
-    memory.with_project(root, project, kind).written(folder)
+    memory.with_project(root, project, kind).write(folder)
     return project
 
 

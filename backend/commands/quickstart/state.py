@@ -84,13 +84,15 @@ class Memory:
         label_studio: Address of a Label Studio that was there; "" for one of our own.
         projects: The project of each folder.
         kinds: What the files of each folder were imported as.
-        port: Where the service listened: Label Studio knows it by this address.
+        port: Where the service listened: its entry in Label Studio holds this address.
+        studio_port: Where a Label Studio of our own listened: manifests hold this address.
     """
 
     label_studio: str
     projects: Mapping[str, int]
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     port: int | None = None
+    studio_port: int | None = None
 
     @classmethod
     def read(cls, state: Path, label_studio: str) -> Memory:
@@ -117,13 +119,18 @@ class Memory:
             )
         return memory
 
-    def with_port(self, asked: int | None) -> Memory:
-        """Return this memory with the port of this run: `asked`, that of the last, or a free one.
+    def with_ports(self, asked: int | None, studio_asked: int | None) -> Memory:
+        """Return this memory with the ports of this run.
 
-        At another port the service would need a second entry in Label Studio.
+        Args:
+            asked: Of the service; None for the port of the last run, or else a free one.
+            studio_asked: The same of Label Studio.
         """
-        last = self.port if self.port and not taken(self.port) else None
-        return replace(self, port=asked or last or free_port())
+        return replace(
+            self,
+            port=asked or _free(self.port),
+            studio_port=studio_asked or _free(self.studio_port),
+        )
 
     def with_project(self, folder: Path, project: int, kind: Kind) -> Memory:
         """Return this memory with one more project."""
@@ -148,13 +155,16 @@ class Memory:
                 "project with --keep NEW_FOLDER.",
             )
 
-    def written(self, state: Path) -> Memory:
-        """Return this memory, after keeping it for the next run."""
+    def write(self, state: Path) -> None:
+        """Keep this memory for the next run."""
         path = state / _PROJECTS
         new = path.with_suffix(".new")
         new.write_text(json.dumps(asdict(self), indent=2), "utf-8")
         new.replace(path)
-        return self
+
+
+def _free(last: int | None) -> int:
+    return last if last and not taken(last) else free_port()
 
 
 def write_variables(state: Path, variables: Mapping[str, str]) -> Path:

@@ -41,19 +41,20 @@ def test_a_state_folder_of_ones_own_images_is_kept_and_serves_one_command(tmp_pa
 
 def test_the_project_of_a_folder_is_remembered(tmp_path: Path) -> None:
     images = tmp_path / "images"
-    Memory.read(tmp_path, "").with_project(images, 7, "images").written(tmp_path)
+    Memory.read(tmp_path, "").with_project(images, 7, "images").write(tmp_path)
     assert Memory.read(tmp_path, "").projects == {str(images): 7}
 
 
-def test_the_service_listens_where_it_did_unless_another_port_is_asked_for(tmp_path: Path) -> None:
-    first = Memory.read(tmp_path, "").with_port(None)
-    first.with_project(tmp_path, 7, "images").written(tmp_path)
+def test_servers_listen_where_they_did_unless_other_ports_are_asked_for(tmp_path: Path) -> None:
+    first = Memory.read(tmp_path, "").with_ports(None, None)
+    first.with_project(tmp_path, 7, "images").write(tmp_path)
     again = Memory.read(tmp_path, "")
-    assert again.with_port(None) == again
-    assert again.port == first.port
-    assert again.with_port(9191).port == 9191
+    assert again.with_ports(None, None) == again
+    assert (again.port, again.studio_port) == (first.port, first.studio_port)
+    asked = again.with_ports(9191, 8181)
+    assert (asked.port, asked.studio_port) == (9191, 8181)
     with socket.create_server(("127.0.0.1", again.port or 0)):
-        assert again.with_port(None).port != again.port
+        assert again.with_ports(None, None).port != again.port
 
 
 def test_a_state_folder_from_before_kinds_were_kept_is_read(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_state_folder_from_before_kinds_were_kept_is_read(tmp_path: Path) -> N
 
 
 def test_a_state_folder_serves_one_label_studio(tmp_path: Path) -> None:
-    Memory.read(tmp_path, "http://a").with_project(tmp_path, 7, "images").written(tmp_path)
+    Memory.read(tmp_path, "http://a").with_project(tmp_path, 7, "images").write(tmp_path)
     for other in ("http://b", ""):
         with pytest.raises(ConfigError, match="belongs to http://a") as caught:
             Memory.read(tmp_path, other)
