@@ -90,7 +90,8 @@ def test_what_an_export_left_out_does_not_stop_its_download(
     known: Settings, program: Program
 ) -> None:
     program(f"{WRITES}\nprint('1 times something was left out')\nsys.exit(1)")
-    Downloads(known).archive(3, "png").close()
+    with Downloads(known).archive(3, "png") as file, zipfile.ZipFile(file) as archive:
+        assert archive.namelist() == ["project-3/masks/a.png"]
 
 
 def test_a_crash_is_a_number_on_the_page_and_its_place_in_the_log(
