@@ -30,6 +30,15 @@ def fits(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> 
     return isinstance(value, kind)
 
 
+def annotator(annotation: Mapping[str, Any]) -> int:
+    """Return the user id of the person who submitted an annotation, 0 if it names nobody."""
+    user = annotation.get("completed_by")
+    number = user.get("id") if isinstance(user, dict) else user
+    if isinstance(number, bool) or not isinstance(number, int):
+        return 0
+    return number if 0 < number < 2**31 else 0
+
+
 def is_label_studios(response: httpx.Response) -> bool:
     """Return whether an error comes from Label Studio itself, and not from a proxy."""
     try:

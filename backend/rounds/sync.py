@@ -11,6 +11,7 @@ from typing import Any
 
 from backend.errors import OptionsError, Unreachable
 from backend.label_studio import labels
+from backend.label_studio.answers import annotator
 from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio, ProjectInfo
 from backend.label_studio.moments import moment, notation
 from backend.options import ProjectOptions, parse_options
@@ -196,7 +197,7 @@ class _Copy:
 
     def _rows(self, annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the ledger's rows of some annotations; one of them is in memory as a whole."""
-        drawn = [(_user(found), _annotation_row(found, self.config)) for found in annotations]
+        drawn = [(annotator(found), _annotation_row(found, self.config)) for found in annotations]
         numbers = self.store.annotators.numbers(
             self.project_id, [user for user, _ in drawn if user]
         )
@@ -290,15 +291,6 @@ def _drawn(result: list[Any], config: labels.LabelConfig) -> dict[str, Any]:
     except ValueError as error:
         return {**_UNREAD, "problem": str(error)}
     return {"problem": "", "area": float(mask.any(axis=0).mean()), **origins}
-
-
-def _user(annotation: dict[str, Any]) -> int:
-    """Return the id of the user who submitted an annotation, 0 if it is not told."""
-    user = annotation.get("completed_by")
-    number = user.get("id") if isinstance(user, dict) else user
-    if isinstance(number, bool) or not isinstance(number, int):
-        return 0
-    return number if 0 < number < 2**31 else 0
 
 
 def _seconds(lead_time: object) -> float | None:

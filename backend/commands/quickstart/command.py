@@ -1,4 +1,4 @@
-"""firstlight quickstart [FOLDER]: what is typed, and what it asks for."""
+"""The command `quickstart` and its options."""
 
 from __future__ import annotations
 

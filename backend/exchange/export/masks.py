@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from backend.exchange.export.cases import Scan
 from backend.label_studio import labels
+from backend.label_studio.answers import annotator
 from backend.label_studio.moments import moment
 
 Mask = npt.NDArray[np.bool_]
@@ -127,13 +128,6 @@ def versions(submissions: Sequence[Submission], merging: Merging) -> dict[str, l
 
 def _age(submission: Submission) -> tuple[float, int]:
     return moment(submission.annotation["updated_at"]), int(submission.annotation["id"])
-
-
-def annotator(annotation: Annotation) -> int:
-    """Return Label Studio's id of the person who made an annotation, 0 if it names nobody."""
-    by = annotation.get("completed_by")
-    by = by.get("id") if isinstance(by, dict) else by
-    return by if isinstance(by, int) else 0
 
 
 def folder_of(person: int) -> str:

@@ -11,9 +11,10 @@ from typing import IO, Any
 
 from backend.exchange.export.cases import Scan, scans_of
 from backend.exchange.export.files import Files
-from backend.exchange.export.masks import Annotation, annotator, submitted
+from backend.exchange.export.masks import Annotation, submitted
 from backend.exchange.export.sides import Sides
 from backend.label_studio import labels
+from backend.label_studio.answers import annotator
 from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio
 from backend.rounds.services import Services
 from backend.storage.database import in_parts
