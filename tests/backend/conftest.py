@@ -14,6 +14,7 @@ from backend.imaging.decoder_process import Decoders
 from backend.imaging.fetch import ImageSource
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
+from backend.options import ProjectOptions
 from backend.rounds.services import Services
 from backend.settings import Settings
 from backend.storage.database import sqlite_path
@@ -51,6 +52,15 @@ def _loggers() -> Iterator[None]:
         logger.handlers[:] = handlers
         logger.setLevel(level)
         logger.propagate = propagate
+
+
+@pytest.fixture
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a setting nor an option comes from the environment."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name in ProjectOptions.model_fields:
+        monkeypatch.delenv(f"FIRSTLIGHT_{name.upper()}", raising=False)
 
 
 @pytest.fixture

@@ -8,19 +8,12 @@ import pytest
 from backend.errors import OptionsError
 from backend.options import ProjectOptions, parse_options
 from backend.settings import (
-    Settings,
     load_settings,
 )
 from model import encoders, plugins, registry
 from tests.model.plugs import plug
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name in ProjectOptions.model_fields:
-        monkeypatch.delenv(f"FIRSTLIGHT_{name.upper()}", raising=False)
+pytestmark = pytest.mark.usefixtures("no_environment")
 
 
 @pytest.mark.parametrize(

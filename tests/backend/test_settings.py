@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from backend.errors import ConfigError
-from backend.options import ProjectOptions, parse_options
+from backend.options import parse_options
 from backend.settings import (
     Settings,
     cache_folder,
@@ -19,13 +19,7 @@ from backend.settings import (
     require_api_key,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name in ProjectOptions.model_fields:
-        monkeypatch.delenv(f"FIRSTLIGHT_{name.upper()}", raising=False)
+pytestmark = pytest.mark.usefixtures("no_environment")
 
 
 def test_without_an_environment_everything_has_a_default() -> None:
