@@ -4,7 +4,9 @@
 
 DIR holds scans or volumes, as for `simulate` (docs/experiments.md). Of volumes, `--labels` counts
 patients; every fifth slice of each is labelled, and every second slice of twelve other patients is
-the test. Otherwise `--labels` counts scans, and 60 others are the test.
+the test. Otherwise `--labels` counts scans, and 60 others are the test. A recipe of a pool
+(bench/pools/*.toml, its folders beside DIR's) may stand in place of DIR; its held-out scans are the
+test.
 
 0 minutes are the training of a round. The pace of that training turns minutes into steps, as in
 production, so a result follows from the number of steps and not from what else runs.
@@ -22,7 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.experiments import datasets
+from backend.experiments import datasets, draws, pools
+from backend.experiments.draws import Draws
+from backend.experiments.scans import Dataset
 from backend.imaging.scan_cache import WORKING_SIZE
 from model.ensemble import Ensemble
 from model.evaluation import MAIN, METRICS, Masks
@@ -46,10 +50,14 @@ class Pool:
     masks: list[Masks]
     groups: list[int]
     volumes: bool
+    draws: Draws | None = None  # of a recipe
 
     def divide(self, labels: int, draw: int) -> tuple[list[int], list[int]]:
         """Return the rows that are labelled and those of the test."""
         chance = np.random.default_rng(draw)
+        if self.draws is not None:
+            rows, held_out = self.draws.of(draw)
+            return chance.permutation(rows).tolist()[:labels], list(held_out)
         if not self.volumes:
             order = chance.permutation(len(self.images)).tolist()
             return order[:labels], order[labels:][-TEST_SCANS:]
@@ -71,17 +79,39 @@ class Pool:
         )
 
 
-def read(folder: Path) -> Pool:
-    """Return the scans of a folder; slices of volumes are grouped by patient."""
-    patients = "" if (folder / "labels").is_dir() else None
-    found = datasets.find(folder, max_pixels=MOST_PIXELS, patients=patients)
-    with tempfile.TemporaryDirectory() as kept:
-        scans = datasets.keep(found, Path(kept), longest=WORKING_SIZE).scans
-        images, masks = zip(*(scan.load() for scan in scans), strict=True)
-    keys = [found.patients.get(scan.name, scan.name) for scan in scans]
+def read(source: Path, root: Path | None = None) -> Pool:
+    """Return the scans of a folder, or all that a recipe may draw from.
+
+    Slices of volumes are grouped by patient.
+
+    Args:
+        source: A folder or a recipe.
+        root: The parent of the recipe's folders.
+    """
+    if source.suffix == ".toml":
+        return _read_recipe(source, root or source.parent)
+    patients = "" if (source / "labels").is_dir() else None
+    found = datasets.find(source, max_pixels=MOST_PIXELS, patients=patients)
+    images, masks, _ = _load(found)
+    keys = [found.patients.get(scan.name, scan.name) for scan in found.scans]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     groups = [numbers[key] for key in keys]
-    return Pool(list(images), list(masks), groups, volumes=patients is not None)
+    return Pool(images, masks, groups, volumes=patients is not None)
+
+
+def _read_recipe(path: Path, root: Path) -> Pool:
+    recipe = pools.read(path)
+    mixture = pools.mix(recipe, root, max_pixels=MOST_PIXELS)
+    images, masks, patients = _load(mixture.dataset)
+    return Pool(images, masks, patients, False, draws.plan(recipe, mixture, patients, split_seed=0))
+
+
+def _load(dataset: Dataset) -> tuple[list[Image], list[Masks], list[int]]:
+    """Return images, masks and patients of all scans at working size."""
+    with tempfile.TemporaryDirectory() as kept:
+        scans = datasets.keep(dataset, Path(kept), longest=WORKING_SIZE).scans
+        images, masks = zip(*(scan.load() for scan in scans), strict=True)
+    return list(images), list(masks), [scan.patient for scan in scans]
 
 
 def measure(pool: Pool, rows: Sequence[int], model: Fitted | Ensemble) -> dict[str, float]:
