@@ -91,17 +91,17 @@ def cluster(points: Array, limit: int, *, seed: int = 0) -> Clustering:
     return replace(described, silhouette=allowed.silhouette, strays=strays)
 
 
-def partition(points: Array, k: int, *, seed: int = 0) -> Array:
+def partition(points: Array, k: int, *, seed: int = 0, starts: int = STARTS) -> Array:
     """Return the k-means cluster of each row, shape (n,), numbered from the largest on.
 
     With fewer than k distinct points there are fewer clusters. For pools from 5,000 scans on,
-    k-means runs on a sample that is large enough for k clusters.
+    k-means runs on a sample that is large enough for k clusters. It is the best of so many starts.
     """
     if not len(points):
         return np.empty(0, int)
     size = min(len(points), max(pool.LARGE, MEMBERS * k))
     seen = points[sample(np.arange(len(points)), seed, size)]
-    labels, centres = _kmeans(seen, min(k, len(np.unique(seen, axis=0))), seed)
+    labels, centres = _kmeans(seen, min(k, len(np.unique(seen, axis=0))), seed, starts)
     return _by_size(labels if len(seen) == len(points) else assign(points, centres))
 
 
@@ -147,13 +147,13 @@ def centroids(points: Array, clusters: Array) -> Array:
     return np.column_stack(sums) / np.bincount(clusters)[:, None]
 
 
-def _kmeans(points: Array, k: int, seed: int) -> tuple[Array, Array]:
+def _kmeans(points: Array, k: int, seed: int, starts: int = STARTS) -> tuple[Array, Array]:
     with warnings.catch_warnings():
         # Points closer than rounding errors may share a centre; fewer clusters are then right.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # Use one thread: threads add in any order, and a rounding error may move a scan.
         with _threads().limit(limits=1):
-            fitted = KMeans(k, n_init=STARTS, random_state=seed).fit(points)
+            fitted = KMeans(k, n_init=starts, random_state=seed).fit(points)
     used = np.unique(fitted.labels_)
     return fitted.labels_, fitted.cluster_centers_[used]
 

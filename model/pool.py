@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
 
 Array = npt.NDArray[Any]
 
@@ -162,6 +163,21 @@ def nearest(points: Array, chosen: Array) -> Array:
     if points.shape[1] <= FEW_AXES:
         return np.asarray(cKDTree(chosen).query(points)[0])
     return _joined(_nearest_of(points[part], chosen) for part in chunks(len(points)))
+
+
+def neighbours(points: Array, others: Array, number: int) -> Array:
+    """Return the rows of each point's nearest others, nearest first, shape (n, number).
+
+    Args:
+        points: Shape (n, m).
+        others: Shape (o, m).
+        number: At least 1, at most o.
+    """
+    if points.shape[1] <= FEW_AXES:
+        rows = cKDTree(others).query(points, k=number)[1]
+        return np.asarray(rows).reshape(-1, number)
+    found = NearestNeighbors(n_neighbors=number, algorithm="brute").fit(others)
+    return np.asarray(found.kneighbors(points, return_distance=False))
 
 
 def assign(points: Array, centres: Array) -> Array:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
+
+from model import pool
 
 Floats = NDArray[np.floating]
 Rows = NDArray[np.intp]
@@ -50,7 +51,7 @@ def to_score(
     uncertain = _highest(np.nan_to_num(known[rows], nan=-np.inf), share, known[rows] > -np.inf)
     far: Flags = np.zeros(len(rows), bool)
     if labelled.any():
-        distances, _ = KDTree(coordinates[labelled]).query(coordinates[rows])
+        distances = pool.nearest(coordinates[rows], coordinates[labelled])
         far = _highest(distances, share, ~uncertain)
     rest = np.flatnonzero(~uncertain & ~far)
     chosen = np.random.default_rng(seed).permutation(rest)[: limit - uncertain.sum() - far.sum()]
@@ -72,9 +73,9 @@ def estimated(known: Floats, coordinates: Floats, wanted: Flags) -> Floats:
     if not there.any() or not missing.any():
         return known
     number = min(NEIGHBOURS, int(there.sum()))
-    _, nearest = KDTree(coordinates[there]).query(coordinates[missing], k=number)
+    nearest = pool.neighbours(coordinates[missing], coordinates[there], number)
     filled = known.copy()
-    filled[missing] = known[there][nearest.reshape(-1, number)].mean(axis=1)
+    filled[missing] = known[there][nearest].mean(axis=1)
     return filled
 
 

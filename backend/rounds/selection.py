@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from backend.rounds import stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
+from backend.storage.embeddings import Place
 from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import FIRST_OF_SOURCE, QueueRecord
 from backend.storage.store import Store
@@ -92,8 +94,7 @@ class Selector:
 
     def readable(self, now: Ledger) -> list[int]:
         """Return the tasks that have an embedding, by id."""
-        known = self._store.embeddings.all(self._project.id, self.encoder)
-        return [task.id for task in now.tasks if task.id in known]
+        return [task.id for task in now.tasks if task.id in self._embedded]
 
     def pool(self, now: Ledger) -> list[tuple[int, str]]:
         """Return (task id, address) of the scans that a model has to judge."""
@@ -308,10 +309,14 @@ class Selector:
         numbers: npt.NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
         return numbers
 
+    @cached_property
+    def _embedded(self) -> dict[int, Place]:
+        """File and row of each scan's embedding, by task id, when they are first asked for."""
+        return self._store.embeddings.all(self._project.id, self.encoder)
+
     def _map(self) -> Map:
         chosen = self._options
-        embedded = self._store.embeddings.all(self._project.id, self.encoder)
-        maps = Maps(self._files, embedded, self._widths)
+        maps = Maps(self._files, self._embedded, self._widths)
         space = Space(self.encoder, chosen.projection, chosen.seed)
         try:
             return maps.current(space, chosen.cold_start_budget)

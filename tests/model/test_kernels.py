@@ -119,3 +119,10 @@ def test_equal_scans_are_covered_by_one_label_among_them() -> None:
     labelled = np.array([True, False, False, False])
     assert share_alike(np.zeros((4, 2)), labelled) == 1
     assert share_alike(np.zeros((0, 2)), np.zeros(0, bool)) == 1
+
+
+def test_the_share_of_a_large_pool_is_estimated_from_a_sample() -> None:
+    points = blobs(4, 1500)
+    labelled = np.zeros(len(points), bool)
+    labelled[:1500] = True
+    assert share_alike(points, labelled) == pytest.approx(1 / 4, abs=0.02)
