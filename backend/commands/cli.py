@@ -13,6 +13,7 @@ import click
 from backend import __version__, logs
 from backend.commands.export import export
 from backend.commands.import_command import import_
+from backend.commands.migrate import migrate
 from backend.commands.quickstart.command import quickstart
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
@@ -317,7 +318,7 @@ def simulate(
     sys.exit(1 if failed else 0)
 
 
-for command in (export, import_, quickstart):
+for command in (export, import_, migrate, quickstart):
     cli.add_command(command)
 
 
