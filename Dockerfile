@@ -3,10 +3,13 @@
 #   docker build .                                                 torch as pinned, with CUDA
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .     without CUDA
 #
-# To build the same image again later, name the base by its digest:
+# CUDA's libraries come with torch, so both are built on the same base. To build the same image again
+# later, name the base by its digest:
 #   --build-arg PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:...
+# and to say what it was built from:
+#   --build-arg REVISION=$(git rev-parse HEAD)
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
-FROM $PYTHON_IMAGE
+FROM $PYTHON_IMAGE AS packages
 
 # Your own package index, instead of pypi.org.
 ARG PIP_INDEX_URL
@@ -34,6 +37,16 @@ RUN set -eu; \
     pip check; \
     rm -f /tmp/locked.txt /tmp/torch.txt /tmp/others.txt
 
+# The list of these packages (CycloneDX), made by a tool that does not get into the image.
+FROM packages AS bill
+ARG PIP_INDEX_URL
+COPY requirements-sbom.txt pyproject.toml /app/
+RUN python -m venv /sbom && \
+    /sbom/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement /app/requirements-sbom.txt
+RUN /sbom/bin/cyclonedx-py environment --pyproject /app/pyproject.toml --output-reproducible \
+    --validate --output-file /app/sbom.cdx.json "$(command -v python)"
+
+FROM packages
 # A fixed user id, so that a volume belongs to the same user in every later image.
 RUN useradd --uid 1000 --create-home firstlight && install -d -o firstlight -g firstlight /data
 
@@ -46,7 +59,23 @@ COPY model /app/model
 COPY backend /app/backend
 RUN python -m compileall -q model backend
 
+COPY --from=bill /app/sbom.cdx.json /app/
+
+# Behind the layers that take long, because each commit changes them.
+ARG PYTHON_IMAGE
+ARG REVISION=""
+LABEL org.opencontainers.image.title="Firstlight" \
+    org.opencontainers.image.description="An active-learning backend for Label Studio" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="$REVISION" \
+    org.opencontainers.image.base.name="$PYTHON_IMAGE"
+
 USER firstlight
 VOLUME /data
 EXPOSE 9090
+# Of `start` and `web`. A container with a worker alone listens nowhere: docker-compose.yml and the Helm
+# chart ask it by `worker --alive`.
+HEALTHCHECK --interval=10s --timeout=10s --retries=6 --start-period=1m \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/health', timeout=5)"]
 CMD ["python", "-m", "backend", "start"]

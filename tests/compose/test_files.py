@@ -1,17 +1,22 @@
-"""What docker-compose.yml and .env.example name is what there is."""
+"""What docker-compose.yml, .env.example and the Dockerfile name is what there is."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from packaging.utils import canonicalize_name
 
+from backend import __version__
 from backend.commands.quickstart.studio import ROOT
 from backend.imaging.decoder_process import MEMORY
 from backend.options import ProjectOptions
@@ -74,6 +79,53 @@ def test_the_image_installs_every_package_of_the_lock_by_its_hashes(
         assert bare == []
         assert [line.split()[0] for line in pinned] == locked
     assert any(line.startswith("install") and "--require-hashes" in line for line in lines)
+
+
+def test_the_image_stands_on_its_base_alone_and_takes_only_what_the_build_may_see() -> None:
+    stages = dict(re.findall(r"^FROM (\S+)(?: AS (\w+))?$", DOCKERFILE, flags=re.MULTILINE))
+    assert stages.keys() == {"$PYTHON_IMAGE", "packages"}
+    let_in = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE))
+    copied = re.findall(r"^COPY (?!--from)(.+) /app/\S*$", DOCKERFILE, flags=re.MULTILINE)
+    assert {name for line in copied for name in line.split()} == let_in
+
+
+def test_the_image_says_what_it_is() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="(.*)"', DOCKERFILE))
+    assert labels["version"] == __version__
+    assert labels["licenses"] == "Apache-2.0"
+    assert (labels["revision"], labels["base.name"]) == ("$REVISION", "$PYTHON_IMAGE")
+
+
+def test_the_image_runs_as_its_own_user_and_is_asked_as_the_web_service_is() -> None:
+    assert re.findall(r"^USER (\w+)$", DOCKERFILE, flags=re.MULTILINE) == ["firstlight"]
+    assert re.search(r"^RUN ", DOCKERFILE.partition("\nUSER ")[2], flags=re.MULTILINE) is None
+    [check] = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.+\])$", DOCKERFILE, flags=re.MULTILINE)
+    [_, *asked] = SERVICES["web"]["healthcheck"]["test"]
+    assert json.loads(check.replace("'", '\\"')) == asked
+    assert SERVICES["worker"]["healthcheck"]["test"][-2:] == ["worker", "--alive"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_bill_of_the_image_is_valid_and_lists_every_package(tmp_path: Path) -> None:
+    [command] = re.findall(
+        r"^RUN (/sbom/bin/cyclonedx-py .*?)\n\n", DOCKERFILE, flags=re.DOTALL | re.M
+    )
+    programs = Path(sys.executable).parent
+    for written, here in (
+        ("/sbom/bin/cyclonedx-py", f"{sys.executable} -m cyclonedx_py"),
+        ("/app/pyproject.toml", str(ROOT / "pyproject.toml")),
+        ("/app/", f"{tmp_path}/"),
+    ):
+        command = command.replace(written, here)
+    assert " --validate " in command, "the tool fails unless the result fits CycloneDX's schema"
+    environment = {"PATH": f"{programs}:{os.defpath}"}
+    subprocess.run(["sh", "-euc", command], env=environment, check=True)
+    read = json.loads((tmp_path / "sbom.cdx.json").read_text())
+    assert read["metadata"]["component"]["name"] == "firstlight"
+    listed = {(canonicalize_name(one["name"]), one["version"]) for one in read["components"]}
+    assert listed == {(canonicalize_name(one.name), one.version) for one in distributions()}
+    assert all(one["purl"].startswith("pkg:pypi/") for one in read["components"])
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("requirements*.txt")), ids=lambda file: file.name)
