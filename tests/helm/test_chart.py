@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import kubernetes_validate
@@ -254,6 +256,20 @@ def test_a_mistake_in_the_values_is_said(change: str, said: str) -> None:
     assert done.returncode
     assert said in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@needs_helm
+def test_the_values_in_the_docs_are_taken(tmp_path: Path) -> None:
+    pages = (ROOT / "docs" / "kubernetes.md", ROOT / "docs" / "gpu.md")
+    written = "".join(page.read_text() for page in pages)
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", written, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    given: list[str | Path] = []
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(dedent(block))
+        given += ["--values", tmp_path / f"{number}.yaml"]
+    done = helm("template", "firstlight", CHART, *given)
+    assert not done.returncode, done.stderr
 
 
 @needs_helm
