@@ -37,8 +37,8 @@ RUN set -eu; \
     pip check; \
     rm -f /tmp/locked.txt /tmp/torch.txt /tmp/others.txt
 
-# The list of these packages (CycloneDX), made by a tool that does not get into the image.
-FROM packages AS bill
+# The list of these packages (SBOM, in CycloneDX), made by a tool that does not get into the image.
+FROM packages AS sbom
 ARG PIP_INDEX_URL
 COPY requirements-sbom.txt pyproject.toml /app/
 RUN python -m venv /sbom && \
@@ -59,7 +59,7 @@ COPY model /app/model
 COPY backend /app/backend
 RUN python -m compileall -q model backend
 
-COPY --from=bill /app/sbom.cdx.json /app/
+COPY --from=sbom /app/sbom.cdx.json /app/
 
 # Behind the layers that take long, because each commit changes them.
 ARG PYTHON_IMAGE

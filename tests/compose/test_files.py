@@ -107,7 +107,7 @@ def test_the_image_runs_as_its_own_user_and_is_asked_as_the_web_service_is() -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_bill_of_the_image_is_valid_and_lists_every_package(tmp_path: Path) -> None:
+def test_the_sbom_of_the_image_is_valid_and_lists_every_package(tmp_path: Path) -> None:
     [command] = re.findall(
         r"^RUN (/sbom/bin/cyclonedx-py .*?)\n\n", DOCKERFILE, flags=re.DOTALL | re.M
     )
