@@ -1,9 +1,10 @@
 """The label config's classes, and Label Studio's regions as masks and back."""
 
+from backend.label_studio.labels.addresses import address
 from backend.label_studio.labels.config import LabelConfig, Tool, parse
 from backend.label_studio.labels.merge import merge
 from backend.label_studio.labels.prompts import Prompt, Prompts, prompts
-from backend.label_studio.labels.reading import masks, origins, planes
+from backend.label_studio.labels.reading import check_pages, masks, origins, planes, stacked
 from backend.label_studio.labels.shapes import SHAPES
 from backend.label_studio.labels.writing import region_id, regions, regions_of
 
@@ -13,6 +14,8 @@ __all__ = [
     "Prompt",
     "Prompts",
     "Tool",
+    "address",
+    "check_pages",
     "masks",
     "merge",
     "origins",
@@ -22,4 +25,5 @@ __all__ = [
     "region_id",
     "regions",
     "regions_of",
+    "stacked",
 ]

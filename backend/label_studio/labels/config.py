@@ -51,6 +51,7 @@ class LabelConfig:
     rows: Mapping[str, int] = field(default_factory=dict)  # every name of a label -> its class
     notes: tuple[str, ...] = ()  # parts of the interface that train nothing
     prompts: tuple[str, ...] = ()  # smart tags: their clicks and boxes are prompts, never labels
+    paged: bool = False  # the image is a valueList: its tasks are slabs, their regions have pages
 
     def tool_for(self, label: str) -> Tool:
         """Return the tool that a draft of this label is drawn with."""
@@ -61,6 +62,7 @@ class LabelConfig:
 def parse(xml: str) -> LabelConfig:
     """Return the classes of a labelling interface: one Image, and tags that draw masks on it.
 
+    The Image may have a valueList instead of a value: its tasks are then slabs of several pages.
     Further Images with a valueList, on which nothing is drawn, may stand beside it as viewers.
 
     A label goes by its alias where it has one, as in the results that Label Studio stores. Its
@@ -101,6 +103,7 @@ def parse(xml: str) -> LabelConfig:
         rows=_rows(labels, labelling),
         notes=tuple(_notes(others, prompting)),
         prompts=tuple(_name(tag) for tag in prompting),
+        paged=_is_paged(image),
     )
 
 
@@ -143,6 +146,10 @@ def _is_viewer(image: Element, tags: Sequence[Element]) -> bool:
     return bool(image.get("valueList")) and not image.get("value") and not bound
 
 
+def _is_paged(image: Element) -> bool:
+    return not image.get("value") and bool(image.get("valueList"))
+
+
 def _without_tools(tags: Sequence[Element]) -> UnsupportedLabelConfig:
     others = sorted({_shown(tag.tag) for tag in tags if tag.get("toName")})
     return UnsupportedLabelConfig(
@@ -153,12 +160,14 @@ def _without_tools(tags: Sequence[Element]) -> UnsupportedLabelConfig:
 
 
 def _data_key(image: Element) -> str:
-    value = image.get("value")
+    attribute = "valueList" if _is_paged(image) else "value"
+    value = image.get(attribute)
     key = _DATA_KEY.fullmatch((value or "").strip())
     if key is None:
         raise UnsupportedLabelConfig(
-            f"The Image tag's value is {_shown(value)}, expected one data key such as $image.",
-            'Set value="$image", with the key that holds the image in your tasks.',
+            f"The Image tag's {attribute} is {_shown(value)}, expected one data key such as "
+            "$image.",
+            f'Set {attribute}="$image", with the key that holds the image in your tasks.',
         )
     return key[1]
 

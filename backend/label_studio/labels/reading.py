@@ -29,8 +29,10 @@ _UNREAD = frozenset({"bitmask", "bitmasklabels"})
 _CLICKED = "keypointlabels"
 
 
-def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Mask:
-    """Return what an annotation's regions cover, shape (c, h, w), in the labels' order.
+def masks(
+    result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int], page: int = 0
+) -> Mask:
+    """Return what an annotation's regions cover on a page, shape (c, h, w), in the labels' order.
 
     Regions of one label are united. A region counts by its type and label, whatever its tag is
     called: tags may have been renamed since. Key points, choices and other regions that are no
@@ -45,22 +47,51 @@ def masks(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) 
         ValueError: If a region cannot be read, or all are too large; it says which and why.
     """
     out = np.zeros((len(config.labels), *size), dtype=bool)
-    for row, plane in enumerate(planes(result, config, size=size)):
+    for row, plane in enumerate(planes(result, config, size=size, page=page)):
         out[row] = plane
     return out
 
 
-def planes(result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int]) -> Iterator[Mask]:
+def planes(
+    result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int], page: int = 0
+) -> Iterator[Mask]:
     """Return an iterator over the planes (h, w) of `masks`, which holds one plane at a time.
 
     Raises:
         ValueError: As `masks`, before the first plane.
     """
     try:
-        drawings = _drawings(result, config, size)
+        drawings = _drawings(result, config, size, page)
     except RecursionError:  # for example from the repr of a nested value
         raise ValueError("the result is nested too deeply") from None
     return (_plane(drawings.get(row, []), size) for row in range(len(config.labels)))
+
+
+def stacked(
+    result: Sequence[Any], config: LabelConfig, *, size: tuple[int, int], pages: int
+) -> Iterator[Mask]:
+    """Yield the planes of all pages below each other, shape (pages * h, w), one label at a time.
+
+    Raises:
+        ValueError: As `masks`, before the first plane.
+    """
+    by_page = [planes(result, config, size=size, page=page) for page in range(pages)]
+    return (np.concatenate(of_label) for of_label in zip(*by_page, strict=True))
+
+
+def check_pages(result: Sequence[Any], config: LabelConfig, pages: int) -> None:
+    """Raise unless every region lies on a page that its task has.
+
+    Raises:
+        ValueError: If one does not, or an entry of the result is no region; see `masks`.
+    """
+    for index, shape, region, _ in _regions(result, config):
+        page = _page(region, index)
+        if page >= pages:
+            raise ValueError(
+                f"{shape} region {index}: its item_index is {page}, but the task has {pages} "
+                f"{'pages' if pages > 1 else 'page'}, counted from 0"
+            )
 
 
 # Label Studio's words for where a region comes from; imported regions have none.
@@ -106,12 +137,14 @@ class _Amount:
 
 
 def _drawings(
-    result: Sequence[Any], config: LabelConfig, size: tuple[int, int]
+    result: Sequence[Any], config: LabelConfig, size: tuple[int, int], page: int
 ) -> dict[int, list[Boxes | Outline]]:
-    """Return the drawings of each label that has any, by the label's row."""
+    """Return the drawings of each label that has any on a page, by the label's row."""
     drawings: dict[int, list[Boxes | Outline]] = {}
     amount = _Amount()
     for index, shape, region, labels in _regions(result, config):
+        if _page(region, index) != page:
+            continue
         try:
             rows = _rows(region, labels, config)
             amount.add(rle=len(rows) * _rle_length(region))
@@ -224,6 +257,16 @@ def _rows(region: Region, labels: Sequence[Any], config: LabelConfig) -> list[in
     if unknown:
         raise ValueError(f"label {unknown[0]!r} is not one of {', '.join(config.labels)}")
     return sorted({config.rows[label] for label in labels})
+
+
+def _page(region: Region, index: int) -> int:
+    """Return the page of a region, from 0; a region of a single image names none."""
+    page = region.get("item_index") or 0
+    if isinstance(page, bool) or not isinstance(page, int) or page < 0:
+        raise ValueError(
+            f"region {index}: item_index is {short(page)}, expected a page's number from 0 on"
+        )
+    return page
 
 
 def _rle_length(region: Region) -> int:

@@ -45,12 +45,19 @@ def regions(
 
 
 def regions_of(
-    label: str, plane: Mask, config: LabelConfig, *, score: float, tolerance: float = 1.0
+    label: str,
+    plane: Mask,
+    config: LabelConfig,
+    *,
+    score: float,
+    tolerance: float = 1.0,
+    page: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return the regions of one label, as `regions` does, from its plane (h, w) alone.
+    """Return the regions of one label on a page, as `regions` does, from its plane (h, w) alone.
 
-    The id of the first region is `region_id(label)`, and its number follows in the id of each other
-    part. So a later answer about the same label takes the place of the regions that are shown.
+    The id of the first region is `region_id(label, page)`, and its number follows in the id of each
+    other part. So a later answer about the same label takes the place of the regions that are
+    shown. Regions of slabs name their page, from 0, as `item_index`.
     """
     tool = config.tool_for(label)
     draw = REGISTRY[tool.shape].draw
@@ -61,9 +68,10 @@ def regions_of(
         "original_height": height,
         "image_rotation": 0,
         "score": float(score),
+        **({"item_index": page} if config.paged else {}),
     }
     return [
-        {"id": region_id(label) + (f".{part}" if part else "")} | common | entry
+        {"id": region_id(label, page) + (f".{part}" if part else "")} | common | entry
         for part, value in enumerate(draw(plane, tolerance) if draw else ())
         for entry in _entries(tool, label, value)
     ]

@@ -142,7 +142,7 @@ def test_a_label_goes_by_its_alias_and_is_known_by_its_other_names() -> None:
         (f"<View>{IMAGE}{IMAGE}{BRUSH}</View>", "2 Image tags"),
         (PLAIN.replace("$image", "image"), "value is 'image'"),
         (PLAIN.replace("$image", "$a/$b"), r"value is '\$a/\$b'"),
-        (PLAIN.replace(' value="$image"', ' valueList="$image"'), "value is missing"),
+        (PLAIN.replace(' value="$image"', ""), "value is missing"),
         (f"<View>{IMAGE}</View>", "no tag that draws masks; its control tags are: none"),
         (
             f'<View>{IMAGE}{LABELS}<KeyPoint name="k" toName="image"/></View>',
