@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,24 @@ def boundary_entropy(probabilities: Probabilities, band: float = 5) -> NDArray[n
     flat = np.array(means, np.float64).reshape(probabilities.shape[:2])
     found: NDArray[np.float64] = np.minimum(flat.mean(axis=1), 1.0)
     return found
+
+
+def of_pages(uncertainties: Sequence[float]) -> float:
+    """Return the uncertainty of a slab: the mean of its most uncertain third of pages.
+
+    The mean of all pages would hide a structure that shows on few of them, and the largest alone
+    would follow a single odd page. A scan of one page keeps its own.
+
+    Args:
+        uncertainties: Of each page, at least one.
+
+    Raises:
+        ValueError: If there is no page.
+    """
+    if not len(uncertainties):
+        raise ValueError("there is no page: expected the uncertainty of at least one")
+    third = -(-len(uncertainties) // 3)
+    return float(np.mean(sorted(uncertainties)[-third:]))
 
 
 UNCERTAINTIES = {"entropy": entropy, "boundary-entropy": boundary_entropy}

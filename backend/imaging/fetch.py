@@ -103,7 +103,10 @@ class ImageSource:
 
     def _fetched(self, url: object, task_id: int) -> bytes:
         if not isinstance(url, str) or not url.strip():
-            raise ImageError("it has no image URL.", "Fill the data key that the Image tag names.")
+            raise ImageError(
+                "it has no image URL.",
+                "Fill the data key that the Image tag names; a valueList takes a list of URLs.",
+            )
         url = url.strip()
         if url[:5].lower() == "data:":
             return self._inline(url)

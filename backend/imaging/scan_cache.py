@@ -1,4 +1,8 @@
-"""A project's scans as arrays: fetched once and kept at working size, in limited disk space."""
+"""A project's scans as arrays: fetched once and kept at working size, in limited disk space.
+
+A scan has one page, a slab several: its address then holds those of its pages (see
+`storage.pages`). All pages of a scan have one size.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,23 @@ import contextvars
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from backend import logs
 from backend.errors import ImageError
-from backend.imaging.decoder_process import Decoders
+from backend.imaging.decoder_process import DecodedImage, Decoders
 from backend.imaging.pixels import Pixels
 from backend.storage import artifacts
+from backend.storage import pages as addresses
 
 FETCHERS = 8  # threads; they mostly wait for a server
 # The longer side of a kept scan: encoders take 224 pixels, the small networks fewer.
@@ -32,9 +38,14 @@ _SIZE = "scans-"  # begins the name of a folder: the longer side of the scans in
 class Scan:
     """One scan at working size, with the size and digest of the original."""
 
-    image: Pixels  # (h, w) or (h, w, 3), in [0, 1]
+    pages: tuple[Pixels, ...]  # each (h, w) or (h, w, 3), in [0, 1]; one, or those of a slab
     size: tuple[int, int]  # height and width of the original
     digest: str  # equal for scans with equal pixels
+
+    @property
+    def image(self) -> Pixels:
+        """The page that stands for the scan where one picture is shown: the middle one."""
+        return self.pages[len(self.pages) // 2]
 
 
 class Scans:
@@ -70,29 +81,51 @@ class Scans:
         """Return one scan, from disk if it was decoded before.
 
         Raises:
-            ImageError: When the scan cannot be fetched or decoded.
+            ImageError: When one of its pages cannot be fetched or decoded, or their sizes differ.
         """
         path = self._path(task_id, url)
         with suppress(FileNotFoundError, *artifacts.DAMAGED):
             return _read(path)
-        data = self._fetch(url, task_id)
-        try:
-            decoded = self._decoders.decode(
-                data, longest=self._longest, max_pixels=self._max_pixels
-            )
-        except ImageError as error:
-            raise ImageError(f"Task {task_id}: {error.what}", error.fix) from None
+        first, *others = decoded = self._decoded(task_id, addresses.separate(url))
+        digest = artifacts.digest([page.digest for page in decoded]) if others else first.digest
+        arrays: dict[str, Any] = {_page_name(i): page.small for i, page in enumerate(decoded)}
+        arrays |= {"size": np.array(first.size), "digest": np.array(digest)}
         artifacts.write(
             path,
-            lambda file: np.savez(
-                file,
-                image=decoded.small,
-                size=np.array(decoded.size),
-                digest=np.array(decoded.digest),
-            ),
+            lambda file: np.savez(file, **arrays),
             synced=False,  # the file holds checksums; a damaged scan is fetched again
         )
-        return Scan(_floats(decoded.small), decoded.size, decoded.digest)
+        return Scan(tuple(_floats(page.small) for page in decoded), first.size, digest)
+
+    def _decoded(self, task_id: int, urls: Sequence[str]) -> list[DecodedImage]:
+        if len(urls) > addresses.MOST_PAGES:
+            raise ImageError(
+                f"Task {task_id}: it has {len(urls)} pages, expected at most "
+                f"{addresses.MOST_PAGES}.",
+                "Make slabs of fewer slices, as `firstlight import --slab 5` does.",
+            )
+        decoded = []
+        for number, url in enumerate(urls, start=1):
+            try:
+                decoded.append(self._page(task_id, url))
+            except ImageError as error:
+                of = f" This is page {number} of {len(urls)}." if len(urls) > 1 else ""
+                raise ImageError(f"{error.what}{of}", error.fix) from None
+            if decoded[-1].size != decoded[0].size:
+                (height, width), (h, w) = decoded[0].size, decoded[-1].size
+                raise ImageError(
+                    f"Task {task_id}: its pages differ in size: page 1 has {width} x {height} "
+                    f"pixels, page {number} has {w} x {h}.",
+                    "Make a slab of slices of one volume, all of one size.",
+                )
+        return decoded
+
+    def _page(self, task_id: int, url: str) -> DecodedImage:
+        data = self._fetch(url, task_id)
+        try:
+            return self._decoders.decode(data, longest=self._longest, max_pixels=self._max_pixels)
+        except ImageError as error:
+            raise ImageError(f"Task {task_id}: {error.what}", error.fix) from None
 
     def many(self, wanted: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Scan | ImageError]]:
         """Yield (task id, scan or its error) in order, fetching only a few scans ahead."""
@@ -173,6 +206,11 @@ def _stem(task_id: int, url: str) -> str:
     return f"{task_id}-{artifacts.digest(url)[:16]}"
 
 
+def _page_name(number: int) -> str:
+    """Return the name of a page, from 0, in the file of its scan."""
+    return f"page{number}" if number else "image"
+
+
 def _floats(small: npt.NDArray[np.uint8]) -> Pixels:
     return small.astype(np.float32) / np.float32(255)
 
@@ -181,7 +219,10 @@ def _read(path: Path) -> Scan:
     # Open the file here: numpy does not close a damaged file.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         height, width = stored["size"].tolist()
-        scan = Scan(_floats(stored["image"]), (height, width), str(stored["digest"]))
+        others = [_page_name(number) for number in range(1, addresses.MOST_PAGES)]
+        names = ["image", *(name for name in others if name in stored)]
+        pages = tuple(_floats(stored[name]) for name in names)
+        scan = Scan(pages, (height, width), str(stored["digest"]))
     with suppress(OSError):  # this process may not write the worker's folder
         path.touch()  # note the read: many file systems do not
     return scan

@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from backend.label_studio import labels
 from backend.rounds.context import RoundContext
-from backend.storage import artifacts
+from backend.storage import artifacts, pages
+from backend.storage.scans import ListedScan
 from backend.storage.tables import Annotation, MaskComparison
 from model import agreement, evaluation
 from model.agreement import Comparison
 from model.evaluation import METRICS
 
 Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 Size = tuple[int, int]
 
 # Compared in one refresh, so that a round waits for seconds only: two large masks of three classes
@@ -28,23 +30,23 @@ LARGEST = 512  # pixels of the longer side; larger scans are compared at this si
 
 def compare(here: RoundContext) -> bool:
     """Compare the pairs that are new or changed; return whether some scans are left for later."""
-    sizes = {task.id: (task.height, task.width) for task in here.ledger.tasks}
+    scans = {task.id: task for task in here.ledger.tasks}
     stored = {
         (row.first, row.second): row.key for row in here.store.annotators.comparisons(here.id)
     }
     due: dict[int, list[tuple[Annotation, Annotation]]] = {}
     valid = set()
     for first, second in _pairs(here):
-        size, ids = sizes[first.task_id], (first.id, second.id)
-        if not all(size):
+        scan, ids = scans[first.task_id], (first.id, second.id)
+        if not scan.height:
             continue  # the scan was not read yet
-        if stored.get(ids) == _key(here, first, second, size):
+        if stored.get(ids) == _key(here, first, second, scan):
             valid.add(ids)
         else:
             due.setdefault(first.task_id, []).append((first, second))
     here.store.annotators.drop_comparisons(here.id, stored.keys() - valid)
     for task in list(due)[:SCANS_AT_ONCE]:
-        _compare_scan(here, due[task], sizes[task])
+        _compare_scan(here, due[task], scans[task])
     return len(due) > SCANS_AT_ONCE
 
 
@@ -57,30 +59,48 @@ def _pairs(here: RoundContext) -> Iterator[tuple[Annotation, Annotation]]:
                 yield first, second
 
 
-def _key(here: RoundContext, first: Annotation, second: Annotation, size: Size) -> str:
+def _key(here: RoundContext, first: Annotation, second: Annotation, scan: ListedScan) -> str:
     """Return what the scores of a pair depend on."""
-    rows = sorted(here.config.rows.items())
+    rows, size = sorted(here.config.rows.items()), (scan.height, scan.width)
     return artifacts.digest(first.updated_at, second.updated_at, rows, size, list(METRICS))
 
 
 def _compare_scan(
-    here: RoundContext, pairs: Sequence[tuple[Annotation, Annotation]], size: Size
+    here: RoundContext, pairs: Sequence[tuple[Annotation, Annotation]], scan: ListedScan
 ) -> None:
-    shape, spacing = _reduced(size)
-    masks: dict[int, Mask] = {}
+    shape, spacing = _reduced((scan.height, scan.width))
+    masks: dict[int, list[Mask]] = {}  # of each page
     for label in {label.id: label for pair in pairs for label in pair}.values():
         [result] = here.store.labels.results(here.id, [label.id])
-        masks[label.id] = labels.masks(result, here.config, size=shape)
+        masks[label.id] = [
+            labels.masks(result, here.config, size=shape, page=page)
+            for page in range(len(pages.separate(scan.url)))
+        ]
     for first, second in pairs:
-        scores = evaluation.of_labels(masks[first.id], masks[second.id], spacing)
+        scores = _scores(masks[first.id], masks[second.id], spacing)
         here.store.annotators.save_comparison(
             here.id,
             first=first.id,
             second=second.id,
             task_id=first.task_id,
-            key=_key(here, first, second, size),
+            key=_key(here, first, second, scan),
             scores={name: [_known(score) for score in of] for name, of in scores.items()},
         )
+
+
+def _scores(
+    first: Sequence[Mask], second: Sequence[Mask], spacing: tuple[float, float]
+) -> dict[str, Floats]:
+    """Return the scores of each class: the mean of the pages on which either drew it, else NaN."""
+    by_page = [evaluation.of_labels(a, b, spacing) for a, b in zip(first, second, strict=True)]
+    return {name: _mean_of_pages(np.array([of[name] for of in by_page])) for name in METRICS}
+
+
+def _mean_of_pages(scores: Floats) -> Floats:
+    known = np.count_nonzero(~np.isnan(scores), axis=0)
+    nothing = np.full(scores.shape[1], np.nan)
+    mean: Floats = np.divide(np.nansum(scores, axis=0), known, out=nothing, where=known > 0)
+    return mean
 
 
 def _reduced(size: Size) -> tuple[Size, tuple[float, float]]:

@@ -27,23 +27,23 @@ def regions(
     """
     drafted = drafts.drafted(project_id, task_id)
     config = drafted.config
-    if prompts.label not in config.labels or prompts.page:
+    if prompts.label not in config.labels or prompts.page >= len(drafted.scan.pages):
         raise DraftError(
             f"There is no {prompts.label!r} on page {prompts.page} of task {task_id}.",
             "Reload the page in Label Studio: the labelling interface has changed.",
         )
     plane = _refined(drafted, prompts)
-    found = regions_of(prompts.label, plane, drafted.scan.size, config)
+    found = regions_of(prompts.label, plane, drafted.scan.size, config, prompts.page)
     return [region | {"item_index": prompts.page} for region in found] if prompts.paged else found
 
 
 def _refined(drafted: Drafted, prompts: Prompts) -> npt.NDArray[np.float32]:
-    """Return the probabilities of the class at working size."""
+    """Return the probabilities of the class on the page at working size."""
     plane = None
-    if drafted.probabilities is not None:
+    if drafted.pages is not None:
         row = drafted.config.labels.index(prompts.label)
-        [plane] = masks.tidied(drafted.probabilities[row : row + 1])
-    image = drafted.scan.image
+        [plane] = masks.tidied(drafted.pages[prompts.page][row : row + 1])
+    image = drafted.scan.pages[prompts.page]
     height, width = image.shape[:2]
     given = [_in_pixels(prompt, height, width) for prompt in prompts.given]
     return clicks.refine(image, plane, given)

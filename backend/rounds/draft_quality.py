@@ -8,9 +8,10 @@ from typing import Any
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
 from backend.rounds.context import RoundContext
-from backend.storage import artifacts, ledger
+from backend.storage import artifacts, ledger, pages
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
+from backend.storage.scans import ListedScan
 from backend.storage.tables import DraftScore, Publication
 from model import evaluation
 
@@ -23,7 +24,7 @@ def judge_drafts(here: RoundContext) -> None:
     store, project, now = here.store, here.project, here.ledger
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
     shown = [version for version in store.publications.all(project.id) if version.live_at]
-    sizes = {task.id: (task.height, task.width) for task in now.tasks}
+    scans = {task.id: task for task in now.tasks}
     drafts_of = cache(partial(_drafts, here.files))
     judged = False
     for task_id, usable in now.usable.items():
@@ -31,11 +32,11 @@ def judge_drafts(here: RoundContext) -> None:
             continue
         version = _shown_at(shown, moment(usable[0].created_at))
         draft = drafts_of(version.drafts).get(str(task_id)) if version else None
-        if version is None or draft is None or not all(sizes[task_id]):
+        if version is None or draft is None or not scans[task_id].height:
             continue
         try:
             [submitted] = store.labels.results(project.id, [usable[0].id])
-            dice = _dice(draft, submitted, here.config, sizes[task_id])
+            dice = _dice(draft, submitted, here.config, scans[task_id])
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
         store.labels.save_draft_score(
@@ -74,9 +75,15 @@ def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
 
 
 def _dice(
-    draft: list[Any], submitted: list[Any], config: labels.LabelConfig, size: tuple[int, int]
+    draft: list[Any], submitted: list[Any], config: labels.LabelConfig, scan: ListedScan
 ) -> float:
-    """Return the mean Dice over the classes that either mask holds, 1.0 if both are empty."""
+    """Return the mean Dice over the classes that either mask holds, 1.0 if both are empty.
+
+    The pages of a slab count together: an empty page of each would score 1.0 by itself.
+    """
     # One class at a time: at the original's size the masks of all classes may not fit into memory.
-    drawn, truth = (labels.planes(result, config, size=size) for result in (draft, submitted))
+    size, page_count = (scan.height, scan.width), len(pages.separate(scan.url))
+    drawn, truth = (
+        labels.stacked(result, config, size=size, pages=page_count) for result in (draft, submitted)
+    )
     return evaluation.scan_dice(drawn, truth)

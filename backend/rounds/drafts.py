@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -32,32 +32,37 @@ Kept = TypeVar("Kept")
 
 
 def regions(
-    probabilities: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
+    pages: Sequence[npt.NDArray[np.float32]], size: tuple[int, int], config: labels.LabelConfig
 ) -> list[dict[str, Any]]:
-    """Return regions at the image's own size, without specks and pinholes.
+    """Return regions of all pages at the image's own size, without specks and pinholes.
 
     A polygon stays within one pixel of the working size, the resolution that the model sees.
 
     Args:
-        probabilities: Of each class at working size, shape (c, h, w).
+        pages: The probabilities of each class on each page at working size, shape (c, h, w).
         size: Height and width of the original image.
         config: The labelling interface; its labels are the classes, in order.
     """
     drafted = []
-    for label, plane in zip(config.labels, probabilities, strict=True):
-        [small] = masks.tidied(plane[None])
-        drafted += regions_of(label, small, size, config)
+    for page, probabilities in enumerate(pages):
+        for label, plane in zip(config.labels, probabilities, strict=True):
+            [small] = masks.tidied(plane[None])
+            drafted += regions_of(label, small, size, config, page)
     return drafted
 
 
 def regions_of(
-    label: str, plane: npt.NDArray[np.float32], size: tuple[int, int], config: labels.LabelConfig
+    label: str,
+    plane: npt.NDArray[np.float32],
+    size: tuple[int, int],
+    config: labels.LabelConfig,
+    page: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return the regions of one class, as `regions` does, from its plane (h, w) as it is."""
+    """Return the regions of one class on a page, as `regions` does, from its plane (h, w)."""
     height, width = size
     pixel = max(height / plane.shape[0], width / plane.shape[1], 1.0)
     mask, score = _enlarged(plane, size)
-    return labels.regions_of(label, mask, config, score=score, tolerance=pixel)
+    return labels.regions_of(label, mask, config, score=score, tolerance=pixel, page=page)
 
 
 def drawn(
@@ -65,8 +70,8 @@ def drawn(
 ) -> Iterator[tuple[npt.NDArray[np.bool_], float]]:
     """Yield the mask of each class and its mean probability, 0 for an empty mask.
 
-    Arguments as in `regions`. One class at a time: at the original's size the masks of all classes
-    may not fit into memory.
+    Arguments as in `regions`, but of one page. One class at a time: at the original's size the
+    masks of all classes may not fit into memory.
     """
     for plane in probabilities:
         [small] = masks.tidied(plane[None])
@@ -89,12 +94,13 @@ class Drafted:
 
     Attributes:
         scan: The scan at working size.
-        probabilities: Of each class, shape (c, h, w); None while no drafts are shown.
+        pages: The probabilities of each class on each page, shape (c, h, w); None while no drafts
+            are shown.
         config: The labelling interface.
     """
 
     scan: Scan
-    probabilities: npt.NDArray[np.float32] | None
+    pages: Sequence[npt.NDArray[np.float32]] | None
     config: labels.LabelConfig
 
 
@@ -128,9 +134,9 @@ class LiveDrafts:
         if self._services.store.labels.is_usable(project_id, task_id):
             return []
         drafted = self._drafted_by(*known, version.model_key)
-        if drafted.probabilities is None:
+        if drafted.pages is None:
             return []
-        return regions(drafted.probabilities, drafted.scan.size, drafted.config)
+        return regions(drafted.pages, drafted.scan.size, drafted.config)
 
     def drafted(self, project_id: int, task_id: int) -> Drafted:
         """Return a stored task's scan with what the live model sees on it.
@@ -168,8 +174,8 @@ class LiveDrafts:
             scan = learner.scans.get(task.id, task.url)
             if not key:
                 return Drafted(scan, None, learner.config)
-            [probabilities] = inference.predict(self._model(learner, key), [scan.image])
-            return Drafted(scan, probabilities, learner.config)
+            pages = list(inference.predict(self._model(learner, key), scan.pages))
+            return Drafted(scan, pages, learner.config)
 
         name = (project.id, task.id, task.url, key, project.label_config)
         return _kept(self._drafted, name, KEPT_SCANS, draw)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from backend.errors import ConfigError, ImageError
 from backend.imaging.pixels import Pixels
 from backend.rounds import unreadable
@@ -69,38 +71,44 @@ def _in_hand(here: RoundContext, task_ids: list[int], worker: str) -> Iterator[N
 
 def _read(here: RoundContext, tasks: Sequence[Task]) -> dict[int, ImageError]:
     """Embed scans; return the errors of unreadable scans by task id."""
-    images, facts, broken = [], [], {}
+    scans, facts, broken = [], [], {}
     for task_id, scan in here.learner.scans.many((task.id, task.url) for task in tasks):
         if isinstance(scan, ImageError):
             broken[task_id] = scan
             continue
         height, width = scan.size
-        images.append(scan.image)
+        scans.append(scan.pages)
         facts.append({"task": task_id, "height": height, "width": width, "pixels": scan.digest})
     if facts:
         here.store.scans.note_pixels(here.id, facts)
-        _encode(here, [task for task in tasks if task.id not in broken], images)
+        _encode(here, [task for task in tasks if task.id not in broken], scans)
         harmless = [task.id for task in tasks if task.deaths and task.id not in broken]
         here.store.scans.update_reading(here.id, harmless, deaths=0)
     return broken
 
 
-def _encode(here: RoundContext, tasks: Sequence[Task], images: Sequence[Pixels]) -> None:
+def _encode(here: RoundContext, tasks: Sequence[Task], scans: Sequence[Sequence[Pixels]]) -> None:
     ids = [task.id for task in tasks]
     name = artifacts.digest(here.encoder.name, ids, [task.url for task in tasks]) + ".npy"
     file = artifacts.embeddings_name(name)
     if not here.files.exists(file):
-        here.files.write_array(file, _vectors(here, images))
+        here.files.write_array(file, _vectors(here, scans))
     here.store.embeddings.save(here.id, here.encoder.name, name, ids)
 
 
-def _vectors(here: RoundContext, images: Sequence[Pixels]) -> Floats:
+def _vectors(here: RoundContext, scans: Sequence[Sequence[Pixels]]) -> Floats:
+    """Return the embedding of each scan: of a slab, the mean of its pages.
+
+    People draw on every page, so every page counts; the middle one alone may be an odd one.
+    """
     try:
-        return here.encoder.encode(images)
+        vectors = here.encoder.encode([page for scan in scans for page in scan])
     except PluginError as error:
         raise ConfigError(
             f"The encoder failed: {error}.", "The next try uses the built-in default instead."
         ) from error
+    ends = np.cumsum([len(scan) for scan in scans])
+    return np.stack([of_scan.mean(axis=0) for of_scan in np.split(vectors, ends[:-1])])
 
 
 def _apart(tasks: list[Task]) -> Iterator[list[Task]]:

@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from backend.errors import ConfigError, FirstlightError, ImageError, StorageError
-from backend.imaging.scan_cache import Scan, Scans
+from backend.imaging.scan_cache import Scans
 from backend.label_studio import labels
 from backend.options import ProjectOptions
+from backend.rounds import predicting
+from backend.rounds.examples import Example, Mask, UnreadableLabels
+from backend.rounds.predicting import Predicted
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, measured, thinned
+from backend.rounds.validation_scores import Place, ScanScore, measured, thinned
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
@@ -25,7 +28,16 @@ from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, Model, Project
-from model import calibration, ensemble, evaluation, inference, recipes, training, validation
+from model import (
+    calibration,
+    ensemble,
+    evaluation,
+    inference,
+    recipes,
+    training,
+    uncertainty,
+    validation,
+)
 from model.encoders import weights
 from model.ensemble import Ensemble
 from model.networks import guarded, usable
@@ -35,31 +47,6 @@ from model.registry import QUICK
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
-
-Mask = npt.NDArray[np.bool_]
-Pixels = npt.NDArray[np.float32]
-
-
-class UnreadableLabels(ImageError):
-    """Labelled scans became unreadable; `broken` holds the reasons by task id."""
-
-    def __init__(self, broken: Mapping[int, ImageError], asked: int) -> None:
-        super().__init__(
-            f"{len(broken)} labelled scans can no longer be read.",
-            "The round starts again without them.",
-        )
-        self.broken = broken
-        self.asked = asked  # number of scans that the learner tried to read
-
-
-@dataclass(frozen=True)
-class Example:
-    """A labelled scan at working size."""
-
-    task: int
-    image: Pixels  # (h, w) or (h, w, 3)
-    mask: Mask  # (c, h, w)
-    spacing: tuple[float, float]  # of its pixels, (down, across), in pixels of the original
 
 
 @dataclass(frozen=True)
@@ -254,7 +241,7 @@ class Learner:
             ) from error
 
     def examples(self, ledger: Ledger, task_ids: Sequence[int]) -> Iterator[Example]:
-        """Yield labelled scans.
+        """Yield the pages of labelled scans, also those that were submitted empty.
 
         Raises:
             UnreadableLabels: After the last scan, if some scans have become unreadable.
@@ -265,18 +252,27 @@ class Learner:
             if isinstance(scan, ImageError):
                 broken[task_id] = scan
                 continue
-            mask = self.mask(ledger.usable[task_id], scan.image.shape[:2])
-            height, width = (o / k for o, k in zip(scan.size, scan.image.shape, strict=False))
-            yield Example(task=task_id, image=scan.image, mask=mask, spacing=(height, width))
+            results = self._results(ledger.usable[task_id])
+            for page, image in enumerate(scan.pages):
+                mask = self._mask(results, image.shape[:2], page)
+                height, width = (o / k for o, k in zip(scan.size, image.shape, strict=False))
+                yield Example(task_id, page, image, mask, spacing=(height, width))
         if broken:
             raise UnreadableLabels(broken, asked=len(task_ids))
 
-    def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...]) -> Mask:
+    def mask(self, annotations: Sequence[Annotation], size: tuple[int, ...], page: int = 0) -> Mask:
         """Return one scan's annotations, merged as the option says, shape (c, h, w)."""
-        height, width = size
+        return self._mask(self._results(annotations), size, page)
+
+    def _results(self, annotations: Sequence[Annotation]) -> list[list[Any]]:
         ids = [annotation.id for annotation in annotations]
-        results = self.store.labels.results(self.project_id, ids)
-        masks = (labels.masks(result, self.config, size=(height, width)) for result in results)
+        return list(self.store.labels.results(self.project_id, ids))
+
+    def _mask(self, results: Sequence[list[Any]], size: tuple[int, ...], page: int) -> Mask:
+        height, width = size
+        masks = (
+            labels.masks(result, self.config, size=(height, width), page=page) for result in results
+        )
         return labels.merge(masks, self.options.merge)
 
     def _single(self, key: str) -> training.Fitted:
@@ -333,25 +329,25 @@ class Learner:
         return known and self.files.exists(weights_name(key))
 
     def _worse_than(
-        self, live: str, new: Mapping[int, ScanScore], ledger: Ledger, stop: Callable[[], bool]
+        self, live: str, new: Mapping[Place, ScanScore], ledger: Ledger, stop: Callable[[], bool]
     ) -> bool:
         model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
         seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
-        fair = [task_id for task_id in new if ledger.groups[task_id] not in seen]
-        old = self._validate(ledger, live, fair, stop)
-        groups = [ledger.groups[task_id] for task_id in fair]
+        fair = [at for at in new if ledger.groups[at[0]] not in seen]
+        old = self._validate(ledger, live, list(dict.fromkeys(task for task, _ in fair)), stop)
+        groups = [ledger.groups[task_id] for task_id, _ in fair]
         return validation.refuses(
-            validation.group_means([old[i].mean for i in fair], groups),
-            validation.group_means([new[i].mean for i in fair], groups),
+            validation.group_means([old[at].mean for at in fair], groups),
+            validation.group_means([new[at].mean for at in fair], groups),
             seed=self.options.seed,
         )
 
     def _validate(
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-    ) -> dict[int, ScanScore]:
-        """Return a model's scores on each of these scans, by task id."""
+    ) -> dict[Place, ScanScore]:
+        """Return a model's scores on each page of these scans."""
         fitted = self.load(key)
         judged = {}
         for example in self.examples(ledger, task_ids):
@@ -360,7 +356,7 @@ class Learner:
             [probabilities] = inference.predict(fitted, [example.image])
             drawn, truth = probabilities > 0.5, example.mask
             scores = evaluation.of_labels(drawn, truth, example.spacing)
-            judged[example.task] = ScanScore(
+            judged[example.task, example.page] = ScanScore(
                 scores={name: of.tolist() for name, of in scores.items()},
                 probabilities=thinned(probabilities),
                 truth=thinned(truth),
@@ -368,44 +364,24 @@ class Learner:
         return judged
 
     def uncertainties(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, float]:
-        """Return the model's uncertainty on each readable scan, by task id."""
+        """Return the model's uncertainty on each readable scan, by task id.
+
+        That of a slab follows from those of its pages; see `model.uncertainty.of_pages`.
+        """
         measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.publications.model(self.project_id, key)
         temperature = model.quality.temperature if model else 1.0
         return {
-            task_id: float(measure(calibration.tempered(probabilities, temperature)[None])[0])
-            for task_id, _, probabilities in self.predict(key, tasks)
+            task_id: uncertainty.of_pages(
+                [measure(calibration.tempered(page, temperature)[None])[0] for page in pages]
+            )
+            for task_id, _, pages in self.predict(key, tasks)
         }
 
-    def predict(
-        self, key: str, tasks: Sequence[tuple[int, str]]
-    ) -> Iterator[tuple[int, Scan, Pixels]]:
-        """Yield (task id, scan, probabilities (c, h, w)); memory holds one batch at a time."""
-        fitted = self.load(key)
-        scans = BATCH if self.train_config.device == "cpu" else GPU_BATCH
-        most = max(scans * 256**2 // max(fitted.config.image_size, 256) ** 2, 1)
-        batch: list[tuple[int, Scan]] = []
-        for task_id, scan in self.scans.many(tasks):
-            if not isinstance(scan, ImageError):
-                batch.append((task_id, scan))
-            if len(batch) == most:
-                yield from _predicted(fitted, batch)
-                batch = []
-        yield from _predicted(fitted, batch)
-
-
-# Scans of up to 256 x 256 pixels at once; fewer if they are larger. A batch that does not fit into
-# the memory of a GPU is divided.
-BATCH, GPU_BATCH = 16, 128
-
-
-def _predicted(
-    fitted: training.Fitted | Ensemble, batch: Sequence[tuple[int, Scan]]
-) -> Iterator[tuple[int, Scan, Pixels]]:
-    images = [scan.image for _, scan in batch]
-    predictions = inference.predict(fitted, images, batch_size=max(len(batch), 1))
-    for (task_id, scan), probabilities in zip(batch, predictions, strict=True):
-        yield task_id, scan, probabilities
+    def predict(self, key: str, tasks: Sequence[tuple[int, str]]) -> Iterator[Predicted]:
+        """Yield (task id, scan, probabilities (c, h, w) of each page); see `predicting`."""
+        scans = self.scans.many(tasks)
+        yield from predicting.predicted(self.load(key), scans, self.train_config.device)
 
 
 def train_config(

@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.rounds import drafts, prelabels
 from backend.rounds.context import RoundContext
-from backend.storage import artifacts
+from backend.storage import artifacts, pages
 from backend.storage.artifacts import ProjectFiles
 
 KEPT_DRAFTS = 20  # rounds
@@ -75,6 +75,21 @@ def are_shown(here: RoundContext) -> bool:
     """Return whether people see drafts now."""
     dice = [score.dice for score in here.store.labels.draft_scores(here.id)]
     return prelabels.wanted(here.project, len(here.ledger.usable), dice)
+
+
+def to_show(here: RoundContext, file: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the drafts that a queue is published with, by task id; none while they are hidden.
+
+    A task that has lost pages since gets no draft: with a region on a page that is not there,
+    Label Studio accepts no Submit and does not say why.
+    """
+    stored = here.files.read_json(file) if are_shown(here) else None
+    counts = {str(task.id): len(pages.separate(task.url)) for task in here.ledger.tasks}
+    return {
+        task: regions
+        for task, regions in (stored or {}).items()
+        if all(region.get("item_index", 0) < counts.get(task, 0) for region in regions)
+    }
 
 
 def forget_old(files: ProjectFiles) -> None:

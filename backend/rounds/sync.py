@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import numpy as np
 
 from backend.errors import OptionsError, Unreachable
 from backend.label_studio import labels
@@ -15,7 +17,7 @@ from backend.label_studio.answers import annotator
 from backend.label_studio.client import TASKS_WITH_MASKS, LabelStudio, ProjectInfo
 from backend.label_studio.moments import moment, notation
 from backend.options import ProjectOptions, parse_options
-from backend.storage import ledger
+from backend.storage import ledger, pages
 from backend.storage.artifacts import digest
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store
@@ -184,20 +186,27 @@ class _Copy:
 
     def _take(self, page: Sequence[dict[str, Any]], *, masks_too: bool = False) -> None:
         """Copy a page of tasks, and the annotations of those that changed."""
-        ids = [int(task["id"]) for task in page]
+        rows = [_task_row(task, self.config, self.options) for task in page]
+        page_counts = {row["id"]: len(pages.separate(row["url"])) for row in rows}
+        ids = [row["id"] for row in rows]
         changed = set(ids) if masks_too else self._changed(page, ids)
         drawn_on = {int(task["id"]) for task in page if _annotated(task)} & changed
         self.store.labels.replace(self.project_id, sorted(changed - drawn_on), [])
         for part in _parts(sorted(drawn_on)):
             annotations = self.studio.annotations(self.project_id, part)
-            self.store.labels.replace(self.project_id, part, self._rows(annotations))
+            found = self._rows(annotations, page_counts)
+            self.store.labels.replace(self.project_id, part, found)
         # Save the tasks last: after a kill before this line the next sync reads the page again.
-        rows = [_task_row(task, self.config, self.options) for task in page]
         self.store.scans.save(self.project_id, rows)
 
-    def _rows(self, annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _rows(
+        self, annotations: Iterable[dict[str, Any]], page_counts: Mapping[int, int]
+    ) -> list[dict[str, Any]]:
         """Return the ledger's rows of some annotations; one of them is in memory as a whole."""
-        drawn = [(annotator(found), _annotation_row(found, self.config)) for found in annotations]
+        drawn = [
+            (annotator(found), _annotation_row(found, self.config, page_counts))
+            for found in annotations
+        ]
         numbers = self.store.annotators.numbers(
             self.project_id, [user for user, _ in drawn if user]
         )
@@ -238,7 +247,7 @@ def _task_row(
     data = task.get("data") or {}
     return {
         "id": int(task["id"]),
-        "url": _text(data.get(config.image_key) or ""),
+        "url": labels.address(data, config),
         "group": _named(data, options.group_by),
         "source": _named(data, options.source_by),
         "updated_at": str(task["updated_at"]),
@@ -258,18 +267,21 @@ def _text(value: object) -> str:
     return str(value).replace("\0", "")
 
 
-def _annotation_row(annotation: dict[str, Any], config: labels.LabelConfig) -> dict[str, Any]:
-    result = annotation["result"] or []
+def _annotation_row(
+    annotation: dict[str, Any], config: labels.LabelConfig, page_counts: Mapping[int, int]
+) -> dict[str, Any]:
+    result, task_id = annotation["result"] or [], int(annotation["task"])
+    drawn = _UNREAD if annotation["was_cancelled"] else _drawn(result, config, page_counts[task_id])
     return {
         "id": int(annotation["id"]),
-        "task_id": int(annotation["task"]),
+        "task_id": task_id,
         "updated_at": str(annotation["updated_at"]),
         "created_at": str(annotation["created_at"]),
         "cancelled": bool(annotation["was_cancelled"]),
         "ground_truth": bool(annotation["ground_truth"]),
         "seconds": _seconds(annotation.get("lead_time")),
         "result": json.dumps(result),
-        **(_UNREAD if annotation["was_cancelled"] else _drawn(result, config)),
+        **drawn,
     }
 
 
@@ -278,7 +290,7 @@ _LONGEST = 1e9  # seconds, 30 years
 _GRID = (64, 64)  # fine enough for the area; no scan has to be fetched for it
 
 
-def _drawn(result: list[Any], config: labels.LabelConfig) -> dict[str, Any]:
+def _drawn(result: list[Any], config: labels.LabelConfig, page_count: int) -> dict[str, Any]:
     """Decode an annotation once.
 
     Returns:
@@ -286,7 +298,8 @@ def _drawn(result: list[Any], config: labels.LabelConfig) -> dict[str, Any]:
         `kept`, `changed` and `manual`: How many of its regions are of each origin.
     """
     try:
-        mask = labels.masks(result, config, size=_GRID)
+        labels.check_pages(result, config, page_count)
+        mask = np.stack([*labels.stacked(result, config, size=_GRID, pages=page_count)])
         origins = labels.origins(result, config)
     except ValueError as error:
         return {**_UNREAD, "problem": str(error)}

@@ -20,9 +20,12 @@ Pixels = npt.NDArray[np.float32]
 JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
 
+Place = tuple[int, int]  # of a page: task id and page, from 0
+
+
 @dataclass(frozen=True)
 class ScanScore:
-    """What a model is worth on one held-out scan: scores, and some of its pixels with the truth.
+    """What a model is worth on a page of a held-out scan: scores, and some pixels with the truth.
 
     A label that was neither drawn nor predicted has no score: NaN.
     """
@@ -38,11 +41,11 @@ class ScanScore:
 
 
 def measured(
-    quality: ModelQuality, judged: Mapping[int, ScanScore], labels: Sequence[str]
+    quality: ModelQuality, judged: Mapping[Place, ScanScore], labels: Sequence[str]
 ) -> ModelQuality:
-    """Return the quality of a model with what the held-out scans say of it.
+    """Return the quality of a model with what the pages of held-out scans say of it.
 
-    A label's scores are over the scans that have any of it, drawn or predicted.
+    A label's scores are over the pages that have any of it, drawn or predicted.
     """
     probabilities = calibration.pixels([one.probabilities for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
@@ -55,7 +58,7 @@ def measured(
     return quality.changed(
         validation=means,
         by_label=by_label,
-        validation_scans=len(judged),
+        validation_scans=len({task for task, _ in judged}),
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
     )

@@ -21,8 +21,9 @@ from backend import logs
 from backend.errors import FirstlightError
 from backend.rounds import embedding, outcome, queue_drafts, refinement, rereading, sync, unreadable
 from backend.rounds.context import LoadedEncoders, RoundContext
+from backend.rounds.examples import UnreadableLabels
 from backend.rounds.label_figures import judge_labels
-from backend.rounds.learner import Learner, UnreadableLabels
+from backend.rounds.learner import Learner
 from backend.rounds.services import Services
 from backend.rounds.spreading import parted, spread
 from backend.storage import artifacts, records
@@ -356,12 +357,12 @@ class Rounds(DBOSConfiguredInstance):
                 labels=live.labels if live and refined else len(here.ledger.usable),
                 drafts=artifacts.file_of(file) if key else "",
             )
-            masks = here.files.read_json(file) if key and queue_drafts.are_shown(here) else None
+            masks = queue_drafts.to_show(here, file) if key else {}
             name = here.publisher.publish(
                 version,
                 "attention-unet" if key else "cold-start",
                 here.queue(number)[: here.options.horizon],
-                masks or {},
+                masks,
             )
             self.store.projects.update(project_id, publish_seconds=time.monotonic() - started)
             if not name:  # all open scans have been labelled meanwhile

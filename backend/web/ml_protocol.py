@@ -198,8 +198,9 @@ class Answers:
             raise ValueError("the labelling interface has changed; the next sync reads it")
         if self._clicks is None:
             raise ValueError("this process answers no clicks")
-        prompts = labels.prompts(request.context or {}, labels.parse(project.label_config))
-        if prompts.page:
+        config = labels.parse(project.label_config)
+        prompts = labels.prompts(request.context or {}, config)
+        if prompts.page and not config.paged:
             raise ValueError(f"page {prompts.page} of a task with a single image")
         [task] = self._stored(project, request.tasks[:1]) or [None]
         if task is None:
@@ -219,10 +220,10 @@ class Answers:
         """
         ids = [task.id for task in tasks if task]
         stored = {task.id: task for task in self._store.scans.some(project.id, ids)}
-        key = labels.parse(project.label_config).image_key
+        config = labels.parse(project.label_config)
         return [
             task.id
-            if task and task.id in stored and _same_image(task, stored[task.id], key)
+            if task and task.id in stored and _same_image(task, stored[task.id], config)
             else None
             for task in tasks
         ]
@@ -350,14 +351,15 @@ def _same_labels(sent: str, known: str) -> bool:
         return False
 
 
-def _same_image(sent: TaskIn, stored: Task, image_key: str) -> bool:
+def _same_image(sent: TaskIn, stored: Task, config: labels.LabelConfig) -> bool:
     """Return whether a task still has the image that it had at the last sync.
 
     The address counts only for a task that changed since the sync: for an image in a bucket,
     Label Studio's task list and /predict give different addresses.
     """
-    address = sent.data.get(image_key, stored.url)
-    return sent.updated_at in {"", stored.updated_at} or address == stored.url
+    if sent.updated_at in {"", stored.updated_at} or config.image_key not in sent.data:
+        return True
+    return labels.address(sent.data, config) == stored.url
 
 
 def _why_ignored(event: WebhookIn, project: Project | None) -> str:

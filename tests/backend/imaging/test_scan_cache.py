@@ -14,6 +14,7 @@ from backend import logs
 from backend.errors import ImageError, Unreachable
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scan, Scans
+from backend.storage import pages
 from tests.backend.fake_label_studio import png
 
 
@@ -214,3 +215,47 @@ def test_what_is_logged_while_scans_are_fetched_carries_project_and_task(
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     told = sorted((line["project"], line["round"], line["task"]) for line in lines)
     assert told == [(3, 7, 1), (3, 7, 2)]
+
+
+def test_a_slab_is_read_page_by_page_and_kept_in_one_file(
+    source: Source, open_scans: Callable[..., Scans]
+) -> None:
+    urls = [source.add(f"/{number}.png", number / 2) for number in range(3)]
+    scan = open_scans().get(1, pages.joined(urls))
+    assert [round(float(page.mean()), 1) for page in scan.pages] == [0.0, 0.5, 1.0]
+    assert scan.image is scan.pages[1], "the middle page stands for the slab"
+    again = open_scans().get(1, pages.joined(urls))
+    assert source.fetched == urls
+    np.testing.assert_array_equal(again.pages, scan.pages)
+    assert again.digest == scan.digest
+
+
+def test_slabs_of_other_pages_or_of_another_order_are_no_equal_scans(
+    source: Source, open_scans: Callable[..., Scans]
+) -> None:
+    first, second = source.add("/a.png", 0.2), source.add("/b.png", 0.8)
+    orders = [[first, second], [second, first], [first, first], [first]]
+    digests = {open_scans().get(1, pages.joined(order)).digest for order in orders}
+    assert len(digests) == 4
+
+
+def test_a_page_that_cannot_be_read_is_named(
+    source: Source, open_scans: Callable[..., Scans]
+) -> None:
+    with pytest.raises(ImageError, match=r"Task 1: there is no image\. This is page 2 of 2\."):
+        open_scans().get(1, pages.joined([source.add("/a.png"), "/gone.png"]))
+
+
+def test_pages_of_different_sizes_are_named(
+    source: Source, open_scans: Callable[..., Scans]
+) -> None:
+    urls = [source.add("/a.png"), source.add("/b.png", shape=(8, 13))]
+    with pytest.raises(ImageError, match="page 1 has 12 x 8 pixels, page 2 has 13 x 8"):
+        open_scans().get(1, pages.joined(urls))
+
+
+def test_a_whole_volume_in_a_task_is_not_read(
+    source: Source, open_scans: Callable[..., Scans]
+) -> None:
+    with pytest.raises(ImageError, match="it has 16 pages, expected at most 15"):
+        open_scans().get(1, pages.joined([source.add("/a.png")] * 16))

@@ -21,10 +21,11 @@ from backend.rounds import drafts, prelabels, sync
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.drafts import LiveDrafts
-from backend.rounds.learner import Learner, UnreadableLabels, learner_for, train_config
+from backend.rounds.examples import UnreadableLabels
+from backend.rounds.learner import Learner, learner_for, train_config
 from backend.rounds.progress import Pace
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, measured
+from backend.rounds.validation_scores import Place, ScanScore, measured
 from backend.storage import artifacts, ledger
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
@@ -461,11 +462,12 @@ def gated(
 
     def scored(
         self: Learner, now: ledger.Ledger, key: str, held: list[int], *_: Any
-    ) -> dict[int, ScanScore]:
+    ) -> dict[Place, ScanScore]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
         return {
-            task_id: ScanScore(scored_as((found[task_id],), (7.0,)), *pixels) for task_id in held
+            (task_id, 0): ScanScore(scored_as((found[task_id],), (7.0,)), *pixels)
+            for task_id in held
         }
 
     monkeypatch.setattr(Learner, "_validate", scored)
@@ -514,9 +516,9 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
 def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
     pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
     found = {
-        1: ScanScore(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
-        2: ScanScore(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
-        3: ScanScore(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
+        (1, 0): ScanScore(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
+        (2, 0): ScanScore(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
+        (3, 0): ScanScore(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
     }
     assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
     quality = measured(ModelQuality(), found, ["Lung", "Heart", "Rib"])
@@ -595,7 +597,7 @@ def test_every_readable_scan_has_an_entropy_within_its_bounds(lab: Lab) -> None:
 def test_a_draft_is_drawn_at_the_images_own_size() -> None:
     probabilities = np.zeros((1, 4, 4), np.float32)
     probabilities[0, :2] = 0.9
-    [region] = drafts.regions(probabilities, (8, 12), PARSED)
+    [region] = drafts.regions([probabilities], (8, 12), PARSED)
     assert (region["original_height"], region["original_width"]) == (8, 12)
     mask = labels.masks([region], PARSED, size=(8, 12))
     assert mask[0, :3].all()
@@ -604,7 +606,7 @@ def test_a_draft_is_drawn_at_the_images_own_size() -> None:
 
 
 def test_a_draft_of_nothing_has_no_region() -> None:
-    assert drafts.regions(np.zeros((1, 4, 4), np.float32), (8, 8), PARSED) == []
+    assert drafts.regions([np.zeros((1, 4, 4), np.float32)], (8, 8), PARSED) == []
 
 
 def drawn_at_once(
@@ -638,7 +640,7 @@ def test_a_draft_label_by_label_is_that_of_all_labels_at_once(kind: str) -> None
     probabilities = rng.random((5, 7, 9)).astype(np.float32)
     probabilities[3] = 0
     config = many_labels(5, kind)
-    found = drafts.regions(probabilities, (31, 40), config)
+    found = drafts.regions([probabilities], (31, 40), config)
     assert found
     assert found == drawn_at_once(probabilities, (31, 40), config)
 
@@ -648,7 +650,7 @@ def test_a_draft_of_many_labels_takes_the_memory_of_one() -> None:
     probabilities[:, 4:9, 4:9] = 0.9
     config = many_labels(50, "Brush")
     tracemalloc.start()
-    found = drafts.regions(probabilities, (800, 1000), config)
+    found = drafts.regions([probabilities], (800, 1000), config)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == 50
