@@ -24,6 +24,13 @@ from backend.settings import load_settings, prepare_data_dir, require_api_key
     help="lung, bone, soft-tissue, brain, percentile, or LEVEL/WIDTH.",
 )
 @click.option("--slices", default="all", show_default=True, help="all, every:N or tissue.")
+@click.option(
+    "--slab",
+    type=click.INT,
+    default=1,
+    show_default=True,
+    help="Slices of a task, as pages to turn: an odd number from 3 to 15.",
+)
 @click.option("--frame", type=click.IntRange(0), help="Which volume of a 4-D source, from 0.")
 @click.option("--keep", default="", help="DICOM elements for task data: PatientAge,PatientSex.")
 @click.option("--keep-names", is_flag=True, help="Call volumes by their files, not by pseudonyms.")

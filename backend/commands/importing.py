@@ -15,7 +15,7 @@ from backend.commands import connection
 from backend.errors import ConfigError, FirstlightError
 from backend.exchange import importing, manifest, slice_choice
 from backend.exchange.importing import Outcome, Plan, Target
-from backend.exchange.manifest import IMAGE, VOLUME
+from backend.exchange.manifest import IMAGE, NEIGHBOURS, VOLUME
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import LocalFiles, Serving, Uploads
 from backend.imaging import sources, windows
@@ -39,15 +39,16 @@ def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
     """
     windows.check(asked["window"])
     slice_choice.check(asked["slices"])
+    slice_choice.check_slab(asked["slab"])
     keep = _keywords(_listed(asked["keep"]))
     found = sources.contents(source, Reading(settings.max_image_pixels, asked["frame"], keep))
     for line in found.left_out:
         click.echo(f"Left out: {line}", err=True)
     root = source if source.is_dir() else source.parent
-    plan = Plan(root, asked["window"], asked["slices"], asked["keep_names"])
+    plan = Plan(root, asked["window"], asked["slices"], asked["keep_names"], asked["slab"])
     studio = LabelStudio(settings)
     tasks = TaskImport(studio)
-    project = asked["project"] or _new_project(tasks, asked["title"], asked["labels"], found)
+    project = asked["project"] or _new_project(tasks, asked, found)
     folder = _folder_of(settings, project, source, asked["out"])
     serving = _serving(tasks, project, folder, asked["local_files"])
     target = Target(project, settings.label_studio_url, folder, studio, tasks, serving)
@@ -62,7 +63,7 @@ def fill(settings: Settings, target: Target, plan: Plan, found: Contents) -> Out
     Raises:
         FirstlightError: If nobody could draw on the slices, or Label Studio or a folder fails.
     """
-    for line in _config_notes(target.studio, target.project, found):
+    for line in _config_notes(target.studio, target.project, found, slabs=plan.slab > 1):
         click.echo(line)
     with click.progressbar(found.sources, label="Volumes", file=sys.stderr) as bar:
         outcome = importing.run(target, plan, bar, Pseudonyms.of(settings))
@@ -88,9 +89,9 @@ def _keywords(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _new_project(tasks: TaskImport, title: str, labels: str, found: Contents) -> int:
+def _new_project(tasks: TaskImport, asked: Mapping[str, Any], found: Contents) -> int:
     """Make the project of --new; return its id."""
-    classes = _listed(labels)
+    classes, title = _listed(asked["labels"]), asked["title"]
     if not classes:
         raise ConfigError(
             "A new project needs the names of its classes.", "Add for example --labels Lung,Heart."
@@ -101,26 +102,35 @@ def _new_project(tasks: TaskImport, title: str, labels: str, found: Contents) ->
             f"Go on with it by --project {there[0]}, or choose another title.",
         )
     viewer = not all(source.single for source in found.sources)
-    project = tasks.create_project(title, interface.of_slices(classes, viewer=viewer))
+    slabs = asked["slab"] > 1
+    config = interface.of_slabs(classes) if slabs else interface.of_slices(classes, viewer=viewer)
+    project = tasks.create_project(title, config)
     click.echo(
         f"Project {project} ({title}) is made. After an interruption use --project {project}."
     )
     return project
 
 
-def _config_notes(studio: LabelStudio, project: int, found: Contents) -> Iterator[str]:
+def _config_notes(
+    studio: LabelStudio, project: int, found: Contents, *, slabs: bool
+) -> Iterator[str]:
     """Yield what should be added to the label config.
 
     Raises:
         ConfigError: If nobody could draw on the slices with it.
     """
     config = studio.project(project).label_config
-    key = labels.parse(config).image_key
-    if key != IMAGE:
+    parsed = labels.parse(config)
+    attribute, key = ("valueList", NEIGHBOURS) if slabs else ("value", IMAGE)
+    if (parsed.paged, parsed.image_key) != (slabs, key):
+        shown = f"{'pages of ' if parsed.paged else ''}${parsed.image_key}"
         raise ConfigError(
-            f"The label config of project {project} shows ${key}, but the tasks hold ${IMAGE}.",
-            f'Set value="${IMAGE}" in its Image tag, or import into a new project.',
+            f"The label config of project {project} shows {shown}, but the tasks hold "
+            f"{'pages in ' if slabs else ''}${key}.",
+            f'Set {attribute}="${key}" in its Image tag, or import into a new project.',
         )
+    if slabs:
+        return
     if not interface.has_viewer(config) and not all(one.single for one in found.sources):
         yield (
             f"The label config of project {project} does not show the neighbours of a slice. Add "

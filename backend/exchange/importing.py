@@ -8,7 +8,7 @@ that are there already are found by their names and not made twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from backend.errors import ConfigError, FirstlightError
 from backend.exchange import manifest as manifests
 from backend.exchange import slice_choice
-from backend.exchange.manifest import IMAGE, NEIGHBOURS, SLICE, VOLUME, Manifest
+from backend.exchange.manifest import IMAGE, NEIGHBOURS, PAGES, SLICE, VOLUME, Manifest
 from backend.exchange.pictures import Writer
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import Serving
@@ -45,6 +45,7 @@ class Plan:
         root: The folder that is imported, or that of the file.
         window: A preset, `percentile` or LEVEL/WIDTH.
         slices: `all`, `tissue` or every:N.
+        slab: Slices of a task at most; 1 for tasks of single slices.
         keep_names: Whether volumes go by the names of their files instead of pseudonyms.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     window: str
     slices: str
     keep_names: bool = False
+    slab: int = 1
 
 
 @dataclass
@@ -126,16 +128,16 @@ class _Import:
         self._entries = {volume.name: volume for volume in manifest.volumes}
         self._earlier = {_content(volume): volume.name for volume in manifest.volumes}
         self._wanted = {
-            (volume.name, one.index)
+            (volume.name, manifests.middle(pages))
             for volume in manifest.volumes
-            for one in volume.slices
-            if one.is_task
+            for pages in volume.tasks
         }
         self._tasks = _tasks_of(target)
         # Identity and title of the volumes of this run, by their names.
         self._seen: dict[str, tuple[str, str]] = {}
         self._waiting: list[tuple[manifests.Volume, Mapping[str, str]]] = []
-        self._writer = Writer(plan.root, target.serving.folder, plan.window, plan.slices)
+        folder = target.serving.folder
+        self._writer = Writer(plan.root, folder, plan.window, plan.slices, plan.slab)
         self._outcome = Outcome()
 
     def run(self, sources: Iterable[Source]) -> Outcome:
@@ -172,7 +174,7 @@ class _Import:
                 "Import it into a new project, or put the old files back.",
             )
         entry = self._writer.write(volume, name, old)
-        if not any(one.is_task for one in entry.slices):
+        if not entry.tasks:
             raise ConfigError(
                 f"{volume.title} has no slice that --slices {self._plan.slices} chooses.",
                 "Import it with --slices all.",
@@ -226,14 +228,24 @@ class _Import:
         return [
             {
                 **tags,
-                IMAGE: one.url,
                 VOLUME: entry.name,
-                SLICE: one.index,
-                NEIGHBOURS: [urls[index] for index in slice_choice.beside(one.index, [*urls])],
+                SLICE: manifests.middle(pages),
+                **_shown(pages, urls, slab=bool(entry.slabs)),
             }
-            for one in entry.slices
-            if one.is_task and (entry.name, one.index) not in self._tasks
+            for pages in entry.tasks
+            if (entry.name, manifests.middle(pages)) not in self._tasks
         ]
+
+
+def _shown(pages: Sequence[int], urls: Mapping[int, str], *, slab: bool) -> Row:
+    """Return the task data of the pictures that a task shows."""
+    if slab:
+        return {NEIGHBOURS: [urls[index] for index in pages], PAGES: list(pages)}
+    [own] = pages
+    return {
+        IMAGE: urls[own],
+        NEIGHBOURS: [urls[index] for index in slice_choice.beside(own, [*urls])],
+    }
 
 
 def _content(entry: manifests.Volume) -> tuple[Any, ...]:
@@ -267,6 +279,7 @@ def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
             label_studio=target.url,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             window=plan.window,
+            slab=plan.slab,
             folder=str(folder),
             pictures=pictures,
         )
@@ -283,6 +296,12 @@ def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
             f"Project {target.project} was imported with the window {manifest.window}, not "
             f"{plan.window}: other pictures would appear below what people drew.",
             f"Import with --window {manifest.window}, or into a new project by --new.",
+        )
+    if manifest.slab != plan.slab:
+        raise ConfigError(
+            f"Project {target.project} was imported with --slab {manifest.slab}, not {plan.slab}: "
+            "slices would be drawn twice.",
+            f"Import with --slab {manifest.slab}, or into a new project by --new.",
         )
     if manifest.pictures != pictures:
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from backend.storage import artifacts
 
 MANIFEST = "manifest.json"
 FORMAT: Literal[1] = 1
-IMAGE, VOLUME, SLICE, NEIGHBOURS = "image", "volume", "slice", "slices"  # keys of task data
+# Keys of task data. A slab has no `image`: its pages are its `slices`.
+IMAGE, VOLUME, SLICE, NEIGHBOURS, PAGES = "image", "volume", "slice", "slices", "pages"
 
 Row = tuple[float, float, float, float]
 Affine = tuple[Row, Row, Row, Row]
@@ -39,7 +41,8 @@ class Slice(_Written):
         index: Its place along the axis that the volume's plane cuts, from 0.
         picture: Path of the picture, relative to the manifest's `pictures`.
         picture_hash: SHA-256 of the picture's file.
-        is_task: Whether the slice is a task; else it is shown beside others only.
+        is_task: Whether the slice is a task or a page of a slab; else it is shown beside others
+            only.
         url: Address of the picture in Label Studio.
         file: The DICOM file, relative to the volume's `root`; else "".
         frame: The frame of a DICOM file with several frames, from 0.
@@ -72,6 +75,7 @@ class Volume(_Written):
         frame: The volume of a source with several (4-D), from 0; else None.
         plane: How slices become pictures.
         slices: Those with a picture, by rising index.
+        slabs: The indices of the pages of each task; none where a task is a slice.
     """
 
     name: str
@@ -86,6 +90,12 @@ class Volume(_Written):
     frame: int | None = None
     plane: Plane
     slices: tuple[Slice, ...]
+    slabs: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def tasks(self) -> list[tuple[int, ...]]:
+        """The indices of the slices that each task shows to be drawn on: one, or a slab's."""
+        return [*self.slabs] or [(one.index,) for one in self.slices if one.is_task]
 
 
 class Manifest(_Written):
@@ -96,6 +106,7 @@ class Manifest(_Written):
         label_studio: The address of Label Studio.
         created: When the first volume was imported, ISO 8601 in UTC.
         window: As it was asked for: a preset, or LEVEL/WIDTH.
+        slab: Slices of a task at most; 1 unless tasks are slabs.
         folder: The folder that the manifest was written in, as an absolute path.
         pictures: The folder of the pictures: the same one, or one that Label Studio serves.
         volumes: In the order of their import.
@@ -108,6 +119,7 @@ class Manifest(_Written):
     created: str
     window: str
     layout: Literal["slices"] = "slices"
+    slab: int = Field(default=1, ge=1)
     folder: str
     pictures: str = ""
     volumes: tuple[Volume, ...] = ()
@@ -115,6 +127,11 @@ class Manifest(_Written):
     def volume(self, name: object) -> Volume | None:
         """Return the volume with the name that stands in a task's data, if it was imported."""
         return next((volume for volume in self.volumes if volume.name == name), None)
+
+
+def middle(pages: Sequence[int]) -> int:
+    """Return the slice by which a task is known: its own, or the middle page of a slab."""
+    return pages[len(pages) // 2]
 
 
 def rows_of(affine: npt.NDArray[Any]) -> Affine:

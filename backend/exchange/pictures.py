@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -15,6 +15,7 @@ from PIL import Image
 
 from backend.exchange import manifest, slice_choice
 from backend.exchange.manifest import Slice
+from backend.exchange.slice_choice import Slab
 from backend.imaging.planes import Array
 from backend.imaging.volumes import Volume
 from backend.imaging.windows import Window, window_of
@@ -32,12 +33,14 @@ class Writer:
         folder: Holds the pictures, those of a volume in a folder of its own.
         window: A preset, `percentile` or LEVEL/WIDTH.
         slices: `all`, `tissue` or every:N.
+        slab: Pages of a task at most; 1 for a task of one slice.
     """
 
     root: Path
     folder: Path
     window: str
     slices: str
+    slab: int = 1
 
     def write(self, volume: Volume, name: str, old: manifest.Volume | None) -> manifest.Volume:
         """Write the pictures that are not there yet; return the manifest's entry of the volume.
@@ -53,7 +56,9 @@ class Writer:
         known = {one.index: one for one in old.slices} if old else {}
         tasks = {one.index for one in known.values() if one.is_task}
         tasks |= set(slice_choice.chosen(self.slices, volume))
-        shown = slice_choice.with_neighbours(tasks, volume.present)
+        slabs = self._slabs(tasks, volume, old)
+        tasks |= {index for slab in slabs for index in slab}
+        shown = sorted(tasks) if slabs else slice_choice.with_neighbours(tasks, volume.present)
         there = {index: one for index, one in known.items() if (self.folder / one.picture).exists()}
         new = self._pictures(volume, name, [index for index in shown if index not in there])
         urls = {index: one.url for index, one in known.items()}
@@ -61,7 +66,15 @@ class Writer:
             one.model_copy(update={"is_task": index in tasks, "url": urls.get(index, "")})
             for index, one in sorted({**known, **new}.items())
         ]
-        return self._entry(volume, name, slices)
+        return self._entry(volume, name, slices, slabs)
+
+    def _slabs(
+        self, tasks: Collection[int], volume: Volume, old: manifest.Volume | None
+    ) -> list[Slab]:
+        if self.slab == 1:
+            return []
+        known = old.slabs if old else ()
+        return slice_choice.slabs(tasks, list(volume.present), self.slab, known)
 
     def _pictures(self, volume: Volume, name: str, indices: Sequence[int]) -> dict[int, Slice]:
         if not indices:
@@ -84,7 +97,9 @@ class Writer:
             )
         return made
 
-    def _entry(self, volume: Volume, name: str, slices: Sequence[Slice]) -> manifest.Volume:
+    def _entry(
+        self, volume: Volume, name: str, slices: Sequence[Slice], slabs: Sequence[Slab]
+    ) -> manifest.Volume:
         return manifest.Volume(
             name=name,
             root=str(self.root.resolve()),
@@ -98,6 +113,7 @@ class Writer:
             frame=volume.frame,
             plane=volume.plane,
             slices=tuple(slices),
+            slabs=tuple(slabs),
         )
 
     def _relative(self, path: Path) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import numpy as np
 
 from backend.errors import ConfigError
 from backend.imaging.volumes import Volume
 from backend.imaging.windows import tissue_threshold
+from backend.storage.pages import MOST_PAGES
 
 ALL, TISSUE, EVERY = "all", "tissue", "every:"
 BESIDE = 7  # slices that are shown on each side of a task's own
 _LEAST_TISSUE = 0.02  # of a slice's pixels
+
+Slab = tuple[int, ...]  # indices of neighbouring slices, rising
 
 
 def check(asked: str) -> None:
@@ -44,6 +48,51 @@ def chosen(asked: str, volume: Volume) -> list[int]:
         return [index for index in present if _tissue(volume, index, threshold) >= _LEAST_TISSUE]
     step = _step(asked)
     return present[min(step - 1, len(present) - 1) // 2 :: step]
+
+
+def check_slab(size: int) -> None:
+    """Raise unless a slab may have so many pages.
+
+    Raises:
+        ConfigError: If it is neither 1 (no slabs) nor an odd number from 3 to MOST_PAGES.
+    """
+    if size != 1 and not (3 <= size <= MOST_PAGES and size % 2):
+        raise ConfigError(
+            f"--slab is {size}, expected an odd number from 3 to {MOST_PAGES}.",
+            "Give for example --slab 5 for a slice with two on each side.",
+        )
+
+
+def slabs(
+    centres: Iterable[int], present: Sequence[int], size: int, known: Iterable[Slab] = ()
+) -> list[Slab]:
+    """Return slabs that hold all centres, by rising index; no slice is in two of them.
+
+    A slab lies around its centre, unless the slab before it ends later than that or the volume
+    begins there; at the end of the volume and before a known slab it is shorter.
+
+    Args:
+        centres: Indices of chosen slices.
+        present: Indices of all slices of the volume, rising.
+        size: Pages of a slab.
+        known: Slabs that stay as they are.
+    """
+    made = [*known]
+    taken = {index for slab in made for index in slab}
+    for centre in sorted(centres):
+        if centre not in taken:
+            slab = _around(present.index(centre), present, size, taken)
+            made.append(slab)
+            taken.update(slab)
+    return sorted(made)
+
+
+def _around(place: int, present: Sequence[int], size: int, taken: set[int]) -> Slab:
+    first = place
+    while first > max(place - size // 2, 0) and present[first - 1] not in taken:
+        first -= 1
+    free = takewhile(lambda index: index not in taken, present[first : first + size])
+    return tuple(free)
 
 
 def beside(index: int, present: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The labelling interface of an imported project: masks on a slice, its volume beside it."""
+"""The labelling interface of an imported project: masks on a slice, or on the pages of a slab."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BRUSH, SHOWN = "tag", "image"  # names of the tag that draws, and of the image
 _DRAWING = f"""<BrushLabels name="{BRUSH}" toName="{SHOWN}">
 {{labels}}
 </BrushLabels>
-<Image name="{SHOWN}" value="$image" zoom="true" zoomControl="true" brightnessControl="true" \
+<Image name="{SHOWN}" {{source}} zoom="true" zoomControl="true" brightnessControl="true" \
 contrastControl="true"/>"""
 VIEWER = '<Image name="volume" valueList="$slices"/>'
 _BESIDE = """<View style="display: flex; gap: 1em">
@@ -31,10 +31,20 @@ def of_slices(labels: Sequence[str], *, viewer: bool) -> str:
         labels: The classes.
         viewer: Whether the neighbours of a slice are shown beside it.
     """
-    lines = "\n".join(f"<Label value={quoteattr(label)}/>" for label in labels)
-    drawing = _DRAWING.format(labels=lines)
+    lines = _label_tags(labels)
+    drawing = _DRAWING.format(labels=lines, source='value="$image"')
     inside = _BESIDE.format(drawing=drawing, viewer=VIEWER) if viewer else drawing
     return f"<View>\n{inside}\n</View>\n"
+
+
+def of_slabs(labels: Sequence[str]) -> str:
+    """Return a label config with one brush a class, to draw on every page of a slab."""
+    drawing = _DRAWING.format(labels=_label_tags(labels), source='valueList="$slices"')
+    return f"<View>\n{drawing}\n</View>\n"
+
+
+def _label_tags(labels: Sequence[str]) -> str:
+    return "\n".join(f"<Label value={quoteattr(label)}/>" for label in labels)
 
 
 def has_viewer(config: str) -> bool:

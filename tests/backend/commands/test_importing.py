@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from backend.commands import import_command, importing
 from backend.errors import ConfigError, StorageError
+from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface
 from backend.settings import Settings
@@ -26,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "labels": "",
     "window": "percentile",
     "slices": "all",
+    "slab": 1,
     "frame": None,
     "keep": "",
     "keep_names": False,
@@ -109,6 +111,30 @@ def test_a_project_that_is_there_is_checked_and_its_viewer_is_proposed(
     assert not studio.projects[2].tasks
 
 
+def test_a_project_of_slabs_is_made_with_pages_to_draw_on(
+    studio: FillableLabelStudio, settings: Settings, source: Path
+) -> None:
+    assert run(settings, source, title="Hearts", labels="RV, LV", slab=3)
+    [project] = studio.projects.values()
+    config = labels.parse(project.label_config)
+    assert (config.paged, config.image_key, config.labels) == (True, "slices", ("RV", "LV"))
+    [task] = project.tasks.values()
+    assert len(task["data"]["slices"]) == 3
+
+
+def test_a_project_of_slices_takes_no_slabs_and_one_of_slabs_no_slices(
+    studio: FillableLabelStudio, settings: Settings, source: Path
+) -> None:
+    studio.add_project()
+    with pytest.raises(ConfigError, match=r"shows \$image, but the tasks hold pages in \$slices"):
+        run(settings, source, project=1, slab=3)
+    studio.add_project(interface.of_slabs(["RV"]))
+    with pytest.raises(ConfigError, match=r"shows pages of \$slices, but the tasks hold \$image"):
+        run(settings, source, project=2)
+    assert not studio.projects[1].tasks
+    assert not studio.projects[2].tasks
+
+
 def test_slices_are_grouped_by_volume_where_the_backend_is_connected(
     studio: FillableLabelStudio,
     settings: Settings,
@@ -160,6 +186,7 @@ def test_what_is_left_out_is_said_and_makes_the_command_fail(
         ({"window": "liver"}, "--window is 'liver', expected lung"),
         ({"slices": "some"}, "--slices is 'some', expected all, tissue or every:N"),
         ({"slices": "every:0"}, "--slices is 'every:0'"),
+        ({"slab": 4}, "--slab is 4, expected an odd number from 3 to 15"),
         ({"keep": "PatientAge,Age"}, "--keep names Age, which no DICOM element is called"),
         ({"title": "Hearts"}, "needs the names of its classes. Add for example --labels"),
     ],

@@ -44,6 +44,7 @@ class Site:
         *,
         window: str = "percentile",
         slices: str = "all",
+        slab: int = 1,
         keep_names: bool = False,
         reading: Reading | None = None,
         local_files: Path | None = None,
@@ -56,7 +57,7 @@ class Site:
             serving = LocalFiles(tasks, PROJECT, local_files, "/served")
         url = self.settings.label_studio_url
         target = Target(PROJECT, url, self.folder, client, tasks, serving)
-        plan = Plan(self.source, window, slices, keep_names)
+        plan = Plan(self.source, window, slices, keep_names, slab)
         sources = contents(self.source, reading or Reading(max_pixels=100_000)).sources
         try:
             return importing.run(target, plan, sources, Pseudonyms.of(self.settings))

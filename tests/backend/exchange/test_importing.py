@@ -40,6 +40,52 @@ def test_each_slice_becomes_a_task_with_its_neighbours_beside(site: Site) -> Non
     assert {*tasks[0]} == {"image", "volume", "slice", "slices"}
 
 
+def test_slabs_become_tasks_of_several_pages(site: Site) -> None:
+    hearts(site)
+    outcome = site.run(slab=7)
+    assert (outcome.volumes, outcome.tasks_made, outcome.problems) == (2, 6, [])
+    tasks = site.tasks()
+    assert {*tasks[0]} == {"volume", "slice", "slices", "pages"}
+    name = min(task["volume"] for task in tasks)
+    found = [(task["slice"], task["pages"]) for task in tasks if task["volume"] == name]
+    expected = [(3, range(7)), (10, range(7, 14)), (17, range(14, 20))]
+    assert found == [(middle, [*pages]) for middle, pages in expected]
+    volume = site.manifest.volume(name)
+    assert volume is not None
+    urls = {one.index: one.url for one in volume.slices}
+    for task in tasks:
+        if task["volume"] == name:
+            assert task["slices"] == [urls[index] for index in task["pages"]]
+
+
+def test_slabs_are_not_made_twice_and_deleted_ones_come_back(site: Site) -> None:
+    hearts(site, 1)
+    site.run(slab=3, slices="every:6")
+    before = site.tasks()
+    assert [task["pages"] for task in before] == [[1, 2, 3], [7, 8, 9], [13, 14, 15]]
+    assert site.run(slab=3, slices="every:6").tasks_made == 0
+    site.studio.delete_task(max(site.studio.projects[PROJECT].tasks))
+    outcome = site.run(slab=3, slices="every:6")
+    assert (outcome.tasks_made, outcome.tasks_restored) == (1, 1)
+    assert sorted(task["pages"] for task in site.tasks()) == [task["pages"] for task in before]
+
+
+def test_more_slices_make_slabs_beside_those_that_are_there(site: Site) -> None:
+    hearts(site, 1)
+    site.run(slab=3, slices="every:6")
+    site.run(slab=3)
+    pages = [index for task in site.tasks() for index in task["pages"]]
+    assert sorted(pages) == list(range(20)), "each slice once"
+
+
+def test_slabs_and_slices_do_not_mix_in_a_project(site: Site) -> None:
+    hearts(site, 1)
+    site.run(slab=3)
+    for slab in (1, 5):
+        with pytest.raises(ConfigError, match=f"with --slab 3, not {slab}: slices would be drawn"):
+            site.run(slab=slab)
+
+
 def test_a_pixel_of_a_task_leads_to_its_voxel(site: Site) -> None:
     hearts(site)
     site.run(window="450/900")
