@@ -10,27 +10,31 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from backend.exchange.manifest import SLICE, VOLUME, Manifest, Volume
+from backend.exchange.manifest import PAGES, SLICE, VOLUME, Manifest, Volume
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
+from backend.storage import pages as addresses
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts this before the name of an upload
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')  # in the name of a file, on any system
 _LONGEST = 150  # characters of a name; endings and folders are added
+_NUMBERS_A_SLAB = 100  # far more than it has pages
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A task as Label Studio lists it.
+    """A task as Label Studio lists it, or a page of a slab.
 
     Attributes:
-        task: Its id.
+        task: The task's id.
         url: Address of its picture.
         image: File name of the picture, as it was imported.
         changed: When the task or its annotations last changed.
         annotations: Number of submitted annotations, without skips.
         volume: Name of the volume that it is a slice of, "" if of none.
         index: Its place in the volume, from 0.
+        page: Its place in the slab, from 0.
+        pages: Addresses of all pages of the slab; none for a task of one picture.
     """
 
     task: int
@@ -40,6 +44,18 @@ class Scan:
     annotations: int
     volume: str = ""
     index: int = 0
+    page: int = 0
+    pages: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """The address of its task, as rounds store it."""
+        return addresses.joined(self.pages or (self.url,))
+
+    @property
+    def number(self) -> int:
+        """A number that no other scan of the project has; without slabs, the task's id."""
+        return self.task * _NUMBERS_A_SLAB + self.page if self.pages else self.task
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Case:
 
     Attributes:
         name: Of its files, without ending; no other case has it.
-        scans: One scan, or the slices that are tasks, by rising index.
+        scans: One scan, or the slices of its tasks, by rising index.
         volume: Where the slices come from; None for a single scan.
     """
 
@@ -71,8 +87,9 @@ class Listing:
 
 
 def scans_of(studio: LabelStudio, project: int, config: labels.LabelConfig) -> list[Scan]:
-    """Return all tasks of a project, without their annotations."""
-    return [_scan(task, config.image_key) for page in studio.tasks(project) for task in page]
+    """Return all tasks of a project, and each page of slabs, without their annotations."""
+    tasks = (task for page in studio.tasks(project) for task in page)
+    return [scan for task in tasks for scan in _scans(task, config)]
 
 
 def single(scans: Iterable[Scan]) -> Listing:
@@ -157,21 +174,31 @@ def _unique_name(name: str, taken: set[str]) -> str:
     return unique
 
 
-def _scan(task: dict[str, Any], image_key: str) -> Scan:
+def _scans(task: dict[str, Any], config: labels.LabelConfig) -> Iterator[Scan]:
     data = task.get("data") or {}
-    url = str(data.get(image_key) or "")
-    index, volume = data.get(SLICE), data.get(VOLUME)
-    number = index if isinstance(index, int) and not isinstance(index, bool) else None
-    is_slice = number is not None and bool(volume)
-    return Scan(
-        task=int(task["id"]),
-        url=url,
-        image=image_name(url) or f"task-{task['id']}",
-        changed=str(task["updated_at"]),
-        annotations=int(task["total_annotations"]),
-        volume=str(volume) if is_slice else "",
-        index=number or 0,
-    )
+    urls = addresses.separate(labels.address(data, config))
+    places = _places(data.get(PAGES) if config.paged else [data.get(SLICE)], len(urls))
+    volume = data.get(VOLUME) if places else None
+    for page, url in enumerate(urls):
+        unnamed = f"task-{task['id']}" + (f"-page-{page}" if config.paged else "")
+        yield Scan(
+            task=int(task["id"]),
+            url=url,
+            image=image_name(url) or unnamed,
+            changed=str(task["updated_at"]),
+            annotations=int(task["total_annotations"]),
+            volume=str(volume or ""),
+            index=places[page] if places else 0,
+            page=page,
+            pages=tuple(urls) if config.paged else (),
+        )
+
+
+def _places(given: object, number: int) -> list[int]:
+    """Return the places in the volume of so many pages; none if task data does not say them."""
+    places = given if isinstance(given, list) else []
+    known = all(isinstance(place, int) and not isinstance(place, bool) for place in places)
+    return places if known and len(places) == number else []
 
 
 def image_name(url: str) -> str:

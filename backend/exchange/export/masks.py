@@ -74,12 +74,16 @@ def submitted(annotations: Iterable[Annotation]) -> list[Annotation]:
 
 
 def read(
-    annotations: Iterable[Annotation], config: labels.LabelConfig, size: tuple[int, int]
+    scan: Scan,
+    annotations: Iterable[Annotation],
+    config: labels.LabelConfig,
+    size: tuple[int, int],
 ) -> tuple[list[Submission], list[str]]:
     """Return the annotations whose masks can be read, and why the others are left out.
 
     Args:
-        annotations: Of one scan.
+        scan: The scan, or the page of a slab.
+        annotations: Of its task.
         config: The labelling interface.
         size: Height and width of the picture; a mask of another size was drawn on another picture.
     """
@@ -88,7 +92,9 @@ def read(
         result = each["result"] or []
         try:
             _check_size(result, size)
-            kept.append(Submission(each, labels.planes(result, config, size=size)))
+            labels.check_pages(result, config, len(scan.pages) or 1)
+            planes = labels.planes(result, config, size=size, page=scan.page)
+            kept.append(Submission(each, planes))
         except ValueError as error:
             problems.append(
                 f"task {each['task']}: annotation {each['id']} is left out, because {error}"

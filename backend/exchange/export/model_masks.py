@@ -13,6 +13,7 @@ from backend.exchange.export.cases import Scan
 from backend.exchange.export.masks import Drawn, Mask
 from backend.rounds.drafts import drawn
 from backend.rounds.learner import learner_for
+from backend.rounds.predicting import Predicted
 from backend.rounds.services import Services
 from backend.storage.tables import Project
 
@@ -54,18 +55,20 @@ class ModelMasks:
 
     def start(self, scans: Iterable[Scan]) -> None:
         """Begin with scans, all that `take` will ask for and in that order."""
-        tasks = [(scan.task, scan.url) for scan in scans]
-        self._ahead = self._learner.predict(self._key, tasks)
+        tasks = dict.fromkeys((scan.task, scan.address) for scan in scans)  # once for all pages
+        self._ahead = self._learner.predict(self._key, list(tasks))
+        self._now: Predicted | None = None
         self._next = next(self._ahead, None)
 
     def take(self, scan: Scan) -> Drawn | None:
         """Return the masks of the next scan, None if its picture cannot be read."""
-        if self._next is None or self._next[0] != scan.task:
-            return None
-        _, image, probabilities = self._next
-        self._next = next(self._ahead, None)
+        if self._now is None or self._now[0] != scan.task:
+            if self._next is None or self._next[0] != scan.task:
+                return None
+            self._now, self._next = self._next, next(self._ahead, None)
+        _, image, pages = self._now
         # As bits: the masks of a whole volume wait in memory until they are written.
-        packed = [np.packbits(plane) for plane, _ in drawn(probabilities, image.size)]
+        packed = [np.packbits(plane) for plane, _ in drawn(pages[scan.page], image.size)]
         planes = (_unpacked(bits, image.size) for bits in packed)
         return Drawn(scan=scan, size=image.size, origin=self.version, planes=planes)
 

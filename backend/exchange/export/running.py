@@ -216,7 +216,7 @@ class Export:
         """Write some cases; return the names of those that have files now."""
         scans = [scan for case in part for scan in case.scans]
         found: dict[int, list[Annotation]] = {}
-        tasks = [scan.task for scan in scans if self._reads(scan)]
+        tasks = list(dict.fromkeys(scan.task for scan in scans if self._reads(scan)))
         for annotation in submitted(self._services.studio.annotations(self._project.id, tasks)):
             found.setdefault(annotation["task"], []).append(annotation)
         sizes = self._known_sizes(scans)
@@ -248,7 +248,7 @@ class Export:
             annotations = found.get(scan.task, [])
             if annotations:
                 size = self._size(case, scan, annotations, sizes)
-                submissions, unread = read(annotations, self._config, size)
+                submissions, unread = read(scan, annotations, self._config, size)
                 problems += unread
                 for folder, some in versions(submissions, self._choice.merging).items():
                     by_folder.setdefault(folder, []).append(merged(scan, some, size))
@@ -298,7 +298,7 @@ class Export:
 
     def _known_sizes(self, scans: Sequence[Scan]) -> dict[int, tuple[int, int]]:
         """Return the sizes of pictures that a round has read, by task id."""
-        urls = {scan.task: scan.url for scan in scans}
+        urls = {scan.task: scan.address for scan in scans}
         tasks = self._services.store.scans.some(self._project.id, list(urls))
         return {
             task.id: (task.height, task.width)

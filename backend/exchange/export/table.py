@@ -81,33 +81,40 @@ class Table:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
-        for scan, annotation in self._annotations(scans):
-            table.writerow(self._row(scan, annotation))
+        for pages, annotation in self._annotations(scans):
+            table.writerow(self._row(pages, annotation))
             self.lines += 1
         text.detach()  # closing the wrapper would close the file
 
-    def _annotations(self, scans: Sequence[Scan]) -> Iterator[tuple[Scan, Annotation]]:
-        labelled = {scan.task: scan for scan in scans if scan.annotations}
+    def _annotations(self, scans: Sequence[Scan]) -> Iterator[tuple[list[Scan], Annotation]]:
+        """Yield each annotation with the pages of its task."""
+        labelled: dict[int, list[Scan]] = {}
+        for scan in scans:
+            if scan.annotations:
+                labelled.setdefault(scan.task, []).append(scan)
         ids = list(labelled)
         for part in in_parts(ids, TASKS_WITH_MASKS):
             for each in submitted(self.studio.annotations(self.project, part)):
+                pages, result = labelled[each["task"]], each["result"] or []
                 try:
-                    labels.planes(each["result"] or [], self.config, size=(8, 8))
+                    labels.check_pages(result, self.config, len(pages))
+                    labels.stacked(result, self.config, size=(8, 8), pages=len(pages))
                 except ValueError as error:
                     self.problems.append(
                         f"task {each['task']}: annotation {each['id']} is left out, because {error}"
                     )
                 else:
-                    yield labelled[each["task"]], each
+                    yield pages, each
 
-    def _row(self, scan: Scan, annotation: Annotation) -> dict[str, Any]:
+    def _row(self, pages: Sequence[Scan], annotation: Annotation) -> dict[str, Any]:
+        scan = pages[len(pages) // 2]
         person = annotator(annotation)
         origins = labels.origins(annotation["result"] or [], self.config)
         return {
             "task": scan.task,
             "image": scan.image,
             "volume": scan.volume,
-            "slice": scan.index if scan.volume else "",
+            "slice": " ".join(str(page.index) for page in pages if page.volume),
             "group": self.sides.group(scan.task),
             "side": self.sides.side(scan.task),
             "annotation": annotation["id"],

@@ -22,7 +22,7 @@ NAME = "annotations.json"
 
 
 class Coco:
-    """Writes annotations.json; an image's id is its task's id."""
+    """Writes annotations.json; an image's id is its task's id, of slabs one a page."""
 
     by_volume, by_scan = False, True
     one_class = False
@@ -40,7 +40,7 @@ class Coco:
         ]
         height, width = only.size
         scan = only.scan
-        image = {"id": scan.task, "file_name": scan.image, "height": height, "width": width}
+        image = {"id": scan.number, "file_name": scan.image, "height": height, "width": width}
         place = {"volume": scan.volume, "slice": scan.index} if scan.volume else {}
         return {"image": {**image, **place}, "regions": regions}
 
@@ -83,7 +83,7 @@ def _region(drawn: Drawn, category: int, plane: npt.NDArray[np.bool_]) -> dict[s
 
     rle = coco.encode(np.asfortranarray(plane, np.uint8))
     return {
-        "image_id": drawn.scan.task,
+        "image_id": drawn.scan.number,
         "category_id": category,
         "iscrowd": 0,
         "area": int(coco.area(rle)),

@@ -58,7 +58,7 @@ def test_the_models_masks_are_those_of_its_drafts(live: Live) -> None:
     store, lab = live.lab.store, live.lab
     tasks = [(task.id, task.url) for task in store.scans.all(lab.number)]
     for task, scan, probabilities in lab.learner.predict(live.key, tasks):
-        [(expected, _)] = drafts.drawn(probabilities, scan.size)
+        [(expected, _)] = drafts.drawn(probabilities[0], scan.size)
         np.testing.assert_array_equal(found.get(task, np.zeros(scan.size)), expected)
 
 
