@@ -258,7 +258,7 @@ def image(services: Services, project_id: int, load: Load) -> Finding:
     if not first:
         return Finding("image", True, "The project has no tasks yet.")
     known = services.store.projects.get(project_id)
-    urls = [(task["id"], str(task["data"].get(config.image_key) or "")) for task in first]
+    urls = [(task["id"], labels.address(task["data"], config)) for task in first]
     try:
         task_id, scan = _first_scan(services, known or Project(id=project_id), urls)
     except ImageError as error:

@@ -205,7 +205,7 @@ def test_a_live_draft_covers_every_page(
     lab: Lab, live: LiveDrafts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict(model: object, images: Sequence[Any], **_: Any) -> Iterator[Any]:
-        return (np.float32(image > 0.5)[None] for image in images)
+        return ((image > 0.5).astype(np.float32)[None] for image in images)
 
     monkeypatch.setattr(inference, "predict", predict)
     regions = live.regions(lab.number, lab.tasks[4])

@@ -53,10 +53,10 @@ class Desk:
         self.imported = save_manifest(number, folder / "imported", self.volume)
         self.tasks = [self.task(pages) for pages in PAGES]
 
-    def task(self, pages: tuple[int, ...], **data: Any) -> int:
+    def task(self, pages: tuple[int, ...]) -> int:
         slices = [f"/data/upload/1/0123abcd-heart_{index:04}.png" for index in pages]
         known = {"volume": "heart", "slice": pages[len(pages) // 2], "pages": list(pages)}
-        return self.fake.add_task(self.number, **known | {"slices": slices} | data)
+        return self.fake.add_task(self.number, None, slices=slices, **known)
 
     def submit(self, row: int, *drawn: int) -> int:
         """Submit a slab on which these slices are drawn, the others left empty."""
