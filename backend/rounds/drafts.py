@@ -20,12 +20,13 @@ from backend.rounds.learner import Learner, learner_for
 from backend.rounds.prelabels import KEPT_MODELS, drawing
 from backend.rounds.services import build
 from backend.settings import Settings
+from backend.storage import pages as addresses
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication, Task
 from model import inference, masks, training
 from model.ensemble import Ensemble
 
-KEPT_SCANS = 32  # whose probabilities stay in memory for the next click
+KEPT_PAGES = 32  # whose probabilities stay in memory for the next click
 
 Key = TypeVar("Key")
 Kept = TypeVar("Kept")
@@ -178,7 +179,8 @@ class LiveDrafts:
             return Drafted(scan, pages, learner.config)
 
         name = (project.id, task.id, task.url, key, project.label_config)
-        return _kept(self._drafted, name, KEPT_SCANS, draw)
+        most = max(KEPT_PAGES // len(addresses.separate(task.url)), 1)
+        return _kept(self._drafted, name, most, draw)
 
     def _live(self, project: Project) -> Publication | None:
         """Return the live publication if its model draws drafts and its file is there."""

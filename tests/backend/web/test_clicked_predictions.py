@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from backend.label_studio import labels, smart_tags
 from backend.label_studio.labels import Prompts
 from backend.settings import Settings
+from backend.storage import pages
 from backend.storage.store import Store, open_store
 from backend.web.app import create_app
 from tests.backend.fake_label_studio import CONFIG
@@ -85,6 +86,23 @@ def test_clicks_are_remembered_when_a_round_goes_live(
     store.projects.update(1, live_version="unet r0002")
     ask(client, "/predict", body(click(50, 50)))
     assert [(one.x, one.y) for one in asked[-1][2].given] == [(0.25, 0.75), (0.5, 0.5)]
+
+
+def test_a_click_on_a_page_of_a_slab_is_asked_for_that_page(
+    client: FlaskClient, store: Store, asked: list[tuple[int, int, Prompts]]
+) -> None:
+    paged = SMART.replace('value="$image"', 'valueList="$slices"')
+    urls = ["a.png", "b.png", "c.png"]
+    store.projects.update(1, label_config=paged)
+    store.scans.save(1, [{"id": 7, "url": pages.joined(urls), "updated_at": "before"}])
+    sent = body(click(1, 1, item_index=2), config=paged)
+    task = {"id": 7, "updated_at": "after", "data": {"slices": urls}}
+    assert ask(client, "/predict", sent | {"tasks": [task]})["results"][0]["result"] == [REGION]
+    [(_, _, prompts)] = asked
+    assert (prompts.page, prompts.paged) == (2, True)
+    task["data"] = {"slices": urls[:2]}
+    assert ask(client, "/predict", sent | {"tasks": [task]})["results"][0]["result"] == []
+    assert len(asked) == 1, "the slab has other pages now, which the next sync reads"
 
 
 @pytest.mark.parametrize(
