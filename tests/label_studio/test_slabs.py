@@ -96,9 +96,11 @@ def services(studio: LabelStudio, lab: Lab, tmp_path: Path) -> Iterator[Services
 def lab(studio: LabelStudio, annotator: Annotator, backend: Backend, tmp_path: Path) -> Lab:
     source, data = thorax.save(tmp_path / "source", VOLUMES, slices=SLICES), tmp_path / "data"
     options = ["--labels", "Lung", "--window", "lung", "--slab", str(PAGES)]
-    run(studio, data, str(source), "--new", "Slabs", *options)
-    project = project_titled(annotator, "Slabs")
-    backend.connect(project, {**OPTIONS, "group_by": "volume"})
+    title = f"Slabs {tmp_path.name}"
+    run(studio, data, str(source), "--new", title, *options)
+    project = project_titled(annotator, title)
+    # On a busy machine the few seconds of the other tests are not enough to draw anything.
+    backend.connect(project, {**OPTIONS, "group_by": "volume", "max_train_seconds": 60})
     return Lab(annotator, backend, project, data / "imports" / str(project))
 
 
