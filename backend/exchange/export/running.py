@@ -147,6 +147,7 @@ class Export:
                 on_scans(done, total)
             report.removed = journal.keep_only(kept)
             self._finish(journal, report)
+        report.problems = list(dict.fromkeys(report.problems))  # pages of a slab share theirs
         return report
 
     # -- what is exported -------------------------------------------------------------------------

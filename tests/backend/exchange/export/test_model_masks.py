@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from backend.errors import ConfigError
@@ -15,10 +18,12 @@ from backend.exchange.export.running import Report
 from backend.rounds import drafts
 from backend.rounds.services import Services
 from backend.storage.tables import Publication
+from model import inference
 from tests.backend.conftest import the
 from tests.backend.exchange.export.exported import export
 from tests.backend.fake_label_studio import FakeLabelStudio
-from tests.backend.rounds.test_learner import Lab
+from tests.backend.rounds import test_slabs
+from tests.backend.rounds.test_learner import Lab, ignore
 
 VERSION = "r1"
 
@@ -95,3 +100,35 @@ def test_without_a_live_model_for_todays_classes_there_are_no_masks(live: Live) 
     with pytest.raises(ConfigError, match="was trained for other classes"):
         live.export("both")
     assert the(live.lab.store, live.lab.number).live_version == VERSION
+
+
+@pytest.mark.seconds
+def test_the_models_masks_of_a_slab_lie_on_their_pages(
+    services: Services,
+    fake: FakeLabelStudio,
+    project_id: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = test_slabs.Lab(services, fake, project_id)
+    for row in range(2):
+        lab.draw(row, 0, 1)
+    now = lab.sync()
+    key = lab.learner.fit(now, lab.tasks[:2], ignore)
+    version = {"name": VERSION, "round": 1, "attempt": 1, "model_key": key}
+    lab.store.publications.save(Publication(project_id=lab.number, **version))
+    lab.store.publications.go_live(lab.number, VERSION)
+    del fake.files["/data/upload/1/page-7.png"]  # the middle page of the third slab
+
+    def predict(model: object, images: Sequence[Any], **_: Any) -> Iterator[Any]:
+        return ((image > 0.5).astype(np.float32)[None] for image in images)
+
+    monkeypatch.setattr(inference, "predict", predict)
+    report = export(services, lab.number, tmp_path / "out", "png", masks="both")
+    assert report.problems == [f"task {lab.tasks[2]}: its picture cannot be read"]
+    for task, scan, pages in lab.learner.predict(key, [lab.address(3), lab.address(4)]):
+        first = lab.tasks.index(task) * test_slabs.PAGES
+        for number, probabilities in enumerate(pages, start=first):
+            [(expected, _)] = drafts.drawn(probabilities, scan.size)
+            with Image.open(tmp_path / "out" / "masks" / "Lung" / f"page-{number}.png") as mask:
+                np.testing.assert_array_equal(np.asarray(mask) == 255, expected)
