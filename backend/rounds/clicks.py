@@ -13,14 +13,18 @@ from backend.label_studio.labels import Prompt, Prompts
 from backend.rounds.drafts import Drafted, LiveDrafts, regions_of
 from model import clicks, masks
 
+ADDED = "added-"  # begins the id of a region that clicks add to a label
+
 
 def regions(
     drafts: LiveDrafts, project_id: int, task_id: int, prompts: Prompts
 ) -> list[dict[str, Any]]:
     """Return the regions that the prompts ask for, [] if nothing is left of the class.
 
-    Without a model that draws drafts, the picture alone decides. A first region has the id of the
-    prelabel's, so that Label Studio replaces the prelabel when a person accepts the answer.
+    Without a model that draws drafts, the picture alone decides; on a scan with a usable label too,
+    because the model must not lead a second reading. A first region has the id of the prelabel's,
+    so that Label Studio replaces the prelabel when a person accepts the answer. On a labelled scan
+    it has another id, so that the label's own region stays.
 
     Raises:
         FirstlightError: When the scan cannot be read, or the class or page does not exist.
@@ -34,6 +38,8 @@ def regions(
         )
     plane = _refined(drafted, prompts)
     found = regions_of(prompts.label, plane, drafted.scan.size, config, prompts.page)
+    if drafts.is_labelled(project_id, task_id):
+        found = [region | {"id": f"{ADDED}{region['id']}"} for region in found]
     return [region | {"item_index": prompts.page} for region in found] if prompts.paged else found
 
 

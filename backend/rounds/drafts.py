@@ -95,8 +95,8 @@ class Drafted:
 
     Attributes:
         scan: The scan at working size.
-        pages: The probabilities of each class on each page, shape (c, h, w); None while no drafts
-            are shown.
+        pages: The probabilities of each class on each page, shape (c, h, w); None if no draft is
+            shown.
         config: The labelling interface.
     """
 
@@ -130,9 +130,7 @@ class LiveDrafts:
         """
         known = self._known(project_id, task_id)
         version = self._live(known[0]) if known else None
-        if known is None or version is None:
-            return []
-        if self._services.store.labels.is_usable(project_id, task_id):
+        if known is None or version is None or self.is_labelled(project_id, task_id):
             return []
         drafted = self._drafted_by(*known, version.model_key)
         if drafted.pages is None:
@@ -142,6 +140,8 @@ class LiveDrafts:
     def drafted(self, project_id: int, task_id: int) -> Drafted:
         """Return a stored task's scan with what the live model sees on it.
 
+        On a scan with a usable label the model sees nothing, as in `regions`.
+
         Raises:
             FirstlightError: When there is no such scan, or it cannot be read.
         """
@@ -150,8 +150,12 @@ class LiveDrafts:
             raise DraftError(
                 f"Task {task_id} is not known yet.", "It is read within a minute; try again then."
             )
-        version = self._live(known[0])
+        version = None if self.is_labelled(project_id, task_id) else self._live(known[0])
         return self._drafted_by(*known, version.model_key if version else "")
+
+    def is_labelled(self, project_id: int, task_id: int) -> bool:
+        """Return whether a scan has a usable label, so that the model must not lead a person."""
+        return self._services.store.labels.is_usable(project_id, task_id)
 
     def warm(self, project_id: int) -> None:
         """Make the first draft of a project's live model as quick as the next ones."""

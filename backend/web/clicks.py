@@ -30,12 +30,17 @@ NEAR = 0.01  # a later click so near to an earlier one takes its place, as a sha
 
 @dataclass(frozen=True)
 class Structure:
-    """What the prompts are about: a class on a page of a scan, whatever model is live."""
+    """What the prompts are about: a class on a page of a scan, whatever model is live.
+
+    Attributes:
+        submitted: How many labels the scan has. The next reading must not inherit earlier clicks.
+    """
 
     project: int
     task: int
     label: str
     page: int
+    submitted: int
 
 
 @dataclass
@@ -50,7 +55,7 @@ class Clicks:
 
     Prompts are remembered for some minutes: after an accepted answer, and always under
     auto-accept, Label Studio sends each click alone. It does not say who clicks, so the memory is
-    that of the scan.
+    that of the scan, until somebody submits a label of it.
     """
 
     def __init__(
@@ -69,9 +74,17 @@ class Clicks:
         self._memories: OrderedDict[Structure, _Memory] = OrderedDict()
         self._count = 0
 
-    def __call__(self, project_id: int, task_id: int, prompts: Prompts) -> list[Any]:
-        """Return the regions; [] for a failed or late answer, or if a newer click came."""
-        structure = Structure(project_id, task_id, prompts.label, prompts.page)
+    def __call__(
+        self, project_id: int, task_id: int, prompts: Prompts, *, submitted: int = 0
+    ) -> list[Any]:
+        """Return the regions; [] for a failed or late answer, or if a newer click came.
+
+        Args:
+            project_id, task_id: The scan.
+            prompts: What a person points at now.
+            submitted: How many labels the scan has.
+        """
+        structure = Structure(project_id, task_id, prompts.label, prompts.page, submitted)
         number, known = self._remember(structure, prompts.given)
         if not self._places.acquire(blocking=False):
             log.warning("no answer to a click: %d others wait", MOST_WAITING)

@@ -205,8 +205,9 @@ class Answers:
         [task] = self._stored(project, request.tasks[:1]) or [None]
         if task is None:
             raise ValueError("the last sync did not see this image of the task")
+        submitted, _ = self._store.labels.counts(project.id, [task]).get(task, (0, 0))
         with logs.context(project=project.id, task=task):
-            return self._clicks(project.id, task, prompts)
+            return self._clicks(project.id, task, prompts, submitted=submitted)
 
     def _draws(self, project: Project, label_config: str) -> bool:
         """Return whether the project shows drafts of the live model; loads no network."""

@@ -59,6 +59,15 @@ def test_while_no_drafts_are_shown_the_picture_alone_decides(
     assert region["id"] == "Lung-0"
 
 
+def test_on_a_labelled_scan_the_model_has_no_say_and_the_labels_region_stays(
+    lab: Lab, live: LiveDrafts
+) -> None:
+    task = lab.tasks[0]
+    assert live.drafted(lab.number, task).probabilities is None
+    [region] = clicks.regions(live, lab.number, task, at(0.5, 0.5))
+    assert region["id"] == "added-Lung-0"
+
+
 def test_the_answer_names_the_page_if_the_request_did(lab: Lab, live: LiveDrafts) -> None:
     prompts = Prompts("Lung", 0, True, (Prompt("a", 0.5, 0.5),))
     [region] = clicks.regions(live, lab.number, lab.tasks[5], prompts)

@@ -64,6 +64,13 @@ def test_other_scans_and_labels_do_not_share_their_clicks(answerer: Answerer) ->
         assert answerer.asked[-1].given == (click(2),)
 
 
+def test_a_submitted_label_ends_the_memory(answerer: Answerer) -> None:
+    answers = Clicks(answerer)
+    answers(1, 7, of(click(1)), submitted=0)
+    answers(1, 7, of(click(2)), submitted=1)
+    assert answerer.asked[-1].given == (click(2),)
+
+
 def test_prompts_that_are_sent_again_count_once_and_a_click_replaces_the_one_it_hits(
     answerer: Answerer,
 ) -> None:
