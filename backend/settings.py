@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     encoder: Encoder = "auto"
     encoder_weights: Path | None = None
     network_weights: Path | None = None
+    click_model: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -104,6 +105,13 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"|(file://)?/.*|(?!file:)[a-z][a-z0-9+.-]*://[^/].*", value):
             raise ValueError("expected an address such as s3://bucket/prefix, or a folder's path")
         urlsplit(value)
+        return value
+
+    @field_validator("click_model")
+    @classmethod
+    def _folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("expected a folder with the encoder and the decoder of a network")
         return value
 
     @field_validator("log_level", mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -141,6 +142,14 @@ def encoder(settings: Settings, load: Load) -> Finding:
     loaded = load()
     note = loaded.substitution if loaded.substituted else ""
     return Finding("encoder", True, f"{loaded.name} on {resolve_device(settings.device)}.", note)
+
+
+def click_model(folder: Path) -> Finding:
+    """Whether the files of CLICK_MODEL are a network that can answer clicks."""
+    from backend.rounds.click_model import ClickModel  # loads onnxruntime
+
+    ClickModel(folder)
+    return Finding("click model", True, f"The network in {folder} answers clicks.")
 
 
 def label_studio(studio: LabelStudio, url: str, web: httpx.Client) -> Finding:

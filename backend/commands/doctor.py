@@ -80,6 +80,8 @@ def _beyond(here: _Examination, services: Services, project_id: int | None) -> I
     )
     load = cache(lambda: checks_installation.load_encoder(settings, known))
     yield here.look("encoder", lambda: checks_installation.encoder(settings, load))
+    if (folder := settings.click_model) is not None:
+        yield here.look("click model", lambda: checks_installation.click_model(folder))
     if project_id is None:
         if here.all_ok("Label Studio", "token"):
             yield here.look("import", lambda: checks_installation.fast_import(studio, None))

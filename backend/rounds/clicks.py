@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from backend.errors import DraftError
 from backend.label_studio.labels import Prompt, Prompts
+from backend.rounds.click_model import ClickModel
 from backend.rounds.drafts import Drafted, LiveDrafts, regions_of
 from model import clicks, masks
 
@@ -24,10 +25,11 @@ def regions(
     Without a model that draws drafts, the picture alone decides; on a scan with a usable label too,
     because the model must not lead a second reading. A first region has the id of the prelabel's,
     so that Label Studio replaces the prelabel when a person accepts the answer. On a labelled scan
-    it has another id, so that the label's own region stays.
+    it has another id, so that the label's own region stays. With CLICK_MODEL its network answers.
 
     Raises:
-        FirstlightError: When the scan cannot be read, or the class or page does not exist.
+        FirstlightError: When the scan cannot be read, the class or page does not exist, or
+            CLICK_MODEL holds no network.
     """
     drafted = drafts.drafted(project_id, task_id)
     config = drafted.config
@@ -36,14 +38,16 @@ def regions(
             f"There is no {prompts.label!r} on page {prompts.page} of task {task_id}.",
             "Reload the page in Label Studio: the labelling interface has changed.",
         )
-    plane = _refined(drafted, prompts)
+    plane = _refined(drafted, prompts, drafts.click_model)
     found = regions_of(prompts.label, plane, drafted.scan.size, config, prompts.page)
     if drafts.is_labelled(project_id, task_id):
         found = [region | {"id": f"{ADDED}{region['id']}"} for region in found]
     return [region | {"item_index": prompts.page} for region in found] if prompts.paged else found
 
 
-def _refined(drafted: Drafted, prompts: Prompts) -> npt.NDArray[np.float32]:
+def _refined(
+    drafted: Drafted, prompts: Prompts, model: ClickModel | None
+) -> npt.NDArray[np.float32]:
     """Return the probabilities of the class on the page at working size."""
     plane = None
     if drafted.pages is not None:
@@ -52,6 +56,8 @@ def _refined(drafted: Drafted, prompts: Prompts) -> npt.NDArray[np.float32]:
     image = drafted.scan.pages[prompts.page]
     height, width = image.shape[:2]
     given = [_in_pixels(prompt, height, width) for prompt in prompts.given]
+    if model is not None:
+        return model.answer(drafted.scan, prompts.page, plane, given)
     return clicks.refine(image, plane, given)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ from backend.errors import DraftError
 from backend.imaging import decoder_process
 from backend.imaging.scan_cache import Scan
 from backend.label_studio import labels
+from backend.rounds.click_model import ClickModel
 from backend.rounds.learner import Learner, learner_for
 from backend.rounds.prelabels import KEPT_MODELS, drawing
+from backend.rounds.recent import kept
 from backend.rounds.services import build
 from backend.settings import Settings
 from backend.storage import pages as addresses
@@ -27,9 +30,6 @@ from model import inference, masks, training
 from model.ensemble import Ensemble
 
 KEPT_PAGES = 32  # whose probabilities stay in memory for the next click
-
-Key = TypeVar("Key")
-Kept = TypeVar("Kept")
 
 
 def regions(
@@ -153,6 +153,16 @@ class LiveDrafts:
         version = None if self.is_labelled(project_id, task_id) else self._live(known[0])
         return self._drafted_by(*known, version.model_key if version else "")
 
+    @cached_property
+    def click_model(self) -> ClickModel | None:
+        """The network of CLICK_MODEL, opened by the first click; None if it is not set.
+
+        Raises:
+            ConfigError: As in `ClickModel`.
+        """
+        folder = self._services.settings.click_model
+        return ClickModel(folder) if folder else None
+
     def is_labelled(self, project_id: int, task_id: int) -> bool:
         """Return whether a scan has a usable label, so that the model must not lead a person."""
         return self._services.store.labels.is_usable(project_id, task_id)
@@ -184,7 +194,7 @@ class LiveDrafts:
 
         name = (project.id, task.id, task.url, key, project.label_config)
         most = max(KEPT_PAGES // len(addresses.separate(task.url)), 1)
-        return _kept(self._drafted, name, most, draw)
+        return kept(self._drafted, name, most, draw)
 
     def _live(self, project: Project) -> Publication | None:
         """Return the live publication if its model draws drafts and its file is there."""
@@ -196,14 +206,4 @@ class LiveDrafts:
 
     def _model(self, learner: Learner, key: str) -> training.Fitted | Ensemble:
         name = (learner.project_id, key)
-        return _kept(self._models, name, KEPT_MODELS, lambda: learner.load(key))
-
-
-def _kept(kept: OrderedDict[Key, Kept], name: Key, most: int, make: Callable[[], Kept]) -> Kept:
-    """Return an entry, made if it is missing; only the `most` entries used last stay."""
-    if name not in kept:
-        kept[name] = make()
-    kept.move_to_end(name)
-    while len(kept) > most:
-        kept.popitem(last=False)
-    return kept[name]
+        return kept(self._models, name, KEPT_MODELS, lambda: learner.load(key))

@@ -2,5 +2,6 @@
 
 from model.clicks.prompts import Box, Click
 from model.clicks.refining import refine
+from model.clicks.two_part_network import TwoPartNetwork, joined
 
-__all__ = ["Box", "Click", "refine"]
+__all__ = ["Box", "Click", "TwoPartNetwork", "joined", "refine"]

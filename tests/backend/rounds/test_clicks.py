@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from backend.errors import DraftError
+from backend.errors import ConfigError, DraftError
 from backend.label_studio import labels
 from backend.label_studio.labels import Prompt, Prompts
 from backend.options import ProjectOptions
 from backend.rounds import clicks
+from backend.rounds.click_model import ClickModel
 from backend.rounds.drafts import LiveDrafts
 from model import clicks as science
 from model import inference
 from tests.backend.rounds.test_learner import PARSED, SIZE, Lab, lab, live
+from tests.model import two_part_files
 
 __all__ = ["lab", "live"]  # fixtures
 
@@ -90,3 +95,36 @@ def test_a_class_or_page_that_is_not_there_is_an_error(
 def test_a_task_that_is_not_stored_is_an_error(lab: Lab, live: LiveDrafts) -> None:
     with pytest.raises(DraftError, match="not known yet"):
         clicks.regions(live, lab.number, 999, at(0.5, 0.5))
+
+
+def test_with_a_click_model_its_network_answers_and_embeds_a_scan_once(
+    lab: Lab, live: LiveDrafts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = []
+    embed = science.TwoPartNetwork.embed
+
+    def counted(self: science.TwoPartNetwork, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        embedded.append(image)
+        return embed(self, image)
+
+    monkeypatch.setattr(science.TwoPartNetwork, "embed", counted)
+    own = ClickModel(two_part_files.write(tmp_path))
+    monkeypatch.setattr(live, "click_model", own)
+    task = lab.tasks[0]  # it has a label, so there is no draft
+    for place in (0.25, 0.75):
+        found = clicks.regions(live, lab.number, task, at(place, 0.5))
+        [mask] = labels.masks(found, PARSED, size=(SIZE, SIZE))
+        assert mask[SIZE // 2, int(place * SIZE)]
+        assert mask.sum() < SIZE * SIZE / 4
+    assert len(embedded) == 1
+
+
+def test_the_network_of_click_model_is_opened_by_the_first_click(
+    lab: Lab, live: LiveDrafts, tmp_path: Path
+) -> None:
+    assert live.click_model is None
+    settings = lab.services.settings.model_copy(update={"click_model": tmp_path})
+    wrong = LiveDrafts(settings, lab.store)
+    wrong._services = replace(lab.services, settings=settings)
+    with pytest.raises(ConfigError, match=r"CLICK_MODEL cannot be used: .* holds 0 files"):
+        clicks.regions(wrong, lab.number, lab.tasks[0], at(0.5, 0.5))

@@ -105,6 +105,16 @@ def test_a_click_on_a_page_of_a_slab_is_asked_for_that_page(
     assert len(asked) == 1, "the slab has other pages now, which the next sync reads"
 
 
+def test_a_second_reading_does_not_inherit_the_clicks_of_the_first(
+    client: FlaskClient, store: Store, asked: list[tuple[int, int, Prompts]]
+) -> None:
+    ask(client, "/predict", body(click(25, 75)))
+    label = {"id": 1, "task_id": 7, "cancelled": False, "ground_truth": False, "result": "[]"}
+    store.labels.replace(1, [7], [{**label, "created_at": "", "updated_at": ""}])
+    ask(client, "/predict", body(click(50, 50)))
+    assert [(one.x, one.y) for one in asked[-1][2].given] == [(0.5, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("sent", "why"),
     [
