@@ -110,7 +110,7 @@ def test_a_click_model_is_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("CLICK_MODEL", str(tmp_path))
     assert load_settings().click_model == tmp_path
     monkeypatch.setenv("CLICK_MODEL", str(tmp_path / "model.onnx"))
-    with pytest.raises(ConfigError, match="CLICK_MODEL: .*expected a folder with"):
+    with pytest.raises(ConfigError, match=r"CLICK_MODEL: .*expected a folder with"):
         load_settings()
 
 
