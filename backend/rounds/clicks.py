@@ -40,7 +40,7 @@ def regions(
         )
     plane = _refined(drafted, prompts, drafts.click_model)
     found = regions_of(prompts.label, plane, drafted.scan.size, config, prompts.page)
-    if drafts.is_labelled(project_id, task_id):
+    if drafted.labelled:
         found = [region | {"id": f"{ADDED}{region['id']}"} for region in found]
     return [region | {"item_index": prompts.page} for region in found] if prompts.paged else found
 

@@ -98,11 +98,13 @@ class Drafted:
         pages: The probabilities of each class on each page, shape (c, h, w); None if no draft is
             shown.
         config: The labelling interface.
+        labelled: Whether the scan has a usable label; then there are no probabilities.
     """
 
     scan: Scan
     pages: Sequence[npt.NDArray[np.float32]] | None
     config: labels.LabelConfig
+    labelled: bool = False
 
 
 class LiveDrafts:
@@ -130,7 +132,7 @@ class LiveDrafts:
         """
         known = self._known(project_id, task_id)
         version = self._live(known[0]) if known else None
-        if known is None or version is None or self.is_labelled(project_id, task_id):
+        if known is None or version is None or self._is_labelled(project_id, task_id):
             return []
         drafted = self._drafted_by(*known, version.model_key)
         if drafted.pages is None:
@@ -150,7 +152,9 @@ class LiveDrafts:
             raise DraftError(
                 f"Task {task_id} is not known yet.", "It is read within a minute; try again then."
             )
-        version = None if self.is_labelled(project_id, task_id) else self._live(known[0])
+        if self._is_labelled(project_id, task_id):
+            return replace(self._drafted_by(*known, ""), labelled=True)
+        version = self._live(known[0])
         return self._drafted_by(*known, version.model_key if version else "")
 
     @cached_property
@@ -162,10 +166,6 @@ class LiveDrafts:
         """
         folder = self._services.settings.click_model
         return ClickModel(folder) if folder else None
-
-    def is_labelled(self, project_id: int, task_id: int) -> bool:
-        """Return whether a scan has a usable label, so that the model must not lead a person."""
-        return self._services.store.labels.is_usable(project_id, task_id)
 
     def warm(self, project_id: int) -> None:
         """Make the first draft of a project's live model as quick as the next ones."""
@@ -180,6 +180,10 @@ class LiveDrafts:
         project = self._services.store.projects.get(project_id)
         tasks = self._services.store.scans.some(project_id, [task_id])
         return (project, tasks[0]) if project is not None and tasks else None
+
+    def _is_labelled(self, project_id: int, task_id: int) -> bool:
+        """Return whether a scan has a usable label, so that the model must not lead a person."""
+        return self._services.store.labels.is_usable(project_id, task_id)
 
     def _drafted_by(self, project: Project, task: Task, key: str) -> Drafted:
         """Return a scan with the probabilities of a model, "" for none, from memory if it can."""

@@ -77,6 +77,7 @@ class TwoPartNetwork:
         self._encoder, self._decoder = _opened(encoder), _opened(decoder)
         self._picture, self._side = _input_of(self._encoder, encoder)
         _expect_parts(self._decoder, decoder)
+        _expect_pair(self._encoder, self._decoder, folder)
 
     def embed(self, image: Plane) -> Plane:
         """Return what the encoder makes of an image (h, w) or (h, w, 3), values in [0, 1]."""
@@ -215,4 +216,19 @@ def _expect_parts(decoder: Any, path: Path) -> None:
             f"the decoder {path} takes {', '.join(sorted(given))} and returns "
             f"{', '.join(sorted(made))}; expected the inputs {', '.join(sorted(INPUTS))} and the "
             f"outputs {', '.join(sorted(OUTPUTS))}: export the decoder as Segment Anything does"
+        )
+
+
+def _expect_pair(encoder: Any, decoder: Any, folder: Path) -> None:
+    """Raise a ValueError if the decoder takes embeddings of another shape than the encoder makes.
+
+    Sides that a file leaves open are not compared.
+    """
+    made = encoder.get_outputs()[0].shape
+    taken = next(each.shape for each in decoder.get_inputs() if each.name == "image_embeddings")
+    sides = [(a, b) for a, b in zip(made, taken, strict=False) if {type(a), type(b)} == {int}]
+    if len(made) != len(taken) or any(a != b for a, b in sides):
+        raise ValueError(
+            f"the encoder in {folder} makes embeddings of shape {made}, and the decoder takes "
+            f"{taken}: expected both files of the same network"
         )

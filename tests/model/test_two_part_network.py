@@ -72,6 +72,13 @@ def test_another_decoder_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
         TwoPartNetwork(tmp_path)
 
 
+def test_two_files_of_different_networks_are_refused(tmp_path: Path) -> None:
+    two_part_files.write(tmp_path)
+    two_part_files.encoder(tmp_path / "tiny_encoder.onnx", [1, 3, 2 * SIDE, 2 * SIDE])
+    with pytest.raises(ValueError, match="both files of the same network"):
+        TwoPartNetwork(tmp_path)
+
+
 def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
     two_part_files.write(tmp_path)
     (tmp_path / "tiny_encoder.onnx").write_bytes(b"no network")
