@@ -146,15 +146,15 @@ class TwoPartNetwork:
 
 
 def joined(draft: Plane | None, answer: Plane, prompts: Sequence[Click | Box]) -> Plane:
-    """Return the draft (h, w), with a network's answer in the boxes and around the clicks.
+    """Return the draft (h, w), with a network's answer in the box and around the clicks.
 
-    Pixels farther than REACH from every click, and outside of all boxes, keep their probability.
+    Pixels farther than REACH from every click, and outside of the last box, keep their probability.
     Without a draft it is the answer.
     """
     if draft is None:
         return answer
     whole, reach = draft.copy(), round(REACH * max(draft.shape))
-    for prompt in prompts:
+    for prompt in _heard(prompts):
         if isinstance(prompt, Box):
             window = prompt.window
         else:
@@ -163,18 +163,24 @@ def joined(draft: Plane | None, answer: Plane, prompts: Sequence[Click | Box]) -
     return whole
 
 
+def _heard(prompts: Sequence[Click | Box]) -> list[Click | Box]:
+    """Return the prompts that the decoder hears of: all clicks, then the last box."""
+    boxes = [prompt for prompt in prompts if isinstance(prompt, Box)]
+    return [*(prompt for prompt in prompts if isinstance(prompt, Click)), *boxes[-1:]]
+
+
 def _points(prompts: Sequence[Click | Box], scale: float) -> tuple[Plane, Plane]:
     """Return points (1, n, 2) as x and y in the encoder's square, and their labels (1, n)."""
-    points = [
-        ((click.column + 0.5) * scale, (click.row + 0.5) * scale, float(click.positive))
-        for click in prompts
-        if isinstance(click, Click)
-    ]
-    boxes = [prompt for prompt in prompts if isinstance(prompt, Box)]
-    points += [(0.0, 0.0, NO_BOX)] if not boxes else []
-    for box in boxes[-1:]:
-        points.append((box.left * scale, box.top * scale, CORNER))
-        points.append((box.right * scale, box.bottom * scale, OPPOSITE))
+    points: list[tuple[float, float, float]] = []
+    for prompt in _heard(prompts):
+        if isinstance(prompt, Click):
+            x, y = (prompt.column + 0.5) * scale, (prompt.row + 0.5) * scale
+            points.append((x, y, POSITIVE if prompt.positive else NEGATIVE))
+        else:
+            points.append((prompt.left * scale, prompt.top * scale, CORNER))
+            points.append((prompt.right * scale, prompt.bottom * scale, OPPOSITE))
+    if not any(isinstance(prompt, Box) for prompt in prompts):
+        points.append((0.0, 0.0, NO_BOX))
     numbers = np.array([points], np.float32)
     return numbers[..., :2], numbers[..., 2]
 

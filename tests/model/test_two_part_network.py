@@ -97,7 +97,8 @@ def test_a_folder_holds_one_encoder_and_one_decoder(tmp_path: Path) -> None:
 
 def test_far_from_every_prompt_the_draft_stays() -> None:
     draft, answer = np.zeros((40, 40), np.float32), np.ones((40, 40), np.float32)
-    whole = joined(draft, answer, [Click(0, 0), Box(30, 30, 35, 40)])
+    earlier = Box(0, 30, 5, 40)  # the decoder heard of the last box alone
+    whole = joined(draft, answer, [earlier, Click(0, 0), Box(30, 30, 35, 40)])
     assert whole[:11, :11].all()
     assert whole[30:35, 30:40].all()
     assert whole.sum() == 11 * 11 + 5 * 10
