@@ -286,6 +286,7 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 )
 @click.option("--all-labels", is_flag=True, help="Train on the whole pool too (recipes only).")
 @click.option("--selection-only", is_flag=True, help="Measure the first choice; train nothing.")
+@click.option("--stop", is_flag=True, help="Replay the stop rule (needs --train-seeds 2).")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
 def simulate(
