@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.storage.records import ModelQuality
+from backend.storage.records import HELD_OUT_KEPT, ModelQuality
 from model import calibration
 from model.evaluation import MAIN, METRICS
 
@@ -56,6 +56,7 @@ def measured(
         validation=means,
         by_label=by_label,
         validation_scans=len(judged),
+        held_out_dice={task: judged[task].mean for task in sorted(judged)[:HELD_OUT_KEPT]},
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
     )
