@@ -14,6 +14,7 @@ from backend import __version__, logs
 from backend.commands.export import export
 from backend.commands.import_command import import_
 from backend.commands.quickstart.command import quickstart
+from backend.commands.report.command import report
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
 from backend.errors import FirstlightError, StorageError
@@ -318,7 +319,7 @@ def simulate(
     sys.exit(1 if failed else 0)
 
 
-for command in (export, import_, quickstart):
+for command in (export, import_, quickstart, report):
     cli.add_command(command)
 
 
