@@ -38,6 +38,25 @@ def mean(
     return around(float(known.mean()), means(known, np.random.default_rng(seed)), confidence)
 
 
+def ratio(over: Floats, under: Floats, *, seed: int = 0) -> Interval | None:
+    """Return the ratio of two sums with its interval, by resampling their pairs.
+
+    Args:
+        over: What is counted, shape (n,).
+        under: What it is a share of, 0 or more, shape (n,).
+        seed: Of the resampling.
+
+    Returns:
+        None for fewer than two pairs, or if a resampling may have nothing to divide by.
+    """
+    count = len(over)
+    if count < 2 or not (under > 0).all():
+        return None
+    rows = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
+    drawn = over[rows].sum(axis=1) / under[rows].sum(axis=1)
+    return around(float(over.sum() / under.sum()), drawn)
+
+
 def means(values: Floats, rng: np.random.Generator) -> Floats:
     """Return the means of DRAWS resamplings of the values, shape (DRAWS,).
 
