@@ -46,17 +46,19 @@ def measured(
     """
     probabilities = calibration.pixels([one.probabilities for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    means, by_label = {}, {}
+    means, by_label, held_out = {}, {}, {}
+    kept = sorted(judged)[:HELD_OUT_KEPT]
     for name, metric in METRICS.items():
         scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
         means[name] = float(metric.mean(scores).mean())
+        held_out[name] = {task: float(metric.mean(judged[task].scores[name])) for task in kept}
         of_labels = metric.mean(scores, axis=0).tolist()
         by_label[name] = dict(zip(labels, of_labels, strict=True))
     return quality.changed(
         validation=means,
         by_label=by_label,
         validation_scans=len(judged),
-        held_out_dice={task: judged[task].mean for task in sorted(judged)[:HELD_OUT_KEPT]},
+        held_out=held_out,
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
     )

@@ -170,8 +170,8 @@ class ModelQuality(Record):
         recipes: The recipe of each network; empty for QUICK, and of early releases.
         compared: The mean cross-validated Dice of each recipe that the refinement compared.
         best_recipe: The recipe for the rounds after that refinement, "" for none.
-        held_out_dice: The Dice of each held-out scan, by task id, of at most HELD_OUT_KEPT scans;
-            empty of early releases.
+        held_out: By metric the score of each held-out scan, by task id, of at most HELD_OUT_KEPT
+            scans; empty of early releases.
         compared_with: The key of the model a batch ago whose masks were compared, "" for none.
         agreement_before: Dice of the masks of some unlabelled scans with those of that model.
         agreement_twin: Dice of the same masks with those of a network of the same labels.
@@ -192,10 +192,15 @@ class ModelQuality(Record):
     recipes: list[str] = []
     compared: dict[str, float] = {}
     best_recipe: str = ""
-    held_out_dice: dict[int, float] = {}
+    held_out: dict[str, dict[int, float]] = {}
     compared_with: str = ""
     agreement_before: list[float] = []
     agreement_twin: list[float] = []
+
+    @property
+    def held_out_dice(self) -> dict[int, float]:
+        """The Dice of each held-out scan, by task id."""
+        return self.held_out.get("dice", {})
 
     @model_validator(mode="before")
     @classmethod
