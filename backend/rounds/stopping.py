@@ -110,7 +110,7 @@ class Signs:
         ]
         return stopping.curve(points, groups)
 
-    @property
+    @cached_property
     def no_gain(self) -> bool:
         """Whether the next batch gains less than enough, now and a batch ago."""
         options = self.here.options
@@ -174,10 +174,14 @@ class Signs:
     @cached_property
     def unlabelled_clusters(self) -> int:
         """Number of large clusters of the map in which no scan has a label."""
-        of, labelled = self.here.selector.clusters(), self.here.ledger.usable
-        clusters = np.array(list(of.values()), np.int64)
-        known = np.array([task in labelled for task in of], bool)
+        labelled = self.here.ledger.usable
+        clusters = np.array(list(self._clusters.values()), np.int64)
+        known = np.array([task in labelled for task in self._clusters], bool)
         return len(stopping.unlabelled_clusters(clusters, known))
+
+    @cached_property
+    def _clusters(self) -> dict[int, int]:
+        return self.here.selector.clusters()
 
     def _worst_group(self) -> dict[str, Any] | None:
         """Return the group of held-out scans with the lowest Dice; None without groups.
@@ -188,7 +192,7 @@ class Signs:
         if not self.models:
             return None
         dice, sources = _dice(self.models[-1]), self.here.ledger.sources
-        group_of: Mapping[int, Any] = sources or self.here.selector.clusters()
+        group_of: Mapping[int, Any] = sources or self._clusters
         members: dict[Any, list[int]] = {}
         for task in dice:
             if task in group_of:
