@@ -129,7 +129,7 @@ def test_scans_of_a_group_count_as_one() -> None:
 
 def test_masks_that_change_like_a_twins_are_unchanged() -> None:
     twin = np.linspace(0.8, 1.0, 30)
-    same, other = stopping.change(twin - 0.004, twin), stopping.change(twin - 0.02, twin)
+    same, other = (stopping.change((twin - less).tolist(), twin.tolist()) for less in (0.004, 0.02))
     assert stopping.is_unchanged(same)
     assert not stopping.is_unchanged(other)
     assert not stopping.is_unchanged(stopping.change([0.9], [0.9]))

@@ -56,7 +56,7 @@ def _lacks(found: Found) -> str:
 def _expected(found: Found) -> str:
     gain = found["gain"]
     if gain is None:
-        return "Drafts on randomly picked scans reach their target"
+        return "The gain of the next labels is not known yet"
     limits = f"{_points(gain['low'])} to {_points(gain['high'])}"
     labels = count(found["batch"], "label")
     return (
@@ -72,7 +72,7 @@ def _verdict(found: Found) -> str:
         return f"labelling can stop for {threshold}"
     if found["unlabelled_clusters"]:
         clusters = count(found["unlabelled_clusters"], "large cluster")
-        return f"labelling goes on, because {clusters} of the map has no label yet"
+        return f"labelling goes on, because the map has {clusters} without a label"
     if not found["no_gain"]:
         return (
             f"labelling goes on, because the gain is not yet below {threshold} for {ROUNDS} batches"
@@ -90,7 +90,8 @@ def _signs(found: Found) -> Iterator[str]:
     yield _change(found)
     yield _drafts(found)
     if found["unlabelled_clusters"]:
-        yield f"{count(found['unlabelled_clusters'], 'large cluster')} of the map without a label."
+        clusters = count(found["unlabelled_clusters"], "large cluster")
+        yield f"The map has {clusters} without a label: labelling does not stop before."
     worst = " and ".join(filter(None, [_worst(found["worst"]), _worst_label(found["worst_label"])]))
     if worst:
         yield f"Lowest Dice on held-out scans: {worst}."

@@ -55,7 +55,10 @@ def test_the_sentence_gives_gain_interval_and_verdict() -> None:
     [
         ({"stop": False, "no_gain": False}, "the gain is not yet below your threshold of 0.5"),
         ({"stop": False, "no_change": False}, "until the masks change no more than by chance"),
-        ({"stop": False, "unlabelled_clusters": 2}, "because 2 large clusters of the map"),
+        (
+            {"stop": False, "unlabelled_clusters": 2},
+            "because the map has 2 large clusters without a label",
+        ),
         ({"no_gain": False, "good_drafts": True}, "because drafts reach your target of 0.95"),
         ({"stop": False, "gain": None, "held_out": 7}, "there are 7 held-out scans"),
     ],
