@@ -271,9 +271,8 @@ class Rounds(DBOSConfiguredInstance):
             )
             records.write_queue(here.files, number, queue)
             said = [*here.config.notes, *here.network_warnings, *queue.warnings]
-            outcome.log_new(
-                said, here.project.warnings
-            )  # the encoder logged its own warnings at start
+            # The encoder logged its own warnings at start.
+            outcome.log_new(said, here.project.warnings)
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 
     @DBOS.step()
