@@ -13,7 +13,7 @@ from backend.commands.report.pictures import Failure
 from backend.errors import ConfigError
 from backend.storage import artifacts
 from backend.web import project_page
-from backend.web.project_page import label_panels, stopping_panel
+from backend.web.project_page import label_panels, stopping_panel, words
 from backend.web.responses import written
 from model.evaluation import METRICS
 
@@ -81,5 +81,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["minutes"] = label_panels.time
+    environment.filters["counted"] = words.count
     return environment

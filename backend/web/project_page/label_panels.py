@@ -66,8 +66,8 @@ def _drafts(found: Mapping[str, Any]) -> Iterator[str]:
         f"{count(found['used'], 'label')} began with a draft, {found['unchanged']} of them "
         f"submitted unchanged (regions: {regions}, {found['regions_added']} drawn by hand){dice}."
     )
-    if found["pixels"]:
-        yield _pixels(found["pixels"])
+    if pixels := found.get("pixels"):  # earlier releases stored none
+        yield _pixels(pixels)
 
 
 _ORIGINS = {
