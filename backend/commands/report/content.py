@@ -101,6 +101,7 @@ def read(services: Services, project_id: int) -> Report:
     now = ledger.read(store, project_id)
     state = status(store, services.artifacts, project_id, now)
     history = History(store, project, services.files(project_id), now)
+    method = stored_options(project).method if _keys_used(project) else state["method"]
     return Report(
         project=project_id,
         made_at=_day(store.clock()),
@@ -108,7 +109,7 @@ def read(services: Services, project_id: int) -> Report:
         people=_people(now),
         label_weeks=_weeks(now),
         curve=Curve.model_validate(history.curve()),
-        method=state["method"] if not _keys_used(project) else stored_options(project).method,
+        method=method,
         strategy=state["strategy"],
         options=_options(project),
         model=_card(services, project),
@@ -142,8 +143,9 @@ def _data(state: Mapping[str, Any], now: Ledger) -> DataFacts:
 
 def _source_numbers(now: Ledger) -> dict[int, int]:
     """Return the number of the source of each scan that has one, in the order of the scans."""
-    names = list(dict.fromkeys(now.sources.values()))
-    return {task: names.index(name) + 1 for task, name in now.sources.items()}
+    names = dict.fromkeys(now.sources.values())
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    return {task: numbers[name] for task, name in now.sources.items()}
 
 
 def _people(now: Ledger) -> list[dict[str, int]]:
@@ -172,6 +174,7 @@ def _options(project: Project) -> dict[str, Any]:
 
 
 def _keys_used(project: Project) -> bool:
+    """Return whether the method in words would name a key of the task data."""
     options = stored_options(project)
     return any(getattr(options, name) for name in KEYS_OF_TASKS)
 
