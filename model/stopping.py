@@ -20,6 +20,7 @@ from model.resampling import DRAWS, Floats, Interval
 CONFIDENCE = 0.9  # so a limit of an interval is passed by chance in one of twenty cases
 LEAST_POINTS = 5  # models: with fewer nothing is said of the gain
 LEAST_SCANS = 20  # held-out scans, or compared drafts: with fewer nothing is said
+LEAST_GROUPS = 5  # of held-out scans: slices of a few volumes would give too narrow an interval
 ROUNDS = 2  # batches in a row that must show the same sign
 SAME = 0.005  # Dice: masks that agree so much less than those of a twin count as unchanged
 LEAST_SHARE = 0.03  # of the scans: a cluster of that size must have a label before labelling stops
@@ -61,7 +62,8 @@ class Curve:
     @property
     def tells(self) -> bool:
         """Whether there is enough to say something of the gain."""
-        return len(self.labels) >= LEAST_POINTS and self.scans >= LEAST_SCANS
+        models, groups = self.scores.shape
+        return models >= LEAST_POINTS and groups >= LEAST_GROUPS and self.scans >= LEAST_SCANS
 
     @property
     def before(self) -> Curve:

@@ -72,6 +72,8 @@ def test_too_little_says_nothing() -> None:
     assert stopping.forecast(few, BATCH) is None
     assert stopping.forecast(curve(0.95, 1.0, 1.0, scans=LEAST_SCANS - 1), BATCH) is None
     assert stopping.forecast(stopping.curve([]), BATCH) is None
+    alike = Curve(of.labels, of.scores[:, : stopping.LEAST_GROUPS - 1], of.scans)
+    assert stopping.forecast(alike, BATCH) is None
     assert stopping.drafts([1.0] * (LEAST_SCANS - 1)) is None
 
 

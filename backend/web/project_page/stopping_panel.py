@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.web.project_page.words import count
-from model.stopping import LEAST_POINTS, LEAST_SCANS, ROUNDS
+from model.stopping import LEAST_GROUPS, LEAST_POINTS, LEAST_SCANS, ROUNDS
 
 WIDTH, HEIGHT = 560, 220  # of the picture
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34  # its margins
@@ -47,8 +47,8 @@ def sentence(state: Mapping[str, Any]) -> str:
 def _lacks(found: Found) -> str:
     """Return what the forecast of the gain needs, and what is there."""
     return (
-        f"that takes {LEAST_SCANS} held-out scans and {LEAST_POINTS} models with {found['batch']} "
-        f"labels between two of them; there are {count(found['held_out'], 'held-out scan')} and "
+        f"that takes {LEAST_SCANS} held-out scans of {LEAST_GROUPS} groups and "
+        f"{LEAST_POINTS} models with {found['batch']} labels between two of them; there are {count(found['held_out'], 'held-out scan')} and "
         f"{count(found['models'], 'such model')}"
     )
 
