@@ -48,8 +48,8 @@ def _lacks(found: Found) -> str:
     """Return what the forecast of the gain needs, and what is there."""
     return (
         f"that takes {LEAST_SCANS} held-out scans of {LEAST_GROUPS} groups and "
-        f"{LEAST_POINTS} models with {found['batch']} labels between two of them; there are {count(found['held_out'], 'held-out scan')} and "
-        f"{count(found['models'], 'such model')}"
+        f"{LEAST_POINTS} models with {found['batch']} labels between two of them; there are "
+        f"{count(found['held_out'], 'held-out scan')} and {count(found['models'], 'such model')}"
     )
 
 
