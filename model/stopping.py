@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model import resampling
 from model.resampling import DRAWS, Floats, Interval
 
-CONFIDENCE = 0.9  # so a limit of an interval is passed by chance in one of twenty cases
+CONFIDENCE = 0.9  # 5 % of the draws lie beyond each limit
 LEAST_POINTS = 5  # models: with fewer nothing is said of the gain
 LEAST_SCANS = 20  # held-out scans, or compared drafts: with fewer nothing is said
 LEAST_GROUPS = 5  # of held-out scans: slices of a few volumes would give too narrow an interval
