@@ -124,6 +124,8 @@ class ProjectOptions(BaseSettings):
     prelabels: bool = True
     prelabel_after: int = Field(default=5, ge=1)
     prelabel_min_dice: float = Field(default=0.5, ge=0, le=1)
+    enough: float = Field(default=0.5, gt=0, le=100)
+    draft_target: float = Field(default=0.95, ge=0, le=1)
     show_people: bool = False
     paused: bool = False
     seed: int = Field(default=0, ge=0, le=2**32 - 1)

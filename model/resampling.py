@@ -17,7 +17,7 @@ MANY = 500  # values; the mean of more is taken as normal, which costs no time
 
 
 class Interval(NamedTuple):
-    """A value with the limits of its 95 % interval."""
+    """A value with the limits of its interval."""
 
     value: float
     low: float
@@ -28,12 +28,33 @@ class Interval(NamedTuple):
         return Interval(*(factor * limit for limit in self))
 
 
-def mean(values: Sequence[float] | Floats, *, seed: int = 0) -> Interval | None:
+def mean(
+    values: Sequence[float] | Floats, *, seed: int = 0, confidence: float = CONFIDENCE
+) -> Interval | None:
     """Return the mean of independent values with its interval; None for fewer than two."""
     known = np.asarray(values, np.float64)
     if known.size < 2:
         return None
-    return around(float(known.mean()), means(known, np.random.default_rng(seed)))
+    return around(float(known.mean()), means(known, np.random.default_rng(seed)), confidence)
+
+
+def ratio(over: Floats, under: Floats, *, seed: int = 0) -> Interval | None:
+    """Return the ratio of two sums with its interval, by resampling their pairs.
+
+    Args:
+        over: What is counted, shape (n,).
+        under: What it is a share of, 0 or more, shape (n,).
+        seed: Of the resampling.
+
+    Returns:
+        None for fewer than two pairs, or if a resampling may have nothing to divide by.
+    """
+    count = len(over)
+    if count < 2 or not (under > 0).all():
+        return None
+    rows = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
+    drawn = over[rows].sum(axis=1) / under[rows].sum(axis=1)
+    return around(float(over.sum() / under.sum()), drawn)
 
 
 def means(values: Floats, rng: np.random.Generator) -> Floats:
@@ -52,8 +73,8 @@ def means(values: Floats, rng: np.random.Generator) -> Floats:
     return spread
 
 
-def around(value: float, drawn: Floats) -> Interval:
-    """Return a value with the interval that holds CONFIDENCE of its resamplings."""
-    tail = 50 * (1 - CONFIDENCE)
+def around(value: float, drawn: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """Return a value with the interval that holds this share of its resamplings."""
+    tail = 50 * (1 - confidence)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(value, float(low), float(high))

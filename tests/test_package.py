@@ -134,6 +134,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     # What is read at run time and is no code.
     data = {name for name in ours if not name.endswith(".py")}
     assert {Path(name).parent.as_posix() for name in data} == {
+        "backend/commands/report/templates",
         "backend/experiments/templates",
         "backend/web/project_page/static",
         "backend/web/project_page/templates",

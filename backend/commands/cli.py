@@ -15,6 +15,7 @@ from backend.commands.export import export
 from backend.commands.import_command import import_
 from backend.commands.migrate import migrate
 from backend.commands.quickstart.command import quickstart
+from backend.commands.report.command import report
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
 from backend.errors import FirstlightError, StorageError
@@ -287,6 +288,7 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
 )
 @click.option("--all-labels", is_flag=True, help="Train on the whole pool too (recipes only).")
 @click.option("--selection-only", is_flag=True, help="Measure the first choice; train nothing.")
+@click.option("--stop", is_flag=True, help="Replay the stop rule (needs --train-seeds 2).")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: DATA_DIR/simulation]")
 def simulate(
@@ -318,7 +320,7 @@ def simulate(
     sys.exit(1 if failed else 0)
 
 
-for command in (export, import_, migrate, quickstart):
+for command in (export, import_, migrate, quickstart, report):
     cli.add_command(command)
 
 

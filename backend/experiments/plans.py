@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from backend.errors import ConfigError
 from backend.options import ProjectOptions
+from model.stopping import LEAST_POINTS
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Plan:
         attention: Number of held-out scans in the pictures of the attention gates.
         all_labels: Whether a network is trained on the whole pool too, once for each seed.
         selection_only: Whether nothing is trained: the cold start chooses each count of labels.
+        stop: Whether the stop rule is replayed; two networks for each selection show how far masks
+            differ by chance.
     """
 
     arms: tuple[Arm, ...]
@@ -62,6 +65,7 @@ class Plan:
     attention: int = 0
     all_labels: bool = False
     selection_only: bool = False
+    stop: bool = False
 
     def __post_init__(self) -> None:
         if list(self.labels) != sorted({*self.labels}) or min(self.labels) < 1:
@@ -71,6 +75,8 @@ class Plan:
             )
         if self.folds is not None:
             self._check_turns(self.folds)
+        if self.stop:
+            self._check_stop()
         if len(self.batches) == 1 and len({_acquisition(arm) for arm in self.arms}) > 1:
             why = (
                 "With --selection-only"
@@ -86,6 +92,15 @@ class Plan:
     def batches(self) -> tuple[int, ...]:
         """The counts of labels that follow each other; without training only the first."""
         return self.labels[:1] if self.selection_only else self.labels
+
+    def _check_stop(self) -> None:
+        if self.train_seeds < 2 or len(self.labels) <= LEAST_POINTS or self.selection_only:
+            raise ConfigError(
+                f"--stop has {self.train_seeds} networks for each selection and "
+                f"{len(self.labels)} counts of labels.",
+                f"Give --train-seeds 2, more than {LEAST_POINTS} counts in --labels, and no "
+                "--selection-only.",
+            )
 
     def _check_turns(self, folds: int) -> None:
         for seeds in {self.seeds_of(arm) for arm in self.arms}:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from backend.experiments import (
     processes,
     report,
     results,
+    stopping,
     studies,
 )
 from backend.experiments.plans import Arm, Plan
@@ -85,6 +86,8 @@ def _finished(study: Study, jobs: int, say: Say) -> results.Results:
     )
     finished = results.read(study, failed)
     report.write(finished, _maps(study, finished), _attention(study, finished), study.out)
+    if plan.stop:
+        say(stopping.write(finished, study.out))
     say(f"Report: {study.out / 'report.md'}")
     return finished
 
@@ -108,7 +111,8 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
     patients = np.array([scan.patient for scan in study.scans(study.pool)])
     labelled = np.zeros(len(points), bool)
     uncertainty = None
-    steps = []
+    steps: list[dict[str, Any]] = []
+    before: Array | None = None
     for count in plan.labels:
         decision = active_learning.decide(
             points,
@@ -127,6 +131,10 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
         learned = _learn_all(study, np.flatnonzero(labelled), seed, measure)
         uncertainty = learned[0].uncertainty  # of one network, as in production
         told = {"warnings": [*fitted.warnings, *decision.warnings], **_recall(study, labelled)}
+        if plan.stop:
+            masks, rows = (learned[0].probe, learned[1].probe), stopping.probe(study)
+            told |= stopping.signs(rows, labelled, clusters.clusters, masks, before)
+            before = masks[0]
         steps.append(_step(study, decision, chosen, learned) | told)
     encoded = study.encoded[arm.encoder]
     described = {"arm": asdict(arm), "encoder": encoded.name, "substitution": encoded.substitution}
@@ -167,11 +175,13 @@ class Outcome:
             class that is neither drawn nor predicted.
         uncertainty: Of each scan of the pool, shape (p,); 0 if labelled or not measured.
         seconds: Of training and measuring, shape ().
+        probe: The masks of some scans of the pool, for the stop rule; see `stopping.thinned`.
     """
 
     scores: Array
     uncertainty: Array
     seconds: Array
+    probe: Array = field(default_factory=lambda: np.zeros((0, 0, 0), bool))
 
 
 def _learn_all(study: Study, labelled: Array, seed: int, measure: str) -> list[Outcome]:
@@ -186,7 +196,13 @@ def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
     config = replace(study.train, seed=seed)
     rows = [study.pool[row] for row in labelled]  # ascending, so that the order does not count
     name = artifacts.digest(
-        study.code, study.data.fingerprint, study.divided, rows, repr(config), measure
+        study.code,
+        study.data.fingerprint,
+        study.divided,
+        rows,
+        repr(config),
+        measure,
+        *(["stop"] if study.plan.stop else []),
     )
     path = study.out / "trainings" / f"{name}.npz"
     if path.exists():
@@ -211,10 +227,12 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
         uncertainty[others] = [
             of(probabilities[None])[0] for probabilities in _predicted(fitted, pool)
         ]
+    probe = study.scans(study.pool[row] for row in stopping.probe(study))
     return Outcome(
         scores=np.array(scores).swapaxes(0, 1),
         uncertainty=uncertainty,
         seconds=np.array(time.monotonic() - started),
+        probe=stopping.thinned(found > 0.5 for found in _predicted(fitted, probe)),
     )
 
 

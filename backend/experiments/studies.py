@@ -106,7 +106,9 @@ class Study:
         training. The report says when they are mixed.
         """
         plan, divided = self.plan, self.of(seed).divided
-        shared = (FORMAT, self.data.fingerprint, divided, repr(self.train), plan.train_seeds)
+        stop = ("stop",) if plan.stop else ()
+        training_of = (FORMAT, self.data.fingerprint, divided, repr(self.train), plan.train_seeds)
+        shared = (*training_of, *stop)
         if arm is None:
             digest = artifacts.digest(*shared, "all labels", seed)
         else:

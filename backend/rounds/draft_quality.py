@@ -5,15 +5,17 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
+
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
 from backend.rounds.context import RoundContext
-from backend.storage import artifacts, ledger, pages
+from backend.storage import artifacts, ledger, pages, records
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import DraftQuality
 from backend.storage.scans import ListedScan
 from backend.storage.tables import DraftScore, Publication
-from model import evaluation
+from model.evaluation import MAIN
 
 
 def judge_drafts(here: RoundContext) -> None:
@@ -26,6 +28,7 @@ def judge_drafts(here: RoundContext) -> None:
     shown = [version for version in store.publications.all(project.id) if version.live_at]
     scans = {task.id: task for task in now.tasks}
     drafts_of = cache(partial(_drafts, here.files))
+    control_of = cache(partial(_control, here))
     judged = False
     for task_id, usable in now.usable.items():
         if task_id in known:
@@ -36,7 +39,7 @@ def judge_drafts(here: RoundContext) -> None:
             continue
         try:
             [submitted] = store.labels.results(project.id, [usable[0].id])
-            dice = _dice(draft, submitted, here.config, scans[task_id])
+            dice, pixels = _compared(draft, submitted, here.config, scans[task_id])
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
         store.labels.save_draft_score(
@@ -46,6 +49,8 @@ def judge_drafts(here: RoundContext) -> None:
                 version=version.name,
                 created_at=usable[0].created_at,
                 dice=dice,
+                control=task_id in control_of(version.round),
+                pixels=pixels,
             )
         )
         judged = True
@@ -74,16 +79,32 @@ def _drafts(files: ProjectFiles, name: str) -> dict[str, list[Any]]:
     return drafts or {}
 
 
-def _dice(
-    draft: list[Any], submitted: list[Any], config: labels.LabelConfig, scan: ListedScan
-) -> float:
-    """Return the mean Dice over the classes that either mask holds, 1.0 if both are empty.
+def _control(here: RoundContext, number: int) -> frozenset[int]:
+    """Return the scans that a round picked at random, for the control arm."""
+    if not here.options.random_fraction:
+        return frozenset()
+    record = records.read_queue(here.files, number)
+    scans = record.scans if record else {}
+    return frozenset(task for task, terms in scans.items() if terms.get("control"))
 
-    The pages of a slab count together: an empty page of each would score 1.0 by itself.
+
+def _compared(
+    draft: list[Any], submitted: list[Any], config: labels.LabelConfig, scan: ListedScan
+) -> tuple[float, dict[str, dict[str, int]]]:
+    """Return the mean Dice over the classes that either mask holds, and the changed pixels.
+
+    The Dice is 1.0 if both masks are empty. The pages of a slab count together: an empty page of
+    each would score 1.0 by itself. Of each class the pixels are those of the draft, and those that
+    differ between draft and submitted mask.
     """
     # One class at a time: at the original's size the masks of all classes may not fit into memory.
     size, page_count = (scan.height, scan.width), len(pages.separate(scan.url))
     drawn, truth = (
         labels.stacked(result, config, size=size, pages=page_count) for result in (draft, submitted)
     )
-    return evaluation.scan_dice(drawn, truth)
+    scores, pixels = [], {}
+    for name, mask, true in zip(config.labels, drawn, truth, strict=True):
+        scores.append(MAIN.of_labels(mask[None], true[None])[0])
+        differ = np.count_nonzero(mask ^ true)
+        pixels[name] = {"draft": int(np.count_nonzero(mask)), "changed": int(differ)}
+    return float(MAIN.mean(scores)), pixels

@@ -16,7 +16,10 @@ def judge_labels(here: RoundContext) -> None:
     judge_drafts(here)
     unfinished = agreement.compare(here)
     record = LabelRecord(
-        minutes=minutes.figures(here), agreement=agreement.figures(here), people=_people(here)
+        minutes=minutes.figures(here),
+        agreement=agreement.figures(here),
+        people=_people(here),
+        stopping=here.store.annotators.figures(here.id).stopping,  # a training judges it anew
     )
     here.store.annotators.save_figures(here.id, record)
     if unfinished:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.label_studio.moments import moment
+from backend.rounds import draft_changes
 from backend.rounds.context import RoundContext
 from backend.storage.tables import Annotation
 from model import minutes, resampling
@@ -74,6 +75,7 @@ def _drafts(here: RoundContext, labels: Sequence[Annotation]) -> dict[str, Any]:
         "regions_changed": sum(label.changed for label in drafted),
         "regions_added": sum(label.manual for label in drafted),
         "dice": fmean(dice) if dice else None,
+        "pixels": draft_changes.figures(here),
     }
 
 

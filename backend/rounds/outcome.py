@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from backend import logs
 from backend.errors import FirstlightError, LabelStudioError, NotFound
@@ -79,6 +80,13 @@ def fail(services: Services, project: Project, what: str, fix: str, kind: str) -
         failures=min(project.failures + 1, MOST_FAILURES),
         not_before=store.clock() + min(longest, 2.0**project.failures),
     )
+
+
+def log_new(warnings: Sequence[str], shown: Sequence[str]) -> None:
+    """Log the warnings of a round that the page does not show yet."""
+    for line in warnings:
+        if line not in shown:
+            log.warning("%s", line)
 
 
 def _vanish(store: Store, project: Project) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from backend.rounds import twins
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts
 from backend.storage.ledger import stored_options
@@ -121,6 +122,7 @@ def improve(here: RoundContext, stop: Callable[[], bool]) -> str:
     if model is None:
         return ""
     try:
+        twins.compare(here, stop)
         key = _refined_key(here, model, stop)
     except refinement.Stopped:
         log.info("the refinement makes way for a round")

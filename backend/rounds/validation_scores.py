@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.storage.records import ModelQuality
+from backend.storage.records import HELD_OUT_KEPT, ModelQuality
 from model import calibration
 from model.evaluation import MAIN, METRICS
 
@@ -49,16 +49,25 @@ def measured(
     """
     probabilities = calibration.pixels([one.probabilities for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
-    means, by_label = {}, {}
+    means, by_label, held_out = {}, {}, {}
+    pages: dict[int, list[ScanScore]] = {}
+    for task, page in sorted(judged):
+        pages.setdefault(task, []).append(judged[task, page])
+    kept = list(pages.items())[:HELD_OUT_KEPT]
     for name, metric in METRICS.items():
         scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
         means[name] = float(metric.mean(scores).mean())
+        held_out[name] = {
+            task: float(np.mean([metric.mean(one.scores[name]) for one in of_task]))
+            for task, of_task in kept
+        }
         of_labels = metric.mean(scores, axis=0).tolist()
         by_label[name] = dict(zip(labels, of_labels, strict=True))
     return quality.changed(
         validation=means,
         by_label=by_label,
         validation_scans=len({task for task, _ in judged}),
+        held_out=held_out,
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from backend.rounds.label_figures import judge_labels
 from backend.rounds.learner import Learner
 from backend.rounds.services import Services
 from backend.rounds.spreading import parted, spread
+from backend.rounds.stopping import judge_stop
 from backend.storage import artifacts, records
 from backend.storage.tables import Publication
 
@@ -217,7 +218,9 @@ class Rounds(DBOSConfiguredInstance):
             live = learner.base_of(version.model_key) if version else ""
             try:
                 key = learner.fit(now, to_train, learner.reporter(), live)
-                return learner.gate(now, key, live, held)
+                used = learner.gate(now, key, live, held)
+                judge_stop(here)
+                return used
             except UnreadableLabels as error:
                 unreadable.check_storage(here, len(error.broken), error.asked)
                 unreadable.note(here, error.broken)
@@ -269,7 +272,8 @@ class Rounds(DBOSConfiguredInstance):
             )
             records.write_queue(here.files, number, queue)
             said = [*here.config.notes, *here.network_warnings, *queue.warnings]
-            _log_new(said, here.project.warnings)  # the encoder logged its own warnings at start
+            # The encoder logged its own warnings at start.
+            outcome.log_new(said, here.project.warnings)
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
 
     @DBOS.step()
@@ -434,13 +438,6 @@ def _is_lost(here: RoundContext) -> bool:
 def _verify_live(here: RoundContext) -> None:
     if here.project.live_version:
         here.publisher.switch(here.project.live_version)
-
-
-def _log_new(warnings: Sequence[str], shown: Sequence[str]) -> None:
-    """Log the warnings that the page does not show yet."""
-    for line in warnings:
-        if line not in shown:
-            log.warning("%s", line)
 
 
 def _tidy(here: RoundContext) -> None:

@@ -25,6 +25,8 @@ Terms = dict[str, Any]
 FIRST_OF_SOURCE = "first scan of its source"
 FIRST_WITHOUT = "first scan without a source"
 
+HELD_OUT_KEPT = 500  # scans whose Dice stands in the quality of a model
+
 # The JSON keys of a metric in the quality of a model: validation_dice, dice_by_label.
 _VALIDATION, _BY_LABEL = "validation_", "_by_label"
 
@@ -168,6 +170,11 @@ class ModelQuality(Record):
         recipes: The recipe of each network; empty for QUICK, and of early releases.
         compared: The mean cross-validated Dice of each recipe that the refinement compared.
         best_recipe: The recipe for the rounds after that refinement, "" for none.
+        held_out: By metric the score of each held-out scan, by task id, of at most HELD_OUT_KEPT
+            scans; empty of early releases.
+        compared_with: The key of the model a batch ago whose masks were compared, "" for none.
+        agreement_before: Dice of the masks of some unlabelled scans with those of that model.
+        agreement_twin: Dice of the same masks with those of a network of the same labels.
     """
 
     train_seconds: float | None = None
@@ -185,6 +192,15 @@ class ModelQuality(Record):
     recipes: list[str] = []
     compared: dict[str, float] = {}
     best_recipe: str = ""
+    held_out: dict[str, dict[int, float]] = {}
+    compared_with: str = ""
+    agreement_before: list[float] = []
+    agreement_twin: list[float] = []
+
+    @property
+    def held_out_dice(self) -> dict[int, float]:
+        """The Dice of each held-out scan, by task id."""
+        return self.held_out.get("dice", {})
 
     @model_validator(mode="before")
     @classmethod
@@ -221,11 +237,13 @@ class LabelRecord(Record):
         minutes: None while no label has a known time.
         agreement: None while no scan was drawn by two annotators.
         people: The Label Studio user of each annotator's number, with the option `show_people`.
+        stopping: Whether labelling can stop, and the signs for it; None before the first training.
     """
 
     minutes: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
     people: dict[str, int] = {}
+    stopping: dict[str, Any] | None = None
 
 
 Kind = TypeVar("Kind", bound=Record)

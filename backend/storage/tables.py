@@ -92,6 +92,8 @@ class Project(Base):
     deaths: Mapped[int] = mapped_column(default=0, server_default="0")
     # Since when the storage of the images is unavailable; 0 while it is available.
     storage_away_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    # Since when labelling can stop; 0 while more labels are worth it, or nothing is known of that.
+    can_stop_since: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class Sighting(Base):
@@ -212,6 +214,11 @@ class DraftScore(Base):
     version: Mapped[str]
     created_at: Mapped[str]  # of the annotation
     dice: Mapped[float]
+    # Whether the scan was picked at random. Scans that an acquisition picks are harder.
+    control: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    # Of each label: pixels of the draft, and pixels that differ in the submitted mask. Empty of
+    # early releases.
+    pixels: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
     @property
     def unchanged(self) -> bool:

@@ -179,6 +179,9 @@ class ProjectStatus(Answer):
     minutes: dict[str, Any] | None = Field(description="What labels cost, and what drafts save.")
     agreement: dict[str, Any] | None = Field(description="How well annotators agree.")
     people: dict[str, int] = Field(description="Label Studio's users, with `show_people`.")
+    stopping: dict[str, Any] | None = Field(
+        description="Whether labelling can stop, with the signs and the forecast."
+    )
     refinement: Refinement | None
     recipe: str
     last_model: LastModel | None

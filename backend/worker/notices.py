@@ -31,6 +31,7 @@ LASTING = 3  # failures in a row; fewer are mostly a restart of Label Studio
 TEXTS = {
     "queue-ready": "The first queue of project {} is ready: people can label now.",
     "round-failed": "Rounds of project {} keep failing. Its page says why.",
+    "can-stop": "Labelling of project {} can stop: more labels are not expected to help.",
     "project-vanished": "Label Studio has no project {} any more, or hides it from Firstlight.",
 }
 
@@ -88,6 +89,8 @@ class Notifier:
                 yield (project.id, "queue-ready"), first[project.id]
             if project.failures >= LASTING:
                 yield (project.id, "round-failed"), project.problem_at
+            if project.can_stop_since:
+                yield (project.id, "can-stop"), project.can_stop_since
             if project.vanished_at:
                 yield (project.id, "project-vanished"), project.vanished_at
 

@@ -66,6 +66,31 @@ def _drafts(found: Mapping[str, Any]) -> Iterator[str]:
         f"{count(found['used'], 'label')} began with a draft, {found['unchanged']} of them "
         f"submitted unchanged (regions: {regions}, {found['regions_added']} drawn by hand){dice}."
     )
+    if pixels := found.get("pixels"):  # earlier releases stored none
+        yield _pixels(pixels)
+
+
+_ORIGINS = {
+    "kept": "with every region kept",
+    "changed": "with a changed region",
+    "drawn": "with a region drawn by hand",
+}
+
+
+def _pixels(found: Mapping[str, Any]) -> str:
+    """Return how much of their drafts people changed, over all, by label and by origin."""
+    share, labels = found["share"], found["by_label"]
+    limits = f" ({share['low']:.1%} to {share['high']:.1%})" if share else ""
+    whole = f"{share['value']:.1%} of the pixels of drafts were changed{limits}" if share else ""
+    of_labels = ", ".join(f"{name} {value:.1%}" for name, value in labels.items())
+    origins = ", ".join(
+        f"{_ORIGINS[one['origin']]} {one['share']:.1%} (Dice {one['dice']:.2f}, "
+        f"{count(one['labels'], 'label')})"
+        for one in found["by_origin"]
+        if one["share"] is not None
+    )
+    parts = [whole or "Changed pixels of drafts", of_labels if len(labels) > 1 else "", origins]
+    return f"{'; '.join(filter(None, parts))}."
 
 
 def _forecast(found: Mapping[str, Any]) -> Iterator[str]:

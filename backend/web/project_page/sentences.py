@@ -9,7 +9,7 @@ from typing import Any
 from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
-from backend.web.project_page import label_panels
+from backend.web.project_page import label_panels, stopping_panel
 from backend.web.project_page.words import count, line, span
 from backend.web.responses import ActionEntry
 
@@ -86,6 +86,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
         [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
         [quality(state), f"Method: {state['method']}."],
+        stopping_panel.lines(state),
         label_panels.minutes(state),
         label_panels.agreement(state),
         _bullets(

@@ -15,6 +15,7 @@ from backend.storage.projects import pause_left, spacing
 from backend.storage.records import ModelQuality, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
+from backend.web.project_page import stopping_panel
 from model.evaluation import MAIN
 from model.registry import QUICK
 
@@ -146,7 +147,7 @@ def status(
         **_labels(now, live),
         **_waiting(now, record),
         **_quality(store, project_id, live, now),
-        **store.annotators.figures(project_id).model_dump(),
+        **_figures(store, project_id, now),
         "last_model": _last_model(store, project_id) if now.complete else None,
         "method": stored_options(project).method_in_use,
         "strategy": record.strategy,
@@ -285,6 +286,13 @@ def _quality(
         "refinement": _refinement(model.quality) if model else None,
         "recipe": next(iter(model.quality.recipes), "") if model else "",
     }
+
+
+def _figures(store: Store, project_id: int, now: Ledger) -> dict[str, Any]:
+    """Return what labels cost and how well people agree, and whether labelling can stop."""
+    found = store.annotators.figures(project_id)
+    named = stopping_panel.with_names(found.stopping, now.sources)
+    return {**found.model_dump(), "stopping": named}
 
 
 def _refinement(quality: ModelQuality) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from backend.web.project_page import (
     map_view,
     sentences,
     static_files,
+    stopping_panel,
     thumbnails,
     words,
 )
@@ -218,6 +219,8 @@ class _Site:
             minutes_said=label_panels.minutes(state),
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),
+            stopping_said=stopping_panel.lines(state),
+            stopping_picture=stopping_panel.picture(state),
             freshness=sentences.freshness(state, self._store.clock()),
             refusal=sentences.refused(project_id, state["events_refused_since"]),
             task_url=self._task_url(project_id),

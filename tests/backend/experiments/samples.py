@@ -34,6 +34,7 @@ ASKED: dict[str, Any] = {
     "attention": 0,
     "all_labels": False,
     "selection_only": False,
+    "stop": False,
 }
 
 

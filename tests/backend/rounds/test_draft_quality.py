@@ -14,6 +14,7 @@ from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.services import Services
 from backend.storage import artifacts
+from backend.storage.records import QueueRecord, write_queue
 from backend.storage.tables import DraftScore, Publication
 from backend.web.project_page import status
 from tests.backend.conftest import the
@@ -154,3 +155,20 @@ def test_a_draft_is_unchanged_when_every_pixel_was_submitted_as_it_was(
     judged(services, project_id, draft, submitted)
     [score] = services.store.labels.draft_scores(project_id)
     assert score.unchanged is unchanged
+
+
+def test_the_changed_pixels_are_counted_by_label(services: Services, project_id: int) -> None:
+    judged(services, project_id, drawn("Brush", slice(10, 50)), drawn("Brush", slice(20, 50)))
+    [score] = services.store.labels.draft_scores(project_id)
+    assert score.pixels == {"Lung": {"draft": 1600, "changed": 400}}
+    assert not score.control
+
+
+def test_a_draft_of_the_control_arm_is_marked(services: Services, project_id: int) -> None:
+    services.store.projects.update(project_id, options={"random_fraction": 0.5})
+    queue = QueueRecord(order=[TASK], scans={TASK: {"control": True}})
+    write_queue(services.files(project_id), 1, queue)
+    both = drawn("Brush", slice(10, 50))
+    judged(services, project_id, both, both)
+    [score] = services.store.labels.draft_scores(project_id)
+    assert score.control

@@ -13,6 +13,8 @@ from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.label_figures import judge_labels
 from backend.rounds.services import Services
 from backend.storage.records import LabelRecord
+from backend.storage.tables import DraftScore
+from backend.web.project_page.label_panels import minutes
 from tests.backend.conftest import Clock, drawn, the
 from tests.backend.fake_label_studio import FakeLabelStudio
 
@@ -305,3 +307,34 @@ def test_a_deleted_scan_or_project_leaves_no_figures(project: Project) -> None:
     project.store.projects.forget(project.number)
     assert project.store.annotators.all(project.number) == []
     assert project.store.annotators.figures_digest(project.number) == ""
+
+
+# -- how much of the drafts was changed -----------------------------------------------------------
+
+
+def test_changed_pixels_are_told_over_all_by_label_and_by_origin(project: Project) -> None:
+    for task, (origin, changed) in zip(
+        project.scans(4), [("prediction", 0), ("prediction-changed", 50)] * 2, strict=True
+    ):
+        project.fake.annotate(task, region(slice(0, 4), origin), by=ANN, seconds=30.0)
+        project.store.labels.save_draft_score(
+            DraftScore(
+                project_id=project.number,
+                task_id=task,
+                version="v",
+                created_at=f"2026-01-0{task % 9 + 1}",
+                dice=1.0 - changed / 200,
+                pixels={"Lung": {"draft": 100, "changed": changed}},
+            )
+        )
+    found = project.minutes()["drafts"]["pixels"]
+    assert found["labels"] == 4
+    assert found["share"]["value"] == pytest.approx(0.25)
+    assert found["share"]["low"] <= 0.25 <= found["share"]["high"]
+    assert found["by_label"] == {"Lung": 0.25}
+    assert [(one["origin"], one["share"], one["dice"]) for one in found["by_origin"]] == [
+        ("kept", 0.0, 1.0),
+        ("changed", 0.5, 0.75),
+    ]
+    state = {"minutes": project.figures().minutes}
+    assert any("25.0% of the pixels of drafts were changed (" in one for one in minutes(state))

@@ -58,7 +58,9 @@ def go_live(store: Store, name: str = "v1") -> None:
 def happen(store: Store, clock: Clock) -> None:
     """Let every event happen."""
     go_live(store)
-    store.projects.update(3, failures=LASTING, problem_at=clock(), vanished_at=clock())
+    store.projects.update(
+        3, failures=LASTING, problem_at=clock(), vanished_at=clock(), can_stop_since=clock()
+    )
 
 
 def test_a_project_in_which_nothing_happened_is_no_news(
@@ -99,11 +101,12 @@ def test_an_event_that_ended_and_came_back_is_told_again(
     for _ in range(2):
         happen(store, clock)
         notifier.look()
-        store.projects.update(3, failures=0, vanished_at=0.0)
+        store.projects.update(3, failures=0, vanished_at=0.0, can_stop_since=0.0)
         notifier.look()
         clock.advance(60)
     assert receiver.events.count("queue-ready") == 1
     assert receiver.events.count("round-failed") == receiver.events.count("project-vanished") == 2
+    assert receiver.events.count("can-stop") == 2
 
 
 def test_what_happened_long_before_the_first_start_with_the_setting_is_no_news(

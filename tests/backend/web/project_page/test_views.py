@@ -139,6 +139,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "minutes": None,
         "agreement": None,
         "people": {},
+        "stopping": None,
         "method": ProjectOptions().method_in_use,
         "strategy": None,
         "alike": None,

@@ -1,0 +1,1 @@
+"""The command `report`: what a project did, as one document for a supplement or an audit."""

@@ -1,0 +1,95 @@
+"""A simulated project, from its first labels to the notice that labelling can stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from dbos import DBOS
+from pydantic import SecretStr
+
+from backend.commands.cli import cli
+from backend.rounds import refinement
+from backend.rounds.services import Services
+from backend.web.project_page import stopping_panel, views
+from backend.worker.notices import Notifier
+from model import phantoms
+from tests.backend.conftest import Clock
+from tests.backend.fake_label_studio import FakeLabelStudio
+from tests.backend.site import OPTIONS, SIZE, TINY, Site
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+HELD_OUT, BATCH, MOST = 20, 10, 80
+SECRET = "https://hooks.example/secret"
+
+
+@pytest.fixture
+def site(
+    services: Services,
+    fake: FakeLabelStudio,
+    clock: Clock,
+    project_id: int,
+    jobs: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Site]:
+    """A worker with networks that learn, and phantoms of which some are ground truth."""
+    learns = replace(TINY, steps=40, batch_size=8, learning_rate=3e-3)
+    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: learns)
+    # Networks for 32 pixels differ by chance more than those of real projects.
+    monkeypatch.setattr("model.stopping.SAME", 0.03)
+    series = phantoms.generate(HELD_OUT + MOST + 20, size=SIZE)
+    tasks = [fake.add_task(project_id, one.image) for one in series]
+    site = Site(services, fake, clock, project_id, tasks)
+    site.phantoms = series
+    site.entry["extra_params"] = {
+        **OPTIONS,
+        "cold_start_budget": BATCH,
+        "batch_size": BATCH,
+        "retrain_after": BATCH,
+        "refine": True,
+        "max_refine_seconds": 1.0,
+        "enough": 2.0,
+    }
+    site.start()
+    yield site
+    site.stop()
+
+
+def test_a_project_ends_with_one_notice_and_a_report(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def receive(request: httpx.Request) -> httpx.Response:
+        events.append(json.loads(request.content)["event"])
+        return httpx.Response(200)
+
+    known = site.services.settings.model_copy(update={"notify_url": SecretStr(SECRET)})
+    site.label(*range(HELD_OUT), ground_truth=True, seconds=60.0)
+    with httpx.Client(transport=httpx.MockTransport(receive)) as client:
+        notifier = Notifier(known, site.store, client)
+        for first in range(HELD_OUT, HELD_OUT + MOST, BATCH):
+            site.label(*range(first, first + BATCH), seconds=60.0)
+            site.refresh()
+            if first >= HELD_OUT + 4 * BATCH and refinement.due(site.store):
+                DBOS.start_workflow(site.rounds.refine, site.number).get_result()
+            notifier.look()
+    assert events.count("can-stop") == 1
+    state = views.status(site.store, site.services.artifacts, site.number)
+    said = stopping_panel.lines(state)
+    assert said[0].startswith("The next 10 labels are expected to gain")
+    assert any("Lowest Dice on held-out scans" in line for line in said)
+
+    monkeypatch.setattr("backend.rounds.services.build", lambda settings, store: site.services)
+    monkeypatch.setattr("backend.commands.report.command.load_settings", lambda: known)
+    CliRunner().invoke(
+        cli, ["report", str(site.number), str(tmp_path / "r")], catch_exceptions=False
+    )
+    html = (tmp_path / "r" / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 4, "the scans on which the model fails"
