@@ -228,6 +228,30 @@ class LabelRecord(Record):
     people: dict[str, int] = {}
 
 
+class SelectionGainRecord(Record):
+    """What selection gains in a project, or how far that study is; see `rounds.selection_gain`.
+
+    Attributes:
+        labels: The keys of all labels when the study began; see `Ledger.label_keys`.
+        chosen, control: The task ids of the training scans that a rule chose and of those that were
+            drawn at random, in the order of their labels.
+        held_out: The task ids of the held-out scans.
+        groups: The number of groups of the held-out scans.
+        digest: What the networks depend on; with another one the study begins anew.
+        differences: The difference of Dice of each finished repeat on each held-out group.
+        gain: The result with its interval ("value", "low", "high"); None before the last repeat.
+    """
+
+    labels: list[str] = []
+    chosen: list[int] = []
+    control: list[int] = []
+    held_out: list[int] = []
+    groups: int = 0
+    digest: str = ""
+    differences: list[list[float]] = []
+    gain: dict[str, float] | None = None
+
+
 Kind = TypeVar("Kind", bound=Record)
 
 

@@ -32,6 +32,7 @@ from backend.storage.projects import Projects
 from backend.storage.publications import Publications
 from backend.storage.rounds import Rounds
 from backend.storage.scans import Scans
+from backend.storage.study_results import StudyResults
 from backend.storage.workers import Workers
 
 
@@ -48,6 +49,7 @@ class Store:
         self.embeddings = Embeddings(database)
         self.publications = Publications(database)
         self.rounds = Rounds(database)
+        self.studies = StudyResults(database)
         self.workers = Workers(database)
         self.erasures = Erasures(database)
         self.notices = Notices(database)

@@ -183,6 +183,16 @@ class LabelFigures(Base):
     record: Mapped[LabelRecord]
 
 
+class StudyResult(Base):
+    """What a study in idle time found in a project, or how far it is."""
+
+    __tablename__ = "study_results"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]  # of the record
+    record: Mapped[dict[str, Any]]
+
+
 class Embedding(Base):
     """The place of a scan's embedding: the file (chunk) and its row."""
 
