@@ -28,6 +28,7 @@ from backend.storage.tables import Annotation, Model, Project
 from model import calibration, ensemble, evaluation, inference, recipes, training, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
+from model.expected_minutes import Drawn, drawn
 from model.networks import guarded, usable
 from model.plugins import PluginError
 from model.refinement import Stopped
@@ -358,8 +359,8 @@ class Learner:
             if stop():
                 raise Stopped
             [probabilities] = inference.predict(fitted, [example.image])
-            drawn, truth = probabilities > 0.5, example.mask
-            scores = evaluation.of_labels(drawn, truth, example.spacing)
+            truth = example.mask
+            scores = evaluation.of_labels(probabilities > 0.5, truth, example.spacing)
             judged[example.task] = ScanScore(
                 scores={name: of.tolist() for name, of in scores.items()},
                 probabilities=thinned(probabilities),
@@ -367,15 +368,17 @@ class Learner:
             )
         return judged
 
-    def uncertainties(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, float]:
-        """Return the model's uncertainty on each readable scan, by task id."""
+    def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, Drawn]:
+        """Return the model's uncertainty on each readable scan, and what it draws if asked for."""
         measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.publications.model(self.project_id, key)
         temperature = model.quality.temperature if model else 1.0
-        return {
-            task_id: float(measure(calibration.tempered(probabilities, temperature)[None])[0])
-            for task_id, _, probabilities in self.predict(key, tasks)
-        }
+        judged = {}
+        for task_id, _, probabilities in self.predict(key, tasks):
+            unsure = float(measure(calibration.tempered(probabilities, temperature)[None])[0])
+            asked = self.options.by_minutes
+            judged[task_id] = drawn(unsure, probabilities > 0.5) if asked else Drawn(unsure)
+        return judged
 
     def predict(
         self, key: str, tasks: Sequence[tuple[int, str]]

@@ -15,9 +15,9 @@ from sqlalchemy.types import TypeDecorator
 
 from backend.storage.artifacts import ProjectFiles, Space, round_name
 
-# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control, and with
-# `source_by` the number of its source. A model of them would make a record of 100,000 scans take
-# almost three times as long to read.
+# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control; with
+# `source_by` the number of its source, with `by_minutes` area, regions and minutes. A model of them
+# would make a record of 100,000 scans take almost three times as long to read.
 Terms = dict[str, Any]
 
 # The reason of a source's first scan begins with this. Names of sources are task data: they stay
@@ -90,11 +90,16 @@ class QueueRecord(QueueDecision):
         order: Task ids, first to be drawn first.
         reasons: Why each stands there, in the same order.
         scans: The terms of each ranked scan, by task id.
+        before: With `by_minutes`, what a model saw in each labelled scan before its label, by task
+            id: uncertainty, drawn share and number of regions.
+        minutes_r2: How well minutes are predicted out of fold; None if that is not known.
     """
 
     order: list[int] = []
     reasons: list[str] = []
     scans: dict[int, Terms] = {}
+    before: dict[int, list[float]] = {}
+    minutes_r2: float | None = None
 
     @property
     def space(self) -> Space:
