@@ -46,9 +46,9 @@ class SelectionGain:
     def due(self, here: RoundContext) -> bool:
         """Return whether the study has not ended, or enough labels changed since it began.
 
-        Without `random_fraction` it is never due; its last result stays.
+        In a paused project, and without `random_fraction`, it is never due; its last result stays.
         """
-        if not here.options.random_fraction:
+        if here.options.paused or not here.options.random_fraction:
             return False
         known = _known(here)
         if known is None or _is_under_way(known):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -36,19 +37,21 @@ class Lab:
         self, services: Services, fake: FakeLabelStudio, clock: Clock, number: int
     ) -> None:
         self.services, self.fake, self.clock, self.number = services, fake, clock, number
-        self.store, self.rounds = services.store, 0
+        self.store, self.rounds, self.series = services.store, 0, 0
         [self.entry] = fake.entries.values()
         self.entry["extra_params"] = {"random_fraction": 0.5, "batch_size": 4}
         self.study = SelectionGain()
 
     def scans(self, count: int) -> list[int]:
-        found = phantoms.generate(count, size=SIZE)
+        """Add scans that are unlike all others."""
+        self.series += 1
+        found = phantoms.generate(count, size=SIZE, seed=self.series)
         tasks = [self.fake.add_task(self.number, one.image) for one in found]
         self.masks = dict(zip(tasks, (one.mask for one in found), strict=True))
         self.sync()
-        for row, task in enumerate(tasks):
+        for task in tasks:
             self.store.scans.update(
-                self.number, task, height=SIZE, width=SIZE, pixels=f"scan {row}"
+                self.number, task, height=SIZE, width=SIZE, pixels=f"scan {task}"
             )
         return tasks
 
@@ -74,10 +77,15 @@ class Lab:
         self.clock.advance(10)
 
     def label(
-        self, *tasks: int, held_out: bool | None = False, seconds: float | None = None
+        self,
+        *tasks: int,
+        held_out: bool | None = False,
+        seconds: float | None = None,
+        empty: bool = False,
     ) -> None:
         for task in tasks:
-            result = labels.regions(self.masks[task], PARSED, scores=[1.0])
+            mask = self.masks[task]
+            result = [] if empty else labels.regions(mask, PARSED, scores=[1.0])
             self.fake.annotate(task, result, seconds=seconds)
             self.clock.advance(1)
         self.sync()
@@ -188,6 +196,22 @@ def test_the_result_comes_from_all_repeats_and_is_kept(ready: Lab) -> None:
 
 
 @pytest.mark.slow
+def test_labels_that_teach_more_gain(ready: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = replace(TINY, steps=20)
+    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: longer)
+    tasks = ready.scans(8)
+    ready.publish(tasks[:4], tasks[4:])
+    ready.label(*tasks[4:], empty=True)
+    ready.label(*tasks[:4])
+    ready.store.labels.save_splits(
+        ready.number, dict.fromkeys(ready.here.ledger.usable.keys() - set(tasks), True)
+    )
+    gain = ready.run().gain
+    assert gain is not None
+    assert gain["low"] > 0, "the control arm taught that there is nothing to draw"
+
+
+@pytest.mark.slow
 def test_a_study_that_makes_way_goes_on_where_it_ended(ready: Lab) -> None:
     whole = ready.run()
     half = whole.changed(differences=whole.differences[:3], gain=None)
@@ -226,9 +250,10 @@ def test_it_is_due_once_some_scans_are_drawn_at_random(lab: Lab) -> None:
     assert not lab.study.due(lab.here), "there is no label"
     lab.label(task)
     assert lab.study.due(lab.here)
-    lab.entry["extra_params"] = {"random_fraction": 0.0}
-    lab.sync()
-    assert not lab.study.due(lab.here)
+    for options in ({"random_fraction": 0.0}, {"random_fraction": 0.5, "paused": True}):
+        lab.entry["extra_params"] = options
+        lab.sync()
+        assert not lab.study.due(lab.here)
 
 
 def test_it_is_due_again_after_enough_changed_labels(lab: Lab) -> None:
