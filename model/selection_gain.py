@@ -7,7 +7,7 @@ Each repeat trains on half of the labels of each arm. The spread between halves 
 result depends on the labels that an arm happens to hold: the mean of a random half of n values
 varies as much between halves as the mean of all n values varies between draws of n.
 
-Source: half samples for the variance, McCarthy 1969, https://doi.org/10.2307/1402094.
+Source: half samples for the variance, McCarthy 1969, https://doi.org/10.2307/1402116.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def test_the_result_comes_from_all_repeats_and_is_kept(ready: Lab) -> None:
 
 @pytest.mark.slow
 def test_labels_that_teach_more_gain(ready: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = replace(TINY, steps=20)
+    longer = replace(TINY, steps=40)
     monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: longer)
     tasks = ready.scans(8)
     ready.publish(tasks[:4], tasks[4:])
