@@ -20,8 +20,7 @@ from backend.rounds.context import RoundContext
 from backend.rounds.draft_quality import shown_at
 from backend.rounds.learner import Example
 from backend.storage import artifacts, records
-from backend.storage.records import QueueRecord, SelectionGainRecord
-from backend.storage.study_results import SELECTION_GAIN
+from backend.storage.records import SELECTION_GAIN, QueueRecord, SelectionGainRecord
 from model import recipes, selection_gain
 from model.evaluation import scan_dice
 from model.fitted import Fitted, TrainConfig
@@ -52,9 +51,9 @@ class SelectionGain:
             return False
         known = _known(here)
         if known is None or _is_under_way(known):
-            return bool(here.ledger.usable)
-        changed = here.ledger.changed_since(known.labels)
-        return changed >= max(CHANGED_LABELS, CHANGED_SHARE * len(known.labels))
+            return bool(_label_keys(here))
+        changed = {key.partition("@")[0] for key in {*known.labels} ^ {*_label_keys(here)}}
+        return len(changed) >= max(CHANGED_LABELS, CHANGED_SHARE * len(known.labels))
 
     def run(self, here: RoundContext, stop: Stop) -> None:
         """Train and compare the networks that are missing, and store the result.
@@ -85,7 +84,18 @@ def _known(here: RoundContext) -> SelectionGainRecord | None:
 
 
 def _save(here: RoundContext, study: SelectionGainRecord) -> None:
-    here.store.studies.save(here.id, SELECTION_GAIN, study.written())
+    written = study.written()
+    here.store.studies.save(here.id, SELECTION_GAIN, artifacts.digest(written), written)
+
+
+def _label_keys(here: RoundContext) -> list[str]:
+    """Return a key of every label; a corrected one has another after its "@".
+
+    It is asked for every few seconds, so the scans are not read: a label whose scan cannot be read
+    counts too.
+    """
+    stored = here.store.labels.annotations(here.id)
+    return [f"{one.id}@{one.updated_at}" for one in stored if not (one.cancelled or one.problem)]
 
 
 def _is_enough(study: SelectionGainRecord) -> bool:
@@ -115,7 +125,7 @@ def _begun(here: RoundContext, stop: Stop) -> SelectionGainRecord:
     chosen, control = ([i for i, random in drawn.items() if random == arm] for arm in (False, True))
     least = selection_gain.LEAST_LABELS
     study = SelectionGainRecord(
-        labels=here.ledger.label_keys,
+        labels=_label_keys(here),
         chosen=chosen[: max(len(control), least)],
         control=control[: max(len(chosen), least)],
         held_out=held,

@@ -233,11 +233,14 @@ class LabelRecord(Record):
     people: dict[str, int] = {}
 
 
+SELECTION_GAIN = "selection-gain"  # the name of that study
+
+
 class SelectionGainRecord(Record):
     """What selection gains in a project, or how far that study is; see `rounds.selection_gain`.
 
     Attributes:
-        labels: The keys of all labels when the study began; see `Ledger.label_keys`.
+        labels: A key of every label when the study began.
         chosen, control: The task ids of the training scans that a rule chose and of those that were
             drawn at random, in the order of their labels.
         held_out: The task ids of the held-out scans.

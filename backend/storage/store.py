@@ -49,10 +49,10 @@ class Store:
         self.embeddings = Embeddings(database)
         self.publications = Publications(database)
         self.rounds = Rounds(database)
-        self.studies = StudyResults(database)
         self.workers = Workers(database)
         self.erasures = Erasures(database)
         self.notices = Notices(database)
+        self.studies = StudyResults(database)
 
     @property
     def engine(self) -> sa.Engine:

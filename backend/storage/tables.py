@@ -184,12 +184,12 @@ class LabelFigures(Base):
 
 
 class StudyResult(Base):
-    """What a study in idle time found in a project, or how far it is."""
+    """What a study found out about a project in idle time."""
 
     __tablename__ = "study_results"
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(primary_key=True)
-    digest: Mapped[str]  # of the record
+    digest: Mapped[str]  # another one tells that the page has to be made anew
     record: Mapped[dict[str, Any]]
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backend.storage.ledger import stored_options
-from backend.storage.records import SelectionGainRecord
+from backend.storage.records import SELECTION_GAIN, SelectionGainRecord
 from backend.storage.store import Store
-from backend.storage.study_results import SELECTION_GAIN
 from backend.storage.tables import Project
 from backend.web.project_page.words import count
 from model.selection_gain import LEAST_HELD_OUT, LEAST_LABELS, REPEATS, is_enough
@@ -31,10 +30,10 @@ def figures(store: Store, project: Project) -> dict[str, Any]:
         `value`, `low` and `high` in Dice, None before the last repeat.
     """
     record = store.studies.record(project.id, SELECTION_GAIN)
-    found = SelectionGainRecord.model_validate(record or {})
+    found = SelectionGainRecord.model_validate(record)
     return {
         "random_fraction": stored_options(project).random_fraction,
-        "begun": record is not None,
+        "begun": bool(record),
         "chosen": len(found.chosen),
         "control": len(found.control),
         "held_out": found.groups,

@@ -28,6 +28,7 @@ STEPS = {
     "plan": "deciding what to do",
     "train": "training the network",
     "refine": "refining the drafts while nobody waits",
+    "selection-gain": "measuring what selection gains",
     "score": "measuring how unsure the network is of each scan",
     "select": "choosing the next scans",
     "draft": "drawing drafts",

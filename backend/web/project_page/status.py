@@ -12,7 +12,7 @@ from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.projects import pause_left, spacing
-from backend.storage.records import ModelQuality, QueueRecord
+from backend.storage.records import SELECTION_GAIN, ModelQuality, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
 from backend.web.project_page import selection_gain
@@ -94,7 +94,7 @@ class Keeper(Generic[T]):
             self._store.rounds.last(project.id),
             ledger.counts(self._store, project.id),
             self._store.annotators.figures_digest(project.id),
-            self._store.studies.digests(project.id),
+            self._store.studies.digest(project.id, SELECTION_GAIN),
         )
 
 

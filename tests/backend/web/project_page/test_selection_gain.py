@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from backend.settings import Settings
-from backend.storage.records import SelectionGainRecord
+from backend.storage.records import SELECTION_GAIN, SelectionGainRecord
 from backend.storage.store import Store, open_store
-from backend.storage.study_results import SELECTION_GAIN
 from backend.web.app import create_app
 from backend.web.project_page import selection_gain
 
@@ -92,7 +91,7 @@ def test_a_new_result_is_on_the_page_in_the_text_and_in_the_json(
     record = SelectionGainRecord(
         chosen=[*range(10)], control=[*range(10)], groups=11, differences=[[0.02]] * 8, gain=gain
     )
-    store.studies.save(3, SELECTION_GAIN, record.written())
+    store.studies.save(3, SELECTION_GAIN, "a digest", record.written())
     after = client.get("/projects/3?format=json").get_json()
     assert after["selection_gain"]["gain"] == gain
     assert after["digest"] != before["digest"]
