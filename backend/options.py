@@ -81,6 +81,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "score_limit": 0,  # it scores the whole pool
         "network": "auto",
         "random_fraction": 0.0,
+        "by_minutes": False,
         "source_by": "",
     },
 }
@@ -119,6 +120,7 @@ class ProjectOptions(BaseSettings):
     network: Network = AUTO
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)
     random_fraction: float = Field(default=0.0, ge=0, le=1)
+    by_minutes: bool = False
     merge: Literal["majority", "staple"] = "majority"
     second_reading: float = Field(default=0.0, ge=0, le=1)
     prelabels: bool = True

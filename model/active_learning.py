@@ -93,6 +93,7 @@ def decide(  # noqa: PLR0913  # what a round knows
     clusters: Clustering | None = None,
     groups: Array | None = None,
     sources: Array | None = None,
+    minutes: Array | None = None,
 ) -> Decision:
     """Return which unlabelled scans to label, in order, and why.
 
@@ -107,6 +108,7 @@ def decide(  # noqa: PLR0913  # what a round knows
         clusters: The result of `clustering.cluster` on the map; computed if not given.
         groups: Group of each scan, shape (n,): untouched groups come first.
         sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
+        minutes: As in `acquisition.rank`; a cold start does not read them.
 
     Raises:
         ValueError: If an option or an array is not as described.
@@ -118,7 +120,7 @@ def decide(  # noqa: PLR0913  # what a round knows
     if clusters is None:
         points = np.asarray(coordinates, np.float64)
         clusters = clustering.cluster(points, max(1, options.cold_start_budget), seed=options.seed)
-    known = _Known(labelled, options, coordinates, clusters, groups, sources, notes)
+    known = _Known(labelled, options, coordinates, clusters, groups, sources, minutes, notes)
     if uncertainty is None or np.sum(labelled) < options.cold_start_budget:
         return _cold_start(embeddings, known)
     return _acquisition(uncertainty, known)
@@ -150,6 +152,7 @@ class _Known:
     clusters: Clustering
     groups: Array | None
     sources: Array | None
+    minutes: Array | None
     warnings: tuple[str, ...]
 
 
@@ -201,6 +204,7 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
         sources=known.sources,
         random_fraction=options.random_fraction,
         seed=options.seed,
+        minutes=known.minutes,
     )
     return Decision(
         phase="acquisition",

@@ -106,22 +106,29 @@ class Herding:
 
     The gain of a scan only shrinks while others are chosen. So an old gain is an upper bound, and
     only the largest bounds must be updated (Minoux 1978, accelerated greedy).
+
+    Args:
+        points: The candidates, shape (n, m).
+        coverage: What they add to.
+        costs: Of the candidates, above 0, shape (n,): the largest gain for its cost is chosen. None
+            for equal costs.
     """
 
-    def __init__(self, points: Array, coverage: Coverage) -> None:
+    def __init__(self, points: Array, coverage: Coverage, costs: Array | None = None) -> None:
         self._points = points
+        self._costs = np.ones(len(points)) if costs is None else costs
         self._coverage = coverage
         self._fresh = np.ones(len(points), bool)
         self.gains = coverage.gains(points)
 
     def best(self, allowed: Array) -> int:
-        """Return the allowed row with the largest gain; ties go to the lowest row.
+        """Return the allowed row with the largest gain for its cost; ties go to the lowest row.
 
         Args:
             allowed: Shape (n,) bool, with at least one True.
         """
         while True:
-            bounds = np.where(allowed, self.gains, -np.inf)
+            bounds = np.where(allowed, self.gains / self._costs, -np.inf)
             row = int(np.argmax(bounds))
             if self._fresh[row]:
                 return row

@@ -33,7 +33,7 @@ def judge_drafts(here: RoundContext) -> None:
     for task_id, usable in now.usable.items():
         if task_id in known:
             continue
-        version = _shown_at(shown, moment(usable[0].created_at))
+        version = shown_at(shown, moment(usable[0].created_at))
         draft = drafts_of(version.drafts).get(str(task_id)) if version else None
         if version is None or draft is None or not scans[task_id].height:
             continue
@@ -67,7 +67,7 @@ def judge_drafts(here: RoundContext) -> None:
         )
 
 
-def _shown_at(versions: list[Publication], when: float) -> Publication | None:
+def shown_at(versions: list[Publication], when: float) -> Publication | None:
     """Return the publication that was live at that moment."""
     before = [version for version in versions if version.live_at <= when]
     return max(before, key=lambda version: version.live_at, default=None)

@@ -40,6 +40,7 @@ from model import (
 )
 from model.encoders import weights
 from model.ensemble import Ensemble
+from model.expected_minutes import Drawn, drawn
 from model.networks import guarded, usable
 from model.plugins import PluginError
 from model.refinement import Stopped
@@ -354,8 +355,8 @@ class Learner:
             if stop():
                 raise Stopped
             [probabilities] = inference.predict(fitted, [example.image])
-            drawn, truth = probabilities > 0.5, example.mask
-            scores = evaluation.of_labels(drawn, truth, example.spacing)
+            truth = example.mask
+            scores = evaluation.of_labels(probabilities > 0.5, truth, example.spacing)
             judged[example.task, example.page] = ScanScore(
                 scores={name: of.tolist() for name, of in scores.items()},
                 probabilities=thinned(probabilities),
@@ -363,20 +364,22 @@ class Learner:
             )
         return judged
 
-    def uncertainties(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, float]:
-        """Return the model's uncertainty on each readable scan, by task id.
+    def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, Drawn]:
+        """Return the model's uncertainty on each readable scan, and what it draws if asked for.
 
         That of a slab follows from those of its pages; see `model.uncertainty.of_pages`.
         """
         measure = UNCERTAINTIES[self.options.uncertainty]
         model = self.store.publications.model(self.project_id, key)
         temperature = model.quality.temperature if model else 1.0
-        return {
-            task_id: uncertainty.of_pages(
-                [measure(calibration.tempered(page, temperature)[None])[0] for page in pages]
-            )
-            for task_id, _, pages in self.predict(key, tasks)
-        }
+        judged = {}
+        for task_id, _, pages in self.predict(key, tasks):
+            each = [measure(calibration.tempered(page, temperature)[None])[0] for page in pages]
+            unsure = uncertainty.of_pages(each)
+            asked = self.options.by_minutes
+            masks = [page > 0.5 for page in pages] if asked else []
+            judged[task_id] = drawn(unsure, masks) if asked else Drawn(unsure)
+        return judged
 
     def predict(self, key: str, tasks: Sequence[tuple[int, str]]) -> Iterator[Predicted]:
         """Yield (task id, scan, probabilities (c, h, w) of each page); see `predicting`."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from backend.label_studio.moments import moment
 from backend.rounds import draft_changes
 from backend.rounds.context import RoundContext
+from backend.rounds.label_times import is_drafted, work_of
 from backend.storage.tables import Annotation
 from model import minutes, resampling
 from model.minutes import Work
@@ -29,7 +30,7 @@ def figures(here: RoundContext) -> dict[str, Any] | None:
     timed = sorted((label for label in labels if label.seconds), key=lambda label: label.id)
     if not timed:
         return None
-    raw, seed = _work(timed), here.options.seed
+    raw, seed = work_of(timed), here.options.seed
     work = raw.capped()
     return {
         "labels": len(timed),
@@ -48,22 +49,9 @@ def figures(here: RoundContext) -> dict[str, Any] | None:
     }
 
 
-def _work(timed: Sequence[Annotation]) -> Work:
-    return Work(
-        minutes=np.array([(label.seconds or 0.0) / 60 for label in timed]),
-        annotator=np.array([label.annotator for label in timed], np.int64),
-        drafted=np.array([_is_drafted(label) for label in timed], bool),
-        area=np.array([label.area for label in timed]),
-    )
-
-
-def _is_drafted(label: Annotation) -> bool:
-    return label.kept + label.changed > 0
-
-
 def _drafts(here: RoundContext, labels: Sequence[Annotation]) -> dict[str, Any]:
     """Return how many labels came from a draft, and how much of their drafts was changed."""
-    drafted = [label for label in labels if _is_drafted(label)]
+    drafted = [label for label in labels if is_drafted(label)]
     tasks = {label.task_id for label in drafted}
     scores = here.store.labels.draft_scores(here.id)
     dice = [score.dice for score in scores if score.task_id in tasks]

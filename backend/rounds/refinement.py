@@ -19,6 +19,7 @@ from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Project
 from model import recipes, refinement
+from model.expected_minutes import Drawn
 from model.registry import QUICK
 
 log = logging.getLogger(__name__)
@@ -198,15 +199,15 @@ def _is_current(here: RoundContext, refined: Model) -> bool:
 
 def score(
     here: RoundContext, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-) -> dict[int, float] | None:
-    """Return the uncertainty of each readable scan; None if it was told to stop."""
+) -> dict[int, Drawn] | None:
+    """Return what the model sees in each readable scan; None if it was told to stop."""
     urls = here.store.scans.addresses(here.id, task_ids)
-    scores: dict[int, float] = {}
+    scores: dict[int, Drawn] = {}
     for start in range(0, len(task_ids), SCORED_AT_ONCE):
         if stop():
             return None
         some = [(i, urls[i]) for i in task_ids[start : start + SCORED_AT_ONCE]]
-        scores |= here.learner.uncertainties(key, some)
+        scores |= here.learner.judge(key, some)
         progress = {"done": start + len(some), "total": len(task_ids)}
         here.store.projects.update(here.id, progress=progress)
     return scores

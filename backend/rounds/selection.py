@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.options import ProjectOptions
-from backend.rounds import stability
+from backend.rounds import expected_minutes, stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
+from backend.rounds.expected_minutes import ScanMinutes
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.embeddings import Place
@@ -21,6 +22,7 @@ from backend.storage.records import FIRST_OF_SOURCE, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from model import active_learning, encoders, kernels, scoring
+from model.expected_minutes import Drawn
 from model.registry import (
     USUAL_ACQUISITION,
     USUAL_COLD_START,
@@ -30,7 +32,7 @@ from model.registry import (
 from model.validation import group
 
 # The options that records of the first release lack.
-NEW_OPTIONS = ("score_limit", "network", "source_by", "merge", "second_reading")
+NEW_OPTIONS = ("score_limit", "network", "source_by", "merge", "second_reading", "by_minutes")
 
 
 class Selector:
@@ -125,21 +127,24 @@ class Selector:
 
     def _known_scores(self) -> dict[int, tuple[float, int]]:
         """Return the last uncertainty of each scored scan, and the round that scored it."""
-        live = self._store.publications.get(self._project.id, self._project.live_version)
-        record = records.read_queue(self._files, live.round) if live else None
-        if live is None or record is None:
-            return {}
+        record, number = self._live_queue()
         # Records of earlier releases hold only scores of their own round.
         found = (
-            (task, terms["entropy"], terms.get("scored_in", live.round))
+            (task, terms["entropy"], terms.get("scored_in", number))
             for task, terms in record.scans.items()
         )
         return {task: (score, at) for task, score, at in found if score is not None and at}
 
+    def _live_queue(self) -> tuple[QueueRecord, int]:
+        """Return the record of the live queue, an empty one without it, and its round."""
+        live = self._store.publications.get(self._project.id, self._project.live_version)
+        record = records.read_queue(self._files, live.round) if live else None
+        return record or QueueRecord(), live.round if live else 0
+
     def rank(
         self,
         now: Ledger,
-        scores: Mapping[int, float],
+        scores: Mapping[int, Sequence[Any]],
         asked: Collection[int] = (),
         number: int = 0,
         *,
@@ -157,7 +162,7 @@ class Selector:
 
         Args:
             now: The ledger.
-            scores: The uncertainty of each scan that this round's model could score.
+            scores: The `Drawn` of each scan that this round's model could score.
             asked: The scans that it was asked to score; () for the whole pool.
             number: Of the round.
             model: The key of that model, "" for none.
@@ -170,7 +175,8 @@ class Selector:
         points = whole.without(now.skipped | unjudged)
         rows = {task_id: row for row, task_id in enumerate(points.ids)}
         closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
-        known = {i: (score, number) for i, score in scores.items()}
+        judged = {i: Drawn(*score) for i, score in scores.items()}
+        known = {i: (score.uncertainty, number) for i, score in judged.items()}
         if scores and waiting - unjudged - scores.keys():
             known = self._known_scores() | known
         uncertainty = scoring.estimated(
@@ -179,6 +185,7 @@ class Selector:
             ~closed,
         )
         sources = self._sources(now, points.ids)
+        expected = self._expected(now, judged, points, ~closed)
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
             closed,
@@ -188,12 +195,16 @@ class Selector:
             clusters=points.clustering,
             groups=self._groups(now, points.ids),
             sources=sources,
+            minutes=expected.minutes if expected else None,
         )
         ranked = [points.ids[row] for row in decision.order]
         last = self._at_the_end(now, set(whole.ids), unjudged)
         why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
         if scores:
             why = {i: why[i] + _age(known.get(i), number) for i in ranked}
+        weighs = decision.phase == "acquisition"
+        if expected is not None and weighs:
+            why = {i: why[i] + expected.reason(rows[i]) for i in ranked}
         if sources is not None:
             firsts = _firsts(sources, decision.order, closed)
             why |= {ranked[i]: f"{FIRST_OF_SOURCE}; {why[ranked[i]]}" for i in firsts}
@@ -215,10 +226,12 @@ class Selector:
             silhouette=_number(decision.silhouette),
             medoids=[points.ids[row] for row in decision.medoids],
             **self._reached(whole, now),
+            **(expected.facts if expected else {}),
             warnings=[
                 *points.warnings,
                 *self._without_sources(now),
                 *self._instability(decision.phase, len(whole.ids)),
+                *(expected.warnings if expected and weighs else ()),
                 *decision.warnings,
             ],
             scans={
@@ -227,11 +240,25 @@ class Selector:
                     "entropy": _number(uncertainty[rows[task]]),
                     "scored_in": known[task][1] if task in known else None,
                     **({} if sources is None else {"source": int(sources[rows[task]])}),
+                    **(expected.terms(task, rows[task]) if expected else {}),
                     **terms,
                 }
                 for task, terms in zip(ranked, _terms(decision), strict=True)
             },
         )
+
+    def _expected(
+        self,
+        now: Ledger,
+        judged: Mapping[int, Drawn],
+        points: Map,
+        wanted: npt.NDArray[np.bool_],
+    ) -> ScanMinutes | None:
+        """Return the expected minutes of the scans, None without the option `by_minutes`."""
+        if not self._options.by_minutes:
+            return None
+        last, _ = self._live_queue()
+        return expected_minutes.expect(now, last, judged, points.ids, points.coordinates, wanted)
 
     def _reached(self, whole: Map, now: Ledger) -> dict[str, Any]:
         """Return how much of the map has a label, as fields of the record."""

@@ -138,8 +138,8 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.workflow()
     def score(
         self, project_id: int, task_ids: list[int], number: int, key: str
-    ) -> list[tuple[int, float]]:
-        """Return (task id, uncertainty) of one chunk of scans, on whichever worker is free."""
+    ) -> list[tuple[int, Any]]:
+        """Judge one chunk of scans, on whichever worker is free; see `score_chunk`."""
         with logs.context(project=project_id, round=number):
             return self.score_chunk(project_id, task_ids, key)
 
@@ -235,13 +235,11 @@ class Rounds(DBOSConfiguredInstance):
         return parted(ids, SCORED)
 
     @DBOS.step()
-    def score_chunk(
-        self, project_id: int, task_ids: list[int], key: str
-    ) -> list[tuple[int, float]]:
-        """Return (task id, uncertainty) of each readable scan."""
+    def score_chunk(self, project_id: int, task_ids: list[int], key: str) -> list[tuple[int, Any]]:
+        """Return (task id, judgement) of each readable scan; see `Learner.judge`."""
         learner = self._here(project_id).learner
         tasks = self.store.scans.some(project_id, task_ids)
-        scores = learner.uncertainties(key, [(task.id, task.url) for task in tasks])
+        scores = learner.judge(key, [(task.id, task.url) for task in tasks])
         self._trim_now_and_then(learner)
         self.store.projects.advance(project_id, len(task_ids))
         return list(scores.items())
@@ -255,7 +253,7 @@ class Rounds(DBOSConfiguredInstance):
         Args:
             project_id: The project.
             number: Of the round.
-            scored: `scores`, the (task id, uncertainty) of the scans that the model could score;
+            scored: `scores`, the (task id, judgement) of the scans that the model could score;
                 `asked`, the scans that it was asked to score; `model`, its key. Without a model
                 all are empty.
             refined: Whether the model knows no other labels than those of the live queue.

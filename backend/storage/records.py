@@ -15,9 +15,9 @@ from sqlalchemy.types import TypeDecorator
 
 from backend.storage.artifacts import ProjectFiles, Space, round_name
 
-# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control, and with
-# `source_by` the number of its source. A model of them would make a record of 100,000 scans take
-# almost three times as long to read.
+# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control; with
+# `source_by` the number of its source, with `by_minutes` area, regions and minutes. A model of them
+# would make a record of 100,000 scans take almost three times as long to read.
 Terms = dict[str, Any]
 
 # The reason of a source's first scan begins with this. Names of sources are task data: they stay
@@ -92,11 +92,16 @@ class QueueRecord(QueueDecision):
         order: Task ids, first to be drawn first.
         reasons: Why each stands there, in the same order.
         scans: The terms of each ranked scan, by task id.
+        before: With `by_minutes`, what a model saw in each labelled scan before its label, by task
+            id: uncertainty, drawn share and number of regions.
+        minutes_r2: How well minutes are predicted out of fold; None if that is not known.
     """
 
     order: list[int] = []
     reasons: list[str] = []
     scans: dict[int, Terms] = {}
+    before: dict[int, list[float]] = {}
+    minutes_r2: float | None = None
 
     @property
     def space(self) -> Space:
@@ -244,6 +249,33 @@ class LabelRecord(Record):
     agreement: dict[str, Any] | None = None
     people: dict[str, int] = {}
     stopping: dict[str, Any] | None = None
+
+
+SELECTION_GAIN = "selection-gain"  # the name of that study
+
+
+class SelectionGainRecord(Record):
+    """What selection gains in a project, or how far that study is; see `rounds.selection_gain`.
+
+    Attributes:
+        labels: A key of every label when the study began.
+        chosen, control: The task ids of the training scans that a rule chose and of those that were
+            drawn at random, in the order of their labels.
+        held_out: The task ids of the held-out scans.
+        groups: The number of groups of the held-out scans.
+        digest: What the networks depend on; with another one the study begins anew.
+        differences: The difference of Dice of each finished repeat on each held-out group.
+        gain: The result with its interval ("value", "low", "high"); None before the last repeat.
+    """
+
+    labels: list[str] = []
+    chosen: list[int] = []
+    control: list[int] = []
+    held_out: list[int] = []
+    groups: int = 0
+    digest: str = ""
+    differences: list[list[float]] = []
+    gain: dict[str, float] | None = None
 
 
 Kind = TypeVar("Kind", bound=Record)

@@ -185,6 +185,16 @@ class LabelFigures(Base):
     record: Mapped[LabelRecord]
 
 
+class StudyResult(Base):
+    """What a study found out about a project in idle time."""
+
+    __tablename__ = "study_results"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]  # another one tells that the page has to be made anew
+    record: Mapped[dict[str, Any]]
+
+
 class Embedding(Base):
     """The place of a scan's embedding: the file (chunk) and its row."""
 

@@ -151,6 +151,26 @@ class LastModel(Answer):
     held_out: int | None
 
 
+class Gain(Answer):
+    """Dice with chosen labels minus Dice with labels of random scans, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SelectionGain(Answer):
+    """What selection gains, or what the comparison with scans drawn at random lacks."""
+
+    random_fraction: float
+    begun: bool
+    chosen: int = Field(description="Training labels of chosen scans, up to what is needed.")
+    control: int = Field(description="The same of scans drawn at random.")
+    held_out: int = Field(description="Groups of held-out scans.")
+    repeats: int = Field(description="Finished comparisons.")
+    gain: Gain | None
+
+
 class ProjectStatus(Answer):
     """What a project is doing, what it used and what it asks next. Moments: seconds since 1970."""
 
@@ -178,6 +198,7 @@ class ProjectStatus(Answer):
     calibration_error: float | None
     minutes: dict[str, Any] | None = Field(description="What labels cost, and what drafts save.")
     agreement: dict[str, Any] | None = Field(description="How well annotators agree.")
+    selection_gain: SelectionGain
     people: dict[str, int] = Field(description="Label Studio's users, with `show_people`.")
     stopping: dict[str, Any] | None = Field(
         description="Whether labelling can stop, with the signs and the forecast."

@@ -79,6 +79,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     sources: Array | None = None,
     random_fraction: float = 0.0,
     seed: int = 0,
+    minutes: Array | None = None,
 ) -> Ranking:
     """Return the unlabelled pool in the order in which it should be labelled.
 
@@ -94,6 +95,9 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
         random_fraction: Share of the picks drawn at random instead, in [0, 1], evenly spread over
             this batch and the scans labelled before.
+        seed: Of all randomness.
+        minutes: Expected minutes of a label of each scan, above 0, shape (n,); labelled rows are
+            not read. The order is then that of the utility divided by them.
 
     Raises:
         ValueError: If an argument is out of range, or a candidate has NaN or infinity.
@@ -107,9 +111,10 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     origins = None if sources is None else np.asarray(sources)
     pool.check(len(labels), places, labels, names, origins)
     _check_uncertainty(values, labels)
+    _check_minutes(minutes, labels)
     weight = None if alpha == "auto" else _share("alpha", alpha, ' or "auto"')
     control = _share("random_fraction", random_fraction)
-    asked = _Question(values, places, labels, names, origins, weight, batch, control, seed)
+    asked = _Question(values, places, labels, names, origins, minutes, weight, batch, control, seed)
     return _ranked(strategy, asked)
 
 
@@ -122,6 +127,7 @@ class _Question:
     labelled: Array
     groups: Array
     sources: Array | None
+    minutes: Array | None
     alpha: float | None
     batch: int | None
     random_fraction: float
@@ -139,6 +145,7 @@ class _Question:
             alpha=self.alpha,
             batch=min(len(rows), self.batch or rule.most_picks or len(rows)),
             seed=self.seed,
+            minutes=None if self.minutes is None else self.minutes[rows],
         )
         control = _control(candidates, self.random_fraction)
         most = len(candidates.chosen) + candidates.batch
@@ -211,7 +218,8 @@ class _Picking:
 
     def _rest(self) -> Array:
         left = np.flatnonzero(self._acquisition.state.left)
-        left = left[np.argsort(-self._utility[left], kind="stable")]
+        worth = self._acquisition.worth(self._utility)
+        left = left[np.argsort(-worth[left], kind="stable")]
         return np.searchsorted(self._rows, self._turns.first(self._rows[left]))
 
     def _warnings(self, picks: Array) -> tuple[str, ...]:
@@ -248,4 +256,19 @@ def _check_uncertainty(uncertainty: Array, labelled: Array) -> None:
         raise ValueError(
             f"uncertainty of {bad.size} candidates is NaN or infinite, first row {bad[0]}:"
             " score those scans again or leave them out of the pool"
+        )
+
+
+def _check_minutes(minutes: Array | None, labelled: Array) -> None:
+    if minutes is None:
+        return
+    if minutes.shape != labelled.shape:
+        raise ValueError(
+            f"minutes have shape {minutes.shape}: expected a value per scan, {labelled.shape}"
+        )
+    asked = minutes[~labelled]
+    if not (np.isfinite(asked) & (asked > 0)).all():
+        raise ValueError(
+            "minutes of some candidates are NaN, infinite or not above 0: estimate them, or leave "
+            "the minutes out"
         )

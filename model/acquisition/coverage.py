@@ -23,7 +23,7 @@ class UncertaintyCoverage(Acquisition):
         coverage = self._coverage(bandwidth(candidates.points, count, seed=candidates.seed))
         coverage.cover(candidates.chosen)
         self.width = coverage.width
-        self._herding = Herding(candidates.points, coverage)
+        self._herding = Herding(candidates.points, coverage, candidates.minutes)
 
     def _coverage(self, width: float) -> Coverage:
         """Return the coverage to maximise, with a kernel of this width."""
@@ -35,7 +35,7 @@ class UncertaintyCoverage(Acquisition):
         return self._herding.gains
 
     def best(self, allowed: Array) -> int:
-        """The allowed candidate that adds most to the cover."""
+        """The allowed candidate that adds most to the cover, or most a minute."""
         return self._herding.best(allowed)
 
     def pick(self, index: int) -> None:

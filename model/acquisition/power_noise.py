@@ -29,3 +29,8 @@ class PowerNoise(Acquisition):
     def utility(self) -> Array:
         """The noisy logarithm."""
         return self._score
+
+    def worth(self, scores: Array) -> Array:
+        """Divide the draw's H ** beta and not its logarithm, which is the score."""
+        minutes = self.candidates.minutes
+        return scores if minutes is None else scores - np.log(minutes)

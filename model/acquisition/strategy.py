@@ -30,6 +30,8 @@ class Candidates:
         alpha: Weight of diversity in [0, 1]; None lets it follow the coverage.
         batch: Number of scans that will be picked one by one.
         seed: Of all randomness.
+        minutes: Expected minutes of a label of each candidate, above 0, shape (c,); None if the
+            order does not depend on them.
     """
 
     rows: Array
@@ -40,6 +42,7 @@ class Candidates:
     alpha: float | None
     batch: int
     seed: int
+    minutes: Array | None = None
 
     def generator(self, *, anew: bool) -> np.random.Generator:
         """Return a generator; draw `size` numbers from it, one for each scan, not only for `rows`.
@@ -137,9 +140,20 @@ class Acquisition(ABC):
         """Return the current score of every candidate, shape (c,), highest first."""
 
     def best(self, allowed: Array) -> int:
-        """Return the allowed candidate with the highest score; ties go to the lowest row."""
+        """Return the allowed candidate that is worth most; ties go to the lowest row."""
         rows = np.flatnonzero(allowed)
-        return int(rows[np.argmax(self.utility()[rows])])
+        return int(rows[np.argmax(self.worth(self.utility())[rows])])
+
+    def worth(self, scores: Array) -> Array:
+        """Return what the scores are worth a minute, shape (c,); the scores if nobody asked.
+
+        A negative score is multiplied by the minutes, so that fewer minutes are never worse.
+        """
+        minutes = self.candidates.minutes
+        if minutes is None:
+            return scores
+        found: Array = np.where(scores < 0, scores * minutes, scores / minutes)
+        return found
 
     def pick(self, index: int) -> None:
         """Take a candidate."""

@@ -9,7 +9,7 @@ from typing import Any
 from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
-from backend.web.project_page import label_panels, stopping_panel
+from backend.web.project_page import label_panels, selection_gain, stopping_panel
 from backend.web.project_page.words import count, line, span
 from backend.web.responses import ActionEntry
 
@@ -28,6 +28,7 @@ STEPS = {
     "plan": "deciding what to do",
     "train": "training the network",
     "refine": "refining the drafts while nobody waits",
+    "selection-gain": "measuring what selection gains",
     "score": "measuring how unsure the network is of each scan",
     "select": "choosing the next scans",
     "draft": "drawing drafts",
@@ -85,7 +86,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
         _problems(state),
         [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
-        [quality(state), f"Method: {state['method']}."],
+        [quality(state), f"Method: {state['method']}.", selection_gain.sentence(state)],
         stopping_panel.lines(state),
         label_panels.minutes(state),
         label_panels.agreement(state),

@@ -12,10 +12,10 @@ from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.projects import pause_left, spacing
-from backend.storage.records import ModelQuality, QueueRecord
+from backend.storage.records import SELECTION_GAIN, ModelQuality, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
-from backend.web.project_page import stopping_panel
+from backend.web.project_page import selection_gain, stopping_panel
 from model.evaluation import MAIN
 from model.registry import QUICK
 
@@ -94,6 +94,7 @@ class Keeper(Generic[T]):
             self._store.rounds.last(project.id),
             ledger.counts(self._store, project.id),
             self._store.annotators.figures_digest(project.id),
+            self._store.studies.digest(project.id, SELECTION_GAIN),
         )
 
 
@@ -148,6 +149,7 @@ def status(
         **_waiting(now, record),
         **_quality(store, project_id, live, now),
         **_figures(store, project_id, now),
+        "selection_gain": selection_gain.figures(store, project),
         "last_model": _last_model(store, project_id) if now.complete else None,
         "method": stored_options(project).method_in_use,
         "strategy": record.strategy,

@@ -24,6 +24,7 @@ from backend.web.people import People
 from backend.web.project_page import (
     label_panels,
     map_view,
+    selection_gain,
     sentences,
     static_files,
     stopping_panel,
@@ -216,6 +217,7 @@ class _Site:
             **self._versions(project_id, now),
             scores=sentences.SCORES if sentences.scored(state) else "",
             quality=sentences.quality(state),
+            selection_gain=selection_gain.sentence(state),
             minutes_said=label_panels.minutes(state),
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),

@@ -569,15 +569,16 @@ def test_uncertainty_is_that_of_the_calibrated_probabilities(lab: Lab) -> None:
     lab.label(0, 1)
     key = lab.fit()
     wanted = [(task.id, task.url) for task in lab.store.scans.all(lab.number)][2:]
-    before = lab.learner.uncertainties(key, wanted)
+    before = lab.learner.judge(key, wanted)
     model = lab.store.publications.model(lab.number, key)
     assert model is not None
 
     model.quality = model.quality.changed(temperature=4.0)
     lab.store.publications.save_model(model)
 
-    after = lab.learner.uncertainties(key, wanted)
-    assert all(after[task] > before[task] for task in before)  # hotter is less sure
+    after = lab.learner.judge(key, wanted)
+    for task in before:
+        assert after[task].uncertainty > before[task].uncertainty, "hotter is less sure"
     assert len(after) == 4
 
 
@@ -589,9 +590,21 @@ def test_every_readable_scan_has_an_entropy_within_its_bounds(lab: Lab) -> None:
     key = lab.fit()
     lab.fake.files.pop(f"/data/upload/{lab.number}/{lab.tasks[4]}.png")
     wanted = [(task.id, task.url) for task in lab.store.scans.all(lab.number)]
-    found = lab.learner.uncertainties(key, wanted)
+    found = lab.learner.judge(key, wanted)
     assert list(found) == [task for row, task in enumerate(lab.tasks) if row != 4]
-    assert all(0 <= entropy <= 1 for entropy in found.values())
+    assert all(0 <= judged.uncertainty <= 1 for judged in found.values())
+    assert all(judged.area is None for judged in found.values()), "nobody asked for it"
+
+
+def test_with_by_minutes_a_judgement_says_what_the_model_draws(lab: Lab) -> None:
+    lab.label(0, 1)
+    key = lab.fit()
+    wanted = [(task.id, task.url) for task in lab.store.scans.all(lab.number)]
+    asking = replace(lab.learner, options=ProjectOptions(by_minutes=True))
+    for judged in asking.judge(key, wanted).values():
+        assert judged.area is not None
+        assert judged.regions is not None
+        assert (judged.area > 0) == (judged.regions > 0)
 
 
 def test_a_draft_is_drawn_at_the_images_own_size() -> None:

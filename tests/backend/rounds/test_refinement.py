@@ -134,7 +134,7 @@ def test_a_refined_model_that_had_to_wait_is_published_later(
 ) -> None:
     before = site.project.live_version
     monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
-    name = {"score": "uncertainties", "draft": "predict"}[step]
+    name = {"score": "judge", "draft": "predict"}[step]
     work: Callable[..., Any] = getattr(Learner, name)
     calls = []
 

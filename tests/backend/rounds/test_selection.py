@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,17 @@ from backend.storage.artifacts import ProjectFiles
 from backend.storage.records import QueueRecord
 from backend.storage.tables import Annotation, Publication
 from model import active_learning, encoders
+from model.expected_minutes import Drawn
 from model.projection import Projection
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
 
 ENCODER = encoders.load("pixels")
+
+
+def judged(uncertainties: Mapping[int, float]) -> dict[int, Drawn]:
+    """Return what a model hands on of these scans."""
+    return {task: Drawn(value) for task, value in uncertainties.items()}
 
 
 class Pool:
@@ -86,11 +93,11 @@ class Pool:
         return self.selector.plan(self.now)
 
     def rank(self, uncertainties: dict[int, float] | None = None) -> QueueRecord:
-        return self.selector.rank(self.now, uncertainties or {})
+        return self.selector.rank(self.now, judged(uncertainties or {}))
 
-    def go_live(self, number: int = 1) -> None:
-        """Publish what a round would publish now."""
-        plan, queue = self.plan(), self.rank()
+    def go_live(self, number: int = 1, queue: QueueRecord | None = None) -> None:
+        """Publish a queue; without one, what a round would publish now."""
+        plan, queue = self.plan(), queue or self.rank()
         records.write_queue(ProjectFiles(self.folder), number, queue)
         self.store.publications.save(
             Publication(
@@ -349,7 +356,7 @@ def test_of_a_large_pool_a_part_is_scored_and_the_rest_keeps_or_gets_a_value(poo
     first = pool.selector.to_score(pool.now)
     assert len(first) == 3
     scored = {task: 0.1 * place for place, task in enumerate(first, start=1)}
-    queue = pool.selector.rank(pool.now, scored, first, 1)
+    queue = pool.selector.rank(pool.now, judged(scored), first, 1)
     assert sorted(queue.order) == list(range(4, 13)), "nothing counts as unreadable"
     by_task = {task: queue.scans[task] for task in range(4, 13)}
     assert {task for task, terms in by_task.items() if terms["scored_in"] == 1} == set(first)
@@ -365,7 +372,7 @@ def test_of_a_large_pool_a_part_is_scored_and_the_rest_keeps_or_gets_a_value(poo
     pool.store.publications.go_live(1, "r1", fingerprint="")
     second = pool.selector.to_score(pool.now)
     assert max(scored, key=lambda task: scored[task]) in second, "it was the most uncertain"
-    queue = pool.selector.rank(pool.now, dict.fromkeys(second, 0.5), second, 2)
+    queue = pool.selector.rank(pool.now, judged(dict.fromkeys(second, 0.5)), second, 2)
     kept = next(task for task in first if task not in second)
     assert queue.scans[kept]["scored_in"] == 1
     assert queue.scans[kept]["entropy"] == pytest.approx(scored[kept])
@@ -385,7 +392,7 @@ def test_of_the_scans_that_were_to_be_scored_those_that_were_not_come_last(pool:
     for task in (1, 2, 3):
         pool.label(task)
     asked = pool.selector.to_score(pool.now)
-    queue = pool.selector.rank(pool.now, dict.fromkeys(asked[1:], 0.5), asked, 1)
+    queue = pool.selector.rank(pool.now, judged(dict.fromkeys(asked[1:], 0.5)), asked, 1)
     assert queue.order[-1] == asked[0]
     assert queue.reasons[-1] == "could not be read when the model judged the others"
 
@@ -516,9 +523,14 @@ def test_a_source_with_a_label_has_no_first_scan_any_more(pool: Pool) -> None:
 
 @pytest.mark.parametrize(
     ("option", "usual", "other"),
-    [("merge", "majority", "staple"), ("second_reading", 0.0, 0.1), ("show_people", False, None)],
+    [
+        ("merge", "majority", "staple"),
+        ("second_reading", 0.0, 0.1),
+        ("show_people", False, None),
+        ("by_minutes", False, True),
+    ],
 )
-def test_an_upgrade_with_options_for_several_annotators_makes_no_round_due(
+def test_an_upgrade_with_a_new_option_makes_no_round_due(
     pool: Pool, option: str, usual: object, other: object
 ) -> None:
     pool.options()

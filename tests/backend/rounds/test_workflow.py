@@ -692,16 +692,16 @@ def test_chunks_of_a_round_that_failed_hold_up_nobody(
     monkeypatch.setattr("backend.rounds.workflow.SCORED", 1)
     site.refresh()
     site.label(0, 1)
-    real = Learner.uncertainties
+    real = Learner.judge
 
     def full(self: Learner, *given: Any) -> dict[int, float]:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(Learner, "uncertainties", full)
+    monkeypatch.setattr(Learner, "judge", full)
     assert site.refresh().problem == "The disk is full."
     left = DBOS.list_workflows(status=["ENQUEUED", "PENDING"])
     assert [found for found in left if found.name.endswith("score")] == []
-    monkeypatch.setattr(Learner, "uncertainties", real)
+    monkeypatch.setattr(Learner, "judge", real)
     project = site.refresh()
     assert project.problem == ""
     assert project.completed == project.requested
