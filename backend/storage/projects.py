@@ -26,6 +26,7 @@ from backend.storage.tables import (
     Round,
     Sighting,
     Split,
+    StudyResult,
     Task,
     pin_key,
 )
@@ -146,6 +147,7 @@ class Projects:
                 Annotator,
                 MaskComparison,
                 LabelFigures,
+                StudyResult,
                 Embedding,
                 Split,
                 DraftScore,

@@ -228,6 +228,42 @@ class LabelRecord(Record):
     people: dict[str, int] = {}
 
 
+class ReviewedScan(Record):
+    """The suspicion that the label of a scan is wrong.
+
+    Attributes:
+        task: The scan.
+        label: A digest of the label; a corrected label has another one.
+        annotations: The ids of the annotations that the label was merged from.
+        score: In [0, 1], higher for a more suspicious label.
+        reason: As in `model.review.Suspicion`.
+        about: The name of the class in question.
+        other: The name of the class that it looks exchanged with, "" for none.
+        file: Holds the mask that the networks expect.
+    """
+
+    task: int
+    label: str
+    annotations: list[int]
+    score: float
+    reason: str
+    about: str
+    other: str = ""
+    file: str
+
+
+class ReviewRecord(Record):
+    """The suspicion of each labelled scan; see `rounds.label_review`.
+
+    Attributes:
+        scans: The labelled scans, the most suspicious first; empty while there are too few.
+        published: How many of them Label Studio holds a prediction of, under the live version.
+    """
+
+    scans: list[ReviewedScan] = []
+    published: int = 0
+
+
 Kind = TypeVar("Kind", bound=Record)
 
 

@@ -32,6 +32,7 @@ from backend.storage.projects import Projects
 from backend.storage.publications import Publications
 from backend.storage.rounds import Rounds
 from backend.storage.scans import Scans
+from backend.storage.study_results import StudyResults
 from backend.storage.workers import Workers
 
 
@@ -51,6 +52,7 @@ class Store:
         self.workers = Workers(database)
         self.erasures = Erasures(database)
         self.notices = Notices(database)
+        self.studies = StudyResults(database)
 
     @property
     def engine(self) -> sa.Engine:

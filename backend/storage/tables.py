@@ -183,6 +183,16 @@ class LabelFigures(Base):
     record: Mapped[LabelRecord]
 
 
+class StudyResult(Base):
+    """What a study found out about a project in idle time; see `rounds.idle_studies`."""
+
+    __tablename__ = "study_results"
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]  # of what the study looked at: another one makes the result outdated
+    record: Mapped[dict[str, Any]]
+
+
 class Embedding(Base):
     """The place of a scan's embedding: the file (chunk) and its row."""
 
@@ -270,8 +280,11 @@ class Action(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(index=True)
     at: Mapped[float]
-    name: Mapped[str]  # "rollback" or "resume"
+    name: Mapped[str]  # "rollback", "resume" or "confirm"
     version: Mapped[str] = mapped_column(default="")
+    # The scan whose label a person confirmed, 0 for other actions, and a digest of that label.
+    task_id: Mapped[int] = mapped_column(default=0, server_default="0")
+    label: Mapped[str] = mapped_column(default="", server_default="")
     origin: Mapped[str]  # "page" or "command"
     person: Mapped[str] = mapped_column(default="")  # as a trusted proxy named them, else ""
 

@@ -1,0 +1,142 @@
+"""The panel Review: labels under suspicion, in the words and pictures of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import ConfigError, NotFound
+from backend.rounds import review_list
+from backend.storage import ledger
+from backend.storage.artifacts import ProjectFiles
+from backend.storage.ledger import Ledger, stored_options
+from backend.storage.publications import Author
+from backend.storage.records import ReviewedScan
+from backend.storage.store import Store
+from backend.storage.tables import Project
+from backend.web.project_page import thumbnails
+from backend.web.project_page.words import count
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LISTED = 10  # labels on the page; the tab in Label Studio lists all
+LEAST = 0.1  # suspicion of a label that is listed
+SIDE, GAP, LINE = 240, 4, 2  # pixels: the longer side of a scan, between the two, of an outline
+# Those of Okabe and Ito that stand out on grey scans; classes beyond them share colours.
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
+
+_REASONS = {
+    "empty": "{about}: the mask is empty, the networks are sure of a region",
+    "exchanged": "{about} and {other} look exchanged",
+    "missing": "{about}: the mask leaves out a part that the networks are sure of",
+    "extra": "{about}: the mask covers a part where the networks are sure of background",
+    "both": "{about}: the mask leaves out one part and covers another; it may be shifted, or "
+    "belong to another scan",
+    "unlike": "{about}: the mask differs, but the networks are not sure",
+}
+
+
+def facts(store: Store, project: Project, now: Ledger) -> dict[str, Any] | None:
+    """Return what the last review found, None before the first and with `review` off."""
+    if not store.studies.digest(project.id, review_list.NAME):
+        return None
+    if not stored_options(project).review:
+        return None
+    listed = review_list.under_suspicion(store, project.id, now)
+    suspicious = [scan for scan in listed if scan.score >= LEAST]
+    return {
+        "reviewed": len(listed),
+        "suspicious": len(suspicious),
+        "scans": [
+            {"task": scan.task, "suspicion": scan.score, "reason": reason(scan)}
+            for scan in suspicious[:LISTED]
+        ],
+    }
+
+
+def reason(scan: ReviewedScan) -> str:
+    """Return why a label is suspicious, in words."""
+    return _REASONS[scan.reason].format(about=scan.about, other=scan.other)
+
+
+def said(state: Mapping[str, Any]) -> str:
+    """Return what the last review found, in a sentence; "" before the first."""
+    found = state["review"]
+    if found is None:
+        return ""
+    labels = count(found["reviewed"], "label")
+    if not found["suspicious"]:
+        return f"Review: none of {labels} looks wrong to networks that did not learn from it."
+    verb = "looks" if found["suspicious"] == 1 else "look"
+    return (
+        f"Review: {found['suspicious']} of {labels} {verb} wrong to networks that did not learn "
+        "from them."
+    )
+
+
+def lines(state: Mapping[str, Any]) -> list[str]:
+    """Return the panel as lines of text; [] before the first review."""
+    found = state["review"]
+    if found is None:
+        return []
+    scans = [
+        f"  - task {scan['task']} (suspicion {scan['suspicion']:.2f}): {scan['reason']}"
+        for scan in found["scans"]
+    ]
+    return [said(state), *scans]
+
+
+def confirm(store: Store, project: Project, task_id: int, author: Author) -> str:
+    """Note that a person found a listed label right; return what was done.
+
+    Raises:
+        ConfigError: If the label is not under suspicion (any more).
+    """
+    scan = _listed(store, project.id, task_id)
+    if scan is None:
+        raise ConfigError(
+            f"The label of task {task_id} is not on the list of suspicious labels.",
+            "It was corrected, deleted or confirmed meanwhile: load the page again.",
+        )
+    store.publications.confirm(project.id, task_id, scan.label, author)
+    return f"The label of task {task_id} counts as right until somebody changes it."
+
+
+def _listed(store: Store, project_id: int, task_id: int) -> ReviewedScan | None:
+    now = ledger.read(store, project_id)
+    scans = review_list.under_suspicion(store, project_id, now)
+    return next((scan for scan in scans if scan.task == task_id), None)
+
+
+# -- the picture ----------------------------------------------------------------------------------
+
+
+def picture(
+    store: Store, files: ProjectFiles, folder: Path, project: Project, task_id: int
+) -> bytes:
+    """Return a scan twice as a PNG file: with the label, and with the mask that networks expect.
+
+    Raises:
+        NotFound: If the label was not reviewed, or what the picture is made of is not kept.
+    """
+    import numpy as np
+    from PIL import Image
+
+    scan = _listed(store, project.id, task_id)
+    found = (files.read_json(scan.file) or {}).get(str(task_id)) if scan else None
+    if scan is None or found is None:
+        raise NotFound(
+            f"The label of task {task_id} is not under review.",
+            "It was corrected, deleted or confirmed meanwhile: load the page again.",
+        )
+    pixels = thumbnails.kept(store, folder, project.id, task_id)
+    drawn = store.labels.results(project.id, scan.annotations)
+    sides = [_outlined(pixels, _mask(project, results)) for results in (drawn, [found["regions"]])]
+    gap = np.full((len(sides[0]), GAP, 3), 255, np.uint8)
+    file = BytesIO()
+    Image.fromarray(np.concatenate([sides[0], gap, sides[1]], axis=1)).save(file, "PNG")
+    return file.getvalue()
