@@ -128,6 +128,18 @@ OPERATIONS: Mapping[str, Operation] = {
         failures=(400, 404, 409, 503),
         redirects=True,
     ),
+    "pages.confirm": Operation(
+        "Take a label off the list of suspicious labels, because a person found it right.",
+        {JSON: responses.Done},
+        query=responses.KindQuery,
+        form=responses.ConfirmForm,
+        failures=(400, 404, 409, 503),
+        redirects=True,
+    ),
+    "pages.review": Operation(
+        "Return a reviewed scan twice: with its label, and with the mask that networks expect.",
+        {"image/png": {"contentMediaType": "image/png"}},
+    ),
     "pages.export": Operation(
         "Return the submitted masks as a ZIP file.",
         {"application/zip": {"contentMediaType": "application/zip"}},

@@ -151,6 +151,22 @@ class LastModel(Answer):
     held_out: int | None
 
 
+class SuspiciousLabel(Answer):
+    """A label that looks wrong to networks that did not learn from it."""
+
+    task: int
+    suspicion: float = Field(description="From 0 to 1.")
+    reason: str
+
+
+class Review(Answer):
+    """What the last review of the labels found, without corrected and confirmed labels."""
+
+    reviewed: int
+    suspicious: int
+    scans: list[SuspiciousLabel] = Field(description="The most suspicious labels, in order.")
+
+
 class ProjectStatus(Answer):
     """What a project is doing, what it used and what it asks next. Moments: seconds since 1970."""
 
@@ -179,6 +195,7 @@ class ProjectStatus(Answer):
     minutes: dict[str, Any] | None = Field(description="What labels cost, and what drafts save.")
     agreement: dict[str, Any] | None = Field(description="How well annotators agree.")
     people: dict[str, int] = Field(description="Label Studio's users, with `show_people`.")
+    review: Review | None = Field(description="Null before the first review.")
     refinement: Refinement | None
     recipe: str
     last_model: LastModel | None
@@ -305,8 +322,9 @@ class ActionEntry(Answer):
     """A change that a person asked for."""
 
     at: float = Field(description="Seconds since 1970.")
-    action: str = Field(description="`rollback` or `resume`.")
+    action: str = Field(description="`rollback`, `resume` or `confirm`.")
     version: str | None = Field(description="The version that the person went back to.")
+    task: int | None = Field(description="The scan whose label the person found right.")
     origin: str = Field(description="`page` or `command`.")
     person: str | None = Field(description="The name from TRUSTED_USER_HEADER, if there was one.")
 
@@ -386,6 +404,16 @@ class RollbackForm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: str = Field(description="The version to go back to.")
+
+
+class ConfirmForm(BaseModel):
+    """The form of /confirm."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task: Annotated[int, Field(ge=0, lt=10**DIGITS)] = Field(
+        description="The scan whose label is right."
+    )
 
 
 class ExportForm(BaseModel):

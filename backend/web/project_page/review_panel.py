@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from backend.web.project_page.words import count
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from backend.imaging.pixels import Pixels
 
 LISTED = 10  # labels on the page; the tab in Label Studio lists all
 LEAST = 0.1  # suspicion of a label that is listed
@@ -133,10 +135,32 @@ def picture(
             f"The label of task {task_id} is not under review.",
             "It was corrected, deleted or confirmed meanwhile: load the page again.",
         )
-    pixels = thumbnails.kept(store, folder, project.id, task_id)
+    image = thumbnails.kept(store, folder, project.id, task_id)
     drawn = store.labels.results(project.id, scan.annotations)
-    sides = [_outlined(pixels, _mask(project, results)) for results in (drawn, [found["regions"]])]
-    gap = np.full((len(sides[0]), GAP, 3), 255, np.uint8)
+    panels = [_outlined(image, project, results) for results in (drawn, [found["regions"]])]
+    gap = np.full((len(panels[0]), GAP, 3), 255, np.uint8)
     file = BytesIO()
-    Image.fromarray(np.concatenate([sides[0], gap, sides[1]], axis=1)).save(file, "PNG")
+    Image.fromarray(np.concatenate([panels[0], gap, panels[1]], axis=1)).save(file, "PNG")
     return file.getvalue()
+
+
+def _outlined(
+    image: Pixels, project: Project, results: Sequence[Sequence[Any]]
+) -> NDArray[np.uint8]:
+    """Return a scan with the outline of each class, shape (h, w, 3); its longer side is SIDE."""
+    import numpy as np
+    from PIL import Image
+    from scipy.ndimage import binary_erosion
+
+    from backend.label_studio import labels
+
+    scale = SIDE / max(image.shape[:2])
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    shown = Image.fromarray(np.rint(image * 255).astype(np.uint8)).convert("RGB")
+    panel = np.array(shown.resize((width, height), Image.Resampling.BILINEAR))
+    config = labels.parse(project.label_config)
+    masks = (labels.masks(result, config, size=(height, width)) for result in results)
+    for row, plane in enumerate(labels.merge(masks, stored_options(project).merge)):
+        outline = plane & ~binary_erosion(plane, iterations=LINE)
+        panel[outline] = COLOURS[row % len(COLOURS)]
+    return panel

@@ -76,7 +76,7 @@ def test_a_wrong_label_comes_first_with_its_reason_and_the_queue_stays(site: Sit
     assert due(site) == [(site.number, "review")]
     study(site)
     worst = listed(site)[0]
-    assert (worst.task, worst.reason, worst.about) == (site.tasks[2], "both", "Object")
+    assert (worst.task, worst.reason, worst.about) == (site.tasks[2], "both", "Lung")
     assert worst.score > 0.1 > listed(site)[1].score
     scores = reviewed(site)
     assert set(scores) == {site.tasks[row] for row in LABELLED}
