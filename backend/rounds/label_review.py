@@ -28,8 +28,6 @@ from model.refinement import LabelledScans, Stopped, split
 
 log = logging.getLogger(__name__)
 
-LEAST_GROUPS = 20  # labelled; networks of fewer disagree with most labels
-
 Fold = dict[str, dict[str, Any]]  # what was found out about each scan, by task id as text
 
 
@@ -41,7 +39,7 @@ class LabelReview:
     def due(self, here: RoundContext) -> bool:
         """Return whether a queue went live after the last review, and there are enough labels."""
         live = _live(here)
-        if live is None or live.labels < LEAST_GROUPS or not here.options.review:
+        if live is None or live.labels < review_list.LEAST_GROUPS or not here.options.review:
             return False
         return here.store.studies.digest(here.id, self.name) != live.name
 
@@ -56,7 +54,9 @@ class LabelReview:
         if live is None:
             return
         task_ids = sorted(here.ledger.usable)
-        enough = len({here.ledger.groups[task_id] for task_id in task_ids}) >= LEAST_GROUPS
+        enough = (
+            len({here.ledger.groups[task_id] for task_id in task_ids}) >= review_list.LEAST_GROUPS
+        )
         files = _folds(here, task_ids, stop) if enough else []
         found = {int(task): (file, of) for file in files for task, of in _read(here, file).items()}
         scans = [_reviewed(task, *found[task]) for task in sorted(found)]

@@ -8,6 +8,7 @@ from backend.storage.records import ReviewedScan, ReviewRecord
 from backend.storage.store import Store
 
 NAME = "review"  # of the study, and of the step that the page shows
+LEAST_GROUPS = 20  # labelled; networks of fewer disagree with most labels
 
 
 def read(store: Store, project_id: int) -> ReviewRecord:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(1800)]
 SCANS, LABELLED = 27, 24
 MISSING, SHIFTED, EMPTY = 3, 9, 15  # the places of the wrong labels
 # One round follows, with the last label.
-REVIEWED = {**OPTIONS, "prelabels": False, "refine": False, "retrain_after": LABELLED}
+REVIEWED = {**OPTIONS, "prelabels": False, "review": True, "retrain_after": LABELLED}
 
 
 def drawn(place: int, mask: Any) -> Any:

@@ -80,6 +80,16 @@ def said(state: Mapping[str, Any]) -> str:
     )
 
 
+def outlook(project: Project) -> str:
+    """Return when the first review is made, or that none is made."""
+    if not stored_options(project).review:
+        return "Labels are not reviewed: the option `review` is false."
+    return (
+        f"From {review_list.LEAST_GROUPS} labelled scans on, labels are reviewed while nobody waits "
+        "for a round."
+    )
+
+
 def lines(state: Mapping[str, Any]) -> list[str]:
     """Return the panel as lines of text; [] before the first review."""
     found = state["review"]

@@ -241,6 +241,7 @@ class _Site:
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),
             review_said=review_panel.said(state),
+            review_outlook=review_panel.outlook(self._store.projects.known(project_id)),
             freshness=sentences.freshness(state, self._store.clock()),
             refusal=sentences.refused(project_id, state["events_refused_since"]),
             task_url=self._task_url(project_id),

@@ -9,7 +9,7 @@ from dbos import DBOS
 
 from backend.errors import LabelStudioError
 from backend.label_studio import labels, review_predictions, review_tab
-from backend.rounds import idle_studies, label_review, refinement, review_list
+from backend.rounds import idle_studies, refinement, review_list
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, ledger
 from backend.storage.publications import Author
@@ -26,9 +26,9 @@ LABELLED = (0, 1, 2, 3, 4)
 @pytest.fixture(autouse=True)
 def _ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five labels, the third a wrong one, and a live queue; networks know what is right."""
-    monkeypatch.setattr(label_review, "LEAST_GROUPS", 5)
+    monkeypatch.setattr(review_list, "LEAST_GROUPS", 5)
     monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
-    site.entry["extra_params"] = {**OPTIONS, "refine": False}
+    site.entry["extra_params"] = {**OPTIONS, "review": True}
     site.label(0, 1, 3, 4)
     wrong = np.roll(site.phantoms[2].mask, 12, axis=2)
     site.fake.annotate(site.tasks[2], labels.regions(wrong, labels.parse(CONFIG), scores=[1.0]))

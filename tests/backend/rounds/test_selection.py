@@ -516,7 +516,12 @@ def test_a_source_with_a_label_has_no_first_scan_any_more(pool: Pool) -> None:
 
 @pytest.mark.parametrize(
     ("option", "usual", "other"),
-    [("merge", "majority", "staple"), ("second_reading", 0.0, 0.1), ("show_people", False, None)],
+    [
+        ("merge", "majority", "staple"),
+        ("second_reading", 0.0, 0.1),
+        ("show_people", False, None),
+        ("review", True, None),
+    ],
 )
 def test_an_upgrade_with_options_for_several_annotators_makes_no_round_due(
     pool: Pool, option: str, usual: object, other: object

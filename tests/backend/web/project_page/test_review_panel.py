@@ -64,7 +64,7 @@ def store(tmp_path: Path, known: Settings) -> Iterator[Store]:
     store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}")
     store.create()
     store.projects.request_refresh(3)
-    store.projects.update(3, label_config=CONFIG)
+    store.projects.update(3, label_config=CONFIG, options={"review": True})
     store.scans.save(3, [{"id": number, "url": f"/{number}.png"} for number in SUSPICIONS])
     for number in SUSPICIONS:
         annotate(store, number)
@@ -123,15 +123,19 @@ def test_suspicious_labels_are_listed_in_html_text_and_json(client: FlaskClient)
     assert why in page
 
 
-def test_before_the_first_review_and_without_the_option_there_is_no_list(
-    client: FlaskClient, store: Store
-) -> None:
+def test_without_the_option_there_is_no_list(client: FlaskClient, store: Store) -> None:
     store.projects.update(3, options={"review": False})
     assert client.get("/projects/3?format=json").get_json()["review"] is None
     assert "Review:" not in client.get("/projects/3?format=text").text
-    assert (
-        "The labels are reviewed while nobody waits" in client.get("/projects/3", headers=PAGE).text
-    )
+    assert "the option `review` is false" in client.get("/projects/3", headers=PAGE).text
+
+
+def test_before_the_first_review_the_page_says_when_it_is_made(
+    client: FlaskClient, store: Store
+) -> None:
+    store.projects.request_refresh(4)
+    store.projects.update(4, options={"review": True})
+    assert "From 20 labelled scans on" in client.get("/projects/4", headers=PAGE).text
 
 
 def test_labels_that_agree_are_said_to(client: FlaskClient, store: Store) -> None:
@@ -155,13 +159,6 @@ def test_a_confirmed_label_leaves_the_list_and_the_action_is_kept(
     store.projects.forget(3)
     assert store.publications.confirmed(3) == set()
     assert store.studies.record(3, review_list.NAME) == {}
-
-
-def test_the_page_names_the_action(client: FlaskClient, store: Store) -> None:
-    store.publications.pin(3, "")
-    confirm(client, 1)
-    kept = client.get("/projects/3/rounds.json").get_json()["actions"]
-    assert [one["action"] for one in kept] == ["resume", "confirm"]
 
 
 def test_a_corrected_label_leaves_the_list_by_itself(client: FlaskClient, store: Store) -> None:

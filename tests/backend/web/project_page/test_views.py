@@ -22,12 +22,14 @@ from backend.errors import NotFound, StorageError
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
 from backend.options import ProjectOptions
+from backend.rounds import review_list
 from backend.rounds.publications import ProjectPublications
 from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
-from backend.storage.records import LabelRecord, ModelQuality
+from backend.storage.publications import Author
+from backend.storage.records import LabelRecord, ModelQuality, ReviewedScan, ReviewRecord
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -138,6 +140,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "last_model": None,
         "minutes": None,
         "agreement": None,
+        "review": None,
         "people": {},
         "method": ProjectOptions().method_in_use,
         "strategy": None,
@@ -342,6 +345,17 @@ def every_change(store: Store) -> Iterator[str]:
     yield "a compared draft"
     store.annotators.save_figures(3, LabelRecord(people={"1": 7}))
     yield "figures of the labels"
+    store.projects.update(3, options={"review": True})
+    store.studies.save(3, "review", "v1", {})
+    yield "a review"
+    label = review_list.label_of(ledger.read(store, 3), 2)
+    scan = ReviewedScan(
+        task=2, label=label, annotations=[102], score=0.5, reason="both", about="Lung", file="f"
+    )
+    store.studies.save(3, "review", "v2", ReviewRecord(scans=[scan]).written())
+    yield "a suspicious label"
+    store.publications.confirm(3, 2, label, Author("page"))
+    yield "a confirmed label"
     store.publications.pin(3, "v1")
     yield "a pin"
     store.projects.update(3, warnings=["No encoder weights were found."])
@@ -1343,9 +1357,23 @@ def test_every_action_is_kept_with_the_person_that_a_trusted_proxy_names(
     kept = client.get("/projects/3/rounds.json").get_json()["actions"]
     at = {"at": NOW + 3}
     assert kept == [
-        {**at, "action": "rollback", "version": "v1", "origin": "page", "person": "<b>ada</b>"},
-        {**at, "action": "resume", "version": None, "origin": "page", "person": None},
-        {**at, "action": "rollback", "version": "v1", "origin": "command", "person": None},
+        {
+            **at,
+            "action": "rollback",
+            "version": "v1",
+            "task": None,
+            "origin": "page",
+            "person": "<b>ada</b>",
+        },
+        {**at, "action": "resume", "version": None, "task": None, "origin": "page", "person": None},
+        {
+            **at,
+            "action": "rollback",
+            "version": "v1",
+            "task": None,
+            "origin": "command",
+            "person": None,
+        },
     ]
     shown = html(client)
     lines = re.findall(r"<li>2027-01-15 08:00 UTC: (.*?)</li>", shown)
