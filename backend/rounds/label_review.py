@@ -61,6 +61,8 @@ class LabelReview:
         found = {int(task): (file, of) for file in files for task, of in _read(here, file).items()}
         scans = [_reviewed(task, *found[task]) for task in sorted(found)]
         scans.sort(key=lambda scan: -scan.score)
+        if stop():
+            raise Stopped
         published = _publish(here, live, scans, {task: of for task, (_, of) in found.items()})
         record = ReviewRecord(scans=scans, published=published)
         here.store.studies.save(here.id, self.name, live.name, record.written())

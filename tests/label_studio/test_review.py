@@ -39,7 +39,7 @@ def plant(lab: Lab) -> list[int]:
     lab.settle(labels=0)
     for place, (task, scan) in enumerate(sorted(lab.scans.items())[:LABELLED]):
         assert scan.mask is not None
-        lab.annotator.submit({"id": task, "predictions": []}, drawn(place, scan.mask))
+        lab.annotator.submit({"id": task, "project": lab.project}, drawn(place, scan.mask))
     until(lambda: bool(lab.page().get("review")), lambda: lab.page()["now"], seconds=1200)
     return [sorted(lab.scans)[place] for place in (MISSING, SHIFTED, EMPTY)]
 

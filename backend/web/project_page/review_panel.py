@@ -85,8 +85,8 @@ def outlook(project: Project) -> str:
     if not stored_options(project).review:
         return "Labels are not reviewed: the option `review` is false."
     return (
-        f"From {review_list.LEAST_GROUPS} labelled scans on, labels are reviewed while nobody waits "
-        "for a round."
+        f"From {review_list.LEAST_GROUPS} labelled scans on, labels are reviewed while nobody "
+        "waits for a round."
     )
 
 
