@@ -115,8 +115,9 @@ class IdleStudies(DBOSConfiguredInstance):
         self.store.projects.update(project_id, step="", progress={}, deaths=0)
         if error:
             log.warning("the study %s ended: %s", name, error)
-            project = self.store.projects.known(project_id)
-            _count(self.store, project, name, _failures(self.store, project, name) + 1)
+            project = self.store.projects.get(project_id)
+            if project is not None:  # it may be forgotten by now
+                _count(self.store, project, name, _failures(self.store, project, name) + 1)
 
 
 def give_up(store: Store, project_id: int, name: str) -> None:

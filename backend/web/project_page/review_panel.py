@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,8 @@ def confirm(store: Store, project: Project, task_id: int, author: Author) -> str
     Raises:
         ConfigError: If the label is not under suspicion (any more).
     """
-    scan = _listed(store, project.id, task_id)
+    scans = review_list.under_suspicion(store, project.id, ledger.read(store, project.id))
+    scan = next((scan for scan in scans if scan.task == task_id), None)
     if scan is None:
         raise ConfigError(
             f"The label of task {task_id} is not on the list of suspicious labels.",
@@ -116,12 +118,6 @@ def confirm(store: Store, project: Project, task_id: int, author: Author) -> str
         )
     store.publications.confirm(project.id, task_id, scan.label, author)
     return f"The label of task {task_id} counts as right until somebody changes it."
-
-
-def _listed(store: Store, project_id: int, task_id: int) -> ReviewedScan | None:
-    now = ledger.read(store, project_id)
-    scans = review_list.under_suspicion(store, project_id, now)
-    return next((scan for scan in scans if scan.task == task_id), None)
 
 
 # -- the picture ----------------------------------------------------------------------------------
@@ -138,20 +134,32 @@ def picture(
     import numpy as np
     from PIL import Image
 
-    scan = _listed(store, project.id, task_id)
-    found = (files.read_json(scan.file) or {}).get(str(task_id)) if scan else None
-    if scan is None or found is None:
+    results = _results(store, files, project.id, task_id)
+    if results is None:
         raise NotFound(
-            f"The label of task {task_id} is not under review.",
-            "It was corrected, deleted or confirmed meanwhile: load the page again.",
+            f"The label of task {task_id} was not reviewed, or was deleted since.",
+            "Load the page again.",
         )
     image = thumbnails.kept(store, folder, project.id, task_id)
-    drawn = store.labels.results(project.id, scan.annotations)
-    panels = [_outlined(image, project, results) for results in (drawn, [found["regions"]])]
+    panels = [_outlined(image, project, each) for each in results]
     gap = np.full((len(panels[0]), GAP, 3), 255, np.uint8)
     file = BytesIO()
     Image.fromarray(np.concatenate([panels[0], gap, panels[1]], axis=1)).save(file, "PNG")
     return file.getvalue()
+
+
+def _results(
+    store: Store, files: ProjectFiles, project_id: int, task_id: int
+) -> tuple[list[list[Any]], list[list[Any]]] | None:
+    """Return the annotations of a reviewed label, and the mask that a network expects."""
+    reviewed = review_list.read(store, project_id).scans
+    scan = next((scan for scan in reviewed if scan.task == task_id), None)
+    of_scan = (files.read_json(scan.file) or {}).get(str(task_id)) if scan else None
+    if scan is None or of_scan is None:
+        return None
+    with suppress(KeyError):  # an annotation may have been deleted since
+        return store.labels.results(project_id, scan.annotations), [of_scan["regions"]]
+    return None
 
 
 def _outlined(

@@ -175,9 +175,7 @@ class _Site:
         picture = review_panel.picture(
             self._store, self._files(project_id), folder(project_id), project, number(task) or 0
         )
-        response = Response(picture, mimetype="image/png")
-        response.headers["Cache-Control"] = "private, max-age=600"
-        return response
+        return Response(picture, mimetype="image/png")
 
     def rollback(self, project_id: int) -> AnyResponse:
         version = sent(RollbackForm).version

@@ -153,7 +153,6 @@ def test_a_confirmed_label_leaves_the_list_and_the_action_is_kept(
     assert listed(client) == [2]
     [action] = client.get("/projects/3/rounds.json").get_json()["actions"]
     assert (action["action"], action["task"], action["origin"]) == ("confirm", 1, "page")
-    assert client.get("/projects/3/reviews/1.png").status_code == 404
     annotate(store, 1, updated_at="2")  # another label is another matter
     assert listed(client) == [2]
     store.projects.forget(3)
