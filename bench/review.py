@@ -18,6 +18,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,10 +156,13 @@ def labelled(pool: Pool, labels: int, seed: int) -> LabelledScans:
     return pool.labelled([int(chance.choice(rows)) for rows in drawn if rows][:labels])
 
 
-def predictions(scans: LabelledScans, masks: list[Masks], seed: int) -> list[Probabilities]:
+def predictions(
+    scans: LabelledScans, masks: list[Masks], seed: int, steps: int | None
+) -> list[Probabilities]:
     """Return the out-of-fold probabilities of all scans, with these masks as their labels."""
     wrong = LabelledScans(scans.images, masks, scans.groups)
     config = default_config("cpu", len(masks[0]), seed=seed)
+    config = replace(config, steps=steps or config.steps)
     folds = split(scans.groups, seed, review.FOLDS)
     found: dict[int, Probabilities] = {}
     for fold in np.unique(folds):
@@ -169,13 +173,13 @@ def predictions(scans: LabelledScans, masks: list[Masks], seed: int) -> list[Pro
 
 
 def rows_of(
-    name: str, scans: LabelledScans, errors: Sequence[Error], seed: int
+    name: str, scans: LabelledScans, errors: Sequence[Error], seed: int, steps: int | None
 ) -> Iterator[dict[str, object]]:
     """Yield the figures of each planting, candidate and way to merge the classes."""
     rng = np.random.default_rng([seed, 1])
     first = planted(scans.masks, errors, rng)
     taught = [first[row][1] if row in first else mask for row, mask in enumerate(scans.masks)]
-    found = predictions(scans, taught, seed)
+    found = predictions(scans, taught, seed, steps)
     for planting in range(PLANTINGS):
         wrong = planted(scans.masks, errors, rng) if planting else first
         shown = [wrong[row][1] if row in wrong else mask for row, mask in enumerate(scans.masks)]
@@ -202,12 +206,14 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--labels", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=int, help="of a training; those of a round if not given")
     asked = parser.parse_args()
     pool, name = read(asked.directory), asked.directory.name
     errors = [*ERRORS, exchanged] if name in SIDES else list(ERRORS)
     writer = None
     for seed in asked.seeds:
-        for row in rows_of(name, labelled(pool, asked.labels, seed), errors, seed):
+        scans = labelled(pool, asked.labels, seed)
+        for row in rows_of(name, scans, errors, seed, asked.steps):
             if writer is None:
                 writer = csv.DictWriter(sys.stdout, list(row))
                 writer.writeheader()

@@ -33,13 +33,13 @@ SIDE, GAP, LINE = 240, 4, 2  # pixels: the longer side of a scan, between the tw
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
 
 _REASONS = {
-    "empty": "{about}: the mask is empty, the networks are sure of a region",
+    "empty": "{about}: the mask is empty, the network is sure of a region",
     "exchanged": "{about} and {other} look exchanged",
-    "missing": "{about}: the mask leaves out a part that the networks are sure of",
-    "extra": "{about}: the mask covers a part where the networks are sure of background",
+    "missing": "{about}: the mask leaves out a part that the network is sure of",
+    "extra": "{about}: the mask covers a part where the network is sure of background",
     "both": "{about}: the mask leaves out one part and covers another; it may be shifted, or "
     "belong to another scan",
-    "unlike": "{about}: the mask differs, but the networks are not sure",
+    "unlike": "{about}: the mask differs, but the network is not sure",
 }
 
 
@@ -73,12 +73,10 @@ def said(state: Mapping[str, Any]) -> str:
         return ""
     labels = count(found["reviewed"], "label")
     if not found["suspicious"]:
-        return f"Review: none of {labels} looks wrong to networks that did not learn from it."
-    verb = "looks" if found["suspicious"] == 1 else "look"
-    return (
-        f"Review: {found['suspicious']} of {labels} {verb} wrong to networks that did not learn "
-        "from them."
-    )
+        return f"None of {labels} looks wrong to a network that did not learn from it."
+    wrong = found["suspicious"]
+    who = "looks wrong to a network" if wrong == 1 else "look wrong to networks"
+    return f"{wrong} of {labels} {who} that did not learn from {'it' if wrong == 1 else 'them'}."
 
 
 def outlook(project: Project) -> str:
@@ -100,7 +98,7 @@ def lines(state: Mapping[str, Any]) -> list[str]:
         f"  - task {scan['task']} (suspicion {scan['suspicion']:.2f}): {scan['reason']}"
         for scan in found["scans"]
     ]
-    return [said(state), *scans]
+    return [f"Review: {said(state)}", *scans]
 
 
 def confirm(store: Store, project: Project, task_id: int, author: Author) -> str:

@@ -104,7 +104,7 @@ def confirm(client: FlaskClient, task: object, headers: Any = PAGE) -> Any:
 
 def test_suspicious_labels_are_listed_in_html_text_and_json(client: FlaskClient) -> None:
     review = client.get("/projects/3?format=json").get_json()["review"]
-    why = "Object: the mask leaves out a part that the networks are sure of"
+    why = "Object: the mask leaves out a part that the network is sure of"
     assert review == {
         "reviewed": 3,
         "suspicious": 2,
@@ -138,11 +138,13 @@ def test_before_the_first_review_the_page_says_when_it_is_made(
     assert "From 20 labelled scans on" in client.get("/projects/4", headers=PAGE).text
 
 
-def test_labels_that_agree_are_said_to(client: FlaskClient, store: Store) -> None:
-    for task in (1, 2):
-        assert confirm(client, task).status_code == 303
+def test_the_sentence_counts_the_labels(client: FlaskClient) -> None:
+    assert confirm(client, 1).status_code == 303
     text = client.get("/projects/3?format=text").text
-    assert "Review: none of 1 label looks wrong" in text
+    assert "Review: 1 of 2 labels looks wrong to a network that did not learn from it." in text
+    assert confirm(client, 2).status_code == 303
+    text = client.get("/projects/3?format=text").text
+    assert "Review: None of 1 label looks wrong" in text
 
 
 def test_a_confirmed_label_leaves_the_list_and_the_action_is_kept(
