@@ -22,7 +22,6 @@ from backend.errors import NotFound, StorageError
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
 from backend.options import ProjectOptions
-from backend.rounds import review_list
 from backend.rounds.publications import ProjectPublications
 from backend.settings import Settings
 from backend.storage import artifacts, ledger
@@ -348,13 +347,21 @@ def every_change(store: Store) -> Iterator[str]:
     store.projects.update(3, options={"review": True})
     store.studies.save(3, "review", "v1", {})
     yield "a review"
-    label = review_list.label_of(ledger.read(store, 3), 2)
-    scan = ReviewedScan(
-        task=2, label=label, annotations=[102], score=0.5, reason="both", about="Lung", file="f"
-    )
-    store.studies.save(3, "review", "v2", ReviewRecord(scans=[scan]).written())
+    scans = [
+        ReviewedScan(
+            task=task,
+            label=artifacts.digest([f"{100 + task}@"]),
+            annotations=[100 + task],
+            score=0.5,
+            reason="both",
+            about="Lung",
+            file="f",
+        )
+        for task in (1, 2)
+    ]
+    store.studies.save(3, "review", "v2", ReviewRecord(scans=scans).written())
     yield "a suspicious label"
-    store.publications.confirm(3, 2, label, Author("page"))
+    store.publications.confirm(3, 2, scans[1].label, Author("page"))
     yield "a confirmed label"
     store.publications.pin(3, "v1")
     yield "a pin"
