@@ -18,7 +18,7 @@ from model.evaluation import dice
 from model.fitted import TrainConfig
 from model.inference import predict
 from model.refinement import LabelledScans, Stopped
-from model.training import Progress, fit
+from model.training import fit
 
 FOLDS = 5
 SURE = 0.9  # a pixel's probability of the class, or of the background, from which it counts
@@ -33,7 +33,8 @@ class Suspicion:
     """How likely a label is wrong, and why.
 
     Attributes:
-        score: In [0, 1], higher for a more suspicious label.
+        score: The mean confident disagreement of the classes, in [0, 1].
+        share: The largest confident disagreement of a class, in [0, 1].
         reason: `empty`: the mask is empty where the networks are sure of a region. `exchanged`:
             the masks of two classes look exchanged. `missing`: the mask leaves out a region that
             the networks are sure of. `extra`: the mask covers a region that they are sure is
@@ -43,6 +44,7 @@ class Suspicion:
     """
 
     score: float
+    share: float
     reason: Reason
     label: int
     other: int | None = None
@@ -53,7 +55,6 @@ def out_of_fold(
     held: NDArray[np.bool_],
     config: TrainConfig,
     *,
-    tell: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Probabilities]:
     """Return the probabilities (c, h, w) of the held scans, by a network trained on the others.
@@ -62,14 +63,13 @@ def out_of_fold(
         labelled: The labelled scans.
         held: Which of them are predicted, shape (n,).
         config: How the network is trained.
-        tell: Called after every step of the training.
         stop: Called before every step and every scan.
 
     Raises:
         Stopped: If `stop` returned True.
         ValueError, Untrainable: As in `training.fit`.
     """
-    fitted = fit(*labelled.rows(~held), config, on_batch=tell, stop=stop)
+    fitted = fit(*labelled.rows(~held), config, stop=stop)
     predictions: list[Probabilities] = []
     for row in np.flatnonzero(held):
         if stop():
@@ -87,12 +87,12 @@ def suspicion(probabilities: Probabilities, mask: Masks) -> Suspicion:
         probabilities: Of each class, from networks that never saw the label, shape (c, h, w).
         mask: The label, of the same shape.
     """
-    scores = disagreement(probabilities, mask)
-    worst = int(scores.argmax())
+    shares = disagreement(probabilities, mask)
+    worst, score, share = int(shares.argmax()), float(shares.mean()), float(shares.max())
     exchanged = _exchanged(probabilities > 0.5, mask)
     if exchanged is not None:
-        return Suspicion(float(scores.max()), "exchanged", *exchanged)
-    return Suspicion(float(scores.max()), _reason(probabilities[worst], mask[worst]), worst)
+        return Suspicion(score, share, "exchanged", *exchanged)
+    return Suspicion(score, share, _reason(probabilities[worst], mask[worst]), worst)
 
 
 def disagreement(probabilities: Probabilities, mask: Masks) -> NDArray[np.float64]:

@@ -134,6 +134,7 @@ def _judged(
         "label": review_list.label_of(here.ledger, example.task),
         "annotations": [each.id for each in here.ledger.usable[example.task]],
         "score": round(found.score, 4),
+        "share": round(found.share, 4),
         "reason": found.reason,
         "about": classes[found.label],
         "other": "" if found.other is None else classes[found.other],

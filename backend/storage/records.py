@@ -236,6 +236,7 @@ class ReviewedScan(Record):
         label: A digest of the label; a corrected label has another one.
         annotations: The ids of the annotations that the label was merged from.
         score: In [0, 1], higher for a more suspicious label.
+        share: Of the drawn area, on which a network contradicts the label and is sure.
         reason: As in `model.review.Suspicion`.
         about: The name of the class in question.
         other: The name of the class that it looks exchanged with, "" for none.
@@ -246,6 +247,7 @@ class ReviewedScan(Record):
     label: str
     annotations: list[int]
     score: float
+    share: float
     reason: str
     about: str
     other: str = ""

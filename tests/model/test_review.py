@@ -41,7 +41,7 @@ def sure(mask: Any) -> Any:
 @given(labels())
 def test_a_suspicion_is_a_share_about_a_class_of_the_scan(pair: tuple[Any, Any]) -> None:
     found = review.suspicion(*pair)
-    assert 0 <= found.score <= 1
+    assert 0 <= found.score <= found.share + 1e-9 <= 1 + 1e-9
     assert 0 <= found.label < len(pair[1])
     assert (found.other is not None) == (found.reason == "exchanged")
 
@@ -78,13 +78,14 @@ def test_networks_that_are_not_sure_raise_no_suspicion(pair: tuple[Any, Any]) ->
 def test_each_error_has_its_reason(label: Any, reason: str) -> None:
     found = review.suspicion(sure(square()), label)
     assert found.reason == reason
-    assert found.score > 0.1
+    assert found.score == found.share > 0.1
 
 
 def test_exchanged_classes_are_named() -> None:
     truth = square(3, row=0, at=1) | square(3, row=2, at=9)
     found = review.suspicion(sure(truth), truth[[2, 1, 0]])
     assert (found.reason, found.label, found.other) == ("exchanged", 0, 2)
+    assert found.score == pytest.approx(found.share * 2 / 3), "one of three classes is right"
 
 
 @pytest.mark.seconds

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backend.imaging.pixels import Pixels
 
 LISTED = 10  # labels on the page; the tab in Label Studio lists all
-LEAST = 0.1  # suspicion of a label that is listed
+LEAST = 0.1  # share of a label, contradicted by a sure network, from which it is listed
 SIDE, GAP, LINE = 240, 4, 2  # pixels: the longer side of a scan, between the two, of an outline
 # Those of Okabe and Ito that stand out on grey scans; classes beyond them share colours.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
@@ -50,7 +50,7 @@ def facts(store: Store, project: Project, now: Ledger) -> dict[str, Any] | None:
     if not stored_options(project).review:
         return None
     listed = review_list.under_suspicion(store, project.id, now)
-    suspicious = [scan for scan in listed if scan.score >= LEAST]
+    suspicious = [scan for scan in listed if scan.share >= LEAST]
     return {
         "reviewed": len(listed),
         "suspicious": len(suspicious),

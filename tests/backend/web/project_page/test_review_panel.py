@@ -75,6 +75,7 @@ def store(tmp_path: Path, known: Settings) -> Iterator[Store]:
             label=review_list.label_of(now, task),
             annotations=[100 + task],
             score=score,
+            share=score,
             reason="missing",
             about="Object",
             file=FILE,

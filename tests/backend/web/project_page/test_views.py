@@ -353,6 +353,7 @@ def every_change(store: Store) -> Iterator[str]:
             label=artifacts.digest([f"{100 + task}@"]),
             annotations=[100 + task],
             score=0.5,
+            share=0.5,
             reason="both",
             about="Lung",
             file="f",
