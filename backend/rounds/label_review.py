@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backend.label_studio import review_predictions, review_tab
 from backend.label_studio.queue_import import QueueItem
@@ -107,7 +108,7 @@ def _examples(
 def _fold(
     here: RoundContext,
     examples: Sequence[Example],
-    held: np.typing.NDArray[np.bool_],
+    held: NDArray[np.bool_],
     stop: Callable[[], bool],
 ) -> Fold:
     """Return what a network that was trained on the other scans says about the held ones."""
