@@ -116,6 +116,7 @@ class ProjectOptions(BaseSettings):
     max_train_seconds: float = Field(default=300.0, gt=0)
     score_limit: int = Field(default=2000, ge=0)
     refine: bool = True
+    review: bool = True
     max_refine_seconds: float = Field(default=900.0, gt=0)
     network: Network = AUTO
     image_size: int | None = Field(default=None, ge=32, le=2048, multiple_of=32)

@@ -156,11 +156,11 @@ def refine(
     return Refinement(Ensemble(tuple(members)), names, compared, _for_rounds(good, compared))
 
 
-def split(groups: Sequence[int], seed: int) -> NDArray[np.int64]:
+def split(groups: Sequence[int], seed: int, number: int = FOLDS) -> NDArray[np.int64]:
     """Return the fold of each scan, shape (n,): whole groups, spread evenly and at random."""
     names, places = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    folds: NDArray[np.int64] = (order % FOLDS)[places]
+    folds: NDArray[np.int64] = (order % number)[places]
     return folds
 
 

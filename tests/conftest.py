@@ -16,9 +16,10 @@ from tests import postgresql
 LOCAL = "local"
 HEAVY = {"torch", "torchvision", "onnxruntime", "timm", "segmentation_models_pytorch", "umap"}
 
-# A worker refines models whenever nothing waits. A test of anything else would not know what runs;
-# the tests of the refinement turn it on.
+# A worker refines models and reviews labels whenever nothing waits. A test of anything else would
+# not know what runs; the tests of the two turn them on.
 os.environ.setdefault("FIRSTLIGHT_REFINE", "false")
+os.environ.setdefault("FIRSTLIGHT_REVIEW", "false")
 
 # How long an example takes is the machine's affair: nothing here fails by the clock.
 settings.register_profile(

@@ -30,6 +30,7 @@ from backend.label_studio.client import QUEUE, LabelStudio
 from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.publisher import Publisher
 from backend.options import parse_options
+from backend.rounds import review_list
 from backend.rounds.services import Services
 from backend.storage.store import Store
 from backend.storage.tables import Project
@@ -314,6 +315,7 @@ def queue(services: Services, project_id: int) -> Finding:
     if not live or version is None:
         return Finding("queue", True, "No queue is published yet.")
     number = services.studio.version_count(project_id, live)
+    number -= review_list.published(store, project_id, live)
     there = {task.id for task in store.scans.all(project_id)}
     if number >= len(there.intersection(version.published)):
         return Finding("queue", True, f"{live}: {number} scans.")

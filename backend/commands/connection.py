@@ -19,7 +19,7 @@ from backend.errors import (
     NotFound,
     StorageError,
 )
-from backend.label_studio import labels, queue_tab, smart_tags
+from backend.label_studio import labels, queue_tab, review_tab, smart_tags
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
 from backend.options import parse_options
@@ -175,6 +175,7 @@ def disconnect(
     # project again.
     _mark_disconnected(store, project_id)
     yield from queue_tab.remove(studio, project_id)
+    yield from review_tab.remove(studio, project_id)
     if left := len(entries) - len(ours):
         yield f"Left {left} backend {'entry' if left == 1 else 'entries'} of other services alone."
 

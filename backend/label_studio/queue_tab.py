@@ -50,7 +50,7 @@ def ensure(studio: LabelStudio, project_id: int) -> None:
         return
     if not tabs:
         # Label Studio's pages make their default tab only while there is no tab.
-        studio.add_tab(project_id, {"title": "Default", "hiddenColumns": _hidden()})
+        studio.add_tab(project_id, {"title": "Default", "hiddenColumns": hidden()})
     studio.add_tab(project_id, _queue())
 
 
@@ -65,32 +65,33 @@ def remove(studio: LabelStudio, project_id: int) -> Iterator[str]:
         if _is_as_made(tab):
             studio.remove_tab(tab["id"])
             yield f"Removed the Data Manager's tab {TITLE!r}."
-        elif _content(tab).get("title") == TITLE:
+        elif content(tab).get("title") == TITLE:
             yield f"Left the Data Manager's tab {TITLE!r} alone: somebody changed it."
 
 
 def _queue() -> dict[str, Any]:
-    return {"title": TITLE, "ordering": ORDERING, "hiddenColumns": _hidden(but=SHOWN)}
+    return {"title": TITLE, "ordering": ORDERING, "hiddenColumns": hidden(but=SHOWN)}
 
 
-def _hidden(but: Sequence[str] = ()) -> dict[str, list[str]]:
+def hidden(but: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return the columns that are hidden in the list, and in the list beside an open scan."""
     seldom = [f"tasks:{name}" for name in _SELDOM if name not in but]
     return {"explore": seldom, "labeling": [*(f"tasks:{name}" for name in _BESIDE_A_SCAN), *seldom]}
 
 
 def _lists_queue(tab: Tab) -> bool:
-    data = _content(tab)
+    data = content(tab)
     return data.get("title") == TITLE or data.get("ordering") == ORDERING
 
 
 def _is_as_made(tab: Tab) -> bool:
     # The pages add column widths and the like when somebody opens the tab: that is no change.
-    data = _content(tab)
+    data = content(tab)
     filters = data.get("filters")
     filtered = isinstance(filters, dict) and filters.get("items")
     return data.get("title") == TITLE and data.get("ordering") == ORDERING and not filtered
 
 
-def _content(tab: Tab) -> dict[str, object]:
+def content(tab: Tab) -> dict[str, object]:
+    """Return what a tab shows and how."""
     return dict(tab.get("data") or {})

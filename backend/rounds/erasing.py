@@ -229,12 +229,12 @@ def _vectors(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _erase_drafts(files: ProjectFiles, task_ids: set[int]) -> None:
-    for name in files.names(artifacts.DRAFTS):
+    for name in [*files.names(artifacts.DRAFTS), *files.names(artifacts.REVIEWS)]:
         masks = files.read_json(name)
         if masks is None:
             files.remove(name)  # damaged, and it may hold deleted scans
             continue
-        left = {task: regions for task, regions in masks.items() if int(task) not in task_ids}
+        left = {task: of_scan for task, of_scan in masks.items() if int(task) not in task_ids}
         if len(left) < len(masks):
             files.write_json(name, left)
 

@@ -51,7 +51,7 @@ class Watch:
         if not self._ended and now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             project = self._store.projects.get(self._project_id)
-            self._ended = project is None or is_wanted(project) or _others_wait(self._store)
+            self._ended = project is None or is_wanted(project) or others_wait(self._store)
         return self._ended
 
 
@@ -60,7 +60,7 @@ def is_wanted(project: Project) -> bool:
     return project.requested > project.completed or project.disconnected
 
 
-def _others_wait(store: Store) -> bool:
+def others_wait(store: Store) -> bool:
     """Return whether a refresh is due, apart from those that are tried again after a failure.
 
     A project that fails every minute would otherwise end every refinement.
@@ -71,14 +71,14 @@ def _others_wait(store: Store) -> bool:
 
 def due(store: Store) -> list[int]:
     """Return the projects whose newest model may be refined now; none while a refresh waits."""
-    if _others_wait(store):
+    if others_wait(store):
         return []
     now = store.clock()
-    rested = [project for project in store.projects.all() if _rests(project, now)]
+    rested = [project for project in store.projects.all() if rests(project, now)]
     return [project.id for project in rested if refinable(store, project) is not None]
 
 
-def _rests(project: Project, now: float) -> bool:
+def rests(project: Project, now: float) -> bool:
     """Return whether nothing is to be done for a project, and a round might begin."""
     troubled = project.problem or project.vanished_at or is_wanted(project)
     return bool(project.live_version) and not troubled and project.not_before <= now

@@ -393,7 +393,7 @@ def _selecting(options: ProjectOptions) -> dict[str, Any]:
     """
     fields = ProjectOptions.model_fields
     unset = {name for name in NEW_OPTIONS if getattr(options, name) == fields[name].default}
-    never = {"method", "paused", "refine", "max_refine_seconds", "show_people"}
+    never = {"method", "paused", "refine", "max_refine_seconds", "review", "show_people"}
     never |= {"enough", "draft_target"}
     return options.model_dump(exclude=never | unset)
 

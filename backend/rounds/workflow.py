@@ -22,6 +22,7 @@ from backend.errors import FirstlightError
 from backend.rounds import embedding, outcome, queue_drafts, refinement, rereading, sync, unreadable
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.examples import UnreadableLabels
+from backend.rounds.idle_studies import IdleStudies
 from backend.rounds.label_figures import judge_labels
 from backend.rounds.learner import Learner
 from backend.rounds.services import Services
@@ -32,7 +33,7 @@ from backend.storage.tables import Publication
 
 log = logging.getLogger(__name__)
 
-STORY = "5"  # raise it when the steps of a round change: a round under way cannot follow
+STORY = "6"  # raise it when the steps of a round change: a round under way cannot follow
 REFRESH_QUEUE = "refresh"
 SCORED = 256  # scans a chunk: enough to make the time to read the weights negligible
 SHARE = 1024  # scans
@@ -50,6 +51,7 @@ class Rounds(DBOSConfiguredInstance):
         self.worker = worker
         self.store = services.store
         self._encoders = LoadedEncoders(services.settings)
+        self.studies = IdleStudies(services, self._encoders)
         self._chunks = itertools.count(1)
         super().__init__("rounds")
 
@@ -200,7 +202,8 @@ class Rounds(DBOSConfiguredInstance):
             lost = partial(_is_lost, here)
             plan = here.selector.plan(here.ledger, pinned.name if pinned else "", lost=lost)
             if not plan["due"]:
-                _verify_live(here)
+                if here.project.live_version:
+                    here.publisher.switch(here.project.live_version)
                 return plan
             opened = self.store.rounds.of_workflow(project_id, str(DBOS.workflow_id))
             model = pinned.model_key if pinned else ""
@@ -431,11 +434,6 @@ def _is_lost(here: RoundContext) -> bool:
     if live is None or not live.published:
         return False
     return here.services.studio.version_count(here.id, live.name) == 0
-
-
-def _verify_live(here: RoundContext) -> None:
-    if here.project.live_version:
-        here.publisher.switch(here.project.live_version)
 
 
 def _tidy(here: RoundContext) -> None:

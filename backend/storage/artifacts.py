@@ -37,13 +37,13 @@ PARTIAL = ".partial"  # suffix of a file that is being written
 DAMAGED = (BadZipFile, EOFError, KeyError, ValueError, zlib.error)
 
 # The kinds of files that rounds leave of a project; each is a folder.
-ROUNDS, DRAFTS, MODELS = "rounds", "drafts", "models"
+ROUNDS, DRAFTS, MODELS, REVIEWS = "rounds", "drafts", "models", "reviews"
 EMBEDDINGS, MAPS, CLUSTERS = "embeddings", "maps", "clusters"
 
 # Kinds whose names follow from their content: a copy is valid without asking the bucket.
 LASTING = frozenset({EMBEDDINGS, MODELS, CLUSTERS})
 # Kinds whose old files are deleted: a file deleted in the bucket is deleted here too.
-PASSING = frozenset({MODELS, CLUSTERS, DRAFTS})
+PASSING = frozenset({MODELS, CLUSTERS, DRAFTS, REVIEWS})
 TRANSFERS = 16  # at a time; they mostly wait for the bucket
 
 
@@ -364,7 +364,7 @@ class ProjectFiles:
         """
         if self._bucket:
             changed = map(embeddings_name, chunks)
-            for name in [*changed, *self._here(MAPS), *self._here(DRAFTS)]:
+            for name in [*changed, *self._here(MAPS), *self._here(DRAFTS), *self._here(REVIEWS)]:
                 self._drop(name)
 
     def probe(self) -> None:

@@ -33,6 +33,7 @@ class Author:
 
 
 COMMAND = Author("command")
+CONFIRM = "confirm"  # the action: a person found the label of a scan right
 
 
 class Publications:
@@ -142,6 +143,36 @@ class Publications:
                     person=author.person,
                 )
             )
+
+    def confirm(self, project_id: int, task_id: int, label: str, author: Author) -> None:
+        """Note that a person found the label of a scan right.
+
+        Args:
+            project_id: The project.
+            task_id: The scan.
+            label: A digest of its label; another label is not confirmed.
+            author: Who says so.
+        """
+        with self._database.session() as session:
+            session.add(
+                Action(
+                    project_id=project_id,
+                    at=self._database.clock(),
+                    name=CONFIRM,
+                    task_id=task_id,
+                    label=label,
+                    origin=author.origin,
+                    person=author.person,
+                )
+            )
+
+    def confirmed(self, project_id: int) -> set[tuple[int, str]]:
+        """Return the labels that people found right: task ids, each with a digest of its label."""
+        query = sa.select(Action.task_id, Action.label).where(
+            Action.project_id == project_id, Action.name == CONFIRM
+        )
+        with self._database.session() as session:
+            return {(task_id, label) for task_id, label in session.execute(query)}
 
     def actions(self, project_id: int) -> list[Action]:
         """Return what people asked for, oldest first."""

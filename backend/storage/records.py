@@ -278,6 +278,46 @@ class SelectionGainRecord(Record):
     gain: dict[str, float] | None = None
 
 
+class ReviewedScan(Record):
+    """The suspicion that the label of a scan is wrong.
+
+    Attributes:
+        task: The scan.
+        label: A digest of the label; a corrected label has another one.
+        annotations: The ids of the annotations that the label was merged from.
+        score: In [0, 1], higher for a more suspicious label.
+        share: Of the drawn area, on which a network contradicts the label and is sure.
+        reason: As in `model.review.Suspicion`.
+        about: The name of the class in question.
+        other: The name of the class that it looks exchanged with, "" for none.
+        file: Holds the mask that the networks expect.
+        page: The page of a slab that the suspicion is about.
+    """
+
+    task: int
+    label: str
+    annotations: list[int]
+    score: float
+    share: float
+    reason: str
+    about: str
+    other: str = ""
+    file: str
+    page: int = 0
+
+
+class ReviewRecord(Record):
+    """The suspicion of each labelled scan; see `rounds.label_review`.
+
+    Attributes:
+        scans: The labelled scans, the most suspicious first; empty while there are too few.
+        published: How many of them Label Studio holds a prediction of, under the live version.
+    """
+
+    scans: list[ReviewedScan] = []
+    published: int = 0
+
+
 Kind = TypeVar("Kind", bound=Record)
 
 

@@ -186,12 +186,12 @@ class LabelFigures(Base):
 
 
 class StudyResult(Base):
-    """What a study found out about a project in idle time."""
+    """What a study found out about a project in idle time; see `rounds.idle_studies`."""
 
     __tablename__ = "study_results"
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(primary_key=True)
-    digest: Mapped[str]  # another one tells that the page has to be made anew
+    digest: Mapped[str]  # of what the study looked at: another one makes the result outdated
     record: Mapped[dict[str, Any]]
 
 
@@ -287,8 +287,11 @@ class Action(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(index=True)
     at: Mapped[float]
-    name: Mapped[str]  # "rollback" or "resume"
+    name: Mapped[str]  # "rollback", "resume" or "confirm"
     version: Mapped[str] = mapped_column(default="")
+    # The scan whose label a person confirmed, 0 for other actions, and a digest of that label.
+    task_id: Mapped[int] = mapped_column(default=0, server_default="0")
+    label: Mapped[str] = mapped_column(default="", server_default="")
     origin: Mapped[str]  # "page" or "command"
     person: Mapped[str] = mapped_column(default="")  # as a trusted proxy named them, else ""
 

@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from backend import __version__
-from backend.web import responses
+from backend.web import queries, responses
 from backend.web.responses import Failure
 
 Json = dict[str, Any]
@@ -99,13 +99,13 @@ OPERATIONS: Mapping[str, Operation] = {
     "pages.overview": Operation(
         "List the projects.",
         {JSON: responses.Overview, **_KINDS},
-        query=responses.KindQuery,
+        query=queries.KindQuery,
         failures=(400, 503),
     ),
     "pages.project": Operation(
         "Tell what a project is doing, what it used and what it asks next.",
         {JSON: responses.ProjectStatus, **_KINDS},
-        query=responses.PageQuery,
+        query=queries.PageQuery,
         failures=(400, 404, 503),
     ),
     "pages.map": Operation(
@@ -114,7 +114,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "pages.rounds": Operation(
         "Return the audit record.",
         {JSON: responses.AuditRecord},
-        query=responses.RoundsQuery,
+        query=queries.RoundsQuery,
         failures=(400, 404, 503),
     ),
     "pages.scan": Operation(
@@ -123,21 +123,33 @@ OPERATIONS: Mapping[str, Operation] = {
     "pages.rollback": Operation(
         "Go back to a version: the next rounds publish its model's queue, and train nothing.",
         {JSON: responses.Done},
-        query=responses.KindQuery,
-        form=responses.RollbackForm,
+        query=queries.KindQuery,
+        form=queries.RollbackForm,
         failures=(400, 404, 409, 503),
         redirects=True,
+    ),
+    "pages.confirm": Operation(
+        "Take a label off the list of suspicious labels, because a person found it right.",
+        {JSON: responses.Done},
+        query=queries.KindQuery,
+        form=queries.ConfirmForm,
+        failures=(400, 404, 409, 503),
+        redirects=True,
+    ),
+    "pages.review": Operation(
+        "Return a reviewed scan twice: with its label, and with the mask that networks expect.",
+        {"image/png": {"contentMediaType": "image/png"}},
     ),
     "pages.export": Operation(
         "Return the submitted masks as a ZIP file.",
         {"application/zip": {"contentMediaType": "application/zip"}},
-        form=responses.ExportForm,
+        form=queries.ExportForm,
         failures=(400, 404, 409, 503),
     ),
     "pages.resume": Operation(
         "Let rounds train again after a rollback.",
         {JSON: responses.Done},
-        query=responses.KindQuery,
+        query=queries.KindQuery,
         failures=(400, 404, 409, 503),
         redirects=True,
     ),

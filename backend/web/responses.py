@@ -1,4 +1,4 @@
-"""What the pages and probes answer and accept, as models; /openapi.json describes the same models.
+"""What the pages and probes answer, as models; /openapi.json describes the same models.
 
 A field that was never set stays away from the JSON: `Health.problems` without the password, for
 example.
@@ -6,25 +6,19 @@ example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from flask import Response, abort, request
+from flask import Response
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     RootModel,
-    ValidationError,
-    WithJsonSchema,
 )
 
 from backend.errors import FirstlightError
 from backend.storage.records import QueueDecision
-
-Kind = Literal["html", "text", "json"]
-DIGITS = 11  # of the longest number that a request may name
 
 
 class Answer(BaseModel):
@@ -171,6 +165,22 @@ class SelectionGain(Answer):
     gain: Gain | None
 
 
+class SuspiciousLabel(Answer):
+    """A label that looks wrong to networks that did not learn from it."""
+
+    task: int
+    suspicion: float = Field(description="From 0 to 1.")
+    reason: str
+
+
+class Review(Answer):
+    """What the last review of the labels found, without corrected and confirmed labels."""
+
+    reviewed: int
+    suspicious: int
+    scans: list[SuspiciousLabel] = Field(description="The most suspicious labels, in order.")
+
+
 class ProjectStatus(Answer):
     """What a project is doing, what it used and what it asks next. Moments: seconds since 1970."""
 
@@ -203,6 +213,7 @@ class ProjectStatus(Answer):
     stopping: dict[str, Any] | None = Field(
         description="Whether labelling can stop, with the signs and the forecast."
     )
+    review: Review | None = Field(description="Null before the first review.")
     refinement: Refinement | None
     recipe: str
     last_model: LastModel | None
@@ -329,8 +340,9 @@ class ActionEntry(Answer):
     """A change that a person asked for."""
 
     at: float = Field(description="Seconds since 1970.")
-    action: str = Field(description="`rollback` or `resume`.")
+    action: str = Field(description="`rollback`, `resume` or `confirm`.")
     version: str | None = Field(description="The version that the person went back to.")
+    task: int | None = Field(description="The scan whose label the person found right.")
     origin: str = Field(description="`page` or `command`.")
     person: str | None = Field(description="The name from TRUSTED_USER_HEADER, if there was one.")
 
@@ -347,100 +359,3 @@ class AuditRecord(AuditHead):
     """The audit record of a project: every round, first to last."""
 
     rounds: list[RoundEntry]
-
-
-# -- what requests ask ----------------------------------------------------------------------------
-
-
-class Query(BaseModel):
-    """The query of a request; unknown names are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class KindQuery(Query):
-    """The format of an answer."""
-
-    format: Kind | None = Field(
-        default=None, description="Wins over the header Accept, which decides without it."
-    )
-
-
-def number(written: str) -> int | None:
-    """Return the number in a text, None if it cannot be the id of a row."""
-    fits = written.isascii() and written.isdigit() and len(written) <= DIGITS
-    return int(written) if fits else None
-
-
-def _first_scan(value: object) -> int:
-    """Return the number in a text; 1 for any other text, such as that of an outdated link."""
-    found = number(str(value))
-    return 1 if found is None else found
-
-
-def _round(value: object) -> int:
-    found = number(str(value))
-    if found is None:
-        raise ValueError("expected the number of a round")
-    return found
-
-
-class PageQuery(KindQuery):
-    """Which part of a project's page is shown, as HTML."""
-
-    start: Annotated[int, BeforeValidator(_first_scan), WithJsonSchema({"type": "string"})] = Field(
-        default=1,
-        alias="from",
-        description="The position of the queue to begin with; anything but a number means 1.",
-    )
-    versions: str = Field(default="", description="`all` lists every version, not the newest only.")
-
-
-class RoundsQuery(Query):
-    """Which rounds stand in the audit record."""
-
-    round: Annotated[int, Field(ge=0, lt=10**DIGITS), BeforeValidator(_round)] | None = Field(
-        default=None, description="The only round to tell about."
-    )
-
-
-class RollbackForm(BaseModel):
-    """The form of /rollback."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    version: str = Field(description="The version to go back to.")
-
-
-class ExportForm(BaseModel):
-    """The form of /export."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    to: str = Field(description="The format: png, coco, nifti, yolo or csv.")
-
-
-Asked = TypeVar("Asked", bound=BaseModel)
-
-
-def asked(query: type[Asked]) -> Asked:
-    """Return the query of this request; answer 400 for a wrong one, with its first mistake."""
-    return _read(query, request.args.to_dict())
-
-
-def sent(form: type[Asked]) -> Asked:
-    """Return the form of this request; answer 400 for a wrong one, with its first mistake."""
-    return _read(form, request.form.to_dict())
-
-
-def _read(model: type[Asked], given: Mapping[str, str]) -> Asked:
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = str(problem["loc"][0])
-        if name not in given:
-            abort(400, f"{name} is missing.")
-        said = problem["msg"].removeprefix("Value error, ")
-        expected = said.replace("Input should be", "expected")
-        abort(400, f"{name} is {given[name][:40]!r}: {expected}.")

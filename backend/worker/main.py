@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs
-from backend.errors import ConfigError, StorageError
+from backend.errors import ConfigError, FirstlightError, StorageError
 from backend.rounds import refinement, spreading
 from backend.rounds.erasing import Eraser, follow
 from backend.rounds.services import Services, build
@@ -44,7 +44,7 @@ from backend.worker.recovery import RELEASE
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-LOOKS_PER_REFINEMENT = 10  # a look for models to refine reads more of the database
+LOOKS_PER_REFINEMENT = 10  # a look for idle work reads more of the database
 NICE = 19  # webhooks come first, then live drafts: people wait for both
 
 
@@ -76,7 +76,7 @@ def run(settings: Settings) -> None:
                 break
             problem = enqueue_due(rounds)
             if not problem and look % LOOKS_PER_REFINEMENT == 0:
-                problem = enqueue_refinements(rounds)
+                problem = enqueue_refinements(rounds) or enqueue_study(rounds)
             say(problem)
     log.info("worker stops")
     recovery.hand_back(store, member)
@@ -163,11 +163,26 @@ def enqueue_refinements(rounds: Rounds) -> str:
     return _enqueue(rounds.refine, due[:1])  # one at a time: the next one may have to make way
 
 
-def _enqueue(work: Callable[[int], None], project_ids: Sequence[int]) -> str:
+def enqueue_study(rounds: Rounds) -> str:
+    """Queue a study of a project that needs no refinement, as a refinement is. Return why not.
+
+    Raises:
+        StorageError: When the jobs' database is damaged; the next start replaces it.
+    """
+    try:
+        due = rounds.studies.due()
+    except FirstlightError as error:
+        return str(error)
+    for project_id, name in due[:1]:
+        return _enqueue(rounds.studies.study, [project_id], name)
+    return ""
+
+
+def _enqueue(work: Callable[..., None], project_ids: Sequence[int], *given: str) -> str:
     for project_id in project_ids:
         with SetEnqueueOptions(deduplication_id=str(project_id)):
             try:
-                DBOS.enqueue_workflow(REFRESH_QUEUE, work, project_id)
+                DBOS.enqueue_workflow(REFRESH_QUEUE, work, project_id, *given)
             except dbos_error.DBOSQueueDeduplicatedError:
                 continue  # it waits or runs; a later request starts another refresh after it
             except SQLAlchemyError as error:

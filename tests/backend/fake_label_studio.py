@@ -391,7 +391,7 @@ class FakeLabelStudio:
             reverse=order.startswith("-"),
         )
         for item in query.get("filters", {}).get("items", []):
-            tasks = [task for task in tasks if passes(task, item)]
+            tasks = [task for task in tasks if passes(self._listed(task), item)]
         size = min(int(params["page_size"]), self.page_size_limit)
         start = (int(params["page"]) - 1) * size
         if start and start >= len(tasks):
@@ -409,6 +409,11 @@ class FakeLabelStudio:
             "is_labeled": self.is_labeled(task["id"]),
             "total_annotations": skipped.count(False),
             "cancelled_annotations": skipped.count(True),
+            "predictions_model_versions": [
+                row["model_version"]
+                for row in self._project_of(task["id"]).predictions
+                if row["task"] == task["id"]
+            ],
         }
 
     def _patch_task(self, request: httpx.Request, task_id: int) -> Answer:
@@ -585,6 +590,8 @@ def passes(task: Json, item: Json) -> bool:
         datetime.strptime(item["value"], MOMENT)  # Label Studio answers 500 to any other notation
     if item["operator"] == "greater_or_equal":
         return bool(value >= item["value"])
+    if item["operator"] == "contains":
+        return any(part in version for part in item["value"] for version in value)
     if item["operator"] == "less":
         return bool(value < item["value"])
     return bool(value > item["value"])

@@ -80,6 +80,7 @@ class History:
                 at=found.at,
                 action=found.name,
                 version=found.version or None,
+                task=found.task_id or None,
                 origin=found.origin,
                 person=found.person or None,
             )

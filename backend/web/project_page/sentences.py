@@ -9,7 +9,7 @@ from typing import Any
 from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
-from backend.web.project_page import label_panels, selection_gain, stopping_panel
+from backend.web.project_page import label_panels, review_panel, selection_gain, stopping_panel
 from backend.web.project_page.words import count, line, span
 from backend.web.responses import ActionEntry
 
@@ -28,6 +28,7 @@ STEPS = {
     "plan": "deciding what to do",
     "train": "training the network",
     "refine": "refining the drafts while nobody waits",
+    "review": "reviewing labels while nobody waits",
     "selection-gain": "measuring what selection gains",
     "score": "measuring how unsure the network is of each scan",
     "select": "choosing the next scans",
@@ -90,6 +91,7 @@ def text(state: Mapping[str, Any], now: float) -> str:
         stopping_panel.lines(state),
         label_panels.minutes(state),
         label_panels.agreement(state),
+        review_panel.lines(state),
         _bullets(
             f"Next to label. {SCORES}" if scored(state) else "Next to label:",
             [
@@ -286,10 +288,17 @@ def unchanged(drafts: Mapping[str, Any]) -> str:
     return share if others is None else f"{share}, Dice {others:.2f} for the changed"
 
 
+_DONE = {
+    "rollback": "went back to {version}",
+    "resume": "let rounds train again",
+    "confirm": "found the label of task {task} right",
+}
+
+
 def action(entry: ActionEntry) -> str:
     """Return what a person asked for, when, and who it was."""
     when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    done = f"went back to {entry.version}" if entry.version else "let rounds train again"
+    done = _DONE[entry.action].format(version=entry.version, task=entry.task)
     means = "with a command" if entry.origin == "command" else "on this page"
     return f"{when}: {entry.person or 'a person'} {done} {means}."
 

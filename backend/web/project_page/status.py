@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from backend.rounds import review_list
 from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
@@ -15,7 +16,7 @@ from backend.storage.projects import pause_left, spacing
 from backend.storage.records import SELECTION_GAIN, ModelQuality, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
-from backend.web.project_page import selection_gain, stopping_panel
+from backend.web.project_page import review_panel, selection_gain, stopping_panel
 from model.evaluation import MAIN
 from model.registry import QUICK
 
@@ -23,6 +24,10 @@ NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
 
 KEPT = 64  # projects whose status is kept
+
+IDLE = frozenset(
+    {"refine", review_list.NAME, SELECTION_GAIN}
+)  # steps that make way for a round at once
 
 T = TypeVar("T")
 
@@ -95,6 +100,8 @@ class Keeper(Generic[T]):
             ledger.counts(self._store, project.id),
             self._store.annotators.figures_digest(project.id),
             self._store.studies.digest(project.id, SELECTION_GAIN),
+            self._store.studies.digest(project.id, review_list.NAME),
+            len(self._store.publications.confirmed(project.id)),
         )
 
 
@@ -150,6 +157,7 @@ def status(
         **_quality(store, project_id, live, now),
         **_figures(store, project_id, now),
         "selection_gain": selection_gain.figures(store, project),
+        "review": review_panel.facts(store, project, now),
         "last_model": _last_model(store, project_id) if now.complete else None,
         "method": stored_options(project).method_in_use,
         "strategy": record.strategy,
@@ -217,7 +225,7 @@ def _reason(project: Project, state: Mapping[str, Any], *, waits: bool) -> str:
     reasons = {
         "disconnected": project.disconnected,
         "vanished": bool(project.vanished_at),
-        "running": bool(project.step) and project.step != "refine",  # it makes way at once
+        "running": bool(project.step) and project.step not in IDLE,
         "problem": bool(project.problem),
         "paused": stored_options(project).paused,
         "asked": project.train_requested > project.completed and not state["pinned"],

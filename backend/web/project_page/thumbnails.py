@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.errors import ImageError, NotFound
 from backend.storage.store import Store
+
+if TYPE_CHECKING:
+    from backend.imaging.pixels import Pixels
 
 LONGEST = 192  # pixels of the longer side
 
@@ -21,6 +25,29 @@ def png(store: Store, folder: Path, project_id: int, task_id: int) -> bytes:
     import numpy as np
     from PIL import Image
 
+    pixels = kept(store, folder, project_id, task_id)
+    thumbnail = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    thumbnail.thumbnail((LONGEST, LONGEST))
+    file = BytesIO()
+    thumbnail.save(file, "PNG")
+    return file.getvalue()
+
+
+def kept(
+    store: Store, folder: Path, project_id: int, task_id: int, page: int | None = None
+) -> Pixels:
+    """Return a scan in [0, 1] as the worker keeps it on this machine's disk.
+
+    Args:
+        store: The database.
+        folder: The decoded scans of the project.
+        project_id: The project.
+        task_id: The scan.
+        page: Of a slab; None for the page that stands for the slab.
+
+    Raises:
+        NotFound: As in `png`.
+    """
     from backend.imaging import scan_cache
     from backend.imaging.decoder_process import Decoders
 
@@ -29,14 +56,10 @@ def png(store: Store, folder: Path, project_id: int, task_id: int) -> bytes:
     for longest in scan_cache.sizes(folder) if tasks else []:
         scans = scan_cache.Scans(_refuse, folder, Decoders(), longest=longest, max_pixels=1)
         try:
-            pixels = scans.get(task_id, tasks[0].url).image
+            scan = scans.get(task_id, tasks[0].url)
+            return scan.image if page is None else scan.pages[page]
         except ImageError:
             continue
-        thumbnail = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
-        thumbnail.thumbnail((LONGEST, LONGEST))
-        file = BytesIO()
-        thumbnail.save(file, "PNG")
-        return file.getvalue()
     raise NotFound(
         f"Task {task_id} has no thumbnail here: its scan is not on this machine's disk.",
         "The next round that reads the scan makes a thumbnail.",

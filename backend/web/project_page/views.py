@@ -24,6 +24,7 @@ from backend.web.people import People
 from backend.web.project_page import (
     label_panels,
     map_view,
+    review_panel,
     selection_gain,
     sentences,
     static_files,
@@ -35,23 +36,26 @@ from backend.web.project_page.downloads import FORMATS, Downloads
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
 from backend.web.project_page.status import Keeper, Statuses, status
-from backend.web.responses import (
-    Done,
+from backend.web.queries import (
+    ConfirmForm,
     ExportForm,
-    Failure,
     Kind,
     KindQuery,
-    Overview,
     PageQuery,
-    ProjectEntry,
-    ProjectMap,
-    ProjectStatus,
     RollbackForm,
     RoundsQuery,
-    answered,
     asked,
     number,
     sent,
+)
+from backend.web.responses import (
+    Done,
+    Failure,
+    Overview,
+    ProjectEntry,
+    ProjectMap,
+    ProjectStatus,
+    answered,
     written,
 )
 from model.evaluation import MAIN, METRICS, OTHERS, Metric
@@ -59,7 +63,7 @@ from model.evaluation import MAIN, METRICS, OTHERS, Metric
 __all__ = ["routes", "status", "text"]
 
 View = Callable[..., AnyResponse]
-Change = Callable[[ProjectPublications, Author], str]
+Change = Callable[[Project, Author], str]
 
 QUEUED = 50  # scans of the queue on one page
 ACTIONS = 20  # of people, on a page; the audit record has all
@@ -90,11 +94,13 @@ def routes(store: Store, settings: Settings) -> Blueprint:
         (f"{PROJECT}/map.json", site.map),
         (f"{PROJECT}/rounds.json", site.rounds),
         (f"{PROJECT}/scans/<task>.png", site.scan),
+        (f"{PROJECT}/reviews/<task>.png", site.review),
         ("/static/<name>", static_files.serve),
     )
     changes: tuple[tuple[str, View], ...] = (
         (f"{PROJECT}/rollback", site.rollback),
         (f"{PROJECT}/resume", site.resume),
+        (f"{PROJECT}/confirm", site.confirm),
         (f"{PROJECT}/export", site.export),
     )
     for method, rules in (("GET", views), ("POST", changes)):
@@ -168,12 +174,29 @@ class _Site:
         response.headers["Cache-Control"] = "private, max-age=600"
         return response
 
+    def review(self, project_id: int, task: str) -> Response:
+        project, folder = self._store.projects.known(project_id), self._settings.project_folder
+        picture = review_panel.picture(
+            self._store, self._files(project_id), folder(project_id), project, number(task) or 0
+        )
+        return Response(picture, mimetype="image/png")
+
     def rollback(self, project_id: int) -> AnyResponse:
         version = sent(RollbackForm).version
-        return self._change(project_id, lambda known, author: known.pin(version, author))
+        return self._change(
+            project_id, lambda project, author: self._known(project).pin(version, author)
+        )
 
     def resume(self, project_id: int) -> AnyResponse:
-        return self._change(project_id, ProjectPublications.resume)
+        return self._change(project_id, lambda project, author: self._known(project).resume(author))
+
+    def confirm(self, project_id: int) -> AnyResponse:
+        task = sent(ConfirmForm).task
+        return self._change(
+            project_id,
+            lambda project, author: review_panel.confirm(self._store, project, task, author),
+            "review",
+        )
 
     def export(self, project_id: int) -> AnyResponse:
         self._store.projects.known(project_id)
@@ -187,17 +210,16 @@ class _Site:
 
     # -- shared by the views ----------------------------------------------------------------------
 
-    def _change(self, project_id: int, change: Change) -> AnyResponse:
-        """Do what the command `rollback` does; then show the page, or why it was refused."""
+    def _change(self, project_id: int, change: Change, part: str = "versions") -> AnyResponse:
+        """Make a change; then show that part of the page, or why the change was refused."""
         project = self._store.projects.known(project_id)
         try:
-            known = ProjectPublications(self._store, project, self._files(project_id))
-            said = change(known, Author("page", self._people.name()))
+            said = change(project, Author("page", self._people.name()))
         except ConfigError as error:
             return self._refusal(project_id, error)
         if _kind() != "html":
             return answered(Done(done=said))
-        return redirect(f"/projects/{project_id}#versions", 303)
+        return redirect(f"/projects/{project_id}#{part}", 303)
 
     def _refusal(self, project_id: int, error: ConfigError) -> AnyResponse:
         """Return the page with the reason, or the reason alone for scripts."""
@@ -223,6 +245,8 @@ class _Site:
             matrix=label_panels.matrix(state),
             stopping_said=stopping_panel.lines(state),
             stopping_picture=stopping_panel.picture(state),
+            review_said=review_panel.said(state),
+            review_outlook=review_panel.outlook(self._store.projects.known(project_id)),
             freshness=sentences.freshness(state, self._store.clock()),
             refusal=sentences.refused(project_id, state["events_refused_since"]),
             task_url=self._task_url(project_id),
@@ -277,6 +301,9 @@ class _Site:
     def _history(self, project_id: int, now: Ledger | None = None) -> History:
         project = self._store.projects.known(project_id)
         return History(self._store, project, self._files(project_id), now)
+
+    def _known(self, project: Project) -> ProjectPublications:
+        return ProjectPublications(self._store, project, self._files(project.id))
 
     def _files(self, project_id: int) -> ProjectFiles:
         return self._artifacts.of(project_id)

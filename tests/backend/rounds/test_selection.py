@@ -528,6 +528,7 @@ def test_a_source_with_a_label_has_no_first_scan_any_more(pool: Pool) -> None:
         ("second_reading", 0.0, 0.1),
         ("show_people", False, None),
         ("by_minutes", False, True),
+        ("review", True, None),
     ],
 )
 def test_an_upgrade_with_a_new_option_makes_no_round_due(

@@ -32,8 +32,9 @@ from werkzeug.test import TestResponse
 
 from backend.errors import FirstlightError, ImageError, OptionsError, UnsupportedLabelConfig
 from backend.imaging.decode import decode
-from backend.label_studio import labels, probes
+from backend.label_studio import labels, probes, review_predictions
 from backend.label_studio.client import LabelStudio
+from backend.label_studio.queue_import import QueueItem
 from backend.options import ProjectOptions, parse_options
 from backend.rounds import sync
 from backend.settings import Settings
@@ -642,6 +643,9 @@ CALLS: Mapping[str, Callable[[LabelStudio], object]] = {
     "check_token": lambda studio: studio.check_token(),
     "transport entry": lambda studio: probes.check_entry_address(studio, "http://us"),
     "transport webhook": lambda studio: probes.check_webhook_address(studio, "http://us"),
+    "transport review": lambda studio: review_predictions.publish(
+        studio, 3, "v", [QueueItem(7, [])], {7: 0.5}
+    ),
     "project": lambda studio: studio.project(3),
     "has_vanished": lambda studio: studio.has_vanished(3),
     "newest_update": lambda studio: studio.newest_update(3),

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from dbos import DBOS, SetEnqueueOptions
 
+from backend.rounds import idle_studies
+from backend.rounds.context import RoundContext
 from backend.rounds.workflow import REFRESH_QUEUE
 from backend.worker import recovery
 from backend.worker.membership import Membership
@@ -63,6 +65,15 @@ def test_a_refinement_in_which_two_workers_died_is_given_up_and_rounds_go_on(sit
     project = site.project
     assert (project.problem, project.step, project.deaths) == ("", "", 0)
     assert project.not_before <= site.clock()
+
+
+def test_a_review_in_which_two_workers_died_waits_for_the_next_queue(site: Site) -> None:
+    site.store.projects.enter(site.number, "review")
+    site.store.projects.update(site.number, deaths=recovery.MOST_DEATHS)
+    recovery._back_off(site.store, site.number, gone={"a dead worker"})
+    here = RoundContext.of(site.services, site.rounds._encoders, site.number)
+    assert idle_studies._failures(site.store, here.project, "review") == idle_studies.MOST_FAILURES
+    assert (site.project.problem, site.project.step, site.project.deaths) == ("", "", 0)
 
 
 def leave_refresh_of_dead_worker(site: Site) -> None:

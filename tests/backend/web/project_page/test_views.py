@@ -27,7 +27,8 @@ from backend.settings import Settings
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
-from backend.storage.records import LabelRecord, ModelQuality
+from backend.storage.publications import Author
+from backend.storage.records import LabelRecord, ModelQuality, ReviewedScan, ReviewRecord
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -138,6 +139,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
         "last_model": None,
         "minutes": None,
         "agreement": None,
+        "review": None,
         "people": {},
         "stopping": None,
         "method": ProjectOptions().method_in_use,
@@ -352,6 +354,26 @@ def every_change(store: Store) -> Iterator[str]:
     yield "a compared draft"
     store.annotators.save_figures(3, LabelRecord(people={"1": 7}))
     yield "figures of the labels"
+    store.projects.update(3, options={"review": True})
+    store.studies.save(3, "review", "v1", {})
+    yield "a review"
+    scans = [
+        ReviewedScan(
+            task=task,
+            label=artifacts.digest([f"{100 + task}@"]),
+            annotations=[100 + task],
+            score=0.5,
+            share=0.5,
+            reason="both",
+            about="Lung",
+            file="f",
+        )
+        for task in (1, 2)
+    ]
+    store.studies.save(3, "review", "v2", ReviewRecord(scans=scans).written())
+    yield "a suspicious label"
+    store.publications.confirm(3, 2, scans[1].label, Author("page"))
+    yield "a confirmed label"
     store.publications.pin(3, "v1")
     yield "a pin"
     store.projects.update(3, warnings=["No encoder weights were found."])
@@ -1353,9 +1375,23 @@ def test_every_action_is_kept_with_the_person_that_a_trusted_proxy_names(
     kept = client.get("/projects/3/rounds.json").get_json()["actions"]
     at = {"at": NOW + 3}
     assert kept == [
-        {**at, "action": "rollback", "version": "v1", "origin": "page", "person": "<b>ada</b>"},
-        {**at, "action": "resume", "version": None, "origin": "page", "person": None},
-        {**at, "action": "rollback", "version": "v1", "origin": "command", "person": None},
+        {
+            **at,
+            "action": "rollback",
+            "version": "v1",
+            "task": None,
+            "origin": "page",
+            "person": "<b>ada</b>",
+        },
+        {**at, "action": "resume", "version": None, "task": None, "origin": "page", "person": None},
+        {
+            **at,
+            "action": "rollback",
+            "version": "v1",
+            "task": None,
+            "origin": "command",
+            "person": None,
+        },
     ]
     shown = html(client)
     lines = re.findall(r"<li>2027-01-15 08:00 UTC: (.*?)</li>", shown)

@@ -1,18 +1,18 @@
-"""What studies in idle time found."""
+"""What studies found out in idle time, and the labels that people confirmed."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-from backend.storage.migrations import has_table
+from backend.storage.migrations import add_missing, has_table
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
-    """Make the table of the studies' results."""
+    """Make the new table and columns."""
     if not has_table("study_results"):
         op.create_table(
             "study_results",
@@ -21,3 +21,8 @@ def upgrade() -> None:
             sa.Column("digest", sa.String, nullable=False),
             sa.Column("record", sa.JSON, nullable=False),
         )
+    add_missing(
+        "actions",
+        sa.Column("task_id", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("label", sa.String, nullable=False, server_default=""),
+    )

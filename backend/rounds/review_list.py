@@ -1,0 +1,42 @@
+"""Which labels are under suspicion today, read from the database without a network."""
+
+from __future__ import annotations
+
+from backend.storage import artifacts
+from backend.storage.ledger import Ledger
+from backend.storage.records import ReviewedScan, ReviewRecord
+from backend.storage.store import Store
+
+NAME = "review"  # of the study, and of the step that the page shows
+LEAST_GROUPS = 20  # labelled; networks of fewer disagree with most labels
+
+
+def read(store: Store, project_id: int) -> ReviewRecord:
+    """Return the last review of a project's labels, empty before the first."""
+    return ReviewRecord.model_validate(store.studies.record(project_id, NAME))
+
+
+def label_of(now: Ledger, task_id: int) -> str:
+    """Return a digest of a scan's label, "" without one; a corrected label has another one."""
+    return artifacts.digest(now.keys_of(task_id)) if task_id in now.usable else ""
+
+
+def under_suspicion(store: Store, project_id: int, now: Ledger) -> list[ReviewedScan]:
+    """Return the reviewed scans, the most suspicious first.
+
+    Those whose label was corrected or deleted since the review are left out, and so are those
+    whose label a person confirmed.
+    """
+    confirmed = store.publications.confirmed(project_id)
+    return [
+        scan
+        for scan in read(store, project_id).scans
+        if label_of(now, scan.task) == scan.label and (scan.task, scan.label) not in confirmed
+    ]
+
+
+def published(store: Store, project_id: int, version: str) -> int:
+    """Return how many predictions of a version in Label Studio are suspicions about labels."""
+    if store.studies.digest(project_id, NAME) != version:
+        return 0
+    return read(store, project_id).published

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from dbos import DBOS
+
+from backend.errors import LabelStudioError
+from backend.label_studio import labels, review_predictions, review_tab
+from backend.rounds import idle_studies, refinement, review_list
+from backend.rounds.context import RoundContext
+from backend.storage import artifacts, ledger
+from backend.storage.publications import Author
+from backend.storage.records import ReviewedScan
+from backend.worker import main
+from model import review
+from model.refinement import Stopped
+from tests.backend.fake_label_studio import CONFIG
+from tests.backend.site import OPTIONS, Site, assert_each_task_once
+
+LABELLED = (0, 1, 2, 3, 4)
+
+
+@pytest.fixture(autouse=True)
+def _ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five labels, the third a wrong one, and a live queue; networks know what is right."""
+    monkeypatch.setattr(review_list, "LEAST_GROUPS", 5)
+    monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
+    site.entry["extra_params"] = {**OPTIONS, "review": True}
+    site.label(0, 1, 3, 4)
+    wrong = np.roll(site.phantoms[2].mask, 12, axis=2)
+    site.fake.annotate(site.tasks[2], labels.regions(wrong, labels.parse(CONFIG), scores=[1.0]))
+    site.refresh()
+    right = {tuple(np.rint(p.image * 255).ravel()[:99]): p.mask for p in site.phantoms}
+
+    def predicted(labelled: Any, held: Any, config: Any, *, stop: Callable[[], bool]) -> Any:
+        masks = [right[tuple(np.rint(i * 255).ravel()[:99])] for i in labelled.rows(held)[0]]
+        if stop():
+            raise Stopped
+        return [np.where(mask, 0.99, 0.01).astype(np.float32) for mask in masks]
+
+    monkeypatch.setattr(review, "out_of_fold", predicted)
+
+
+def study(site: Site) -> None:
+    site.clock.advance(1)
+    DBOS.start_workflow(site.rounds.studies.study, site.number, "review").get_result()
+
+
+def due(site: Site) -> list[tuple[int, str]]:
+    return site.rounds.studies.due()
+
+
+def listed(site: Site) -> list[ReviewedScan]:
+    now = ledger.read(site.store, site.number)
+    return review_list.under_suspicion(site.store, site.number, now)
+
+
+def reviewed(site: Site) -> dict[int, float]:
+    """The score of each prediction of the live version on a labelled task."""
+    return {
+        row["task"]: row["score"]
+        for row in site.fake.projects[site.number].predictions
+        if row["model_version"] == site.project.live_version and site.fake.is_labeled(row["task"])
+    }
+
+
+def files(site: Site) -> list[str]:
+    return site.services.files(site.number).names(artifacts.REVIEWS)
+
+
+def test_a_wrong_label_comes_first_with_its_reason_and_the_queue_stays(site: Site) -> None:
+    queue = site.queue
+    assert due(site) == [(site.number, "review")]
+    study(site)
+    worst = listed(site)[0]
+    assert (worst.task, worst.reason, worst.about) == (site.tasks[2], "both", "Lung")
+    assert worst.score > 0.1 > listed(site)[1].score
+    scores = reviewed(site)
+    assert set(scores) == {site.tasks[row] for row in LABELLED}
+    assert max(scores, key=lambda task: scores[task]) == site.tasks[2]
+    assert all(1 <= score <= 2 for score in scores.values()), "above every score of a queue"
+    assert site.queue == queue
+    assert due(site) == [], "a queue is reviewed once"
+    assert (site.project.step, site.project.progress, site.project.problem) == ("", {}, "")
+    [tab] = [t["data"] for t in site.fake.tabs.values() if t["data"]["title"] == review_tab.TITLE]
+    assert tab["ordering"] == ["-tasks:predictions_score"]
+    assert [item["filter"] for item in tab["filters"]["items"]] == [
+        "filter:tasks:total_annotations"
+    ]
+
+
+def test_a_new_queue_takes_the_folds_over_and_no_task_holds_two_predictions(site: Site) -> None:
+    study(site)
+    first = files(site)
+    site.store.projects.update(site.number, fingerprint="")
+    site.entry["extra_params"] |= {"alpha": 0.9}
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    assert due(site) == [(site.number, "review")]
+    study(site)
+    assert files(site) == first
+    assert set(reviewed(site)) == {site.tasks[row] for row in LABELLED}
+    assert_each_task_once(site)
+
+
+def test_repeating_a_review_writes_nothing_twice(site: Site) -> None:
+    study(site)
+    site.store.studies.save(site.number, "review", "", {})
+    study(site)
+    assert_each_task_once(site)
+    assert review_list.published(site.store, site.number, site.project.live_version) == 5
+
+
+def test_a_scan_of_the_live_queue_gets_no_second_prediction(site: Site) -> None:
+    site.entry["extra_params"] |= {"retrain_after": 50}
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    site.label(5)  # it has a place in the live queue
+    site.refresh()
+    study(site)
+    assert site.tasks[5] in {scan.task for scan in listed(site)}
+    assert_each_task_once(site)
+
+
+def test_a_corrected_and_a_confirmed_label_leave_the_list(site: Site) -> None:
+    study(site)
+    worst, second = listed(site)[:2]
+    ada = Author("page", "ada")
+    site.store.publications.confirm(site.number, second.task, second.label, ada)
+    assert second.task not in {scan.task for scan in listed(site)}
+    [annotation] = [a for a in site.fake.projects[site.number].annotations.values()
+                    if a["task"] == worst.task]  # fmt: skip
+    site.fake.change_annotation(annotation["id"])
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    assert {scan.task for scan in listed(site)}.isdisjoint({worst.task, second.task})
+    study(site)
+    assert second.task not in {scan.task for scan in listed(site)}, "a confirmation lasts"
+    assert second.task not in reviewed(site)
+    assert worst.task in {scan.task for scan in listed(site)}, "the new label is looked at again"
+
+
+def test_a_stopped_review_keeps_its_folds_and_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, predicted = [], review.out_of_fold
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            site.store.projects.request_refresh(site.number)
+        return predicted(*given, **named)
+
+    monkeypatch.setattr(review, "out_of_fold", counted)
+    study(site)
+    assert (len(calls), len(files(site)), listed(site)) == (3, 2, [])
+    assert due(site) == [], "a refresh waits"
+    site.refresh()
+    assert due(site) == [(site.number, "review")], "making way is no failure"
+    study(site)
+    assert len(calls) == 3 + 3
+    assert len(listed(site)) == 5
+
+
+def test_a_review_that_fails_is_tried_twice_under_one_queue(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise LabelStudioError("Label Studio is full.", "Empty it.")
+
+    monkeypatch.setattr(review_predictions, "publish", broken)
+    study(site)
+    assert due(site) == [(site.number, "review")]
+    study(site)
+    assert due(site) == []
+    assert (site.project.step, site.project.problem) == ("", "")
+
+
+def test_a_review_that_kills_its_workers_waits_for_the_next_queue(site: Site) -> None:
+    idle_studies.give_up(site.store, site.number, "review")
+    assert due(site) == []
+
+
+@pytest.mark.parametrize("options", [{"review": False}, {"paused": True}])
+def test_a_review_can_be_turned_off(site: Site, options: dict[str, Any]) -> None:
+    site.entry["extra_params"] |= options
+    site.store.projects.request_refresh(site.number)
+    site.refresh()
+    assert due(site) == []
+
+
+def test_few_groups_are_not_reviewed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = site.project
+    here = RoundContext.of(site.services, site.rounds._encoders, project.id)
+    groups = dict.fromkeys(here.ledger.groups, 0)
+    monkeypatch.setattr(ledger.Ledger, "groups", groups)
+    study(site)
+    assert (listed(site), files(site), due(site)) == ([], [], [])
+
+
+def test_the_worker_queues_a_study_when_no_refresh_waits(site: Site) -> None:
+    site.clock.advance(1)
+    assert main.enqueue_study(site.rounds) == ""
+    [found] = [one for one in DBOS.list_workflows() if one.name.endswith("study")]
+    DBOS.retrieve_workflow(found.workflow_id).get_result()
+    assert len(listed(site)) == 5
