@@ -91,7 +91,7 @@ def _outline(mask: Stack, places: NDArray[np.int_], spacing: Scores) -> Scores:
 
 
 def _check(pred: Stack, true: Stack, places: Sequence[int], spacing: Spacing) -> None:
-    if pred.shape != true.shape or pred.ndim != 4 or len(pred) != len(places) or not len(pred):
+    if pred.shape != true.shape or pred.ndim != 4 or len(pred) != len(places) or len(pred) == 0:
         raise ValueError(
             f"masks of shapes {pred.shape} and {true.shape} for {len(places)} slices: expected two "
             "of the same shape, (slices, classes, height, width), with at least one slice"
@@ -100,5 +100,6 @@ def _check(pred: Stack, true: Stack, places: Sequence[int], spacing: Spacing) ->
         raise ValueError(f"masks of types {pred.dtype} and {true.dtype}: expected bool")
     if np.any(np.diff(places) < 1):
         raise ValueError(f"places {list(places)}: expected rising indices of slices")
-    if len(spacing) != 3 or not all(np.isfinite(side) and side > 0 for side in spacing):
+    sides = np.asarray(spacing)
+    if sides.shape != (3,) or not np.all(np.isfinite(sides) & (sides > 0)):
         raise ValueError(f"spacing {spacing}: expected three sides of a voxel in mm, above 0")

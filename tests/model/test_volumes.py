@@ -137,7 +137,7 @@ def test_the_table_of_metrics_leaves_out_classes_that_are_in_neither() -> None:
 )
 def test_wrong_arguments_are_named(changed: dict[str, Any], said: str) -> None:
     empty = np.zeros((2, 1, 3, 3), bool)
-    arguments = {"pred": empty, "true": empty, "places": [0, 1], "spacing": MM} | changed
+    arguments: dict[str, Any] = {"pred": empty, "true": empty, "places": [0, 1], "spacing": MM}
     for measure in (volumes.dice, volumes.hd95):
         with pytest.raises(ValueError, match=said):
-            measure(**arguments)
+            measure(**arguments | changed)
