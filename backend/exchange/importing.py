@@ -17,12 +17,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from backend.errors import ConfigError, FirstlightError
-from backend.exchange import manifest as manifests
 from backend.exchange import slice_choice
-from backend.exchange.manifest import IMAGE, NEIGHBOURS, SLICE, VOLUME, Manifest
 from backend.exchange.pictures import Writer
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import Serving
+from backend.imaging import manifest as manifests
+from backend.imaging.manifest import IMAGE, NEIGHBOURS, SLICE, VOLUME, Manifest
 from backend.imaging.sources import Source
 from backend.imaging.volumes import Volume
 from backend.label_studio.client import LabelStudio

@@ -13,8 +13,9 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from backend.exchange import manifest, slice_choice
-from backend.exchange.manifest import Slice
+from backend.exchange import slice_choice
+from backend.imaging import manifest
+from backend.imaging.manifest import Slice
 from backend.imaging.planes import Array
 from backend.imaging.volumes import Volume
 from backend.imaging.windows import Window, window_of

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ConfigError, FirstlightError, ImageError, StorageError
+from backend.imaging.manifest import default_folder
 from backend.imaging.scan_cache import Scan, Scans
 from backend.label_studio import labels
 from backend.options import ProjectOptions
+from backend.rounds import volume_figures
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, measured, thinned
+from backend.rounds.validation_scores import ScanScore, measured, scored
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, weights_name
@@ -25,7 +27,7 @@ from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, Model, Project
-from model import calibration, ensemble, evaluation, inference, recipes, training, validation
+from model import calibration, ensemble, inference, recipes, training, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
 from model.networks import guarded, usable
@@ -72,6 +74,7 @@ class Learner:
     scans: Scans
     config: labels.LabelConfig
     options: ProjectOptions
+    imported: Path  # the folder with the manifest of imported volumes, if there are any
     quick_config: training.TrainConfig  # of the recipe with which every project begins
     recipe: str = QUICK  # with which its rounds train today
 
@@ -352,19 +355,15 @@ class Learner:
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
     ) -> dict[int, ScanScore]:
         """Return a model's scores on each of these scans, by task id."""
-        fitted = self.load(key)
+        fitted, places = self.load(key), volume_figures.places(self.imported)
+        urls = {task.id: task.url for task in ledger.tasks}
         judged = {}
         for example in self.examples(ledger, task_ids):
             if stop():
                 raise Stopped
             [probabilities] = inference.predict(fitted, [example.image])
-            drawn, truth = probabilities > 0.5, example.mask
-            scores = evaluation.of_labels(drawn, truth, example.spacing)
-            judged[example.task] = ScanScore(
-                scores={name: of.tolist() for name, of in scores.items()},
-                probabilities=thinned(probabilities),
-                truth=thinned(truth),
-            )
+            place = places.get(urls[example.task])
+            judged[example.task] = scored(probabilities, example.mask, example.spacing, place)
         return judged
 
     def uncertainties(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, float]:
@@ -434,6 +433,7 @@ def learner_for(services: Services, project: Project) -> Learner:
         scans=services.scans(project, recipes.largest_size(quick)),
         config=config,
         options=options,
+        imported=default_folder(services.settings, project.id),
         quick_config=quick,
         recipe=_recipe(services.store, project.id, options, list(config.labels)),
     )

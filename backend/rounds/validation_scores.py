@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.rounds import volume_figures
+from backend.rounds.volume_figures import JudgedSlice, Place
 from backend.storage.records import ModelQuality
-from model import calibration
+from model import calibration, evaluation
 from model.evaluation import MAIN, METRICS
 
 Mask = npt.NDArray[np.bool_]
@@ -24,12 +26,14 @@ JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 class ScanScore:
     """What a model is worth on one held-out scan: scores, and some of its pixels with the truth.
 
-    A label that was neither drawn nor predicted has no score: NaN.
+    A label that was neither drawn nor predicted has no score: NaN. `slice` holds the masks of a
+    slice of a volume.
     """
 
     scores: Mapping[str, Sequence[float]]  # of each label, by metric; lengths in original pixels
     probabilities: Pixels  # (m,)
     truth: Mask  # (m,)
+    slice: JudgedSlice | None = None
 
     @property
     def mean(self) -> float:
@@ -52,12 +56,35 @@ def measured(
         means[name] = float(metric.mean(scores).mean())
         of_labels = metric.mean(scores, axis=0).tolist()
         by_label[name] = dict(zip(labels, of_labels, strict=True))
+    slices = (one.slice for one in judged.values() if one.slice)
     return quality.changed(
+        volumes=volume_figures.scores(slices),
         validation=means,
         by_label=by_label,
         validation_scans=len(judged),
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
+    )
+
+
+def scored(
+    probabilities: Pixels, truth: Mask, pixel: tuple[float, float], place: Place | None
+) -> ScanScore:
+    """Return what a model is worth on one held-out scan.
+
+    Args:
+        probabilities: Shape (c, h, w).
+        truth: True masks of the same shape.
+        pixel: Height and width of a pixel, in pixels of the original.
+        place: Of the scan in its volume, None if it is no slice.
+    """
+    drawn = probabilities > 0.5
+    scores = evaluation.of_labels(drawn, truth, pixel)
+    return ScanScore(
+        scores={name: of.tolist() for name, of in scores.items()},
+        probabilities=thinned(probabilities),
+        truth=thinned(truth),
+        slice=JudgedSlice.of(place, drawn, truth, pixel) if place else None,
     )
 
 

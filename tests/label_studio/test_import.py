@@ -19,7 +19,7 @@ from PIL import Image
 from backend.commands.quickstart.process import bare_environment
 from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import ROOT, LabelStudio
-from backend.exchange.manifest import load
+from backend.imaging.manifest import load
 from backend.label_studio import labels
 from demo.annotator import Annotator
 from tests.label_studio import thorax

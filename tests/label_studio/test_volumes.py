@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from backend.commands.quickstart.studio import LabelStudio
 from backend.exchange.export.table import NAME, export_table
-from backend.exchange.manifest import Volume
+from backend.imaging.manifest import Volume
 from backend.imaging.planes import Plane
 from backend.label_studio import labels
 from backend.rounds.services import Services, build

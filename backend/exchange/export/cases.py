@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from backend.exchange.manifest import SLICE, VOLUME, Manifest, Volume
+from backend.imaging.manifest import SLICE, VOLUME, Manifest, Volume
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 

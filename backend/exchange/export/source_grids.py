@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from backend.errors import ConfigError, ExportError, FirstlightError
-from backend.exchange.manifest import Volume
 from backend.imaging import digests, nifti, volumes
+from backend.imaging.manifest import Volume
 from backend.imaging.planes import Array
 from backend.imaging.sources import Contents, Reading, contents
 

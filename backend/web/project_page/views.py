@@ -27,6 +27,7 @@ from backend.web.project_page import (
     sentences,
     static_files,
     thumbnails,
+    volume_panel,
     words,
 )
 from backend.web.project_page.downloads import FORMATS, Downloads
@@ -215,6 +216,7 @@ class _Site:
             **self._versions(project_id, now),
             scores=sentences.SCORES if sentences.scored(state) else "",
             quality=sentences.quality(state),
+            volumes_said=volume_panel.volumes(state),
             minutes_said=label_panels.minutes(state),
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),

@@ -22,8 +22,8 @@ from backend.exchange.export.files import Files
 from backend.exchange.export.formats.format import Context, Note, Written
 from backend.exchange.export.masks import ANNOTATORS, Drawn
 from backend.exchange.export.source_grids import dicom_files
-from backend.exchange.manifest import Volume
 from backend.imaging import dicom
+from backend.imaging.manifest import Volume
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription

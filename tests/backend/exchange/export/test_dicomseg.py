@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from pydicom import dcmread, uid
 
-from backend.exchange.manifest import Volume
 from backend.exchange.pictures import Writer
+from backend.imaging.manifest import Volume
 from backend.imaging.planes import Plane
 from backend.imaging.sources import Reading, contents
 from backend.rounds.services import Services
