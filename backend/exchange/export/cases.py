@@ -105,6 +105,10 @@ def volumes(scans: Iterable[Scan], manifest: Manifest) -> Listing:
                 else f"task {scan.task}: it is no slice of a volume (its data has no "
                 f"{VOLUME} and {SLICE})"
             )
+    listing.problems += [
+        f"volume {name!r}: none of its slices has a task any more; it is left out"
+        for name in sorted(by_name.keys() - slices.keys())
+    ]
     taken: set[str] = set()
     for name in sorted(slices):
         volume = by_name[name]
