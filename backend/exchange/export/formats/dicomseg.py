@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 MAKER = "Firstlight"
 SERIES_NUMBER = 300  # viewers list series by number: after those of the scanner
 _LONGEST = 64  # characters of a text (value representation LO)
+_UTF_8 = "ISO_IR 192"  # classes may be named in any script, whatever the source is written in
+# The standard wants these elements, empty where nothing is known; tools that take names and dates
+# out of files often drop them.
+_MAY_BE_EMPTY = (
+    "AccessionNumber",
+    "PatientBirthDate",
+    "PatientID",
+    "PatientName",
+    "PatientSex",
+    "ReferringPhysicianName",
+    "StudyDate",
+    "StudyID",
+    "StudyTime",
+)
 
 Frames = npt.NDArray[np.bool_]  # (n, rows, columns, c)
 
@@ -115,25 +129,33 @@ def _described(classes: Sequence[str], origins: set[str]) -> list[SegmentDescrip
         if versions
         else None
     )
+    # A backslash divides values in DICOM.
+    names = [name.replace("\\", "/")[:_LONGEST] for name in classes]
     return [
         SegmentDescription(
             segment_number=number,
-            segment_label=name[:_LONGEST],
+            segment_label=name,
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=CodedConcept(
-                value=f"CLASS-{number}", scheme_designator="99FIRSTLIGHT", meaning=name[:_LONGEST]
+                value=f"CLASS-{number}", scheme_designator="99FIRSTLIGHT", meaning=name
             ),
             algorithm_type=kind,
             algorithm_identification=algorithm,
         )
-        for number, name in enumerate(classes, start=1)
+        for number, name in enumerate(names, start=1)
     ]
 
 
 def _header(path: Path, between: float) -> Dataset:
-    """Return the header of an image; one that says no thickness is as thick as slices are apart."""
+    """Return the header of an image, with what a segmentation needs.
+
+    An image that says no thickness is as thick as slices are apart.
+    """
     with dicom.silent():
         header = dcmread(path, stop_before_pixels=True)
+    for name in _MAY_BE_EMPTY:
+        if name not in header:
+            setattr(header, name, "")
     if "ImagePositionPatient" in header and not header.get("SliceThickness"):
         header.SliceThickness = between
     return header
@@ -166,6 +188,7 @@ def _segmentation(
             manufacturer_model_name=MAKER,
             software_versions=__version__,
             device_serial_number="0",
+            specific_character_set=_UTF_8,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ExportError(

@@ -225,6 +225,28 @@ def test_a_series_that_moved_or_changed_is_named(series: Series) -> None:
     assert "has changed since it was imported" in problem
 
 
+def test_headers_without_names_and_dates_suffice(series: Series) -> None:
+    save_series(series.folder / "ct")
+    for path in (series.folder / "ct").glob("*.dcm"):
+        made = dcmread(path)
+        for name in ("PatientName", "PatientID", *STUDY.keys() - {"FrameOfReferenceUID"}):
+            delattr(made, name)
+        made.save_as(path)
+    series.draw(series.start(), 1)
+    assert series.export().problems == []
+    assert series.read().PatientName == ""
+
+
+def test_names_keep_their_letters_in_any_script(series: Series) -> None:
+    series.fake.projects[series.number].label_config = TWO.replace("Heart", "心\\Herz" + "z" * 80)
+    save_series(series.folder / "ct", SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    series.fake.annotate(series.start().tasks[1])
+    assert series.export().problems == []
+    made = series.read()
+    assert str(made.PatientName) == "Müller^Jörg"
+    assert made.get_segment_description(2).segment_label == "心/Herz" + "z" * 58
+
+
 def test_headers_that_do_not_suffice_are_named(series: Series) -> None:
     save_series(series.folder / "ct")
     for path in (series.folder / "ct").glob("*.dcm"):
