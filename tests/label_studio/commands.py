@@ -38,3 +38,8 @@ def run(studio: LabelStudio, data: Path, *arguments: str) -> str:
 def tasks_of(annotator: Annotator, project: int) -> list[dict[str, Any]]:
     params = {"project": project, "page_size": 1000, "include": "id,data"}
     return list(annotator.call("GET", "/api/tasks", params=params)["tasks"])
+
+
+def project_titled(annotator: Annotator, title: str) -> int:
+    found = annotator.call("GET", "/api/projects", params={"title": title})["results"]
+    return max(int(project["id"]) for project in found)

@@ -20,17 +20,12 @@ from backend.imaging.manifest import load
 from backend.label_studio import labels
 from demo.annotator import Annotator
 from tests.label_studio import thorax
-from tests.label_studio.commands import command, run, tasks_of
+from tests.label_studio.commands import command, project_titled, run, tasks_of
 from tests.label_studio.conftest import OPTIONS, page_at
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
 VOLUMES, SLICES = 5, 9
-
-
-def project_titled(annotator: Annotator, title: str) -> int:
-    found = annotator.call("GET", "/api/projects", params={"title": title})["results"]
-    return max(int(project["id"]) for project in found)
 
 
 def uploads(annotator: Annotator, project: int) -> list[str]:
