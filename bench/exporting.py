@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import SecretStr
 
 from backend.exchange.export.running import Choice, Export
-from backend.exchange.manifest import Volume
+from backend.imaging.manifest import Volume
 from backend.rounds.services import Services, build
 from backend.settings import Settings
 from backend.storage.store import open_store

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from model import volumes
+
 Masks = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 Measure = Callable[[Masks, Masks, Sequence[float] | None], Scores]
+VolumeMeasure = Callable[[volumes.Stack, volumes.Stack, Sequence[int], volumes.Spacing], Scores]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Metric:
     name: str
     title: str
     function: Measure
+    volume_function: VolumeMeasure
     unit: str
     empty: float
     higher_is_better: bool
@@ -48,6 +52,25 @@ class Metric:
             spacing: Height and width of a pixel.
         """
         return where_drawn(self.function(pred, true, spacing), pred, true)
+
+    def of_volume(
+        self,
+        pred: volumes.Stack,
+        true: volumes.Stack,
+        places: Sequence[int],
+        spacing: volumes.Spacing,
+    ) -> Scores:
+        """Return the score of each class of a volume, shape (c,); NaN for a class in neither.
+
+        Args:
+            pred: Predicted masks of the judged slices, shape (n, c, h, w).
+            true: True masks of the same shape.
+            places: Index of each judged slice in its volume, rising.
+            spacing: Size of a voxel in mm: between slices, down, across.
+        """
+        scores = self.volume_function(pred, true, places, spacing)
+        there = (pred | true).any(axis=(0, 2, 3))
+        return np.where(there, scores, np.nan)
 
     def of_scan(self, pred: Iterable[Masks], true: Iterable[Masks]) -> float:
         """Return the score of a scan: the mean over the classes that are in either mask.
@@ -161,8 +184,10 @@ def hd95(pred: Masks, true: Masks, spacing: Sequence[float] | None = None) -> Sc
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("dice", "Dice", dice, unit="", empty=1.0, higher_is_better=True),
-        Metric("hd95", "HD95", hd95, unit="pixels", empty=0.0, higher_is_better=False),
+        Metric("dice", "Dice", dice, volumes.dice, unit="", empty=1.0, higher_is_better=True),
+        Metric(
+            "hd95", "HD95", hd95, volumes.hd95, unit="pixels", empty=0.0, higher_is_better=False
+        ),
     )
 }
 MAIN = METRICS["dice"]  # decides the gate, the worst scan and comparisons
@@ -174,6 +199,13 @@ def of_labels(
 ) -> dict[str, Scores]:
     """Return the scores of a scan's classes by name of the metric; see `Metric.of_labels`."""
     return {name: metric.of_labels(pred, true, spacing) for name, metric in METRICS.items()}
+
+
+def of_volume(
+    pred: volumes.Stack, true: volumes.Stack, places: Sequence[int], spacing: volumes.Spacing
+) -> dict[str, Scores]:
+    """Return the scores of a volume's classes by name of the metric; see `Metric.of_volume`."""
+    return {name: metric.of_volume(pred, true, places, spacing) for name, metric in METRICS.items()}
 
 
 def _hd95(pred: Masks, true: Masks, pixel: Scores) -> float:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.exchange.export.running import Choice
     from backend.rounds.services import Services
 
-MASK_FORMATS = ("nnunet", "nifti", "coco", "yolo", "png")
+MASK_FORMATS = ("nnunet", "nifti", "dicomseg", "coco", "yolo", "png")
 TABLE = "csv"
 DEFAULTS = ("submitted", "majority")  # of --masks and --annotations
 SHOWN = 20  # problems; export.json lists all
@@ -58,8 +58,9 @@ def export(
 ) -> None:
     """Export masks of PROJECT into DIR; later, the same command writes only what changed.
 
-    `nnunet` and `nifti` put slices of imported volumes together. `csv` is a table of the
-    annotations. docs/export.md says what each format holds. Exit code 1 when something is left out.
+    `nnunet`, `nifti` and `dicomseg` put slices of imported volumes together. `csv` is a table of
+    the annotations. docs/export.md says what each format holds. Exit code 1 when something is left
+    out.
     """
     from backend.exchange.export.running import Choice
     from backend.rounds.services import build

@@ -13,12 +13,12 @@ import click
 from backend import PROGRAM
 from backend.commands import connection
 from backend.errors import ConfigError, FirstlightError
-from backend.exchange import importing, manifest, slice_choice
+from backend.exchange import importing, slice_choice
 from backend.exchange.importing import Outcome, Plan, Target
-from backend.exchange.manifest import IMAGE, NEIGHBOURS, VOLUME
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import LocalFiles, Serving, Uploads
-from backend.imaging import sources, windows
+from backend.imaging import manifest, sources, windows
+from backend.imaging.manifest import IMAGE, NEIGHBOURS, VOLUME
 from backend.imaging.sources import Contents, Reading
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio

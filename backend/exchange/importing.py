@@ -8,6 +8,7 @@ that are there already are found by their names and not made twice.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,12 +18,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from backend.errors import ConfigError, FirstlightError
-from backend.exchange import manifest as manifests
 from backend.exchange import slice_choice
-from backend.exchange.manifest import IMAGE, NEIGHBOURS, PAGES, SLICE, VOLUME, Manifest
 from backend.exchange.pictures import Writer
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import Serving
+from backend.imaging import manifest as manifests
+from backend.imaging.manifest import IMAGE, NEIGHBOURS, PAGES, SLICE, VOLUME, Manifest
 from backend.imaging.sources import Source
 from backend.imaging.volumes import Volume
 from backend.label_studio.client import LabelStudio
@@ -133,6 +134,7 @@ class _Import:
             for pages in volume.tasks
         }
         self._tasks = _tasks_of(target)
+        self._task_counts = Counter(volume for volume, _ in self._tasks)
         # Identity and title of the volumes of this run, by their names.
         self._seen: dict[str, tuple[str, str]] = {}
         self._waiting: list[tuple[manifests.Volume, Mapping[str, str]]] = []
@@ -173,14 +175,24 @@ class _Import:
                 "in the project.",
                 "Import it into a new project, or put the old files back.",
             )
-        entry = self._writer.write(volume, name, old)
+        known = self._tasks_of_another_manifest(name, old)
+        entry = self._writer.write(volume, name, old, has_tasks=bool(known))
         if not entry.tasks:
             raise ConfigError(
                 f"{volume.title} has no slice that --slices {self._plan.slices} chooses.",
                 "Import it with --slices all.",
             )
         self._outcome.notes += volume.notes
+        if known:
+            self._outcome.notes.append(
+                f"{known} slices of {volume.title} are tasks already, of an import whose manifest "
+                "is not in this folder. They keep the pictures that they have."
+            )
         self._waiting.append((entry, volume.tags))
+
+    def _tasks_of_another_manifest(self, name: str, old: manifests.Volume | None) -> int:
+        """Return how many tasks the project has of a volume, if the manifest lacks the volume."""
+        return 0 if old else self._task_counts[name]
 
     def _name(self, volume: Volume) -> str:
         content = volume.digest, volume.frame, manifests.rows_of(volume.affine)
@@ -200,11 +212,12 @@ class _Import:
     def _send(self) -> None:
         """Give Label Studio the waiting pictures, save the manifest, then make the tasks."""
         waiting, self._waiting = self._waiting, []
-        # Somebody who deleted tasks may have deleted their uploads too: ask for these again.
+        # Somebody who deleted tasks may have deleted their uploads too: ask for these again. A
+        # volume whose manifest is gone has its tasks, and lacks the addresses of its pictures.
         asked = [
             one.picture
             for entry, tags in waiting
-            if self._missing(entry, tags)
+            if self._missing(entry, tags) or not all(each.url for each in entry.slices)
             for one in entry.slices
         ]
         addresses = self._target.serving.addresses(asked) if asked else {}

@@ -13,9 +13,11 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from backend.exchange import manifest, slice_choice
-from backend.exchange.manifest import Slice
+from backend.errors import ConfigError
+from backend.exchange import slice_choice
 from backend.exchange.slice_choice import Slab
+from backend.imaging import manifest
+from backend.imaging.manifest import Slice
 from backend.imaging.planes import Array
 from backend.imaging.volumes import Volume
 from backend.imaging.windows import Window, window_of
@@ -42,16 +44,21 @@ class Writer:
     slices: str
     slab: int = 1
 
-    def write(self, volume: Volume, name: str, old: manifest.Volume | None) -> manifest.Volume:
+    def write(
+        self, volume: Volume, name: str, old: manifest.Volume | None, *, has_tasks: bool = False
+    ) -> manifest.Volume:
         """Write the pictures that are not there yet; return the manifest's entry of the volume.
 
         Args:
             volume: Is read.
             name: Stands in task data and begins the names of pictures.
             old: What an earlier import wrote of the volume; its slices stay, and stay tasks.
+            has_tasks: Whether the project has tasks of it. Without `old` their manifest is gone,
+                and pictures that are there must not change.
 
         Raises:
-            FirstlightError: If the volume cannot be read or the folder cannot be written.
+            FirstlightError: If the volume cannot be read, its pictures would change, or the folder
+                cannot be written.
         """
         known = {one.index: one for one in old.slices} if old else {}
         tasks = {one.index for one in known.values() if one.is_task}
@@ -60,7 +67,8 @@ class Writer:
         tasks |= {index for slab in slabs for index in slab}
         shown = sorted(tasks) if slabs else slice_choice.with_neighbours(tasks, volume.present)
         there = {index: one for index, one in known.items() if (self.folder / one.picture).exists()}
-        new = self._pictures(volume, name, [index for index in shown if index not in there])
+        missing = [index for index in shown if index not in there]
+        new = self._pictures(volume, name, missing, kept=has_tasks and old is None)
         urls = {index: one.url for index, one in known.items()}
         slices = [
             one.model_copy(update={"is_task": index in tasks, "url": urls.get(index, "")})
@@ -76,15 +84,20 @@ class Writer:
         known = old.slabs if old else ()
         return slice_choice.slabs(tasks, list(volume.present), self.slab, known)
 
-    def _pictures(self, volume: Volume, name: str, indices: Sequence[int]) -> dict[int, Slice]:
+    def _pictures(
+        self, volume: Volume, name: str, indices: Sequence[int], *, kept: bool
+    ) -> dict[int, Slice]:
         if not indices:
             return {}
         window = window_of(self.window, volume) if volume.windowed else _SHOWN_AS_STORED
         made = {}
         for index in indices:
             values = volume.plane.show(volume.read(index))
-            content = _png(window.grey(values, inverted=volume.inverted))
+            grey = window.grey(values, inverted=volume.inverted)
+            content = _png(grey)
             picture = f"{name}/{name}_{index:04}.png"
+            if kept:
+                self._check_unchanged(volume, self.folder / picture, grey)
             artifacts.write(self.folder / picture, partial(_write, content), synced=False)
             file = volume.files.get(index)
             made[index] = Slice(
@@ -96,6 +109,19 @@ class Writer:
                 sop_instance=file.sop_instance if file else "",
             )
         return made
+
+    def _check_unchanged(self, volume: Volume, path: Path, grey: Array) -> None:
+        if not path.exists():
+            return
+        with Image.open(path) as picture:
+            if np.array_equal(np.asarray(picture), grey):
+                return
+        raise ConfigError(
+            f"{volume.title} was imported in another window than {self.window}, and the manifest "
+            "of that import is gone: other pictures would appear below what people drew.",
+            "Import with the --window of that time, put manifest.json back from a copy, or import "
+            "into a new project by --new.",
+        )
 
     def _entry(
         self, volume: Volume, name: str, slices: Sequence[Slice], slabs: Sequence[Slab]

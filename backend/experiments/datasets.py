@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from backend.errors import ConfigError, ImageError
 from backend.experiments import group_tables, nifti
-from backend.experiments.scans import Dataset, Masks, Scan, ScanReader, Spacing
+from backend.experiments.scans import (
+    Dataset,
+    Masks,
+    Scan,
+    ScanReader,
+    Spacing,
+    VolumeSlice,
+)
 from backend.imaging import decode
 from backend.imaging.pixels import Pixels, shrink
 from backend.storage import artifacts
@@ -84,12 +91,14 @@ class ScanFile:
         patient: A number; scans with the same number stay together when scans are held out.
         path: Its file; the name follows from the content.
         spacing: Height and width of a pixel in the unit of its collection.
+        place: Its place in a volume, if it is a slice; the voxels are those of the working size.
     """
 
     name: str
     patient: int
     path: Path
     spacing: Spacing
+    place: VolumeSlice | None = None
 
     def load(self) -> tuple[Pixels, Masks]:
         """Return the image, (h, w) or (h, w, 3) in [0, 1], and its masks, (c, h, w)."""
@@ -127,7 +136,13 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
     patients = validation.group(keys, [small.pixels for small in shrunk]).tolist()
     known = all(small.spacing for small in shrunk)
     kept = tuple(
-        ScanFile(scan.name, patient, small.path, small.pixel(known))
+        ScanFile(
+            scan.name,
+            patient,
+            small.path,
+            small.pixel(known),
+            scan.place and scan.place.scaled(*small.scale),
+        )
         for scan, patient, small in zip(dataset.scans, patients, shrunk, strict=True)
     )
     marks = [(scan.name, scan.patient, scan.path.name, scan.spacing) for scan in kept]

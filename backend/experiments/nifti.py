@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ConfigError
-from backend.experiments.scans import Scan, ScanReader, Spacing
+from backend.experiments.scans import Scan, ScanReader, Spacing, VolumeSlice
 from backend.imaging import nifti
 from backend.imaging.pixels import Pixels, scaled
+from model.volumes import Spacing as VoxelSpacing
 
 BRIGHT = 99.5  # percentile of a volume that becomes white: single bright voxels darken all others
 TOLERANCE = 1e-3  # mm between affines: programs round them, and store them in two forms
@@ -56,12 +57,13 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[ScanReader]]:
             "Give each volume in images/ a file of the same name in labels/.",
         )
     classes: set[int] = set()
-    slices: list[tuple[Path, Path, int]] = []
+    slices: list[tuple[Path, Path, VolumeSlice]] = []
     for image, labels in zip(paths, drawn, strict=True):
-        planes, _ = _planes(labels)
+        planes, spacing = _planes(labels)
         _check_affine(labels, image)
         classes |= {*np.unique(planes.astype(int)).tolist()}
-        slices += [(image, labels, place) for place in range(len(planes))]
+        places = (VolumeSlice(image.name, index, spacing) for index in range(len(planes)))
+        slices += [(image, labels, place) for place in places]
     numbers = tuple(sorted(classes - {0}))
     if paths and not numbers:
         raise ConfigError(
@@ -70,7 +72,9 @@ def volumes(folder: Path) -> tuple[tuple[str, ...], list[ScanReader]]:
         )
     return tuple(f"label {number}" for number in numbers), [
         ScanReader(
-            f"{image.name}/{place:03}", partial(_slice, image, labels, place, numbers), image.name
+            f"{image.name}/{place.index:03}",
+            partial(_slice, image, labels, place.index, numbers),
+            place,
         )
         for image, labels, place in slices
     ]
@@ -82,7 +86,7 @@ def _slice(image: Path, labels: Path, place: int, classes: tuple[int, ...]) -> S
     _check_shape(labels, drawn, planes)
     low, high = _window(image)
     masks = np.stack([drawn[place] == number for number in classes])
-    return Scan(scaled(planes[place], low, high), masks, spacing)
+    return Scan(scaled(planes[place], low, high), masks, spacing[1:])
 
 
 @lru_cache(maxsize=1)  # the slices of a volume are read one after the other
@@ -92,8 +96,8 @@ def _window(path: Path) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=2)  # a volume and its labels
-def _planes(path: Path) -> tuple[Array, Spacing]:
-    """Return the slices of a volume, shape (n, h, w), and the spacing of their pixels.
+def _planes(path: Path) -> tuple[Array, VoxelSpacing]:
+    """Return the slices of a volume, shape (n, h, w), and the size of its voxels in mm.
 
     Slices across the body show the front at the top and the left side on the right; slices along
     the body show the head at the top.
@@ -103,7 +107,7 @@ def _planes(path: Path) -> tuple[Array, Spacing]:
     across = 2 if zooms[2] > 0.99 * max(zooms) else int(np.argmax(zooms))
     column, row = (axis for axis in range(3) if axis != across)
     planes = nifti.values(path, file).transpose(across, row, column)
-    return planes if across == 2 else planes[:, ::-1], (zooms[row], zooms[column])
+    return planes if across == 2 else planes[:, ::-1], (zooms[across], zooms[row], zooms[column])
 
 
 def _only_slice(path: Path) -> tuple[Pixels, Spacing]:

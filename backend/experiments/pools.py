@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from backend.errors import ConfigError
 from backend.experiments import datasets, group_tables
-from backend.experiments.scans import Dataset, Scan, ScanReader
+from backend.experiments.scans import Dataset, Scan, ScanReader, VolumeSlice
 
 Count = Annotated[int, Field(ge=1)]
 INVERTED = " inverted"  # follows the name of a group
@@ -170,7 +170,7 @@ def mix(recipe: Recipe, root: Path, *, max_pixels: int) -> Mixture:
             for place, scan in enumerate(found.scans):
                 title = f"{name}{copy}/{scan.name}"
                 read_scan = partial(_inverted, scan) if copy else scan.read
-                scans.append(ScanReader(title, read_scan, scan.volume))
+                scans.append(ScanReader(title, read_scan, _placed(scan, f"{name}{copy}")))
                 patients[title] = f"{name}/{found.patients.get(scan.name) or scan.name}"
                 groups.append(of_scan[place] + copy)
                 inverted.append(bool(copy))
@@ -213,6 +213,12 @@ def _groups(name: str, source: SourceRecipe, folder: Path, found: Dataset) -> li
             "Give every scan a line with its group.",
         )
     return [listed[scan.name] for scan in found.scans]
+
+
+def _placed(scan: ScanReader, source: str) -> VolumeSlice | None:
+    """Return the place of a scan in the mixture, where sources may have volumes of one name."""
+    place = scan.place
+    return replace(place, volume=f"{source}/{place.volume}") if place else None
 
 
 def _inverted(scan: ScanReader) -> Scan:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.experiments import documents, figures, group_report
+from backend.experiments import documents, figures, group_report, volume_scores
 from backend.experiments.figures import Attention, Map
 from backend.experiments.intervals import difference
 from backend.experiments.results import Results, Run
@@ -25,6 +25,8 @@ class Row:
 
     Attributes:
         others: Means of the metrics other than Dice, by name.
+        volumes: Means over held-out volumes of all metrics, as `volume_` and the name; none if the
+            scans are no slices.
     """
 
     labels: int
@@ -34,6 +36,7 @@ class Row:
     dice_sd: float
     worst: float
     others: dict[str, float]
+    volumes: dict[str, float]
     difference: float
     low: float
     high: float
@@ -91,6 +94,8 @@ def markdown(results: Results, rows: Sequence[Row], maps: Sequence[Map] = ()) ->
         results=results,
         main=MAIN,
         others=OTHERS,
+        by_volume=volume_scores.BY_METRIC,
+        metrics=METRICS,
         measured=" and ".join(metric.heading(f"in {results.unit}") for metric in METRICS.values()),
         settings=[f"`{name}` {value}" for name, value in results.settings.items()],
         rows=rows,
@@ -123,6 +128,7 @@ def _row(results: Results, step: int, arm: str) -> Row:
             metric.name: float(np.mean(list(results.values(arm, step, metric.name).values())))
             for metric in OTHERS
         },
+        volumes=_of_volumes(results, step, arm),
         difference=middle,
         low=low,
         high=high,
@@ -135,8 +141,18 @@ def _row(results: Results, step: int, arm: str) -> Row:
 def _flat(row: Row) -> dict[str, object]:
     """Return a row in the format of results.json, with every metric on the same level."""
     fields = asdict(row)
-    others = fields.pop("others")
-    return {**fields, **others}
+    others, of_volumes = fields.pop("others"), fields.pop("volumes")
+    return {**fields, **others, **of_volumes}
+
+
+def _of_volumes(results: Results, step: int, arm: str) -> dict[str, float]:
+    """Return the means over volumes of the runs that have them: earlier releases had none."""
+    steps = [run["steps"][step] for run in results.arms[arm].values()]
+    return {
+        name: float(np.mean([told[name] for told in steps if name in told]))
+        for name in volume_scores.BY_METRIC.values()
+        if any(name in told for told in steps)
+    }
 
 
 def training_sd(results: Results, step: int) -> tuple[float, int, int]:
@@ -175,6 +191,14 @@ def _kinds(run: Run) -> set[str]:
 
 
 def _steps(results: Results) -> Iterator[dict[str, Any]]:
+    all_steps = [
+        step for runs in results.arms.values() for run in runs.values() for step in run["steps"]
+    ]
+    optional = [
+        name
+        for name in (*group_report.MEASURES, *volume_scores.BY_METRIC.values())
+        if any(name in step for step in all_steps)
+    ]
     for arm, runs in results.arms.items():
         for seed, run in runs.items():
             for step in run["steps"]:
@@ -190,7 +214,7 @@ def _steps(results: Results) -> Iterator[dict[str, Any]]:
                     **run["arm"],
                     "seed": seed,
                     **{name: step[name] for name in told},
-                    **{name: step[name] for name in group_report.MEASURES if name in step},
+                    **{name: step.get(name) for name in optional},
                     "alpha_used": step["alpha"],
                     **by_label,
                     "dice_by_network": " ".join(f"{dice:.4f}" for dice in step["dice_by_network"]),

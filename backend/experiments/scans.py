@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.imaging.pixels import Pixels
+from model import volumes
 
 Masks = npt.NDArray[np.bool_]
 Spacing = tuple[float, float]
@@ -30,12 +31,37 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class VolumeSlice:
+    """The place of a scan that is a slice of a volume.
+
+    Attributes:
+        volume: Name of the volume; no other volume of the data set has it.
+        index: Its place in the volume, from 0.
+        spacing: Size of a voxel in mm: between slices, down, across.
+    """
+
+    volume: str
+    index: int
+    spacing: volumes.Spacing
+
+    def scaled(self, down: float, across: float) -> VolumeSlice:
+        """Return the place with other pixels, which are so many times as large."""
+        depth, height, width = self.spacing
+        return replace(self, spacing=(depth, height * down, width * across))
+
+
+@dataclass(frozen=True)
 class ScanReader:
-    """The name of a scan, the function that reads it, and the volume whose slice it is, if any."""
+    """The name of a scan, the function that reads it, and its place if it is a slice."""
 
     name: str
     read: Callable[[], Scan]
-    volume: str = ""
+    place: VolumeSlice | None = None
+
+    @property
+    def volume(self) -> str:
+        """The volume whose slice it is, "" if of none."""
+        return self.place.volume if self.place else ""
 
 
 @dataclass(frozen=True)

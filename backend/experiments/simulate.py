@@ -26,6 +26,7 @@ from backend.experiments import (
     results,
     stopping,
     studies,
+    volume_scores,
 )
 from backend.experiments.plans import Arm, Plan
 from backend.experiments.studies import Array, Data, Say, Study
@@ -173,12 +174,14 @@ class Outcome:
     Attributes:
         scores: Of each metric of METRICS, held-out scan and class, shape (m, h, c); NaN for a
             class that is neither drawn nor predicted.
+        volumes: The same of each held-out volume, shape (m, v, c).
         uncertainty: Of each scan of the pool, shape (p,); 0 if labelled or not measured.
         seconds: Of training and measuring, shape ().
         probe: The masks of some scans of the pool, for the stop rule; see `stopping.thinned`.
     """
 
     scores: Array
+    volumes: Array
     uncertainty: Array
     seconds: Array
     probe: Array = field(default_factory=lambda: np.zeros((0, 0, 0), bool))
@@ -187,11 +190,11 @@ class Outcome:
 def _learn_all(study: Study, labelled: Array, seed: int, measure: str) -> list[Outcome]:
     seeds = [seed + NETWORKS_APART * number for number in range(study.plan.train_seeds)]
     return [
-        _learned(study, labelled, network, measure if network == seed else "") for network in seeds
+        learn(study, labelled, network, measure if network == seed else "") for network in seeds
     ]
 
 
-def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
+def learn(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
     """Train on rows of the pool, or read an earlier outcome: arms often share a choice."""
     config = replace(study.train, seed=seed)
     rows = [study.pool[row] for row in labelled]  # ascending, so that the order does not count
@@ -208,17 +211,17 @@ def _learned(study: Study, labelled: Array, seed: int, measure: str) -> Outcome:
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
             return Outcome(**stored)
-    learned = _learn(study, labelled, config, measure)
-    artifacts.write(path, lambda file: np.savez(file, **vars(learned)))
-    return learned
+    outcome = _train(study, labelled, config, measure)
+    artifacts.write(path, lambda file: np.savez(file, **vars(outcome)))
+    return outcome
 
 
-def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure: str) -> Outcome:
+def _train(study: Study, labelled: Array, config: training.TrainConfig, measure: str) -> Outcome:
     started = time.monotonic()
     fitted = _fit(study.scans(study.pool[row] for row in labelled), config)
     held = study.scans(study.held)
-    pairs = zip(held, _predicted(fitted, held), strict=True)
-    scores = [_scores(scan, probabilities > 0.5) for scan, probabilities in pairs]
+    predicted = (probabilities > 0.5 for probabilities in _predicted(fitted, held))
+    scores, by_volume = volume_scores.scored(zip(held, predicted, strict=True))
     uncertainty = np.zeros(len(study.pool))
     if measure:
         others = np.setdiff1d(np.arange(len(study.pool)), labelled)
@@ -229,16 +232,12 @@ def _learn(study: Study, labelled: Array, config: training.TrainConfig, measure:
         ]
     probe = study.scans(study.pool[row] for row in stopping.probe(study))
     return Outcome(
-        scores=np.array(scores).swapaxes(0, 1),
+        scores=scores,
+        volumes=by_volume,
         uncertainty=uncertainty,
         seconds=np.array(time.monotonic() - started),
         probe=stopping.thinned(found > 0.5 for found in _predicted(fitted, probe)),
     )
-
-
-def _scores(scan: datasets.ScanFile, predicted: Array) -> list[Array]:
-    """Return the scores of each class of a scan, metric by metric, as production measures them."""
-    return [*evaluation.of_labels(predicted, scan.load()[1], scan.spacing).values()]
 
 
 def _fit(scans: Sequence[datasets.ScanFile], config: training.TrainConfig) -> training.Fitted:
@@ -274,9 +273,7 @@ def _scored(study: Study, learned: Sequence[Outcome]) -> dict[str, Any]:
     The score of a scan is the mean over its classes. The score of a class is the mean over the
     scans in which it is drawn or predicted.
     """
-    scores = dict(
-        zip(METRICS, np.stack([outcome.scores for outcome in learned], axis=1), strict=True)
-    )
+    scores = _by_metric([outcome.scores for outcome in learned])
     # By metric: scores have shape (networks, h, c), means over classes (networks, h).
     means = {name: METRICS[name].mean(of) for name, of in scores.items()}
     by_label = {
@@ -290,12 +287,20 @@ def _scored(study: Study, learned: Sequence[Outcome]) -> dict[str, Any]:
         "worst": MAIN.worst(by_scan.mean(axis=0)),
         **{name: dict(zip(study.data.labels, of, strict=True)) for name, of in by_label.items()},
         "held_out": _held_out(study, scores),
+        **volume_scores.summaries(
+            _by_metric([outcome.volumes for outcome in learned]), study.scans(study.held)
+        ),
         "seconds": round(sum(float(outcome.seconds) for outcome in learned), 1),
     }
     if study.groups:
         of_networks = {name: of.mean(axis=0) for name, of in means.items()}
         told |= group_scores.summaries(of_networks, [study.groups[row] for row in study.held])
     return told
+
+
+def _by_metric(scores: Sequence[Array]) -> dict[str, Array]:
+    """Return scores of networks, each of shape (m, n, c), by metric: shape (networks, n, c)."""
+    return dict(zip(METRICS, np.stack(scores, axis=1), strict=True))
 
 
 def _held_out(

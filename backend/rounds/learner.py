@@ -12,32 +12,25 @@ from typing import Any
 import numpy as np
 
 from backend.errors import ConfigError, FirstlightError, ImageError, StorageError
+from backend.imaging.manifest import default_folder
 from backend.imaging.scan_cache import Scans
 from backend.label_studio import labels
 from backend.options import ProjectOptions
-from backend.rounds import predicting
+from backend.rounds import predicting, volume_figures
 from backend.rounds.examples import Example, Mask, UnreadableLabels
 from backend.rounds.predicting import Predicted
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import Place, ScanScore, measured, thinned
+from backend.rounds.validation_scores import ScanScore, TaskPage, measured, scored
 from backend.settings import Settings
 from backend.storage import artifacts
+from backend.storage import pages as addresses
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import Ledger, stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Annotation, Model, Project
-from model import (
-    calibration,
-    ensemble,
-    evaluation,
-    inference,
-    recipes,
-    training,
-    uncertainty,
-    validation,
-)
+from model import calibration, ensemble, inference, recipes, training, uncertainty, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
 from model.expected_minutes import Drawn, drawn
@@ -60,6 +53,7 @@ class Learner:
     scans: Scans
     config: labels.LabelConfig
     options: ProjectOptions
+    imported: Path  # the folder with the manifest of imported volumes, if there are any
     quick_config: training.TrainConfig  # of the recipe with which every project begins
     recipe: str = QUICK  # with which its rounds train today
 
@@ -330,7 +324,7 @@ class Learner:
         return known and self.files.exists(weights_name(key))
 
     def _worse_than(
-        self, live: str, new: Mapping[Place, ScanScore], ledger: Ledger, stop: Callable[[], bool]
+        self, live: str, new: Mapping[TaskPage, ScanScore], ledger: Ledger, stop: Callable[[], bool]
     ) -> bool:
         model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
@@ -347,21 +341,18 @@ class Learner:
 
     def _validate(
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-    ) -> dict[Place, ScanScore]:
+    ) -> dict[TaskPage, ScanScore]:
         """Return a model's scores on each page of these scans."""
-        fitted = self.load(key)
+        fitted, places = self.load(key), volume_figures.places(self.imported)
+        urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
         judged = {}
         for example in self.examples(ledger, task_ids):
             if stop():
                 raise Stopped
             [probabilities] = inference.predict(fitted, [example.image])
-            truth = example.mask
-            scores = evaluation.of_labels(probabilities > 0.5, truth, example.spacing)
-            judged[example.task, example.page] = ScanScore(
-                scores={name: of.tolist() for name, of in scores.items()},
-                probabilities=thinned(probabilities),
-                truth=thinned(truth),
-            )
+            place = places.get(urls[example.task][example.page])
+            score = scored(probabilities, example.mask, example.spacing, place)
+            judged[example.task, example.page] = score
         return judged
 
     def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, Drawn]:
@@ -413,6 +404,7 @@ def learner_for(services: Services, project: Project) -> Learner:
         scans=services.scans(project, recipes.largest_size(quick)),
         config=config,
         options=options,
+        imported=default_folder(services.settings, project.id),
         quick_config=quick,
         recipe=_recipe(services.store, project.id, options, list(config.labels)),
     )

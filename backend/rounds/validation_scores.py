@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.rounds import volume_figures
+from backend.rounds.volume_figures import JudgedSlice, Place
 from backend.storage.records import HELD_OUT_KEPT, ModelQuality
-from model import calibration
+from model import calibration, evaluation
 from model.evaluation import MAIN, METRICS
 
 Mask = npt.NDArray[np.bool_]
@@ -19,20 +21,21 @@ Pixels = npt.NDArray[np.float32]
 
 JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
-
-Place = tuple[int, int]  # of a page: task id and page, from 0
+TaskPage = tuple[int, int]  # task id, and page from 0
 
 
 @dataclass(frozen=True)
 class ScanScore:
     """What a model is worth on a page of a held-out scan: scores, and some pixels with the truth.
 
-    A label that was neither drawn nor predicted has no score: NaN.
+    A label that was neither drawn nor predicted has no score: NaN. `slice` holds the masks of a
+    slice of a volume.
     """
 
     scores: Mapping[str, Sequence[float]]  # of each label, by metric; lengths in original pixels
     probabilities: Pixels  # (m,)
     truth: Mask  # (m,)
+    slice: JudgedSlice | None = None
 
     @property
     def mean(self) -> float:
@@ -41,7 +44,7 @@ class ScanScore:
 
 
 def measured(
-    quality: ModelQuality, judged: Mapping[Place, ScanScore], labels: Sequence[str]
+    quality: ModelQuality, judged: Mapping[TaskPage, ScanScore], labels: Sequence[str]
 ) -> ModelQuality:
     """Return the quality of a model with what the pages of held-out scans say of it.
 
@@ -63,13 +66,36 @@ def measured(
         }
         of_labels = metric.mean(scores, axis=0).tolist()
         by_label[name] = dict(zip(labels, of_labels, strict=True))
+    slices = (one.slice for one in judged.values() if one.slice)
     return quality.changed(
+        volumes=volume_figures.scores(slices),
         validation=means,
         by_label=by_label,
         validation_scans=len({task for task, _ in judged}),
         held_out=held_out,
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
+    )
+
+
+def scored(
+    probabilities: Pixels, truth: Mask, pixel: tuple[float, float], place: Place | None
+) -> ScanScore:
+    """Return what a model is worth on a page of a held-out scan.
+
+    Args:
+        probabilities: Shape (c, h, w).
+        truth: True masks of the same shape.
+        pixel: Height and width of a pixel, in pixels of the original.
+        place: Of the page in its volume, None if it is no slice.
+    """
+    drawn = probabilities > 0.5
+    scores = evaluation.of_labels(drawn, truth, pixel)
+    return ScanScore(
+        scores={name: of.tolist() for name, of in scores.items()},
+        probabilities=thinned(probabilities),
+        truth=thinned(truth),
+        slice=JudgedSlice.of(place, drawn, truth, pixel) if place else None,
     )
 
 

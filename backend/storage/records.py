@@ -152,6 +152,23 @@ class RoundRecord(Record):
     error: str | None = None
 
 
+class VolumeScore(Record):
+    """What a model is worth on a held-out volume.
+
+    Attributes:
+        volume: Its pseudonym.
+        judged: Number of its slices that are labelled; the others are left out.
+        slices: Number of its slices that are tasks.
+        scores: By metric, in three dimensions, the mean over the classes; distances are in mm, and
+            missing where the volume's spacing is unknown.
+    """
+
+    volume: str
+    judged: int
+    slices: int
+    scores: dict[str, float]
+
+
 class ModelQuality(Record):
     """How a model was trained, and what it is worth on the scans that are held out.
 
@@ -165,6 +182,7 @@ class ModelQuality(Record):
         validation: The mean score on held-out scans, by metric.
         by_label: The mean score of each label, by metric.
         validation_scans: How many scans that were.
+        volumes: The scores of the volumes that these scans are slices of.
         calibration_error: How far its probabilities are off, on average.
         temperature: At which they mean what they say.
         refined_from: The key of the round's model that this model refines, "" for none.
@@ -188,6 +206,7 @@ class ModelQuality(Record):
     validation: dict[str, float] = {}
     by_label: dict[str, dict[str, float]] = {}
     validation_scans: int | None = None
+    volumes: list[VolumeScore] = []
     calibration_error: float | None = None
     temperature: float = 1.0
     refined_from: str = ""

@@ -137,6 +137,15 @@ class Refinement(Answer):
     to: float | None
 
 
+class HeldOutVolume(Answer):
+    """The live model's scores on a volume: means over its classes; distances in mm."""
+
+    volume: str
+    judged: int = Field(description="How many of its slices are labelled.")
+    slices: int
+    scores: dict[str, float]
+
+
 class LastModel(Answer):
     """The newest model that was not refused."""
 
@@ -206,6 +215,7 @@ class ProjectStatus(Answer):
     changed_draft_dice: float | None
     validation_dice: float | None
     calibration_error: float | None
+    volumes: list[HeldOutVolume] = Field(description="Held-out volumes, as far as labelled.")
     minutes: dict[str, Any] | None = Field(description="What labels cost, and what drafts save.")
     agreement: dict[str, Any] | None = Field(description="How well annotators agree.")
     selection_gain: SelectionGain

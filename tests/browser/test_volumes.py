@@ -14,7 +14,7 @@ from backend.commands.quickstart.studio import LabelStudio
 from demo.annotator import Annotator
 from tests.browser.conftest import Shoot
 from tests.label_studio import thorax
-from tests.label_studio.test_import import project_titled, run, tasks_of
+from tests.label_studio.commands import project_titled, run, tasks_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,16 @@ def test_the_neighbours_of_a_slice_stand_beside_it(
     shoot: Shoot,
 ) -> None:
     source = thorax.save(tmp_path / "source", 2, side=256, slices=20)
-    run(studio, tmp_path / "data", str(source), "--new", "Chest CT", "--labels", "Lung,Heart")
+    run(
+        studio,
+        tmp_path / "data",
+        "import",
+        str(source),
+        "--new",
+        "Chest CT",
+        "--labels",
+        "Lung,Heart",
+    )
     project = project_titled(annotator, "Chest CT")
     [task] = [t for t in tasks_of(annotator, project) if t["data"]["slice"] == 9][:1]
     page = owner.new_page()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from io import BytesIO
@@ -16,51 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.commands.quickstart.process import bare_environment
 from backend.commands.quickstart.service import Backend
-from backend.commands.quickstart.studio import ROOT, LabelStudio
-from backend.exchange.manifest import load
+from backend.commands.quickstart.studio import LabelStudio
+from backend.imaging.manifest import load
 from backend.label_studio import labels
 from demo.annotator import Annotator
 from tests.label_studio import thorax
+from tests.label_studio.commands import command, project_titled, run, tasks_of
 from tests.label_studio.conftest import OPTIONS, page_at
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
 VOLUMES, SLICES = 5, 9
-
-
-def command(studio: LabelStudio, data: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = {
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.token,
-        "DATA_DIR": str(data),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "backend", "import", *arguments],
-        cwd=ROOT,
-        env=bare_environment() | env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def run(studio: LabelStudio, data: Path, *arguments: str) -> str:
-    process = command(studio, data, *arguments)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
-
-
-def tasks_of(annotator: Annotator, project: int) -> list[dict[str, Any]]:
-    params = {"project": project, "page_size": 1000, "include": "id,data"}
-    return list(annotator.call("GET", "/api/tasks", params=params)["tasks"])
-
-
-def project_titled(annotator: Annotator, title: str) -> int:
-    found = annotator.call("GET", "/api/projects", params={"title": title})["results"]
-    return max(int(project["id"]) for project in found)
 
 
 def uploads(annotator: Annotator, project: int) -> list[str]:
@@ -72,7 +37,18 @@ def test_volumes_become_tasks_with_a_viewer_and_a_queue_by_volume(
     studio: LabelStudio, annotator: Annotator, backend: Backend, tmp_path: Path
 ) -> None:
     source, data = thorax.save(tmp_path / "source", VOLUMES), tmp_path / "data"
-    run(studio, data, str(source), "--new", "Chests", "--labels", "Lung", "--window", "lung")
+    run(
+        studio,
+        data,
+        "import",
+        str(source),
+        "--new",
+        "Chests",
+        "--labels",
+        "Lung",
+        "--window",
+        "lung",
+    )
     project = project_titled(annotator, "Chests")
     config = annotator.project(project)["label_config"]
     assert 'valueList="$slices"' in config
@@ -83,7 +59,7 @@ def test_volumes_become_tasks_with_a_viewer_and_a_queue_by_volume(
     check_picture(studio, tasks[3]["data"], data / "imports" / str(project))
     assert "Doe" not in str(tasks)
 
-    said = run(studio, data, str(source), "--project", str(project), "--window", "lung")
+    said = run(studio, data, "import", str(source), "--project", str(project), "--window", "lung")
     assert f"{VOLUMES} volumes are in project {project}, with 0 new tasks" in said
     assert tasks_of(annotator, project) == tasks
     assert len(uploads(annotator, project)) == VOLUMES * SLICES
@@ -117,7 +93,7 @@ def test_an_import_that_is_killed_goes_on_without_doubles(
     source, data = thorax.save(tmp_path / "source", number, side=24), tmp_path / "data"
     project = annotator.create_project("Killed", ["Lung"])
     asked = (str(source), "--project", str(project))
-    process = command(studio, data, *asked)
+    process = command(studio, data, "import", *asked)
     while not uploads(annotator, project) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -125,7 +101,7 @@ def test_an_import_that_is_killed_goes_on_without_doubles(
     assert process.returncode == -signal.SIGKILL
     assert len(tasks_of(annotator, project)) < number * SLICES
 
-    run(studio, data, *asked)
+    run(studio, data, "import", *asked)
     places = Counter(
         (t["data"]["volume"], t["data"]["slice"]) for t in tasks_of(annotator, project)
     )

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import LabelStudio
-from backend.exchange.manifest import Manifest, Volume, load
+from backend.imaging.manifest import Manifest, Volume, load
 from backend.label_studio import labels
 from backend.rounds.services import Services, build
 from backend.settings import Settings

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import nibabel
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from pydicom import uid
 
 from backend.commands.quickstart.studio import LabelStudio
 from backend.exchange.export.table import NAME, export_table
-from backend.exchange.manifest import Volume
+from backend.imaging.manifest import Volume, default_folder, load
 from backend.imaging.planes import Plane
 from backend.label_studio import labels
 from backend.rounds.services import Services, build
@@ -34,6 +38,8 @@ from tests.backend.exchange.export.exported import (
     save_manifest,
 )
 from tests.backend.imaging.shown import shown_mask
+from tests.backend.imaging.volume_files import save_dicom, slice_at
+from tests.label_studio.commands import run, tasks_of
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -201,3 +207,164 @@ def check(path: Path, expected: Array, volume: Volume) -> None:
     np.testing.assert_array_equal(np.asarray(found.dataobj), expected)
     source: Any = nibabel.load(Path(volume.root) / volume.source)
     np.testing.assert_array_equal(found.affine, source.affine)
+
+
+# -- through `import` itself ----------------------------------------------------------------------
+
+
+@dataclass
+class Truth:
+    """The labels of a source as they are drawn, in the grid of the volume that it becomes."""
+
+    labels: Array
+    missing: tuple[int, ...] = ()  # slices that the source lacks
+
+
+class Ward:
+    """A project that `import` filled, and an annotator who draws the truth on every slice."""
+
+    def __init__(
+        self, studio: LabelStudio, annotator: Annotator, data: Path, source: Path, classes: int
+    ) -> None:
+        self._studio, self._annotator, self.data = studio, annotator, data
+        names = [f"class {number + 1}" for number in range(classes)]
+        self._classes = range(1, classes + 1)
+        self.number = annotator.create_project(source.name, names)
+        run(studio, data, "import", str(source), "--project", str(self.number))
+        self._config = labels.parse(annotator.project(self.number)["label_config"])
+        settings = Settings(data_dir=data)
+        self.manifest = load(default_folder(settings, self.number))
+        store = open_store(settings.database)
+        store.create()
+        store.projects.request_refresh(self.number)
+        store.close()
+
+    def draw(self, truth_of: Callable[[Volume], Truth]) -> dict[str, Truth]:
+        """Submit every task as its volume's truth; return the truths by name of the volume."""
+        truths = {volume.name: truth_of(volume) for volume in self.manifest.volumes}
+        for task in tasks_of(self._annotator, self.number):
+            name, index = task["data"]["volume"], task["data"]["slice"]
+            volume = self.manifest.volume(name)
+            assert volume is not None
+            drawn = volume.plane.cut(truths[name].labels, index)
+            masks = np.stack([shown_mask(volume.plane, drawn == n) for n in self._classes])
+            result = labels.regions(masks, self._config, scores=[1.0] * len(masks))
+            path = f"/api/tasks/{task['id']}/annotations/"
+            self._annotator.call("POST", path, json={"result": result, "lead_time": 1.0})
+        return truths
+
+    def export(self, to: str) -> Path:
+        out = self.data / to
+        run(self._studio, self.data, "export", str(self.number), str(out), "--to", to)
+        return out
+
+
+def phantom_heads(folder: Path) -> tuple[Path, Callable[[Volume], Truth], int]:
+    """Save two NIfTI volumes, one oblique with pixels that are not square."""
+    for each in small_volumes(folder / "images"):
+        _save_labels(folder / "labels" / each.volume.source, each.labels)
+    return folder, partial(_labels_beside, folder), 2
+
+
+def published_heads(folder: Path, copy: Path) -> tuple[Path, Callable[[Volume], Truth], int]:
+    """Take the first volumes of a folder of published data."""
+    (copy / "images").mkdir(parents=True)
+    most = 0
+    for path in sorted((folder / "images").glob("*.nii.gz"))[:FIRST]:
+        shutil.copy(path, copy / "images")
+        drawn: Any = nibabel.load(folder / "labels" / path.name)
+        values = np.asarray(drawn.dataobj).astype(np.uint8)
+        most = max(most, int(values.max()))
+        _save_labels(copy / "labels" / path.name, values)
+    return copy, partial(_labels_beside, copy), most
+
+
+def _save_labels(path: Path, values: Array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".npy").open("wb") as file:
+        np.save(file, values)
+
+
+def _labels_beside(folder: Path, volume: Volume) -> Truth:
+    name = Path(volume.source).with_suffix(".npy").name
+    return Truth(np.load(folder / "labels" / name))
+
+
+@pytest.mark.parametrize("folder", FOLDERS.split(":"))
+def test_nifti_volumes_go_through_import_and_export_voxel_by_voxel(
+    studio: LabelStudio, annotator: Annotator, tmp_path: Path, folder: str
+) -> None:
+    source, truth_of, classes = (
+        published_heads(Path(folder), tmp_path / "heads")
+        if folder
+        else phantom_heads(tmp_path / "heads")
+    )
+    ward = Ward(studio, annotator, tmp_path / "data", source / "images", classes)
+    truths = ward.draw(truth_of)
+    out = ward.export("nifti")
+    for volume in ward.manifest.volumes:
+        check(out / f"{volume.name}.nii.gz", truths[volume.name].labels, volume)
+
+
+TILTED = [0.8, 0.6, 0.0, 0.0, 0.0, -1.0]
+STUDY = {"FrameOfReferenceUID": "1.2.6", "StudyDate": "", "StudyTime": "", "StudyID": ""}
+
+
+def save_scanner(folder: Path) -> None:
+    """Write two series into one folder: an oblique one in MONOCHROME1 without its third slice, with
+    a copy of a file, and a compressed one.
+    """
+    chance = np.random.default_rng(3)
+    normal = np.cross(TILTED[:3], TILTED[3:])
+    for number in (0, 1, 3, 4):
+        made = slice_at(
+            chance.integers(0, 3000, (10, 12)).astype(np.uint16),
+            number,
+            PhotometricInterpretation="MONOCHROME1",
+            ImageOrientationPatient=TILTED,
+            ImagePositionPatient=[*(2.5 * number * normal)],
+            **STUDY,
+        )
+        path = save_dicom(folder / f"a{(7 * number) % 11}.dcm", made)
+    shutil.copy(path, folder / "copy.dcm")
+    for number in range(3):
+        made = slice_at(
+            chance.integers(0, 3000, (8, 8)).astype(np.uint16),
+            number,
+            SeriesInstanceUID="1.2.9",
+            SOPInstanceUID=f"1.9.{number}",
+            **STUDY,
+        )
+        made.compress(uid.RLELossless, generate_instance_uid=False)
+        save_dicom(folder / f"b{number}.dcm", made)
+
+
+def scanner_truth(volume: Volume) -> Truth:
+    chance = np.random.default_rng(volume.shape[0])
+    drawn = chance.integers(0, 3, volume.shape).astype(np.uint8)
+    missing = set(range(volume.shape[2])) - {each.index for each in volume.slices}
+    for index in missing:
+        drawn[..., index] = 0
+    return Truth(drawn, tuple(missing))
+
+
+def test_dicom_series_go_through_import_and_back(
+    studio: LabelStudio, annotator: Annotator, tmp_path: Path
+) -> None:
+    save_scanner(tmp_path / "scanner")
+    ward = Ward(studio, annotator, tmp_path / "data", tmp_path / "scanner", 2)
+    assert {volume.shape for volume in ward.manifest.volumes} == {(12, 10, 5), (8, 8, 3)}
+    truths = ward.draw(scanner_truth)
+    assert sorted(truth.missing for truth in truths.values()) == [(), (2,)]
+    as_nifti, as_dicom = ward.export("nifti"), ward.export("dicomseg")
+    for volume in ward.manifest.volumes:
+        drawn = truths[volume.name].labels
+        found: Any = nibabel.load(as_nifti / f"{volume.name}.nii.gz")
+        np.testing.assert_array_equal(np.asarray(found.dataobj), drawn)
+        np.testing.assert_allclose(found.affine, np.array(volume.affine), atol=1e-5)
+        made = highdicom.seg.segread(as_dicom / f"{volume.name}.dcm")
+        masks = made.get_pixels_by_source_instance([one.sop_instance for one in volume.slices])
+        for place, one in enumerate(volume.slices):
+            for number in (1, 2):
+                expected = number == drawn[..., one.index].T
+                np.testing.assert_array_equal(masks[place, ..., number - 1], expected)

@@ -25,9 +25,9 @@ from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
 from backend.exchange.importing import Plan as ImportPlan
 from backend.exchange.importing import Target
-from backend.exchange.manifest import default_folder
 from backend.exchange.serving import Uploads
 from backend.imaging import sources
+from backend.imaging.manifest import default_folder
 from backend.imaging.sources import Reading
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from backend.exchange.manifest import PAGES, SLICE, VOLUME, Manifest, Volume
+from backend.imaging.manifest import PAGES, SLICE, VOLUME, Manifest, Volume
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.storage import pages as addresses
@@ -122,6 +122,10 @@ def volumes(scans: Iterable[Scan], manifest: Manifest) -> Listing:
                 else f"task {scan.task}: it is no slice of a volume (its data has no "
                 f"{VOLUME} and {SLICE})"
             )
+    listing.problems += [
+        f"volume {name!r}: none of its slices has a task any more; it is left out"
+        for name in sorted(by_name.keys() - slices.keys())
+    ]
     taken: set[str] = set()
     for name in sorted(slices):
         volume = by_name[name]

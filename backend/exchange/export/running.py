@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from backend import PROGRAM, __version__
 from backend.errors import ConfigError, ExportError, ImageError
-from backend.exchange import manifest as manifests
 from backend.exchange.export import cases as listed
 from backend.exchange.export.cases import Case, Listing, Scan
 from backend.exchange.export.files import Files
@@ -31,6 +30,7 @@ from backend.exchange.export.masks import (
     versions,
 )
 from backend.exchange.export.sides import TRAINING, VALIDATION, Sides
+from backend.imaging import manifest as manifests
 from backend.label_studio import labels
 from backend.rounds.services import Services
 from backend.storage.artifacts import digest

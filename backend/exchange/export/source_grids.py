@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from backend.errors import ConfigError, ExportError, FirstlightError
-from backend.exchange.manifest import Volume
 from backend.imaging import digests, nifti, volumes
+from backend.imaging.manifest import Volume
 from backend.imaging.planes import Array
 from backend.imaging.sources import Contents, Reading, contents
 
@@ -65,6 +66,15 @@ def grid_of(volume: Volume) -> Array:
     grid[missing] = grid[~missing].min(initial=np.inf) if not missing.all() else 0
     whole = np.array_equal(grid, np.rint(grid)) and np.abs(grid).max() <= np.iinfo(np.int16).max
     return grid.astype(np.int16) if whole else grid
+
+
+def dicom_files(volume: Volume) -> Mapping[int, volumes.SliceFile]:
+    """Return the file of each slice of a DICOM series, by its index.
+
+    Raises:
+        ExportError: If the source is gone, or has changed since its import.
+    """
+    return _opened(volume).files
 
 
 def _opened(volume: Volume) -> volumes.Volume:

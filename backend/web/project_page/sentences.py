@@ -9,7 +9,13 @@ from typing import Any
 from backend import PROGRAM
 from backend.rounds.publications import resume_command
 from backend.storage.tables import Project
-from backend.web.project_page import label_panels, review_panel, selection_gain, stopping_panel
+from backend.web.project_page import (
+    label_panels,
+    review_panel,
+    selection_gain,
+    stopping_panel,
+    volume_panel,
+)
 from backend.web.project_page.words import count, line, span
 from backend.web.responses import ActionEntry
 
@@ -87,7 +93,12 @@ def text(state: Mapping[str, Any], now: float) -> str:
         _problems(state),
         [f"Now: {doing(state)} {next_round(state)}".rstrip(), *_queue(state)],
         _label_lines(state),
-        [quality(state), f"Method: {state['method']}.", selection_gain.sentence(state)],
+        [
+            quality(state),
+            *volume_panel.volumes(state),
+            f"Method: {state['method']}.",
+            selection_gain.sentence(state),
+        ],
         stopping_panel.lines(state),
         label_panels.minutes(state),
         label_panels.agreement(state),

@@ -293,6 +293,7 @@ def _quality(
         "changed_draft_dice": drafts.changed_dice,
         "validation_dice": model.quality.validation.get(MAIN.name) if model else None,
         "calibration_error": model.quality.calibration_error if model else None,
+        "volumes": [each.written() for each in model.quality.volumes] if model else [],
         "refinement": _refinement(model.quality) if model else None,
         "recipe": next(iter(model.quality.recipes), "") if model else "",
     }

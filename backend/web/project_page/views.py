@@ -30,6 +30,7 @@ from backend.web.project_page import (
     static_files,
     stopping_panel,
     thumbnails,
+    volume_panel,
     words,
 )
 from backend.web.project_page.downloads import FORMATS, Downloads
@@ -240,6 +241,7 @@ class _Site:
             scores=sentences.SCORES if sentences.scored(state) else "",
             quality=sentences.quality(state),
             selection_gain=selection_gain.sentence(state),
+            volumes_said=volume_panel.volumes(state),
             minutes_said=label_panels.minutes(state),
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),

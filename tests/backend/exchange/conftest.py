@@ -7,9 +7,9 @@ import pytest
 
 from backend.exchange import importing
 from backend.exchange.importing import Outcome, Plan, Target
-from backend.exchange.manifest import Manifest, default_folder, load
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import LocalFiles, Serving, Uploads
+from backend.imaging.manifest import Manifest, default_folder, load
 from backend.imaging.sources import Reading, contents
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.task_import import TaskImport

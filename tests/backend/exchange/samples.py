@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.exchange.manifest import Manifest, Slice, Volume
+from backend.imaging.manifest import Manifest, Slice, Volume
 from backend.imaging.planes import Plane
 
 AFFINE = ((-1.5, 0.0, 0.0, 0.0), (0.0, -1.5, 0.0, 0.0), (0.0, 0.0, 8.0, 0.0), (0.0, 0.0, 0.0, 1.0))

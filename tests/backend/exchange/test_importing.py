@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ from PIL import Image
 
 from backend.errors import ConfigError, LabelStudioError
 from backend.exchange import importing
+from backend.imaging.manifest import MANIFEST
 from backend.imaging.sources import Reading
 from tests.backend.exchange.conftest import PROJECT, Site
 from tests.backend.exchange.filling import LONGEST_PATH
@@ -186,6 +188,55 @@ def test_another_window_is_refused_when_slices_are_there(site: Site) -> None:
     with pytest.raises(ConfigError, match=r"with the window percentile, not lung.*by --new\."):
         site.run(window="lung")
     assert site.manifest == before
+    assert len(site.tasks()) == 40
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_another_window_is_refused_too_when_the_manifest_is_gone(
+    site: Site, tmp_path: Path, served: bool
+) -> None:
+    hearts(site)
+    root = tmp_path / "served" if served else None
+    site.run(local_files=root)
+    pictures = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    (site.folder / MANIFEST).unlink()
+    outcome = site.run(window="lung", local_files=root)
+    assert (outcome.volumes, outcome.tasks_made) == (0, 0)
+    assert "in another window than lung, and the manifest of that import is gone" in str(
+        outcome.problems
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == pictures
+
+
+def test_a_manifest_that_is_gone_is_written_again_in_the_same_window(site: Site) -> None:
+    hearts(site)
+    site.run()
+    before = site.manifest
+    (site.folder / MANIFEST).unlink()
+    outcome = site.run()
+    assert (outcome.volumes, outcome.tasks_made, len(site.tasks())) == (2, 0, 40)
+    assert site.manifest.volumes == before.volumes
+    assert "20 slices of" in outcome.notes[0]
+    assert "They keep the pictures that they have." in outcome.notes[0]
+
+
+def test_a_manifest_that_was_moved_or_edited_is_refused(site: Site, tmp_path: Path) -> None:
+    hearts(site)
+    site.run()
+    path = site.folder / MANIFEST
+    text = path.read_text()
+    path.write_text(text.replace('"percentile"', '"lung"'))
+    with pytest.raises(ConfigError, match="was edited: its checksum is wrong"):
+        site.run(window="lung")
+    path.write_text(text)
+    elsewhere = Site(
+        site.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"}),
+        site.studio,
+        site.source,
+    )
+    shutil.copytree(site.folder, elsewhere.folder)
+    with pytest.raises(ConfigError, match=r"was moved: it was written in .*Move the whole folder"):
+        elsewhere.run()
     assert len(site.tasks()) == 40
 
 

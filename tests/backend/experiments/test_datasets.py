@@ -12,7 +12,7 @@ from PIL import Image
 
 from backend.errors import ConfigError
 from backend.experiments import datasets
-from backend.experiments.scans import Scan
+from backend.experiments.scans import Scan, VolumeSlice
 
 LIMIT = 1_000_000
 Array = npt.NDArray[Any]
@@ -289,9 +289,19 @@ def test_volumes_become_slices_that_stay_together(tmp_path: Path) -> None:
     first, second = dataset.scans[0].read(), dataset.scans[1].read()
     assert first.image.shape == (4, 3)  # the front at the top, the left side on the right
     assert first.spacing == (3.0, 2.0)
+    assert [scan.place for scan in dataset.scans][1] == VolumeSlice("a.nii.gz", 1, (10.0, 3.0, 2.0))
     assert np.argwhere(first.masks).tolist() == [[1, 3, 2]]
     assert np.argwhere(second.masks).tolist() == [[0, 0, 0]]
     assert (first.image > 0).tolist() == first.masks[1].tolist()
+
+
+def test_voxels_grow_with_the_working_size(tmp_path: Path) -> None:
+    ones = np.ones((8, 6, 2))
+    volume(tmp_path, "a.nii", ones, ones, np.diag([2.0, 3.0, 10.0, 1.0]))
+    dataset = datasets.find(tmp_path, max_pixels=LIMIT)
+    [first, _] = datasets.keep(dataset, tmp_path / "kept", longest=4).scans
+    assert first.load()[0].shape == (3, 4)
+    assert first.place == VolumeSlice("a.nii", 0, (10.0, 6.0, 4.0))
 
 
 def test_a_volume_is_turned_upright_whatever_the_order_of_its_axes(tmp_path: Path) -> None:

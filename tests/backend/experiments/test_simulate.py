@@ -72,7 +72,7 @@ def test_a_run_chooses_what_production_would_choose(folder: Path, tmp_path: Path
     labelled = np.zeros(9, bool)
     first = active_learning.decide(points, labelled, options, coordinates=points).order[:2]
     labelled[first] = True
-    learned = simulate._learned(of, np.flatnonzero(labelled), 0, "entropy")
+    learned = simulate.learn(of, np.flatnonzero(labelled), 0, "entropy")
     second = active_learning.decide(
         points, labelled, options, coordinates=points, uncertainty=learned.uncertainty
     ).order[:2]
@@ -167,7 +167,7 @@ def test_the_scores_of_several_networks_are_averaged(
     record = run(of, seed=1)
     alone = [
         run(replace(of, plan=plan(labels="2")), seed=1)["steps"][0]["dice"],
-        float(simulate._learned(of, chosen(of, record), 10_001, "").scores[0].mean()),
+        float(simulate.learn(of, chosen(of, record), 10_001, "").scores[0].mean()),
     ]
     assert seeds == [1, 10_001]
     assert record["steps"][0]["dice"] == pytest.approx(np.mean(alone))

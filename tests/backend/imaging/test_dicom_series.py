@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom import Dataset, Sequence, uid
+from pydicom import uid
 
 from backend.errors import ConfigError, FirstlightError, ImageError
 from backend.imaging import sources
@@ -17,6 +17,7 @@ from tests.backend.imaging.volume_files import (
     ABOVE,
     COLUMN,
     ROW,
+    enhanced,
     save_dicom,
     save_series,
     slice_at,
@@ -185,44 +186,10 @@ def test_an_image_without_spacing_says_so(tmp_path: Path) -> None:
     assert "says no spacing of pixels" in volume.notes[0]
 
 
-def group(**elements: Any) -> Dataset:
-    made = Dataset()
-    for name, value in elements.items():
-        setattr(made, name, value)
-    return made
-
-
-def enhanced(heights: list[float]) -> Dataset:
-    """A file with a frame at each height, and the measures of pixels shared."""
-    made = dicoms.dataset(GRID, SOPInstanceUID="1.8", SeriesInstanceUID="1.8.1", Modality="MR")
-    measures = group(PixelSpacing=[0.5, 0.5])
-    orientation = group(ImageOrientationPatient=[*ROW, *COLUMN])
-    made.SharedFunctionalGroupsSequence = Sequence(
-        [
-            group(
-                PixelMeasuresSequence=Sequence([measures]),
-                PlaneOrientationSequence=Sequence([orientation]),
-            )
-        ]
-    )
-    places = [group(ImagePositionPatient=[*(height * ABOVE)]) for height in heights]
-    values = [group(RescaleSlope=2, RescaleIntercept=number) for number in range(len(heights))]
-    made.PerFrameFunctionalGroupsSequence = Sequence(
-        [
-            group(
-                PlanePositionSequence=Sequence([place]),
-                PixelValueTransformationSequence=Sequence([value]),
-            )
-            for place, value in zip(places, values, strict=True)
-        ]
-    )
-    return made
-
-
 def test_the_frames_of_an_enhanced_file_are_sorted_by_position_with_their_own_slope(
     tmp_path: Path,
 ) -> None:
-    save_dicom(tmp_path / "a", enhanced([8.0, 6.0, 4.0, 2.0, 0.0]))
+    save_dicom(tmp_path / "a", enhanced(GRID, [8.0, 6.0, 4.0, 2.0, 0.0]))
     [volume] = opened(tmp_path)
     assert [volume.files[index].frame for index in volume.present] == [4, 3, 2, 1, 0]
     frames = np.arange(5)[:, None, None]

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, uid
+from pydicom import Dataset, Sequence, uid
 
 from backend.imaging.planes import Plane
 from backend.imaging.volumes import Volume
@@ -78,3 +78,39 @@ def save_series(folder: Path, grid: npt.NDArray[np.uint16], **elements: Any) -> 
     """Write slices (n, rows, columns) as files whose names say nothing of their order."""
     for number, values in enumerate(grid):
         save_dicom(folder / f"{(7 * number) % 97:02}.dcm", slice_at(values, number, **elements))
+
+
+def group(**elements: Any) -> Dataset:
+    made = Dataset()
+    for name, value in elements.items():
+        setattr(made, name, value)
+    return made
+
+
+def enhanced(grid: npt.NDArray[Any], heights: list[float], **elements: Any) -> Dataset:
+    """A file with a frame at each height, and the measures of pixels shared."""
+    made = dicoms.dataset(
+        grid, SOPInstanceUID="1.8", SeriesInstanceUID="1.8.1", Modality="MR", **elements
+    )
+    measures = group(PixelSpacing=[0.5, 0.5], SliceThickness=2)
+    orientation = group(ImageOrientationPatient=[*ROW, *COLUMN])
+    made.SharedFunctionalGroupsSequence = Sequence(
+        [
+            group(
+                PixelMeasuresSequence=Sequence([measures]),
+                PlaneOrientationSequence=Sequence([orientation]),
+            )
+        ]
+    )
+    places = [group(ImagePositionPatient=[*(height * ABOVE)]) for height in heights]
+    values = [group(RescaleSlope=2, RescaleIntercept=number) for number in range(len(heights))]
+    made.PerFrameFunctionalGroupsSequence = Sequence(
+        [
+            group(
+                PlanePositionSequence=Sequence([place]),
+                PixelValueTransformationSequence=Sequence([value]),
+            )
+            for place, value in zip(places, values, strict=True)
+        ]
+    )
+    return made

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from backend.exchange.export.formats.coco import Coco
+from backend.exchange.export.formats.dicomseg import DicomSeg
 from backend.exchange.export.formats.format import Context, Format, Note, Written
 from backend.exchange.export.formats.nifti import Nifti
 from backend.exchange.export.formats.nnunet import NnUnet
@@ -12,6 +13,7 @@ from backend.exchange.export.formats.yolo import Yolo
 REGISTRY: dict[str, Callable[[Context], Format]] = {
     "nnunet": NnUnet,
     "nifti": Nifti,
+    "dicomseg": DicomSeg,
     "coco": Coco,
     "yolo": Yolo,
     "png": Png,

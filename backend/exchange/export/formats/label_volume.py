@@ -13,7 +13,7 @@ from backend.errors import ExportError
 from backend.exchange.export.files import Files
 from backend.exchange.export.masks import Drawn
 from backend.exchange.export.source_grids import nifti_of
-from backend.exchange.manifest import Volume
+from backend.imaging.manifest import Volume
 
 Labels = npt.NDArray[np.uint8 | np.uint16]
 _TEXTS = ("data_type", "db_name", "descrip", "aux_file", "intent_name")  # of a NIfTI header

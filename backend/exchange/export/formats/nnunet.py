@@ -27,7 +27,7 @@ from backend.exchange.export.formats.label_volume import (
 )
 from backend.exchange.export.masks import Drawn
 from backend.exchange.export.source_grids import grid_of, nifti_of
-from backend.exchange.manifest import Volume
+from backend.imaging.manifest import Volume
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 VOLUME, PICTURE = ".nii.gz", ".png"

@@ -12,11 +12,11 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from backend.exchange import manifest as manifests
 from backend.exchange.export.masks import Merging
 from backend.exchange.export.running import Choice, Export, Report
-from backend.exchange.manifest import Manifest, Volume
 from backend.imaging import digests
+from backend.imaging import manifest as manifests
+from backend.imaging.manifest import Manifest, Volume
 from backend.imaging.planes import Plane
 from backend.label_studio import labels
 from backend.rounds.services import Services

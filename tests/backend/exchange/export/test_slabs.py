@@ -14,7 +14,7 @@ import pytest
 from backend.exchange.export.cases import Scan, image_name
 from backend.exchange.export.running import Report
 from backend.exchange.export.table import NAME, export_table
-from backend.exchange.manifest import Volume
+from backend.imaging.manifest import Volume
 from backend.imaging.planes import Plane
 from backend.label_studio import labels
 from backend.rounds.services import Services

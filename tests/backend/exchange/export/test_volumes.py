@@ -264,6 +264,15 @@ def test_deleted_tasks_count_as_unlabelled_and_are_named(ward: Ward) -> None:
     ]
 
 
+def test_a_volume_without_tasks_is_named(ward: Ward) -> None:
+    ward.draw(0)
+    for task in ward.volumes[1].tasks.values():
+        ward.fake.delete_task(task)
+    report = ward.export()
+    assert report.cases == 1
+    assert report.problems == ["volume 'b': none of its slices has a task any more; it is left out"]
+
+
 def test_a_second_task_of_a_slice_doubles_nothing(ward: Ward) -> None:
     ward.draw(0)
     first = ward.volumes[0]

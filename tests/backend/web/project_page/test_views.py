@@ -28,7 +28,13 @@ from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Artifacts, Space
 from backend.storage.ledger import Ledger
 from backend.storage.publications import Author
-from backend.storage.records import LabelRecord, ModelQuality, ReviewedScan, ReviewRecord
+from backend.storage.records import (
+    LabelRecord,
+    ModelQuality,
+    ReviewedScan,
+    ReviewRecord,
+    VolumeScore,
+)
 from backend.storage.store import Store, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
@@ -182,6 +188,7 @@ def test_a_new_project_has_every_key_and_nothing_in_it(
             "repeats": 0,
             "gain": None,
         },
+        "volumes": [],
         "refinement": None,
         "recipe": "",
         "requested": 1,
@@ -617,7 +624,11 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     store.publications.save_model(
         Model(
             project_id=3, key="k1", labels=12, created_at=1,
-            quality=ModelQuality(validation={"dice": 0.81}, calibration_error=0.034),
+            quality=ModelQuality(
+                validation={"dice": 0.81},
+                calibration_error=0.034,
+                volumes=[VolumeScore(volume="v-1", judged=2, slices=5, scores={"dice": 0.75})],
+            ),
         )
     )  # fmt: skip
     state = views.status(store, Artifacts(known.data_dir), 3)
@@ -626,6 +637,9 @@ def test_quality_is_of_the_last_five_drafts_and_of_the_live_model(
     text = page(client)
     assert "Dice 0.70" in text
     assert "is 0.81" in text
+    assert "v-1: Dice 0.75 (2 of 5 slices)" in text
+    assert "v-1: Dice 0.75" in client.get("/projects/3", headers=BROWSER).text
+    assert state["volumes"][0]["scores"] == {"dice": 0.75}
     assert "the model's probabilities are off by 0.03 there, on average" in text
     assert "it was made from 12 labelled scans." in text
 

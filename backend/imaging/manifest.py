@@ -97,6 +97,19 @@ class Volume(_Written):
         """The indices of the slices that each task shows to be drawn on: one, or a slab's."""
         return [*self.slabs] or [(one.index,) for one in self.slices if one.is_task]
 
+    @property
+    def shown_spacing(self) -> tuple[float, float, float]:
+        """Size in mm of what a pixel of a picture shows: between slices, down, across."""
+        plane, spacing = self.plane, self.spacing
+        first, second = (axis for axis in range(3) if axis != plane.axis)
+        rows, columns = (second, first) if plane.transposed else (first, second)
+        (height, width), (shown_height, shown_width) = plane.turned_shape, plane.shown_shape
+        return (
+            spacing[plane.axis],
+            spacing[rows] * height / shown_height,
+            spacing[columns] * width / shown_width,
+        )
+
 
 class Manifest(_Written):
     """What was imported into a project.

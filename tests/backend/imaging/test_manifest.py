@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backend.errors import ConfigError
-from backend.exchange.manifest import MANIFEST, check_unmoved, default_folder, load, save
+from backend.imaging.manifest import MANIFEST, check_unmoved, default_folder, load, save
 from backend.settings import Settings
 from tests.backend.exchange.samples import a_manifest
 
