@@ -82,6 +82,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "network": "auto",
         "random_fraction": 0.0,
         "source_by": "",
+        "slice_by": "",
     },
 }
 
@@ -109,6 +110,7 @@ class ProjectOptions(BaseSettings):
     horizon: int = Field(default=1000, ge=1)
     group_by: str = ""
     source_by: str = ""
+    slice_by: str = ""
     training: Literal["scratch", "warm"] = "scratch"
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from model.registry import (
 from model.validation import group
 
 # The options that records of the first release lack.
-NEW_OPTIONS = ("score_limit", "network", "source_by", "merge", "second_reading")
+NEW_OPTIONS = ("score_limit", "network", "source_by", "slice_by", "merge", "second_reading")
 
 
 class Selector:
@@ -71,7 +71,9 @@ class Selector:
             self._project.label_config,
             _selecting(self._options),
             self.encoder,
-            *filter(None, [pinned, now.sources]),  # absent if empty: old fingerprints stay valid
+            *filter(
+                None, [pinned, now.sources, now.places]
+            ),  # absent if empty: old fingerprints stay valid
         )
         trains = not pinned and len(now.usable) >= 2
         pool = {task_id for task_id, _ in self.pool(now)}
@@ -187,6 +189,7 @@ class Selector:
             clusters=points.clustering,
             groups=self._groups(now, points.ids),
             sources=sources,
+            places=self._places(now, points.ids),
         )
         ranked = [points.ids[row] for row in decision.order]
         last = self._at_the_end(now, set(whole.ids), unjudged)
@@ -216,7 +219,7 @@ class Selector:
             **self._reached(whole, now),
             warnings=[
                 *points.warnings,
-                *self._without_sources(now),
+                *self._without_effect(now),
                 *self._instability(decision.phase, len(whole.ids)),
                 *decision.warnings,
             ],
@@ -290,15 +293,26 @@ class Selector:
         task_of = {task.id: task for task in now.tasks}
         return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
 
-    def _without_sources(self, now: Ledger) -> tuple[str, ...]:
-        """Return a warning if no scan has a source although the option asks for sources."""
-        key = self._options.source_by
-        if not key or now.sources:
-            return ()
-        return (
-            f"source_by: no task has the key {key!r} in its data, so all scans count as one "
-            "source; correct the option, or import tasks with this key",
-        )
+    def _places(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.float64] | None:
+        """Return the place of each slice in its volume, NaN if unknown; groups are the volumes."""
+        if not self._options.group_by or not now.places:
+            return None
+        return np.array([now.places.get(i, np.nan) for i in ids])
+
+    def _without_effect(self, now: Ledger) -> Iterator[str]:
+        """Yield a warning for each option that names a key of the task data in vain."""
+        asked = self._options
+        for name, key, known, effect in (
+            ("source_by", asked.source_by, now.sources, "all scans count as one source"),
+            ("slice_by", asked.slice_by, now.places, "slices of a volume count as equally far"),
+        ):
+            if key and not known:
+                yield (
+                    f"{name}: no task has the key {key!r} in its data, so {effect}; correct the "
+                    "option, or import tasks with this key"
+                )
+        if asked.slice_by and not asked.group_by:
+            yield "slice_by: without group_by it does nothing; set group_by to the volume's key"
 
     def _sources(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
         """Return the number of each scan's source; scans without one share a number."""

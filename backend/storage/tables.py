@@ -111,6 +111,7 @@ class Task(Base):
     url: Mapped[str] = mapped_column(sa.Text, default="")
     group: Mapped[str] = mapped_column(default="")
     source: Mapped[str] = mapped_column(default="", server_default="")
+    place: Mapped[float | None]  # of a slice in its volume
     updated_at: Mapped[str] = mapped_column(default="")
     is_labeled: Mapped[bool] = mapped_column(default=False)
     overlap: Mapped[int] = mapped_column(default=1, server_default="1")  # annotations it needs

@@ -52,7 +52,12 @@ def test_the_method_of_the_paper_sets_every_option_in_which_it_is_exact() -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("network", "unet/resnet34"), ("random_fraction", 0.5), ("source_by", "clinic")],
+    [
+        ("network", "unet/resnet34"),
+        ("random_fraction", 0.5),
+        ("source_by", "clinic"),
+        ("slice_by", "slice"),
+    ],
 )
 def test_an_option_that_the_paper_does_not_have_is_named(name: str, value: object) -> None:
     said = parse_options({"method": "paper", name: value}).method_in_use
