@@ -21,16 +21,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-import itk
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.experiments import datasets
 from backend.experiments.scans import Dataset, ScanReader
 from bench.refining import MOST_PIXELS
+from model.between import between
 from model.evaluation import MAIN, Masks
 from model.inference import predict
-from model.masks.between import between
 from model.preprocessing import Image
 from model.recipes import default_config
 from model.training import fit
@@ -91,6 +90,8 @@ def by_distance(volume: Drawn) -> Iterator[Masks]:
 
 def by_itk(volume: Drawn) -> Iterator[Masks]:
     """Yield the tested slices by ITK's contours; classes exclude each other."""
+    import itk  # its import takes seconds, and other benchmarks need only the volumes
+
     classes = len(volume.masks[0])
     stack = np.zeros((len(volume.masks), *volume.images[0].shape), np.uint16)
     for place in volume.labelled:

@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
+from backend.rounds.between import SlicesBetween
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles
@@ -24,6 +25,7 @@ def judge_drafts(here: RoundContext) -> None:
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
     shown = [version for version in store.publications.all(project.id) if version.live_at]
     sizes = {task.id: (task.height, task.width) for task in now.tasks}
+    between = SlicesBetween(here)
     drafts_of = cache(partial(_drafts, here.files))
     judged = False
     for task_id, usable in now.usable.items():
@@ -36,6 +38,7 @@ def judge_drafts(here: RoundContext) -> None:
         try:
             [submitted] = store.labels.results(project.id, [usable[0].id])
             dice = _dice(draft, submitted, here.config, sizes[task_id])
+            others = between.score(task_id, submitted)
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
         store.labels.save_draft_score(
@@ -45,6 +48,7 @@ def judge_drafts(here: RoundContext) -> None:
                 version=version.name,
                 created_at=usable[0].created_at,
                 dice=dice,
+                **others,
             )
         )
         judged = True

@@ -266,7 +266,7 @@ class Rounds(DBOSConfiguredInstance):
             queue = selector.rank(
                 here.ledger, scores, asked, number, model=scored["model"], labels=labels
             )
-            records.write_queue(here.files, number, queue)
+            records.write_queue(here.files, number, queue_drafts.explained(here, queue))
             said = [*here.config.notes, *here.network_warnings, *queue.warnings]
             _log_new(said, here.project.warnings)  # the encoder logged its own warnings at start
             self.store.projects.update(project_id, warnings=[*selector.warnings, *said])
@@ -356,12 +356,13 @@ class Rounds(DBOSConfiguredInstance):
                 labels=live.labels if live and refined else len(here.ledger.usable),
                 drafts=artifacts.file_of(file) if key else "",
             )
-            masks = here.files.read_json(file) if key and queue_drafts.are_shown(here) else None
+            queue = here.queue(number)[: here.options.horizon]
+            masks = queue_drafts.to_show(here, file, queue) if key else {}
             name = here.publisher.publish(
                 version,
                 "attention-unet" if key else "cold-start",
-                here.queue(number)[: here.options.horizon],
-                masks or {},
+                queue,
+                masks,
             )
             self.store.projects.update(project_id, publish_seconds=time.monotonic() - started)
             if not name:  # all open scans have been labelled meanwhile

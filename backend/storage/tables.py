@@ -213,6 +213,10 @@ class DraftScore(Base):
     version: Mapped[str]
     created_at: Mapped[str]  # of the annotation
     dice: Mapped[float]
+    # For a slice between two slices that were labelled before: their distance, and the Dice of the
+    # draft that follows from them.
+    gap: Mapped[float | None]
+    between_dice: Mapped[float | None]
 
     @property
     def unchanged(self) -> bool:

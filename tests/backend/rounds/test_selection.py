@@ -478,8 +478,8 @@ def test_slices_far_from_a_labelled_one_come_before_slices_near_to_it(pool: Pool
 
     order = pool.rank().order
 
-    assert set(order[:3]) == {12, 9, 5}  # a whole extent, a whole extent, half of one
-    assert order.index(2) > order.index(7)
+    assert order[0] in {5, 6, 7, 8, 9, 11, 12}  # with half of an extent or more
+    assert order.index(2) > max(order.index(11), order.index(12))  # 2 has an eighth
 
 
 def test_places_need_a_group_and_a_key_that_tasks_have(pool: Pool) -> None:

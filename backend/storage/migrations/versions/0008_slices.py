@@ -1,4 +1,4 @@
-"""The place of each slice in its volume."""
+"""The place of each slice in its volume, and the scores of drafts between two labelled slices."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Make the new column."""
+    """Make the new columns."""
     add_missing("tasks", sa.Column("place", sa.Double))
+    add_missing("draft_scores", sa.Column("gap", sa.Double), sa.Column("between_dice", sa.Double))
