@@ -25,7 +25,7 @@ GREEDY = 1_000  # scans chosen one by one unless the budget is larger; for all i
 FEW_AXES = 8  # up to so many axes a tree finds neighbours faster than comparing all pairs
 
 
-def check(  # what a strategy is given
+def check(
     n: int,
     coordinates: Array,
     labelled: Array,
@@ -114,7 +114,7 @@ class Turns:
         places: Place of each scan in its group, shape (n,), NaN if unknown.
     """
 
-    def __init__(  # what a strategy is given
+    def __init__(
         self,
         groups: Array,
         labelled: Array,

@@ -86,8 +86,10 @@ class SlicesBetween:
         usable = self._here.ledger.usable
         for task_id in queue if self._reach else ():
             near = None if task_id in usable else self._around(task_id, usable.__contains__)
-            if near is not None and near.gap <= self._reach and len(found) < MOST:
+            if near is not None and near.gap <= self._reach:
                 found[task_id] = near
+            if len(found) == MOST:
+                break
         return found
 
     def drafts(self, queue: Iterable[int]) -> Iterator[tuple[int, list[dict[str, Any]]]]:

@@ -71,9 +71,8 @@ class Selector:
             self._project.label_config,
             _selecting(self._options),
             self.encoder,
-            *filter(
-                None, [pinned, now.sources, now.places]
-            ),  # absent if empty: old fingerprints stay valid
+            # Absent if empty: old fingerprints stay valid.
+            *filter(None, [pinned, now.sources, now.places]),
         )
         trains = not pinned and len(now.usable) >= 2
         pool = {task_id for task_id, _ in self.pool(now)}
@@ -179,7 +178,7 @@ class Selector:
             points.coordinates,
             ~closed,
         )
-        sources = self._sources(now, points.ids)
+        sources, places = self._sources(now, points.ids), self._places(now, points.ids)
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
             closed,
@@ -189,7 +188,7 @@ class Selector:
             clusters=points.clustering,
             groups=self._groups(now, points.ids),
             sources=sources,
-            places=self._places(now, points.ids),
+            places=places,
         )
         ranked = [points.ids[row] for row in decision.order]
         last = self._at_the_end(now, set(whole.ids), unjudged)
@@ -229,6 +228,7 @@ class Selector:
                     "entropy": _number(uncertainty[rows[task]]),
                     "scored_in": known[task][1] if task in known else None,
                     **({} if sources is None else {"source": int(sources[rows[task]])}),
+                    **({} if places is None else {"place": _number(places[rows[task]])}),
                     **terms,
                 }
                 for task, terms in zip(ranked, _terms(decision), strict=True)

@@ -15,9 +15,9 @@ from sqlalchemy.types import TypeDecorator
 
 from backend.storage.artifacts import ProjectFiles, Space, round_name
 
-# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control, and with
-# `source_by` the number of its source. A model of them would make a record of 100,000 scans take
-# almost three times as long to read.
+# The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control, with
+# `source_by` the number of its source, and with `slice_by` its place. A model of them would make a
+# record of 100,000 scans take almost three times as long to read.
 Terms = dict[str, Any]
 
 # The reason of a source's first scan begins with this. Names of sources are task data: they stay

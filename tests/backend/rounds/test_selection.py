@@ -476,8 +476,10 @@ def test_slices_far_from_a_labelled_one_come_before_slices_near_to_it(pool: Pool
     pool.label(1)
     pool.label(10)
 
-    order = pool.rank().order
+    record = pool.rank()
 
+    order = record.order
+    assert [record.scans[task]["place"] for task in order] == order
     assert order[0] in {5, 6, 7, 8, 9, 11, 12}  # with half of an extent or more
     assert order.index(2) > max(order.index(11), order.index(12))  # 2 has an eighth
 
