@@ -83,8 +83,35 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "random_fraction": 0.0,
         "by_minutes": False,
         "source_by": "",
+        "slice_by": "",
     },
 }
+
+
+# The options that records of the first release lack.
+NEW_OPTIONS = (
+    "score_limit",
+    "network",
+    "source_by",
+    "slice_by",
+    "merge",
+    "second_reading",
+    "by_minutes",
+)
+
+# The options that decide nothing in a round.
+IDLE_OPTIONS = frozenset(
+    {
+        "method",
+        "paused",
+        "refine",
+        "max_refine_seconds",
+        "review",
+        "enough",
+        "draft_target",
+        "show_people",
+    }
+)
 
 
 class ProjectOptions(BaseSettings):
@@ -110,6 +137,7 @@ class ProjectOptions(BaseSettings):
     horizon: int = Field(default=1000, ge=1)
     group_by: str = ""
     source_by: str = ""
+    slice_by: str = ""
     training: Literal["scratch", "warm"] = "scratch"
     retrain_after: int = Field(default=1, ge=1)
     min_seconds_between_rounds: float | None = Field(default=None, ge=0)
@@ -139,6 +167,17 @@ class ProjectOptions(BaseSettings):
         """Add what the method sets to the options from extra_params and the environment."""
         chosen = given.get("method")
         return {**(METHODS.get(chosen, {}) if isinstance(chosen, str) else {}), **given}
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The options whose change makes a round due.
+
+        A new option is left out while it has its default. Otherwise an upgrade would publish.
+        `method` is left out, because the options that it sets are in.
+        """
+        fields = type(self).model_fields
+        unset = {name for name in NEW_OPTIONS if getattr(self, name) == fields[name].default}
+        return self.model_dump(exclude=IDLE_OPTIONS | unset)
 
     @property
     def method_in_use(self) -> str:

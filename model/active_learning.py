@@ -93,6 +93,7 @@ def decide(  # noqa: PLR0913  # what a round knows
     clusters: Clustering | None = None,
     groups: Array | None = None,
     sources: Array | None = None,
+    places: Array | None = None,
     minutes: Array | None = None,
 ) -> Decision:
     """Return which unlabelled scans to label, in order, and why.
@@ -108,6 +109,8 @@ def decide(  # noqa: PLR0913  # what a round knows
         clusters: The result of `clustering.cluster` on the map; computed if not given.
         groups: Group of each scan, shape (n,): untouched groups come first.
         sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
+        places: Place of each scan in its group, shape (n,), NaN if unknown: in touched groups
+            scans far from the chosen ones come first (`spread.Spread`).
         minutes: As in `acquisition.rank`; a cold start does not read them.
 
     Raises:
@@ -120,7 +123,9 @@ def decide(  # noqa: PLR0913  # what a round knows
     if clusters is None:
         points = np.asarray(coordinates, np.float64)
         clusters = clustering.cluster(points, max(1, options.cold_start_budget), seed=options.seed)
-    known = _Known(labelled, options, coordinates, clusters, groups, sources, minutes, notes)
+    known = _Known(
+        labelled, options, coordinates, clusters, groups, sources, places, minutes, notes
+    )
     if uncertainty is None or np.sum(labelled) < options.cold_start_budget:
         return _cold_start(embeddings, known)
     return _acquisition(uncertainty, known)
@@ -152,6 +157,7 @@ class _Known:
     clusters: Clustering
     groups: Array | None
     sources: Array | None
+    places: Array | None
     minutes: Array | None
     warnings: tuple[str, ...]
 
@@ -167,6 +173,7 @@ def _cold_start(embeddings: Array, known: _Known) -> Decision:
         labelled=known.labelled,
         groups=known.groups,
         sources=known.sources,
+        places=known.places,
         seed=options.seed,
     )
     unknown = np.full(len(start.order), math.nan)
@@ -202,6 +209,7 @@ def _acquisition(uncertainty: Array, known: _Known) -> Decision:
         batch=options.batch_size,
         groups=known.groups,
         sources=known.sources,
+        places=known.places,
         random_fraction=options.random_fraction,
         seed=options.seed,
         minutes=known.minutes,

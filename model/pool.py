@@ -15,6 +15,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
+from model.spread import Spread
+
 Array = npt.NDArray[Any]
 
 LARGE = 5_000  # from so many scans on, a sample represents the pool
@@ -25,7 +27,12 @@ FEW_AXES = 8  # up to so many axes a tree finds neighbours faster than comparing
 
 
 def check(
-    n: int, coordinates: Array, labelled: Array, groups: Array, sources: Array | None = None
+    n: int,
+    coordinates: Array,
+    labelled: Array,
+    groups: Array,
+    sources: Array | None = None,
+    places: Array | None = None,
 ) -> None:
     """Raise ValueError unless all arrays describe n scans and the coordinates are finite."""
     if labelled.shape != (n,) or labelled.dtype != bool:
@@ -40,6 +47,10 @@ def check(
         raise ValueError(f"groups have shape {groups.shape}: expected a group per scan, ({n},)")
     if sources is not None and sources.shape != (n,):
         raise ValueError(f"sources have shape {sources.shape}: expected a source per scan, ({n},)")
+    if places is not None and (places.shape != (n,) or np.isinf(places).any()):
+        raise ValueError(
+            f"places have shape {places.shape}: expected a number per scan, ({n},), NaN if unknown"
+        )
 
 
 class Shares:
@@ -93,22 +104,30 @@ class Shares:
 class Turns:
     """Which scans may come next: first those of untouched groups, then all remaining scans.
 
-    Among these it is the turn of a source, if sources are given (`Shares`).
+    Of the remaining scans those near a chosen one of their group wait, if places are given
+    (`Spread`). Among these it is the turn of a source, if sources are given (`Shares`).
 
     Args:
         groups: Group of each scan, shape (n,).
         labelled: Scans that must not be chosen, shape (n,) bool; their groups count as touched.
         sources: Source of each scan, shape (n,).
         picks: Number of scans to choose, the labelled included; only sources need it.
+        places: Place of each scan in its group, shape (n,), NaN if unknown.
     """
 
     def __init__(
-        self, groups: Array, labelled: Array, sources: Array | None = None, picks: int = 0
+        self,
+        groups: Array,
+        labelled: Array,
+        sources: Array | None = None,
+        picks: int = 0,
+        places: Array | None = None,
     ) -> None:
         self._groups = groups
         self._left = ~labelled
         self._fresh = self._left & ~np.isin(groups, groups[labelled])
         self._shares = None if sources is None else Shares(sources, labelled, picks)
+        self._spread = None if places is None else Spread(groups, places, labelled)
 
     @property
     def left(self) -> Array:
@@ -119,6 +138,8 @@ class Turns:
     def allowed(self) -> Array:
         """The scans that may come next, shape (n,) bool; at least one must be left."""
         allowed = self._fresh if self._fresh.any() else self._left
+        if self._spread and not self._fresh.any():
+            allowed = self._spread.far(allowed)
         return self._shares.due(allowed) if self._shares else allowed
 
     def take(self, row: int) -> None:
@@ -127,16 +148,23 @@ class Turns:
         self._fresh[self._groups == self._groups[row]] = False
         if self._shares:
             self._shares.take(row)
+        if self._spread:
+            self._spread.take(row)
 
     def first(self, order: Array) -> Array:
         """Return the rows by their turns; else they keep their order.
 
-        It is the order of single steps, as long as no group has scans of several sources.
+        It is the order of single steps, as long as no group has scans of several sources. With
+        places it is near to that: slices come by the gaps that they halve.
         """
         opens = np.zeros(len(order), bool)
         opens[np.unique(self._groups[order], return_index=True)[1]] = True
         opens &= self._fresh[order]
-        rows: Array = np.concatenate([order[opens], order[~opens]])
+        others = order[~opens]
+        if self._spread:
+            levels = self._spread.levels(others, order[opens])
+            others = others[np.argsort(levels, kind="stable")]
+        rows: Array = np.concatenate([order[opens], others])
         if self._shares is None:
             return rows
         later = np.arange(len(rows)) >= opens.sum()

@@ -18,7 +18,7 @@ from backend.exchange.importing import Outcome, Plan, Target
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import LocalFiles, Serving, Uploads
 from backend.imaging import manifest, sources, windows
-from backend.imaging.manifest import IMAGE, NEIGHBOURS, VOLUME
+from backend.imaging.manifest import IMAGE, NEIGHBOURS, SLICE, VOLUME
 from backend.imaging.sources import Contents, Reading
 from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
@@ -27,7 +27,7 @@ from backend.label_studio.task_import import TaskImport
 from backend.options import as_object, parse_options
 from backend.settings import Settings
 
-GROUPED = {"group_by": VOLUME}  # the options of a project of volumes
+GROUPED = {"group_by": VOLUME, "slice_by": SLICE}  # the options of a project of volumes
 _MOST_NOTES = 20  # that are shown
 
 
@@ -193,7 +193,7 @@ def _report(outcome: Outcome, target: Target) -> None:
 
 
 def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> str:
-    """Set `group_by` where this backend is connected and nothing else is set; say what holds."""
+    """Set `GROUPED` where this backend is connected and no group is set; say what holds."""
     wanted = json.dumps(GROUPED)
     try:
         ours = [e for e in studio.entries(project) if connection.is_at(e, settings.public_url)]
@@ -205,5 +205,5 @@ def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> s
         given = {**as_object(ours[0].get("extra_params")), **GROUPED}
         connection.register(settings, studio, project, json.dumps(given))
     except FirstlightError as error:
-        return f"Set the option group_by to {VOLUME} in Settings > Model: {error}"
-    return f"The option group_by of project {project} is {VOLUME} now."
+        return f"Set the options {wanted} in Settings > Model: {error}"
+    return f"The slices of project {project} are grouped by {VOLUME} now, with {SLICE} as place."

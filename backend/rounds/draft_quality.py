@@ -9,6 +9,7 @@ import numpy as np
 
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
+from backend.rounds.between import SlicesBetween
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, ledger, pages, records
 from backend.storage.artifacts import ProjectFiles
@@ -27,6 +28,7 @@ def judge_drafts(here: RoundContext) -> None:
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
     shown = [version for version in store.publications.all(project.id) if version.live_at]
     scans = {task.id: task for task in now.tasks}
+    between = SlicesBetween(here)
     drafts_of = cache(partial(_drafts, here.files))
     control_of = cache(partial(_control, here))
     judged = False
@@ -40,6 +42,7 @@ def judge_drafts(here: RoundContext) -> None:
         try:
             [submitted] = store.labels.results(project.id, [usable[0].id])
             dice, pixels = _compared(draft, submitted, here.config, scans[task_id])
+            others = between.score(task_id, submitted)
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels
         store.labels.save_draft_score(
@@ -51,6 +54,7 @@ def judge_drafts(here: RoundContext) -> None:
                 dice=dice,
                 control=task_id in control_of(version.round),
                 pixels=pixels,
+                **others,
             )
         )
         judged = True

@@ -7,9 +7,11 @@ from itertools import takewhile
 from typing import Any
 
 from backend.rounds import drafts, prelabels
+from backend.rounds.between import SlicesBetween
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, pages
 from backend.storage.artifacts import ProjectFiles
+from backend.storage.records import QueueRecord
 
 KEPT_DRAFTS = 20  # rounds
 JUDGED_DRAFTS = 100  # more than are labelled while a round is made
@@ -77,19 +79,40 @@ def are_shown(here: RoundContext) -> bool:
     return prelabels.wanted(here.project, len(here.ledger.usable), dice)
 
 
-def to_show(here: RoundContext, file: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the drafts that a queue is published with, by task id; none while they are hidden.
+def to_show(here: RoundContext, file: str, queue: Sequence[int]) -> dict[str, Any]:
+    """Return the regions that a queue is published with, by task id; none while they are hidden.
 
     A task that has lost pages since gets no draft: with a region on a page that is not there,
     Label Studio accepts no Submit and does not say why.
+
+    Args:
+        here: The project.
+        file: The name of the model's drafts.
+        queue: The task ids that are published.
     """
-    stored = here.files.read_json(file) if are_shown(here) else None
+    if not are_shown(here):
+        return {}
+    stored: dict[str, Any] = here.files.read_json(file) or {}
     counts = {str(task.id): len(pages.separate(task.url)) for task in here.ledger.tasks}
-    return {
+    fitting = {
         task: regions
-        for task, regions in (stored or {}).items()
+        for task, regions in stored.items()
         if all(region.get("item_index", 0) < counts.get(task, 0) for region in regions)
     }
+    between = SlicesBetween(here).drafts(queue)
+    return fitting | {str(task_id): regions for task_id, regions in between}
+
+
+def explained(here: RoundContext, queue: QueueRecord) -> QueueRecord:
+    """Return the record of a queue, with the slices named whose draft is not the model's."""
+    if not queue.model or not are_shown(here):
+        return queue
+    between = SlicesBetween(here).chosen(queue.order[: here.options.horizon])
+    reasons = [
+        f"{reason}; draft drawn between its labelled neighbours" if task in between else reason
+        for task, reason in zip(queue.order, queue.reasons, strict=True)
+    ]
+    return queue.changed(reasons=reasons)
 
 
 def forget_old(files: ProjectFiles) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.options import ProjectOptions
 from backend.rounds import expected_minutes, stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
 from backend.rounds.expected_minutes import ScanMinutes
@@ -30,9 +29,6 @@ from model.registry import (
     is_cold_start,
 )
 from model.validation import group
-
-# The options that records of the first release lack.
-NEW_OPTIONS = ("score_limit", "network", "source_by", "merge", "second_reading", "by_minutes")
 
 
 class Selector:
@@ -73,9 +69,10 @@ class Selector:
             [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
             sorted(now.skipped),
             self._project.label_config,
-            _selecting(self._options),
+            self._options.deciding,
             self.encoder,
-            *filter(None, [pinned, now.sources]),  # absent if empty: old fingerprints stay valid
+            # Absent if empty: old fingerprints stay valid.
+            *filter(None, [pinned, now.sources, now.places]),
         )
         trains = not pinned and len(now.usable) >= 2
         pool = {task_id for task_id, _ in self.pool(now)}
@@ -184,7 +181,7 @@ class Selector:
             points.coordinates,
             ~closed,
         )
-        sources = self._sources(now, points.ids)
+        sources, places = self._sources(now, points.ids), self._places(now, points.ids)
         expected = self._expected(now, judged, points, ~closed)
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
@@ -195,6 +192,7 @@ class Selector:
             clusters=points.clustering,
             groups=self._groups(now, points.ids),
             sources=sources,
+            places=places,
             minutes=expected.minutes if expected else None,
         )
         ranked = [points.ids[row] for row in decision.order]
@@ -229,7 +227,7 @@ class Selector:
             **(expected.facts if expected else {}),
             warnings=[
                 *points.warnings,
-                *self._without_sources(now),
+                *self._without_effect(now),
                 *self._instability(decision.phase, len(whole.ids)),
                 *(expected.warnings if expected and weighs else ()),
                 *decision.warnings,
@@ -240,6 +238,7 @@ class Selector:
                     "entropy": _number(uncertainty[rows[task]]),
                     "scored_in": known[task][1] if task in known else None,
                     **({} if sources is None else {"source": int(sources[rows[task]])}),
+                    **({} if places is None else {"place": _number(places[rows[task]])}),
                     **(expected.terms(task, rows[task]) if expected else {}),
                     **terms,
                 }
@@ -318,15 +317,26 @@ class Selector:
         task_of = {task.id: task for task in now.tasks}
         return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
 
-    def _without_sources(self, now: Ledger) -> tuple[str, ...]:
-        """Return a warning if no scan has a source although the option asks for sources."""
-        key = self._options.source_by
-        if not key or now.sources:
-            return ()
-        return (
-            f"source_by: no task has the key {key!r} in its data, so all scans count as one "
-            "source; correct the option, or import tasks with this key",
-        )
+    def _places(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.float64] | None:
+        """Return the place of each slice in its volume, NaN if unknown; groups are the volumes."""
+        if not self._options.group_by or not now.places:
+            return None
+        return np.array([now.places.get(i, np.nan) for i in ids])
+
+    def _without_effect(self, now: Ledger) -> Iterator[str]:
+        """Yield a warning for each option that names a key of the task data in vain."""
+        asked = self._options
+        for name, key, known, effect in (
+            ("source_by", asked.source_by, now.sources, "all scans count as one source"),
+            ("slice_by", asked.slice_by, now.places, "slices of a volume count as equally far"),
+        ):
+            if key and not known:
+                yield (
+                    f"{name}: no task has the key {key!r} in its data, so {effect}; correct the "
+                    "option, or import tasks with this key"
+                )
+        if asked.slice_by and not asked.group_by:
+            yield "slice_by: without group_by it does nothing; set group_by to the volume's key"
 
     def _sources(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
         """Return the number of each scan's source; scans without one share a number."""
@@ -383,19 +393,6 @@ class Selector:
 def _named(name: str, is_known: Callable[[str], bool], usual: str) -> str:
     """Return the name of a strategy; the usual one if its package is not installed any more."""
     return name if is_known(name) else usual
-
-
-def _selecting(options: ProjectOptions) -> dict[str, Any]:
-    """Return the options whose change makes a round due.
-
-    A new option is left out while it has its default. Otherwise an upgrade would publish. `method`
-    is left out, because the options that it sets are in.
-    """
-    fields = ProjectOptions.model_fields
-    unset = {name for name in NEW_OPTIONS if getattr(options, name) == fields[name].default}
-    never = {"method", "paused", "refine", "max_refine_seconds", "review", "show_people"}
-    never |= {"enough", "draft_target"}
-    return options.model_dump(exclude=never | unset)
 
 
 def _firsts(

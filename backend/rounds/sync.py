@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -126,6 +127,7 @@ def _list_is_due(
         or "newest_until_now" in seen
         or stored_options(project).group_by != options.group_by
         or stored_options(project).source_by != options.source_by
+        or stored_options(project).slice_by != options.slice_by
     )
 
 
@@ -250,6 +252,7 @@ def _task_row(
         "url": labels.address(data, config),
         "group": _named(data, options.group_by),
         "source": _named(data, options.source_by),
+        "place": _place(data.get(options.slice_by) if options.slice_by else None),
         "updated_at": str(task["updated_at"]),
         "is_labeled": bool(task["is_labeled"]),
         "overlap": int(task["overlap"] or 1),
@@ -260,6 +263,15 @@ def _named(data: dict[str, Any], key: str) -> str:
     """Return the value of a key of the task data; "" without an option, key or value."""
     value = data.get(key) if key else None
     return "" if value is None else _text(value)
+
+
+def _place(value: object) -> float | None:
+    """Return the place of a slice; None if task data have no number for it."""
+    try:
+        place = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return place if math.isfinite(place) else None
 
 
 def _text(value: object) -> str:

@@ -271,7 +271,7 @@ class Rounds(DBOSConfiguredInstance):
             queue = selector.rank(
                 here.ledger, scores, asked, number, model=scored["model"], labels=labels
             )
-            records.write_queue(here.files, number, queue)
+            records.write_queue(here.files, number, queue_drafts.explained(here, queue))
             said = [*here.config.notes, *here.network_warnings, *queue.warnings]
             # The encoder logged its own warnings at start.
             outcome.log_new(said, here.project.warnings)
@@ -362,11 +362,12 @@ class Rounds(DBOSConfiguredInstance):
                 labels=live.labels if live and refined else len(here.ledger.usable),
                 drafts=artifacts.file_of(file) if key else "",
             )
-            masks = queue_drafts.to_show(here, file) if key else {}
+            queue = here.queue(number)[: here.options.horizon]
+            masks = queue_drafts.to_show(here, file, queue) if key else {}
             name = here.publisher.publish(
                 version,
                 "attention-unet" if key else "cold-start",
-                here.queue(number)[: here.options.horizon],
+                queue,
                 masks,
             )
             self.store.projects.update(project_id, publish_seconds=time.monotonic() - started)

@@ -84,6 +84,11 @@ class Ledger:
         """The source of every scan that has one, by task id; see `source_by`."""
         return {task.id: task.source for task in self.tasks if task.source}
 
+    @cached_property
+    def places(self) -> dict[int, float]:
+        """The place in its volume of every slice that has one, by task id; see `slice_by`."""
+        return {task.id: task.place for task in self.tasks if task.place is not None}
+
     @property
     def label_keys(self) -> list[str]:
         """One key per label; a changed label gets a new key."""

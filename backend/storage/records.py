@@ -16,8 +16,9 @@ from sqlalchemy.types import TypeDecorator
 from backend.storage.artifacts import ProjectFiles, Space, round_name
 
 # The terms of a ranked scan: cluster, entropy, uncertainty, diversity, utility, control; with
-# `source_by` the number of its source, with `by_minutes` area, regions and minutes. A model of them
-# would make a record of 100,000 scans take almost three times as long to read.
+# `source_by` the number of its source, with `slice_by` its place, with `by_minutes` area, regions
+# and minutes. A model of them would make a record of 100,000 scans take almost three times as long
+# to read.
 Terms = dict[str, Any]
 
 # The reason of a source's first scan begins with this. Names of sources are task data: they stay

@@ -31,6 +31,7 @@ class ListedScan(NamedTuple):
     url: str
     group: str
     source: str
+    place: float | None
     is_labeled: bool
     overlap: int
     height: int

@@ -113,6 +113,7 @@ class Task(Base):
     url: Mapped[str] = mapped_column(sa.Text, default="")
     group: Mapped[str] = mapped_column(default="")
     source: Mapped[str] = mapped_column(default="", server_default="")
+    place: Mapped[float | None]  # of a slice in its volume
     updated_at: Mapped[str] = mapped_column(default="")
     is_labeled: Mapped[bool] = mapped_column(default=False)
     overlap: Mapped[int] = mapped_column(default=1, server_default="1")  # annotations it needs
@@ -229,6 +230,10 @@ class DraftScore(Base):
     # Of each label: pixels of the draft, and pixels that differ in the submitted mask. Empty of
     # early releases.
     pixels: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    # For a slice between two slices that were labelled before: their distance, and the Dice of the
+    # draft that follows from them.
+    gap: Mapped[float | None]
+    between_dice: Mapped[float | None]
 
     @property
     def unchanged(self) -> bool:

@@ -77,6 +77,7 @@ def rank(  # noqa: PLR0913  # the contract's keywords
     batch: int | None = None,
     groups: Array | None = None,
     sources: Array | None = None,
+    places: Array | None = None,
     random_fraction: float = 0.0,
     seed: int = 0,
     minutes: Array | None = None,
@@ -93,6 +94,8 @@ def rank(  # noqa: PLR0913  # the contract's keywords
             a kernel (`coverage`, `tempered`). The rest is ordered in one step.
         groups: Group of each scan, shape (n,): untouched groups come first.
         sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
+        places: Place of each scan in its group, shape (n,), NaN if unknown: in touched groups
+            scans far from the chosen ones come first (`spread.Spread`).
         random_fraction: Share of the picks drawn at random instead, in [0, 1], evenly spread over
             this batch and the scans labelled before.
         seed: Of all randomness.
@@ -106,15 +109,18 @@ def rank(  # noqa: PLR0913  # the contract's keywords
         raise ValueError(f"unknown acquisition {strategy!r}: {registry.KNOWN_ACQUISITIONS}")
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}: expected at least 1, or None for the whole pool")
-    labels, values, places = map(np.asarray, (labelled, uncertainty, coordinates))
+    labels, values, points = map(np.asarray, (labelled, uncertainty, coordinates))
     names = np.arange(len(labels)) if groups is None else np.asarray(groups)
     origins = None if sources is None else np.asarray(sources)
-    pool.check(len(labels), places, labels, names, origins)
+    within = None if places is None else np.asarray(places, float)
+    pool.check(len(labels), points, labels, names, origins, within)
     _check_uncertainty(values, labels)
     _check_minutes(minutes, labels)
     weight = None if alpha == "auto" else _share("alpha", alpha, ' or "auto"')
     control = _share("random_fraction", random_fraction)
-    asked = _Question(values, places, labels, names, origins, minutes, weight, batch, control, seed)
+    asked = _Question(
+        values, points, labels, names, origins, within, minutes, weight, batch, control, seed
+    )
     return _ranked(strategy, asked)
 
 
@@ -123,10 +129,11 @@ class _Question:
     """The arguments of `rank`, checked."""
 
     uncertainty: Array
-    places: Array
+    points: Array
     labelled: Array
     groups: Array
     sources: Array | None
+    places: Array | None
     minutes: Array | None
     alpha: float | None
     batch: int | None
@@ -135,7 +142,7 @@ class _Question:
 
     def ranking(self, name: str, rule: type[Acquisition]) -> Ranking:
         """Return the ranking of a rule."""
-        rows, points = np.flatnonzero(~self.labelled), self.places.astype(np.float64)
+        rows, points = np.flatnonzero(~self.labelled), self.points.astype(np.float64)
         candidates = Candidates(
             rows=rows,
             size=len(self.labelled),
@@ -149,7 +156,7 @@ class _Question:
         )
         control = _control(candidates, self.random_fraction)
         most = len(candidates.chosen) + candidates.batch
-        turns = pool.Turns(self.groups, self.labelled, self.sources, most)
+        turns = pool.Turns(self.groups, self.labelled, self.sources, most, self.places)
         return _Picking(name, rule(candidates), turns).run(control)
 
 

@@ -84,6 +84,7 @@ def select(  # noqa: PLR0913  # the contract's keywords
     labelled: Array | None = None,
     groups: Array | None = None,
     sources: Array | None = None,
+    places: Array | None = None,
     seed: int = 0,
 ) -> ColdStart:
     """Return the pool in the order in which it should be labelled while no model exists.
@@ -100,6 +101,8 @@ def select(  # noqa: PLR0913  # the contract's keywords
         labelled: Scans already chosen, shape (n,) bool; they count towards their clusters' shares.
         groups: Group of each scan, shape (n,): untouched groups come first.
         sources: Source of each scan, shape (n,): each gets its share (`pool.Shares`).
+        places: Place of each scan in its group, shape (n,), NaN if unknown: in touched groups
+            scans far from the chosen ones come first (`spread.Spread`).
 
     Raises:
         ValueError: If the strategy is unknown or an argument has the wrong shape.
@@ -112,16 +115,19 @@ def select(  # noqa: PLR0913  # the contract's keywords
     if coordinates is None:
         fitted = maps.fit(embeddings, method=projection, seed=seed)
         coordinates, notes = fitted.coordinates, fitted.warnings
-    places, n = np.asarray(coordinates), len(embeddings)
+    points, n = np.asarray(coordinates), len(embeddings)
     labels = np.zeros(n, bool) if labelled is None else np.asarray(labelled)
     names = np.arange(n) if groups is None else np.asarray(groups)
     origins = None if sources is None else np.asarray(sources)
-    pool.check(n, places, labels, names, origins)
-    asked = Pool(places.astype(np.float64), budget, labels, names, seed, clustering, origins)
+    within = None if places is None else np.asarray(places, float)
+    pool.check(n, points, labels, names, origins, within)
+    asked = Pool(
+        points.astype(np.float64), budget, labels, names, seed, clustering, origins, within
+    )
     name, choice, problems = _choose(strategy, asked)
     found = choice.clustering
     return ColdStart(
-        choice.order, choice.picked, places, found.clusters, found.k, found.silhouette,
+        choice.order, choice.picked, points, found.clusters, found.k, found.silhouette,
         found.medoids, notes + problems + _warnings(asked, choice),
         choice.words or STRATEGIES[name].words, choice.width, name,
     )  # fmt: skip

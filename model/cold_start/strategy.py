@@ -29,6 +29,7 @@ class Pool:
         seed: Of all randomness.
         known: The clusters by silhouette; None to compute them.
         sources: Source of each scan, shape (n,); None without sources.
+        places: Place of each scan in its group, shape (n,); None without places.
     """
 
     points: Array
@@ -38,6 +39,7 @@ class Pool:
     seed: int
     known: Clustering | None = None
     sources: Array | None = None
+    places: Array | None = None
 
     @cached_property
     def clustering(self) -> Clustering:
@@ -56,7 +58,7 @@ class Pool:
 
     def turns(self) -> Turns:
         """Return the turns of groups and sources at the start."""
-        return Turns(self.groups, self.labelled, self.sources, self.budget)
+        return Turns(self.groups, self.labelled, self.sources, self.budget, self.places)
 
     def rest(self, picks: Array, turns: Turns) -> Array:
         """Return the remaining rows by distance to the nearest pick, farthest first."""

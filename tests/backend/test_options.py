@@ -56,6 +56,7 @@ def test_the_method_of_the_paper_sets_every_option_in_which_it_is_exact() -> Non
         ("network", "unet/resnet34"),
         ("random_fraction", 0.5),
         ("source_by", "clinic"),
+        ("slice_by", "slice"),
         ("by_minutes", True),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_project_is_made_with_its_classes_and_the_viewer(
     said = capsys.readouterr().out
     assert "Project 1 (Hearts) is made. After an interruption use --project 1." in said
     assert "1 volumes are in project 1, with 3 new tasks; the manifest is in" in said
-    assert """connect 1 --extra-params '{"group_by": "volume"}'""" in said
+    assert """connect 1 --extra-params '{"group_by": "volume", "slice_by": "slice"}'""" in said
 
 
 def test_pictures_by_themselves_need_no_viewer(
@@ -146,8 +146,9 @@ def test_slices_are_grouped_by_volume_where_the_backend_is_connected(
     studio.setup = lambda project: "firstlight-01234567"
     secret = {"webhook_secret": SecretStr("a secret of its own")}
     run(settings.model_copy(update=secret), source, project=1)
-    assert "The option group_by of project 1 is volume now." in capsys.readouterr().out
-    assert studio.entries[entry["id"]]["extra_params"] == {"alpha": 0.5, "group_by": "volume"}
+    assert "The slices of project 1 are grouped by volume now" in capsys.readouterr().out
+    given = {"alpha": 0.5, "group_by": "volume", "slice_by": "slice"}
+    assert studio.entries[entry["id"]]["extra_params"] == given
 
 
 def test_another_group_is_left_as_it_is(

@@ -476,6 +476,39 @@ def test_untouched_groups_come_first(pool: Pool) -> None:
     assert all(number > 6 for number in first)
 
 
+def test_slices_far_from_a_labelled_one_come_before_slices_near_to_it(pool: Pool) -> None:
+    pool.options(group_by="volume", slice_by="slice")
+    for number in range(1, 13):
+        pool.add(number, group="A" if number <= 9 else "B", place=float(number))
+    pool.label(1)
+    pool.label(10)
+
+    record = pool.rank()
+
+    order = record.order
+    assert [record.scans[task]["place"] for task in order] == order
+    assert order[0] in {5, 6, 7, 8, 9, 11, 12}  # with half of an extent or more
+    assert order.index(2) > max(order.index(11), order.index(12))  # 2 has an eighth
+
+
+def test_places_need_a_group_and_a_key_that_tasks_have(pool: Pool) -> None:
+    pool.options(slice_by="slice")
+    first, second = [line for line in pool.rank().warnings if line.startswith("slice_by")]
+    assert "no task has the key 'slice'" in first
+    assert "without group_by" in second
+
+
+def test_places_change_the_fingerprint_once_they_are_asked_for(pool: Pool) -> None:
+    pool.options(group_by="volume")
+    plain = pool.plan()["fingerprint"]
+    pool.options(group_by="volume", slice_by="")
+    assert pool.plan()["fingerprint"] == plain
+    pool.options(group_by="volume", slice_by="slice")
+    asked = pool.plan()["fingerprint"]
+    pool.add(1, place=4.0)
+    assert len({plain, asked, pool.plan()["fingerprint"]}) == 3
+
+
 def test_every_source_gives_a_scan_first_and_the_record_keeps_its_number_without_its_name(
     pool: Pool,
 ) -> None:

@@ -220,10 +220,10 @@ def test_a_slab_that_lost_pages_gets_no_draft_of_them(lab: Lab, live: LiveDrafts
     here = lab.here
     found = {str(task): drawn({2: lab.truth(0, 0)}) for task in lab.tasks}
     here.files.write_json(file, found)
-    assert queue_drafts.to_show(here, file).keys() == found.keys()
+    assert queue_drafts.to_show(here, file, []).keys() == found.keys()
     lab.fake.change_data(lab.tasks[0], slices=["/data/upload/1/page-0.png"] * 2)
     lab.sync()
-    assert queue_drafts.to_show(lab.here, file).keys() == {str(task) for task in lab.tasks[1:]}
+    assert queue_drafts.to_show(lab.here, file, []).keys() == {str(task) for task in lab.tasks[1:]}
 
 
 def test_a_click_on_a_page_is_answered_on_that_page(lab: Lab, live: LiveDrafts) -> None:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from backend.options import ProjectOptions
 from backend.rounds import sync
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.selection import Selector, _selecting
+from backend.rounds.selection import Selector
 from backend.rounds.services import Services
 from backend.rounds.stopping import Signs, judge_stop
 from backend.storage.records import ModelQuality
@@ -201,4 +201,4 @@ def test_the_worst_group_and_label_are_named(
 
 
 def test_the_options_make_no_new_queue() -> None:
-    assert _selecting(ProjectOptions(enough=2, draft_target=0.8)) == _selecting(ProjectOptions())
+    assert ProjectOptions(enough=2, draft_target=0.8).deciding == ProjectOptions().deciding

@@ -321,6 +321,17 @@ def test_the_source_is_the_named_part_of_the_data_and_a_changed_key_reads_it_aga
     assert "A7" not in caplog.text
 
 
+def test_the_place_of_a_slice_is_the_named_number_of_the_data(side: Side) -> None:
+    [entry] = side.fake.entries.values()
+    for place in (4, "-2.5", 0, None, "apex", "nan", [3], 10**400):
+        side.fake.add_task(side.number, slice=place)
+    side.sync()
+    assert side.read().places == {}
+    entry["extra_params"] = {"slice_by": "slice"}
+    side.sync()
+    assert list(side.read().places.values()) == [4, -2.5, 0]
+
+
 # -- label config and options ---------------------------------------------------------------------
 
 

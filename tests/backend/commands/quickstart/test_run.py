@@ -130,7 +130,7 @@ def test_volumes_are_imported_once_beside_a_viewer(settings: Settings, tmp_path:
     [
         (None, "images", {"seed": 0}),
         (Path("scans"), "images", {}),
-        (Path("scans"), "volumes", {"group_by": "volume"}),
+        (Path("scans"), "volumes", {"group_by": "volume", "slice_by": "slice"}),
     ],
 )
 def test_only_a_project_without_an_entry_gets_options(
