@@ -177,7 +177,7 @@ class ProjectOptions(BaseSettings):
         """
         fields = type(self).model_fields
         unset = {name for name in NEW_OPTIONS if getattr(self, name) == fields[name].default}
-        return self.model_dump(exclude=IDLE_OPTIONS | unset)
+        return self.model_dump(exclude={*IDLE_OPTIONS, *unset})
 
     @property
     def method_in_use(self) -> str:

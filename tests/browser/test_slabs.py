@@ -15,7 +15,7 @@ from backend.label_studio import labels
 from demo.annotator import Annotator
 from tests.browser.conftest import Shoot
 from tests.label_studio import thorax
-from tests.label_studio.test_import import project_titled, run, tasks_of
+from tests.label_studio.commands import project_titled, run, tasks_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +39,7 @@ def test_what_is_drawn_on_two_pages_is_stored_on_them(
 ) -> None:
     source = thorax.save(tmp_path / "source", 1, side=SIDE, slices=15)
     options = ["--labels", "Left lung,Right lung", "--window", "lung", "--slab", "5"]
-    run(studio, tmp_path / "data", str(source), "--new", "Chest slabs", *options)
+    run(studio, tmp_path / "data", "import", str(source), "--new", "Chest slabs", *options)
     project = project_titled(annotator, "Chest slabs")
     [task] = [t for t in tasks_of(annotator, project) if t["data"]["slice"] == 7]
     page = owner.new_page()

@@ -23,8 +23,8 @@ from demo.annotator import Annotator
 from tests.backend.exchange.export.exported import Array, export
 from tests.backend.imaging.shown import shown_mask
 from tests.label_studio import thorax
+from tests.label_studio.commands import project_titled, run, tasks_of
 from tests.label_studio.conftest import OPTIONS, page_at
-from tests.label_studio.test_import import project_titled, run, tasks_of
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -97,7 +97,7 @@ def lab(studio: LabelStudio, annotator: Annotator, backend: Backend, tmp_path: P
     source, data = thorax.save(tmp_path / "source", VOLUMES, slices=SLICES), tmp_path / "data"
     options = ["--labels", "Lung", "--window", "lung", "--slab", str(PAGES)]
     title = f"Slabs {tmp_path.name}"
-    run(studio, data, str(source), "--new", title, *options)
+    run(studio, data, "import", str(source), "--new", title, *options)
     project = project_titled(annotator, title)
     # On a busy machine the few seconds of the other tests are not enough to draw anything.
     backend.connect(project, {**OPTIONS, "group_by": "volume", "max_train_seconds": 60})

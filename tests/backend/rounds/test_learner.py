@@ -25,7 +25,7 @@ from backend.rounds.examples import UnreadableLabels
 from backend.rounds.learner import Learner, learner_for, train_config
 from backend.rounds.progress import Pace
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import Place, ScanScore, measured
+from backend.rounds.validation_scores import ScanScore, TaskPage, measured
 from backend.storage import artifacts, ledger
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
@@ -462,7 +462,7 @@ def gated(
 
     def scored(
         self: Learner, now: ledger.Ledger, key: str, held: list[int], *_: Any
-    ) -> dict[Place, ScanScore]:
+    ) -> dict[TaskPage, ScanScore]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
         return {

@@ -192,10 +192,11 @@ def test_the_embedding_of_a_slab_is_the_mean_of_its_pages(
 
 def test_a_slab_is_as_uncertain_as_its_most_uncertain_third(lab: Lab, live: LiveDrafts) -> None:
     tasks = [lab.address(row) for row in (3, 4)]
-    slabs = lab.learner.uncertainties(lab.key, tasks)
+    slabs = lab.learner.judge(lab.key, tasks)
     for task, joined in tasks:
-        single = [lab.learner.uncertainties(lab.key, [(task, u)]) for u in pages.separate(joined)]
-        assert slabs[task] == pytest.approx(max(each[task] for each in single), rel=1e-5)
+        single = [lab.learner.judge(lab.key, [(task, u)])[task] for u in pages.separate(joined)]
+        most = max(each.uncertainty for each in single)
+        assert slabs[task].uncertainty == pytest.approx(most, rel=1e-5)
 
 
 # -- drafts ---------------------------------------------------------------------------------------
