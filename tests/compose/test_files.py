@@ -142,7 +142,8 @@ def test_only_what_cannot_have_a_default_has_to_be_written() -> None:
 
 
 def test_defaults_shown_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FIRSTLIGHT_REFINE")  # set for all tests
+    for name in ("FIRSTLIGHT_REFINE", "FIRSTLIGHT_REVIEW"):  # set for all tests
+        monkeypatch.delenv(name)
     shown = dict(re.findall(r"^#(FIRSTLIGHT_\w+)=(.+)$", EXAMPLE, flags=re.MULTILINE))
     lower = {name.removeprefix("FIRSTLIGHT_").lower(): value for name, value in shown.items()}
     assert ProjectOptions(**lower) == ProjectOptions()

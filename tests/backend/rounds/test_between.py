@@ -166,14 +166,15 @@ def test_the_queue_is_published_with_these_drafts_and_says_which(
     volume.scored([0.2] * LEAST, gap=2.0)
     monkeypatch.setattr(queue_drafts, "are_shown", lambda here: True)
     artifacts.write_json(
-        volume.services.folder(volume.number) / "drafts" / "one.json", {"3": [], "5": ["a region"]}
+        volume.services.folder(volume.number) / "drafts" / "one.json",
+        {"3": [], "5": [{"id": "a region"}]},
     )
     record = QueueRecord(order=[5, 3], reasons=["far", "near"], model="a model")
 
     shown = queue_drafts.to_show(volume.here, "drafts/one.json", [5, 3])
     reasons = queue_drafts.explained(volume.here, record).reasons
 
-    assert shown["5"] == ["a region"]
+    assert shown["5"] == [{"id": "a region"}]
     assert [region["type"] for region in shown["3"]] == ["brushlabels"]
     assert reasons == ["far", "near; draft drawn between its labelled neighbours"]
     monkeypatch.setattr(queue_drafts, "are_shown", lambda here: False)
