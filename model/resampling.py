@@ -41,20 +41,27 @@ def mean(
 def ratio(over: Floats, under: Floats, *, seed: int = 0) -> Interval | None:
     """Return the ratio of two sums with its interval, by resampling their pairs.
 
+    Pairs with nothing to divide by are left out. The interval of more than MANY pairs is that of a
+    normal distribution (delta method).
+
     Args:
         over: What is counted, shape (n,).
         under: What it is a share of, 0 or more, shape (n,).
         seed: Of the resampling.
 
     Returns:
-        None for fewer than two pairs, or if a resampling may have nothing to divide by.
+        None for fewer than two pairs that have something to divide by.
     """
+    over, under = over[under > 0], under[under > 0]
     count = len(over)
-    if count < 2 or not (under > 0).all():
+    if count < 2:
         return None
-    rows = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
-    drawn = over[rows].sum(axis=1) / under[rows].sum(axis=1)
-    return around(float(over.sum() / under.sum()), drawn)
+    value, rng = float(over.sum() / under.sum()), np.random.default_rng(seed)
+    if count > MANY:
+        spread = (over - value * under).std(ddof=1) / (math.sqrt(count) * under.mean())
+        return around(value, rng.normal(value, spread, DRAWS))
+    rows = rng.integers(count, size=(DRAWS, count))
+    return around(value, over[rows].sum(axis=1) / under[rows].sum(axis=1))
 
 
 def means(values: Floats, rng: np.random.Generator) -> Floats:

@@ -90,15 +90,17 @@ def spaced(labels: Sequence[int], batch: int) -> list[int]:
     """Return the places of the models that make the curve: each a batch or more after the last.
 
     Models that differ by a label or two say nothing of the gain of a batch, and would let the same
-    chance count several times.
+    chance count several times. A model with more labels than a later model learnt from labels that
+    were deleted since, so it is left out.
 
     Args:
         labels: The number of labels of each model, oldest model first.
         batch: The least distance between two models, at least 1.
     """
+    fewest_later = np.minimum.accumulate(np.array(labels, int)[::-1])[::-1]
     kept: list[int] = []
     for place, count in enumerate(labels):
-        if not kept or count >= labels[kept[-1]] + batch:
+        if count == fewest_later[place] and (not kept or count >= labels[kept[-1]] + batch):
             kept.append(place)
     return kept
 

@@ -24,6 +24,7 @@ from backend.storage import pages
 from model import evaluation
 from model.between import between, reach
 
+DRAWN_BETWEEN = "draft drawn between its labelled neighbours"  # ends the reason of such a slice
 MOST = 100  # drafts in a queue: a round has to be quick
 COMPARED = 100  # the last slices that were drawn both ways
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.label_studio import labels
 from backend.label_studio.moments import moment
-from backend.rounds.between import SlicesBetween
+from backend.rounds.between import DRAWN_BETWEEN, SlicesBetween
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, ledger, pages, records
 from backend.storage.artifacts import ProjectFiles
@@ -22,7 +22,8 @@ from model.evaluation import MAIN
 def judge_drafts(here: RoundContext) -> None:
     """Score the drafts of scans labelled since the last call (prequential quality).
 
-    A draft is stored before it can be shown, so its label could not influence it.
+    A draft is stored before it can be shown, so its label could not influence it. A slice that
+    showed a draft between its neighbours' labels is left out: nobody saw the model's draft.
     """
     store, project, now = here.store, here.project, here.ledger
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
@@ -31,6 +32,7 @@ def judge_drafts(here: RoundContext) -> None:
     between = SlicesBetween(here)
     drafts_of = cache(partial(_drafts, here.files))
     control_of = cache(partial(_control, here))
+    between_of = cache(partial(_drawn_between, here))
     judged = False
     for task_id, usable in now.usable.items():
         if task_id in known:
@@ -38,6 +40,8 @@ def judge_drafts(here: RoundContext) -> None:
         version = shown_at(shown, moment(usable[0].created_at))
         draft = drafts_of(version.drafts).get(str(task_id)) if version else None
         if version is None or draft is None or not scans[task_id].height:
+            continue
+        if task_id in between_of(version.round):
             continue
         try:
             [submitted] = store.labels.results(project.id, [usable[0].id])
@@ -90,6 +94,15 @@ def _control(here: RoundContext, number: int) -> frozenset[int]:
     record = records.read_queue(here.files, number)
     scans = record.scans if record else {}
     return frozenset(task for task, terms in scans.items() if terms.get("control"))
+
+
+def _drawn_between(here: RoundContext, number: int) -> frozenset[int]:
+    """Return the slices that a round published with a draft between their neighbours' labels."""
+    if not here.options.slice_by:
+        return frozenset()
+    queue = records.read_queue(here.files, number)
+    reasons = queue.reason_of if queue else {}
+    return frozenset(task for task, reason in reasons.items() if reason.endswith(DRAWN_BETWEEN))
 
 
 def _compared(

@@ -13,7 +13,7 @@ from backend.imaging.pixels import Pixels
 from backend.rounds import unreadable
 from backend.rounds.context import RoundContext
 from backend.rounds.unreadable import MOST_DEATHS
-from backend.storage import artifacts
+from backend.storage import artifacts, pages
 from backend.storage.scans import is_retried
 from backend.storage.tables import Task
 from model.encoders import Floats
@@ -52,7 +52,8 @@ def embed(here: RoundContext, task_ids: Sequence[int], worker: str) -> None:
     broken: dict[int, ImageError] = {}
     for tasks in _apart([task for task in wanted if task.deaths <= MOST_DEATHS]):
         with _in_hand(here, [task.id for task in tasks], worker):
-            broken |= _read(here, tasks)
+            for part in _by_pages(tasks):
+                broken |= _read(here, part)
     if any(task.problem for task in wanted if task.id not in broken):
         here.store.scans.retry_unreadable(here.id)  # their storage may be back
     unreadable.note(here, broken)
@@ -109,6 +110,24 @@ def _vectors(here: RoundContext, scans: Sequence[Sequence[Pixels]]) -> Floats:
         ) from error
     ends = np.cumsum([len(scan) for scan in scans])
     return np.stack([of_scan.mean(axis=0) for of_scan in np.split(vectors, ends[:-1])])
+
+
+def _by_pages(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """Yield scans together as long as their pages fit into memory; scans of one page are one part.
+
+    All pages of a part are in memory at once.
+    """
+    part: list[Task] = []
+    held = 0
+    for task in tasks:
+        count = len(pages.separate(task.url))
+        if part and held + count > LARGEST_CHUNK:
+            yield part
+            part, held = [], 0
+        part.append(task)
+        held += count
+    if part:
+        yield part
 
 
 def _apart(tasks: list[Task]) -> Iterator[list[Task]]:

@@ -1,7 +1,7 @@
 """Studies of a project while nobody waits for a round, and after its refinement.
 
-A study is a durable workflow in the queue of the refreshes, as a refinement is: it never runs
-beside a round of its project, and it ends within two seconds of a refresh request.
+A study is a durable workflow in the queue of the refreshes, as a refinement is. A study and a round
+of one project never run at the same time, and a study ends within two seconds of a refresh request.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Study(Protocol):
         ...
 
 
-STUDIES: tuple[Study, ...] = (LabelReview(), SelectionGain())
+# A review is due after every queue, so it comes last.
+STUDIES: tuple[Study, ...] = (SelectionGain(), LabelReview())
 NAMES = frozenset(study.name for study in STUDIES)
 
 
@@ -75,7 +76,10 @@ class IdleStudies(DBOSConfiguredInstance):
         for project in self.store.projects.all():
             if refinement.rests(project, now) and not refinement.refinable(self.store, project):
                 here = RoundContext(self._services, self._encoders, project)
-                found += [(project.id, study.name) for study in _wanted(here)][:1]
+                try:
+                    found += [(project.id, study.name) for study in _wanted(here)][:1]
+                except FirstlightError as error:
+                    log.warning("project %d is not studied: %s", project.id, error)
         return found
 
     @DBOS.workflow()

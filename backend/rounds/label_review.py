@@ -1,7 +1,8 @@
 """Look for wrong labels in idle time, and show the suspicious ones in Label Studio.
 
 Quick networks predict every labelled scan without having seen its label (`model.review`). Each
-fold is stored when it ends, so a review that had to make way goes on where it stopped.
+fold is stored when it ends, so a review that had to make way goes on where it stopped, as long as
+the labels are the same.
 
 In Label Studio a suspicion is a prediction of the live version on a labelled task. Its score is
 above every score of the queue, so that no suspicion ever comes before a scan of the queue.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence, Set
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ from model import review
 from model.refinement import LabelledScans, Stopped, split
 
 log = logging.getLogger(__name__)
+
+# Suspicions in the tab. It is read from the top, and a round must not wait for thousands of masks.
+MOST_SHOWN = 200
 
 Fold = dict[str, dict[str, Any]]  # what was found out about each scan, by task id as text
 
@@ -164,7 +168,7 @@ def _reviewed(task: int, file: str, of_scan: dict[str, Any]) -> ReviewedScan:
 def _publish(
     here: RoundContext, live: Publication, scans: Sequence[ReviewedScan], found: dict[int, Any]
 ) -> int:
-    """Publish the suspicions; return how many Label Studio holds of them.
+    """Publish the highest suspicions; return how many Label Studio holds of them.
 
     A task that the live queue holds has a prediction of the live version already. It was labelled
     after that queue was made, and waits for the next one. Two predictions of one version on a task
@@ -172,11 +176,12 @@ def _publish(
     """
     confirmed = here.store.publications.confirmed(here.id)
     closed = set(here.ledger.usable) - here.ledger.open - set(live.published)
-    shown = [
+    listed = (
         scan for scan in scans if scan.task in closed and (scan.task, scan.label) not in confirmed
-    ]
+    )
+    shown = list(islice(listed, MOST_SHOWN))
     studio = here.services.studio
-    if shown and not here.store.studies.digest(here.id, review_list.NAME):
+    if shown and not review_list.read(here.store, here.id).published:
         review_tab.ensure(studio, here.id)
     rows = [QueueItem(scan.task, found[scan.task]["regions"]) for scan in shown]
     suspicions = {scan.task: scan.score for scan in shown}

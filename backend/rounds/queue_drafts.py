@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from backend.rounds import drafts, prelabels
-from backend.rounds.between import SlicesBetween
+from backend.rounds.between import DRAWN_BETWEEN, SlicesBetween
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, pages
 from backend.storage.artifacts import ProjectFiles
@@ -109,7 +109,7 @@ def explained(here: RoundContext, queue: QueueRecord) -> QueueRecord:
         return queue
     between = SlicesBetween(here).chosen(queue.order[: here.options.horizon])
     reasons = [
-        f"{reason}; draft drawn between its labelled neighbours" if task in between else reason
+        f"{reason}; {DRAWN_BETWEEN}" if task in between else reason
         for task, reason in zip(queue.order, queue.reasons, strict=True)
     ]
     return queue.changed(reasons=reasons)

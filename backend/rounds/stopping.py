@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ from model.evaluation import MAIN
 from model.resampling import Interval
 from model.stopping import CONFIDENCE, ROUNDS, Curve, Forecast, Point
 
+log = logging.getLogger(__name__)
+
 POINT = 0.01  # of Dice: the unit of the option `enough`
 LEAST_OF_GROUP = 3  # held-out scans: a group with fewer is not called the worst
 RECENT = 100  # drafts of randomly picked scans that count
@@ -27,16 +30,25 @@ def judge_stop(here: RoundContext) -> None:
     """Store the signs, and since when they say that labelling can stop.
 
     Once they said so, that moment stays while a sign is in doubt again by chance: people are told
-    once. A large cluster without a label ends it.
+    once. A large cluster without a label ends it, and so do other classes and other thresholds.
+
+    The signs are for the page alone. So an error is logged and ends no round.
     """
-    signs = Signs(here)
-    found = signs.written()
+    try:
+        _judge(here)
+    except Exception:
+        log.exception("the signs that labelling can stop could not be updated")
+
+
+def _judge(here: RoundContext) -> None:
+    signs = Signs(here).written()
     stored = here.store.annotators.figures(here.id)
-    here.store.annotators.save_figures(here.id, stored.changed(stopping=found))
-    since = here.project.can_stop_since
-    if found["unlabelled_clusters"]:
-        since = 0.0
-    elif found["stop"] and not since:
+    here.store.annotators.save_figures(here.id, stored.changed(stopping=signs))
+    asked = ("classes", "enough", "draft_target")
+    before = stored.stopping or {}
+    others = any(before[name] != signs[name] for name in asked if name in before)
+    since = 0.0 if others or signs["unlabelled_clusters"] else here.project.can_stop_since
+    if signs["stop"] and not since:
         since = here.store.clock()
     here.store.projects.update(here.id, can_stop_since=since)
 
@@ -52,6 +64,7 @@ class Signs:
         options = self.here.options
         return {
             "stop": self.stop,
+            "classes": list(self.here.config.labels),
             "batch": options.batch_size,
             "enough": options.enough,
             "draft_target": options.draft_target,
@@ -173,10 +186,18 @@ class Signs:
 
     @cached_property
     def unlabelled_clusters(self) -> int:
-        """Number of large clusters of the map in which no scan has a label."""
-        labelled = self.here.ledger.usable
-        clusters = np.array(list(self._clusters.values()), np.int64)
-        known = np.array([task in labelled for task in self._clusters], bool)
+        """Number of large clusters of the map in which no scan has a label.
+
+        Scans that people skipped, or that cannot be read, get no label and do not count.
+        """
+        now = self.here.ledger
+        left = {
+            task: cluster
+            for task, cluster in self._clusters.items()
+            if task not in now.skipped and task not in now.unreadable
+        }
+        clusters = np.array(list(left.values()), np.int64)
+        known = np.array([task in now.usable for task in left], bool)
         return len(stopping.unlabelled_clusters(clusters, known))
 
     @cached_property

@@ -15,6 +15,7 @@ import numpy as np
 from backend.errors import ImageError
 from backend.rounds.context import RoundContext
 from backend.rounds.examples import Mask, Pixels
+from backend.rounds.learner import Learner
 from backend.rounds.stopping import Signs, judge_stop
 from backend.storage.tables import Model
 from model import inference, training
@@ -48,9 +49,12 @@ def compare(here: RoundContext, stop: Callable[[], bool]) -> None:
     before, model = signs.models[-2:]
     if not _is_due(model) or not all(learner.knows(of.key) for of in (before, model)):
         return
-    if not learner.holds(here.ledger, model):
+    if not learner.holds(here.ledger, model) or not here.selector.pool(here.ledger):
         return
-    networks = [learner.load(model.key), learner.load(before.key), _twin(here, model, stop)]
+    alike = replace(learner, recipe=(model.quality.recipes or [QUICK])[0])
+    if alike.key(here.ledger, model.trained_on, "") != model.key:
+        return  # trained with other options than those of today
+    networks = [learner.load(model.key), learner.load(before.key), _twin(here, alike, model, stop)]
     agreement = _agreement(here, networks, stop)
     if not agreement:
         return
@@ -68,11 +72,10 @@ def _is_due(model: Model) -> bool:
     return not model.quality.compared_with and not model.quality.started_from
 
 
-def _twin(here: RoundContext, model: Model, stop: Callable[[], bool]) -> Network:
-    recipe = (model.quality.recipes or [QUICK])[0]
-    config = replace(here.learner, recipe=recipe).train_config
+def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[], bool]) -> Network:
+    config = learner.train_config
     examples = []
-    for example in here.learner.examples(here.ledger, model.trained_on):
+    for example in learner.examples(here.ledger, model.trained_on):
         _end_if(stop)
         examples.append(example)
     deadline = time.monotonic() + here.options.max_train_seconds

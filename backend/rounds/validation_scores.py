@@ -48,17 +48,19 @@ def measured(
 ) -> ModelQuality:
     """Return the quality of a model with what the pages of held-out scans say of it.
 
-    A label's scores are over the pages that have any of it, drawn or predicted.
+    A label's scores are over the pages that have any of it, drawn or predicted. A page of a slab
+    that is rightly empty does not count, unless all its pages are: it would score 1.0 by itself.
     """
+    counted = _counted(judged)
     probabilities = calibration.pixels([one.probabilities for one in judged.values()])
     truth = calibration.pixels([one.truth for one in judged.values()])
     means, by_label, held_out = {}, {}, {}
     pages: dict[int, list[ScanScore]] = {}
-    for task, page in sorted(judged):
-        pages.setdefault(task, []).append(judged[task, page])
+    for task, page in sorted(counted):
+        pages.setdefault(task, []).append(counted[task, page])
     kept = list(pages.items())[:HELD_OUT_KEPT]
     for name, metric in METRICS.items():
-        scores = np.array([one.scores[name] for one in judged.values()])  # (n, c)
+        scores = np.array([one.scores[name] for one in counted.values()])  # (n, c)
         means[name] = float(metric.mean(scores).mean())
         held_out[name] = {
             task: float(np.mean([metric.mean(one.scores[name]) for one in of_task]))
@@ -76,6 +78,13 @@ def measured(
         calibration_error=calibration.expected_calibration_error(probabilities, truth),
         temperature=calibration.temperature(probabilities, truth),
     )
+
+
+def _counted(judged: Mapping[TaskPage, ScanScore]) -> dict[TaskPage, ScanScore]:
+    """Return the pages with any label, drawn or predicted, and all pages of other tasks."""
+    held = {key for key, score in judged.items() if not np.isnan(score.scores[MAIN.name]).all()}
+    tasks = {task for task, _ in held}
+    return {key: score for key, score in judged.items() if key in held or key[0] not in tasks}
 
 
 def scored(

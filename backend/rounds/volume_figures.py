@@ -78,18 +78,14 @@ def places(folder: Path) -> dict[str, Place]:
     except FirstlightError as error:
         log.warning("no figures by volume: %s", error)
         return {}
-    return {
-        one.url: Place(
-            volume.name,
-            one.index,
-            volume.shown_spacing,
-            volume.has_spacing,
-            sum(each.is_task for each in volume.slices),
-        )
-        for volume in manifest.volumes
-        if volume.kind != "picture"
-        for one in volume.slices
-    }
+    found: dict[str, Place] = {}
+    for volume in manifest.volumes:
+        if volume.kind != "picture":
+            tasks = sum(each.is_task for each in volume.slices)
+            spacing, in_mm = volume.shown_spacing, volume.has_spacing
+            for each in volume.slices:
+                found[each.url] = Place(volume.name, each.index, spacing, in_mm, tasks)
+    return found
 
 
 def scores(slices: Iterable[JudgedSlice]) -> list[VolumeScore]:

@@ -37,3 +37,23 @@ def test_most_intervals_hold_the_true_mean(count: int) -> None:
 
 def test_a_factor_scales_the_whole_interval() -> None:
     assert resampling.Interval(1.0, 0.5, 2.0).times(4) == (4.0, 2.0, 8.0)
+
+
+def test_a_ratio_leaves_out_pairs_with_nothing_to_divide_by() -> None:
+    over, under = np.array([1.0, 5.0, 3.0]), np.array([2.0, 0.0, 4.0])
+    found = resampling.ratio(over, under)
+    assert found is not None
+    assert found.value == pytest.approx(4 / 6)
+    assert resampling.ratio(over[:2], under[:2]) is None
+
+
+def test_the_ratio_of_many_pairs_has_the_interval_of_a_resampling() -> None:
+    rng = np.random.default_rng(0)
+    under = rng.uniform(50, 150, resampling.MANY + 1)
+    over = under * rng.uniform(0, 0.4, len(under))
+    many = resampling.ratio(over, under)
+    rows = rng.integers(len(over), size=(resampling.DRAWS, len(over)))
+    low, high = np.percentile(over[rows].sum(axis=1) / under[rows].sum(axis=1), [2.5, 97.5])
+    assert many is not None
+    assert many.low == pytest.approx(low, abs=0.003)
+    assert many.high == pytest.approx(high, abs=0.003)

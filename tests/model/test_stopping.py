@@ -110,6 +110,11 @@ def test_models_of_the_curve_are_a_batch_apart_and_none_could_be_added(
     assert stopping.spaced([*labels, 1_000], batch)[: len(kept)] == stopping.spaced(labels, batch)
 
 
+def test_models_of_deleted_labels_leave_the_curve() -> None:
+    assert stopping.spaced([10, 20, 40, 60, 100, 60, 70], 10) == [0, 1, 2, 3, 6]
+    assert stopping.spaced([10, 20, 100, 60, 70, 110], 10) == [0, 1, 3, 4, 5]
+
+
 def test_all_models_of_a_curve_are_measured_on_the_same_scans() -> None:
     scans = range(LEAST_SCANS + 5)
     points = [

@@ -11,11 +11,11 @@ import pytest
 
 from backend.label_studio import labels
 from backend.rounds import queue_drafts
-from backend.rounds.between import MOST, Neighbours, SlicesBetween
+from backend.rounds.between import DRAWN_BETWEEN, MOST, Neighbours, SlicesBetween
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.draft_quality import judge_drafts
 from backend.rounds.services import Services
-from backend.storage import artifacts
+from backend.storage import artifacts, records
 from backend.storage.records import QueueRecord
 from backend.storage.tables import DraftScore, Publication
 from model.between import LEAST
@@ -180,3 +180,22 @@ def test_the_queue_is_published_with_these_drafts_and_says_which(
     monkeypatch.setattr(queue_drafts, "are_shown", lambda here: False)
     assert queue_drafts.to_show(volume.here, "drafts/one.json", [5, 3]) == {}
     assert queue_drafts.explained(volume.here, record) == record
+
+
+def test_a_slice_that_showed_such_a_draft_says_nothing_of_the_models(volume: Volume) -> None:
+    volume.label(2, 6, 0)
+    volume.label(6, 14, 1)
+    volume.label(4, 10, 2)
+    folder = volume.services.folder(volume.number)
+    artifacts.write_json(folder / "drafts" / "one.json", {"4": drawn(6)})
+    record = QueueRecord(order=[4], reasons=[f"far; {DRAWN_BETWEEN}"], model="a model")
+    records.write_queue(artifacts.ProjectFiles(folder), 1, record)
+    volume.store.publications.save(
+        Publication(
+            project_id=volume.number, name="v", round=1, attempt=1, drafts="one.json", live_at=1.0
+        )
+    )
+
+    judge_drafts(volume.here)
+
+    assert volume.store.labels.draft_scores(volume.number) == []

@@ -528,6 +528,23 @@ def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
     assert quality.by_label["hd95"] == pytest.approx({"Lung": 7, "Heart": 3, "Rib": 0})
 
 
+def test_a_rightly_empty_page_of_a_slab_raises_no_score() -> None:
+    def page(dice: float) -> ScanScore:
+        pixels = np.zeros(1, np.float32), np.zeros(1, bool)
+        return ScanScore({"dice": [dice], "hd95": [0.0 if np.isnan(dice) else 4.0]}, *pixels)
+
+    nothing = float("nan")
+    judged = {
+        (1, 0): page(nothing),
+        (1, 1): page(0.5),
+        (2, 0): page(nothing),
+        (2, 1): page(nothing),
+    }
+    quality = measured(ModelQuality(), judged, ["Lung"])
+    assert quality.held_out_dice == {1: 0.5, 2: 1.0}
+    assert quality.validation_scans == 2
+
+
 def test_slices_of_one_patient_are_one_piece_of_evidence(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

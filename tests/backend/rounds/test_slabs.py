@@ -20,7 +20,7 @@ from backend.rounds.learner import Learner, learner_for
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger, pages
 from backend.storage.tables import Publication
-from model import inference, phantoms
+from model import encoders, inference, phantoms
 from tests.backend.conftest import Region, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio, png
 from tests.backend.rounds.test_learner import SIZE, TINY, ignore
@@ -188,6 +188,24 @@ def test_the_embedding_of_a_slab_is_the_mean_of_its_pages(
     found = here.files.read(artifacts.embeddings_name(place.chunk), np.load)[place.row]
     images = here.learner.scans.get(*lab.address(1)).pages
     np.testing.assert_allclose(found, here.encoder.encode(list(images)).mean(axis=0), rtol=1e-5)
+
+
+def test_slabs_are_embedded_with_a_bounded_number_of_pages_in_memory(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.sync()
+    here, seen = lab.here, []
+    encode = type(here.encoder).encode
+
+    def counted(encoder: encoders.Encoder, images: Sequence[Any]) -> Any:
+        seen.append(len(images))
+        return encode(encoder, images)
+
+    monkeypatch.setattr(type(here.encoder), "encode", counted)
+    monkeypatch.setattr(embedding, "LARGEST_CHUNK", 6)
+    embedding.embed(here, lab.tasks, "w")
+    assert max(seen) <= 6
+    assert sum(seen) == 3 * len(lab.tasks)
 
 
 def test_a_slab_is_as_uncertain_as_its_most_uncertain_third(lab: Lab, live: LiveDrafts) -> None:

@@ -149,6 +149,28 @@ def test_nothing_stops_while_a_large_cluster_has_no_label(
     assert the(labelling.store, labelling.number).can_stop_since == 0.0
 
 
+def test_a_cluster_of_skipped_scans_forbids_nothing(
+    labelling: Labelling, fake: FakeLabelStudio, clusters: dict[int, int]
+) -> None:
+    for task in list(clusters)[-2:]:
+        clusters[task] = 1
+        fake.annotate(task, skip=True)
+    services = labelling.services
+    sync.sync(services.studio, services.store, the(services.store, labelling.number))
+    assert Signs(labelling.here).unlabelled_clusters == 0
+
+
+def test_an_error_in_the_signs_ends_no_round(
+    labelling: Labelling, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(signs: Signs) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Signs, "written", fail)
+    judge_stop(labelling.here)
+    assert "could not be updated" in caplog.text
+
+
 def test_nothing_stops_before_the_masks_were_compared_with_a_twin(labelling: Labelling) -> None:
     for labels in LABELS:
         labelling.train(labels, settled=False)
