@@ -15,6 +15,7 @@ from functools import cached_property
 from backend import PROGRAM
 from backend.errors import ConfigError, UnsupportedLabelConfig
 from backend.label_studio import labels
+from backend.rounds import stop_curve
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
 from backend.storage.ledger import DraftQuality, stored_options
@@ -192,8 +193,9 @@ class ProjectPublications:
         """Return the keys of the models whose weights stay.
 
         These are the last 5 models, refused ones included; among the last 30 those that were ever
-        live; the best one; and the models of the publications that are live, were live just
-        before, are pinned or are about to go live.
+        live; the best one; the last two of the stop curve, whose masks are compared; and the models
+        of the publications that are live, were live just before, are pinned or are about to go
+        live.
         """
         newest = list(self._models.values())
         shown = sorted((version for version in self._newest_first if version.live_at), key=_live_at)
@@ -206,10 +208,18 @@ class ProjectPublications:
         was_live = {version.model_key for version in shown}
         return {
             self._best(),
+            *self._compared(),
             *(model.key for model in newest[:KEPT_MODELS]),
             *(model.key for model in newest[:KEPT_LIVE_MODELS] if model.key in was_live),
             *(version.model_key for version in [*shown[-2:], *needed]),
         }
+
+    def _compared(self) -> list[str]:
+        """Return the keys of the last two models of the stop curve."""
+        oldest_first = list(self._models.values())[::-1]
+        classes = oldest_first[-1].classes if oldest_first else []
+        batch = stored_options(self.project).batch_size
+        return [model.key for model in stop_curve.models_of(oldest_first, classes, batch)[-2:]]
 
     def _best(self) -> str:
         """Return the key of the model with the highest validation Dice; "" if none was measured.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.rounds import stop_curve
 from backend.rounds.context import RoundContext
 from backend.storage import ledger
 from backend.storage.tables import Model
@@ -98,20 +99,10 @@ class Signs:
 
     @cached_property
     def models(self) -> list[Model]:
-        """The models of the curve, oldest first, a batch or more apart.
-
-        Refined models are left out: they have more training than the others.
-        """
+        """The models of the curve, oldest first."""
         here = self.here
-        measured = [
-            model
-            for model in here.store.publications.models(here.id)
-            if model.quality.held_out_dice
-            and not model.quality.refined_from
-            and model.classes == list(here.config.labels)
-        ]
-        kept = stopping.spaced([model.labels for model in measured], here.options.batch_size)
-        return [measured[place] for place in kept]
+        stored = here.store.publications.models(here.id)
+        return stop_curve.models_of(stored, here.config.labels, here.options.batch_size)
 
     @cached_property
     def curve(self) -> Curve:

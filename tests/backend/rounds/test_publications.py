@@ -386,6 +386,14 @@ def test_of_the_last_thirty_those_stay_that_were_live(shelf: Shelf) -> None:
     assert shelf.weights == keys([*live, *range(35, 40)])
 
 
+def test_the_two_models_that_the_stop_rule_compares_stay(shelf: Shelf) -> None:
+    for labels in range(1, 40):
+        quality = ModelQuality(held_out={"dice": {1: 0.9}}, validation={"dice": labels / 100})
+        shelf.train(f"k{labels}", labels=labels, quality=quality)
+    shelf.versions.tidy()
+    assert shelf.weights == keys([21, 31, *range(35, 40)]), "10 labels apart, and the last five"
+
+
 def test_a_refused_model_counts_only_among_the_last_five(shelf: Shelf) -> None:
     shelf.train("refused", accepted=False, quality=ModelQuality(validation={"dice": 0.99}))
     for number in range(4):
