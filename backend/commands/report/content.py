@@ -37,7 +37,7 @@ PACKAGES = (
     "dbos",
 )
 # Options whose value names a key of the task data: the report says only whether they are set.
-KEYS_OF_TASKS = ("group_by", "source_by")
+KEYS_OF_TASKS = ("group_by", "slice_by", "source_by")
 
 
 class DataFacts(Answer):

@@ -127,7 +127,8 @@ def picture(
     """Return a scan twice as a PNG file: with the label, and with the mask that networks expect.
 
     Raises:
-        NotFound: If the label was not reviewed, or what the picture is made of is not kept.
+        NotFound: If the label was not reviewed, or what the picture is made of is not kept or has
+            changed since.
     """
     import numpy as np
     from PIL import Image
@@ -139,8 +140,14 @@ def picture(
             f"The label of task {task_id} was not reviewed, or was deleted since.",
             "Load the page again.",
         )
-    image = thumbnails.kept(store, folder, project.id, task_id, scan.page)
-    panels = [_outlined(image, project, each, scan.page) for each in results]
+    try:
+        image = thumbnails.kept(store, folder, project.id, task_id, scan.page)
+        panels = [_outlined(image, project, each, scan.page) for each in results]
+    except (IndexError, ValueError):  # a page of a slab, or a class, is gone
+        raise NotFound(
+            f"Task {task_id} or the labelling interface has changed since the review.",
+            "The next review makes a new picture.",
+        ) from None
     gap = np.full((len(panels[0]), GAP, 3), 255, np.uint8)
     file = BytesIO()
     Image.fromarray(np.concatenate([panels[0], gap, panels[1]], axis=1)).save(file, "PNG")

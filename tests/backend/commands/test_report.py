@@ -30,7 +30,9 @@ def project(
     monkeypatch.setattr("backend.rounds.services.build", lambda settings, store: services)
     monkeypatch.setattr("backend.commands.report.command.load_settings", lambda: services.settings)
     [entry] = fake.entries.values()
-    entry["extra_params"] = {"source_by": "Jane Doe's hospital", "show_people": True}
+    entry["extra_params"] = {
+        "source_by": "Jane Doe's hospital", "slice_by": "jane.doe slice", "show_people": True,
+    }  # fmt: skip
     tasks = [fake.add_task(project_id, np.zeros((16, 16))) for _ in range(4)]
     for task in tasks[:3]:
         fake.annotate(task, drawn(), by={"id": 977_531, "email": "jane.doe@a.test"}, seconds=60.0)

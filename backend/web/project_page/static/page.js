@@ -4,7 +4,7 @@
 
 const EVERY_MS = 4000;
 const CROWD = 100; // a group with more points is drawn smaller, on a map of many scans
-const here = location.pathname.replace(/\/(rollback|resume)$/, "");
+const here = location.pathname.replace(/\/(rollback|resume|confirm|export)$/, "");
 const byId = (id) => document.getElementById(id);
 
 // Okabe and Ito's colours, but for black and yellow, which a dark or a light page would swallow.

@@ -193,14 +193,26 @@ def test_a_script_is_answered_with_json(client: FlaskClient) -> None:
     }
 
 
-def test_the_picture_shows_the_label_and_beside_it_the_expected_mask(
-    client: FlaskClient, known: Settings
-) -> None:
+def keep_scan(known: Settings) -> None:
     file = BytesIO()
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(file, "PNG")
     folder = known.project_folder(3)
     kept = Scans(lambda *_: file.getvalue(), folder, Decoders(), longest=256, max_pixels=10**6)
     kept.get(1, "/1.png")
+
+
+def test_no_picture_is_made_of_classes_that_are_gone(
+    client: FlaskClient, known: Settings, store: Store
+) -> None:
+    keep_scan(known)
+    store.projects.update(3, label_config=CONFIG.replace("Lung", "Liver"))
+    assert client.get("/projects/3/reviews/1.png").status_code == 404
+
+
+def test_the_picture_shows_the_label_and_beside_it_the_expected_mask(
+    client: FlaskClient, known: Settings
+) -> None:
+    keep_scan(known)
     answer = client.get("/projects/3/reviews/1.png")
     assert (answer.status_code, answer.mimetype) == (200, "image/png")
     shown = np.asarray(Image.open(BytesIO(answer.data)))
