@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import ImageError
+from model.refinement import LabelledScans
 
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.float32]
@@ -35,3 +36,17 @@ class Example:
     image: Pixels  # (h, w) or (h, w, 3)
     mask: Mask  # (c, h, w)
     spacing: tuple[float, float]  # of its pixels, (down, across), in pixels of the original
+
+
+def labelled(examples: Sequence[Example], groups: Mapping[int, int]) -> LabelledScans:
+    """Return pages as `model.refinement` takes them.
+
+    Args:
+        examples: The pages.
+        groups: The group of each scan, by task id.
+    """
+    return LabelledScans(
+        [example.image for example in examples],
+        [example.mask for example in examples],
+        [groups[example.task] for example in examples],
+    )

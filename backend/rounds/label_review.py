@@ -21,12 +21,12 @@ from backend.label_studio import review_predictions, review_tab
 from backend.label_studio.queue_import import QueueItem
 from backend.rounds import drafts, review_list
 from backend.rounds.context import RoundContext
-from backend.rounds.examples import Example
+from backend.rounds.examples import Example, labelled
 from backend.storage import artifacts
 from backend.storage.records import ReviewedScan, ReviewRecord
 from backend.storage.tables import Publication
 from model import review
-from model.refinement import LabelledScans, Stopped, split
+from model.refinement import Stopped, split
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _folds(here: RoundContext, task_ids: Sequence[int], stop: Callable[[], bool]
     folds = split([here.ledger.groups[i] for i in task_ids], here.options.seed, review.FOLDS)
     names = [f"{artifacts.REVIEWS}/{key}-{fold}.json" for fold in range(review.FOLDS)]
     missing = [fold for fold, name in enumerate(names) if not here.files.exists(name)]
-    examples = _examples(here, task_ids, stop) if missing else []
+    examples = list(here.learner.examples(here.ledger, task_ids, stop)) if missing else []
     for fold in missing:
         held = {task for task, of_task in zip(task_ids, folds, strict=True) if of_task == fold}
         progress = {"done": int((folds < fold).sum()), "total": len(task_ids)}
@@ -98,17 +98,6 @@ def _folds(here: RoundContext, task_ids: Sequence[int], stop: Callable[[], bool]
     return names
 
 
-def _examples(
-    here: RoundContext, task_ids: Sequence[int], stop: Callable[[], bool]
-) -> list[Example]:
-    examples = []
-    for example in here.learner.examples(here.ledger, task_ids):
-        if stop():
-            raise Stopped
-        examples.append(example)
-    return examples
-
-
 def _fold(
     here: RoundContext,
     examples: Sequence[Example],
@@ -116,13 +105,9 @@ def _fold(
     stop: Callable[[], bool],
 ) -> Fold:
     """Return what a network that was trained on the other scans says about the held tasks."""
-    labelled = LabelledScans(
-        [example.image for example in examples],
-        [example.mask for example in examples],
-        [here.ledger.groups[example.task] for example in examples],
-    )
+    scans = labelled(examples, here.ledger.groups)
     rows = np.array([example.task in held for example in examples])
-    predicted = review.out_of_fold(labelled, rows, here.learner.train_config, stop=stop)
+    predicted = review.out_of_fold(scans, rows, here.learner.train_config, stop=stop)
     judged = zip([examples[row] for row in np.flatnonzero(rows)], predicted, strict=True)
     return {
         str(task): _judged(here, list(pages))

@@ -235,10 +235,16 @@ class Learner:
                 "Correct NETWORK_WEIGHTS, DEVICE or the options `network` and `image_size`.",
             ) from error
 
-    def examples(self, ledger: Ledger, task_ids: Sequence[int]) -> Iterator[Example]:
+    def examples(
+        self,
+        ledger: Ledger,
+        task_ids: Sequence[int],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Example]:
         """Yield the pages of labelled scans, also those that were submitted empty.
 
         Raises:
+            Stopped: If `stop`, which is asked before every page, returned True.
             UnreadableLabels: After the last scan, if some scans have become unreadable.
         """
         broken: dict[int, ImageError] = {}
@@ -251,6 +257,8 @@ class Learner:
             for page, image in enumerate(scan.pages):
                 mask = self._mask(results, image.shape[:2], page)
                 height, width = (o / k for o, k in zip(scan.size, image.shape, strict=False))
+                if stop():
+                    raise Stopped
                 yield Example(task_id, page, image, mask, spacing=(height, width))
         if broken:
             raise UnreadableLabels(broken, asked=len(task_ids))
@@ -346,9 +354,7 @@ class Learner:
         fitted, places = self.load(key), volume_figures.places(self.imported)
         urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
         judged = {}
-        for example in self.examples(ledger, task_ids):
-            if stop():
-                raise Stopped
+        for example in self.examples(ledger, task_ids, stop):
             [probabilities] = inference.predict(fitted, [example.image])
             place = places.get(urls[example.task][example.page])
             score = scored(probabilities, example.mask, example.spacing, place)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from backend.rounds import twins
 from backend.rounds.context import RoundContext
+from backend.rounds.examples import labelled
 from backend.storage import artifacts
 from backend.storage.ledger import stored_options
 from backend.storage.records import ModelQuality
@@ -218,19 +219,10 @@ def _refined(
 ) -> tuple[refinement.Refinement, float]:
     """Return the refined model, and the seconds that it took."""
     learner, ledger = here.learner, here.ledger
-    examples = []
-    for example in learner.examples(ledger, base.trained_on):
-        if stop():
-            raise refinement.Stopped
-        examples.append(example)
-    labelled = refinement.LabelledScans(
-        [example.image for example in examples],
-        [example.mask for example in examples],
-        [ledger.groups[example.task] for example in examples],
-    )
+    examples = list(learner.examples(ledger, base.trained_on, stop))
     started, limit = time.monotonic(), here.options.max_refine_seconds
     refined = refinement.refine(
-        labelled,
+        labelled(examples, ledger.groups),
         learner.quick_config,
         limit / _pace(base),
         tell=_Reporter(here, limit),

@@ -182,9 +182,7 @@ def _examples(
     """Return the pages of each scan of a study, by task id."""
     examples: dict[int, list[Example]] = {}
     tasks = (*study.chosen, *study.control, *study.held_out)
-    for example in here.learner.examples(here.ledger, tasks):
-        if stop():
-            raise Stopped
+    for example in here.learner.examples(here.ledger, tasks, stop):
         examples.setdefault(example.task, []).append(example)
     return examples
 

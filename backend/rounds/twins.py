@@ -74,10 +74,7 @@ def _is_due(model: Model) -> bool:
 
 def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[], bool]) -> Network:
     config = learner.train_config
-    examples = []
-    for example in learner.examples(here.ledger, model.trained_on):
-        _end_if(stop)
-        examples.append(example)
+    examples = list(learner.examples(here.ledger, model.trained_on, stop))
     deadline = time.monotonic() + here.options.max_train_seconds
     twin = training.fit(
         [example.image for example in examples],

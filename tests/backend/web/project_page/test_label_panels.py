@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from flask.testing import FlaskClient
 
 from backend.settings import Settings
 from backend.storage.records import LabelRecord
-from backend.storage.store import Store, open_store
+from backend.storage.store import Store
 from backend.web.app import create_app
 from backend.web.project_page import label_panels
 
@@ -72,15 +71,6 @@ AGREEMENT = {
     },
     "least": [{"task": 7, "dice": 0.5, "hd95": 9.25}, {"task": 2, "dice": 1.0, "hd95": 0.0}],
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}")
-    store.create()
-    store.projects.request_refresh(3)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from backend.settings import Settings
 from backend.storage.records import SELECTION_GAIN, SelectionGainRecord
-from backend.storage.store import Store, open_store
+from backend.storage.store import Store
 from backend.web.app import create_app
 from backend.web.project_page import selection_gain
 
@@ -24,15 +23,6 @@ NONE = {
     "gain": None,
 }
 ENOUGH = {**NONE, "chosen": 14, "control": 14, "held_out": 12}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(f"sqlite:///{tmp_path / 'memory.sqlite'}")
-    store.create()
-    store.projects.request_refresh(3)
-    yield store
-    store.close()
 
 
 def said(**values: Any) -> str:
