@@ -114,7 +114,8 @@ class Pace:
     def words(self, status: Status, total: int) -> str:
         """Return what is under way, with the scans a second and the time left."""
         if status.embedded is None:
-            return STEPS.get(status.step or "", "waiting for the worker")
+            idle = "ready" if status.live_version else "waiting for the worker"
+            return STEPS.get(status.step or "", idle)
         if not self._done or self._began is None or self._counted == self._began:
             return "embedding"
         pace = self._done / (self._counted - self._began)

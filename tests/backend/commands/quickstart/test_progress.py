@@ -26,6 +26,7 @@ def test_the_pace_counts_from_the_first_scan_to_the_last_chunk(clock: Clock) -> 
     after = replace(UNKNOWN, step="publish")
     assert pace.done(after, 100) == 100
     assert pace.words(after, 100) == "sending the queue to Label Studio"
+    assert pace.words(replace(UNKNOWN, live_version="cold start"), 100) == "ready"
 
 
 def test_without_a_terminal_a_wait_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
