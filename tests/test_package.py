@@ -10,8 +10,10 @@ import sysconfig
 import time
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from email.message import Message
 from email.parser import Parser
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from backend import __version__
 from backend.commands.quickstart.process import Process, bare_environment, free_port
@@ -83,6 +86,29 @@ def test_no_dependency_is_pinned_or_unbounded_below(written: str) -> None:
     operators = {found.operator for found in Requirement(written).specifier}
     assert operators <= {"~=", ">=", "<"}
     assert operators & {"~=", ">="}
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_lock_has_all_that_its_packages_need_on_every_python(python: str) -> None:
+    environment = {"python_version": python, "python_full_version": f"{python}.9", "extra": ""}
+    locked = {*_locked_for(environment), "pip"}  # every venv has pip
+    missing = [
+        f"{name}: {need}"
+        for name in locked
+        for need in map(Requirement, distribution(name).requires or ())
+        if (need.marker is None or need.marker.evaluate(environment))
+        and canonicalize_name(need.name) not in locked
+    ]
+    assert not missing
+
+
+def _locked_for(environment: dict[str, str]) -> Iterator[str]:
+    """Yield the names of the packages that scripts/setup --dev installs."""
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        for line in re.findall(r"^[a-z0-9].*==[^\\\n]+", (ROOT / file).read_text(), re.MULTILINE):
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                yield canonicalize_name(requirement.name)
 
 
 def test_the_interpreter_of_the_tests_and_of_the_image_is_supported() -> None:
