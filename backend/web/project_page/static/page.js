@@ -110,7 +110,7 @@ async function drawCurve() {
   const measured = JSON.parse(byId("curve").dataset.metrics)
     .map((metric) => ({ ...metric, rows: models.filter((one) => one[metric.key] != null) }))
     .filter((metric) => metric.rows.length);
-  const far = measured.some((metric) => metric.unit); // a share lies on the left axis, all else on the right
+  const far = measured.find((metric) => metric.unit); // a share lies on the left axis, all else on the right
   const shown = measured.length + drafts.length > 0;
   byId("curve").hidden = !shown;
   if (!shown) return;
@@ -137,11 +137,12 @@ async function drawCurve() {
   });
   const axis = { gridcolor: look.grid, linecolor: look.line, zeroline: false, tickfont: { color: look.quiet } };
   await Plotly.react("curve", all, layout({
-    margin: { l: 44, r: far ? 44 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
+    margin: { l: 44, r: far ? 52 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
     xaxis: { ...axis, title: { text: "labelled scans", font: { color: look.quiet, size: 13 } },
       rangemode: "tozero", tickformat: "d", fixedrange: true },
     yaxis: { ...axis, range: [0, 1], title: { text: "Dice", font: { color: look.quiet, size: 13 } }, fixedrange: true },
-    yaxis2: { ...axis, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, fixedrange: true },
+    yaxis2: { ...axis, overlaying: "y", side: "right", rangemode: "tozero", tickmode: "auto", nticks: 6, showgrid: false, fixedrange: true,
+      title: { text: far && `${far.title} (${far.unit})`, font: { color: look.quiet, size: 13 } } },
   }), { displayModeBar: false, responsive: true });
 }
 
