@@ -14,7 +14,7 @@ from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.web.app import create_app
 from tests.backend.web.project_page.test_views import add_tasks, publish_often, record_rounds
-from tests.browser.conftest import ELSEWHERE
+from tests.chromium import ELSEWHERE
 from tests.servers import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
