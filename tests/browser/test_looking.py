@@ -110,6 +110,12 @@ def test_a_map_that_could_not_be_had_says_so_itself_and_is_tried_again(
     expect(page.locator("#map-note")).to_have_text(words)
 
 
+def test_a_map_without_a_scan_says_when_it_comes(served: Served, page: Page) -> None:
+    served.store.projects.request_refresh(4)
+    page.goto(served.page().replace("/3", "/4"))
+    expect(page.locator("#map-note")).to_contain_text("appears when the first round")
+
+
 def test_a_list_that_somebody_opened_stays_open(served: Served, page: Page) -> None:
     served.store.scans.update(3, 1, problem="The file is no picture.")
     open_page(page, served)

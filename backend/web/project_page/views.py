@@ -120,6 +120,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(sentences.complete, "complete")
     blueprint.add_app_template_filter(sentences.reached, "reached")
     blueprint.add_app_template_filter(sentences.action, "action")
+    blueprint.add_app_template_filter(sentences.no_queue, "no_queue")
     return blueprint
 
 

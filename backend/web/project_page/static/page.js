@@ -24,6 +24,9 @@ const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"]; // 5 by
 
 const LINES = [[BLUE, "diamond"], [VERMILION, "square"], [GREEN, "triangle-up"], [PINK, "cross"], [ORANGE, "circle"]];
 
+const MAP_NOTE = byId("map-note").textContent;
+const NO_MAP = "The map appears when the first round has read the scans.";
+
 let points = null;
 let shown = byId("title").dataset.digest; // digest of the state that this page's text shows
 let drawn = ""; // digest of the state that the map shows
@@ -225,7 +228,6 @@ async function get(address, kind = "application/json") {
 
 async function load() {
   points = await (await get(`${here}/map.json`)).json();
-  byId("map-note").hidden = !points.task.length;
   await Promise.all([drawMap(), drawCurve()]);
   if (!listening) listen();
   listening = true;
@@ -236,11 +238,9 @@ async function draw(digest) {
   try {
     await load();
     drawn = digest;
-    if (byId("map-note").dataset.words) byId("map-note").textContent = byId("map-note").dataset.words;
+    byId("map-note").textContent = points.placed ? MAP_NOTE : NO_MAP;
   } catch (error) {
     console.warn(error);
-    byId("map-note").dataset.words ||= byId("map-note").textContent;
-    byId("map-note").hidden = false;
     byId("map-note").textContent = "The map could not be loaded; it is tried again.";
   }
 }
