@@ -31,6 +31,10 @@ def test_the_report_says_what_the_page_says_and_asks_nobody(
     state, written = lab.page(), json.loads((folder / "report.json").read_text())
     for part in ("minutes", "agreement", "review", "stopping", "method", "strategy"):
         assert written[part] == state[part], part
+    card = written["model"]
+    assert card["version"] == state["live_version"]
+    of_model = card["scores"]["dice"] or {"value": None}
+    assert of_model["value"] == pytest.approx(state["validation_dice"])
     assert written["data"]["labelled"] == state["labelled"]
     assert [one["labels"] for one in written["people"]] == [24, 3]
     assert {one["task"] for one in written["review"]["scans"]} >= set(reviewed.wrong)
@@ -44,6 +48,8 @@ def test_the_report_says_what_the_page_says_and_asks_nobody(
         for line in (*label_panels.minutes(state), *label_panels.agreement(state)):
             expect(page.locator("main")).to_contain_text(line)
         expect(page.locator("main")).to_contain_text(review_panel.said(state))
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
         page.set_viewport_size({"width": 960, "height": 1000})
         page.get_by_role("heading", name="When to stop").evaluate("(one) => one.scrollIntoView()")
         shoot(page, "report-labels")

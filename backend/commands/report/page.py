@@ -83,4 +83,5 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters["counted"] = words.count
+    environment.filters["coded"] = words.coded
     return environment
