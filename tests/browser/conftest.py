@@ -97,6 +97,9 @@ def lab(annotator: Annotator, backend: Backend, tmp_path_factory: pytest.TempPat
     return found
 
 
+LOWER = 6  # pixels
+
+
 @dataclass
 class Reviewed:
     """A reviewed project with planted wrong labels, some scans of which a second person drew."""
@@ -108,9 +111,6 @@ class Reviewed:
     @property
     def page(self) -> str:
         return self.lab.backend.page(self.lab.project)
-
-
-LOWER = 6
 
 
 @pytest.fixture(scope="session")

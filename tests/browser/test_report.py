@@ -50,8 +50,9 @@ def test_the_report_says_what_the_page_says_and_asks_nobody(
         expect(page.locator("main")).to_contain_text(review_panel.said(state))
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") == 390
-        page.set_viewport_size({"width": 960, "height": 1000})
-        page.get_by_role("heading", name="When to stop").evaluate("(one) => one.scrollIntoView()")
+        page.set_viewport_size({"width": 960, "height": 740})
+        minutes = page.locator("section", has=page.get_by_role("heading", name="Minutes"))
+        minutes.evaluate("(section) => section.scrollIntoView()")
         shoot(page, "report-labels")
         assert watch.hosts == {"file://"}
         assert watch.complaints == []

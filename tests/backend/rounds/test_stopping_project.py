@@ -36,7 +36,9 @@ from tests.servers import running
 
 __all__ = ["shoot"]  # a fixture of the tests in a browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1500)]
+# Tests marked `browser` share a process with the event loop of Playwright, beside which DBOS starts
+# no worker. So this one is not marked; it starts a browser of its own after all rounds.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 HELD_OUT, BATCH, MOST = 20, 10, 80
 SECRET = "https://hooks.example/secret"
@@ -95,7 +97,6 @@ def test_a_project_ends_with_one_notice_which_page_and_report_explain(
     html = (tmp_path / "r" / "report.html").read_text()
     assert html.count("data:image/png;base64,") == 4, "the scans on which the model fails"
 
-    # Not the browser of other tests: DBOS starts no worker beside the event loop of Playwright.
     with chromium.running() as browser:
         check_page(site, state, browser, shoot)
 
