@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from playwright.sync_api import (
     Browser,
@@ -13,30 +14,19 @@ from playwright.sync_api import (
     Locator,
     Page,
     ViewportSize,
-    sync_playwright,
 )
 
 from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import ROOT, LabelStudio
 from demo import scans
 from demo.annotator import Annotator
-from tests.label_studio.conftest import OPTIONS, Lab, annotator, backend, studio
+from tests import chromium
+from tests.label_studio.conftest import OPTIONS, Lab, annotator, backend, invited, studio
+from tests.label_studio.test_admin import until
+from tests.label_studio.test_review import LABELLED, REVIEWED, SCANS, plant
 
 __all__ = ["annotator", "backend", "studio"]  # fixtures of the tests without a browser
 
-CHROMIUM = Path("/usr/bin/chromium")
-# A name that the browser takes for another machine's, though it leads to this one.
-ELSEWHERE = "firstlight.test"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
-]
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 
 
@@ -80,12 +70,8 @@ class Watch:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with chromium.running() as found:
+        yield found
 
 
 @pytest.fixture
@@ -109,6 +95,45 @@ def lab(annotator: Annotator, backend: Backend, tmp_path_factory: pytest.TempPat
             found.label_next()
         found.settle(labels=labels)
     return found
+
+
+LOWER = 6  # pixels
+
+
+@dataclass
+class Reviewed:
+    """A reviewed project with planted wrong labels, some scans of which a second person drew."""
+
+    lab: Lab
+    wrong: list[int]  # tasks of the planted labels
+    twice: list[int]  # tasks with two annotators: the second draws the truth LOWER pixels lower
+
+    @property
+    def page(self) -> str:
+        return self.lab.backend.page(self.lab.project)
+
+
+@pytest.fixture(scope="session")
+def reviewed(
+    studio: LabelStudio,
+    annotator: Annotator,
+    backend: Backend,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Reviewed:
+    project = annotator.create_project("Chest phantoms", ["Object"])
+    pool = scans.phantoms(SCANS, tmp_path_factory.mktemp("phantoms"))
+    tasks = annotator.import_scans(project, pool)
+    backend.connect(project, REVIEWED)
+    lab = Lab(annotator, backend, project, dict(tasks))
+    wrong = plant(lab)
+    twice = sorted(tasks)[LABELLED - 3 : LABELLED]
+    with Annotator(studio.url, invited(studio, annotator, "dea@agreement.local")) as second:
+        for task in twice:
+            mask = tasks[task].mask
+            assert mask is not None
+            second.submit({"id": task, "project": project}, np.roll(mask, LOWER, axis=0))
+    until(lambda: bool(lab.page()["agreement"]), lambda: lab.page()["now"])
+    return Reviewed(lab, wrong, twice)
 
 
 @pytest.fixture

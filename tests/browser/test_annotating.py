@@ -33,7 +33,7 @@ def test_a_draft_lies_on_the_scan_and_submit_leads_on_through_the_queue_of_our_p
 ) -> None:
     queue = [scan["task"] for scan in lab.page()["next"]]
     page = owner.new_page()
-    assert label_all(page, studio.url, lab) == queue[0], (
+    assert label_all(page, studio.url, lab.project) == queue[0], (
         "the button opens what our page says is next"
     )
     check_draft(page, lab, queue[0])
@@ -43,15 +43,15 @@ def test_a_draft_lies_on_the_scan_and_submit_leads_on_through_the_queue_of_our_p
     with page.expect_response(NEXT) as answer:
         page.get_by_role("button", name="Submit current annotation").click()
     assert answer.value.json()["id"] == queue[1], "the next scan is the next of the queue"
-    assert label_all(colleague.new_page(), studio.url, lab) != queue[1], (
+    assert label_all(colleague.new_page(), studio.url, lab.project) != queue[1], (
         "two people get different scans"
     )
     assert lab.settle(labels=13)["labels_used"] == 13, "what was submitted trains the next model"
 
 
-def label_all(page: Page, address: str, lab: Lab) -> int:
+def label_all(page: Page, address: str, project: int) -> int:
     """Press the button on the project's page; return the task that opens."""
-    page.goto(f"{address}/projects/{lab.project}/data")
+    page.goto(f"{address}/projects/{project}/data")
     with page.expect_response(NEXT) as answer:
         page.get_by_role("button", name=re.compile("^Label All Tasks")).click()
     page.get_by_role("button", name="Submit current annotation").wait_for()

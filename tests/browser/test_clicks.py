@@ -48,7 +48,7 @@ def test_an_accepted_click_replaces_the_draft_by_a_better_mask_of_the_same_regio
     clickable: Lab, studio: LabelStudio, owner: BrowserContext, shoot: Shoot
 ) -> None:
     page = owner.new_page()
-    task = label_all(page, studio.url, clickable)
+    task = label_all(page, studio.url, clickable.project)
     version = str(clickable.page()["live_version"])
     predictions = clickable.annotator.predictions(clickable.project, version)
     [draft] = [one["result"] for one in predictions if one["task"] == task]
@@ -57,7 +57,7 @@ def test_an_accepted_click_replaces_the_draft_by_a_better_mask_of_the_same_regio
     assert truth is not None
     wrong = next_click(before, truth)
     assert wrong is not None
-    choose(page)
+    choose(page, "Object")
     answer = click(page, wrong, truth.shape)
     assert [region["id"] for region in answer] == [draft[0]["id"]] == ["Object-0"]
     page.wait_for_timeout(1000)
@@ -72,10 +72,10 @@ def test_an_accepted_click_replaces_the_draft_by_a_better_mask_of_the_same_regio
     assert (after != truth).sum() < (before != truth).sum()
 
 
-def choose(page: Page) -> None:
+def choose(page: Page, label: str) -> None:
     """Switch the smart tools on, and take the one for clicks."""
     page.get_by_text("Auto-Annotation").click()
-    page.get_by_text("Object", exact=True).first.click()
+    page.get_by_text(label, exact=True).first.click()
     page.keyboard.press("m")
 
 

@@ -14,7 +14,7 @@ from backend.settings import Settings
 from backend.storage.store import Store, open_store
 from backend.web.app import create_app
 from tests.backend.web.project_page.test_views import add_tasks, publish_often, record_rounds
-from tests.browser.conftest import ELSEWHERE
+from tests.chromium import ELSEWHERE
 from tests.servers import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
@@ -108,6 +108,12 @@ def test_a_map_that_could_not_be_had_says_so_itself_and_is_tried_again(
     look(page)
     expect(page.locator("#map")).to_have_attribute("data-drawn", "4")
     expect(page.locator("#map-note")).to_have_text(words)
+
+
+def test_a_map_without_a_scan_says_when_it_comes(served: Served, page: Page) -> None:
+    served.store.projects.request_refresh(4)
+    page.goto(served.page().replace("/3", "/4"))
+    expect(page.locator("#map-note")).to_contain_text("appears when the first round")
 
 
 def test_a_list_that_somebody_opened_stays_open(served: Served, page: Page) -> None:

@@ -85,6 +85,7 @@ class Report(Answer):
     model: ModelCard | None
     minutes: dict[str, Any] | None
     agreement: dict[str, Any] | None
+    review: dict[str, Any] | None
     stopping: dict[str, Any] | None
     rounds: int
     software: dict[str, str]
@@ -115,6 +116,7 @@ def read(services: Services, project_id: int) -> Report:
         model=_card(services, project),
         minutes=state["minutes"],
         agreement=state["agreement"],
+        review=state["review"],
         stopping=_stopping(state["stopping"], _source_numbers(now)),
         rounds=state["round"],
         software=_software(),

@@ -13,7 +13,7 @@ from backend.commands.report.pictures import Failure
 from backend.errors import ConfigError
 from backend.storage import artifacts
 from backend.web import project_page
-from backend.web.project_page import label_panels, stopping_panel, words
+from backend.web.project_page import label_panels, review_panel, stopping_panel, words
 from backend.web.responses import written
 from model.evaluation import METRICS
 
@@ -67,6 +67,7 @@ def _html(found: Report, failures: Sequence[Failure], why: str) -> str:
             minutes_said=label_panels.minutes(state),
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),
+            review_said=review_panel.said(state),
             stopping_said=stopping_panel.lines(state),
             stopping_picture=stopping_panel.picture(state),
         )
@@ -82,4 +83,5 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters["counted"] = words.count
+    environment.filters["coded"] = words.coded
     return environment

@@ -126,7 +126,7 @@ def matrix(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of the matrix of annotators, [] without scans drawn by two.
 
     Each row has the name of the annotator and `cells`: None for a pair that shares no scan, else
-    `share` (how much of the best score it is, 0 to 1), `score` and `rest`.
+    `share` (how much of the best score it is, 0 to 1), `score`, and the lines `rest` below it.
     """
     found = state["agreement"]
     if found is None:
@@ -148,7 +148,7 @@ def _cell(found: Mapping[str, Any], row: int, column: int) -> dict[str, Any] | N
     return {
         "share": round(score[MAIN.name], 2),
         "score": f"{score[MAIN.name]:.2f}",
-        "rest": ", ".join([*rest, scans]),
+        "rest": [*rest, scans],
     }
 
 

@@ -292,6 +292,19 @@ def refined(state: Mapping[str, Any]) -> str:
     )
 
 
+def no_queue(state: Mapping[str, Any]) -> str:
+    """Return why the queue is empty, or that the first one is being made."""
+    if state["live_version"]:
+        return "No scan is waiting."
+    if state["disconnected"]:
+        return "There is no queue, because the project is not connected."
+    if state["problem"]:
+        return "There is no queue yet, because of the problem above."
+    if not state["scans"]:
+        return "There is no queue yet, because no scan is known yet."
+    return "The first queue is being made. The line above the figures says how far it is."
+
+
 def unchanged(drafts: Mapping[str, Any]) -> str:
     """Return how many of the compared drafts people did not change, and the others' Dice."""
     share = f"{drafts['drafts_unchanged']} of {drafts['drafts_compared']} submitted unchanged"

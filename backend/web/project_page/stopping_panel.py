@@ -11,8 +11,9 @@ from typing import Any
 from backend.web.project_page.words import count
 from model.stopping import LEAST_GROUPS, LEAST_POINTS, LEAST_SCANS, ROUNDS
 
-WIDTH, HEIGHT = 560, 220  # of the picture
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34  # its margins
+# On a telephone the picture shrinks to half its size, and its words grow: the margins have room.
+WIDTH, HEIGHT = 560, 250  # of the picture
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 28, 48  # its margins
 TICKS = 4
 POINTS = 100  # points of Dice in a Dice of 1
 
@@ -151,9 +152,10 @@ def picture(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the curve with its forecast as coordinates of an SVG; None while there is none.
 
     Returns:
-        `width` and `height`; `points` (x, y and a text for each model); `line`, the fitted curve up
-        to the last model; `ahead`, the curve beyond it; `band`, the outline of its interval; `x`
-        and `y`, the ticks with place and text; `now`, the x of the last model.
+        `width`, `height` and the sides of the plot in it (`left`, `right`, `top`, `bottom`);
+        `points` (x, y and a text for each model); `line`, the fitted curve up to the last model;
+        `ahead`, the curve beyond it; `band`, the outline of its interval; `x` and `y`, the ticks
+        with place and text; `now`, the x of the last model.
     """
     found = state["stopping"]
     if not found or not found["forecast"]:
@@ -169,6 +171,10 @@ def picture(state: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "width": WIDTH,
         "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
         "points": [
             {
                 "x": across(one["labels"]),

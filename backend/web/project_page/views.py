@@ -113,6 +113,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(_when, "when")
     blueprint.add_app_template_filter(words.span, "span")
     blueprint.add_app_template_filter(words.count, "counted")
+    blueprint.add_app_template_filter(words.coded, "coded")
     blueprint.add_app_template_filter(label_panels.time, "minutes")
     blueprint.add_app_template_filter(label_panels.annotator, "annotator")
     blueprint.add_app_template_filter(label_panels.scan_scores, "scan_scores")
@@ -120,6 +121,7 @@ def routes(store: Store, settings: Settings) -> Blueprint:
     blueprint.add_app_template_filter(sentences.complete, "complete")
     blueprint.add_app_template_filter(sentences.reached, "reached")
     blueprint.add_app_template_filter(sentences.action, "action")
+    blueprint.add_app_template_filter(sentences.no_queue, "no_queue")
     return blueprint
 
 

@@ -1,4 +1,7 @@
-"""A simulated project, from its first labels to the notice that labelling can stop."""
+"""A simulated project, from its first labels to the notice that labelling can stop.
+
+Its page is opened in a browser here, because no other test comes so far.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,35 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from dbos import DBOS
+from playwright.sync_api import Browser, Locator, expect
 from pydantic import SecretStr
+from werkzeug.serving import make_server
 
 from backend.commands.cli import cli
 from backend.rounds import refinement
 from backend.rounds.services import Services
+from backend.settings import Settings
+from backend.web.app import create_app
 from backend.web.project_page import stopping_panel, views
 from backend.worker.notices import Notifier
 from model import phantoms
+from tests import chromium
 from tests.backend.conftest import Clock
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.site import OPTIONS, SIZE, TINY, Site
+from tests.browser.conftest import WIDE, Shoot, shoot
+from tests.servers import running
 
+__all__ = ["shoot"]  # a fixture of the tests in a browser
+
+# Tests marked `browser` share a process with the event loop of Playwright, beside which DBOS starts
+# no worker. So this one is not marked; it starts a browser of its own after all rounds.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 HELD_OUT, BATCH, MOST = 20, 10, 80
@@ -61,26 +76,14 @@ def site(
     site.stop()
 
 
-def test_a_project_ends_with_one_notice_and_a_report(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_project_ends_with_one_notice_which_page_and_report_explain(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shoot: Shoot,
 ) -> None:
-    events: list[str] = []
-
-    def receive(request: httpx.Request) -> httpx.Response:
-        events.append(json.loads(request.content)["event"])
-        return httpx.Response(200)
-
     known = site.services.settings.model_copy(update={"notify_url": SecretStr(SECRET)})
-    site.label(*range(HELD_OUT), ground_truth=True, seconds=60.0)
-    with httpx.Client(transport=httpx.MockTransport(receive)) as client:
-        notifier = Notifier(known, site.store, client)
-        for first in range(HELD_OUT, HELD_OUT + MOST, BATCH):
-            site.label(*range(first, first + BATCH), seconds=60.0)
-            site.refresh()
-            if first >= HELD_OUT + 4 * BATCH and refinement.due(site.store):
-                DBOS.start_workflow(site.rounds.refine, site.number).get_result()
-            notifier.look()
-    assert events.count("can-stop") == 1
+    assert notices(site, known).count("can-stop") == 1
     state = views.status(site.store, site.services.artifacts, site.number)
     said = stopping_panel.lines(state)
     assert said[0].startswith("The next 10 labels are expected to gain")
@@ -93,3 +96,54 @@ def test_a_project_ends_with_one_notice_and_a_report(
     )
     html = (tmp_path / "r" / "report.html").read_text()
     assert html.count("data:image/png;base64,") == 4, "the scans on which the model fails"
+
+    with chromium.running() as browser:
+        check_page(site, state, browser, shoot)
+
+
+def notices(site: Site, known: Settings) -> list[str]:
+    """Label all scans; return the events of which a person was told on the way."""
+    events: list[str] = []
+
+    def receive(request: httpx.Request) -> httpx.Response:
+        events.append(json.loads(request.content)["event"])
+        return httpx.Response(200)
+
+    site.label(*range(HELD_OUT), ground_truth=True, seconds=60.0)
+    with httpx.Client(transport=httpx.MockTransport(receive)) as client:
+        notifier = Notifier(known, site.store, client)
+        for first in range(HELD_OUT, HELD_OUT + MOST, BATCH):
+            site.label(*range(first, first + BATCH), seconds=60.0)
+            site.refresh()
+            if first >= HELD_OUT + 4 * BATCH and refinement.due(site.store):
+                DBOS.start_workflow(site.rounds.refine, site.number).get_result()
+            notifier.look()
+    return events
+
+
+def check_page(site: Site, state: dict[str, Any], browser: Browser, shoot: Shoot) -> None:
+    """The panel tells the signs, with and without JavaScript."""
+    app = create_app(site.services.settings, site.store, lambda project, task: [])
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    address = f"http://127.0.0.1:{server.port}/projects/{site.number}"
+    with running(server):
+        for script in (True, False):
+            with browser.new_context(viewport=WIDE, java_script_enabled=script) as context:
+                page = context.new_page()
+                page.goto(address)
+                panel = page.locator("#stopping")
+                check_panel(panel, state)
+                if script:
+                    shoot(panel, "stopping")
+
+
+def check_panel(panel: Locator, state: dict[str, Any]) -> None:
+    for line in stopping_panel.lines(state):
+        expect(panel).to_contain_text(line.replace("`", ""))  # shown as code
+    curve = panel.get_by_role("img")
+    expect(curve).to_be_visible()
+    expect(curve.locator("circle")).to_have_count(len(state["stopping"]["points"]))
+    for part in (".fit.ahead", ".band"):
+        box = curve.locator(part).bounding_box()
+        assert box is not None
+        assert box["width"] > 0, part

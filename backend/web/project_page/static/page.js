@@ -24,6 +24,9 @@ const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"]; // 5 by
 
 const LINES = [[BLUE, "diamond"], [VERMILION, "square"], [GREEN, "triangle-up"], [PINK, "cross"], [ORANGE, "circle"]];
 
+const MAP_NOTE = byId("map-note").textContent;
+const NO_MAP = "The map appears when the first round has read the scans.";
+
 let points = null;
 let shown = byId("title").dataset.digest; // digest of the state that this page's text shows
 let drawn = ""; // digest of the state that the map shows
@@ -110,7 +113,7 @@ async function drawCurve() {
   const measured = JSON.parse(byId("curve").dataset.metrics)
     .map((metric) => ({ ...metric, rows: models.filter((one) => one[metric.key] != null) }))
     .filter((metric) => metric.rows.length);
-  const far = measured.some((metric) => metric.unit); // a share lies on the left axis, all else on the right
+  const far = measured.find((metric) => metric.unit); // a share lies on the left axis, all else on the right
   const shown = measured.length + drafts.length > 0;
   byId("curve").hidden = !shown;
   if (!shown) return;
@@ -137,11 +140,12 @@ async function drawCurve() {
   });
   const axis = { gridcolor: look.grid, linecolor: look.line, zeroline: false, tickfont: { color: look.quiet } };
   await Plotly.react("curve", all, layout({
-    margin: { l: 44, r: far ? 44 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
+    margin: { l: 44, r: far ? 52 : 12, t: 8, b: 44 }, legend: { orientation: "h", x: 0, y: 1.06, yanchor: "bottom" },
     xaxis: { ...axis, title: { text: "labelled scans", font: { color: look.quiet, size: 13 } },
       rangemode: "tozero", tickformat: "d", fixedrange: true },
     yaxis: { ...axis, range: [0, 1], title: { text: "Dice", font: { color: look.quiet, size: 13 } }, fixedrange: true },
-    yaxis2: { ...axis, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, fixedrange: true },
+    yaxis2: { ...axis, overlaying: "y", side: "right", rangemode: "tozero", tickmode: "auto", nticks: 6, showgrid: false, fixedrange: true,
+      title: { text: far && `${far.title} (${far.unit})`, font: { color: look.quiet, size: 13 } } },
   }), { displayModeBar: false, responsive: true });
 }
 
@@ -224,7 +228,6 @@ async function get(address, kind = "application/json") {
 
 async function load() {
   points = await (await get(`${here}/map.json`)).json();
-  byId("map-note").hidden = !points.task.length;
   await Promise.all([drawMap(), drawCurve()]);
   if (!listening) listen();
   listening = true;
@@ -235,11 +238,9 @@ async function draw(digest) {
   try {
     await load();
     drawn = digest;
-    if (byId("map-note").dataset.words) byId("map-note").textContent = byId("map-note").dataset.words;
+    byId("map-note").textContent = points.placed ? MAP_NOTE : NO_MAP;
   } catch (error) {
     console.warn(error);
-    byId("map-note").dataset.words ||= byId("map-note").textContent;
-    byId("map-note").hidden = false;
     byId("map-note").textContent = "The map could not be loaded; it is tried again.";
   }
 }

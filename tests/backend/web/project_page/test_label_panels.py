@@ -112,7 +112,8 @@ def test_the_matrix_names_numbers_and_leaves_pairs_without_a_common_scan_empty()
     first, second, _ = label_panels.matrix({"agreement": AGREEMENT, "people": {}})
     assert first["name"] == "annotator 1"
     assert first["cells"][0] is None
-    assert first["cells"][1] == {"share": 0.75, "score": "0.75", "rest": "HD95 5.0 pixels, 2 scans"}
+    rest = ["HD95 5.0 pixels", "2 scans"]
+    assert first["cells"][1] == {"share": 0.75, "score": "0.75", "rest": rest}
     assert second["cells"] == [first["cells"][1], None, None]
     allowed = label_panels.matrix({"agreement": AGREEMENT, "people": {"1": 70, "2": 12}})
     assert [row["name"] for row in allowed] == ["user 70", "user 12", "annotator 4"]

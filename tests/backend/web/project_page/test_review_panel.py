@@ -128,7 +128,7 @@ def test_without_the_option_there_is_no_list(client: FlaskClient, store: Store) 
     store.projects.update(3, options={"review": False})
     assert client.get("/projects/3?format=json").get_json()["review"] is None
     assert "Review:" not in client.get("/projects/3?format=text").text
-    assert "the option `review` is false" in client.get("/projects/3", headers=PAGE).text
+    assert "the option <code>review</code> is false" in client.get("/projects/3", headers=PAGE).text
 
 
 def test_before_the_first_review_the_page_says_when_it_is_made(

@@ -889,6 +889,25 @@ def test_a_queue_in_which_nothing_waits_says_so(client: FlaskClient, store: Stor
     assert "No scan is waiting." in html(client, "/projects/3?from=51")
 
 
+@pytest.mark.parametrize(
+    ("scans", "row", "said"),
+    [
+        (0, {}, "no scan is known yet"),
+        (2, {}, "The first queue is being made"),
+        (2, {"problem": "The token was refused."}, "because of the problem above"),
+        (2, {"disconnected": True}, "because the project is not connected"),
+    ],
+)
+def test_before_the_first_queue_the_page_says_what_it_waits_for(
+    client: FlaskClient, store: Store, scans: int, row: dict[str, Any], said: str
+) -> None:
+    add_tasks(store, *range(1, scans + 1))
+    store.projects.update(3, **{"title": "New", **row})
+    shown = html(client)
+    assert said in shown
+    assert "0 scans waiting" not in shown
+
+
 @pytest.mark.parametrize("start", ["-5", "0", "x", "100000", "9" * 5000])
 def test_an_odd_part_of_the_queue_is_no_error(
     client: FlaskClient, store: Store, start: str
