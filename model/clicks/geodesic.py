@@ -41,17 +41,25 @@ def corrected(
         draft: Probability of the class at every pixel.
         clicks: What a person pointed at, oldest first.
     """
-    smooth = smoothed(image)
-    steps = [np.abs(np.diff(smooth, axis=axis)).sum(axis=2) for axis in (0, 1)]
-    mean = float(np.mean([step.mean() if step.size else 0.0 for step in steps])) + 1e-6
+    smooth = scaled(image)
     logits = _logits(draft)
     for number, click in enumerate(clicks):
-        logits = _corrected(smooth / mean, logits, click)
+        logits = _corrected(smooth, logits, click)
         for said in clicks[: number + 1]:
             logits[said.row, said.column] = 1.0 if said.positive else -1.0
     touched = np.abs(logits - _logits(draft)) > 0
     probabilities = 1 / (1 + np.exp(-logits))
     return np.where(touched, probabilities, draft).astype(np.float32)
+
+
+def scaled(image: NDArray[np.float32]) -> Floats:
+    """Return an image with less noise, in units of its mean difference between neighbours.
+
+    Shape (h, w, channels).
+    """
+    smooth = smoothed(image)
+    steps = [np.abs(np.diff(smooth, axis=axis)).sum(axis=2) for axis in (0, 1)]
+    return smooth / (float(np.mean([step.mean() if step.size else 0.0 for step in steps])) + 1e-6)
 
 
 def _logits(draft: NDArray[np.float32]) -> Floats:
@@ -68,11 +76,11 @@ def _corrected(smooth: Floats, logits: Floats, click: Click) -> Floats:
     if not opposed[here]:
         return logits
     window = window_around([here], round(REACH * side), logits.shape)
-    depth = _depth(opposed, side)
+    depth = depth_of(opposed, side)
     size = min(depth[here], FAR * side)
     reach = max(NEAR * side, SPREAD * size)
     start = click.row - window[0].start, click.column - window[1].start
-    path = _path_lengths(smooth[window], start, 3 * reach) / reach
+    path = path_lengths(smooth[window], start, 3 * reach) / reach
     across = np.maximum(depth[window] - max(ACROSS * size, depth[here]), 0) / (size / 2 + 1)
     influence = np.exp(-(np.minimum(path, 9) ** 2) - np.minimum(across, 9) ** 2)
     influence[influence < 1e-3] = 0
@@ -81,7 +89,7 @@ def _corrected(smooth: Floats, logits: Floats, click: Click) -> Floats:
     return changed
 
 
-def _depth(opposed: NDArray[np.bool_], side: int) -> Floats:
+def depth_of(opposed: NDArray[np.bool_], side: int) -> Floats:
     """Return how far each opposed pixel lies from the draft's outline; `side` without outline."""
     if opposed.all():
         return np.full(opposed.shape, float(side))
@@ -89,7 +97,7 @@ def _depth(opposed: NDArray[np.bool_], side: int) -> Floats:
     return depth
 
 
-def _path_lengths(smooth: Floats, start: tuple[int, int], most: float) -> Floats:
+def path_lengths(smooth: Floats, start: tuple[int, int], most: float) -> Floats:
     """Return the length of the shortest path from a pixel to each other one, at most `most`."""
     height, width, channels = smooth.shape
     first, second, length = neighbours(height, width, diagonal=True)

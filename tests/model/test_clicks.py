@@ -52,10 +52,16 @@ clicks = st.builds(
 )
 
 
-@given(st.lists(clicks, min_size=1, max_size=4, unique_by=lambda one: (one.row, one.column)))
-@settings(max_examples=25, deadline=None)
-def test_every_clicked_pixel_gets_its_class_and_far_pixels_stay(given: list[Click]) -> None:
-    draft = draft_of(TRUTH)
+drafts = st.sampled_from([TRUTH, np.zeros_like(TRUTH), np.ones_like(TRUTH)]).map(draft_of)
+
+
+@given(
+    drafts, st.lists(clicks, min_size=1, max_size=4, unique_by=lambda one: (one.row, one.column))
+)
+@settings(max_examples=40, deadline=None)
+def test_every_clicked_pixel_gets_its_class_and_far_pixels_stay(
+    draft: Array, given: list[Click]
+) -> None:
     kept = draft.copy()
     refined = refine(IMAGE, draft, given)
     np.testing.assert_array_equal(draft, kept)
@@ -68,6 +74,13 @@ def test_every_clicked_pixel_gets_its_class_and_far_pixels_stay(given: list[Clic
         rows = slice(max(click.row - reach, 0), click.row + reach + 1)
         far[rows, max(click.column - reach, 0) : click.column + reach + 1] = False
     np.testing.assert_array_equal(refined[far], draft[far])
+
+
+@given(drafts, clicks)
+@settings(max_examples=40, deadline=None)
+def test_a_click_only_adds_pixels_to_its_class(draft: Array, click: Click) -> None:
+    changed = (refine(IMAGE, draft, [click]) > 0.5) != (draft > 0.5)
+    assert (changed <= ((draft > 0.5) != click.positive)).all()
 
 
 def test_a_click_that_says_what_the_draft_says_changes_that_pixel_at_most() -> None:
