@@ -292,7 +292,7 @@ def _pages(data: Row) -> Slab:
     return tuple(pages) if pages and whole else (data[SLICE],)
 
 
-def _slab_of(tasks: Mapping[object, Slab], asked: int) -> int:
+def _slab_of(tasks: Mapping[tuple[str, int], Slab], asked: int) -> int:
     """Return a size of slabs that makes the tasks of a project whose manifest is gone.
 
     A slab of an even number of slices was cut by an end of its volume: the next odd size makes it.
