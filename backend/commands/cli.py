@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend import __version__, logs
+from backend.commands.arguments import PROJECT
 from backend.commands.export import export
 from backend.commands.import_command import import_
 from backend.commands.migrate import migrate
@@ -34,9 +35,6 @@ from model import registry
 if TYPE_CHECKING:
     from backend.rounds.publications import ProjectPublications
     from backend.storage.store import Store
-
-
-PROJECT = click.IntRange(1, 2**31 - 1)  # ids of Label Studio's projects
 
 
 def _any_of(names: Sequence[str]) -> str:

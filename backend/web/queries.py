@@ -18,6 +18,7 @@ from pydantic import (
 
 from backend import PROGRAM
 from backend.exchange.export.format_names import DOWNLOADS
+from backend.options import said
 
 Kind = Literal["html", "text", "json"]
 DIGITS = 11  # of the longest number that a request may name
@@ -131,6 +132,4 @@ def _read(model: type[Asked], given: Mapping[str, str]) -> Asked:
         name = str(problem["loc"][0])
         if name not in given:
             abort(400, f"{name} is missing.")
-        said = problem["msg"].removeprefix("Value error, ")
-        expected = said.replace("Input should be", "expected")
-        abort(400, f"{name} is {given[name][:40]!r}: {expected}.")
+        abort(400, f"{name} is {given[name][:40]!r}: {said(problem['msg'])}.")
