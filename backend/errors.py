@@ -107,6 +107,15 @@ class PublishError(FirstlightError):
     """A queue was sent but did not arrive complete."""
 
 
+def of_system(error: OSError) -> StorageError:
+    """Return what the operating system refused, in plain words: what, why, and what to do."""
+    return StorageError(
+        f"{error.filename or 'A file or address'} cannot be used ({error.strerror or error}).",
+        "Let this user read and write the file and its folder, free disk space if there is none, "
+        "and run the command again.",
+    )
+
+
 # By the classes of httpx, SQLAlchemy, botocore and s3fs, which are not imported here.
 _REASONS = {
     "ConnectError": "no connection: nothing listens there, or the host is unknown",

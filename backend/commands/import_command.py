@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from backend.commands.arguments import PROJECT
-from backend.errors import StorageError
+from backend.errors import of_system
 from backend.settings import load_settings, prepare_data_dir, require_api_key
 
 
@@ -58,8 +58,5 @@ def import_(source: Path, **asked: Any) -> None:
     try:
         complete = importing.run(settings, source, asked)
     except OSError as error:
-        raise StorageError(
-            f"{error}.",
-            "Let this user read and write the file and its folder, and import again: it goes on.",
-        ) from error
+        raise of_system(error) from error
     sys.exit(0 if complete else 1)

@@ -277,6 +277,21 @@ def test_a_mistake_inside_a_command_is_exit_code_2(
     assert capsys.readouterr().err == "It is wrong. Mend it.\n"
 
 
+def test_a_file_that_may_not_be_read_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cli() -> None:
+        raise PermissionError(13, "Permission denied", "/data/firstlight.sqlite")
+
+    monkeypatch.setattr(main, "cli", cli)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("/data/firstlight.sqlite cannot be used (Permission denied). Let this")
+    assert "Traceback" not in said
+
+
 def test_every_command_has_a_line_of_help() -> None:
     context = click.Context(main.cli)
     commands = [main.cli.get_command(context, name) for name in main.cli.list_commands(context)]

@@ -252,7 +252,7 @@ def test_a_folder_of_another_user_is_named_with_a_fix(
     monkeypatch.setattr(import_command, "prepare_data_dir", lambda settings: None)
     monkeypatch.setattr(Path, "chmod", refuse)
     arguments = [str(source), "--project", "1", "--local-files", str(root)]
-    with pytest.raises(StorageError, match=r"Operation not permitted: .*firstlight.*\. Let this"):
+    with pytest.raises(StorageError, match=r"firstlight.* \(Operation not permitted\)\. Let this"):
         import_command.import_.main(arguments, standalone_mode=False)
 
 
