@@ -265,10 +265,12 @@ def lines_of(error: ValidationError, name: Callable[[str], str] = str) -> Iterat
     """Yield a line for each mistake: the name of its setting or option, and what is wrong."""
     for problem in error.errors(include_input=False, include_url=False):
         where = name(".".join(str(part) for part in problem["loc"]))
-        text = "unknown option" if problem["type"] == "extra_forbidden" else said(problem["msg"])
+        text = (
+            "unknown option" if problem["type"] == "extra_forbidden" else in_words(problem["msg"])
+        )
         yield f"{where}: {text}" if where else text
 
 
-def said(message: str) -> str:
+def in_words(message: str) -> str:
     """Return what pydantic says of a mistake as our own messages say it."""
     return message.removeprefix("Value error, ").replace("Input should be", "expected")

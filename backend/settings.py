@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         return self.data_dir / "projects" / str(project_id)
 
     @property
-    def imports(self) -> Path:
+    def imports_root(self) -> Path:
         """The folder of what `import` keeps: manifests, slices, and the key of pseudonyms."""
         return self.imports_dir or self.data_dir
 

@@ -18,7 +18,7 @@ from pydantic import (
 
 from backend import PROGRAM
 from backend.exchange.export.format_names import DOWNLOADS
-from backend.options import said
+from backend.options import in_words
 
 Kind = Literal["html", "text", "json"]
 DIGITS = 11  # of the longest number that a request may name
@@ -132,4 +132,4 @@ def _read(model: type[Asked], given: Mapping[str, str]) -> Asked:
         name = str(problem["loc"][0])
         if name not in given:
             abort(400, f"{name} is missing.")
-        abort(400, f"{name} is {given[name][:40]!r}: {said(problem['msg'])}.")
+        abort(400, f"{name} is {given[name][:40]!r}: {in_words(problem['msg'])}.")

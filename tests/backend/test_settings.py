@@ -110,10 +110,10 @@ def test_a_malformed_address_is_refused_without_being_repeated(
 def test_imports_lie_in_a_folder_that_exists(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert Settings(data_dir=tmp_path).imports == tmp_path
+    assert Settings(data_dir=tmp_path).imports_root == tmp_path
     monkeypatch.setenv("IMPORTS_DIR", str(tmp_path))
     settings = load_settings()
-    assert settings.imports == tmp_path
+    assert settings.imports_root == tmp_path
     assert default_folder(settings, 7) == tmp_path / "imports" / "7"
     monkeypatch.setenv("IMPORTS_DIR", str(tmp_path / "not-mounted"))
     with pytest.raises(ConfigError, match=r"IMPORTS_DIR: .*expected a folder that exists"):
