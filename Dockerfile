@@ -74,8 +74,8 @@ LABEL org.opencontainers.image.title="Firstlight" \
 USER firstlight
 VOLUME /data
 EXPOSE 9090
-# Of `start` and `web`. A container with a worker alone listens nowhere: docker-compose.yml and the Helm
+# Of `start` and `web`, at the PORT of the container's environment. A container with a worker alone listens nowhere: docker-compose.yml and the Helm
 # chart ask it by `worker --alive`.
 HEALTHCHECK --interval=10s --timeout=10s --retries=6 --start-period=1m \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/health', timeout=5)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/health', timeout=5)"]
 CMD ["python", "-m", "backend", "start"]

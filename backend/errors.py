@@ -105,3 +105,38 @@ class ExportError(FirstlightError):
 
 class PublishError(FirstlightError):
     """A queue was sent but did not arrive complete."""
+
+
+def of_system(error: OSError) -> StorageError:
+    """Return what the operating system refused, in plain words: what, why, and what to do."""
+    return StorageError(
+        f"{error.filename or 'A file or address'} cannot be used ({error.strerror or error}).",
+        "Let this user read and write the file and its folder, free disk space if there is none, "
+        "and run the command again.",
+    )
+
+
+# By the classes of httpx, SQLAlchemy, botocore and s3fs, which are not imported here.
+_REASONS = {
+    "ConnectError": "no connection: nothing listens there, or the host is unknown",
+    "TimeoutException": "it took too long",
+    "NetworkError": "the connection broke off",
+    "ProtocolError": "the connection broke off",
+    "InvalidURL": "the address is not valid",
+    "UnsupportedProtocol": "the address does not begin with http:// or https://",
+    "OperationalError": "it cannot be reached, opened or written",
+    "ModuleNotFoundError": "the package for this kind of database is not installed",
+    "EndpointConnectionError": "no connection: nothing listens there, or the host is unknown",
+    "NoCredentialsError": "there are no credentials",
+    "PermissionError": "access is refused",
+    "FileNotFoundError": "there is no such bucket or file",
+}
+
+
+def reason(error: BaseException) -> str:
+    """Return why a call to another service failed, in words where they are known.
+
+    Only the class of the error is read: its text may quote addresses, headers and passwords.
+    """
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((_REASONS[name] for name in names if name in _REASONS), names[0])

@@ -233,7 +233,8 @@ def _wrong_options(lines: Iterable[str]) -> OptionsError:
     known = ", ".join(sorted(ProjectOptions.model_fields))
     return OptionsError(
         f"extra_params: {'; '.join(lines)}.",
-        f"Correct them in the project's Settings > Model. Known options: {known}.",
+        "Correct them, in --extra-params or in the project's Settings > Model. Known options: "
+        f"{known}.",
     )
 
 
@@ -264,5 +265,12 @@ def lines_of(error: ValidationError, name: Callable[[str], str] = str) -> Iterat
     """Yield a line for each mistake: the name of its setting or option, and what is wrong."""
     for problem in error.errors(include_input=False, include_url=False):
         where = name(".".join(str(part) for part in problem["loc"]))
-        text = "unknown option" if problem["type"] == "extra_forbidden" else problem["msg"]
+        text = (
+            "unknown option" if problem["type"] == "extra_forbidden" else in_words(problem["msg"])
+        )
         yield f"{where}: {text}" if where else text
+
+
+def in_words(message: str) -> str:
+    """Return what pydantic says of a mistake as our own messages say it."""
+    return message.removeprefix("Value error, ").replace("Input should be", "expected")

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     database_url: str = ""
     artifacts_url: str = ""
+    imports_dir: Path | None = None
     basic_auth_user: str = ""
     basic_auth_pass: SecretStr = SecretStr("")
     webhook_secret: SecretStr = SecretStr("")
@@ -105,6 +106,14 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"|(file://)?/.*|(?!file:)[a-z][a-z0-9+.-]*://[^/].*", value):
             raise ValueError("expected an address such as s3://bucket/prefix, or a folder's path")
         urlsplit(value)
+        return value
+
+    @field_validator("imports_dir")
+    @classmethod
+    def _mounted(cls, value: Path | None) -> Path | None:
+        # Never made here: a share that is not mounted would look like an empty folder.
+        if value is not None and not value.is_dir():
+            raise ValueError("expected a folder that exists, such as a share that is mounted")
         return value
 
     @field_validator("click_model")
@@ -177,6 +186,11 @@ class Settings(BaseSettings):
     def project_folder(self, project_id: int) -> Path:
         """Return the folder of a project's files."""
         return self.data_dir / "projects" / str(project_id)
+
+    @property
+    def imports_root(self) -> Path:
+        """The folder of what `import` keeps: manifests, slices, and the key of pseudonyms."""
+        return self.imports_dir or self.data_dir
 
     @property
     def api_key(self) -> str:

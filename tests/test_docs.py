@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import grimp
 import pytest
 
@@ -46,6 +47,23 @@ def test_every_option_is_explained(name: str) -> None:
 @pytest.mark.parametrize("name", cli.commands)
 def test_every_command_is_explained(name: str) -> None:
     assert re.search(f"`{name}[` ]", rows("commands.md"))
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_option_of_a_command_is_explained(name: str) -> None:
+    pages = "\n".join(page.read_text() for page in PAGES)
+    explained = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", pages))
+    shown = [one for one in cli.commands[name].params if not getattr(one, "hidden", False)]
+    flags = [{*one.opts, *one.secondary_opts} for one in shown if isinstance(one, click.Option)]
+    assert not [names for names in flags if not names & explained]
+
+
+def test_the_docs_name_no_option_setting_or_command_that_is_gone() -> None:
+    options, settings = rows("options.md"), rows("settings.md")
+    assert set(re.findall(r"`(\w+)`", options)) <= set(ProjectOptions.model_fields)
+    assert {name.lower() for name in re.findall(r"`(\w+)`", settings)} <= set(Settings.model_fields)
+    table = (DOCS / "commands.md").read_text().partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)", table, flags=re.MULTILINE)) == set(cli.commands)
 
 
 def test_every_route_is_explained(tmp_path: Path) -> None:

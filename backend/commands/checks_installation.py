@@ -11,7 +11,7 @@ from backend import PROGRAM
 from backend.commands import neighbours
 from backend.commands.connection import explained, signed_headers, workers_running
 from backend.commands.findings import Check, Finding, Load
-from backend.errors import ConfigError, LabelStudioError, LacksVariables, Unreachable
+from backend.errors import ConfigError, LabelStudioError, LacksVariables, Unreachable, reason
 from backend.label_studio import probes
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import SECRET_HEADER
@@ -78,9 +78,7 @@ def web_process(settings: Settings, web: httpx.Client) -> Finding:
     try:
         answer = web.get(f"{url}/health").json()
     except httpx.HTTPError as error:
-        return Finding(
-            "web process", False, f"Nothing answers at {url} ({type(error).__name__}).", start
-        )
+        return Finding("web process", False, f"{url} does not answer ({reason(error)}).", start)
     except ValueError:
         answer = None
     if not isinstance(answer, dict) or answer.get("model_class") != "Firstlight":
@@ -101,7 +99,7 @@ def web_access(settings: Settings, web: httpx.Client) -> Finding:
         codes.append(web.get(f"{url}/versions", auth=auth).status_code)
         wrong = next((f"answers {code}" for code in codes if code != 200), "")
     except httpx.HTTPError as error:
-        wrong = f"breaks off ({type(error).__name__})"
+        wrong = f"does not answer ({reason(error)})"
     if wrong:
         return Finding(
             "web access",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend import __version__, logs
+from backend.commands.arguments import PROJECT
 from backend.commands.export import export
 from backend.commands.import_command import import_
 from backend.commands.migrate import migrate
@@ -18,7 +19,7 @@ from backend.commands.quickstart.command import quickstart
 from backend.commands.report.command import report
 from backend.commands.supervisor import MISCONFIGURED, end_with_parent
 from backend.commands.supervisor import run as supervise
-from backend.errors import FirstlightError, StorageError
+from backend.errors import FirstlightError, StorageError, of_system
 from backend.settings import (
     Settings,
     keep_private,
@@ -34,9 +35,6 @@ from model import registry
 if TYPE_CHECKING:
     from backend.rounds.publications import ProjectPublications
     from backend.storage.store import Store
-
-
-PROJECT = click.IntRange(1, 2**31 - 1)  # ids of Label Studio's projects
 
 
 def _any_of(names: Sequence[str]) -> str:
@@ -369,7 +367,8 @@ def main() -> None:
     """Run a command; a person's mistake gives one line and exit code 2, never a traceback."""
     try:
         cli()
-    except FirstlightError as error:
+    except (FirstlightError, PermissionError) as raised:
+        error = of_system(raised) if isinstance(raised, PermissionError) else raised
         click.echo(str(error), err=True)
         # A storage error may pass, so exit code 1 lets `start` try again.
         sys.exit(1 if isinstance(error, StorageError) else MISCONFIGURED)

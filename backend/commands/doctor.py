@@ -15,7 +15,7 @@ import httpx
 
 from backend.commands import checks_installation, checks_project
 from backend.commands.findings import Check, Finding
-from backend.errors import FirstlightError, LacksVariables
+from backend.errors import FirstlightError, LacksVariables, of_system
 from backend.rounds.services import Services
 from backend.settings import Settings
 from backend.storage.database import WORKER_BUSY_MS
@@ -129,6 +129,9 @@ def _run_check(name: str, check: Check) -> Finding:
     except FirstlightError as error:
         variables = error.variables if isinstance(error, LacksVariables) else {}
         return Finding(name, False, error.what, error.fix, variables=variables)
+    except OSError as error:
+        refused = of_system(error)
+        return Finding(name, False, refused.what, refused.fix)
 
 
 def _repaired(finding: Finding, check: Check) -> Finding:

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backend.commands.arguments import PROJECT
 from backend.commands.supervisor import end_with_parent
+from backend.exchange.export.format_names import FORMATS, TABLE
 from backend.settings import load_settings, require_api_key
 
 if TYPE_CHECKING:
     from backend.exchange.export.running import Choice
     from backend.rounds.services import Services
 
-MASK_FORMATS = ("nnunet", "nifti", "dicomseg", "coco", "yolo", "png")
-TABLE = "csv"
 DEFAULTS = ("submitted", "majority")  # of --masks and --annotations
 SHOWN = 20  # problems; export.json lists all
 
 
 @click.command()
-@click.argument("project", type=click.IntRange(1, 2**31 - 1))
+@click.argument("project", type=PROJECT)
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--to", "to", required=True, type=click.Choice([*MASK_FORMATS, TABLE]))
+@click.option("--to", "to", required=True, type=click.Choice([*FORMATS]))
 @click.option(
     "--masks",
     type=click.Choice(["submitted", "model", "both"]),

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from backend.errors import StorageError
+from backend.commands.arguments import PROJECT
+from backend.errors import of_system
 from backend.settings import load_settings, prepare_data_dir, require_api_key
 
 
 @click.command(name="import")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--project", type=click.IntRange(1, 2**31 - 1), help="The project to fill.")
+@click.option("--project", type=PROJECT, metavar="NUMBER", help="The project to fill.")
 @click.option("--new", "title", default="", help="Make a project with this title, and fill it.")
 @click.option("--labels", default="", help="Classes of a new project, separated by commas.")
 @click.option(
@@ -57,8 +58,5 @@ def import_(source: Path, **asked: Any) -> None:
     try:
         complete = importing.run(settings, source, asked)
     except OSError as error:
-        raise StorageError(
-            f"{error}.",
-            "Let this user read and write the file and its folder, and import again: it goes on.",
-        ) from error
+        raise of_system(error) from error
     sys.exit(0 if complete else 1)

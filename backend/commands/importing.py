@@ -24,7 +24,7 @@ from backend.label_studio import labels
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.labels import interface
 from backend.label_studio.task_import import TaskImport
-from backend.options import as_object, parse_options
+from backend.options import ProjectOptions, as_object, parse_options
 from backend.settings import Settings
 
 GROUPED = {"group_by": VOLUME, "slice_by": SLICE}  # the options of a project of volumes
@@ -193,17 +193,32 @@ def _report(outcome: Outcome, target: Target) -> None:
 
 
 def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> str:
-    """Set `GROUPED` where this backend is connected and no group is set; say what holds."""
+    """Set what is missing of `GROUPED`, where this backend is connected; say what holds.
+
+    Another group stays, and so does a `slice_by` that was chosen, an empty one too.
+    """
     wanted = json.dumps(GROUPED)
     try:
         ours = [e for e in studio.entries(project) if connection.is_at(e, settings.public_url)]
         if not ours:
             return f"Next: {PROGRAM} connect {project} --extra-params '{wanted}'"
-        options = parse_options(ours[0].get("extra_params"))
-        if options.group_by:
-            return f"The project's slices are grouped by {options.group_by}."
-        given = {**as_object(ours[0].get("extra_params")), **GROUPED}
-        connection.register(settings, studio, project, json.dumps(given))
+        given = as_object(ours[0].get("extra_params"))
+        options = parse_options(given)
+        chosen = "slice_by" in given or options.slice_by
+        if options.group_by and (chosen or options.group_by != VOLUME):
+            return _grouped_already(options)
+        connection.register(settings, studio, project, json.dumps({**given, **GROUPED}))
     except FirstlightError as error:
         return f"Set the options {wanted} in Settings > Model: {error}"
     return f"The slices of project {project} are grouped by {VOLUME} now, with {SLICE} as place."
+
+
+def _grouped_already(options: ProjectOptions) -> str:
+    grouped = f"The project's slices are grouped by {options.group_by}"
+    if options.slice_by:
+        return f"{grouped}, with {options.slice_by} as place."
+    return (
+        f"{grouped}, and slice_by is not set. Next: if each of these groups is one volume, set "
+        f'"slice_by": "{SLICE}" in Settings > Model; the queue then asks for slices far from '
+        "labelled ones first."
+    )

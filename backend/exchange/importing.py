@@ -8,7 +8,6 @@ that are there already are found by their names and not made twice.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from backend.exchange import slice_choice
 from backend.exchange.pictures import Writer
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import Serving
+from backend.exchange.slice_choice import Slab
 from backend.imaging import manifest as manifests
 from backend.imaging.manifest import IMAGE, NEIGHBOURS, PAGES, SLICE, VOLUME, Manifest
 from backend.imaging.sources import Source
@@ -101,8 +101,8 @@ def run(target: Target, plan: Plan, sources: Iterable[Source], names: Pseudonyms
     """Import volumes one after the other; a volume that cannot be read is left out and named.
 
     Raises:
-        ConfigError: If another import runs, or the folder holds that of another project or window,
-            or was moved.
+        ConfigError: If another import runs, the folder holds that of another project or window or
+            was moved, or the project's tasks have slabs of another size.
         LabelStudioError: If Label Studio does not take pictures or tasks; the next import of the
             same source goes on.
     """
@@ -134,7 +134,8 @@ class _Import:
             for pages in volume.tasks
         }
         self._tasks = _tasks_of(target)
-        self._task_counts = Counter(volume for volume, _ in self._tasks)
+        if not manifest.volumes:
+            _check_slab(target.project, _slab_of(self._tasks, plan.slab), plan.slab)
         # Identity and title of the volumes of this run, by their names.
         self._seen: dict[str, tuple[str, str]] = {}
         self._waiting: list[tuple[manifests.Volume, Mapping[str, str]]] = []
@@ -176,7 +177,7 @@ class _Import:
                 "Import it into a new project, or put the old files back.",
             )
         known = self._tasks_of_another_manifest(name, old)
-        entry = self._writer.write(volume, name, old, has_tasks=bool(known))
+        entry = self._writer.write(volume, name, old, known)
         if not entry.tasks:
             raise ConfigError(
                 f"{volume.title} has no slice that --slices {self._plan.slices} chooses.",
@@ -185,14 +186,15 @@ class _Import:
         self._outcome.notes += volume.notes
         if known:
             self._outcome.notes.append(
-                f"{known} slices of {volume.title} are tasks already, of an import whose manifest "
-                "is not in this folder. They keep the pictures that they have."
+                f"{sum(map(len, known))} slices of {volume.title} are in tasks already, of an "
+                "import whose manifest is not in this folder. They keep the pictures that they "
+                "have."
             )
         self._waiting.append((entry, volume.tags))
 
-    def _tasks_of_another_manifest(self, name: str, old: manifests.Volume | None) -> int:
-        """Return how many tasks the project has of a volume, if the manifest lacks the volume."""
-        return 0 if old else self._task_counts[name]
+    def _tasks_of_another_manifest(self, name: str, old: manifests.Volume | None) -> list[Slab]:
+        """Return the slices of each task of a volume, if the manifest lacks the volume."""
+        return [] if old else [p for (volume, _), p in self._tasks.items() if volume == name]
 
     def _name(self, volume: Volume) -> str:
         content = volume.digest, volume.frame, manifests.rows_of(volume.affine)
@@ -273,14 +275,38 @@ def _addressed(entry: manifests.Volume, addresses: Mapping[str, str]) -> manifes
     return entry.model_copy(update={"slices": slices})
 
 
-def _tasks_of(target: Target) -> set[tuple[str, int]]:
-    """Return volume and slice of the tasks that the project has."""
+def _tasks_of(target: Target) -> dict[tuple[str, int], Slab]:
+    """Return the slices of each task that the project has, by its volume and own slice."""
     return {
-        (str(task["data"].get(VOLUME)), task["data"][SLICE])
+        (str(data.get(VOLUME)), data[SLICE]): _pages(data)
         for page in target.studio.tasks(target.project)
-        for task in page
-        if isinstance((task["data"] or {}).get(SLICE), int)
+        for data in (task["data"] or {} for task in page)
+        if isinstance(data.get(SLICE), int)
     }
+
+
+def _pages(data: Row) -> Slab:
+    """Return the slices that people draw on in a task: its own, or the pages of a slab."""
+    pages = data.get(PAGES)
+    whole = isinstance(pages, list) and all(isinstance(page, int) for page in pages)
+    return tuple(pages) if pages and whole else (data[SLICE],)
+
+
+def _slab_of(tasks: Mapping[tuple[str, int], Slab], asked: int) -> int:
+    """Return a size of slabs that makes the tasks of a project whose manifest is gone.
+
+    A slab of an even number of slices was cut by an end of its volume: the next odd size makes it.
+    """
+    return max((len(pages) for pages in tasks.values()), default=asked) | 1
+
+
+def _check_slab(project: int, there: int, asked: int) -> None:
+    if there != asked:
+        raise ConfigError(
+            f"Project {project} was imported with --slab {there}, not {asked}: slices would be "
+            "drawn twice.",
+            f"Import with --slab {there}, or into a new project by --new.",
+        )
 
 
 def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
@@ -310,12 +336,7 @@ def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
             f"{plan.window}: other pictures would appear below what people drew.",
             f"Import with --window {manifest.window}, or into a new project by --new.",
         )
-    if manifest.slab != plan.slab:
-        raise ConfigError(
-            f"Project {target.project} was imported with --slab {manifest.slab}, not {plan.slab}: "
-            "slices would be drawn twice.",
-            f"Import with --slab {manifest.slab}, or into a new project by --new.",
-        )
+    _check_slab(target.project, manifest.slab, plan.slab)
     if manifest.pictures != pictures:
         raise ConfigError(
             f"The slices of project {target.project} lie in {manifest.pictures}, not in "

@@ -45,7 +45,7 @@ class Writer:
     slab: int = 1
 
     def write(
-        self, volume: Volume, name: str, old: manifest.Volume | None, *, has_tasks: bool = False
+        self, volume: Volume, name: str, old: manifest.Volume | None, drawn: Sequence[Slab] = ()
     ) -> manifest.Volume:
         """Write the pictures that are not there yet; return the manifest's entry of the volume.
 
@@ -53,22 +53,23 @@ class Writer:
             volume: Is read.
             name: Stands in task data and begins the names of pictures.
             old: What an earlier import wrote of the volume; its slices stay, and stay tasks.
-            has_tasks: Whether the project has tasks of it. Without `old` their manifest is gone,
-                and pictures that are there must not change.
+            drawn: The slices of each task that the project has of it, if their manifest is gone.
+                They stay tasks, and pictures that are there must not change.
 
         Raises:
             FirstlightError: If the volume cannot be read, its pictures would change, or the folder
                 cannot be written.
         """
         known = {one.index: one for one in old.slices} if old else {}
-        tasks = {one.index for one in known.values() if one.is_task}
+        earlier = old.tasks if old else [one for one in drawn if {*one} <= {*volume.present}]
+        tasks = {index for pages in earlier for index in pages}
         tasks |= set(slice_choice.chosen(self.slices, volume))
-        slabs = self._slabs(tasks, volume, old)
+        slabs = self._slabs(tasks, volume, earlier)
         tasks |= {index for slab in slabs for index in slab}
         shown = sorted(tasks) if slabs else slice_choice.with_neighbours(tasks, volume.present)
         there = {index: one for index, one in known.items() if (self.folder / one.picture).exists()}
         missing = [index for index in shown if index not in there]
-        new = self._pictures(volume, name, missing, kept=has_tasks and old is None)
+        new = self._pictures(volume, name, missing, kept=bool(drawn) and old is None)
         urls = {index: one.url for index, one in known.items()}
         slices = [
             one.model_copy(update={"is_task": index in tasks, "url": urls.get(index, "")})
@@ -76,12 +77,9 @@ class Writer:
         ]
         return self._entry(volume, name, slices, slabs)
 
-    def _slabs(
-        self, tasks: Collection[int], volume: Volume, old: manifest.Volume | None
-    ) -> list[Slab]:
+    def _slabs(self, tasks: Collection[int], volume: Volume, known: Sequence[Slab]) -> list[Slab]:
         if self.slab == 1:
             return []
-        known = old.slabs if old else ()
         return slice_choice.slabs(tasks, list(volume.present), self.slab, known)
 
     def _pictures(

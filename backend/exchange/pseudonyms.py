@@ -28,7 +28,7 @@ class Pseudonyms:
         Raises:
             StorageError: If the key cannot be read or written.
         """
-        path = settings.data_dir / _KEY
+        path = settings.imports_root / _KEY
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _make(path)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from backend.errors import ConfigError
-from backend.options import ProjectOptions
+from backend.options import ProjectOptions, in_words
 from model.stopping import LEAST_POINTS
 
 
@@ -220,7 +220,7 @@ def _checked(name: str, value: str) -> Any:
     try:
         return getattr(ProjectOptions(**{name: value}), name)  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
+        problems = [in_words(problem["msg"]) for problem in error.errors()]
         raise ConfigError(
             f"--{name.replace('_', '-')} {value!r}: {'; '.join(problems)}.",
             "Separate several values by commas.",

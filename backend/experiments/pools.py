@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from backend.errors import ConfigError
 from backend.experiments import datasets, group_tables
 from backend.experiments.scans import Dataset, Scan, ScanReader, VolumeSlice
+from backend.options import in_words
 
 Count = Annotated[int, Field(ge=1)]
 INVERTED = " inverted"  # follows the name of a group
@@ -120,7 +121,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         # Of a key with two types pydantic names the type as well: "int" or "dict[str,int]".
         place = ".".join(p for p in map(str, problem["loc"]) if not _TYPE.search(p))
-        text = problem["msg"].removeprefix("Value error, ")
+        text = in_words(problem["msg"])
         yield f"`{place}`: {text}" if place else text
 
 

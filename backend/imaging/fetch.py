@@ -19,7 +19,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
 
-from backend.errors import ImageError
+from backend.errors import ImageError, reason
 
 _SERVED = ("/data/", "/storage-data/", "/tasks/")
 _BUCKETS = ("s3", "gs", "azure-blob")
@@ -201,7 +201,7 @@ class ImageSource:
             with closing(self.client.send(sent, stream=True, follow_redirects=False)) as response:
                 return self._read(response, request)
         except httpx.HTTPError as error:  # its own text can quote headers and the whole URL
-            what = f"{_name(request)} gave no answer ({type(error).__name__})."
+            what = f"{_name(request)} gave no answer ({reason(error)})."
             passing = isinstance(error, _MAY_PASS)
             raise (_TransientError if passing else ImageError)(what, _LATER) from None
 

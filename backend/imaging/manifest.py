@@ -155,7 +155,7 @@ def rows_of(affine: npt.NDArray[Any]) -> Affine:
 
 def default_folder(settings: Settings, project: int) -> Path:
     """Return the folder of a project's slices and manifest, unless another is chosen."""
-    return settings.data_dir / "imports" / str(project)
+    return settings.imports_root / "imports" / str(project)
 
 
 def save(manifest: Manifest) -> None:

@@ -87,13 +87,15 @@ def refusal(status: int, detail: str) -> LabelStudioError:
         )
     if status == 404:
         return NotFound(
-            f"Label Studio does not have the requested object (404): {detail}",
-            "If the project or its backend entry was deleted, connect it again.",
+            f"Label Studio does not have what it was asked for (404): {detail}",
+            "Check the number of the project: it stands in the project's address in Label Studio, "
+            "/projects/NUMBER. The token must be of somebody who may see the project. If the "
+            "project's backend entry was deleted, connect the project again.",
         )
     if status == 429 or status >= 500:
         return Unreachable(
             f"Label Studio answered {status}.",
-            "See Label Studio's log. It is asked again by itself.",
+            "See Label Studio's log. The service asks again by itself.",
         )
     return LabelStudioError(f"Label Studio refused the request ({status}): {detail}")
 

@@ -231,7 +231,7 @@ class LabelStudio:
         if unreached and not ours:
             raise Unreachable(
                 f"Label Studio cannot reach this service at {self._own}.",
-                f"Start its web process (`{PROGRAM} start`). It is asked again by itself.",
+                f"Start its web process (`{PROGRAM} start`). The worker asks again by itself.",
             )
         if len(ours) != 1:
             raise NotFound(

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from label_studio_sdk.core.http_client import HttpClient
 
-from backend.errors import Unreachable
+from backend.errors import Unreachable, reason
 from backend.label_studio.answers import decoded, detail, fits, is_label_studios, refusal
 from backend.label_studio.personal_tokens import signing
 
@@ -167,8 +167,8 @@ class Transport:
             yield
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(
-                f"Label Studio at {self._url} did not answer ({type(error).__name__}).",
-                "Check that it runs and that LABEL_STUDIO_URL is right. It is asked again by "
+                f"Label Studio at {self._url} did not answer ({reason(error)}).",
+                "Check that it runs and that LABEL_STUDIO_URL is right. The service asks again by "
                 "itself.",
             ) from None
         except (ValueError, TypeError, OverflowError, OSError, RecursionError):

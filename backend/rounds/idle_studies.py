@@ -54,7 +54,6 @@ class Study(Protocol):
 
 # A review is due after every queue, so it comes last.
 STUDIES: tuple[Study, ...] = (SelectionGain(), LabelReview())
-NAMES = frozenset(study.name for study in STUDIES)
 
 
 @DBOS.dbos_class()

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.errors import ConfigError
+from backend.errors import ConfigError, ImageError
 from backend.imaging import decode
-from backend.imaging.pixels import shrink
+from backend.imaging.pixels import Pixels, shrink
 from backend.imaging.scan_cache import WORKING_SIZE
 from backend.options import ProjectOptions, parse_options
 from backend.rounds import encoding
@@ -65,12 +65,25 @@ def of_folder(
             f"{folder} is neither a folder nor the number of a project.",
             "Give a folder with PNG or JPEG images, or the id of a connected project.",
         )
+    paths = decode.pictures(inside)
+    if not paths:
+        raise ConfigError(
+            f"{inside} holds no image.", f"Give a folder with at least {FEWEST} PNG or JPEG images."
+        )
     options = parse_options(changed)
     encoder = encoding.load(settings, options.encoder_of(settings.encoder))
-    most = settings.max_image_pixels
-    decoded = (decode.decode(p.read_bytes(), max_pixels=most) for p in decode.pictures(inside))
-    small = [shrink(image, WORKING_SIZE) for image in decoded]
+    small = [shrink(_decoded(path, settings), WORKING_SIZE) for path in paths]
     return _measure(encoder.encode(small), options, range(seeds), encoder.widths)
+
+
+def _decoded(path: Path, settings: Settings) -> Pixels:
+    try:
+        return decode.decode(path.read_bytes(), max_pixels=settings.max_image_pixels)
+    except (ImageError, OSError) as error:
+        why = error.what if isinstance(error, ImageError) else f"{error.strerror}."
+        raise ImageError(
+            f"{path} cannot be read: {why}", "Repair the file, or take it out of the folder."
+        ) from None
 
 
 def verdict(

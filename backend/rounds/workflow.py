@@ -27,6 +27,7 @@ from backend.rounds.label_figures import judge_labels
 from backend.rounds.learner import Learner
 from backend.rounds.services import Services
 from backend.rounds.spreading import parted, spread
+from backend.rounds.steps import REFINE, TRAIN
 from backend.rounds.stopping import judge_stop
 from backend.storage import artifacts, records
 from backend.storage.tables import Publication
@@ -212,7 +213,7 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.step()
     def train(self, project_id: int, number: int) -> str:
         """Train on all labels; return the key of the model to use, "" for none."""
-        with self._step(project_id, "train", number) as here:
+        with self._step(project_id, TRAIN, number) as here:
             learner, now = here.learner, here.ledger
             to_train, held = learner.split(now, here.selector.clusters())
             if not to_train:
@@ -304,7 +305,7 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.step()
     def improve(self, project_id: int) -> str:
         """Train a refined model; return its key, "" if there is none to publish."""
-        with self._step(project_id, "refine") as here:
+        with self._step(project_id, REFINE) as here:
             return refinement.improve(here, refinement.Watch(self.store, project_id))
 
     @DBOS.step()

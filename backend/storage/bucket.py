@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backend import PROGRAM
-from backend.errors import ConfigError, StorageError
+from backend.errors import ConfigError, StorageError, reason
 
 # Give up soon: an annotator may be waiting for a draft, and a round starts again by itself.
 _S3: dict[str, Any] = {
@@ -165,7 +165,7 @@ def _store_errors() -> Iterator[None]:
     # The libraries share no base class of errors, and any error means that the store failed.
     except Exception as error:  # noqa: BLE001
         raise StorageError(
-            f"The artifacts at ARTIFACTS_URL did not answer ({type(error).__name__}).",
+            f"The artifacts at ARTIFACTS_URL did not answer ({reason(error)}).",
             f"Check ARTIFACTS_URL, its credentials and the store with `{PROGRAM} doctor`. "
             "The round starts again by itself.",
         ) from None

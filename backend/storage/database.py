@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.orm import Session
 
-from backend.errors import ConfigError, StorageError
+from backend.errors import ConfigError, StorageError, reason
 from backend.storage.tables import Meta
 
 WEB_BUSY_MS = 500
@@ -102,7 +102,7 @@ def open_database(url: str, *, busy_ms: int = WEB_BUSY_MS) -> Database:
         )
     except (sa.exc.ArgumentError, ImportError) as error:
         raise ConfigError(
-            f"DATABASE_URL cannot be used ({type(error).__name__}).",
+            f"DATABASE_URL cannot be used ({reason(error)}).",
             "Write sqlite:///file or postgresql+psycopg://user:password@host/database.",
         ) from None
     if engine.dialect.name == "sqlite":
@@ -131,8 +131,8 @@ def explained(error: sa.exc.SQLAlchemyError) -> StorageError:
             "the file away: every label is safe in Label Studio, and the rest is made anew.",
         )
     return StorageError(
-        f"The database did not answer ({type(error).__name__}).",
-        "Check DATA_DIR (free space, permissions) or DATABASE_URL. The backend tries again by "
+        f"The database did not answer ({reason(error)}).",
+        "Check DATA_DIR (free space, permissions) or DATABASE_URL. The service tries again by "
         "itself.",
     )
 

@@ -31,7 +31,8 @@ def create(database: Database) -> None:
         raise explained(error) from error
     except OSError as error:
         raise StorageError(
-            f"The database cannot be opened ({error.strerror}).", "Check DATA_DIR."
+            f"The database cannot be opened ({error.strerror}).",
+            "Let this user read and write DATA_DIR and the files in it.",
         ) from error
     database.once("installation", secrets.token_hex(4))
     if new:

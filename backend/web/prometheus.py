@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from backend.rounds.steps import TRAINING
 from backend.storage import ledger
 from backend.storage.records import ModelQuality, RoundRecord
 from backend.storage.store import Store
@@ -71,8 +72,8 @@ def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]
     )
     yield GaugeMetricFamily(
         "firstlight_trainings_running",
-        "Projects that train a network now.",
-        value=sum(project.step == "train" for project in projects),
+        "Projects that train a network now, for a round or in idle time.",
+        value=sum(project.step in TRAINING for project in projects),
     )
     yield GaugeMetricFamily(
         "firstlight_refreshes_waiting",

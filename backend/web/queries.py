@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from flask import abort, request
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -14,6 +15,10 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+
+from backend import PROGRAM
+from backend.exchange.export.format_names import DOWNLOADS
+from backend.options import in_words
 
 Kind = Literal["html", "text", "json"]
 DIGITS = 11  # of the longest number that a request may name
@@ -89,12 +94,21 @@ class ConfirmForm(BaseModel):
     )
 
 
+def _download(value: str) -> str:
+    if value not in DOWNLOADS:
+        known = ", ".join(DOWNLOADS)
+        raise ValueError(f"expected one of {known}; `{PROGRAM} export` writes others too")
+    return value
+
+
 class ExportForm(BaseModel):
     """The form of /export."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    to: str = Field(description="The format: png, coco, nifti, yolo or csv.")
+    to: Annotated[
+        str, AfterValidator(_download), WithJsonSchema({"type": "string", "enum": [*DOWNLOADS]})
+    ] = Field(description="The format.")
 
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -118,6 +132,4 @@ def _read(model: type[Asked], given: Mapping[str, str]) -> Asked:
         name = str(problem["loc"][0])
         if name not in given:
             abort(400, f"{name} is missing.")
-        said = problem["msg"].removeprefix("Value error, ")
-        expected = said.replace("Input should be", "expected")
-        abort(400, f"{name} is {given[name][:40]!r}: {expected}.")
+        abort(400, f"{name} is {given[name][:40]!r}: {in_words(problem['msg'])}.")

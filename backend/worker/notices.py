@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import httpx
 
 from backend import logs
-from backend.errors import FirstlightError
+from backend.errors import FirstlightError, reason
 from backend.settings import Settings
 from backend.storage.store import Store
 from backend.storage.tables import Notice
@@ -116,7 +116,7 @@ class Notifier:
         try:
             answer = self._client.post(url, json=self._content(notice))
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            return f"NOTIFY_URL does not answer ({type(error).__name__})"
+            return f"NOTIFY_URL does not answer ({reason(error)})"
         return "" if answer.is_success else f"NOTIFY_URL answers {answer.status_code}"
 
     def _content(self, notice: Notice) -> dict[str, object]:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs
 from backend.errors import FirstlightError
-from backend.rounds import idle_studies, refinement
+from backend.rounds import idle_studies, refinement, steps
 from backend.rounds.services import Services
 from backend.rounds.workflow import REFRESH_QUEUE, STORY
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_FAILURES
@@ -100,10 +100,10 @@ def _refreshed_by(under_way: list[Any], workers: Collection[str]) -> set[int]:
 def _back_off(store: Store, project_id: int, gone: set[str]) -> None:
     """Report that a project's round kills its workers, and delay it, longer each time."""
     step = store.projects.known(project_id).step
-    if step == "refine" or step in idle_studies.NAMES:
+    if step in steps.IDLE:
         # Rounds are not to blame: they go on, without a refinement or a study of this queue.
         log.error("%d workers in a row died in the step %s; it is given up", MOST_DEATHS, step)
-        if step == "refine":
+        if step == steps.REFINE:
             refinement.settle(store, project_id)
         else:
             idle_studies.give_up(store, project_id, step)

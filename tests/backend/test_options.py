@@ -115,7 +115,7 @@ def test_stored_options_stay_as_they_were_read(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("method", ["papers", 3, None, ["paper"]])
 def test_an_unknown_method_is_named(method: object) -> None:
-    with pytest.raises(OptionsError, match="method: Input should be 'firstlight', "):
+    with pytest.raises(OptionsError, match="method: expected 'firstlight', "):
         parse_options({"method": method})
 
 

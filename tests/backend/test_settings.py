@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from backend.errors import ConfigError
+from backend.imaging.manifest import default_folder
 from backend.options import parse_options
 from backend.settings import (
     Settings,
@@ -104,6 +105,19 @@ def test_a_malformed_address_is_refused_without_being_repeated(
     with pytest.raises(ConfigError, match=f"{name}: ") as caught:
         load_settings()
     assert "hidden" not in str(caught.value)
+
+
+def test_imports_lie_in_a_folder_that_exists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert Settings(data_dir=tmp_path).imports_root == tmp_path
+    monkeypatch.setenv("IMPORTS_DIR", str(tmp_path))
+    settings = load_settings()
+    assert settings.imports_root == tmp_path
+    assert default_folder(settings, 7) == tmp_path / "imports" / "7"
+    monkeypatch.setenv("IMPORTS_DIR", str(tmp_path / "not-mounted"))
+    with pytest.raises(ConfigError, match=r"IMPORTS_DIR: .*expected a folder that exists"):
+        load_settings()
 
 
 def test_a_click_model_is_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,27 @@ def test_the_image_runs_as_its_own_user_and_is_asked_as_the_web_service_is() -> 
     [_, *asked] = SERVICES["web"]["healthcheck"]["test"]
     assert json.loads(check.replace("'", '\\"')) == asked
     assert SERVICES["worker"]["healthcheck"]["test"][-2:] == ["worker", "--alive"]
+
+
+def test_the_image_is_asked_at_the_port_that_it_is_started_with() -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    [check] = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.+\])$", DOCKERFILE, flags=re.MULTILINE)
+    order = [sys.executable, *json.loads(check)[1:]]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        asked = subprocess.run(order, env={"PORT": str(server.server_port)}, check=False)
+        server.shutdown()
+    assert asked.returncode == 0
+    gone = subprocess.run(
+        order, env={"PORT": str(server.server_port)}, check=False, capture_output=True
+    )
+    assert gone.returncode
 
 
 @pytest.mark.slow

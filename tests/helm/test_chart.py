@@ -138,12 +138,13 @@ def test_kubernetes_takes_every_manifest(values: Path, version: str) -> None:
 @both
 @pytest.mark.parametrize("role", ROLES)
 def test_the_environment_of_a_pod_is_one_that_the_service_takes(
-    values: Path, role: str, monkeypatch: pytest.MonkeyPatch
+    values: Path, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given = environment(values, role)
     assert given.keys() >= OF_THE_CHART
     written = yaml.safe_load(values.read_text())["settings"]
-    monkeypatch.setattr(os, "environ", given | {"DATABASE_URL": "postgresql+psycopg://u@h/d"})
+    known = {"DATABASE_URL": "postgresql+psycopg://u@h/d", "IMPORTS_DIR": str(tmp_path)}
+    monkeypatch.setattr(os, "environ", given | known)
     settings = load_settings()
     assert settings.public_url == "http://scans.ward.svc:9090"
     assert settings.label_studio_url == written["LABEL_STUDIO_URL"]
@@ -216,10 +217,12 @@ def test_artifacts_lie_in_a_volume_of_all_pods_or_in_a_bucket(role: str) -> None
         for values in (CPU, GPU)
     }
     assert environment(CPU, role)["ARTIFACTS_URL"] in volumes[CPU]
+    assert environment(CPU, role)["IMPORTS_DIR"] in volumes[CPU]
     [claim] = [one for one in pod(CPU, role)["spec"]["volumes"] if one["name"] == "artifacts"]
     assert ("PersistentVolumeClaim", claim["persistentVolumeClaim"]["claimName"]) in rendered(CPU)
     assert environment(GPU, role)["ARTIFACTS_URL"].startswith("s3://")
     assert "artifacts" not in volumes[GPU].values()
+    assert "IMPORTS_DIR" not in environment(GPU, role)
     assert "PersistentVolumeClaim" not in {kind for kind, _ in rendered(GPU)}
 
 

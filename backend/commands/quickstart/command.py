@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from backend.commands.quickstart.process import stop_on_signals
-from backend.errors import StorageError
+from backend.errors import of_system
 from backend.settings import load_settings, override, require_api_key
 
 PORT = click.IntRange(1, 65535)
@@ -62,4 +62,4 @@ def quickstart(folder: Path | None, label_studio: str, token: str, **asked: Any)
     except KeyboardInterrupt:
         click.echo("\nStopped.")
     except OSError as error:
-        raise StorageError(f"{error}.", "Free the file or the disk, and run it again.") from error
+        raise of_system(error) from error

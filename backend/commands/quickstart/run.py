@@ -236,6 +236,7 @@ def own_variables(settings: Settings) -> dict[str, str]:
     secret = ("basic_auth_pass", "notify_url", "webhook_secret")
     env = {name.upper(): str(getattr(settings, name)) for name in plain}
     env |= {name.upper(): getattr(settings, name).get_secret_value() for name in secret}
+    env["IMPORTS_DIR"] = str(settings.imports_dir or "")
     env["TRUSTED_PROXIES"] = ",".join(map(str, settings.trusted_proxies))
     return {name: value for name, value in env.items() if value}
 

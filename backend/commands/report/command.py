@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from backend.commands.arguments import PROJECT
 from backend.settings import load_settings
 
 
 @click.command()
-@click.argument("project", type=click.IntRange(1, 2**31 - 1))
+@click.argument("project", type=PROJECT)
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def report(project: int, folder: Path) -> None:
     """Write a report on PROJECT into DIR: report.html and report.json.

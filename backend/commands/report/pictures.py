@@ -13,8 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
+from backend import PROGRAM
 from backend.commands.report.content import live_model
-from backend.errors import FirstlightError
+from backend.errors import FirstlightError, ImageError, StorageError
 from backend.rounds.examples import Example, Mask
 from backend.rounds.learner import Learner, learner_for
 from backend.rounds.services import Services
@@ -58,7 +59,22 @@ def failures(services: Services, project: Project) -> tuple[list[Failure], str]:
     try:
         return list(_worst(learner, services, found[1])), ""
     except FirstlightError as error:
-        return [], type(error).__name__  # its message may name a file
+        return [], _reason(error, project.id)
+
+
+def _reason(error: FirstlightError, project_id: int) -> str:
+    """Return why there are no pictures, without the error's message: it may name a file."""
+    if isinstance(error, ImageError):
+        return (
+            f"a held-out scan cannot be read. `{PROGRAM} doctor {project_id}` and the page of the "
+            "project say why."
+        )
+    if isinstance(error, StorageError):
+        return (
+            f"the weights of the live model cannot be read. `{PROGRAM} doctor` checks DATA_DIR and "
+            "ARTIFACTS_URL."
+        )
+    return f"Label Studio did not give a held-out scan. `{PROGRAM} doctor {project_id}` says why."
 
 
 def _worst(learner: Learner, services: Services, model: Model) -> list[Failure]:

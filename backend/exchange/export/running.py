@@ -39,7 +39,7 @@ from backend.storage.tables import Project
 if TYPE_CHECKING:
     from backend.exchange.export.model_masks import ModelMasks
 
-RULES = 2  # raised when the same labels give other files than before
+RULES = 3  # raised when the same labels give other files than before
 PART = 50  # scans whose annotations are in memory at once; a volume is never divided
 _LONGEST = 1_000_000  # pixels of a picture's side: never shrink it
 _INDEX = ("case", "task", "image", "volume", "slice", "side", "origin", "annotations", "annotators")

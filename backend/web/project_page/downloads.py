@@ -23,14 +23,6 @@ from backend.settings import Settings, own_python
 
 log = logging.getLogger(__name__)
 
-# The formats that hold masks only: an archive with the images would soon be too large.
-FORMATS = {
-    "png": "PNG, one file a class",
-    "coco": "COCO",
-    "nifti": "NIfTI, for imported volumes",
-    "yolo": "YOLO outlines",
-    "csv": "CSV table of the annotations",
-}
 SECONDS = 60.0  # the longest time that an export may take; the command takes as long as it needs
 LEFT_OUT = 1  # exit code of an export that names what it left out
 MOST_AT_ONCE = 1  # each holds a thread of the server
@@ -49,17 +41,11 @@ class Downloads:
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def archive(self, project_id: int, to: str) -> IO[bytes]:
-        """Return a ZIP file with the submitted masks of a project.
+        """Return a ZIP file with the submitted masks of a project, in a format of DOWNLOADS.
 
         Raises:
-            ConfigError: If the format is unknown, another export is being made, or this one fails
-                or takes too long.
+            ConfigError: If another export is being made, or this one fails or takes too long.
         """
-        if to not in FORMATS:
-            raise ConfigError(
-                f"The format is {to[:40]!r}, expected one of {', '.join(FORMATS)}.",
-                f"For other formats: {_command(project_id, 'nnunet')}",
-            )
         if not self._places.acquire(blocking=False):
             raise ConfigError("Another export is being made.", "Try again in a minute.")
         try:

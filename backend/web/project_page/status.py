@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from backend.rounds import review_list
+from backend.rounds.steps import IDLE
 from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
@@ -24,10 +25,6 @@ NEXT_SHOWN = 10
 LISTED = 100  # scans and annotations of one list; their number is told beside it
 
 KEPT = 64  # projects whose status is kept
-
-IDLE = frozenset(
-    {"refine", review_list.NAME, SELECTION_GAIN}
-)  # steps that make way for a round at once
 
 T = TypeVar("T")
 

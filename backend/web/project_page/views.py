@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from backend import PROGRAM
 from backend.errors import ConfigError
+from backend.exchange.export.format_names import DOWNLOADS
 from backend.rounds.publications import ProjectPublications
 from backend.settings import Settings
 from backend.storage import ledger
@@ -33,7 +34,7 @@ from backend.web.project_page import (
     volume_panel,
     words,
 )
-from backend.web.project_page.downloads import FORMATS, Downloads
+from backend.web.project_page.downloads import Downloads
 from backend.web.project_page.history import History
 from backend.web.project_page.sentences import text
 from backend.web.project_page.status import Keeper, Statuses, status
@@ -257,7 +258,7 @@ class _Site:
             studio_url=self._project_url(project_id),
             refused=refused,
             many=many,
-            formats=FORMATS,
+            formats=DOWNLOADS,
             metrics=[_drawn(metric) for metric in METRICS.values()],
         )
         response = Response(page)

@@ -62,7 +62,10 @@ def test_our_own_web_process_is_known_by_its_health(settings: Settings, web: htt
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (httpx.ConnectError("no"), "Nothing answers at http://127.0.0.1:9090 (ConnectError)"),
+        (
+            httpx.ConnectError("no"),
+            "http://127.0.0.1:9090 does not answer (no connection: nothing listens there",
+        ),
         (httpx.Response(200, text="<html>"), "Another service than Firstlight answers"),
         (httpx.Response(200, json=["UP"]), "Another service than Firstlight answers"),
         (

@@ -199,8 +199,14 @@ def test_an_unreachable_label_studio_is_said_with_the_mend(
     # Retries of the HTTP layer stay, their seconds of waiting go.
     monkeypatch.setattr("label_studio_sdk.core.http_client.INITIAL_RETRY_DELAY_SECONDS", 0.0)
     line = refused("connect", "1", LABEL_STUDIO_URL=nobody, LABEL_STUDIO_API_KEY="hunter2")
-    assert f"{nobody} did not answer" in line
+    assert f"{nobody} did not answer (no connection: nothing listens there" in line
     assert "that LABEL_STUDIO_URL is right" in line
+
+
+def test_a_project_that_is_no_number_is_said() -> None:
+    result = run("connect", "x")
+    assert result.returncode == 2
+    assert "'x' is not a valid project number." in result.stderr
 
 
 def test_bad_options_are_said_with_the_known_ones(nobody: str) -> None:
@@ -251,7 +257,7 @@ def test_the_doctor_ends_with_1_when_something_is_wrong_and_says_it_as_text_or_j
     found = json.loads(rows.stdout)
     assert all(row["fix"] for row in found if not row["ok"])
     assert {row["name"] for row in found if not row["ok"]} >= {"database", "web process", "project"}
-    assert "WRONG  web process: Nothing answers at" in text.stdout
+    assert f"WRONG  web process: {nobody} does not answer (no connection" in text.stdout
     *_, summary, next_step = text.stdout.splitlines()
     assert summary.endswith(", ".join(row["name"] for row in found if not row["ok"]) + ".")
     assert next_step.startswith("Next (Label Studio): Check LABEL_STUDIO_API_KEY")
@@ -269,6 +275,21 @@ def test_a_mistake_inside_a_command_is_exit_code_2(
         main.main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == "It is wrong. Mend it.\n"
+
+
+def test_a_file_that_may_not_be_read_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cli() -> None:
+        raise PermissionError(13, "Permission denied", "/data/firstlight.sqlite")
+
+    monkeypatch.setattr(main, "cli", cli)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("/data/firstlight.sqlite cannot be used (Permission denied). Let this")
+    assert "Traceback" not in said
 
 
 def test_every_command_has_a_line_of_help() -> None:

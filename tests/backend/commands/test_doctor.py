@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
+import pytest
 from filelock import FileLock
 from pydantic import SecretStr
 
-from backend.commands import doctor
+from backend.commands import checks_installation, doctor
 from backend.commands.findings import Finding
 from backend.rounds.services import Services
 from backend.settings import Settings
@@ -67,6 +69,19 @@ def test_a_fix_that_fails_is_told_with_its_reason(
     assert not finding.ok
     assert "could not be repaired" in finding.what
     assert "reserved network address" in finding.what
+
+
+def test_a_file_that_may_not_be_read_is_a_finding_and_the_others_go_on(
+    settings: Settings, services: Services, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied", "/data/encoders")
+
+    monkeypatch.setattr(checks_installation, "database", refuse)
+    found = {f.name: f for f in doctor.examine(settings, None, build=lambda *_: services, web=web)}
+    assert found["database"].what == "/data/encoders cannot be used (Permission denied)."
+    assert "Let this user read and write" in found["database"].fix
+    assert "web process" in found
 
 
 def test_what_rests_on_something_wrong_is_not_asked(

@@ -159,7 +159,7 @@ FOUND = {
     "data-folder-of-nobody": Fault("database", "no database yet", elsewhere_without_database),
     "sqlite-too-old": Fault("jobs database", "SQLite 3.42", sqlite_too_old),
     "no-worker": Fault("worker", "No worker runs", lambda p: setattr(p, "works", False)),
-    "no-web-process": Fault("web process", "Nothing answers", lambda p: p.is_silent(US)),
+    "no-web-process": Fault("web process", "does not answer", lambda p: p.is_silent(US)),
     "port-of-another-service": Fault(
         "web process", "Another service", lambda p: p.answers(US, {"model_class": "SAM"})
     ),

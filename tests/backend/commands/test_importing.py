@@ -151,18 +151,39 @@ def test_slices_are_grouped_by_volume_where_the_backend_is_connected(
     assert studio.entries[entry["id"]]["extra_params"] == given
 
 
-def test_another_group_is_left_as_it_is(
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"group_by": "patient"}, "grouped by patient, and slice_by is not set. Next: if each of"),
+        ({"group_by": "volume", "slice_by": ""}, "grouped by volume, and slice_by is not set."),
+        ({"group_by": "case", "slice_by": "z"}, "grouped by case, with z as place."),
+    ],
+)
+def test_a_group_and_a_place_that_were_chosen_are_left_as_they_are(
     studio: FillableLabelStudio,
     settings: Settings,
     source: Path,
     capsys: pytest.CaptureFixture[str],
+    given: dict[str, str],
+    said: str,
 ) -> None:
     studio.add_project()
-    given = json.dumps({"group_by": "patient"})
-    studio.connect(1, given, url=settings.public_url)
+    studio.connect(1, json.dumps(given), url=settings.public_url)
     run(settings, source, project=1)
-    assert "The project's slices are grouped by patient." in capsys.readouterr().out
-    assert studio.entries[1]["extra_params"] == given
+    assert f"The project's slices are {said}" in capsys.readouterr().out
+    assert studio.entries[1]["extra_params"] == json.dumps(given)
+
+
+def test_a_project_grouped_by_volume_gets_the_place_of_its_slices_too(
+    studio: FillableLabelStudio, settings: Settings, source: Path
+) -> None:
+    studio.add_project()
+    entry = studio.connect(1, {"group_by": "volume"}, url=settings.public_url)
+    studio.setup = lambda project: "firstlight-01234567"
+    secret = {"webhook_secret": SecretStr("a secret of its own")}
+    run(settings.model_copy(update=secret), source, project=1)
+    given = {"group_by": "volume", "slice_by": "slice"}
+    assert studio.entries[entry["id"]]["extra_params"] == given
 
 
 def test_what_is_left_out_is_said_and_makes_the_command_fail(
@@ -231,7 +252,7 @@ def test_a_folder_of_another_user_is_named_with_a_fix(
     monkeypatch.setattr(import_command, "prepare_data_dir", lambda settings: None)
     monkeypatch.setattr(Path, "chmod", refuse)
     arguments = [str(source), "--project", "1", "--local-files", str(root)]
-    with pytest.raises(StorageError, match=r"Operation not permitted: .*firstlight.*\. Let this"):
+    with pytest.raises(StorageError, match=r"firstlight.* \(Operation not permitted\)\. Let this"):
         import_command.import_.main(arguments, standalone_mode=False)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from backend.commands.cli import cli
+from backend.commands.report import pictures
+from backend.errors import FirstlightError, ImageError, StorageError, Unreachable
 from backend.rounds import sync
+from backend.rounds.learner import Learner
 from backend.rounds.services import Services
 from backend.storage.records import LabelRecord, ModelQuality
 from backend.storage.tables import Model, Publication
@@ -89,6 +93,33 @@ def test_the_page_needs_no_network(written: tuple[str, str]) -> None:
     html, _ = written
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "http" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImageError("jane.doe.png is damaged."), "a held-out scan cannot be read."),
+        (StorageError("jane.doe cannot be read."), "the weights of the live model cannot be read"),
+        (Unreachable("http://jane.doe fails."), "Label Studio did not give a held-out scan"),
+    ],
+)
+def test_missing_pictures_have_a_reason_in_words(
+    services: Services,
+    project: int,
+    monkeypatch: pytest.MonkeyPatch,
+    error: FirstlightError,
+    said: str,
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(Learner, "knows", lambda *_: True)
+    monkeypatch.setattr(Learner, "load", fail)
+    found, why = pictures.failures(services, the(services.store, project))
+    assert found == []
+    assert said in why
+    assert "jane" not in why
+    assert type(error).__name__ not in why
 
 
 def test_page_and_json_hold_the_same_facts(written: tuple[str, str]) -> None:

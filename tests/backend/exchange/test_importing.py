@@ -88,6 +88,51 @@ def test_slabs_and_slices_do_not_mix_in_a_project(site: Site) -> None:
             site.run(slab=slab)
 
 
+@pytest.mark.parametrize(("before", "asked"), [(3, 5), (5, 3), (3, 1), (1, 3)])
+def test_slabs_of_another_size_are_refused_too_when_the_manifest_is_gone(
+    site: Site, before: int, asked: int
+) -> None:
+    hearts(site, 1)
+    site.run(slab=before, slices="every:6")
+    tasks = site.tasks()
+    (site.folder / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match=rf"--slab {before}, not {asked}.*with --slab {before}"):
+        site.run(slab=asked, slices="every:6")
+    assert site.tasks() == tasks
+    assert not (site.folder / MANIFEST).exists()
+
+
+def test_slabs_that_a_short_volume_cut_tell_a_size_that_makes_them_again(site: Site) -> None:
+    save_nifti(site.source / "a.nii", GRID[:4, :4, :4], AFFINE)
+    site.run(slab=7)
+    tasks = site.tasks()
+    (site.folder / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match="Import with --slab 5"):
+        site.run(slab=7)
+    assert site.run(slab=5).tasks_made == 0
+    assert site.tasks() == tasks
+
+
+def test_tasks_whose_manifest_is_gone_keep_their_slices(site: Site) -> None:
+    hearts(site, 1)
+    site.run(slab=3, slices="every:6")
+    (site.folder / MANIFEST).unlink()
+    site.run(slab=3)
+    pages = [index for task in site.tasks() for index in task["pages"]]
+    assert sorted(pages) == list(range(20)), "each slice once"
+    [volume] = site.manifest.volumes
+    assert sorted(volume.tasks) == sorted(tuple(task["pages"]) for task in site.tasks())
+
+
+def test_slices_whose_manifest_is_gone_stay_tasks(site: Site) -> None:
+    hearts(site, 1)
+    site.run()
+    (site.folder / MANIFEST).unlink()
+    assert site.run(slices="every:4").tasks_made == 0
+    [volume] = site.manifest.volumes
+    assert volume.tasks == [(index,) for index in range(20)]
+
+
 def test_a_pixel_of_a_task_leads_to_its_voxel(site: Site) -> None:
     hearts(site)
     site.run(window="450/900")

@@ -471,10 +471,11 @@ def test_a_failed_connection_is_tried_again_and_tells_nothing_private(
         seen.append(request)
         raise error(f"{request.url} {request.headers['authorization']}")
 
-    with pytest.raises(ImageError, match=rf"\({error.__name__}\). It will be tried") as caught:
+    with pytest.raises(ImageError, match=r"gave no answer \(.+\)\. It will be tried") as caught:
         source(Net(fail)).fetch("/data/Jane_Doe.png?sig=1", 7)
     for private in ("s3cr3t", "Jane", "sig"):
         assert private not in str(caught.value)
+    assert error.__name__ not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert len(seen) == attempts
@@ -558,7 +559,7 @@ def test_no_attempt_begins_when_the_first_ones_took_long() -> None:
         raise httpx.ReadTimeout("slow")
 
     net = Net(hang)
-    with pytest.raises(ImageError, match="ReadTimeout"):
+    with pytest.raises(ImageError, match="it took too long"):
         source(net, clock=clock, wait=clock.wait).fetch("/data/a.png", 7)
     assert len(net.seen) == 2
 

@@ -100,6 +100,13 @@ def test_every_failure_comes_out_as_one_of_ours_with_a_mend(
     assert caught.value.fix or expected is LabelStudioError
 
 
+def test_a_project_that_is_not_there_is_said_with_where_its_number_stands(
+    studio: LabelStudio,
+) -> None:
+    with pytest.raises(NotFound, match="Check the number of the project: it stands in the"):
+        studio.project(4711)
+
+
 def test_a_short_trouble_is_asked_through_when_asking_twice_does_no_harm(
     studio: LabelStudio, fake: FakeLabelStudio, project_id: int
 ) -> None:

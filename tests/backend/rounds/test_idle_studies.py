@@ -9,7 +9,7 @@ from dbos import DBOS
 
 from backend.errors import LabelStudioError
 from backend.label_studio import labels, review_predictions, review_tab
-from backend.rounds import idle_studies, refinement, review_list
+from backend.rounds import idle_studies, refinement, review_list, steps
 from backend.rounds.context import RoundContext
 from backend.storage import artifacts, ledger
 from backend.storage.publications import Author
@@ -69,6 +69,10 @@ def reviewed(site: Site) -> dict[int, float]:
 
 def files(site: Site) -> list[str]:
     return site.services.files(site.number).names(artifacts.REVIEWS)
+
+
+def test_every_study_is_a_step_that_makes_way_for_a_round() -> None:
+    assert {study.name for study in idle_studies.STUDIES} | {steps.REFINE} == steps.IDLE
 
 
 def test_a_wrong_label_comes_first_with_its_reason_and_the_queue_stays(site: Site) -> None:

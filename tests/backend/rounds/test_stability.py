@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from backend.commands.cli import cli
-from backend.errors import ConfigError, NotFound, OptionsError
+from backend.errors import ConfigError, ImageError, NotFound, OptionsError
 from backend.options import ProjectOptions
 from backend.rounds import stability
 from backend.rounds.selection import Selector
@@ -118,6 +118,14 @@ def test_an_unknown_project_or_folder_is_an_error(
         stability.of_project(settings, store, 7, {}, seeds=1)
     with pytest.raises(ConfigError, match="neither a folder nor the number of a project"):
         stability.of_folder(settings, tmp_path / "absent", {}, seeds=1)
+    with pytest.raises(ConfigError, match=r"holds no image\. Give a folder with at least 5 PNG"):
+        stability.of_folder(settings, tmp_path, {}, seeds=1)
+
+
+def test_an_image_that_cannot_be_read_is_named(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"a\.png cannot be read: .* take it out of the folder"):
+        stability.of_folder(settings, tmp_path, {"encoder": "pixels"}, seeds=1)
 
 
 def test_the_command_prints_the_maps_and_the_overlaps(

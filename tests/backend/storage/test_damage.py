@@ -102,7 +102,7 @@ def test_a_full_database_is_said_and_loses_no_label(trained: Site) -> None:
     trained.fake.change_data(trained.tasks[5], image="/data/upload/" + "x" * 100_000)
     trained.label(2)
     project = trained.refresh()
-    assert "did not answer (OperationalError)" in project.problem
+    assert "did not answer (it cannot be reached, opened or written)" in project.problem
     assert "free space" in project.fix
     with engine.connect() as connection:
         connection.execute(sa.text("PRAGMA max_page_count = 1000000"))

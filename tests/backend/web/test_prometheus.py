@@ -75,6 +75,15 @@ def test_metrics_follow_what_another_process_writes(
     worker.engine.dispose()
 
 
+@pytest.mark.parametrize("step", ["train", "refine", "review", "selection-gain"])
+def test_work_of_idle_time_counts_as_training(client: FlaskClient, store: Store, step: str) -> None:
+    store.projects.request_refresh(3)
+    store.projects.enter(3, step)
+    assert figures(client)["firstlight_trainings_running"] == 1
+    store.projects.enter(3, "score")
+    assert figures(client)["firstlight_trainings_running"] == 0
+
+
 def test_how_long_a_change_waits_for_its_queue_is_told(
     client: FlaskClient, store: Store, clock: Clock
 ) -> None:

@@ -67,8 +67,8 @@ class DicomSeg:
                 f"its source is no DICOM series but {kind}.", "Export it as nifti, nnunet or png."
             )
         sources, frames = _placed(volume, drawn, len(self._classes))
-        segments = _described(self._classes, {each.origin for each in drawn})
-        made = _segmentation(sources, frames, segments)
+        origins = {each.origin for each in drawn}
+        made = _segmentation(sources, frames, _described(self._classes, origins), origins)
         files.write(f"{case.name}.dcm", made.save_as)
         return {}
 
@@ -162,9 +162,12 @@ def _header(path: Path, between: float) -> Dataset:
 
 
 def _segmentation(
-    sources: Sequence[Dataset], frames: Frames, segments: Sequence[SegmentDescription]
+    sources: Sequence[Dataset],
+    frames: Frames,
+    segments: Sequence[SegmentDescription],
+    origins: set[str],
 ) -> Any:
-    """Return the file. Its UIDs follow from what is drawn on which images.
+    """Return the file. Its UIDs follow from what is drawn on which images, by people or a model.
 
     Raises:
         ExportError: If the headers of the source lack what a segmentation needs.
@@ -173,7 +176,9 @@ def _segmentation(
 
     content = hashlib.sha256(np.packbits(frames).tobytes()).hexdigest()
     names = [segment.segment_label for segment in segments]
-    unique = [str(header.SOPInstanceUID) for header in sources] + names + [content]
+    images = [str(header.SOPInstanceUID) for header in sources]
+    # An unchanged draft is the model's mask and a person's: two instances with equal pixels.
+    unique = [*images, *names, *sorted(origins), content]
     try:
         return Segmentation(
             source_images=sources,

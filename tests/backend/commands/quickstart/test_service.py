@@ -100,6 +100,7 @@ OF_ONE_INSTALLATION = {
     "BASIC_AUTH_PASS": "hunter2",
     "BASIC_AUTH_USER": "reader",
     "DATABASE_URL": "sqlite:////elsewhere.sqlite",
+    "IMPORTS_DIR": "/",
     "LABEL_STUDIO_PUBLIC_URL": "http://studio.test",
     "NOTIFY_URL": "http://chat.test/hook",
     "PAGES_URL": "http://pages.test",

@@ -10,6 +10,11 @@ import numpy.typing as npt
 import pytest
 from pydicom import dcmread, uid
 
+from backend.exchange.export.cases import Case, Scan
+from backend.exchange.export.files import Files
+from backend.exchange.export.formats.dicomseg import DicomSeg
+from backend.exchange.export.formats.format import Context
+from backend.exchange.export.masks import ANNOTATORS, Drawn
 from backend.exchange.pictures import Writer
 from backend.imaging.manifest import Volume
 from backend.imaging.planes import Plane
@@ -180,6 +185,32 @@ def test_equal_masks_give_equal_uids_and_other_masks_others(series: Series) -> N
     series.draw(drawn, 2)
     series.export()
     assert series.read().SOPInstanceUID != first
+
+
+def uids_of(drawn: Imported, folder: Path, *origins: str) -> tuple[str, str]:
+    """Return the UIDs of the file with the same masks, one slice from each origin."""
+    scans = [
+        Scan(task=each.index, url="", image="", changed="", annotations=1, index=each.index)
+        for each, _ in zip(drawn.volume.slices, origins, strict=False)
+    ]
+    masks = [
+        Drawn(scan, drawn.volume.plane.shown_shape, origin, iter(drawn.masks(scan.index)))
+        for scan, origin in zip(scans, origins, strict=True)
+    ]
+    context = Context("Hearts", ("Lung", "Heart"), lambda scan: np.zeros((1, 1), np.uint8))
+    case = Case("v1", tuple(scans), drawn.volume)
+    DicomSeg(context).write(case, masks, False, Files(folder))
+    made = dcmread(folder / "v1.dcm")
+    return made.SeriesInstanceUID, made.SOPInstanceUID
+
+
+def test_equal_masks_of_people_and_of_a_model_have_uids_of_their_own(series: Series) -> None:
+    save_series(series.folder / "ct")
+    drawn = series.start()
+    origins = [(ANNOTATORS, ANNOTATORS), ("r1", "r1"), ("r2", "r2"), (ANNOTATORS, "r1")]
+    found = [uids_of(drawn, series.folder / "out", *each) for each in origins]
+    assert len({uid for uids in found for uid in uids}) == 8
+    assert [uids_of(drawn, series.folder / "out", *each) for each in origins] == found
 
 
 def test_a_file_of_frames_gets_a_mask_for_each_labelled_frame(series: Series) -> None:

@@ -17,9 +17,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from backend.errors import ConfigError
+from backend.exchange.export.format_names import DOWNLOADS
 from backend.settings import Settings, own_python
 from backend.web.project_page import downloads
-from backend.web.project_page.downloads import FORMATS, Downloads
+from backend.web.project_page.downloads import Downloads
 from tests.backend.web.project_page.test_views import OURS, client, known, store
 
 __all__ = ["client", "known", "store"]
@@ -69,8 +70,9 @@ def test_a_download_is_what_the_command_writes(
 
 
 def test_the_page_offers_the_formats_and_the_command(client: FlaskClient) -> None:
+    assert "dicomseg" not in DOWNLOADS, "its files name the patients"
     page = client.get("/projects/3", headers=OURS).text
-    assert all(f'<option value="{name}">' in page for name in FORMATS)
+    assert all(f'<option value="{name}">' in page for name in DOWNLOADS)
     assert "export 3 --to nnunet DIR" in page
 
 
@@ -83,7 +85,8 @@ def test_a_failed_export_says_why_on_the_page_and_to_scripts(
     assert "The export failed. There is no manifest.json." in response.text
     asked = {"Accept": "application/json"}
     response = client.post("/projects/3/export", data={"to": "exe"}, headers=asked)
-    assert response.get_json()["error"].startswith("The format is 'exe', expected one of png")
+    assert response.status_code == 400
+    assert response.get_json()["error"].startswith("to is 'exe': expected one of png, coco")
 
 
 def test_what_an_export_left_out_does_not_stop_its_download(
@@ -196,4 +199,4 @@ def test_the_real_command_is_the_one_that_is_started(known: Settings) -> None:
     said = subprocess.run(
         [*own_python(), "export", "--help"], capture_output=True, text=True, check=True
     )
-    assert all(name in said.stdout for name in FORMATS)
+    assert all(name in said.stdout for name in DOWNLOADS)

@@ -1,0 +1,11 @@
+"""The steps of a project that the page and /metrics tell apart; no network is loaded for them."""
+
+from __future__ import annotations
+
+from backend.rounds import review_list
+from backend.storage.records import SELECTION_GAIN
+
+TRAIN, REFINE = "train", "refine"
+IDLE = frozenset({REFINE, review_list.NAME, SELECTION_GAIN})  # make way for a round at once
+# A refinement trains a network and its twin; each study trains networks of its own.
+TRAINING = IDLE | {TRAIN}
