@@ -15,6 +15,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from backend.rounds import changed_labels
 from backend.label_studio.moments import moment
 from backend.rounds.context import RoundContext
 from backend.rounds.draft_quality import shown_at
@@ -33,8 +34,7 @@ log = logging.getLogger(__name__)
 
 Stop = Callable[[], bool]
 
-# The study is repeated after so many changed labels, or so large a share of its own.
-CHANGED_LABELS, CHANGED_SHARE = 5, 0.2
+NOT_DUE = f"{SELECTION_GAIN} is not due"  # the row with the revision for which this was found
 
 
 class SelectionGain:
@@ -46,14 +46,17 @@ class SelectionGain:
         """Return whether the study has not ended, or enough labels changed since it began.
 
         In a paused project, and without `random_fraction`, it is never due; its last result stays.
+        Labels are read once after each refresh, because only a refresh changes them.
         """
         if here.options.paused or not here.options.random_fraction:
             return False
-        known = _known(here)
-        if known is None or _is_under_way(known):
-            return bool(_label_keys(here))
-        changed = {key.partition("@")[0] for key in {*known.labels} ^ {*_label_keys(here)}}
-        return len(changed) >= max(CHANGED_LABELS, CHANGED_SHARE * len(known.labels))
+        revision = str(here.project.completed)
+        if here.store.studies.digest(here.id, NOT_DUE) == revision:
+            return False
+        if _is_due(here):
+            return True
+        here.store.studies.save(here.id, NOT_DUE, revision, {})
+        return False
 
     def run(self, here: RoundContext, stop: Stop) -> None:
         """Train and compare the networks that are missing, and store the result.
@@ -78,6 +81,14 @@ class SelectionGain:
         _save(here, study.changed(gain=gain._asdict()))
 
 
+def _is_due(here: RoundContext) -> bool:
+    known = _known(here)
+    if known is None or _is_under_way(known):
+        return bool(_label_keys(here))
+    changed = {key.partition("@")[0] for key in {*known.labels} ^ {*_label_keys(here)}}
+    return changed_labels.are_enough(len(changed), len(known.labels))
+
+
 def _known(here: RoundContext) -> SelectionGainRecord | None:
     record = here.store.studies.record(here.id, SELECTION_GAIN)
     return SelectionGainRecord.model_validate(record) if record else None
@@ -91,8 +102,7 @@ def _save(here: RoundContext, study: SelectionGainRecord) -> None:
 def _label_keys(here: RoundContext) -> list[str]:
     """Return a key of every label; a corrected one has another after its "@".
 
-    It is asked for every few seconds, so the scans are not read: a label whose scan cannot be read
-    counts too.
+    The scans are not read: a label whose scan cannot be read counts too.
     """
     stored = here.store.labels.annotations(here.id)
     return [f"{one.id}@{one.updated_at}" for one in stored if not (one.cancelled or one.problem)]
