@@ -100,9 +100,10 @@ class Signs:
     @cached_property
     def models(self) -> list[Model]:
         """The models of the curve, oldest first."""
-        here = self.here
-        stored = here.store.publications.models(here.id)
-        return stop_curve.models_of(stored, here.config.labels, here.options.batch_size)
+        here, stored = self.here, self.here.store.publications
+        measured = stored.measured(here.id)
+        keys = stop_curve.keys(measured, here.config.labels, here.options.batch_size)
+        return stored.some_models(here.id, keys)
 
     @cached_property
     def curve(self) -> Curve:

@@ -191,6 +191,24 @@ def test_refined_models_and_models_of_other_labels_are_no_points(labelling: Labe
     assert [model.labels for model in Signs(labelling.here).models] == [*LABELS][2:]
 
 
+def test_only_models_of_the_curve_are_read(
+    labelling: Labelling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for labels in range(20, 101):
+        labelling.train(labels)
+    read: list[str] = []
+    validate = ModelQuality.model_validate
+
+    def noted(value: object) -> ModelQuality:
+        found = validate(value)
+        read.append(str(len(found.held_out_dice)))
+        return found
+
+    monkeypatch.setattr(ModelQuality, "model_validate", noted)
+    labelling.judge()
+    assert len(read) == len(LABELS)
+
+
 @pytest.mark.parametrize(("control", "stops"), [(True, True), (False, False)])
 def test_good_drafts_stop_if_their_scans_were_picked_at_random(
     labelling: Labelling, control: bool, stops: bool
