@@ -23,7 +23,6 @@ from backend.rounds.prelabels import KEPT_MODELS, drawing
 from backend.rounds.recent import kept
 from backend.rounds.services import build
 from backend.settings import Settings
-from backend.storage import pages as addresses
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication, Task
 from model import inference, masks, training
@@ -197,8 +196,7 @@ class LiveDrafts:
             return Drafted(scan, pages, learner.config)
 
         name = (project.id, task.id, task.url, key, project.label_config)
-        most = max(KEPT_PAGES // len(addresses.separate(task.url)), 1)
-        return kept(self._drafted, name, most, draw)
+        return kept(self._drafted, name, KEPT_PAGES, draw, lambda each: len(each.scan.pages))
 
     def _live(self, project: Project) -> Publication | None:
         """Return the live publication if its model draws drafts and its file is there."""
