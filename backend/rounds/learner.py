@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from backend.rounds.examples import Example, Mask, UnreadableLabels
 from backend.rounds.predicting import Predicted
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, TaskPage, measured, scored
+from backend.rounds.validation_scores import JudgedPage, ScanScore, measured, scored
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage import pages as addresses
@@ -332,34 +333,36 @@ class Learner:
         return known and self.files.exists(weights_name(key))
 
     def _worse_than(
-        self, live: str, new: Mapping[TaskPage, ScanScore], ledger: Ledger, stop: Callable[[], bool]
+        self, live: str, new: Mapping[int, ScanScore], ledger: Ledger, stop: Callable[[], bool]
     ) -> bool:
         model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
         seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
-        fair = [at for at in new if ledger.groups[at[0]] not in seen]
-        old = self._validate(ledger, live, list(dict.fromkeys(task for task, _ in fair)), stop)
-        groups = [ledger.groups[task_id] for task_id, _ in fair]
+        fair = [task_id for task_id in new if ledger.groups[task_id] not in seen]
+        old = self._validate(ledger, live, fair, stop)
+        groups = [ledger.groups[task_id] for task_id in fair]
         return validation.refuses(
-            validation.group_means([old[at].mean for at in fair], groups),
-            validation.group_means([new[at].mean for at in fair], groups),
+            validation.group_means([old[task_id].mean for task_id in fair], groups),
+            validation.group_means([new[task_id].mean for task_id in fair], groups),
             seed=self.options.seed,
         )
 
     def _validate(
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-    ) -> dict[TaskPage, ScanScore]:
-        """Return a model's scores on each page of these scans."""
+    ) -> dict[int, ScanScore]:
+        """Return a model's scores on each of these scans, by task id."""
         fitted, places = self.load(key), volume_figures.places(self.imported)
         urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
-        judged = {}
-        for example in self.examples(ledger, task_ids, stop):
+
+        def judged(example: Example) -> JudgedPage:
             [probabilities] = inference.predict(fitted, [example.image])
             place = places.get(urls[example.task][example.page])
-            score = scored(probabilities, example.mask, example.spacing, place)
-            judged[example.task, example.page] = score
-        return judged
+            return JudgedPage(probabilities, example.mask, example.spacing, place)
+
+        examples = self.examples(ledger, task_ids, stop)
+        by_task = groupby(examples, key=lambda example: example.task)
+        return {task_id: scored([*map(judged, pages)]) for task_id, pages in by_task}
 
     def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, Drawn]:
         """Return the model's uncertainty on each readable scan, and what it draws if asked for.

@@ -8,26 +8,26 @@ scans (`model.selection_gain`). It is stored after every repeat, and goes on fro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
-from backend.rounds import changed_labels
 from backend.label_studio.moments import moment
+from backend.rounds import changed_labels
 from backend.rounds.context import RoundContext
 from backend.rounds.draft_quality import shown_at
 from backend.rounds.examples import Example
 from backend.storage import artifacts, records
 from backend.storage.records import SELECTION_GAIN, QueueRecord, SelectionGainRecord
 from model import recipes, selection_gain
-from model.evaluation import scan_dice
+from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.refinement import Stopped
 from model.training import fit
+from model.uncertainty import Probabilities
 from model.validation import group_means
 
 log = logging.getLogger(__name__)
@@ -219,8 +219,8 @@ def _differences(
 ) -> list[float]:
     """Return the Dice with the first arm minus that with the second, on each held-out group."""
     first, second = (_dice(_fitted(arm, config, stop), held, stop) for arm in arms)
-    groups = [here.ledger.groups[example.task] for example in held]
-    means: list[float] = group_means(first - second, groups).tolist()
+    groups = [here.ledger.groups[task] for task in first]
+    means: list[float] = group_means([first[i] - second[i] for i in first], groups).tolist()
     return means
 
 
@@ -232,12 +232,15 @@ def _fitted(examples: Sequence[Example], config: TrainConfig, stop: Stop) -> Fit
     return fitted
 
 
-def _dice(fitted: Fitted, examples: Sequence[Example], stop: Stop) -> npt.NDArray[np.float64]:
-    """Return the Dice of a network on each page, shape (n,)."""
-    dice = []
-    predicted = predict(fitted, [example.image for example in examples])
-    for probabilities, example in zip(predicted, examples, strict=True):
+def _dice(fitted: Fitted, pages: Sequence[Example], stop: Stop) -> dict[int, float]:
+    """Return the Dice of a network on each scan, by task id."""
+    predicted = predict(fitted, [page.image for page in pages])
+    masks = (probabilities > 0.5 for probabilities in _until(stop, predicted))
+    return dice_of_scans(masks, [page.mask for page in pages], [page.task for page in pages])
+
+
+def _until(stop: Stop, predicted: Iterable[Probabilities]) -> Iterator[Probabilities]:
+    for probabilities in predicted:
         if stop():
             raise Stopped
-        dice.append(scan_dice(probabilities > 0.5, example.mask))
-    return np.array(dice)
+        yield probabilities

@@ -91,7 +91,7 @@ def _agreement(
 ) -> list[tuple[float, float]]:
     """Return the Dice of the first network's mask with each other mask, by unlabelled scan.
 
-    Of a slab the middle page is compared.
+    Of a slab the middle page is compared, the same for all networks: all pages take longer.
     """
     pool = here.selector.pool(here.ledger)
     order = np.random.default_rng(here.options.seed).permutation(len(pool))[:PROBED]
