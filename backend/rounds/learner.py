@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from backend.rounds.predicting import Predicted
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
 from backend.rounds.validation_scores import JudgedPage, ScanScore, measured, scored
+from backend.rounds.volume_figures import Place
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage import pages as addresses
@@ -279,6 +281,11 @@ class Learner:
         )
         return labels.merge(masks, self.options.merge)
 
+    @cached_property
+    def _places(self) -> Mapping[str, Place]:
+        """The place of each imported slice, read once: a gate scores two models."""
+        return volume_figures.places(self.imported)
+
     def _single(self, key: str) -> training.Fitted:
         [member] = self.load(key).members  # rounds start from models of rounds
         return member
@@ -352,12 +359,12 @@ class Learner:
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
     ) -> dict[int, ScanScore]:
         """Return a model's scores on each of these scans, by task id."""
-        fitted, places = self.load(key), volume_figures.places(self.imported)
+        fitted = self.load(key)
         urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
 
         def judged(example: Example) -> JudgedPage:
             [probabilities] = inference.predict(fitted, [example.image])
-            place = places.get(urls[example.task][example.page])
+            place = self._places.get(urls[example.task][example.page])
             return JudgedPage(probabilities, example.mask, example.spacing, place)
 
         examples = self.examples(ledger, task_ids, stop)

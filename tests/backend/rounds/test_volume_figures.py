@@ -118,5 +118,23 @@ def test_a_model_is_scored_on_held_out_volumes(lab: Lab) -> None:
     assert 0 <= found.scores["dice"] <= 1
 
 
+def test_the_manifest_is_read_once_for_both_models_of_a_gate(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.label(*range(6))
+    key, now = lab.fit(), lab.sync()
+    read: list[Path] = []
+
+    def noted(folder: Path) -> dict[str, Place]:
+        read.append(folder)
+        return {}
+
+    monkeypatch.setattr(volume_figures, "places", noted)
+    learner = lab.learner
+    for _ in range(2):
+        learner._validate(now, key, lab.tasks[3:5], lambda: False)
+    assert len(read) == 1
+
+
 def test_no_volume_no_figures() -> None:
     assert volume_figures.scores([]) == []
