@@ -19,7 +19,7 @@ from backend.storage.tables import DraftScore, Publication
 from model.evaluation import MAIN
 
 
-def judge_drafts(here: RoundContext) -> None:
+def score_drafts(here: RoundContext) -> None:
     """Score the drafts of scans labelled since the last call (prequential quality).
 
     A draft is stored before it can be shown, so its label could not influence it. A slice that

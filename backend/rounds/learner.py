@@ -24,7 +24,7 @@ from backend.rounds.predicting import Predicted
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
 from backend.rounds.validation_scores import JudgedPage, ScanScore, measured, scored
-from backend.rounds.volume_figures import Place
+from backend.rounds.volume_figures import SlicePosition
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage import pages as addresses
@@ -36,7 +36,7 @@ from backend.storage.tables import Annotation, Model, Project
 from model import calibration, ensemble, inference, recipes, training, uncertainty, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
-from model.expected_minutes import Drawn, drawn
+from model.expected_minutes import MaskSummary, summary
 from model.networks import guarded, usable
 from model.plugins import PluginError
 from model.refinement import Stopped
@@ -282,9 +282,9 @@ class Learner:
         return labels.merge(masks, self.options.merge)
 
     @cached_property
-    def _places(self) -> Mapping[str, Place]:
-        """The place of each imported slice, read once: a gate scores two models."""
-        return volume_figures.places(self.imported)
+    def _positions(self) -> Mapping[str, SlicePosition]:
+        """The position of each imported slice, read once: a gate scores two models."""
+        return volume_figures.positions(self.imported)
 
     def _single(self, key: str) -> training.Fitted:
         [member] = self.load(key).members  # rounds start from models of rounds
@@ -364,14 +364,14 @@ class Learner:
 
         def judged(example: Example) -> JudgedPage:
             [probabilities] = inference.predict(fitted, [example.image])
-            place = self._places.get(urls[example.task][example.page])
-            return JudgedPage(probabilities, example.mask, example.spacing, place)
+            position = self._positions.get(urls[example.task][example.page])
+            return JudgedPage(probabilities, example.mask, example.spacing, position)
 
         examples = self.examples(ledger, task_ids, stop)
         by_task = groupby(examples, key=lambda example: example.task)
         return {task_id: scored([*map(judged, pages)]) for task_id, pages in by_task}
 
-    def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, Drawn]:
+    def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, MaskSummary]:
         """Return the model's uncertainty on each readable scan, and what it draws if asked for.
 
         That of a slab follows from those of its pages; see `model.uncertainty.of_pages`.
@@ -385,7 +385,7 @@ class Learner:
             unsure = uncertainty.of_pages(each)
             asked = self.options.by_minutes
             masks = [page > 0.5 for page in pages] if asked else []
-            judged[task_id] = drawn(unsure, masks) if asked else Drawn(unsure)
+            judged[task_id] = summary(unsure, masks) if asked else MaskSummary(unsure)
         return judged
 
     def predict(self, key: str, tasks: Sequence[tuple[int, str]]) -> Iterator[Predicted]:

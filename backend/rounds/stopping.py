@@ -27,7 +27,7 @@ LEAST_OF_GROUP = 3  # held-out scans: a group with fewer is not called the worst
 RECENT = 100  # drafts of randomly picked scans that count
 
 
-def judge_stop(here: RoundContext) -> None:
+def store_stop_signs(here: RoundContext) -> None:
     """Store the signs, and since when they say that labelling can stop.
 
     Once they said so, that moment stays while a sign is in doubt again by chance: people are told

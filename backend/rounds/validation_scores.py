@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.rounds import volume_figures
-from backend.rounds.volume_figures import JudgedSlice, Place
+from backend.rounds.volume_figures import JudgedSlice, SlicePosition
 from backend.storage.records import HELD_OUT_KEPT, ModelQuality
 from model import calibration, evaluation
 from model.evaluation import MAIN, METRICS
@@ -30,13 +30,13 @@ class JudgedPage:
         probabilities: Of each class, shape (c, h, w).
         truth: True masks of the same shape.
         pixel: Height and width of a pixel, in pixels of the original.
-        place: Of the page in its volume, None if it is no slice.
+        position: Of the page in its volume, None if it is no slice.
     """
 
     probabilities: Pixels
     truth: Mask
     pixel: tuple[float, float]
-    place: Place | None
+    position: SlicePosition | None
 
     @property
     def predicted(self) -> Mask:
@@ -46,9 +46,9 @@ class JudgedPage:
     @property
     def slice(self) -> JudgedSlice | None:
         """The masks of a slice of a volume, None if it is no slice."""
-        if self.place is None:
+        if self.position is None:
             return None
-        return JudgedSlice.of(self.place, self.predicted, self.truth, self.pixel)
+        return JudgedSlice.of(self.position, self.predicted, self.truth, self.pixel)
 
 
 @dataclass(frozen=True)

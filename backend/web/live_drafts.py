@@ -115,7 +115,7 @@ class DraftProcess:
 
     def _load_newest(self) -> None:
         """Load the networks that went live last into the child."""
-        for live in islice(prelabels.newest_drawing(self._store), prelabels.KEPT_MODELS):
+        for live in islice(prelabels.newest_with_drafts(self._store), prelabels.KEPT_MODELS):
             with self._lock:
                 child = self._living()
                 if live not in self._warm:

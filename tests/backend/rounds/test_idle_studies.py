@@ -38,7 +38,7 @@ LABELLED = (0, 1, 2, 3, 4)
 def _ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five labels, the third a wrong one, and a live queue; networks know what is right."""
     monkeypatch.setattr(review_list, "LEAST_GROUPS", 5)
-    monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refinement, "POLL_SECONDS", 0.0)
     site.entry["extra_params"] = {**OPTIONS, "review": True}
     site.label(0, 1, 3, 4)
     wrong = np.roll(site.phantoms[2].mask, 12, axis=2)

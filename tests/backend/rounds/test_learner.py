@@ -19,7 +19,7 @@ from backend.label_studio import labels
 from backend.options import ProjectOptions
 from backend.rounds import drafts, prelabels, sync
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.rounds.drafts import LiveDrafts
 from backend.rounds.examples import UnreadableLabels
 from backend.rounds.learner import Learner, learner_for, train_config
@@ -724,7 +724,7 @@ def shown(lab: Lab, number: int, rows: slice, *tasks: int, live_at: float) -> No
 
 def judged(lab: Lab) -> dict[int, tuple[str, float]]:
     here = RoundContext.of(lab.services, LoadedEncoders(lab.services.settings), lab.number)
-    judge_drafts(here)
+    score_drafts(here)
     return {
         score.task_id: (score.version, round(score.dice, 3))
         for score in lab.store.labels.draft_scores(lab.number)

@@ -15,7 +15,7 @@ from backend.label_studio import labels
 from backend.label_studio.labels import Prompt, Prompts
 from backend.rounds import agreement, clicks, drafts, embedding, queue_drafts, sync
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.rounds.drafts import LiveDrafts
 from backend.rounds.learner import Learner, learner_for
 from backend.rounds.services import Services
@@ -276,7 +276,7 @@ def judged(lab: Lab, draft: Sequence[int], submitted: Sequence[int]) -> float:
     lab.store.publications.save(Publication(project_id=lab.number, **shown))
     lab.fake.annotate(lab.tasks[0], drawn({page: lab.truth(0, 0) for page in submitted}))
     lab.sync()
-    judge_drafts(lab.here)
+    score_drafts(lab.here)
     [score] = lab.store.labels.draft_scores(lab.number)
     return score.dice
 
