@@ -116,13 +116,6 @@ class Settings(BaseSettings):
             raise ValueError("expected a folder that exists, such as a share that is mounted")
         return value
 
-    @field_validator("click_model")
-    @classmethod
-    def _folder(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_dir():
-            raise ValueError("expected a folder with the encoder and the decoder of a network")
-        return value
-
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +54,28 @@ class Metric:
             spacing: Height and width of a pixel.
         """
         return where_drawn(self.function(pred, true, spacing), pred, true)
+
+    def of_pages(
+        self,
+        pred: Sequence[Masks],
+        true: Sequence[Masks],
+        spacing: Sequence[float] | None = None,
+    ) -> Scores:
+        """Return the score of each class of a slab, shape (c,); NaN for a class on no page.
+
+        A share counts the pixels of all pages together, as in a volume. So a page that is rightly
+        empty adds nothing; by itself it would score 1.0. A distance lies within a page: it is the
+        mean of the pages that have the class.
+
+        Args:
+            pred: Predicted masks of each page, shape (c, h, w).
+            true: True masks of the same shapes.
+            spacing: Height and width of a pixel.
+        """
+        if not self.unit:
+            return self.of_labels(_joined(pred), _joined(true))
+        scores = [self.of_labels(*pair, spacing) for pair in zip(pred, true, strict=True)]
+        return mean(scores, empty=np.nan, axis=0)
 
     def of_volume(
         self,
@@ -201,6 +225,31 @@ def of_labels(
     return {name: metric.of_labels(pred, true, spacing) for name, metric in METRICS.items()}
 
 
+def of_pages(
+    pred: Sequence[Masks], true: Sequence[Masks], spacing: Sequence[float] | None = None
+) -> dict[str, Scores]:
+    """Return the scores of a slab's classes by name of the metric; see `Metric.of_pages`."""
+    return {name: metric.of_pages(pred, true, spacing) for name, metric in METRICS.items()}
+
+
+def dice_of_scans(
+    pred: Iterable[Masks], true: Iterable[Masks], scans: Iterable[int]
+) -> dict[int, float]:
+    """Return the Dice of each scan, by its number; 1.0 where both masks of a scan are empty.
+
+    Args:
+        pred: Predicted masks of each page, shape (c, h, w); those of one scan are in memory.
+        true: True masks of the same shapes.
+        scans: The number of each page's scan. Pages of a scan follow one another.
+    """
+    pages = zip(scans, pred, true, strict=True)
+    found: dict[int, float] = {}
+    for scan, of_scan in groupby(pages, key=itemgetter(0)):
+        _, masks, truth = zip(*of_scan, strict=True)
+        found[scan] = float(MAIN.mean(MAIN.of_pages(masks, truth)))
+    return found
+
+
 def of_volume(
     pred: volumes.Stack, true: volumes.Stack, places: Sequence[int], spacing: volumes.Spacing
 ) -> dict[str, Scores]:
@@ -226,6 +275,11 @@ def _outline(mask: Masks) -> Masks:
 def _distances(start: Masks, goal: Masks, pixel: Scores) -> Scores:
     to_goal: Scores = distance_transform_edt(~goal, sampling=pixel)
     return to_goal[start]
+
+
+def _joined(pages: Sequence[Masks]) -> Masks:
+    """Return the masks of all pages as one row of pixels, shape (c, 1, n)."""
+    return np.concatenate([page.reshape(len(page), 1, -1) for page in pages], axis=2)
 
 
 def _pair(pred: Masks, true: Masks) -> tuple[Masks, Masks]:

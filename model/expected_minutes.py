@@ -30,8 +30,8 @@ PENALTIES = np.logspace(-1, 3, 9)
 SIDE = 128  # pixels of the longer side at which regions are counted
 
 
-class Drawn(NamedTuple):
-    """What the model saw in a scan before it had a label.
+class MaskSummary(NamedTuple):
+    """The model's mask of a scan before it had a label, in three numbers.
 
     Attributes:
         uncertainty: As it ranks the scan.
@@ -60,7 +60,7 @@ class Expectation:
     minutes: Floats | None = None
 
 
-def drawn(uncertainty: float, pages: Sequence[NDArray[np.bool_]]) -> Drawn:
+def summary(uncertainty: float, pages: Sequence[NDArray[np.bool_]]) -> MaskSummary:
     """Return what a model saw in a scan.
 
     Args:
@@ -70,7 +70,7 @@ def drawn(uncertainty: float, pages: Sequence[NDArray[np.bool_]]) -> Drawn:
     step = -(-max(pages[0].shape[1:]) // SIDE)
     regions = sum(ndimage.label(mask[::step, ::step])[1] for masks in pages for mask in masks)
     area = np.mean([masks.any(axis=0).mean() for masks in pages])
-    return Drawn(uncertainty, float(area), float(regions))
+    return MaskSummary(uncertainty, float(area), float(regions))
 
 
 def expect(known: Floats, work: Work, groups: Ints, wanted: Floats) -> Expectation:
@@ -82,10 +82,10 @@ def expect(known: Floats, work: Work, groups: Ints, wanted: Floats) -> Expectati
     extended beyond the fitted times.
 
     Args:
-        known: A `Drawn` of each label's scan, shape (n, 3), without NaN.
+        known: A `MaskSummary` of each label's scan, shape (n, 3), without NaN.
         work: The times of the labels, capped.
         groups: The group of each label's scan, shape (n,); groups are predicted as a whole.
-        wanted: A `Drawn` of each wanted scan, shape (m, 3), without NaN.
+        wanted: A `MaskSummary` of each wanted scan, shape (m, 3), without NaN.
     """
     count = len(work.minutes)
     if count < LEAST or len(np.unique(groups)) < FOLDS:

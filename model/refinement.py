@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model import recipes
 from model.ensemble import Ensemble
-from model.evaluation import scan_dice
+from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.preprocessing import Image
@@ -40,11 +40,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelledScans:
-    """The labelled scans: images, masks, and the group of each; a group is never divided."""
+    """The labelled scans, page by page.
+
+    Attributes:
+        images: The pages; a scan that is no slab has one.
+        masks: Of each page, shape (c, h, w).
+        groups: Of each page; a group is never divided.
+        scans: The number of each page's scan; None if every scan has one page. Pages of a scan
+            follow one another.
+    """
 
     images: Sequence[Image]
     masks: Sequence[Masks]
     groups: Sequence[int]
+    scans: Sequence[int] | None = None
 
     def rows(self, chosen: NDArray[np.bool_]) -> tuple[list[Image], list[Masks]]:
         """Return images and masks of the chosen scans."""
@@ -213,14 +222,16 @@ def _cross_validated(
     labelled: LabelledScans, folds: NDArray[np.int64], recipe: Recipe, work: _Work
 ) -> Floats:
     """Return the Dice of each group, predicted by a network that was trained on other groups."""
-    dice = np.zeros(len(labelled.images))
+    scans = range(len(labelled.images)) if labelled.scans is None else labelled.scans
+    dice: dict[int, float] = {}
     for fold in np.unique(folds):
         held = folds == fold
         fitted = work.fit(*labelled.rows(~held), recipe.config, recipe.cost)
         images, masks = labelled.rows(held)
-        found = work.watched(predict(fitted, images))
-        dice[held] = [scan_dice(p > 0.5, mask) for p, mask in zip(found, masks, strict=True)]
-    return group_means(dice, labelled.groups)
+        found = (each > 0.5 for each in work.watched(predict(fitted, images)))
+        dice |= dice_of_scans(found, masks, [scans[row] for row in np.flatnonzero(held)])
+    group_of = dict(zip(scans, labelled.groups, strict=True))
+    return group_means([*dice.values()], [group_of[scan] for scan in dice])
 
 
 class _Work:

@@ -23,7 +23,7 @@ from backend.label_studio import labels, queue_tab, review_tab, smart_tags
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
 from backend.options import parse_options
-from backend.rounds import erasing
+from backend.rounds import erasing, review_list
 from backend.settings import Settings
 from backend.storage.artifacts import Artifacts
 from backend.storage.database import sqlite_path, worker_lock
@@ -176,6 +176,8 @@ def disconnect(
     _mark_disconnected(store, project_id)
     yield from queue_tab.remove(studio, project_id)
     yield from review_tab.remove(studio, project_id)
+    if store:
+        review_list.forget_tab(store, project_id)
     if left := len(entries) - len(ours):
         yield f"Left {left} backend {'entry' if left == 1 else 'entries'} of other services alone."
 

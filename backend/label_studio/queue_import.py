@@ -23,13 +23,21 @@ def score(position: int, number: int) -> float:
     return (position + 1) / (number + 1)
 
 
-def parts(queue: Sequence[QueueItem]) -> Iterator[list[tuple[int, QueueItem]]]:
-    """Yield the part of the queue for each call, as pairs (position in the queue, item)."""
+def parts(
+    queue: Sequence[QueueItem], most: int | None = None
+) -> Iterator[list[tuple[int, QueueItem]]]:
+    """Yield the part of the queue for each call, as pairs (position in the queue, item).
+
+    Args:
+        queue: The scans in order.
+        most: Scans in a part; None for IMPORT_CHUNK.
+    """
+    most = most or IMPORT_CHUNK
     chunk: list[tuple[int, QueueItem]] = []
     room = 0
     for position, item in enumerate(queue):
         numbers = sum(map(_numbers, item.result))
-        if chunk and (len(chunk) == IMPORT_CHUNK or numbers > room):
+        if chunk and (len(chunk) == most or numbers > room):
             yield chunk
             chunk = []
         if not chunk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from backend.label_studio.client import PAGE, LabelStudio
 from backend.label_studio.queue_import import QueueItem, parts
@@ -11,6 +11,9 @@ from backend.label_studio.queue_import import QueueItem, parts
 # Added to every suspicion: scores of a queue lie below 1, and Label Studio serves the lowest first.
 # Should the annotation of a reviewed task be deleted, the task is served last until the next queue.
 ABOVE_THE_QUEUE = 1.0
+
+# In a call. A round must not wait until hundreds of masks are stored.
+AT_ONCE = 25
 
 # The filter of labelled tasks, as the Data Manager writes it.
 LABELLED = {
@@ -27,10 +30,12 @@ def publish(
     version: str,
     reviewed: Sequence[QueueItem],
     suspicions: Mapping[int, float],
-) -> None:
+    stop: Callable[[], bool],
+) -> bool:
     """Write a prediction on each of these tasks that holds none of the version yet.
 
-    The call may be repeated: what an earlier call wrote is not written again.
+    Return whether all are written. The call may be repeated: what an earlier call wrote is not
+    written again.
 
     Args:
         studio: Label Studio.
@@ -38,10 +43,13 @@ def publish(
         version: The live version.
         reviewed: Labelled tasks, each with the regions that the networks expect.
         suspicions: In [0, 1], by task.
+        stop: Asked before every call that writes; if it returns True, the rest is not written.
     """
     held = set(_holding(studio, project_id, version)) if reviewed else set()
     missing = [item for item in reviewed if item.task not in held]
-    for chunk in parts(missing):
+    for chunk in parts(missing, AT_ONCE):
+        if stop():
+            return False
         rows = [
             {
                 "task": item.task,
@@ -54,6 +62,7 @@ def publish(
         studio.transport.call(
             "POST", f"api/projects/{project_id}/import/predictions", rows, retries=0
         )
+    return True
 
 
 def _holding(studio: LabelStudio, project_id: int, version: str) -> Iterator[int]:

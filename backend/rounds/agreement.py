@@ -19,7 +19,6 @@ from model.agreement import Comparison
 from model.evaluation import METRICS
 
 Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Size = tuple[int, int]
 
 # Compared in one refresh, so that a round waits for seconds only: two large masks of three classes
@@ -62,7 +61,9 @@ def _pairs(here: RoundContext) -> Iterator[tuple[Annotation, Annotation]]:
 def _key(here: RoundContext, first: Annotation, second: Annotation, scan: ListedScan) -> str:
     """Return what the scores of a pair depend on."""
     rows, size = sorted(here.config.rows.items()), (scan.height, scan.width)
-    return artifacts.digest(first.updated_at, second.updated_at, rows, size, list(METRICS))
+    # Slabs are named, so that scores of their pages one by one are not taken for theirs.
+    slab = ["slab"] if len(pages.separate(scan.url)) > 1 else []
+    return artifacts.digest(first.updated_at, second.updated_at, rows, size, list(METRICS), *slab)
 
 
 def _compare_scan(
@@ -77,7 +78,7 @@ def _compare_scan(
             for page in range(len(pages.separate(scan.url)))
         ]
     for first, second in pairs:
-        scores = _scores(masks[first.id], masks[second.id], spacing)
+        scores = evaluation.of_pages(masks[first.id], masks[second.id], spacing)
         here.store.annotators.save_comparison(
             here.id,
             first=first.id,
@@ -86,21 +87,6 @@ def _compare_scan(
             key=_key(here, first, second, scan),
             scores={name: [_known(score) for score in of] for name, of in scores.items()},
         )
-
-
-def _scores(
-    first: Sequence[Mask], second: Sequence[Mask], spacing: tuple[float, float]
-) -> dict[str, Floats]:
-    """Return the scores of each class: the mean of the pages on which either drew it, else NaN."""
-    by_page = [evaluation.of_labels(a, b, spacing) for a, b in zip(first, second, strict=True)]
-    return {name: _mean_of_pages(np.array([of[name] for of in by_page])) for name in METRICS}
-
-
-def _mean_of_pages(scores: Floats) -> Floats:
-    known = np.count_nonzero(~np.isnan(scores), axis=0)
-    nothing = np.full(scores.shape[1], np.nan)
-    mean: Floats = np.divide(np.nansum(scores, axis=0), known, out=nothing, where=known > 0)
-    return mean
 
 
 def _reduced(size: Size) -> tuple[Size, tuple[float, float]]:

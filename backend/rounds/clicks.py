@@ -11,7 +11,7 @@ import numpy.typing as npt
 from backend.errors import DraftError
 from backend.label_studio.labels import Prompt, Prompts
 from backend.rounds.click_model import ClickModel
-from backend.rounds.drafts import Drafted, LiveDrafts, regions_of
+from backend.rounds.drafts import LiveDrafts, PredictedScan, regions_of
 from model import clicks, masks
 
 ADDED = "added-"  # begins the id of a region that clicks add to a label
@@ -31,33 +31,33 @@ def regions(
         FirstlightError: When the scan cannot be read, the class or page does not exist, or
             CLICK_MODEL holds no network.
     """
-    drafted = drafts.drafted(project_id, task_id)
-    config = drafted.config
-    if prompts.label not in config.labels or prompts.page >= len(drafted.scan.pages):
+    predicted = drafts.predicted(project_id, task_id)
+    config = predicted.config
+    if prompts.label not in config.labels or prompts.page >= len(predicted.scan.pages):
         raise DraftError(
             f"There is no {prompts.label!r} on page {prompts.page} of task {task_id}.",
             "Reload the page in Label Studio: the labelling interface has changed.",
         )
-    plane = _refined(drafted, prompts, drafts.click_model)
-    found = regions_of(prompts.label, plane, drafted.scan.size, config, prompts.page)
-    if drafted.labelled:
+    plane = _refined(predicted, prompts, drafts.click_model)
+    found = regions_of(prompts.label, plane, predicted.scan.size, config, prompts.page)
+    if predicted.labelled:
         found = [region | {"id": f"{ADDED}{region['id']}"} for region in found]
     return [region | {"item_index": prompts.page} for region in found] if prompts.paged else found
 
 
 def _refined(
-    drafted: Drafted, prompts: Prompts, model: ClickModel | None
+    predicted: PredictedScan, prompts: Prompts, model: ClickModel | None
 ) -> npt.NDArray[np.float32]:
     """Return the probabilities of the class on the page at working size."""
     plane = None
-    if drafted.pages is not None:
-        row = drafted.config.labels.index(prompts.label)
-        [plane] = masks.tidied(drafted.pages[prompts.page][row : row + 1])
-    image = drafted.scan.pages[prompts.page]
+    if predicted.pages is not None:
+        row = predicted.config.labels.index(prompts.label)
+        [plane] = masks.tidied(predicted.pages[prompts.page][row : row + 1])
+    image = predicted.scan.pages[prompts.page]
     height, width = image.shape[:2]
     given = [_in_pixels(prompt, height, width) for prompt in prompts.given]
     if model is not None:
-        return model.answer(drafted.scan, prompts.page, plane, given)
+        return model.answer(predicted.scan, prompts.page, plane, given)
     return clicks.refine(image, plane, given)
 
 

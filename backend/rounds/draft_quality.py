@@ -19,59 +19,70 @@ from backend.storage.tables import DraftScore, Publication
 from model.evaluation import MAIN
 
 
-def judge_drafts(here: RoundContext) -> None:
+def score_drafts(here: RoundContext) -> None:
     """Score the drafts of scans labelled since the last call (prequential quality).
 
     A draft is stored before it can be shown, so its label could not influence it. A slice that
     showed a draft between its neighbours' labels is left out: nobody saw the model's draft.
     """
-    store, project, now = here.store, here.project, here.ledger
-    known = {score.task_id for score in store.labels.draft_scores(project.id)}
-    shown = [version for version in store.publications.all(project.id) if version.live_at]
-    scans = {task.id: task for task in now.tasks}
-    between = SlicesBetween(here)
-    drafts_of = cache(partial(_drafts, here.files))
-    control_of = cache(partial(_control, here))
-    between_of = cache(partial(_drawn_between, here))
-    judged = False
-    for task_id, usable in now.usable.items():
-        if task_id in known:
-            continue
-        version = shown_at(shown, moment(usable[0].created_at))
-        draft = drafts_of(version.drafts).get(str(task_id)) if version else None
-        if version is None or draft is None or not scans[task_id].height:
-            continue
-        if task_id in between_of(version.round):
-            continue
+    known = {score.task_id for score in here.store.labels.draft_scores(here.id)}
+    drafts = _ShownDrafts(here)
+    judged = [drafts.score(task_id) for task_id in here.ledger.usable if task_id not in known]
+    scores = [score for score in judged if score]
+    for score in scores:
+        here.store.labels.save_draft_score(score)
+    if scores:
+        _store_quality(here)
+
+
+def _store_quality(here: RoundContext) -> None:
+    """Store the quality of the last drafts; /metrics would be too slow if it read the ledger."""
+    scores = ledger.quality_drafts(here.store, here.id, here.ledger)
+    last = DraftQuality.of(scores[-ledger.RECENT_DRAFTS :])
+    here.store.projects.update(
+        here.id,
+        draft_dice=last.dice,
+        unchanged_drafts=last.share_unchanged,
+        changed_draft_dice=last.changed_dice,
+    )
+
+
+class _ShownDrafts:
+    """The drafts that people saw of a project; each file is read once."""
+
+    def __init__(self, here: RoundContext) -> None:
+        self._here = here
+        self._versions = [each for each in here.store.publications.all(here.id) if each.live_at]
+        self._scans = {task.id: task for task in here.ledger.tasks}
+        self._between = SlicesBetween(here)
+        self._drafts_of = cache(partial(_drafts, here.files))
+        self._control_of = cache(partial(_control, here))
+        self._between_of = cache(partial(_drawn_between, here))
+
+    def score(self, task_id: int) -> DraftScore | None:
+        """Return the score of a labelled scan's draft; None if no model's draft was shown."""
+        here, label, scan = self._here, self._here.ledger.usable[task_id][0], self._scans[task_id]
+        version = shown_at(self._versions, moment(label.created_at))
+        draft = self._drafts_of(version.drafts).get(str(task_id)) if version else None
+        if version is None or draft is None or not scan.height:
+            return None
+        if task_id in self._between_of(version.round):
+            return None
         try:
-            [submitted] = store.labels.results(project.id, [usable[0].id])
-            dice, pixels = _compared(draft, submitted, here.config, scans[task_id])
-            others = between.score(task_id, submitted)
+            [submitted] = here.store.labels.results(here.id, [label.id])
+            dice, pixels = _compared(draft, submitted, here.config, scan)
+            others = self._between.score(task_id, submitted)
         except ValueError:
-            continue  # a draft of a former label config says nothing about today's labels
-        store.labels.save_draft_score(
-            DraftScore(
-                project_id=project.id,
-                task_id=task_id,
-                version=version.name,
-                created_at=usable[0].created_at,
-                dice=dice,
-                control=task_id in control_of(version.round),
-                pixels=pixels,
-                **others,
-            )
-        )
-        judged = True
-    if judged:
-        # Store the result now, while the ledger is loaded: /metrics is too slow if it reads it.
-        last = DraftQuality.of(
-            ledger.quality_drafts(store, project.id, now)[-ledger.RECENT_DRAFTS :]
-        )
-        store.projects.update(
-            project.id,
-            draft_dice=last.dice,
-            unchanged_drafts=last.share_unchanged,
-            changed_draft_dice=last.changed_dice,
+            return None  # a draft of a former label config says nothing about today's labels
+        return DraftScore(
+            project_id=here.id,
+            task_id=task_id,
+            version=version.name,
+            created_at=label.created_at,
+            dice=dice,
+            control=task_id in self._control_of(version.round),
+            pixels=pixels,
+            **others,
         )
 
 
@@ -110,8 +121,8 @@ def _compared(
 ) -> tuple[float, dict[str, dict[str, int]]]:
     """Return the mean Dice over the classes that either mask holds, and the changed pixels.
 
-    The Dice is 1.0 if both masks are empty. The pages of a slab count together: an empty page of
-    each would score 1.0 by itself. Of each class the pixels are those of the draft, and those that
+    The Dice is 1.0 if both masks are empty. The pages of a slab count together, as in
+    `Metric.of_pages`. Of each class the pixels are those of the draft, and those that
     differ between draft and submitted mask.
     """
     # One class at a time: at the original's size the masks of all classes may not fit into memory.

@@ -19,11 +19,10 @@ from backend.imaging.scan_cache import Scan
 from backend.label_studio import labels
 from backend.rounds.click_model import ClickModel
 from backend.rounds.learner import Learner, learner_for
-from backend.rounds.prelabels import KEPT_MODELS, drawing
+from backend.rounds.prelabels import KEPT_MODELS, live_with_drafts
 from backend.rounds.recent import kept
 from backend.rounds.services import build
 from backend.settings import Settings
-from backend.storage import pages as addresses
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication, Task
 from model import inference, masks, training
@@ -90,7 +89,7 @@ def _enlarged(
 
 
 @dataclass(frozen=True)
-class Drafted:
+class PredictedScan:
     """A scan with the live model's probabilities.
 
     Attributes:
@@ -120,12 +119,12 @@ class LiveDrafts:
         decoders = decoder_process.Decoders(seconds=decode_seconds)
         self._services = replace(build(settings, store), decoders=decoders)
         self._models: OrderedDict[tuple[int, str], training.Fitted | Ensemble] = OrderedDict()
-        self._drafted: OrderedDict[tuple[int, int, str, str, str], Drafted] = OrderedDict()
+        self._predicted: OrderedDict[tuple[int, int, str, str, str], PredictedScan] = OrderedDict()
 
     def regions(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
         """Return the live model's draft for a stored task, [] while no drafts are shown.
 
-        A scan with a usable label gets none, as in a queue (see `queue_drafts.Head`).
+        A scan with a usable label gets none, as in a queue (see `queue_drafts.QueueHead`).
 
         Raises:
             FirstlightError: When the scan cannot be read.
@@ -134,12 +133,12 @@ class LiveDrafts:
         version = self._live(known[0]) if known else None
         if known is None or version is None or self._is_labelled(project_id, task_id):
             return []
-        drafted = self._drafted_by(*known, version.model_key)
-        if drafted.pages is None:
+        predicted = self._predicted_by(*known, version.model_key)
+        if predicted.pages is None:
             return []
-        return regions(drafted.pages, drafted.scan.size, drafted.config)
+        return regions(predicted.pages, predicted.scan.size, predicted.config)
 
-    def drafted(self, project_id: int, task_id: int) -> Drafted:
+    def predicted(self, project_id: int, task_id: int) -> PredictedScan:
         """Return a stored task's scan with what the live model sees on it.
 
         On a scan with a usable label the model sees nothing, as in `regions`.
@@ -153,9 +152,9 @@ class LiveDrafts:
                 f"Task {task_id} is not known yet.", "It is read within a minute; try again then."
             )
         if self._is_labelled(project_id, task_id):
-            return replace(self._drafted_by(*known, ""), labelled=True)
+            return replace(self._predicted_by(*known, ""), labelled=True)
         version = self._live(known[0])
-        return self._drafted_by(*known, version.model_key if version else "")
+        return self._predicted_by(*known, version.model_key if version else "")
 
     @cached_property
     def click_model(self) -> ClickModel | None:
@@ -185,24 +184,23 @@ class LiveDrafts:
         """Return whether a scan has a usable label, so that the model must not lead a person."""
         return self._services.store.labels.is_usable(project_id, task_id)
 
-    def _drafted_by(self, project: Project, task: Task, key: str) -> Drafted:
+    def _predicted_by(self, project: Project, task: Task, key: str) -> PredictedScan:
         """Return a scan with the probabilities of a model, "" for none, from memory if it can."""
 
-        def draw() -> Drafted:
+        def draw() -> PredictedScan:
             learner = learner_for(self._services, project)
             scan = learner.scans.get(task.id, task.url)
             if not key:
-                return Drafted(scan, None, learner.config)
+                return PredictedScan(scan, None, learner.config)
             pages = list(inference.predict(self._model(learner, key), scan.pages))
-            return Drafted(scan, pages, learner.config)
+            return PredictedScan(scan, pages, learner.config)
 
         name = (project.id, task.id, task.url, key, project.label_config)
-        most = max(KEPT_PAGES // len(addresses.separate(task.url)), 1)
-        return kept(self._drafted, name, most, draw)
+        return kept(self._predicted, name, KEPT_PAGES, draw, lambda each: len(each.scan.pages))
 
     def _live(self, project: Project) -> Publication | None:
         """Return the live publication if its model draws drafts and its file is there."""
-        version = drawing(self._services.store, project)
+        version = live_with_drafts(self._services.store, project)
         if version is None:
             return None
         known = learner_for(self._services, project).knows(version.model_key)

@@ -1,7 +1,8 @@
 """Erase every trace of scans that were deleted in Label Studio, and of forgotten projects.
 
-One transaction deletes the rows of the scans and writes a note (`storage.tables.Erasure`). The
-processes then follow the notes, outside of rounds. Every part is safe to repeat after a kill:
+One transaction deletes the rows of the scans, takes the scans out of the review of the labels and
+writes a note (`storage.tables.Erasure`). The processes then follow the notes, outside of rounds.
+Every part is safe to repeat after a kill:
 
 - the leading worker removes the scans from the files that all machines share, and lets SQLite
   overwrite its log;
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from backend import logs
 from backend.errors import FirstlightError
+from backend.rounds import review_files
 from backend.storage import artifacts
 from backend.storage.artifacts import Artifacts, ProjectFiles, embeddings_name
 from backend.storage.store import Store
@@ -173,7 +175,10 @@ def erase(store: Store, files: ProjectFiles, project_id: int, notes: Sequence[Er
         embedding_map.erase(files, left)
     for chunk, rows in left.items():
         _erase_rows(files, embeddings_name(chunk), rows)
-    _erase_drafts(files, {task for note in notes for task in note.task_ids})
+    gone = {task for note in notes for task in note.task_ids}
+    _erase_drafts(files, gone)
+    for name in files.names(artifacts.REVIEWS):
+        review_files.erase(files, name, gone)
 
 
 def forgotten(store: Store, project_id: int) -> bool:
@@ -229,7 +234,7 @@ def _vectors(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _erase_drafts(files: ProjectFiles, task_ids: set[int]) -> None:
-    for name in [*files.names(artifacts.DRAFTS), *files.names(artifacts.REVIEWS)]:
+    for name in files.names(artifacts.DRAFTS):
         masks = files.read_json(name)
         if masks is None:
             files.remove(name)  # damaged, and it may hold deleted scans

@@ -49,4 +49,5 @@ def labelled(examples: Sequence[Example], groups: Mapping[int, int]) -> Labelled
         [example.image for example in examples],
         [example.mask for example in examples],
         [groups[example.task] for example in examples],
+        [example.task for example in examples],
     )

@@ -13,7 +13,7 @@ from backend.rounds.label_times import work_of
 from backend.storage.ledger import Ledger
 from backend.storage.records import QueueRecord
 from model import expected_minutes, scoring
-from model.expected_minutes import LEAST, Drawn, Expectation
+from model.expected_minutes import LEAST, Expectation, MaskSummary
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,8 +30,8 @@ class ScanMinutes:
             the order ignores minutes.
     """
 
-    drawn: Mapping[int, Drawn]
-    before: Mapping[int, Drawn]
+    drawn: Mapping[int, MaskSummary]
+    before: Mapping[int, MaskSummary]
     expectation: Expectation
     minutes: Floats | None
 
@@ -82,7 +82,7 @@ class ScanMinutes:
 def expect(
     now: Ledger,
     last: QueueRecord,
-    judged: Mapping[int, Drawn],
+    judged: Mapping[int, MaskSummary],
     ids: Sequence[int],
     coordinates: npt.NDArray[Any],
     wanted: npt.NDArray[np.bool_],
@@ -100,7 +100,7 @@ def expect(
         wanted: Which scans need minutes, shape (n,).
     """
     earlier = {task: seen for task, terms in last.scans.items() if (seen := _drawn(terms))}
-    before = {task: Drawn(*seen) for task, seen in last.before.items()} | earlier
+    before = {task: MaskSummary(*seen) for task, seen in last.before.items()} | earlier
     before = {task: before[task] for task in now.usable if task in before}
     drawn = {task: seen for task, seen in {**earlier, **judged}.items() if seen.area is not None}
     expectation = _expectation(now, before, [drawn[i] for i in ids if i in drawn])
@@ -112,14 +112,16 @@ def expect(
     return ScanMinutes(drawn, before, expectation, found if usable else None)
 
 
-def _drawn(terms: Mapping[str, Any]) -> Drawn | None:
+def _drawn(terms: Mapping[str, Any]) -> MaskSummary | None:
     """Return what a record says that the model saw in a scan; None if it says nothing."""
     if terms.get("area") is None or terms["entropy"] is None:
         return None
-    return Drawn(terms["entropy"], terms["area"], terms["regions"])
+    return MaskSummary(terms["entropy"], terms["area"], terms["regions"])
 
 
-def _expectation(now: Ledger, before: Mapping[int, Drawn], wanted: Sequence[Drawn]) -> Expectation:
+def _expectation(
+    now: Ledger, before: Mapping[int, MaskSummary], wanted: Sequence[MaskSummary]
+) -> Expectation:
     timed = [label for task in before for label in now.usable[task] if label.seconds]
     return expected_minutes.expect(
         _table([before[label.task_id] for label in timed]),
@@ -129,5 +131,5 @@ def _expectation(now: Ledger, before: Mapping[int, Drawn], wanted: Sequence[Draw
     )
 
 
-def _table(seen: Sequence[Drawn]) -> Floats:
+def _table(seen: Sequence[MaskSummary]) -> Floats:
     return np.array(seen, np.float64).reshape(-1, 3)

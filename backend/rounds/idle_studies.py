@@ -73,10 +73,10 @@ class IdleStudies(DBOSConfiguredInstance):
         now = self.store.clock()
         found = []
         for project in self.store.projects.all():
-            if refinement.rests(project, now) and not refinement.refinable(self.store, project):
+            if refinement.is_idle(project, now) and not refinement.refinable(self.store, project):
                 here = RoundContext(self._services, self._encoders, project)
                 try:
-                    found += [(project.id, study.name) for study in _wanted(here)][:1]
+                    found += [(project.id, study.name) for study in _due(here)][:1]
                 except FirstlightError as error:
                     log.warning("project %d is not studied: %s", project.id, error)
         return found
@@ -98,8 +98,8 @@ class IdleStudies(DBOSConfiguredInstance):
     def run(self, project_id: int, name: str) -> None:
         """Make the study, unless it is not due any more or a refresh waits."""
         here = RoundContext.of(self._services, self._encoders, project_id)
-        stop = refinement.Watch(self.store, project_id)
-        for study in _wanted(here):
+        stop = refinement.StopSignal(self.store, project_id)
+        for study in _due(here):
             if study.name == name and not stop():
                 self.store.projects.enter(project_id, name)
                 try:
@@ -129,7 +129,7 @@ def give_up(store: Store, project_id: int, name: str) -> None:
     _count(store, store.projects.known(project_id), name, MOST_FAILURES)
 
 
-def _wanted(here: RoundContext) -> list[Study]:
+def _due(here: RoundContext) -> list[Study]:
     """Return the studies of a project that are due and have not failed too often."""
     if here.options.paused:
         return []

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from backend.rounds import agreement, minutes
 from backend.rounds.context import RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.storage.records import LabelRecord
 
 
 def judge_labels(here: RoundContext) -> None:
     """Score new drafts, compare new masks of several annotators, and store all figures."""
-    judge_drafts(here)
+    score_drafts(here)
     unfinished = agreement.compare(here)
     record = LabelRecord(
         minutes=minutes.figures(here),

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from backend.rounds.examples import Example, Mask, UnreadableLabels
 from backend.rounds.predicting import Predicted
 from backend.rounds.progress import Pace, shown
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, TaskPage, measured, scored
+from backend.rounds.validation_scores import JudgedPage, ScanScore, measured, scored
+from backend.rounds.volume_figures import SlicePosition
 from backend.settings import Settings
 from backend.storage import artifacts
 from backend.storage import pages as addresses
@@ -33,7 +36,7 @@ from backend.storage.tables import Annotation, Model, Project
 from model import calibration, ensemble, inference, recipes, training, uncertainty, validation
 from model.encoders import weights
 from model.ensemble import Ensemble
-from model.expected_minutes import Drawn, drawn
+from model.expected_minutes import MaskSummary, summary
 from model.networks import guarded, usable
 from model.plugins import PluginError
 from model.refinement import Stopped
@@ -278,6 +281,11 @@ class Learner:
         )
         return labels.merge(masks, self.options.merge)
 
+    @cached_property
+    def _positions(self) -> Mapping[str, SlicePosition]:
+        """The position of each imported slice, read once: a gate scores two models."""
+        return volume_figures.positions(self.imported)
+
     def _single(self, key: str) -> training.Fitted:
         [member] = self.load(key).members  # rounds start from models of rounds
         return member
@@ -332,36 +340,38 @@ class Learner:
         return known and self.files.exists(weights_name(key))
 
     def _worse_than(
-        self, live: str, new: Mapping[TaskPage, ScanScore], ledger: Ledger, stop: Callable[[], bool]
+        self, live: str, new: Mapping[int, ScanScore], ledger: Ledger, stop: Callable[[], bool]
     ) -> bool:
         model = self.store.publications.model(self.project_id, live)
         if model is None or not self.knows(live):
             return False
         seen = {ledger.groups.get(task_id) for task_id in model.trained_on}
-        fair = [at for at in new if ledger.groups[at[0]] not in seen]
-        old = self._validate(ledger, live, list(dict.fromkeys(task for task, _ in fair)), stop)
-        groups = [ledger.groups[task_id] for task_id, _ in fair]
+        fair = [task_id for task_id in new if ledger.groups[task_id] not in seen]
+        old = self._validate(ledger, live, fair, stop)
+        groups = [ledger.groups[task_id] for task_id in fair]
         return validation.refuses(
-            validation.group_means([old[at].mean for at in fair], groups),
-            validation.group_means([new[at].mean for at in fair], groups),
+            validation.group_means([old[task_id].mean for task_id in fair], groups),
+            validation.group_means([new[task_id].mean for task_id in fair], groups),
             seed=self.options.seed,
         )
 
     def _validate(
         self, ledger: Ledger, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-    ) -> dict[TaskPage, ScanScore]:
-        """Return a model's scores on each page of these scans."""
-        fitted, places = self.load(key), volume_figures.places(self.imported)
+    ) -> dict[int, ScanScore]:
+        """Return a model's scores on each of these scans, by task id."""
+        fitted = self.load(key)
         urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
-        judged = {}
-        for example in self.examples(ledger, task_ids, stop):
-            [probabilities] = inference.predict(fitted, [example.image])
-            place = places.get(urls[example.task][example.page])
-            score = scored(probabilities, example.mask, example.spacing, place)
-            judged[example.task, example.page] = score
-        return judged
 
-    def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, Drawn]:
+        def judged(example: Example) -> JudgedPage:
+            [probabilities] = inference.predict(fitted, [example.image])
+            position = self._positions.get(urls[example.task][example.page])
+            return JudgedPage(probabilities, example.mask, example.spacing, position)
+
+        examples = self.examples(ledger, task_ids, stop)
+        by_task = groupby(examples, key=lambda example: example.task)
+        return {task_id: scored([*map(judged, pages)]) for task_id, pages in by_task}
+
+    def judge(self, key: str, tasks: Sequence[tuple[int, str]]) -> dict[int, MaskSummary]:
         """Return the model's uncertainty on each readable scan, and what it draws if asked for.
 
         That of a slab follows from those of its pages; see `model.uncertainty.of_pages`.
@@ -375,7 +385,7 @@ class Learner:
             unsure = uncertainty.of_pages(each)
             asked = self.options.by_minutes
             masks = [page > 0.5 for page in pages] if asked else []
-            judged[task_id] = drawn(unsure, masks) if asked else Drawn(unsure)
+            judged[task_id] = summary(unsure, masks) if asked else MaskSummary(unsure)
         return judged
 
     def predict(self, key: str, tasks: Sequence[tuple[int, str]]) -> Iterator[Predicted]:

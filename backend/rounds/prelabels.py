@@ -31,7 +31,7 @@ def wanted(project: Project, usable: int, dice: list[float]) -> bool:
     return len(last) < JUDGED or sum(last) / JUDGED >= options.prelabel_min_dice
 
 
-def drawing(store: Store, project: Project) -> Publication | None:
+def live_with_drafts(store: Store, project: Project) -> Publication | None:
     """Return the live publication of a project if its model draws drafts now, else None.
 
     There are no drafts during the cold start, while drafts are not shown, and after the classes of
@@ -44,7 +44,7 @@ def drawing(store: Store, project: Project) -> Publication | None:
     return version if wanted(project, version.labels, _last_dice(store, project.id)) else None
 
 
-def newest_drawing(store: Store) -> Iterator[tuple[int, str]]:
+def newest_with_drafts(store: Store) -> Iterator[tuple[int, str]]:
     """Yield (project id, name of the live publication) where drafts are shown, newest first.
 
     Raises:
@@ -61,7 +61,11 @@ def newest_drawing(store: Store) -> Iterator[tuple[int, str]]:
     )
     with store.session() as session:
         projects = list(session.scalars(query))
-    return ((project.id, project.live_version) for project in projects if drawing(store, project))
+    return (
+        (project.id, project.live_version)
+        for project in projects
+        if live_with_drafts(store, project)
+    )
 
 
 def _classes(project: Project) -> list[str]:

@@ -216,10 +216,10 @@ class ProjectPublications:
 
     def _compared(self) -> list[str]:
         """Return the keys of the last two models of the stop curve."""
-        oldest_first = list(self._models.values())[::-1]
-        classes = oldest_first[-1].classes if oldest_first else []
-        batch = stored_options(self.project).batch_size
-        return [model.key for model in stop_curve.models_of(oldest_first, classes, batch)[-2:]]
+        newest = next(iter(self._models.values()), None)
+        classes = newest.classes if newest else []
+        measured = self.store.publications.measured(self.project.id)
+        return stop_curve.keys(measured, classes, stored_options(self.project).batch_size)[-2:]
 
     def _best(self) -> str:
         """Return the key of the model with the highest validation Dice; "" if none was measured.

@@ -20,7 +20,7 @@ JUDGED_DRAFTS = 100  # more than are labelled while a round is made
 Drafts = dict[int, list[dict[str, Any]]]  # the regions by task id
 
 
-class Head:
+class QueueHead:
     """The scans at the head of a queue, for which drafts are drawn.
 
     Drafts are drawn even while they are hidden: the next annotations then measure the model.

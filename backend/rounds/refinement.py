@@ -20,13 +20,13 @@ from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Project
 from model import recipes, refinement
-from model.expected_minutes import Drawn
+from model.expected_minutes import MaskSummary
 from model.registry import QUICK
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # between two looks for a refresh request
-TELL_SECONDS = 1.0
+POLL_SECONDS = 0.5  # between two questions whether a refresh waits
+PROGRESS_SECONDS = 1.0
 SCORED_AT_ONCE = 8
 # A refined model goes on drawing while it lacks so few labels, or so small a share of its own.
 FEW_LABELS, FEW_SHARE = 2, 0.2
@@ -34,7 +34,7 @@ MOST_FAILURES = 2  # after so many errors a model is not refined any more
 MOST_DRAWN = 100  # drafts that a refined model may draw in a round, which has to be quick
 
 
-class Watch:
+class StopSignal:
     """Says whether a refinement must end: a refresh waits for this worker.
 
     Args:
@@ -44,19 +44,19 @@ class Watch:
 
     def __init__(self, store: Store, project_id: int) -> None:
         self._store, self._project_id = store, project_id
-        self._next_look, self._ended = 0.0, False
+        self._next_poll, self._ended = 0.0, False
 
     def __call__(self) -> bool:
-        """Return whether to end; the database is asked every LOOK_SECONDS."""
+        """Return whether to end; the database is asked every POLL_SECONDS."""
         now = time.monotonic()
-        if not self._ended and now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
+        if not self._ended and now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
             project = self._store.projects.get(self._project_id)
-            self._ended = project is None or is_wanted(project) or others_wait(self._store)
+            self._ended = project is None or is_requested(project) or others_wait(self._store)
         return self._ended
 
 
-def is_wanted(project: Project) -> bool:
+def is_requested(project: Project) -> bool:
     """Return whether a refresh of the project was requested and is not completed."""
     return project.requested > project.completed or project.disconnected
 
@@ -75,13 +75,13 @@ def due(store: Store) -> list[int]:
     if others_wait(store):
         return []
     now = store.clock()
-    rested = [project for project in store.projects.all() if rests(project, now)]
+    rested = [project for project in store.projects.all() if is_idle(project, now)]
     return [project.id for project in rested if refinable(store, project) is not None]
 
 
-def rests(project: Project, now: float) -> bool:
+def is_idle(project: Project, now: float) -> bool:
     """Return whether nothing is to be done for a project, and a round might begin."""
-    troubled = project.problem or project.vanished_at or is_wanted(project)
+    troubled = project.problem or project.vanished_at or is_requested(project)
     return bool(project.live_version) and not troubled and project.not_before <= now
 
 
@@ -167,7 +167,7 @@ def _train(here: RoundContext, base: Model, stop: Callable[[], bool]) -> str:
     return key
 
 
-def drawing(here: RoundContext, key: str, missing: Callable[[str], int]) -> str:
+def model_for_drafts(here: RoundContext, key: str, missing: Callable[[str], int]) -> str:
     """Return the key of the model that draws the drafts of a round with the model `key`.
 
     The live refined model goes on drawing while its labels and the options are those that it was
@@ -200,10 +200,10 @@ def _is_current(here: RoundContext, refined: Model) -> bool:
 
 def score(
     here: RoundContext, key: str, task_ids: Sequence[int], stop: Callable[[], bool]
-) -> dict[int, Drawn] | None:
+) -> dict[int, MaskSummary] | None:
     """Return what the model sees in each readable scan; None if it was told to stop."""
     urls = here.store.scans.addresses(here.id, task_ids)
-    scores: dict[int, Drawn] = {}
+    scores: dict[int, MaskSummary] = {}
     for start in range(0, len(task_ids), SCORED_AT_ONCE):
         if stop():
             return None
@@ -262,7 +262,7 @@ class _Reporter:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + TELL_SECONDS
+        self._next = now + PROGRESS_SECONDS
         minutes = (now - self._started) / 60
         progress = {"minutes": round(minutes, 1), "of_minutes": round(self._limit / 60, 1)}
         self._here.store.projects.update(self._here.id, progress={**progress, "share": share})

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from backend.storage import artifacts
 from backend.storage.ledger import Ledger
-from backend.storage.records import ReviewedScan, ReviewRecord
+from backend.storage.records import REVIEW, ReviewedScan, ReviewRecord
 from backend.storage.store import Store
 
-NAME = "review"  # of the study, and of the step that the page shows
 LEAST_GROUPS = 20  # labelled; networks of fewer disagree with most labels
 
 
 def read(store: Store, project_id: int) -> ReviewRecord:
     """Return the last review of a project's labels, empty before the first."""
-    return ReviewRecord.model_validate(store.studies.record(project_id, NAME))
+    return ReviewRecord.model_validate(store.studies.record(project_id, REVIEW))
 
 
 def label_of(now: Ledger, task_id: int) -> str:
@@ -22,7 +21,14 @@ def label_of(now: Ledger, task_id: int) -> str:
 
 
 def under_suspicion(store: Store, project_id: int, now: Ledger) -> list[ReviewedScan]:
-    """Return the reviewed scans, the most suspicious first.
+    """Return the reviewed scans whose label is still suspicious, the most suspicious first."""
+    return suspicious(store, project_id, now, read(store, project_id))
+
+
+def suspicious(
+    store: Store, project_id: int, now: Ledger, review: ReviewRecord
+) -> list[ReviewedScan]:
+    """Return the scans of a review, the most suspicious first.
 
     Those whose label was corrected or deleted since the review are left out, and so are those
     whose label a person confirmed.
@@ -30,13 +36,20 @@ def under_suspicion(store: Store, project_id: int, now: Ledger) -> list[Reviewed
     confirmed = store.publications.confirmed(project_id)
     return [
         scan
-        for scan in read(store, project_id).scans
+        for scan in review.scans
         if label_of(now, scan.task) == scan.label and (scan.task, scan.label) not in confirmed
     ]
 
 
 def published(store: Store, project_id: int, version: str) -> int:
     """Return how many predictions of a version in Label Studio are suspicions about labels."""
-    if store.studies.digest(project_id, NAME) != version:
+    if store.studies.digest(project_id, REVIEW) != version:
         return 0
-    return read(store, project_id).published
+    return len(read(store, project_id).shown)
+
+
+def forget_tab(store: Store, project_id: int) -> None:
+    """Let the next review make the tab, because it was removed with the project's connection."""
+    review, version = read(store, project_id), store.studies.digest(project_id, REVIEW)
+    if review.tab:
+        store.studies.save(project_id, REVIEW, version, review.changed(tab=False).written())

@@ -21,7 +21,7 @@ from backend.storage.records import FIRST_OF_SOURCE, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from model import active_learning, encoders, kernels, scoring
-from model.expected_minutes import Drawn
+from model.expected_minutes import MaskSummary
 from model.registry import (
     USUAL_ACQUISITION,
     USUAL_COLD_START,
@@ -159,7 +159,7 @@ class Selector:
 
         Args:
             now: The ledger.
-            scores: The `Drawn` of each scan that this round's model could score.
+            scores: The `MaskSummary` of each scan that this round's model could score.
             asked: The scans that it was asked to score; () for the whole pool.
             number: Of the round.
             model: The key of that model, "" for none.
@@ -172,7 +172,7 @@ class Selector:
         points = whole.without(now.skipped | unjudged)
         rows = {task_id: row for row, task_id in enumerate(points.ids)}
         closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
-        judged = {i: Drawn(*score) for i, score in scores.items()}
+        judged = {i: MaskSummary(*score) for i, score in scores.items()}
         known = {i: (score.uncertainty, number) for i, score in judged.items()}
         if scores and waiting - unjudged - scores.keys():
             known = self._known_scores() | known
@@ -249,7 +249,7 @@ class Selector:
     def _expected(
         self,
         now: Ledger,
-        judged: Mapping[int, Drawn],
+        judged: Mapping[int, MaskSummary],
         points: Map,
         wanted: npt.NDArray[np.bool_],
     ) -> ScanMinutes | None:

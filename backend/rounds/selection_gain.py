@@ -8,33 +8,33 @@ scans (`model.selection_gain`). It is stored after every repeat, and goes on fro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
 from backend.label_studio.moments import moment
+from backend.rounds import changed_labels
 from backend.rounds.context import RoundContext
 from backend.rounds.draft_quality import shown_at
 from backend.rounds.examples import Example
 from backend.storage import artifacts, records
 from backend.storage.records import SELECTION_GAIN, QueueRecord, SelectionGainRecord
 from model import recipes, selection_gain
-from model.evaluation import scan_dice
+from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.refinement import Stopped
 from model.training import fit
+from model.uncertainty import Probabilities
 from model.validation import group_means
 
 log = logging.getLogger(__name__)
 
 Stop = Callable[[], bool]
 
-# The study is repeated after so many changed labels, or so large a share of its own.
-CHANGED_LABELS, CHANGED_SHARE = 5, 0.2
+NOT_DUE = f"{SELECTION_GAIN} is not due"  # the row with the revision for which this was found
 
 
 class SelectionGain:
@@ -46,14 +46,17 @@ class SelectionGain:
         """Return whether the study has not ended, or enough labels changed since it began.
 
         In a paused project, and without `random_fraction`, it is never due; its last result stays.
+        Labels are read once after each refresh, because only a refresh changes them.
         """
         if here.options.paused or not here.options.random_fraction:
             return False
-        known = _known(here)
-        if known is None or _is_under_way(known):
-            return bool(_label_keys(here))
-        changed = {key.partition("@")[0] for key in {*known.labels} ^ {*_label_keys(here)}}
-        return len(changed) >= max(CHANGED_LABELS, CHANGED_SHARE * len(known.labels))
+        revision = str(here.project.completed)
+        if here.store.studies.digest(here.id, NOT_DUE) == revision:
+            return False
+        if _is_due(here):
+            return True
+        here.store.studies.save(here.id, NOT_DUE, revision, {})
+        return False
 
     def run(self, here: RoundContext, stop: Stop) -> None:
         """Train and compare the networks that are missing, and store the result.
@@ -78,6 +81,14 @@ class SelectionGain:
         _save(here, study.changed(gain=gain._asdict()))
 
 
+def _is_due(here: RoundContext) -> bool:
+    known = _known(here)
+    if known is None or _is_under_way(known):
+        return bool(_label_keys(here))
+    changed = {key.partition("@")[0] for key in {*known.labels} ^ {*_label_keys(here)}}
+    return changed_labels.are_enough(len(changed), len(known.labels))
+
+
 def _known(here: RoundContext) -> SelectionGainRecord | None:
     record = here.store.studies.record(here.id, SELECTION_GAIN)
     return SelectionGainRecord.model_validate(record) if record else None
@@ -91,8 +102,7 @@ def _save(here: RoundContext, study: SelectionGainRecord) -> None:
 def _label_keys(here: RoundContext) -> list[str]:
     """Return a key of every label; a corrected one has another after its "@".
 
-    It is asked for every few seconds, so the scans are not read: a label whose scan cannot be read
-    counts too.
+    The scans are not read: a label whose scan cannot be read counts too.
     """
     stored = here.store.labels.annotations(here.id)
     return [f"{one.id}@{one.updated_at}" for one in stored if not (one.cancelled or one.problem)]
@@ -209,8 +219,8 @@ def _differences(
 ) -> list[float]:
     """Return the Dice with the first arm minus that with the second, on each held-out group."""
     first, second = (_dice(_fitted(arm, config, stop), held, stop) for arm in arms)
-    groups = [here.ledger.groups[example.task] for example in held]
-    means: list[float] = group_means(first - second, groups).tolist()
+    groups = [here.ledger.groups[task] for task in first]
+    means: list[float] = group_means([first[i] - second[i] for i in first], groups).tolist()
     return means
 
 
@@ -222,12 +232,15 @@ def _fitted(examples: Sequence[Example], config: TrainConfig, stop: Stop) -> Fit
     return fitted
 
 
-def _dice(fitted: Fitted, examples: Sequence[Example], stop: Stop) -> npt.NDArray[np.float64]:
-    """Return the Dice of a network on each page, shape (n,)."""
-    dice = []
-    predicted = predict(fitted, [example.image for example in examples])
-    for probabilities, example in zip(predicted, examples, strict=True):
+def _dice(fitted: Fitted, pages: Sequence[Example], stop: Stop) -> dict[int, float]:
+    """Return the Dice of a network on each scan, by task id."""
+    predicted = predict(fitted, [page.image for page in pages])
+    masks = (probabilities > 0.5 for probabilities in _until(stop, predicted))
+    return dice_of_scans(masks, [page.mask for page in pages], [page.task for page in pages])
+
+
+def _until(stop: Stop, predicted: Iterable[Probabilities]) -> Iterator[Probabilities]:
+    for probabilities in predicted:
         if stop():
             raise Stopped
-        dice.append(scan_dice(probabilities > 0.5, example.mask))
-    return np.array(dice)
+        yield probabilities

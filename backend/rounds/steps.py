@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from backend.rounds import review_list
-from backend.storage.records import SELECTION_GAIN
+from backend.storage.records import REVIEW, SELECTION_GAIN
 
 TRAIN, REFINE = "train", "refine"
-IDLE = frozenset({REFINE, review_list.NAME, SELECTION_GAIN})  # make way for a round at once
+IDLE = frozenset({REFINE, REVIEW, SELECTION_GAIN})  # make way for a round at once
 # A refinement trains a network and its twin; each study trains networks of its own.
 TRAINING = IDLE | {TRAIN}

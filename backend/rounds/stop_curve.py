@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from backend.storage.tables import Model
+from backend.storage.publications import MeasuredModel
 from model import stopping
 
 
-def models_of(models: Iterable[Model], classes: Sequence[str], batch: int) -> list[Model]:
-    """Return the models of the curve, oldest first, a batch or more apart.
-
-    Refined models are left out: they have more training than the others.
+def keys(measured: Sequence[MeasuredModel], classes: Sequence[str], batch: int) -> list[str]:
+    """Return the keys of the models of the curve, oldest first, a batch or more apart.
 
     Args:
-        models: Of the project, oldest first.
+        measured: The models of rounds, oldest first. Refined models have more training than others,
+            and make no curve with them.
         classes: The labels of today; models of others are left out.
         batch: The number of labels between two models, at least.
     """
-    measured = [
-        model
-        for model in models
-        if model.quality.held_out_dice
-        and not model.quality.refined_from
-        and model.classes == list(classes)
-    ]
-    return [measured[place] for place in stopping.spaced([m.labels for m in measured], batch)]
+    known = [model for model in measured if model.classes == list(classes)]
+    return [known[place].key for place in stopping.spaced([m.labels for m in known], batch)]

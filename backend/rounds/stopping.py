@@ -27,7 +27,7 @@ LEAST_OF_GROUP = 3  # held-out scans: a group with fewer is not called the worst
 RECENT = 100  # drafts of randomly picked scans that count
 
 
-def judge_stop(here: RoundContext) -> None:
+def store_stop_signs(here: RoundContext) -> None:
     """Store the signs, and since when they say that labelling can stop.
 
     Once they said so, that moment stays while a sign is in doubt again by chance: people are told
@@ -100,9 +100,10 @@ class Signs:
     @cached_property
     def models(self) -> list[Model]:
         """The models of the curve, oldest first."""
-        here = self.here
-        stored = here.store.publications.models(here.id)
-        return stop_curve.models_of(stored, here.config.labels, here.options.batch_size)
+        here, stored = self.here, self.here.store.publications
+        measured = stored.measured(here.id)
+        keys = stop_curve.keys(measured, here.config.labels, here.options.batch_size)
+        return stored.some_models(here.id, keys)
 
     @cached_property
     def curve(self) -> Curve:

@@ -16,7 +16,7 @@ from backend.errors import ImageError
 from backend.rounds.context import RoundContext
 from backend.rounds.examples import Mask, Pixels
 from backend.rounds.learner import Learner
-from backend.rounds.stopping import Signs, judge_stop
+from backend.rounds.stopping import Signs, store_stop_signs
 from backend.storage.tables import Model
 from model import inference, training
 from model.ensemble import Ensemble
@@ -64,7 +64,7 @@ def compare(here: RoundContext, stop: Callable[[], bool]) -> None:
         agreement_twin=[of_twin for _, of_twin in agreement],
     )
     here.store.publications.save_model(model)
-    judge_stop(here)
+    store_stop_signs(here)
 
 
 def _is_due(model: Model) -> bool:
@@ -91,7 +91,7 @@ def _agreement(
 ) -> list[tuple[float, float]]:
     """Return the Dice of the first network's mask with each other mask, by unlabelled scan.
 
-    Of a slab the middle page is compared.
+    Of a slab the middle page is compared, the same for all networks: all pages take longer.
     """
     pool = here.selector.pool(here.ledger)
     order = np.random.default_rng(here.options.seed).permutation(len(pool))[:PROBED]

@@ -27,7 +27,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Place:
+class SlicePosition:
     """Where a scan lies in its volume.
 
     Attributes:
@@ -50,12 +50,12 @@ class JudgedSlice:
     """The masks of a held-out slice at working size, as bits: those of all volumes are kept.
 
     Attributes:
-        place: Of the slice.
+        position: Of the slice.
         pixel: Height and width of a pixel, in pixels of the picture.
         shape: Of the masks, (c, h, w).
     """
 
-    place: Place
+    position: SlicePosition
     pixel: tuple[float, float]
     shape: tuple[int, ...]
     predicted: npt.NDArray[np.uint8]
@@ -63,14 +63,14 @@ class JudgedSlice:
 
     @classmethod
     def of(
-        cls, place: Place, predicted: Mask, truth: Mask, pixel: tuple[float, float]
+        cls, position: SlicePosition, predicted: Mask, truth: Mask, pixel: tuple[float, float]
     ) -> JudgedSlice:
         """Return a slice with the model's masks and the true ones, shape (c, h, w)."""
-        return cls(place, pixel, truth.shape, np.packbits(predicted), np.packbits(truth))
+        return cls(position, pixel, truth.shape, np.packbits(predicted), np.packbits(truth))
 
 
-def places(folder: Path) -> dict[str, Place]:
-    """Return the places of all slices of the import in a folder, by the address of the picture."""
+def positions(folder: Path) -> dict[str, SlicePosition]:
+    """Return the positions of all imported slices of a folder, by the address of the picture."""
     if not (folder / manifests.MANIFEST).is_file():
         return {}
     try:
@@ -78,13 +78,13 @@ def places(folder: Path) -> dict[str, Place]:
     except FirstlightError as error:
         log.warning("no figures by volume: %s", error)
         return {}
-    found: dict[str, Place] = {}
+    found: dict[str, SlicePosition] = {}
     for volume in manifest.volumes:
         if volume.kind != "picture":
             tasks = sum(each.is_task for each in volume.slices)
             spacing, in_mm = volume.shown_spacing, volume.has_spacing
             for each in volume.slices:
-                found[each.url] = Place(volume.name, each.index, spacing, in_mm, tasks)
+                found[each.url] = SlicePosition(volume.name, each.index, spacing, in_mm, tasks)
     return found
 
 
@@ -95,7 +95,7 @@ def scores(slices: Iterable[JudgedSlice]) -> list[VolumeScore]:
     """
     by_volume: dict[str, dict[int, JudgedSlice]] = {}
     for each in slices:
-        by_volume.setdefault(each.place.volume, {})[each.place.index] = each
+        by_volume.setdefault(each.position.volume, {})[each.position.index] = each
     return [
         _score([members[index] for index in sorted(members)])
         for _, members in sorted(by_volume.items())
@@ -105,22 +105,22 @@ def scores(slices: Iterable[JudgedSlice]) -> list[VolumeScore]:
 def _score(slices: Sequence[JudgedSlice]) -> VolumeScore:
     first = slices[0]
     fitting = [each for each in slices if each.shape == first.shape]
-    depth, height, width = first.place.spacing
+    depth, height, width = first.position.spacing
     down, across = first.pixel
     found = {
         metric.name: metric.of_volume(
             _stack(fitting, "predicted"),
             _stack(fitting, "truth"),
-            [each.place.index for each in fitting],
+            [each.position.index for each in fitting],
             (depth, height * down, width * across),
         )
         for metric in METRICS.values()
-        if first.place.in_mm or not metric.unit
+        if first.position.in_mm or not metric.unit
     }
     return VolumeScore(
-        volume=first.place.volume,
+        volume=first.position.volume,
         judged=len(fitting),
-        slices=first.place.slices,
+        slices=first.position.slices,
         scores={name: float(METRICS[name].mean(of)) for name, of in found.items()},
     )
 

@@ -28,7 +28,7 @@ from backend.rounds.learner import Learner
 from backend.rounds.services import Services
 from backend.rounds.spreading import parted, spread
 from backend.rounds.steps import REFINE, TRAIN
-from backend.rounds.stopping import judge_stop
+from backend.rounds.stopping import store_stop_signs
 from backend.storage import artifacts, records
 from backend.storage.tables import Publication
 
@@ -223,7 +223,7 @@ class Rounds(DBOSConfiguredInstance):
             try:
                 key = learner.fit(now, to_train, learner.reporter(), live)
                 used = learner.gate(now, key, live, held)
-                judge_stop(here)
+                store_stop_signs(here)
                 return used
             except UnreadableLabels as error:
                 unreadable.check_storage(here, len(error.broken), error.asked)
@@ -293,9 +293,11 @@ class Rounds(DBOSConfiguredInstance):
         """
         with self._step(project_id, "draft", number) as here:
             refined, pinned = plan.get("refined"), plan.get("pinned_model")
-            stop = refinement.Watch(self.store, project_id) if refined else _never
-            head = queue_drafts.Head(here, here.queue(number), plan["fingerprint"])
-            draws = key if refined or pinned else refinement.drawing(here, key, head.missing)
+            stop = refinement.StopSignal(self.store, project_id) if refined else _never
+            head = queue_drafts.QueueHead(here, here.queue(number), plan["fingerprint"])
+            draws = (
+                key if refined or pinned else refinement.model_for_drafts(here, key, head.missing)
+            )
             masks = head.draw(draws, stop)
             if stop():
                 return ""
@@ -306,7 +308,7 @@ class Rounds(DBOSConfiguredInstance):
     def improve(self, project_id: int) -> str:
         """Train a refined model; return its key, "" if there is none to publish."""
         with self._step(project_id, REFINE) as here:
-            return refinement.improve(here, refinement.Watch(self.store, project_id))
+            return refinement.improve(here, refinement.StopSignal(self.store, project_id))
 
     @DBOS.step()
     def open_refined(self, project_id: int) -> dict[str, Any]:
@@ -320,7 +322,7 @@ class Rounds(DBOSConfiguredInstance):
         """Return the argument `scored` of `select`; None if a refresh waits."""
         with self._step(project_id, "score", number) as here:
             asked = here.selector.to_score(here.ledger)
-            stop = refinement.Watch(self.store, project_id)
+            stop = refinement.StopSignal(self.store, project_id)
             scores = refinement.score(here, key, asked, stop)
             if scores is None:
                 return None

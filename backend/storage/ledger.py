@@ -221,8 +221,8 @@ def quality_drafts(store: Store, project_id: int, now: Ledger) -> list[DraftScor
         return []
     key_of = {version.name: version.model_key for version in store.publications.all(project_id)}
     seen = {
-        model.key: {now.groups[task_id] for task_id in model.trained_on if task_id in now.groups}
-        for model in store.publications.models(project_id)
+        key: {now.groups[task_id] for task_id in trained_on if task_id in now.groups}
+        for key, trained_on in store.publications.trained_on(project_id).items()
     }
     return [
         score

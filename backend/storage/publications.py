@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from backend.storage.database import Database
+from backend.storage.database import Database, in_parts
 from backend.storage.records import ModelQuality
 from backend.storage.tables import (
     Action,
@@ -36,6 +37,17 @@ COMMAND = Author("command")
 CONFIRM = "confirm"  # the action: a person found the label of a scan right
 
 
+_QUALITY = sa.type_coerce(Model.quality, sa.JSON)  # its keys can be asked for
+
+
+class MeasuredModel(NamedTuple):
+    """A model that was measured on held-out scans, without what was measured."""
+
+    key: str
+    labels: int
+    classes: list[str]
+
+
 class Publications:
     """The rows of models and publications."""
 
@@ -55,14 +67,50 @@ class Publications:
 
     def newest_comparison(self, project_id: int) -> Model | None:
         """Return the newest refined model for which recipes were compared."""
-        compared = (
-            model for model in reversed(self.models(project_id)) if model.quality.best_recipe
+        query = (
+            sa.select(Model)
+            .where(Model.project_id == project_id, _QUALITY["best_recipe"].as_string() != "")
+            .order_by(Model.created_at.desc())
         )
-        return next(compared, None)
+        with self._database.session() as session:
+            return session.scalars(query.limit(1)).first()
 
     def models(self, project_id: int) -> list[Model]:
         """Return every trained model, oldest first; the weights of most are deleted."""
         return self._database.of(Model, project_id, Model.created_at)
+
+    def some_models(self, project_id: int, keys: Sequence[str]) -> list[Model]:
+        """Return these models, oldest first."""
+        query = sa.select(Model).where(Model.project_id == project_id)
+        found: list[Model] = []
+        with self._database.session() as session:
+            for part in in_parts(keys):
+                found += session.scalars(query.where(Model.key.in_(part)))
+        return sorted(found, key=lambda model: model.created_at)
+
+    def measured(self, project_id: int) -> list[MeasuredModel]:
+        """Return the models of rounds that were measured on held-out scans, oldest first.
+
+        Refined models are left out. The records stay in the database: a project has a model for
+        every few labels, and each record names up to 500 held-out scans.
+        """
+        query = (
+            sa.select(Model.key, Model.labels, Model.classes)
+            .where(
+                Model.project_id == project_id,
+                sa.func.coalesce(_QUALITY["refined_from"].as_string(), "") == "",
+                _QUALITY[("held_out", "dice")].as_string() != "{}",
+            )
+            .order_by(Model.created_at)
+        )
+        with self._database.session() as session:
+            return [MeasuredModel(*row) for row in session.execute(query)]
+
+    def trained_on(self, project_id: int) -> dict[str, list[int]]:
+        """Return the task ids that each model was trained on, by its key."""
+        query = sa.select(Model.key, Model.trained_on).where(Model.project_id == project_id)
+        with self._database.session() as session:
+            return {key: task_ids for key, task_ids in session.execute(query)}
 
     def save_model(self, model: Model) -> None:
         """Store the row of a trained model."""

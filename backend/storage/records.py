@@ -6,7 +6,7 @@ the export (rounds.json).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
@@ -271,7 +271,9 @@ class LabelRecord(Record):
     stopping: dict[str, Any] | None = None
 
 
-SELECTION_GAIN = "selection-gain"  # the name of that study
+# The names of the studies; each is also the step that the page shows.
+SELECTION_GAIN = "selection-gain"
+REVIEW = "review"
 
 
 class SelectionGainRecord(Record):
@@ -326,16 +328,48 @@ class ReviewedScan(Record):
     page: int = 0
 
 
+class ReviewPlan(Record):
+    """A review that is under way: which scans each of its networks has to predict.
+
+    Attributes:
+        name: The names of its files begin with this.
+        classes: What all masks follow from beside the annotations, as a digest.
+        folds: The task ids of each fold.
+    """
+
+    name: str
+    classes: str
+    folds: list[list[int]]
+
+
 class ReviewRecord(Record):
     """The suspicion of each labelled scan; see `rounds.label_review`.
 
     Attributes:
         scans: The labelled scans, the most suspicious first; empty while there are too few.
-        published: How many of them Label Studio holds a prediction of, under the live version.
+        classes: As in the plan of the review.
+        shown: The tasks on which Label Studio holds a suspicion, under the live version.
+        tab: Whether the tab was made. It is made once: people may remove it.
+        plan: Of the next review, while that is under way.
     """
 
     scans: list[ReviewedScan] = []
-    published: int = 0
+    classes: str = ""
+    shown: list[int] = []
+    tab: bool = False
+    plan: ReviewPlan | None = None
+
+    def without(self, task_ids: Collection[int]) -> ReviewRecord:
+        """Return the review without some scans."""
+        gone = set(task_ids)
+        plan = self.plan and self.plan.changed(
+            folds=[[task for task in fold if task not in gone] for fold in self.plan.folds]
+        )
+        return self.changed(
+            scans=[scan for scan in self.scans if scan.task not in gone],
+            shown=[task for task in self.shown if task not in gone],
+            plan=plan,
+        )
 
 
 Kind = TypeVar("Kind", bound=Record)

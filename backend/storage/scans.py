@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from backend.storage.database import Database, among, in_parts
+from backend.storage.records import REVIEW, ReviewRecord
 from backend.storage.tables import (
     Annotation,
     DraftScore,
@@ -16,6 +17,7 @@ from backend.storage.tables import (
     Erasure,
     MaskComparison,
     Split,
+    StudyResult,
     Task,
 )
 
@@ -255,9 +257,15 @@ def _forget_pixels(session: Session, project_id: int, tasks: Sequence[Task]) -> 
 
 
 def _note_erasure(session: Session, project_id: int, task_ids: Sequence[int]) -> None:
-    """Note the scans to erase from files. Call it before their rows of embeddings are deleted."""
+    """Note the scans to erase from files, and take them out of the review of the labels.
+
+    Call it before their rows of embeddings are deleted.
+    """
     if not task_ids:
         return
+    review = session.get(StudyResult, (project_id, REVIEW))
+    if review is not None:
+        review.record = ReviewRecord.model_validate(review.record).without(task_ids).written()
     query = sa.select(Embedding.chunk).where(Embedding.project_id == project_id)
     chunks: set[str] = set()
     for part in in_parts(task_ids):

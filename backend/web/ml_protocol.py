@@ -212,7 +212,7 @@ class Answers:
     def _draws(self, project: Project, label_config: str) -> bool:
         """Return whether the project shows drafts of the live model; loads no network."""
         same = _same_labels(label_config, project.label_config)
-        return same and prelabels.drawing(self._store, project) is not None
+        return same and prelabels.live_with_drafts(self._store, project) is not None
 
     def _stored(self, project: Project, tasks: Sequence[TaskIn | None]) -> list[int | None]:
         """Return the ids of tasks, None for a task whose image the last sync did not see.

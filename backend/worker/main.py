@@ -43,8 +43,8 @@ from backend.worker.recovery import RELEASE
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5
-LOOKS_PER_REFINEMENT = 10  # a look for idle work reads more of the database
+POLL_SECONDS = 0.5  # between two searches for refreshes that are due
+IDLE_WORK_EVERY = 10  # polls; a search for work of idle time reads more of the database
 NICE = 19  # webhooks come first, then live drafts: people wait for both
 
 
@@ -71,11 +71,11 @@ def run(settings: Settings) -> None:
         recovery.request_all_refreshes(store, full=member.leads())
         log.info("worker started")
         say = logs.Once(log)
-        for look in itertools.count():
-            if stop.wait(LOOK_SECONDS):
+        for poll in itertools.count():
+            if stop.wait(POLL_SECONDS):
                 break
             problem = enqueue_due(rounds)
-            if not problem and look % LOOKS_PER_REFINEMENT == 0:
+            if not problem and poll % IDLE_WORK_EVERY == 0:
                 problem = enqueue_refinements(rounds) or enqueue_study(rounds)
             say(problem)
     log.info("worker stops")

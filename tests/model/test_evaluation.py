@@ -14,6 +14,7 @@ from model.evaluation import (
     Masks,
     Metric,
     dice,
+    dice_of_scans,
     drawn,
     hd95,
     mean,
@@ -275,3 +276,44 @@ def test_every_metric_has_one_name_and_dice_is_the_main_one() -> None:
 
 def test_dice_and_hd95_stay_importable_from_the_contract_s_module() -> None:
     assert (metrics.dice, metrics.hd95) == (dice, hd95)
+
+
+# -- slabs ----------------------------------------------------------------------------------------
+
+
+@given(pairs)
+@few
+def test_a_slab_of_one_page_scores_as_a_scan(pair: tuple[Masks, Masks]) -> None:
+    for metric in METRICS.values():
+        np.testing.assert_array_equal(
+            metric.of_pages([pair[0]], [pair[1]]), metric.of_labels(*pair)
+        )
+
+
+@given(pairs)
+@few
+def test_a_rightly_empty_page_changes_no_score_of_a_slab(pair: tuple[Masks, Masks]) -> None:
+    pred, true = pair
+    nothing = np.zeros_like(pred)
+    for metric in METRICS.values():
+        np.testing.assert_allclose(
+            metric.of_pages([pred, nothing], [true, nothing]), metric.of_labels(pred, true)
+        )
+
+
+def test_the_dice_of_a_slab_is_that_of_a_small_volume() -> None:
+    pred, true = [LEFT[None], DOT[None]], [SHIFTED[None], LEFT[None]]
+    stacks = np.stack(pred), np.stack(true)
+    found = MAIN.of_pages(pred, true)
+    assert found == pytest.approx(MAIN.of_volume(*stacks, [0, 1], (1.0, 1.0, 1.0)))
+    assert found == pytest.approx([2 * 3 / 13])
+    far = METRICS["hd95"].of_pages(pred, true)
+    each = [METRICS["hd95"].of_labels(*pair) for pair in zip(pred, true, strict=True)]
+    assert far == pytest.approx(np.mean(each, axis=0)), "a distance lies within a page"
+
+
+def test_pages_count_for_their_scan() -> None:
+    pred = [LEFT[None], EMPTY[None], EMPTY[None], DOT[None]]
+    true = [LEFT[None], DOT[None], EMPTY[None], DOT[None]]
+    found = dice_of_scans(iter(pred), true, [7, 7, 3, 4])
+    assert found == pytest.approx({7: 2 * 4 / 9, 3: 1.0, 4: 1.0})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import acquisition
-from model.expected_minutes import LEAST, Expectation, Floats, drawn, expect
+from model.expected_minutes import LEAST, Expectation, Floats, expect, summary
 from model.minutes import Work
 
 SEEDS = st.integers(0, 10_000)
@@ -113,14 +113,14 @@ def test_area_and_regions_are_those_of_all_classes() -> None:
     masks = np.zeros((2, 8, 8), bool)
     masks[0, :4] = True
     masks[1, :2, :2] = masks[1, 6:, 6:] = True
-    assert drawn(0.5, [masks]) == (0.5, (32 + 4) / 64, 3)
+    assert summary(0.5, [masks]) == (0.5, (32 + 4) / 64, 3)
 
 
 def test_a_large_scan_has_as_many_regions_as_a_small_copy() -> None:
     small = np.zeros((1, 8, 8), bool)
     small[0, 1:3, 1:3] = small[0, 5:7, 5:7] = True
     large = small.repeat(64, axis=1).repeat(64, axis=2)
-    assert drawn(0.0, [large]) == drawn(0.0, [small])
+    assert summary(0.0, [large]) == summary(0.0, [small])
 
 
 # -- the order ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from model import recipes, refinement
 from model.fitted import TrainConfig
 from model.inference import predict
+from model.preprocessing import Image
 from model.refinement import LabelledScans, Stopped, candidates, choose, refine, split
 from model.registry import IMAGENET, PARTS, QUICK, WHOLE
+from model.uncertainty import Probabilities
 from tests.model.scans import disc
 
 CONFIG = TrainConfig(
@@ -51,6 +54,25 @@ def test_rounds_change_their_recipe_for_a_clear_lead_only() -> None:
     assert for_rounds([PARTS], {QUICK: 0.5, PARTS: 0.5 + refinement.LEAD}) == PARTS
     assert for_rounds([PARTS], {QUICK: 0.5, PARTS: 0.52}) == QUICK
     assert for_rounds([PARTS, QUICK], {QUICK: 0.5, PARTS: 0.7}) == QUICK, "it may be chance"
+
+
+def test_an_empty_page_of_a_slab_hides_no_error_of_a_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(fitted: object, images: Sequence[Image]) -> Iterator[Probabilities]:
+        return (np.zeros((1, 40, 40), np.float32) for _ in images)
+
+    monkeypatch.setattr(refinement, "predict", nothing)
+    empty = np.zeros_like(MASKS[0])
+    masks = [mask for drawn in MASKS[:3] for mask in (drawn, empty)]
+    pages, groups = [IMAGES[0]] * 6, [0, 0, 1, 1, 2, 2]
+    work = refinement._Work(ENOUGH, lambda share: None, lambda: False, lambda: False)
+    monkeypatch.setattr(work, "fit", lambda *_: None)
+    quick = candidates(CONFIG, masks)[0]
+    slabs = LabelledScans(pages, masks, groups, scans=groups)
+    for labelled, dice in ((slabs, 0.0), (replace(slabs, scans=None), 0.5)):
+        found = refinement._cross_validated(labelled, split(groups, 0), quick, work)
+        assert found.tolist() == [dice] * 3
 
 
 def test_the_candidates_differ_in_scale_and_start() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import ConfigError, NotFound
-from backend.rounds import review_list
+from backend.rounds import review_files, review_list
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import Ledger, stored_options
 from backend.storage.publications import Author
-from backend.storage.records import ReviewedScan
+from backend.storage.records import REVIEW, ReviewedScan
 from backend.storage.store import Store
 from backend.storage.tables import Project
 from backend.web.project_page import thumbnails
@@ -45,7 +45,7 @@ _REASONS = {
 
 def facts(store: Store, project: Project, now: Ledger) -> dict[str, Any] | None:
     """Return what the last review found, None before the first and with `review` off."""
-    if not store.studies.digest(project.id, review_list.NAME):
+    if not store.studies.digest(project.id, REVIEW):
         return None
     if not stored_options(project).review:
         return None
@@ -163,11 +163,11 @@ def _results(
     store: Store, files: ProjectFiles, project_id: int, scan: ReviewedScan
 ) -> tuple[list[list[Any]], list[list[Any]]] | None:
     """Return the annotations of a reviewed label, and the mask that a network expects."""
-    of_scan = (files.read_json(scan.file) or {}).get(str(scan.task))
-    if of_scan is None:
+    expected = review_files.regions(files, scan.file, [scan.task]).get(scan.task)
+    if expected is None:
         return None
     with suppress(KeyError):  # an annotation may have been deleted since
-        return store.labels.results(project_id, scan.annotations), [of_scan["regions"]]
+        return store.labels.results(project_id, scan.annotations), [expected]
     return None
 
 

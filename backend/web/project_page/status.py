@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from backend.rounds import review_list
 from backend.rounds.steps import IDLE
 from backend.storage import artifacts, ledger, records
 from backend.storage.artifacts import Artifacts
 from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.projects import pause_left, spacing
-from backend.storage.records import SELECTION_GAIN, ModelQuality, QueueRecord
+from backend.storage.records import REVIEW, SELECTION_GAIN, ModelQuality, QueueRecord
 from backend.storage.store import Store
 from backend.storage.tables import Project, Publication
 from backend.web.project_page import review_panel, selection_gain, stopping_panel
@@ -97,7 +96,7 @@ class Keeper(Generic[T]):
             ledger.counts(self._store, project.id),
             self._store.annotators.figures_digest(project.id),
             self._store.studies.digest(project.id, SELECTION_GAIN),
-            self._store.studies.digest(project.id, review_list.NAME),
+            self._store.studies.digest(project.id, REVIEW),
             len(self._store.publications.confirmed(project.id)),
         )
 

@@ -7,7 +7,9 @@ import pytest
 from backend.commands.connection import connect, disconnect
 from backend.label_studio import queue_tab, review_tab
 from backend.label_studio.client import LabelStudio
+from backend.rounds import review_list
 from backend.settings import Settings
+from backend.storage.records import REVIEW, ReviewRecord
 from backend.storage.store import Store
 from tests.backend.fake_label_studio import FakeLabelStudio
 
@@ -44,9 +46,11 @@ def test_the_tab_stands_last_and_is_made_once(
 def test_a_disconnection_removes_it(
     settings: Settings, store: Store, studio: LabelStudio, fake: FakeLabelStudio, project: int
 ) -> None:
+    store.studies.save(project, REVIEW, "v", ReviewRecord(tab=True).written())
     said = list(disconnect(settings, studio, store, project))
     assert "Removed the Data Manager's tab 'Firstlight review'." in said
     assert titles(fake) == ["Default"]
+    assert not review_list.read(store, project).tab, "a new connection may make it again"
 
 
 @pytest.mark.parametrize("change", [{"ordering": ["tasks:id"]}, {"filters": {"items": []}}])

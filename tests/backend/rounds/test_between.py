@@ -13,7 +13,7 @@ from backend.label_studio import labels
 from backend.rounds import queue_drafts
 from backend.rounds.between import DRAWN_BETWEEN, MOST, Neighbours, SlicesBetween
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.rounds.services import Services
 from backend.storage import artifacts, records
 from backend.storage.records import QueueRecord
@@ -149,7 +149,7 @@ def test_a_draft_is_compared_with_that_of_the_slices_labelled_before(volume: Vol
         )
     )
 
-    judge_drafts(volume.here)
+    score_drafts(volume.here)
 
     scores = {score.task_id: score for score in volume.store.labels.draft_scores(volume.number)}
     assert {task: score.gap for task, score in scores.items()} == {2: None, 4: 4, 5: 2, 6: None}
@@ -196,6 +196,6 @@ def test_a_slice_that_showed_such_a_draft_says_nothing_of_the_models(volume: Vol
         )
     )
 
-    judge_drafts(volume.here)
+    score_drafts(volume.here)
 
     assert volume.store.labels.draft_scores(volume.number) == []

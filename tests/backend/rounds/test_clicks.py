@@ -68,7 +68,7 @@ def test_on_a_labelled_scan_the_model_has_no_say_and_the_labels_region_stays(
     lab: Lab, live: LiveDrafts
 ) -> None:
     task = lab.tasks[0]
-    assert live.drafted(lab.number, task).pages is None
+    assert live.predicted(lab.number, task).pages is None
     [region] = clicks.regions(live, lab.number, task, at(0.5, 0.5))
     assert region["id"] == "added-Lung-0"
 

@@ -11,7 +11,7 @@ import pytest
 
 from backend.label_studio import labels
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.rounds.services import Services
 from backend.storage import artifacts
 from backend.storage.records import QueueRecord, write_queue
@@ -62,7 +62,7 @@ def judged(services: Services, number: int, draft: list[Any], submitted: list[An
     store.publications.save(
         Publication(project_id=number, name="v", round=1, attempt=1, drafts="one.json", live_at=1.0)
     )
-    judge_drafts(RoundContext.of(services, LoadedEncoders(services.settings), number))
+    score_drafts(RoundContext.of(services, LoadedEncoders(services.settings), number))
     return [score.dice for score in store.labels.draft_scores(number)]
 
 

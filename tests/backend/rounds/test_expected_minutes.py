@@ -10,7 +10,7 @@ from backend.rounds.services import Services
 from backend.storage import records
 from backend.storage.records import QueueRecord
 from backend.storage.tables import Annotation
-from model.expected_minutes import LEAST, Drawn
+from model.expected_minutes import LEAST, MaskSummary
 from tests.backend.rounds.test_selection import Pool
 from tests.backend.site import Site
 
@@ -25,9 +25,9 @@ class TimedPool(Pool):
     def regions(self, task: int) -> int:
         return 1 + task % 5
 
-    def judged(self, *tasks: int, **same: Any) -> dict[int, Drawn]:
+    def judged(self, *tasks: int, **same: Any) -> dict[int, MaskSummary]:
         return {
-            task: Drawn(0.5, area=0.1, regions=float(self.regions(task)))._replace(**same)
+            task: MaskSummary(0.5, area=0.1, regions=float(self.regions(task)))._replace(**same)
             for task in tasks
         }
 

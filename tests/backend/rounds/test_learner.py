@@ -19,13 +19,13 @@ from backend.label_studio import labels
 from backend.options import ProjectOptions
 from backend.rounds import drafts, prelabels, sync
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.rounds.drafts import LiveDrafts
 from backend.rounds.examples import UnreadableLabels
 from backend.rounds.learner import Learner, learner_for, train_config
 from backend.rounds.progress import Pace
 from backend.rounds.services import Services
-from backend.rounds.validation_scores import ScanScore, TaskPage, measured
+from backend.rounds.validation_scores import ScanScore, measured
 from backend.storage import artifacts, ledger
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
@@ -462,12 +462,11 @@ def gated(
 
     def scored(
         self: Learner, now: ledger.Ledger, key: str, held: list[int], *_: Any
-    ) -> dict[TaskPage, ScanScore]:
+    ) -> dict[int, ScanScore]:
         found = dict(zip(lab.tasks, scores[key], strict=False))
         pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
         return {
-            (task_id, 0): ScanScore(scored_as((found[task_id],), (7.0,)), *pixels)
-            for task_id in held
+            task_id: ScanScore(scored_as((found[task_id],), (7.0,)), *pixels) for task_id in held
         }
 
     monkeypatch.setattr(Learner, "_validate", scored)
@@ -516,9 +515,9 @@ def test_a_model_that_is_clearly_worse_is_kept_but_not_used(
 def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
     pixels = np.full(4, 0.5, np.float32), np.array([True, False, True, False])
     found = {
-        (1, 0): ScanScore(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
-        (2, 0): ScanScore(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
-        (3, 0): ScanScore(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
+        1: ScanScore(scored_as((0.5, math.nan, math.nan), (9.0, math.nan, math.nan)), *pixels),
+        2: ScanScore(scored_as((0.7, 0.1, math.nan), (5.0, 3.0, math.nan)), *pixels),
+        3: ScanScore(scored_as((math.nan,) * 3, (math.nan,) * 3), *pixels),
     }
     assert [one.mean for one in found.values()] == pytest.approx([0.5, 0.4, 1.0])
     quality = measured(ModelQuality(), found, ["Lung", "Heart", "Rib"])
@@ -526,23 +525,6 @@ def test_a_label_that_is_nowhere_on_a_scan_is_no_part_of_its_score() -> None:
     assert quality.validation["hd95"] == pytest.approx(13 / 3)
     assert quality.by_label["dice"] == pytest.approx({"Lung": 0.6, "Heart": 0.1, "Rib": 1.0})
     assert quality.by_label["hd95"] == pytest.approx({"Lung": 7, "Heart": 3, "Rib": 0})
-
-
-def test_a_rightly_empty_page_of_a_slab_raises_no_score() -> None:
-    def page(dice: float) -> ScanScore:
-        pixels = np.zeros(1, np.float32), np.zeros(1, bool)
-        return ScanScore({"dice": [dice], "hd95": [0.0 if np.isnan(dice) else 4.0]}, *pixels)
-
-    nothing = float("nan")
-    judged = {
-        (1, 0): page(nothing),
-        (1, 1): page(0.5),
-        (2, 0): page(nothing),
-        (2, 1): page(nothing),
-    }
-    quality = measured(ModelQuality(), judged, ["Lung"])
-    assert quality.held_out_dice == {1: 0.5, 2: 1.0}
-    assert quality.validation_scans == 2
 
 
 def test_slices_of_one_patient_are_one_piece_of_evidence(
@@ -742,7 +724,7 @@ def shown(lab: Lab, number: int, rows: slice, *tasks: int, live_at: float) -> No
 
 def judged(lab: Lab) -> dict[int, tuple[str, float]]:
     here = RoundContext.of(lab.services, LoadedEncoders(lab.services.settings), lab.number)
-    judge_drafts(here)
+    score_drafts(here)
     return {
         score.task_id: (score.version, round(score.dice, 3))
         for score in lab.store.labels.draft_scores(lab.number)

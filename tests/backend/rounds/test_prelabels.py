@@ -16,7 +16,7 @@ def test_projects_that_show_drafts_come_last_published_first_and_no_others(store
     store.projects.request_refresh(4)
     live(store, project_id=4, name="medoids r0001")
     store.projects.update(1, options={"prelabels": False})
-    found = list(prelabels.newest_drawing(store))
+    found = list(prelabels.newest_with_drafts(store))
     assert found == [(2, "unet r0001"), (3, "unet r0001")]
 
 
@@ -30,4 +30,4 @@ def test_the_last_five_drafts_decide(store: Store, dice: list[float], shown: boo
         moment = f"2026-11-23T00:{row:02d}:00Z"
         score = DraftScore(project_id=1, task_id=row, version="v", created_at=moment, dice=value)
         store.labels.save_draft_score(score)
-    assert (prelabels.drawing(store, the(store, 1)) is not None) is shown
+    assert (prelabels.live_with_drafts(store, the(store, 1)) is not None) is shown

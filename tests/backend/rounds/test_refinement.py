@@ -109,7 +109,7 @@ def test_a_training_makes_way_for_a_request_and_may_begin_anew(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = site.project.live_version
-    monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refinement, "POLL_SECONDS", 0.0)
     examples = Learner.examples
 
     def asked(self: Learner, *given: Any) -> Any:
@@ -133,7 +133,7 @@ def test_a_refined_model_that_had_to_wait_is_published_later(
     site: Site, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = site.project.live_version
-    monkeypatch.setattr(refinement, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(refinement, "POLL_SECONDS", 0.0)
     name = {"score": "judge", "draft": "predict"}[step]
     work: Callable[..., Any] = getattr(Learner, name)
     calls = []
@@ -355,13 +355,13 @@ def test_a_refined_version_was_not_made_while_pinned(site: Site) -> None:
 
 @pytest.mark.slow
 def test_a_project_that_fails_ends_no_refinement_of_another(site: Site) -> None:
-    watch = refinement.Watch(site.store, site.number)
+    watch = refinement.StopSignal(site.store, site.number)
     site.store.projects.request_refresh(99, connected=True)
     site.store.projects.update(99, failures=3, not_before=0.0)
     assert site.store.projects.due() == [99]
     assert not watch()
     site.store.projects.update(99, failures=0)
-    assert refinement.Watch(site.store, site.number)()
+    assert refinement.StopSignal(site.store, site.number)()
 
 
 @pytest.mark.slow

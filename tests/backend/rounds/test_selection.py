@@ -16,7 +16,7 @@ from backend.storage.artifacts import ProjectFiles
 from backend.storage.records import QueueRecord
 from backend.storage.tables import Annotation, Publication
 from model import active_learning, encoders
-from model.expected_minutes import Drawn
+from model.expected_minutes import MaskSummary
 from model.projection import Projection
 from tests.backend.conftest import the
 from tests.backend.fake_label_studio import CONFIG
@@ -24,9 +24,9 @@ from tests.backend.fake_label_studio import CONFIG
 ENCODER = encoders.load("pixels")
 
 
-def judged(uncertainties: Mapping[int, float]) -> dict[int, Drawn]:
+def judged(uncertainties: Mapping[int, float]) -> dict[int, MaskSummary]:
     """Return what a model hands on of these scans."""
-    return {task: Drawn(value) for task, value in uncertainties.items()}
+    return {task: MaskSummary(value) for task, value in uncertainties.items()}
 
 
 class Pool:

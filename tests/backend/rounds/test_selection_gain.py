@@ -13,6 +13,7 @@ from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.selection_gain import SelectionGain
 from backend.rounds.services import Services
 from backend.storage import records
+from backend.storage.labels import Labels
 from backend.storage.records import SELECTION_GAIN, QueueRecord, SelectionGainRecord
 from backend.storage.tables import Annotation, Publication
 from model import phantoms, selection_gain
@@ -92,7 +93,11 @@ class Lab:
             self.store.labels.save_splits(self.number, dict.fromkeys(tasks, held_out))
 
     def sync(self) -> None:
-        sync.sync(self.services.studio, self.store, the(self.store, self.number))
+        """Read what changed in Label Studio, as a refresh does."""
+        self.store.projects.request_refresh(self.number)
+        project = the(self.store, self.number)
+        sync.sync(self.services.studio, self.store, project)
+        self.store.projects.update(self.number, completed=project.requested)
 
     @property
     def here(self) -> RoundContext:
@@ -265,6 +270,25 @@ def test_it_is_due_again_after_enough_changed_labels(lab: Lab) -> None:
     lab.label(*tasks[4:8])
     assert not lab.study.due(lab.here), "4 changed labels"
     lab.label(tasks[8])
+    assert lab.study.due(lab.here)
+
+
+def test_labels_are_read_once_after_a_refresh(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = lab.scans(6)
+    lab.label(tasks[0])
+    lab.run()
+    read: list[int] = []
+    stored = Labels.annotations
+
+    def noted(self: Labels, project_id: int) -> list[Annotation]:
+        read.append(project_id)
+        return stored(self, project_id)
+
+    monkeypatch.setattr(Labels, "annotations", noted)
+    assert not any(lab.study.due(lab.here) for _ in range(3))
+    assert len(read) == 1
+    lab.label(*tasks[1:])
+    read.clear()
     assert lab.study.due(lab.here)
 
 

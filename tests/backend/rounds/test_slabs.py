@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from backend.label_studio import labels
 from backend.label_studio.labels import Prompt, Prompts
 from backend.rounds import agreement, clicks, drafts, embedding, queue_drafts, sync
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import judge_drafts
+from backend.rounds.draft_quality import score_drafts
 from backend.rounds.drafts import LiveDrafts
 from backend.rounds.learner import Learner, learner_for
 from backend.rounds.services import Services
@@ -275,7 +276,7 @@ def judged(lab: Lab, draft: Sequence[int], submitted: Sequence[int]) -> float:
     lab.store.publications.save(Publication(project_id=lab.number, **shown))
     lab.fake.annotate(lab.tasks[0], drawn({page: lab.truth(0, 0) for page in submitted}))
     lab.sync()
-    judge_drafts(lab.here)
+    score_drafts(lab.here)
     [score] = lab.store.labels.draft_scores(lab.number)
     return score.dice
 
@@ -290,24 +291,43 @@ def test_a_draft_is_scored_over_all_pages_together(
     assert judged(lab, draft, submitted) == pytest.approx(dice)
 
 
-def test_held_out_slabs_are_scored_page_by_page_and_counted_as_scans(lab: Lab) -> None:
-    for row in range(4):
-        lab.draw(row, 0, 1)
+def test_a_rightly_empty_page_of_a_held_out_slab_raises_no_score(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(model: object, images: Sequence[Any], **_: Any) -> Iterator[Any]:
+        """Draw the first page of each held-out slab, and nothing on the others."""
+        for _ in images:
+            row, page = divmod(next(asked) % (2 * PAGES), PAGES)
+            yield lab.truth(2 + row, page).astype(np.float32) * (page == 0)
+
+    asked = itertools.count()
+    for row in range(2):
+        lab.draw(row, 0)
+    lab.draw(2, 0, 1)  # the second page is missed
+    lab.draw(3)
     now = lab.sync()
-    train, held = lab.tasks[:2], lab.tasks[2:4]
-    key = lab.learner.fit(now, train, ignore)
-    assert lab.learner.gate(now, key, "", held) == key
+    key = lab.learner.fit(now, lab.tasks[:2], ignore)
+    monkeypatch.setattr(inference, "predict", predict)
+    held = lab.tasks[2:4]
+    scores = lab.learner._validate(now, key, held, lambda: False)
+    first, second = (int(lab.truth(2, page).sum()) for page in (0, 1))
+    dice = 2 * first / (2 * first + second)
+    assert scores[held[0]].mean == pytest.approx(dice), "the third page adds nothing"
+    assert scores[held[1]].mean == 0.0, "two rightly empty pages hide no error"
+    lab.learner.gate(now, key, "", held)
     model = lab.store.publications.model(lab.number, key)
     assert model is not None
     assert model.quality.validation_scans == 2
-    assert 0 <= model.quality.validation["dice"] <= 1
+    assert model.quality.held_out_dice == pytest.approx({held[0]: dice, held[1]: 0.0})
+    assert model.quality.validation["dice"] == pytest.approx(dice / 2), "as the gate sees it"
 
 
-def test_annotators_are_compared_on_the_pages_that_either_drew(lab: Lab) -> None:
+def test_annotators_are_compared_over_all_pages_together(lab: Lab) -> None:
     lab.draw(0, 0, 1, by=1)
     lab.draw(0, 0, by=2)
     lab.sync()
     lab.store.scans.update(lab.number, lab.tasks[0], height=SIZE, width=SIZE)
     agreement.compare(lab.here)
     [pair] = lab.store.annotators.comparisons(lab.number)
-    assert pair.scores["dice"] == [pytest.approx(0.5)], "1 on the first page, 0 on the second"
+    first, second = (int(lab.truth(0, page).sum()) for page in (0, 1))
+    assert pair.scores["dice"] == [pytest.approx(2 * first / (2 * first + second))]

@@ -15,7 +15,7 @@ from backend.rounds import sync
 from backend.rounds.context import LoadedEncoders, RoundContext
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services
-from backend.rounds.stopping import Signs, judge_stop
+from backend.rounds.stopping import Signs, store_stop_signs
 from backend.storage.records import ModelQuality
 from backend.storage.tables import DraftScore, Model
 from backend.worker.notices import Notifier
@@ -65,7 +65,7 @@ class Labelling:
         return RoundContext.of(self.services, LoadedEncoders(self.services.settings), self.number)
 
     def judge(self) -> bool:
-        judge_stop(self.here)
+        store_stop_signs(self.here)
         found = self.store.annotators.figures(self.number).stopping
         assert found is not None
         json.dumps(found, allow_nan=False)
@@ -167,7 +167,7 @@ def test_an_error_in_the_signs_ends_no_round(
         raise ZeroDivisionError
 
     monkeypatch.setattr(Signs, "written", fail)
-    judge_stop(labelling.here)
+    store_stop_signs(labelling.here)
     assert "could not be updated" in caplog.text
 
 
@@ -189,6 +189,24 @@ def test_refined_models_and_models_of_other_labels_are_no_points(labelling: Labe
     for model in models[:2]:
         labelling.store.publications.save_model(model)
     assert [model.labels for model in Signs(labelling.here).models] == [*LABELS][2:]
+
+
+def test_only_models_of_the_curve_are_read(
+    labelling: Labelling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for labels in range(20, 101):
+        labelling.train(labels)
+    read: list[str] = []
+    validate = ModelQuality.model_validate
+
+    def noted(value: object) -> ModelQuality:
+        found = validate(value)
+        read.append(str(len(found.held_out_dice)))
+        return found
+
+    monkeypatch.setattr(ModelQuality, "model_validate", noted)
+    labelling.judge()
+    assert len(read) == len(LABELS)
 
 
 @pytest.mark.parametrize(("control", "stops"), [(True, True), (False, False)])

@@ -13,7 +13,7 @@ from backend.imaging.manifest import default_folder
 from backend.imaging.planes import Plane
 from backend.rounds import volume_figures
 from backend.rounds.services import Services
-from backend.rounds.volume_figures import JudgedSlice, Place, places, scores
+from backend.rounds.volume_figures import JudgedSlice, SlicePosition, positions, scores
 from model import evaluation
 from tests.backend.exchange.export.exported import a_volume, affine_of, save_manifest
 from tests.backend.fake_label_studio import FakeLabelStudio
@@ -35,20 +35,20 @@ def test_the_manifest_tells_the_place_of_each_picture_and_its_pixels(tmp_path: P
     single = an_import("x-ray", 1, kind="picture")
     unknown = an_import("b", 2, has_spacing=False)
     save_manifest(1, tmp_path, an_import("a", 3), unknown, single)
-    found = places(tmp_path)
+    found = positions(tmp_path)
     assert found.keys() == {"/a/0.png", "/a/1.png", "/a/2.png", "/b/0.png", "/b/1.png"}
     # Rows of 3 mm were stretched to two pixels each.
-    assert found["/a/2.png"] == Place("a", 2, (8.0, 1.5, 1.5), in_mm=True, slices=3)
+    assert found["/a/2.png"] == SlicePosition("a", 2, (8.0, 1.5, 1.5), in_mm=True, slices=3)
     assert not found["/b/0.png"].in_mm
 
 
 def test_a_missing_or_damaged_manifest_costs_the_figures_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert places(tmp_path) == {}
+    assert positions(tmp_path) == {}
     assert not caplog.records
     (tmp_path / manifests.MANIFEST).write_text("{}")
-    assert places(tmp_path) == {}
+    assert positions(tmp_path) == {}
     assert "no figures by volume" in caplog.text
 
 
@@ -58,9 +58,9 @@ def slices_of(
     chance = np.random.default_rng(len(at))
     pred, true = (chance.random((len(at), 2, 5, 7)) < 0.4 for _ in range(2))
     pred[:, 1] = true[:, 1] = False
-    place = replace(Place(volume, 0, MM, True, 9), **fields)
+    position = replace(SlicePosition(volume, 0, MM, True, 9), **fields)
     made = [
-        JudgedSlice.of(replace(place, index=index), pred[row], true[row], pixel)
+        JudgedSlice.of(replace(position, index=index), pred[row], true[row], pixel)
         for row, index in enumerate(at)
     ]
     return made, pred, true
@@ -84,7 +84,7 @@ def test_without_a_spacing_no_distance_is_told() -> None:
 def test_a_second_task_of_a_slice_and_a_slice_of_another_size_count_once_or_not() -> None:
     made, *_ = slices_of("a", [0, 1])
     mask = np.ones((2, 3, 3), bool)
-    smaller = JudgedSlice.of(replace(made[0].place, index=5), mask, mask, (1.0, 1.0))
+    smaller = JudgedSlice.of(replace(made[0].position, index=5), mask, mask, (1.0, 1.0))
     assert [each.judged for each in scores([*made, made[1], smaller])] == [2]
 
 
@@ -116,6 +116,24 @@ def test_a_model_is_scored_on_held_out_volumes(lab: Lab) -> None:
     assert (found.volume, found.judged, found.slices) == ("a", 2, 3)
     assert found.scores.keys() == evaluation.METRICS.keys()
     assert 0 <= found.scores["dice"] <= 1
+
+
+def test_the_manifest_is_read_once_for_both_models_of_a_gate(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.label(*range(6))
+    key, now = lab.fit(), lab.sync()
+    read: list[Path] = []
+
+    def noted(folder: Path) -> dict[str, SlicePosition]:
+        read.append(folder)
+        return {}
+
+    monkeypatch.setattr(volume_figures, "positions", noted)
+    learner = lab.learner
+    for _ in range(2):
+        learner._validate(now, key, lab.tasks[3:5], lambda: False)
+    assert len(read) == 1
 
 
 def test_no_volume_no_figures() -> None:

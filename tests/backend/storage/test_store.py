@@ -14,7 +14,7 @@ from backend.errors import ConfigError, StorageError
 from backend.settings import Settings
 from backend.storage.database import sqlite_path
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_SIGHTINGS, SETTLE_SECONDS
-from backend.storage.records import RoundRecord
+from backend.storage.records import REVIEW, ModelQuality, ReviewedScan, ReviewRecord, RoundRecord
 from backend.storage.scans import is_retried
 from backend.storage.store import Store, open_store
 from backend.storage.tables import WIPED, DraftScore, Meta, Model, Publication
@@ -536,3 +536,54 @@ def test_another_database_cares_for_its_own_files() -> None:
     store.create()
     assert store.erasures.purge_log()
     store.close()
+
+
+# -- what is asked of records without reading them ------------------------------------------------
+
+
+def test_measured_models_of_rounds_are_found_and_so_is_the_newest_comparison(store: Store) -> None:
+    dice = {"dice": {1: 0.5}}
+    qualities = {
+        "unmeasured": ModelQuality(),
+        "nothing held out": ModelQuality(held_out={"dice": {}}),
+        "measured": ModelQuality(held_out=dice),
+        "not refined": ModelQuality(held_out=dice, refined_from="", best_recipe="quick"),
+        "refined": ModelQuality(held_out=dice, refined_from="measured", best_recipe=""),
+    }
+    for number, (key, quality) in enumerate(qualities.items()):
+        row = Model(project_id=1, key=key, labels=number, created_at=number, classes=["Lung"])
+        row.quality = quality
+        row.trained_on = [number]
+        store.publications.save_model(row)
+    measured = store.publications.measured(1)
+    assert measured == [("measured", 2, ["Lung"]), ("not refined", 3, ["Lung"])]
+    found = store.publications.some_models(1, ["not refined", "measured"])
+    assert [model.quality for model in found] == [qualities["measured"], qualities["not refined"]]
+    newest = store.publications.newest_comparison(1)
+    assert newest is not None
+    assert newest.key == "not refined"
+    assert store.publications.trained_on(1)["refined"] == [4]
+
+
+def test_a_deleted_scan_leaves_the_review_in_the_same_transaction(store: Store) -> None:
+    store.projects.request_refresh(1)
+    store.scans.save(1, [task(1), task(2)])
+    scans = [
+        ReviewedScan(
+            task=number,
+            label="l",
+            annotations=[number],
+            score=0.5,
+            share=0.5,
+            reason="both",
+            about="Lung",
+            file="f",
+        )
+        for number in (1, 2)
+    ]
+    review = ReviewRecord(scans=scans, shown=[1, 2])
+    store.studies.save(1, REVIEW, "v", review.written())
+    store.scans.keep_only(1, [2])
+    left = ReviewRecord.model_validate(store.studies.record(1, REVIEW))
+    assert left == review.changed(scans=scans[1:], shown=[2])
+    assert store.studies.digest(1, REVIEW) == "v"

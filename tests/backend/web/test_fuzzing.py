@@ -644,7 +644,7 @@ CALLS: Mapping[str, Callable[[LabelStudio], object]] = {
     "transport entry": lambda studio: probes.check_entry_address(studio, "http://us"),
     "transport webhook": lambda studio: probes.check_webhook_address(studio, "http://us"),
     "transport review": lambda studio: review_predictions.publish(
-        studio, 3, "v", [QueueItem(7, [])], {7: 0.5}
+        studio, 3, "v", [QueueItem(7, [])], {7: 0.5}, lambda: False
     ),
     "project": lambda studio: studio.project(3),
     "has_vanished": lambda studio: studio.has_vanished(3),

@@ -12,7 +12,7 @@ import pytest
 from backend.rounds import review_list
 from backend.settings import Settings
 from backend.storage import ledger
-from backend.storage.records import LabelRecord, ReviewedScan, ReviewRecord
+from backend.storage.records import REVIEW, LabelRecord, ReviewedScan, ReviewRecord
 from backend.storage.store import Store
 from backend.web import project_page
 from backend.web.app import create_app
@@ -131,7 +131,7 @@ def html(store: Store, tmp_path: Path) -> str:
         about="Lung",
         file="reviews/key-0.json",
     )
-    store.studies.save(3, review_list.NAME, "v1", ReviewRecord(scans=[scan]).written())
+    store.studies.save(3, REVIEW, "v1", ReviewRecord(scans=[scan]).written())
     client = create_app(Settings(data_dir=tmp_path), store, lambda *_: []).test_client()
     return client.get("/projects/3", headers={"Accept": "text/html"}).text
 

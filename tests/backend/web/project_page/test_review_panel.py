@@ -16,17 +16,17 @@ from PIL import Image
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
 from backend.label_studio import labels
-from backend.rounds import review_list
+from backend.rounds import review_files, review_list
 from backend.settings import Settings
-from backend.storage import artifacts, ledger
+from backend.storage import ledger
 from backend.storage.artifacts import Artifacts
-from backend.storage.records import ReviewedScan, ReviewRecord
+from backend.storage.records import REVIEW, ReviewedScan, ReviewRecord
 from backend.storage.store import Store, open_store
 from backend.web.app import create_app
 from backend.web.project_page import review_panel
 from tests.backend.fake_label_studio import CONFIG
 
-FILE = f"{artifacts.REVIEWS}/key-0.json"
+FILE = review_files.name_of("key", 0)
 PAGE = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
 SUSPICIONS = {1: 0.9, 2: 0.4, 3: 0.01}
 SIDE = 24
@@ -82,9 +82,9 @@ def store(tmp_path: Path, known: Settings) -> Iterator[Store]:
         )
         for task, score in SUSPICIONS.items()
     ]
-    store.studies.save(3, review_list.NAME, "v1", ReviewRecord(scans=scans).written())
-    folds = {str(task): {"regions": box(14)} for task in SUSPICIONS}
-    Artifacts(known.data_dir).of(3).write_json(FILE, folds)
+    store.studies.save(3, REVIEW, "v1", ReviewRecord(scans=scans).written())
+    expected = {task: box(14) for task in SUSPICIONS}
+    review_files.write(Artifacts(known.data_dir).of(3), FILE, scans, expected)
     yield store
     store.close()
 
@@ -160,7 +160,7 @@ def test_a_confirmed_label_leaves_the_list_and_the_action_is_kept(
     assert listed(client) == [2]
     store.projects.forget(3)
     assert store.publications.confirmed(3) == set()
-    assert store.studies.record(3, review_list.NAME) == {}
+    assert store.studies.record(3, REVIEW) == {}
 
 
 def test_a_corrected_label_leaves_the_list_by_itself(client: FlaskClient, store: Store) -> None:
