@@ -21,7 +21,7 @@ from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import is_out_of_memory, predict
 from model.preprocessing import Image, letterbox, standardise, together
-from model.recipes import adapted
+from model.recipes import adapted, turned
 
 __all__ = [
     "PATIENCE",
@@ -297,6 +297,7 @@ class _Batches:
     ) -> None:
         self._device, self._crop = torch.device(config.device), config.crop
         scans, targets = _squares(images, masks, config.image_size)
+        self._turned = turned(masks)
         self._drawn = targets > 0.5  # stays on the CPU
         self._scans, self.targets = _moved(scans, targets, self._device)
         rows, self.size = _balanced(masks), config.batch_size
@@ -306,7 +307,7 @@ class _Batches:
         """Return the scans and targets of the next batch, as in `augment`."""
         rows = list(islice(self._order, self.size))
         some = self._scans[rows].to(self._device), self.targets[rows].to(self._device)
-        return augment(*some, self._crop, self._drawn[rows])
+        return augment(*some, self._crop, self._drawn[rows], turned=self._turned)
 
 
 def _moved(scans: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
