@@ -150,14 +150,22 @@ def turned(masks: Sequence[Masks]) -> float:
     others costs Dice. Otherwise unlabelled scans may show them turned, and a network that has seen
     one direction only may draw nothing there.
     """
-    return 0.0 if overlap(masks) > ONE_PLACE else TURNED
+    return TURNED if overlap(masks) <= ONE_PLACE else 0.0
+
+
+def lies_at_one_place(masks: Sequence[Masks]) -> bool:
+    """Return whether what is drawn lies at one place in all labelled scans, as lungs do.
+
+    It is False if the place is unknown.
+    """
+    return overlap(masks) > ONE_PLACE
 
 
 def overlap(masks: Sequence[Masks]) -> float:
     """Return how far the masks of two scans overlap: from 0 to 1 (always the same mask).
 
     It is the mean product of two masks divided by the mean product of a mask with itself, by
-    class. It is 1 if no class is drawn on two scans.
+    class. It is NaN if no class is drawn on two scans: then the place is unknown.
 
     Args:
         masks: Of the labelled scans, each of shape (classes, h, w).
@@ -167,7 +175,7 @@ def overlap(masks: Sequence[Masks]) -> float:
         for label in zip(*masks, strict=True)
         if len(planes := [plane for plane in label if plane.any()]) > 1
     ]
-    return float(np.mean(values)) if values else 1.0
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _overlap(planes: Sequence[NDArray[np.bool_]]) -> float:

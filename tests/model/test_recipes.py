@@ -14,6 +14,7 @@ from model.recipes import (
     adapted,
     default_config,
     in_parts,
+    lies_at_one_place,
     named,
     overlap,
     pretrained,
@@ -108,7 +109,14 @@ def at(row: int, column: int) -> Masks:
 def test_scans_are_turned_unless_what_is_drawn_lies_at_one_place() -> None:
     assert turned([at(40, 40), at(42, 40), at(40, 43)]) == 0.0
     assert turned([at(0, 0), at(40, 70), at(70, 10)]) == TURNED
-    assert turned([at(0, 0)]) == turned([np.zeros((1, 9, 9), bool)] * 2) == 0.0, "unknown"
+    assert lies_at_one_place([at(40, 40), at(42, 40)])
+    assert not lies_at_one_place([at(0, 0), at(40, 70)])
+
+
+@pytest.mark.parametrize("masks", [[at(0, 0)], [np.zeros((1, 9, 9), bool)] * 2])
+def test_an_unknown_place_changes_nothing(masks: list[Masks]) -> None:
+    assert turned(masks) == 0.0
+    assert not lies_at_one_place(masks)
 
 
 def test_masks_overlap_from_not_at_all_to_fully_whatever_else_is_empty() -> None:
