@@ -93,6 +93,7 @@ class Fitted:
     config: TrainConfig
     history: tuple[float, ...]  # the loss of every step; shorter than `steps` if stopped
     validation: tuple[tuple[float, ...], ...]  # `evaluation.dice` of each held-out scan and class
+    reference: tuple[float, ...] = ()  # `polarity.usual` of the labelled scans, if it is needed
 
     @property
     def members(self) -> tuple[Fitted, ...]:
@@ -111,6 +112,7 @@ class Fitted:
             "config": asdict(self.config),
             "history": self.history,
             "validation": self.validation,
+            "reference": self.reference,
             "checksum": checksum(weights),
         }
         return weights, story
@@ -167,7 +169,8 @@ class Fitted:
             raise ValueError(f"{source} is a network of another release: it has other layers")
         network.load_state_dict(weights)
         validation = tuple(tuple(scores) for scores in story["validation"])
-        return Fitted(network.eval(), config, tuple(story["history"]), validation)
+        reference = tuple(story.get("reference", ()))  # absent in files of earlier releases
+        return Fitted(network.eval(), config, tuple(story["history"]), validation, reference)
 
 
 def build_network(

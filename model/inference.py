@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.attention_unet import AttentionUnet, attention_maps
 from model.ensemble import Ensemble
 from model.fitted import Fitted
+from model.polarity import aligned
 from model.preprocessing import Image, prepare, resized, restore
 from model.uncertainty import Probabilities, boundary_entropy, entropy
 
@@ -46,7 +47,8 @@ def predict(
 
 
 def _of_batch(fitted: Fitted, batch: Sequence[Image]) -> Iterator[Probabilities]:
-    squares = probabilities_of(fitted.network, prepare(batch, fitted.config.image_size))
+    scans = aligned(batch, fitted.reference)
+    squares = probabilities_of(fitted.network, prepare(scans, fitted.config.image_size))
     runs = [(shape, len(list(run))) for shape, run in groupby(i.shape[:2] for i in batch)]
     parts = torch.split(squares, [length for _, length in runs])
     for (shape, _), part in zip(runs, parts, strict=True):

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from model import networks
 from model.fitted import TrainConfig
+from model.preprocessing import letterbox
 from model.registry import ATTENTION_UNET, AUTO, IMAGENET, PARTS, QUICK, WHOLE
 
 Masks = NDArray[np.bool_]
@@ -30,6 +31,13 @@ COSTS = {QUICK: 1.0, WHOLE: 1.0, PARTS: 1.0, IMAGENET: 1.6}
 # than 20 pixels across. Lungs and hippocampi have 0.3 and more, hearts and cells 0.15 and less
 # (docs/benchmarks.md).
 SMALL = 0.2
+
+# Share of the scans that training turns, if what is drawn lies at no fixed place.
+TURNED = 0.5
+# What is drawn lies at one place if the masks of two scans overlap by more than this: of lungs and
+# hippocampi by 0.6 and more, of hearts and cells by 0.5 and less (docs/benchmarks/training.md).
+ONE_PLACE = 0.55
+GRID = 32  # pixels at which masks are compared
 
 
 def resolve_device(name: str) -> str:
@@ -133,6 +141,51 @@ def typical_side(masks: Sequence[Masks]) -> float:
     """
     sides = [_side(plane) / max(plane.shape) for mask in masks for plane in mask if plane.any()]
     return float(np.median(sides)) if sides else 1.0
+
+
+def turned(masks: Sequence[Masks]) -> float:
+    """Return the share of the scans that training should turn by up to a quarter.
+
+    If organs lie at one place in all labelled scans, they point in one direction, and learning
+    others costs Dice. Otherwise unlabelled scans may show them turned, and a network that has seen
+    one direction only may draw nothing there.
+    """
+    return TURNED if overlap(masks) <= ONE_PLACE else 0.0
+
+
+def lies_at_one_place(masks: Sequence[Masks]) -> bool:
+    """Return whether what is drawn lies at one place in all labelled scans, as lungs do.
+
+    It is False if the place is unknown.
+    """
+    return overlap(masks) > ONE_PLACE
+
+
+def overlap(masks: Sequence[Masks]) -> float:
+    """Return how far the masks of two scans overlap: from 0 to 1 (always the same mask).
+
+    It is the mean product of two masks divided by the mean product of a mask with itself, by
+    class. It is NaN if no class is drawn on two scans: then the place is unknown.
+
+    Args:
+        masks: Of the labelled scans, each of shape (classes, h, w).
+    """
+    values = [
+        _overlap(planes)
+        for label in zip(*masks, strict=True)
+        if len(planes := [plane for plane in label if plane.any()]) > 1
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _overlap(planes: Sequence[NDArray[np.bool_]]) -> float:
+    together, alone = torch.zeros(GRID, GRID), 0.0
+    for plane in planes:
+        small = letterbox(torch.from_numpy(plane[None].astype(np.float32)), GRID)[0]
+        together += small
+        alone += float((small**2).sum())
+    # The squared sum holds each mask's product with itself once, and that of every pair twice.
+    return (float((together**2).sum()) - alone) / (alone * (len(planes) - 1))
 
 
 def _side(plane: NDArray[np.bool_]) -> float:

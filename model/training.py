@@ -20,8 +20,9 @@ from model.augmentation import augment
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import is_out_of_memory, predict
+from model.polarity import aligned, usual
 from model.preprocessing import Image, letterbox, standardise, together
-from model.recipes import adapted
+from model.recipes import adapted, lies_at_one_place, turned
 
 __all__ = [
     "PATIENCE",
@@ -103,15 +104,16 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
     config, device = adapted(config, masks), torch.device(config.device)
+    reference = usual(images) if lies_at_one_place(masks) else ()
     with _randomness(config.seed):
-        batches = _Batches(images, masks, config)
+        batches = _Batches(aligned(images, reference), masks, config)
         network = _beginning(config, start, batches.targets)
         average = deepcopy(network)  # less noisy, and usable if training is cut short
         flat, flat_average = _flatten(network), _flatten(average)
         optimizer = torch.optim.AdamW([flat.parameters], fused=True)
         scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
         epoch = max(batches.in_a_pass, LEAST_EPOCH)
-        best = _Best(config, validation)
+        best = _Best(config, validation, reference)
         history: list[Tensor] = []  # on the device: to read a loss, the program waits for it
         while len(history) < config.steps and not best.is_past and not (stop and stop()):
             try:
@@ -131,7 +133,7 @@ def fit(  # noqa: PLR0913  # the contract's keywords
             _tell(Progress(step, config.steps, history[-1], epoch, best.last), on_batch, on_epoch)
     best.restore(average, len(history))
     losses = torch.stack(history).tolist() if history else []
-    return Fitted(average.eval(), config, tuple(losses), best.scores)
+    return Fitted(average.eval(), config, tuple(losses), best.scores, reference)
 
 
 def _tell(
@@ -168,10 +170,12 @@ class _Best:
     Without held-out scans it does nothing.
     """
 
-    def __init__(self, config: TrainConfig, validation: Labelled | None) -> None:
+    def __init__(
+        self, config: TrainConfig, validation: Labelled | None, reference: tuple[float, ...]
+    ) -> None:
         self.last: float | None = None  # the last measured mean Dice
         self.scores: tuple[tuple[float, ...], ...] = ()  # of the best weights, by scan and class
-        self._config, self._validation = config, validation
+        self._config, self._validation, self._reference = config, validation, reference
         self._dice, self._weights = -1.0, dict[str, Tensor]()
         self._looked_at, self._without_gain = -1, 0
 
@@ -184,7 +188,8 @@ class _Best:
         """Measure the network after a step; a second call for the same step does nothing."""
         if self._validation is None or step == self._looked_at:
             return
-        scores, overall = _dice(Fitted(network, self._config, (), ()), *self._validation)
+        fitted = Fitted(network, self._config, (), (), self._reference)
+        scores, overall = _dice(fitted, *self._validation)
         self._looked_at, self.last = step, overall
         # While the learning rate rises the network may not improve: do not count these epochs.
         rising = step < RISE * self._config.steps
@@ -297,6 +302,7 @@ class _Batches:
     ) -> None:
         self._device, self._crop = torch.device(config.device), config.crop
         scans, targets = _squares(images, masks, config.image_size)
+        self._turned = turned(masks)
         self._drawn = targets > 0.5  # stays on the CPU
         self._scans, self.targets = _moved(scans, targets, self._device)
         rows, self.size = _balanced(masks), config.batch_size
@@ -306,7 +312,7 @@ class _Batches:
         """Return the scans and targets of the next batch, as in `augment`."""
         rows = list(islice(self._order, self.size))
         some = self._scans[rows].to(self._device), self.targets[rows].to(self._device)
-        return augment(*some, self._crop, self._drawn[rows])
+        return augment(*some, self._crop, self._drawn[rows], turned=self._turned)
 
 
 def _moved(scans: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
