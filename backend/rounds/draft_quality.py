@@ -28,7 +28,6 @@ def judge_drafts(here: RoundContext) -> None:
     store, project, now = here.store, here.project, here.ledger
     known = {score.task_id for score in store.labels.draft_scores(project.id)}
     shown = [version for version in store.publications.all(project.id) if version.live_at]
-    scans = {task.id: task for task in now.tasks}
     between = SlicesBetween(here)
     drafts_of = cache(partial(_drafts, here.files))
     control_of = cache(partial(_control, here))
@@ -39,13 +38,13 @@ def judge_drafts(here: RoundContext) -> None:
             continue
         version = shown_at(shown, moment(usable[0].created_at))
         draft = drafts_of(version.drafts).get(str(task_id)) if version else None
-        if version is None or draft is None or not scans[task_id].height:
+        if version is None or draft is None or not now.scans[task_id].height:
             continue
         if task_id in between_of(version.round):
             continue
         try:
             [submitted] = store.labels.results(project.id, [usable[0].id])
-            dice, pixels = _compared(draft, submitted, here.config, scans[task_id])
+            dice, pixels = _compared(draft, submitted, here.config, now.scans[task_id])
             others = between.score(task_id, submitted)
         except ValueError:
             continue  # a draft of a former label config says nothing about today's labels

@@ -96,10 +96,11 @@ class Learner:
 
     def _data_digest(self, ledger: Ledger, task_ids: Sequence[int]) -> str:
         """Return a digest of the training data: these scans, their annotations and their merge."""
-        urls = {task.id: task.url for task in ledger.tasks}
         # The default is left out, so that the models of earlier releases keep their keys.
         merge = [] if self.options.merge == "majority" else [self.options.merge]
-        return artifacts.digest([[i, urls[i], *ledger.keys_of(i)] for i in task_ids], *merge)
+        return artifacts.digest(
+            [[i, ledger.scans[i].url, *ledger.keys_of(i)] for i in task_ids], *merge
+        )
 
     @property
     def _weights_mark(self) -> str:
@@ -248,8 +249,7 @@ class Learner:
             UnreadableLabels: After the last scan, if some scans have become unreadable.
         """
         broken: dict[int, ImageError] = {}
-        urls = {task.id: task.url for task in ledger.tasks}
-        for task_id, scan in self.scans.many((i, urls[i]) for i in task_ids):
+        for task_id, scan in self.scans.many((i, ledger.scans[i].url) for i in task_ids):
             if isinstance(scan, ImageError):
                 broken[task_id] = scan
                 continue
@@ -352,11 +352,10 @@ class Learner:
     ) -> dict[TaskPage, ScanScore]:
         """Return a model's scores on each page of these scans."""
         fitted, places = self.load(key), volume_figures.places(self.imported)
-        urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
         judged = {}
         for example in self.examples(ledger, task_ids, stop):
             [probabilities] = inference.predict(fitted, [example.image])
-            place = places.get(urls[example.task][example.page])
+            place = places.get(addresses.separate(ledger.scans[example.task].url)[example.page])
             score = scored(probabilities, example.mask, example.spacing, place)
             judged[example.task, example.page] = score
         return judged
