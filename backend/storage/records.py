@@ -135,7 +135,7 @@ def read_queue(files: ProjectFiles, number: int) -> QueueRecord | None:
 
 
 class _WithoutScans(BaseModel):
-    """What is read of a large queue in a tenth of the time: all but its reasons and terms."""
+    """What is read of a large queue in a third of the time: it leaves out reasons and terms."""
 
     labels: list[str] = []
     order: list[int] = []
