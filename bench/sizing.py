@@ -15,6 +15,7 @@ it had read them. The first queue then takes a full sync, the map and the select
 from __future__ import annotations
 
 import argparse
+import subprocess
 import tempfile
 import time
 from itertools import count
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from backend.settings import Settings
 from backend.storage.artifacts import ProjectFiles
-from backend.storage.store import open_store
+from backend.storage.store import Store, open_store
 from bench.large_pool import SIZE, LargePool, embed, phantom_of
 from bench.memory import processor_seconds
 from bench.soak import label, until_done, working
@@ -63,22 +64,27 @@ def measure(scans: int, *, embedded: bool) -> None:
             for labelled in (0, LABELS):
                 for _ in range(labelled):
                     label(fake, number, {i: phantom_of(i) for i in fake.served(number)[:1]})
-                began, worked, answered = (
-                    time.monotonic(),
-                    processor_seconds(process.pid),
-                    fake.seconds,
-                )
-                store.projects.request_refresh(number)
-                peak = until_done(process, store, number, labelled=labelled)
-                print(
-                    f"{scans} scans, {labelled} labels: {time.monotonic() - began:.0f} s, of the "
-                    f"worker's processor {processor_seconds(process.pid) - worked:.1f} s, of Label "
-                    f"Studio {fake.seconds - answered:.1f} s; {peak / 1e6:.0f} MB",
-                    flush=True,
-                )
+                print(f"{scans} scans, {labelled} labels: ", end="")
+                make_queue(process, store, fake, labelled)
         print(f"  steps: {store.rounds.all(number)[-1].record.seconds}")
         print(f"  DATA_DIR in MB: {sizes(Path(name))}", flush=True)
         store.close()
+
+
+def make_queue(
+    process: subprocess.Popen[bytes], store: Store, fake: LargePool, labelled: int
+) -> None:
+    """Wait for the queue made from so many labels, and print what it took."""
+    began, answered = time.monotonic(), fake.seconds
+    worked = processor_seconds(process.pid)
+    store.projects.request_refresh(fake.number)
+    peak = until_done(process, store, fake.number, labelled=labelled)
+    print(
+        f"{time.monotonic() - began:.0f} s, of the worker's processor "
+        f"{processor_seconds(process.pid) - worked:.1f} s, of Label Studio "
+        f"{fake.seconds - answered:.1f} s; {peak / 1e6:.0f} MB",
+        flush=True,
+    )
 
 
 def sizes(folder: Path) -> dict[str, float]:
