@@ -1,4 +1,4 @@
-"""Measure the needs of N scans on one machine: python -m bench.sizing [--embedded] [SCANS ...].
+"""Measure the needs of N scans on one machine: python -m bench.sizing [options] [SCANS ...].
 
 A worker runs in its own process on SQLite, beside the tests' Label Studio in memory, served over
 HTTP. Phantoms of 64 px, the `pixels` encoder and trainings of 10 steps keep the time of encoder and
@@ -9,7 +9,8 @@ memory, until the first queue is live; the same for the round after ten labels; 
 steps; and the megabytes of DATA_DIR by kind of file.
 
 With --embedded the scans and their embeddings are in the database before the worker starts, as if
-it had read them. The first queue then takes a full sync, the map and the selection.
+it had read them. The first queue then takes a full sync, the map and the selection, and
+--cold-start random shortens the selection.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from backend.storage.store import Store, open_store
 from bench.large_pool import SIZE, LargePool, embed, phantom_of
 from bench.memory import processor_seconds
 from bench.soak import label, until_done, working
+from model.registry import USUAL_COLD_START
 from tests.backend.conftest import answering
 from tests.backend.served import served
 
@@ -41,18 +43,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("scans", nargs="*", type=int, default=SCANS)
     parser.add_argument("--embedded", action="store_true")
+    parser.add_argument("--cold-start", default=USUAL_COLD_START)
     asked = parser.parse_args()
     for scans in asked.scans:
-        measure(scans, embedded=asked.embedded)
+        measure(scans, {**OPTIONS, "cold_start": asked.cold_start}, embedded=asked.embedded)
 
 
-def measure(scans: int, *, embedded: bool) -> None:
+def measure(scans: int, options: dict[str, object], *, embedded: bool) -> None:
     """Print the needs of so many scans."""
     moments = count(time.time() - AGE, AGE / 2 / scans)
     fake = LargePool(scans, lambda: next(moments))
     fake.clock, number = time.time, fake.number
     # Connect after all scans exist: otherwise a queue of a part of them is made first.
-    fake.connect(number, OPTIONS)
+    fake.connect(number, options)
     with tempfile.TemporaryDirectory() as name:
         settings = Settings(data_dir=Path(name))
         store = open_store(settings.database)
