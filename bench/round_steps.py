@@ -5,8 +5,8 @@ calls the parts of a round that look at the whole pool: first those of a cold st
 round after ten labels with 2,000 scored scans. The first queue is drawn at random, since
 `bench.cold_start` measures the choice of the first scans. For each part the benchmark prints its
 processor seconds and the process's peak of anonymous memory. Network, images and Label Studio are
-left out: a round scores at most 2,000 scans. Processor seconds hardly depend on other work on the
-machine.
+left out: a round scores at most 2,000 scans. Other work on the
+machine adds up to a third to processor seconds.
 """
 
 from __future__ import annotations
