@@ -1,7 +1,8 @@
-"""Measure the peak of a process's anonymous memory during a block of code (Linux)."""
+"""Measure a process: its peak of anonymous memory, and its processor seconds (Linux)."""
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -45,3 +46,10 @@ def anonymous(process: int | str) -> int:
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"{status} has no RssAnon: this needs Linux 4.5 or newer")
+
+
+def processor_seconds(process: int | str) -> float:
+    """Return the processor time that a process took so far, by its id or "self"."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    user, system = int(fields[11]), int(fields[12])
+    return (user + system) / os.sysconf("SC_CLK_TCK")

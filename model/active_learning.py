@@ -136,9 +136,8 @@ def reasons(decision: Decision) -> list[str]:
     if decision.phase == "cold-start":
         return _cold_start_reasons(decision)
     rule = acquisition.rule_of(decision.strategy)
-    scores = zip(
-        decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
-    )
+    columns = decision.uncertainty, decision.diversity, decision.utility, decision.control
+    scores = zip(*(column.tolist() for column in columns), strict=True)
     alike = _alike(decision, rule.words)
     sentences = []
     for position, (h, d, s, control) in enumerate(scores):

@@ -27,15 +27,21 @@ def group(keys: Sequence[str], pixels: Sequence[str]) -> Ints:
     scan become one group.
     """
     n = len(keys)
-    names = [("key", key) for key in keys] + [("pixels", digest) for digest in pixels]
-    nodes = {name: n + i for i, name in enumerate(dict.fromkeys(names)) if name[1]}
-    edges = [(i % n, nodes[name]) for i, name in enumerate(names) if name in nodes]
-    rows, columns = zip(*edges, strict=True) if edges else ((), ())
-    size = n + len(names)
-    graph = coo_matrix((np.ones(len(edges)), (rows, columns)), shape=(size, size))
+    # Nodes: the scans, then the different keys, then the different digests; an edge joins a scan
+    # with its key or digest.
+    joined = [(_numbers(keys), n), (_numbers(pixels), 2 * n)]
+    rows = np.concatenate([np.flatnonzero(numbers >= 0) for numbers, _ in joined])
+    columns = np.concatenate([numbers[numbers >= 0] + first for numbers, first in joined])
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(3 * n, 3 * n))
     _, components = connected_components(graph, directed=False)
     numbers: Ints = np.unique(components[:n], return_inverse=True)[1].astype(np.int64)
     return numbers
+
+
+def _numbers(names: Sequence[str]) -> Ints:
+    """Return the same number below n for equal names, -1 for an empty one, shape (n,)."""
+    known = {"": -1}
+    return np.array([known.setdefault(name, len(known) - 1) for name in names], np.int64)
 
 
 def split(

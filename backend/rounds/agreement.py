@@ -29,7 +29,7 @@ LARGEST = 512  # pixels of the longer side; larger scans are compared at this si
 
 def compare(here: RoundContext) -> bool:
     """Compare the pairs that are new or changed; return whether some scans are left for later."""
-    scans = {task.id: task for task in here.ledger.tasks}
+    scans = here.ledger.scans
     stored = {
         (row.first, row.second): row.key for row in here.store.annotators.comparisons(here.id)
     }

@@ -57,7 +57,7 @@ class SlicesBetween:
             for name, slices in volumes.items()
             if len({place for place, _ in slices}) == len(slices)
         }
-        self._tasks = {task.id: task for task in here.ledger.tasks}
+        self._tasks = here.ledger.scans
 
     def score(self, task_id: int, submitted: Sequence[Any]) -> dict[str, float]:
         """Return the scores of a draft from the slices that were labelled before this one.

@@ -1,9 +1,17 @@
-"""The context of a round's step: made once per step and handed to every function it calls."""
+"""The context of a round's step, handed to every function it calls.
+
+Every step has a context of its own, with the project's row of that moment. The steps of a workflow
+share what takes long to read in a large project: the ledger, and the selector with its map.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+
+from dbos import DBOS
 
 from backend.errors import StorageError
 from backend.label_studio import labels
@@ -43,14 +51,27 @@ class LoadedEncoders:
 
 @dataclass(frozen=True)
 class RoundContext:
-    """One project during one step. Each part is read at its first use and then kept."""
+    """One project during one step. Each part is read at its first use and then kept.
+
+    Attributes:
+        services: Of the worker.
+        encoders: Of the worker.
+        project: The project's row.
+        earlier: The context of an earlier step, whose ledger and selector still hold.
+    """
 
     services: Services
     encoders: LoadedEncoders
     project: Project
+    earlier: RoundContext | None = None
 
     @staticmethod
-    def of(services: Services, encoders: LoadedEncoders, project_id: int) -> RoundContext:
+    def of(
+        services: Services,
+        encoders: LoadedEncoders,
+        project_id: int,
+        earlier: RoundContext | None = None,
+    ) -> RoundContext:
         """Return the context of a project.
 
         Raises:
@@ -59,7 +80,7 @@ class RoundContext:
         project = services.store.projects.get(project_id)
         if project is None:
             raise StorageError(f"Project {project_id} is not in the database.", "Connect it again.")
-        return RoundContext(services, encoders, project)
+        return RoundContext(services, encoders, project, earlier)
 
     @property
     def id(self) -> int:
@@ -84,7 +105,7 @@ class RoundContext:
     @cached_property
     def ledger(self) -> Ledger:
         """The scans and annotations, as last synced."""
-        return ledger.read(self.store, self.id)
+        return self.earlier.ledger if self.earlier else ledger.read(self.store, self.id)
 
     @cached_property
     def files(self) -> ProjectFiles:
@@ -110,12 +131,14 @@ class RoundContext:
     @cached_property
     def selector(self) -> Selector:
         """The query strategy: it decides which scans come next."""
+        if self.earlier:
+            return self.earlier.selector
         return Selector(self.store, self.project, self.files, self.encoder)
 
     @cached_property
     def publications(self) -> ProjectPublications:
         """The queues that were published, and the way back to each."""
-        return ProjectPublications(self.store, self.project, self.files)
+        return ProjectPublications(self.store, self.project, self.files, self.ledger)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -126,8 +149,15 @@ class RoundContext:
     def live_labels(self) -> list[str]:
         """The labels that the model of the live queue knows."""
         live = self.store.publications.get(self.id, self.project.live_version)
-        record = records.read_queue(self.files, live.round) if live else None
-        return record.labels if record else []
+        known = records.read_labels(self.files, live.round) if live else None
+        return known or []
+
+    def live_queue_is_lost(self) -> bool:
+        """Return whether the live queue was deleted in Label Studio."""
+        live = self.store.publications.get(self.id, self.project.live_version)
+        if live is None or not live.published:
+            return False
+        return self.services.studio.version_count(self.id, live.name) == 0
 
     def queue(self, number: int) -> list[int]:
         """Return the task ids in the order that a round decided.
@@ -135,10 +165,49 @@ class RoundContext:
         Raises:
             StorageError: When the round's record no longer exists.
         """
-        record = records.read_queue(self.files, number)
-        if record is None:
+        order = records.read_order(self.files, number)
+        if order is None:
             raise StorageError(
                 "The record of this round, with its queue, no longer exists.",
                 "The round starts again by itself.",
             )
-        return record.order
+        return order
+
+
+class SharedContexts:
+    """Makes the contexts of a worker's steps; those of a workflow in `shared` read once.
+
+    Args:
+        services: Of the worker.
+        encoders: Of the worker.
+    """
+
+    def __init__(self, services: Services, encoders: LoadedEncoders) -> None:
+        self._services = services
+        self._encoders = encoders
+        self._first: dict[str | None, RoundContext | None] = {}  # by workflow
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Let the steps of this workflow share what they read, until the block ends."""
+        workflow = DBOS.workflow_id
+        self._first[workflow] = None
+        try:
+            yield
+        finally:
+            del self._first[workflow]
+
+    def of(self, project_id: int) -> RoundContext:
+        """Return the context of a project in this step; see `RoundContext.of`."""
+        workflow = DBOS.workflow_id
+        earlier = self._first.get(workflow)
+        here = RoundContext.of(self._services, self._encoders, project_id, earlier)
+        if workflow in self._first and earlier is None:
+            self._first[workflow] = here
+        return here
+
+    def read_again(self) -> None:
+        """Let the next step read anew: scans, annotations or embeddings change now."""
+        workflow = DBOS.workflow_id
+        if workflow in self._first:
+            self._first[workflow] = None

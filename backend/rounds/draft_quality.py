@@ -53,7 +53,6 @@ class _ShownDrafts:
     def __init__(self, here: RoundContext) -> None:
         self._here = here
         self._versions = [each for each in here.store.publications.all(here.id) if each.live_at]
-        self._scans = {task.id: task for task in here.ledger.tasks}
         self._between = SlicesBetween(here)
         self._drafts_of = cache(partial(_drafts, here.files))
         self._control_of = cache(partial(_control, here))
@@ -61,7 +60,8 @@ class _ShownDrafts:
 
     def score(self, task_id: int) -> DraftScore | None:
         """Return the score of a labelled scan's draft; None if no model's draft was shown."""
-        here, label, scan = self._here, self._here.ledger.usable[task_id][0], self._scans[task_id]
+        here, now = self._here, self._here.ledger
+        label, scan = now.usable[task_id][0], now.scans[task_id]
         version = shown_at(self._versions, moment(label.created_at))
         draft = self._drafts_of(version.drafts).get(str(task_id)) if version else None
         if version is None or draft is None or not scan.height:

@@ -99,10 +99,11 @@ class Learner:
 
     def _data_digest(self, ledger: Ledger, task_ids: Sequence[int]) -> str:
         """Return a digest of the training data: these scans, their annotations and their merge."""
-        urls = {task.id: task.url for task in ledger.tasks}
         # The default is left out, so that the models of earlier releases keep their keys.
         merge = [] if self.options.merge == "majority" else [self.options.merge]
-        return artifacts.digest([[i, urls[i], *ledger.keys_of(i)] for i in task_ids], *merge)
+        return artifacts.digest(
+            [[i, ledger.scans[i].url, *ledger.keys_of(i)] for i in task_ids], *merge
+        )
 
     @property
     def _weights_mark(self) -> str:
@@ -251,8 +252,7 @@ class Learner:
             UnreadableLabels: After the last scan, if some scans have become unreadable.
         """
         broken: dict[int, ImageError] = {}
-        urls = {task.id: task.url for task in ledger.tasks}
-        for task_id, scan in self.scans.many((i, urls[i]) for i in task_ids):
+        for task_id, scan in self.scans.many((i, ledger.scans[i].url) for i in task_ids):
             if isinstance(scan, ImageError):
                 broken[task_id] = scan
                 continue
@@ -360,11 +360,11 @@ class Learner:
     ) -> dict[int, ScanScore]:
         """Return a model's scores on each of these scans, by task id."""
         fitted = self.load(key)
-        urls = {task.id: addresses.separate(task.url) for task in ledger.tasks}
 
         def judged(example: Example) -> JudgedPage:
             [probabilities] = inference.predict(fitted, [example.image])
-            position = self._positions.get(urls[example.task][example.page])
+            pages = addresses.separate(ledger.scans[example.task].url)
+            position = self._positions.get(pages[example.page])
             return JudgedPage(probabilities, example.mask, example.spacing, position)
 
         examples = self.examples(ledger, task_ids, stop)

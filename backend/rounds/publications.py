@@ -18,7 +18,7 @@ from backend.label_studio import labels
 from backend.rounds import stop_curve
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import ProjectFiles, weights_name
-from backend.storage.ledger import DraftQuality, stored_options
+from backend.storage.ledger import DraftQuality, Ledger, stored_options
 from backend.storage.publications import COMMAND, Author
 from backend.storage.store import Store
 from backend.storage.tables import DraftScore, Model, Project, Publication
@@ -41,6 +41,7 @@ class ProjectPublications:
     store: Store
     project: Project
     files: ProjectFiles
+    ledger: Ledger | None = None  # read when it is needed, if not given
 
     # -- going back -----------------------------------------------------------------------------
 
@@ -272,7 +273,7 @@ class ProjectPublications:
         """The quality of each model's drafts against the submitted annotations, by model key."""
         key_of = {version.name: version.model_key for version in self._newest_first}
         by_key: dict[str, list[DraftScore]] = {}
-        now = ledger.read(self.store, self.project.id)
+        now = self.ledger or ledger.read(self.store, self.project.id)
         for score in ledger.quality_drafts(self.store, self.project.id, now):
             by_key.setdefault(key_of.get(score.version, ""), []).append(score)
         return {key: DraftQuality.of(scores) for key, scores in by_key.items()}

@@ -93,7 +93,8 @@ def to_show(here: RoundContext, file: str, queue: Sequence[int]) -> dict[str, An
     if not are_shown(here):
         return {}
     stored: dict[str, Any] = here.files.read_json(file) or {}
-    counts = {str(task.id): len(pages.separate(task.url)) for task in here.ledger.tasks}
+    urls = here.store.scans.addresses(here.id, [int(task) for task in stored])
+    counts = {str(task): len(pages.separate(url)) for task, url in urls.items()}
     fitting = {
         task: regions
         for task, regions in stored.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from backend.rounds import expected_minutes, stability
 from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
 from backend.rounds.expected_minutes import ScanMinutes
+from backend.rounds.queue_terms import rounded_one, terms
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.embeddings import Place
@@ -75,7 +75,7 @@ class Selector:
             *filter(None, [pinned, now.sources, now.places]),
         )
         trains = not pinned and len(now.usable) >= 2
-        pool = {task_id for task_id, _ in self.pool(now)}
+        pool = self._pool(now)
         if not pool - now.skipped - now.unreadable.keys() and trains:
             # Nothing is left to draw, and people who drew everything want the last model.
             news = self._changed(now, self._store.rounds.last(self._project.id)) != 0
@@ -93,25 +93,26 @@ class Selector:
 
     def readable(self, now: Ledger) -> list[int]:
         """Return the tasks that have an embedding, by id."""
-        return [task.id for task in now.tasks if task.id in self._embedded]
+        return sorted(self._embedded.keys() & now.scans.keys())
 
     def pool(self, now: Ledger) -> list[tuple[int, str]]:
         """Return (task id, address) of the scans that a model has to judge."""
-        urls = {task.id: task.url for task in now.tasks}
-        chosen = now.usable.keys()
-        return [(i, urls[i]) for i in self.readable(now) if i in now.open and i not in chosen]
+        return [(i, now.scans[i].url) for i in sorted(self._pool(now))]
+
+    def _pool(self, now: Ledger) -> set[int]:
+        return (self._embedded.keys() & now.open) - now.usable.keys()
 
     def clusters(self) -> dict[int, int]:
         """Return the cluster of every embedded scan, by task id."""
-        points = self._map()
+        points = self._map
         return dict(zip(points.ids, points.clustering.clusters.tolist(), strict=True))
 
     def to_score(self, now: Ledger) -> list[int]:
         """Return the task ids that a round scores: the pool, or `score_limit` scans of it."""
-        pool = {task_id for task_id, _ in self.pool(now)}
+        pool = self._pool(now)
         if len(pool) <= (self._options.score_limit or len(pool)):
             return sorted(pool)
-        points, known = self._map(), self._known_scores()
+        points, known = self._map, self._known_scores
         rows = scoring.to_score(
             np.array([known.get(i, (np.nan, 0))[0] for i in points.ids]),
             points.coordinates,
@@ -122,6 +123,7 @@ class Selector:
         )
         return [points.ids[row] for row in rows]
 
+    @cached_property
     def _known_scores(self) -> dict[int, tuple[float, int]]:
         """Return the last uncertainty of each scored scan, and the round that scored it."""
         record, number = self._live_queue()
@@ -165,7 +167,7 @@ class Selector:
             model: The key of that model, "" for none.
             labels: The labels that the model knows; None for all.
         """
-        whole = self._map()
+        whole = self._map
         waiting = {i for i in whole.ids if self._waits(i, now)}
         unjudged = (waiting.intersection(asked) if asked else waiting) - scores.keys()
         unjudged = unjudged if scores else set()
@@ -175,7 +177,7 @@ class Selector:
         judged = {i: MaskSummary(*score) for i, score in scores.items()}
         known = {i: (score.uncertainty, number) for i, score in judged.items()}
         if scores and waiting - unjudged - scores.keys():
-            known = self._known_scores() | known
+            known = self._known_scores | known
         uncertainty = scoring.estimated(
             np.array([known.get(i, (np.nan, 0))[0] for i in points.ids]),
             points.coordinates,
@@ -195,11 +197,11 @@ class Selector:
             places=places,
             minutes=expected.minutes if expected else None,
         )
-        ranked = [points.ids[row] for row in decision.order]
+        ranked = [points.ids[row] for row in decision.order.tolist()]
         last = self._at_the_end(now, set(whole.ids), unjudged)
         why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
         if scores:
-            why = {i: why[i] + _age(known.get(i), number) for i in ranked}
+            why = {i: said + _age(known.get(i), number) for i, said in why.items()}
         weighs = decision.phase == "acquisition"
         if expected is not None and weighs:
             why = {i: why[i] + expected.reason(rows[i]) for i in ranked}
@@ -216,12 +218,12 @@ class Selector:
             model=model,
             phase=decision.phase,
             strategy=decision.strategy,
-            alpha=_number(decision.alpha),
+            alpha=rounded_one(decision.alpha),
             options=self._options.model_dump(),
             encoder=self.encoder,
             rules=active_learning.RULES,
             k=decision.k,
-            silhouette=_number(decision.silhouette),
+            silhouette=rounded_one(decision.silhouette),
             medoids=[points.ids[row] for row in decision.medoids],
             **self._reached(whole, now),
             **(expected.facts if expected else {}),
@@ -232,18 +234,14 @@ class Selector:
                 *(expected.warnings if expected and weighs else ()),
                 *decision.warnings,
             ],
-            scans={
-                task: {
-                    "cluster": int(decision.clusters[rows[task]]),
-                    "entropy": _number(uncertainty[rows[task]]),
-                    "scored_in": known[task][1] if task in known else None,
-                    **({} if sources is None else {"source": int(sources[rows[task]])}),
-                    **({} if places is None else {"place": _number(places[rows[task]])}),
-                    **(expected.terms(task, rows[task]) if expected else {}),
-                    **terms,
-                }
-                for task, terms in zip(ranked, _terms(decision), strict=True)
-            },
+            scans=terms(
+                decision,
+                points.ids,
+                uncertainty,
+                known,
+                {"source": sources, "place": places},
+                expected,
+            ),
         )
 
     def _expected(
@@ -264,7 +262,7 @@ class Selector:
         labelled = np.array([i in now.usable for i in whole.ids], bool)
         alike = kernels.share_alike(whole.coordinates, labelled, seed=self._options.seed)
         return {
-            "alike": _number(alike),
+            "alike": rounded_one(alike),
             "clusters": whole.clustering.k,
             "clusters_labelled": len(np.unique(whole.clustering.clusters[labelled])),
         }
@@ -275,7 +273,7 @@ class Selector:
 
     def _at_the_end(self, now: Ledger, embedded: set[int], unjudged: set[int]) -> dict[int, str]:
         """Return open scans that come after the pool, in order, with the reason."""
-        unread = {task.id: task.problem for task in now.tasks if task.id not in embedded}
+        unread = {i: now.scans[i].problem for i in sorted(now.scans.keys() - embedded)}
         reasons = {i: "has a label, needs another annotator" for i in now.usable}
         reasons |= {i: "skipped: kept for the end" for i in sorted(now.skipped) if i in embedded}
         reasons |= {
@@ -314,8 +312,8 @@ class Selector:
     def _groups(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.int64] | None:
         if not self._options.group_by:
             return None
-        task_of = {task.id: task for task in now.tasks}
-        return group([task_of[i].group for i in ids], [task_of[i].pixels for i in ids])
+        scans = [now.scans[i] for i in ids]
+        return group([scan.group for scan in scans], [scan.pixels for scan in scans])
 
     def _places(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.float64] | None:
         """Return the place of each slice in its volume, NaN if unknown; groups are the volumes."""
@@ -351,6 +349,7 @@ class Selector:
         """File and row of each scan's embedding, by task id, when they are first asked for."""
         return self._store.embeddings.all(self._project.id, self.encoder)
 
+    @cached_property
     def _map(self) -> Map:
         chosen = self._options
         maps = Maps(self._files, self._embedded, self._widths)
@@ -379,8 +378,8 @@ class Selector:
 
     def _changed(self, now: Ledger, number: int) -> int | None:
         """Return how many labels changed since a round; None if it left no record."""
-        record = records.read_queue(self._files, number)
-        return now.changed_since(record.labels) if record else None
+        labels = records.read_labels(self._files, number)
+        return None if labels is None else now.changed_since(labels)
 
     def _running_low(self, now: Ledger) -> bool:
         """Return whether fewer than a quarter of the published scans are still open."""
@@ -409,23 +408,3 @@ def _age(known: tuple[float, int] | None, number: int) -> str:
     if known is None:
         return "; uncertainty estimated from scans that look alike"
     return "" if known[1] == number else f"; scored in round {known[1]}"
-
-
-def _terms(decision: active_learning.Decision) -> list[dict[str, float | bool | None]]:
-    rows = zip(
-        decision.uncertainty, decision.diversity, decision.utility, decision.control, strict=True
-    )
-    return [
-        {
-            "uncertainty": _number(u),
-            "diversity": _number(d),
-            "utility": _number(s),
-            "control": bool(c),
-        }
-        for u, d, s, c in rows
-    ]
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: a term that does not exist is null."""
-    return None if math.isnan(value) else round(float(value), 6)

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from dbos import DBOS, DBOSConfiguredInstance
@@ -20,7 +19,7 @@ from dbos import DBOS, DBOSConfiguredInstance
 from backend import logs
 from backend.errors import FirstlightError
 from backend.rounds import embedding, outcome, queue_drafts, refinement, rereading, sync, unreadable
-from backend.rounds.context import LoadedEncoders, RoundContext
+from backend.rounds.context import LoadedEncoders, RoundContext, SharedContexts
 from backend.rounds.examples import UnreadableLabels
 from backend.rounds.idle_studies import IdleStudies
 from backend.rounds.label_figures import judge_labels
@@ -52,6 +51,7 @@ class Rounds(DBOSConfiguredInstance):
         self.worker = worker
         self.store = services.store
         self._encoders = LoadedEncoders(services.settings)
+        self._contexts = SharedContexts(services, self._encoders)
         self.studies = IdleStudies(services, self._encoders)
         self._chunks = itertools.count(1)
         super().__init__("rounds")
@@ -61,7 +61,7 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.workflow()
     def refresh(self, project_id: int) -> None:
         """Bring one project's queue up to the revision that was requested at the start."""
-        with logs.context(project=project_id):
+        with logs.context(project=project_id), self._contexts.shared():
             try:
                 requested = self.begin(project_id)
                 made = self._round(project_id)
@@ -105,7 +105,7 @@ class Rounds(DBOSConfiguredInstance):
     @DBOS.workflow()
     def refine(self, project_id: int) -> None:
         """Improve the live model with the same labels, and publish the better one."""
-        with logs.context(project=project_id):
+        with logs.context(project=project_id), self._contexts.shared():
             try:
                 key = self.improve(project_id)
                 ended = self._publish_refined(project_id, key) if key else ""
@@ -160,6 +160,7 @@ class Rounds(DBOSConfiguredInstance):
         """Copy the changes from Label Studio; return "paused" if the project is paused."""
         with self._step(project_id, "sync") as here:
             options = sync.sync(self.services.studio, self.store, here.project)
+        self._contexts.read_again()
         return "paused" if options.paused else "synced"
 
     @DBOS.step()
@@ -177,6 +178,8 @@ class Rounds(DBOSConfiguredInstance):
         ids = embedding.unseen(self._here(project_id))
         if any(other != project_id for other in self.store.projects.due()):
             ids = ids[:SHARE]
+        if ids:
+            self._contexts.read_again()
         self.store.projects.enter(project_id, "embed", done=0, total=len(ids))
         return parted(ids, embedding.chunk_size(len(ids)))
 
@@ -200,8 +203,8 @@ class Rounds(DBOSConfiguredInstance):
                 self.store.projects.request_refresh(project_id)
                 return {"due": False}
             pinned = here.publications.pinned()
-            lost = partial(_is_lost, here)
-            plan = here.selector.plan(here.ledger, pinned.name if pinned else "", lost=lost)
+            name = pinned.name if pinned else ""
+            plan = here.selector.plan(here.ledger, name, lost=here.live_queue_is_lost)
             if not plan["due"]:
                 if here.project.live_version:
                     here.publisher.switch(here.project.live_version)
@@ -404,7 +407,7 @@ class Rounds(DBOSConfiguredInstance):
     # -- shared by the steps --------------------------------------------------------------------
 
     def _here(self, project_id: int) -> RoundContext:
-        return RoundContext.of(self.services, self._encoders, project_id)
+        return self._contexts.of(project_id)
 
     @contextmanager
     def _step(self, project_id: int, step: str, number: int = 0) -> Iterator[RoundContext]:
@@ -430,14 +433,6 @@ class Rounds(DBOSConfiguredInstance):
 
 def _never() -> bool:
     return False
-
-
-def _is_lost(here: RoundContext) -> bool:
-    """Return whether the live queue was deleted in Label Studio."""
-    live = here.store.publications.get(here.id, here.project.live_version)
-    if live is None or not live.published:
-        return False
-    return here.services.studio.version_count(here.id, live.name) == 0
 
 
 def _tidy(here: RoundContext) -> None:

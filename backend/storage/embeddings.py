@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from sys import intern
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -35,8 +36,9 @@ class Embeddings:
             Embedding.project_id == project_id, Embedding.encoder == encoder
         )
         with self._database.session() as session:
-            rows = session.execute(query)
-            return {task_id: Place(chunk, row) for task_id, chunk, row in rows}
+            rows = session.connection().execute(query)
+            # One text for all rows of a file, which the database gives anew with each row.
+            return {task_id: Place(intern(chunk), row) for task_id, chunk, row in rows}
 
     def save(self, project_id: int, encoder: str, chunk: str, task_ids: Sequence[int]) -> None:
         """Note that row i of `chunk` is the embedding of task_ids[i]."""

@@ -28,6 +28,11 @@ class Ledger:
     annotations: list[Annotation]
 
     @cached_property
+    def scans(self) -> dict[int, ListedScan]:
+        """The scans by task id."""
+        return {task.id: task for task in self.tasks}
+
+    @cached_property
     def unreadable(self) -> dict[int, str]:
         """The reasons why scans cannot be read, by task id."""
         return {task.id: task.problem for task in self.tasks if task.problem}
@@ -66,7 +71,7 @@ class Ledger:
     @cached_property
     def complete(self) -> bool:
         """Whether every readable scan is labelled."""
-        readable = {task.id for task in self.tasks} - self.unreadable.keys()
+        readable = self.scans.keys() - self.unreadable.keys()
         return bool(readable) and readable <= self.usable.keys()
 
     @cached_property
@@ -103,16 +108,12 @@ class Ledger:
         # A corrected label counts once: its old and new key start with the same annotation id.
         return len({key.partition("@")[0] for key in {*keys} ^ {*self.label_keys}})
 
-    @cached_property
-    def _known(self) -> frozenset[int]:
-        return frozenset(task.id for task in self.tasks)
-
     def _why_ignored(self, annotation: Annotation) -> str:
         if annotation.cancelled:
             return "skipped"
         if annotation.problem:
             return annotation.problem
-        if annotation.task_id not in self._known:
+        if annotation.task_id not in self.scans:
             return "its scan is not in the project"
         problem = self.unreadable.get(annotation.task_id)
         return f"its scan cannot be read: {problem}" if problem else ""

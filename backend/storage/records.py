@@ -134,9 +134,29 @@ def read_queue(files: ProjectFiles, number: int) -> QueueRecord | None:
     return files.read_parsed(round_name(number), QueueRecord.model_validate_json)
 
 
+class _WithoutScans(BaseModel):
+    """What is read of a large queue in a third of the time: it leaves out reasons and terms."""
+
+    labels: list[str] = []
+    order: list[int] = []
+
+
+def read_order(files: ProjectFiles, number: int) -> list[int] | None:
+    """Return the task ids of a queue, first to be drawn first; None as in `read_queue`."""
+    record = files.read_parsed(round_name(number), _WithoutScans.model_validate_json)
+    return record.order if record else None
+
+
+def read_labels(files: ProjectFiles, number: int) -> list[str] | None:
+    """Return the labels that a queue knew; None as in `read_queue`."""
+    record = files.read_parsed(round_name(number), _WithoutScans.model_validate_json)
+    return record.labels if record else None
+
+
 def write_queue(files: ProjectFiles, number: int, queue: QueueRecord) -> None:
     """Write the queue of a round down."""
-    files.write_json(round_name(number), queue.model_dump())
+    # Not by way of a dict: with a million scans that would be a second copy in memory.
+    files.write(round_name(number), lambda file: file.write(queue.model_dump_json().encode()))
 
 
 class RoundRecord(Record):

@@ -57,7 +57,8 @@ class Scans:
         columns = [getattr(Task, name) for name in ListedScan._fields]
         query = sa.select(*columns).where(Task.project_id == project_id).order_by(Task.id)
         with self._database.session() as session:
-            return list(map(ListedScan._make, session.execute(query)))
+            # By the connection: the session takes half as long again for each row.
+            return [ListedScan(*row) for row in session.connection().execute(query)]
 
     def unembedded(self, project_id: int, encoder: str) -> list[Task]:
         """Return the scans without an embedding, and those that cannot be read, by id."""

@@ -8,6 +8,22 @@ from hypothesis import strategies as st
 
 from model.validation import TRAINING, UNKNOWN, VALIDATION, Ints, group, refuses, split
 
+NAMES = st.sampled_from(["", *"abcd"])
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), max_size=8))
+def test_groups_are_the_scans_that_keys_and_pixels_join(scans: list[tuple[str, str]]) -> None:
+    found = group([key for key, _ in scans], [pixels for _, pixels in scans]).tolist()
+    naive = list(range(len(scans)))
+    for _ in scans:  # each pass carries the lowest number one step further
+        for i, one in enumerate(scans):
+            for j, other in enumerate(scans):
+                if any(a and a == b for a, b in zip(one, other, strict=True)):
+                    naive[i] = naive[j] = min(naive[i], naive[j])
+    assert [found[i] == found[j] for i in range(len(scans)) for j in range(len(scans))] == [
+        a == b for a in naive for b in naive
+    ]
+
 
 def test_scans_that_share_a_patient_or_their_pixels_are_one_group() -> None:
     found = group(["anna", "anna", "bert", "", ""], ["a", "b", "b", "c", ""])

@@ -106,3 +106,10 @@ def test_a_row_gives_the_quality_that_was_stored(store: Store, written: dict[str
     found = store.publications.model(1, "k")
     assert found
     assert (found.quality, found.quality.written()) == (quality, written)
+
+
+def test_order_and_labels_of_a_queue_are_read_without_its_scans(tmp_path: Path) -> None:
+    files = ProjectFiles(tmp_path)
+    records.write_queue(files, 1, QUEUE.changed(labels=["1@now"]))
+    assert (records.read_order(files, 1), records.read_labels(files, 1)) == ([3, 1], ["1@now"])
+    assert (records.read_order(files, 2), records.read_labels(files, 2)) == (None, None)
