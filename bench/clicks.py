@@ -231,7 +231,7 @@ def seconds(sizes: Sequence[int], training: bool) -> Iterator[str]:
     import torch
 
     from backend.label_studio import labels
-    from backend.rounds.drafts import regions_of
+    from backend.rounds.drafts.drafting import regions_of
 
     torch.set_num_threads(1)
     config = labels.parse(XML)

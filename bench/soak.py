@@ -24,7 +24,7 @@ import numpy as np
 from backend import logs
 from backend.commands.quickstart.studio import ROOT
 from backend.label_studio import labels
-from backend.rounds import learner
+from backend.rounds.models import learner
 from backend.settings import Settings, load_settings, prepare_data_dir, tame_threads
 from backend.storage.store import Store, open_store
 from backend.worker.main import run

@@ -16,9 +16,9 @@ from multiprocessing import connection
 from pathlib import Path
 
 LIBRARIES = (
-    "backend.rounds.drafts",
-    "backend.rounds.encoding",
-    "backend.rounds.draft_quality",
+    "backend.rounds.drafts.drafting",
+    "backend.rounds.maps.encoding",
+    "backend.rounds.drafts.draft_quality",
     "backend.rounds.selection",
     "backend.rounds.services",
     "dbos",

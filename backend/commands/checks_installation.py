@@ -127,7 +127,7 @@ def load_encoder(settings: Settings, known: Project | None) -> Encoder:
     Raises:
         ConfigError: If its weights are missing, or the device does not exist.
     """
-    from backend.rounds import encoding  # loads torch
+    from backend.rounds.maps import encoding
 
     options = ledger.stored_options(known) if known else parse_options(None)
     return encoding.load(settings, options.encoder_of(settings.encoder))
@@ -144,7 +144,7 @@ def encoder(settings: Settings, load: Load) -> Finding:
 
 def click_model(folder: Path) -> Finding:
     """Whether the files of CLICK_MODEL are a network that can answer clicks."""
-    from backend.rounds.click_model import ClickModel  # loads onnxruntime
+    from backend.rounds.drafts.click_model import ClickModel  # loads onnxruntime
 
     ClickModel(folder)
     return Finding("click model", True, f"The network in {folder} answers clicks.")

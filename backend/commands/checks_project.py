@@ -30,7 +30,7 @@ from backend.label_studio.client import QUEUE, LabelStudio
 from backend.label_studio.credentials import entry_credentials
 from backend.label_studio.publisher import Publisher
 from backend.options import parse_options
-from backend.rounds import review_list
+from backend.rounds.idle import review_list
 from backend.rounds.services import Services
 from backend.storage.store import Store
 from backend.storage.tables import Project

@@ -23,7 +23,8 @@ from backend.label_studio import labels, queue_tab, review_tab, smart_tags
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
 from backend.options import parse_options
-from backend.rounds import erasing, review_list
+from backend.rounds import erasing
+from backend.rounds.idle import review_list
 from backend.settings import Settings
 from backend.storage.artifacts import Artifacts
 from backend.storage.database import sqlite_path, worker_lock

@@ -18,7 +18,7 @@ from backend.experiments import datasets, draws, pools
 from backend.experiments.plans import Arm, Plan
 from backend.experiments.scans import Dataset
 from backend.imaging.scan_cache import WORKING_SIZE
-from backend.rounds import encoding
+from backend.rounds.maps import encoding
 from backend.settings import Settings
 from backend.storage import artifacts
 from model import active_learning, encoders, recipes, training

@@ -17,8 +17,8 @@ from backend.errors import StorageError
 from backend.label_studio import labels
 from backend.label_studio.publisher import Publisher
 from backend.options import ProjectOptions
-from backend.rounds import encoding
-from backend.rounds.learner import Learner, learner_for
+from backend.rounds.maps import encoding
+from backend.rounds.models.learner import Learner, learner_for
 from backend.rounds.publications import ProjectPublications
 from backend.rounds.selection import Selector
 from backend.rounds.services import Services

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from backend import logs
 from backend.errors import FirstlightError
-from backend.rounds import review_files
+from backend.rounds.idle import review_files
 from backend.storage import artifacts
 from backend.storage.artifacts import Artifacts, ProjectFiles, embeddings_name
 from backend.storage.store import Store
@@ -168,9 +168,7 @@ def erase(store: Store, files: ProjectFiles, project_id: int, notes: Sequence[Er
         return
     left = store.embeddings.rows_of(project_id, {chunk for note in notes for chunk in note.chunks})
     if left:
-        from backend.rounds import (
-            embedding_map,  # imports scikit-learn and openTSNE: most commands need neither
-        )
+        from backend.rounds.maps import embedding_map
 
         embedding_map.erase(files, left)
     for chunk, rows in left.items():

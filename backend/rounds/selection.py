@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.rounds import expected_minutes, stability
-from backend.rounds.embedding_map import LostEmbeddings, Map, Maps
+from backend.rounds import expected_minutes
 from backend.rounds.expected_minutes import ScanMinutes
+from backend.rounds.maps import stability
+from backend.rounds.maps.embedding_map import LostEmbeddings, Map, Maps
 from backend.rounds.queue_terms import rounded_one, terms
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space

@@ -18,12 +18,15 @@ from dbos import DBOS, DBOSConfiguredInstance
 
 from backend import logs
 from backend.errors import FirstlightError
-from backend.rounds import embedding, outcome, queue_drafts, refinement, rereading, sync, unreadable
+from backend.rounds import embedding, outcome, sync, unreadable
+from backend.rounds.annotators import rereading
+from backend.rounds.annotators.label_figures import judge_labels
 from backend.rounds.context import LoadedEncoders, RoundContext, SharedContexts
-from backend.rounds.examples import UnreadableLabels
-from backend.rounds.idle_studies import IdleStudies
-from backend.rounds.label_figures import judge_labels
-from backend.rounds.learner import Learner
+from backend.rounds.drafts import queue_drafts
+from backend.rounds.idle import refinement
+from backend.rounds.idle.idle_studies import IdleStudies
+from backend.rounds.models.examples import UnreadableLabels
+from backend.rounds.models.learner import Learner
 from backend.rounds.services import Services
 from backend.rounds.spreading import parted, spread
 from backend.rounds.steps import REFINE, TRAIN

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from backend import logs
 from backend.errors import ConfigError, DraftError, FirstlightError
 from backend.label_studio.labels import Prompt, Prompts
-from backend.rounds import prelabels
+from backend.rounds.drafts import prelabels
 from backend.settings import Settings, tame_threads
 from backend.storage.store import Store, open_store
 
 if TYPE_CHECKING:
-    from backend.rounds.drafts import LiveDrafts
+    from backend.rounds.drafts.drafting import LiveDrafts
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _serve(pipe: Connection, settings: Settings) -> None:
     os.nice(NICENESS)
     tame_threads()
     logs.configure(settings.log_level)
-    from backend.rounds.drafts import LiveDrafts  # imported here: it loads torch
+    from backend.rounds.drafts.drafting import LiveDrafts  # imported here: it loads torch
 
     drafts = LiveDrafts(settings, open_store(settings.database), decode_seconds=DECODE_SECONDS)
     with suppress(EOFError, OSError):
@@ -230,7 +230,7 @@ def _answer(drafts: LiveDrafts, question: dict[str, Any]) -> dict[str, Any]:
 def _clicked(
     drafts: LiveDrafts, project_id: int, task_id: int, sent: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    from backend.rounds import clicks  # imported here: it loads torch
+    from backend.rounds.drafts import clicks
 
     given = tuple(Prompt(**prompt) for prompt in sent["given"])
     return clicks.regions(drafts, project_id, task_id, Prompts(**{**sent, "given": given}))

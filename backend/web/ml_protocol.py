@@ -15,7 +15,7 @@ from backend import logs
 from backend.errors import FirstlightError, StorageError, UnsupportedLabelConfig
 from backend.label_studio import labels
 from backend.options import FIRSTLIGHT, parse_options
-from backend.rounds import prelabels
+from backend.rounds.drafts import prelabels
 from backend.settings import Settings
 from backend.storage.ledger import stored_options
 from backend.storage.store import Store

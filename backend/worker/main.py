@@ -22,8 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs
 from backend.errors import ConfigError, FirstlightError, StorageError
-from backend.rounds import refinement, spreading
+from backend.rounds import spreading
 from backend.rounds.erasing import Eraser, follow
+from backend.rounds.idle import refinement
 from backend.rounds.services import Services, build
 from backend.rounds.workflow import REFRESH_QUEUE, Rounds
 from backend.settings import Settings

@@ -16,7 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backend import logs
 from backend.errors import FirstlightError
-from backend.rounds import idle_studies, refinement, steps
+from backend.rounds import steps
+from backend.rounds.idle import idle_studies, refinement
 from backend.rounds.services import Services
 from backend.rounds.workflow import REFRESH_QUEUE, STORY
 from backend.storage.projects import LONGEST_BACKOFF_SECONDS, MOST_FAILURES

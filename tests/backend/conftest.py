@@ -227,7 +227,7 @@ def site(
     """A worker beside Label Studio, with networks so small that a training takes an instant."""
     from tests.backend.site import TINY, Site  # the maths, which most tests do without
 
-    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
+    monkeypatch.setattr("backend.rounds.models.learner.train_config", lambda *_: TINY)
     site = Site(services, fake, clock, project_id)
     site.start()
     yield site

@@ -16,7 +16,8 @@ def main(*words: str) -> None:
     put_in(Fuse(Path(os.environ[FUSE])))
     # After the fuse: it wraps the steps of a round while they are defined.
     from backend.commands.cli import cli
-    from backend.rounds import erasing, learner
+    from backend.rounds import erasing
+    from backend.rounds.models import learner
     from backend.worker import main as worker
     from tests.backend.site import TINY
 

@@ -86,7 +86,7 @@ def work(fuse: Fuse, quiet: float | None) -> None:
 def put_in(fuse: Fuse) -> None:
     _around_steps(fuse)
     from backend.label_studio import client, publisher, queue_import, transport
-    from backend.rounds import learner
+    from backend.rounds.models import learner
     from backend.storage import artifacts, publications
 
     queue_import.IMPORT_CHUNK = CHUNK

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     clock = Clock()
     fake = FakeLabelStudio(clock)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
+        patch.setattr("backend.rounds.models.learner.train_config", lambda *_: TINY)
         settings = settings_in(Path(name))
         store = open_store(settings.database)
         store.clock = clock

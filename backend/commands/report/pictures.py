@@ -16,8 +16,8 @@ from scipy.ndimage import binary_erosion
 from backend import PROGRAM
 from backend.commands.report.content import live_model
 from backend.errors import FirstlightError, ImageError, StorageError
-from backend.rounds.examples import Example, Mask
-from backend.rounds.learner import Learner, learner_for
+from backend.rounds.models.examples import Example, Mask
+from backend.rounds.models.learner import Learner, learner_for
 from backend.rounds.services import Services
 from backend.storage import ledger
 from backend.storage.tables import Model, Project

@@ -11,9 +11,9 @@ from backend import PROGRAM
 from backend.errors import ConfigError
 from backend.exchange.export.cases import Scan
 from backend.exchange.export.masks import Drawn, Mask
-from backend.rounds.drafts import drawn
-from backend.rounds.learner import learner_for
-from backend.rounds.predicting import Predicted
+from backend.rounds.drafts.drafting import drawn
+from backend.rounds.models.learner import learner_for
+from backend.rounds.models.predicting import Predicted
 from backend.rounds.services import Services
 from backend.storage.tables import Project
 

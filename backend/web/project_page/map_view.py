@@ -166,7 +166,7 @@ def _transformed(files: ProjectFiles, name: str, new: Mapping[int, Place]) -> di
     if not new:
         return {}
     # Only these need the maths, which a web process does without until then.
-    from backend.rounds.embedding_map import Maps
+    from backend.rounds.maps.embedding_map import Maps
     from model.projection import Projection
 
     maps = Maps(files, new)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import ConfigError, NotFound
-from backend.rounds import review_files, review_list
+from backend.rounds.idle import review_files, review_list
 from backend.storage import ledger
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.ledger import Ledger, stored_options

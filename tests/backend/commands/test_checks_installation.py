@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from backend.commands import checks_installation
 from backend.errors import ConfigError, FirstlightError
 from backend.label_studio.client import LabelStudio
-from backend.rounds import weights_hub
+from backend.rounds.maps import weights_hub
 from backend.settings import Settings
 from backend.storage.store import Store
 from backend.storage.workers import LIVELY_SECONDS

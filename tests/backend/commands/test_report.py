@@ -15,7 +15,7 @@ from backend.commands.cli import cli
 from backend.commands.report import pictures
 from backend.errors import FirstlightError, ImageError, StorageError, Unreachable
 from backend.rounds import sync
-from backend.rounds.learner import Learner
+from backend.rounds.models.learner import Learner
 from backend.rounds.services import Services
 from backend.storage.records import LabelRecord, ModelQuality
 from backend.storage.tables import Model, Publication

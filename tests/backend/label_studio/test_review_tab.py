@@ -7,7 +7,7 @@ import pytest
 from backend.commands.connection import connect, disconnect
 from backend.label_studio import queue_tab, review_tab
 from backend.label_studio.client import LabelStudio
-from backend.rounds import review_list
+from backend.rounds.idle import review_list
 from backend.settings import Settings
 from backend.storage.records import REVIEW, ReviewRecord
 from backend.storage.store import Store

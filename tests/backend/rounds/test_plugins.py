@@ -93,7 +93,7 @@ def test_an_encoder_that_fails_in_a_round_is_replaced_with_the_next_one(
     plugged.load.cache_clear()
     plug(monkeypatch, plugins.ENCODERS, __name__, "tires")
     monkeypatch.setattr(encoders, "STAND_IN", "pixels")
-    monkeypatch.setattr("backend.rounds.encoding.pinned", lambda *_: None)
+    monkeypatch.setattr("backend.rounds.maps.encoding.pinned", lambda *_: None)
     choose(site, encoder="tires")
     problem = site.refresh().problem
     assert problem.startswith("The encoder failed: the plugin of encoder 'tires' failed (Zero")
@@ -133,7 +133,7 @@ def fickle(classes: int) -> nn.Module:
 def test_a_network_that_fails_in_training_is_replaced_with_the_next_round(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.rounds import learner
+    from backend.rounds.models import learner
     from model.networks import usable
     from tests.backend.site import TINY
 

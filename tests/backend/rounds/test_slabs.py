@@ -13,18 +13,20 @@ import pytest
 from backend.errors import DraftError
 from backend.label_studio import labels
 from backend.label_studio.labels import Prompt, Prompts
-from backend.rounds import agreement, clicks, drafts, embedding, queue_drafts, sync
+from backend.rounds import embedding, sync
+from backend.rounds.annotators import agreement
 from backend.rounds.context import LoadedEncoders, RoundContext
-from backend.rounds.draft_quality import score_drafts
-from backend.rounds.drafts import LiveDrafts
-from backend.rounds.learner import Learner, learner_for
+from backend.rounds.drafts import clicks, drafting, queue_drafts
+from backend.rounds.drafts.draft_quality import score_drafts
+from backend.rounds.drafts.drafting import LiveDrafts
+from backend.rounds.models.learner import Learner, learner_for
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger, pages
 from backend.storage.tables import Publication
 from model import encoders, inference, phantoms
 from tests.backend.conftest import Region, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio, png
-from tests.backend.rounds.test_learner import SIZE, TINY, ignore
+from tests.backend.rounds.models.test_learner import SIZE, TINY, ignore
 
 PAGED = CONFIG.replace('value="$image"', 'valueList="$slices"')
 SLAB = labels.parse(PAGED)
@@ -102,7 +104,7 @@ def live(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LiveDrafts:
     version = {"name": "r1", "round": 1, "attempt": 1, "model_key": key, "labels": 3}
     lab.store.publications.save(Publication(project_id=lab.number, **version))
     lab.store.publications.go_live(lab.number, "r1")
-    monkeypatch.setattr(drafts, "build", lambda settings, store: lab.services)
+    monkeypatch.setattr(drafting, "build", lambda settings, store: lab.services)
     return LiveDrafts(lab.services.settings, lab.store)
 
 
@@ -230,7 +232,7 @@ def test_a_live_draft_covers_every_page(
     monkeypatch.setattr(inference, "predict", predict)
     regions = live.regions(lab.number, lab.tasks[4])
     [(_, scan, pages)] = lab.learner.predict(lab.key, [lab.address(4)])
-    assert regions == drafts.regions(pages, scan.size, SLAB)
+    assert regions == drafting.regions(pages, scan.size, SLAB)
     assert [region["item_index"] for region in regions] == [0, 1, 2]
     assert [region["id"] for region in regions] == ["Lung-0", "Lung-1", "Lung-2"]
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from backend.commands.cli import cli
-from backend.rounds import refinement
+from backend.rounds.idle import refinement
 from backend.rounds.services import Services
 from backend.settings import Settings
 from backend.web.app import create_app
@@ -55,7 +55,7 @@ def site(
 ) -> Iterator[Site]:
     """A worker with networks that learn, and phantoms of which some are ground truth."""
     learns = replace(TINY, steps=40, batch_size=8, learning_rate=3e-3)
-    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: learns)
+    monkeypatch.setattr("backend.rounds.models.learner.train_config", lambda *_: learns)
     # Networks for 32 pixels differ by chance more than those of real projects.
     monkeypatch.setattr("model.stopping.SAME", 0.03)
     series = phantoms.generate(HELD_OUT + MOST + 20, size=SIZE)

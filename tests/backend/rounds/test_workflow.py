@@ -15,7 +15,7 @@ from backend.errors import NotFound, StorageError
 from backend.label_studio.publisher import Publisher
 from backend.rounds import embedding, sync
 from backend.rounds.context import RoundContext
-from backend.rounds.learner import Learner
+from backend.rounds.models.learner import Learner
 from backend.rounds.unreadable import LOST_AFTER_SECONDS, STORAGE_AWAY
 from backend.rounds.workflow import Rounds
 from backend.storage import artifacts, records
@@ -247,7 +247,7 @@ def test_no_more_than_the_horizon_is_published(site: Site) -> None:
 def test_drafts_that_nobody_sees_are_drawn_for_no_more_than_will_be_judged(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.rounds.queue_drafts.JUDGED_DRAFTS", 1)
+    monkeypatch.setattr("backend.rounds.drafts.queue_drafts.JUDGED_DRAFTS", 1)
     site.entry["extra_params"] = {**OPTIONS, "prelabel_after": 3}
     site.label(0, 1)
     site.refresh()
@@ -265,7 +265,7 @@ def drawn_in(site: Site, number: int) -> list[int]:
 def test_the_newest_drafts_stay_however_many_rounds_there_were(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.rounds.queue_drafts.KEPT_DRAFTS", 3)
+    monkeypatch.setattr("backend.rounds.drafts.queue_drafts.KEPT_DRAFTS", 3)
     files = site.services.files(site.number)
     for number in (9_998, 9_999, 10_000, 10_001):
         files.write_json(artifacts.drafts_name(number), {})
@@ -484,7 +484,7 @@ def test_a_defect_of_ours_is_told_in_the_log_and_plainly_on_the_page(
     assert "Smith" not in project.fix
     assert "Traceback" in caplog.text
     monkeypatch.undo()
-    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
+    monkeypatch.setattr("backend.rounds.models.learner.train_config", lambda *_: TINY)
     assert site.refresh().problem == ""
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from backend.commands import checks_installation, connection
 from backend.errors import ConfigError, StorageError
-from backend.rounds import drafts
-from backend.rounds.embedding_map import Maps
-from backend.rounds.learner import learner_for
+from backend.rounds.drafts import drafting
+from backend.rounds.maps.embedding_map import Maps
+from backend.rounds.models.learner import learner_for
 from backend.rounds.services import Services
 from backend.settings import Settings
 from backend.storage import bucket, ledger
@@ -177,7 +177,7 @@ def test_what_rounds_leave_is_there_for_another_machine(trained: Site, elsewhere
     wanted = trained.store.scans.all(number)[2]
     [(_, scan, drawn)] = learner.predict(version.model_key, [(wanted.id, wanted.url)])
     kept = here.read_json(f"drafts/{version.drafts}")[str(wanted.id)]
-    found = drafts.regions(drawn, scan.size, learner.config)
+    found = drafting.regions(drawn, scan.size, learner.config)
     assert [one["value"] for one in found] == [one["value"] for one in kept]
 
 

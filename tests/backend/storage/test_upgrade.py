@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backend.rounds import refinement
+from backend.rounds.idle import refinement
 from backend.rounds.publications import ProjectPublications
 from backend.rounds.services import Services
 from backend.settings import Settings
@@ -68,7 +68,7 @@ def upgraded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
     """This release's worker on what the earlier one left."""
-    monkeypatch.setattr("backend.rounds.learner.train_config", lambda *_: TINY)
+    monkeypatch.setattr("backend.rounds.models.learner.train_config", lambda *_: TINY)
     *tasks, broken = fake.projects[NUMBER].tasks
     site = Site(services, fake, clock, NUMBER, tasks)
     for task, phantom in zip(tasks, site.phantoms, strict=True):

@@ -189,7 +189,7 @@ def test_what_a_draft_logs_on_its_thread_carries_project_and_task(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def broken(project_id: int, task_id: int) -> list[dict[str, Any]]:
-        logging.getLogger("backend.rounds.drafts").warning("on the thread")
+        logging.getLogger("backend.rounds.drafts.drafting").warning("on the thread")
         raise ImageError("The scan cannot be read.")
 
     logs.configure("INFO")

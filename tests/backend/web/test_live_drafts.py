@@ -20,7 +20,7 @@ from tests.backend.drawing_process import DIES, FAILS, HANGS, serve
 from tests.backend.web.test_app import drawing, live
 
 if TYPE_CHECKING:
-    from backend.rounds.drafts import LiveDrafts
+    from backend.rounds.drafts.drafting import LiveDrafts
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend import errors
 from backend.errors import FirstlightError, ImageError
-from backend.rounds.examples import UnreadableLabels
+from backend.rounds.models.examples import UnreadableLabels
 from backend.worker.job_serializer import JsonSerializer, refuse_pickle
 
 PLAIN = st.recursive(

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from dbos import DBOS, SetEnqueueOptions
 
-from backend.rounds import idle_studies
 from backend.rounds.context import RoundContext
+from backend.rounds.idle import idle_studies
 from backend.rounds.workflow import REFRESH_QUEUE
 from backend.worker import recovery
 from backend.worker.membership import Membership

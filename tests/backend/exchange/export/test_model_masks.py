@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from backend.errors import ConfigError
 from backend.exchange.export.running import Report
-from backend.rounds import drafts
+from backend.rounds.drafts import drafting
 from backend.rounds.services import Services
 from backend.storage.tables import Publication
 from model import inference
@@ -23,7 +23,7 @@ from tests.backend.conftest import the
 from tests.backend.exchange.export.exported import export
 from tests.backend.fake_label_studio import FakeLabelStudio
 from tests.backend.rounds import test_slabs
-from tests.backend.rounds.test_learner import Lab, ignore
+from tests.backend.rounds.models.test_learner import Lab, ignore
 
 VERSION = "r1"
 
@@ -63,7 +63,7 @@ def test_the_models_masks_are_those_of_its_drafts(live: Live) -> None:
     store, lab = live.lab.store, live.lab
     tasks = [(task.id, task.url) for task in store.scans.all(lab.number)]
     for task, scan, probabilities in lab.learner.predict(live.key, tasks):
-        [(expected, _)] = drafts.drawn(probabilities[0], scan.size)
+        [(expected, _)] = drafting.drawn(probabilities[0], scan.size)
         np.testing.assert_array_equal(found.get(task, np.zeros(scan.size)), expected)
 
 
@@ -129,6 +129,6 @@ def test_the_models_masks_of_a_slab_lie_on_their_pages(
     for task, scan, pages in lab.learner.predict(key, [lab.address(3), lab.address(4)]):
         first = lab.tasks.index(task) * test_slabs.PAGES
         for number, probabilities in enumerate(pages, start=first):
-            [(expected, _)] = drafts.drawn(probabilities, scan.size)
+            [(expected, _)] = drafting.drawn(probabilities, scan.size)
             with Image.open(tmp_path / "out" / "masks" / "Lung" / f"page-{number}.png") as mask:
                 np.testing.assert_array_equal(np.asarray(mask) == 255, expected)

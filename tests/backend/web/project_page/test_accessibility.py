@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.rounds import review_list
+from backend.rounds.idle import review_list
 from backend.settings import Settings
 from backend.storage import ledger
 from backend.storage.records import REVIEW, LabelRecord, ReviewedScan, ReviewRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.rounds.embedding_map import Map, Maps
+from backend.rounds.maps.embedding_map import Map, Maps
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger
 from backend.storage.artifacts import Space

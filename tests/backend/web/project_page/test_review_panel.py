@@ -16,7 +16,7 @@ from PIL import Image
 from backend.imaging.decoder_process import Decoders
 from backend.imaging.scan_cache import Scans
 from backend.label_studio import labels
-from backend.rounds import review_files, review_list
+from backend.rounds.idle import review_files, review_list
 from backend.settings import Settings
 from backend.storage import ledger
 from backend.storage.artifacts import Artifacts

@@ -1,0 +1,1 @@
+"""What annotators do: their minutes, their agreement, and second readings."""

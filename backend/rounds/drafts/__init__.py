@@ -1,0 +1,1 @@
+"""Drafts: made, shown, corrected by clicks, and compared with what people submit."""

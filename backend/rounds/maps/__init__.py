@@ -1,0 +1,1 @@
+"""The encoder of a project and the map of its scans."""
