@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,18 @@ STUDY = {
     "PatientSex": "F",
     "ReferringPhysicianName": "",
 }
+
+# highdicom leaves databases in memory open, of which Python 3.13 warns when it collects them.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect those databases here, not in the next test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def position(number: int) -> list[float]:
