@@ -371,6 +371,8 @@ class ReviewRecord(Record):
         shown: The tasks on which Label Studio holds a suspicion, under the live version.
         tab: Whether the tab was made. It is made once: people may remove it.
         plan: Of the next review, while that is under way.
+        published: In place of `shown`, the number of these tasks in a review by an early release,
+            whose files cannot be read any more; None otherwise.
     """
 
     scans: list[ReviewedScan] = []
@@ -378,6 +380,14 @@ class ReviewRecord(Record):
     shown: list[int] = []
     tab: bool = False
     plan: ReviewPlan | None = None
+    published: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_tab(cls, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Set `tab` for early releases, which made the tab with the first suspicion."""
+        published = written.get("published")
+        return dict(written) if published is None else {"tab": published > 0, **written}
 
     def without(self, task_ids: Collection[int]) -> ReviewRecord:
         """Return the review without some scans."""

@@ -45,7 +45,8 @@ def published(store: Store, project_id: int, version: str) -> int:
     """Return how many predictions of a version in Label Studio are suspicions about labels."""
     if store.studies.digest(project_id, REVIEW) != version:
         return 0
-    return len(read(store, project_id).shown)
+    review = read(store, project_id)
+    return len(review.shown) if review.published is None else review.published
 
 
 def forget_tab(store: Store, project_id: int) -> None:
