@@ -33,11 +33,16 @@ class LabelReview:
     name = REVIEW
 
     def due(self, here: RoundContext) -> bool:
-        """Return whether the live queue shows no suspicions yet, and there are enough labels."""
+        """Return whether the live queue shows no suspicions yet, and there are enough labels.
+
+        It is due too if the pictures of the last review cannot be read any more.
+        """
         live = _live(here)
         if live is None or live.labels < review_list.LEAST_GROUPS or not here.options.review:
             return False
-        return here.store.studies.digest(here.id, self.name) != live.name
+        if here.store.studies.digest(here.id, self.name) != live.name:
+            return True
+        return review_list.is_unreadable(here.store, here.id)
 
     def run(self, here: RoundContext, stop: Callable[[], bool]) -> None:
         """Review the labels if enough of them changed, and show and store the suspicions.
@@ -52,7 +57,7 @@ class LabelReview:
         review = _reviewed(here, stop)
         _save(here, review)
         shown = _show(here, live, review, stop)
-        review = review.changed(shown=shown, tab=review.tab or bool(shown))
+        review = review.changed(shown=shown, tab=review.tab or bool(shown), published=None)
         _save(here, review, live.name)
         kept = {scan.file for scan in review.scans}
         for old in set(here.files.names(artifacts.REVIEWS)) - kept:

@@ -219,6 +219,28 @@ def test_enough_changed_labels_are_reviewed_anew(site: Site, training: list[Any]
     assert not {*before} & {*files(site)}
 
 
+def test_a_review_by_an_early_release_is_made_anew_although_its_queue_is_still_live(
+    site: Site,
+) -> None:
+    study(site)
+    stored = review_list.read(site.store, site.number).written()
+    early = [{**scan, "file": "reviews/0a1b-0.json"} for scan in stored["scans"]]
+    version, of_project = site.project.live_version, site.services.files(site.number)
+    site.store.studies.save(
+        site.number, "review", version, {"scans": early, "published": len(LABELLED)}
+    )
+    for name in files(site):
+        of_project.remove(name)
+    of_project.write_json("reviews/0a1b-0.json", {})
+    assert due(site) == [(site.number, "review")]
+    study(site)
+    pictures = [task for name in files(site) for task in review_files.regions(of_project, name)]
+    assert sorted(pictures) == [site.tasks[row] for row in LABELLED]
+    assert review_list.published(site.store, site.number, version) == len(LABELLED)
+    assert_each_task_once(site)
+    assert due(site) == []
+
+
 def test_a_deleted_scan_leaves_the_review_at_once(site: Site) -> None:
     study(site)
     [*left, last] = [site.tasks[row] for row in LABELLED]
