@@ -13,7 +13,14 @@ from backend.errors import LabelStudioError
 from backend.label_studio import labels, review_predictions, review_tab
 from backend.rounds import erasing, steps
 from backend.rounds.context import RoundContext
-from backend.rounds.idle import idle_studies, label_review, refinement, review_files, review_list
+from backend.rounds.idle import (
+    idle_studies,
+    label_review,
+    refinement,
+    review_files,
+    review_folds,
+    review_list,
+)
 from backend.rounds.idle.label_review import LabelReview
 from backend.storage import artifacts, ledger
 from backend.storage.publications import Author
@@ -275,6 +282,33 @@ def test_a_tab_that_a_person_removed_stays_away(site: Site) -> None:
     study(site)
     assert reviewed(site)
     assert site.fake.tabs == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(review, "out_of_fold"), (review_folds, "judge"), (review_predictions, "publish")],
+)
+def test_a_review_of_a_project_that_is_forgotten_meanwhile_writes_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    forgotten: list[bool] = []
+    work = getattr(module, name)
+
+    def forget_after(*given: Any, **named: Any) -> Any:
+        done = work(*given, **named)
+        site.store.projects.forget(site.number)
+        for file in files(site):
+            site.services.files(site.number).remove(file)
+        forgotten.append(True)
+        return done
+
+    monkeypatch.setattr(module, name, forget_after)
+    here = RoundContext.of(site.services, site.rounds._encoders, site.number)
+    with pytest.raises(Stopped):
+        LabelReview().run(here, lambda: bool(forgotten))
+    assert len(forgotten) == 1
+    assert site.store.studies.record(site.number, "review") == {}
+    assert files(site) == []
 
 
 def test_publishing_makes_way_for_a_round(
