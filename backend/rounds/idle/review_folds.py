@@ -68,7 +68,7 @@ def judge(here: RoundContext, planned: ReviewPlan, stop: Callable[[], bool]) -> 
             here.store.projects.update(here.id, progress=progress)
             scans = _judge_fold(here, name, examples, set(fold), stop)
             log.info("reviewed %d labels, part %d of %d", len(fold), number + 1, len(folds))
-        judged += scans
+        judged += (scan for scan in scans if scan.task in usable)
     return judged
 
 

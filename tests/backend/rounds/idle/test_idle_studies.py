@@ -360,6 +360,23 @@ def test_a_review_begins_anew_once_few_of_its_scans_are_labelled(
     assert not label_review._may_go_on(here, plan)
 
 
+def test_a_scan_of_a_finished_fold_leaves_the_review_with_its_label(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(review.FOLDS - 1, site, monkeypatch)
+    study(site)
+    of_project = site.services.files(site.number)
+    gone = review_files.scans(of_project, files(site)[0])
+    assert gone
+    with site.store.session() as session:
+        session.execute(sa.delete(Annotation).where(Annotation.task_id == gone[0].task))
+    monkeypatch.setattr(review_list, "LEAST_GROUPS", len(LABELLED) - 1)
+    here = RoundContext.of(site.services, site.rounds._encoders, site.number)
+    LabelReview().run(here, lambda: False)
+    reviewed = {scan.task for scan in review_list.read(site.store, site.number).scans}
+    assert reviewed == {site.tasks[row] for row in LABELLED} - {gone[0].task}
+
+
 def test_no_network_learns_from_the_group_of_a_scan_that_it_judges(
     site: Site, monkeypatch: pytest.MonkeyPatch, training: list[Any]
 ) -> None:
