@@ -276,7 +276,7 @@ class ModelQuality(Record):
 
 
 class LabelRecord(Record):
-    """What labels cost and how well annotators agree, for the page; see `rounds.label_figures`.
+    """What labels cost and how well annotators agree; see `rounds.annotators.label_figures`.
 
     Attributes:
         minutes: None while no label has a known time.
@@ -297,7 +297,7 @@ REVIEW = "review"
 
 
 class SelectionGainRecord(Record):
-    """What selection gains in a project, or how far that study is; see `rounds.selection_gain`.
+    """What selection gains in a project, or how far it is; see `rounds.idle.selection_gain`.
 
     Attributes:
         labels: A key of every label when the study began.
@@ -363,7 +363,7 @@ class ReviewPlan(Record):
 
 
 class ReviewRecord(Record):
-    """The suspicion of each labelled scan; see `rounds.label_review`.
+    """The suspicion of each labelled scan; see `rounds.idle.label_review`.
 
     Attributes:
         scans: The labelled scans, the most suspicious first; empty while there are too few.
