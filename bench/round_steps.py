@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -47,15 +47,28 @@ def main() -> None:
     for scans in parser.parse_args().scans:
         with tempfile.TemporaryDirectory() as name:
             # In another process: the tasks of a million scans take memory that no round needs.
-            filling = multiprocessing.get_context("spawn").Process(
-                target=fill, args=(Path(name), scans)
-            )
-            filling.start()
-            filling.join()
+            in_another_process(fill, Path(name), scans)
             print(f"{scans} scans", flush=True)
             store = open_store(Settings(data_dir=Path(name)).database)
             measure(store, ProjectFiles(Settings(data_dir=Path(name)).project_folder(PROJECT)))
             store.close()
+
+
+def in_another_process(work: Callable[..., None], *given: Any) -> None:
+    """Run what makes the pool in a process of its own.
+
+    Raises:
+        SystemExit: If that process ended with an error.
+    """
+    worker = multiprocessing.get_context("spawn").Process(target=work, args=given)
+    worker.start()
+    worker.join()
+    if worker.exitcode:
+        raise SystemExit(
+            f"The process that makes the pool ended with code {worker.exitcode}, not 0. Nothing "
+            "was measured. Its message stands above; if there is none, free memory or ask for "
+            "fewer scans."
+        )
 
 
 def fill(folder: Path, scans: int) -> None:

@@ -276,7 +276,7 @@ class ModelQuality(Record):
 
 
 class LabelRecord(Record):
-    """What labels cost and how well annotators agree, for the page; see `rounds.label_figures`.
+    """What labels cost and how well annotators agree; see `rounds.annotators.label_figures`.
 
     Attributes:
         minutes: None while no label has a known time.
@@ -297,7 +297,7 @@ REVIEW = "review"
 
 
 class SelectionGainRecord(Record):
-    """What selection gains in a project, or how far that study is; see `rounds.selection_gain`.
+    """What selection gains in a project, or how far it is; see `rounds.idle.selection_gain`.
 
     Attributes:
         labels: A key of every label when the study began.
@@ -363,7 +363,7 @@ class ReviewPlan(Record):
 
 
 class ReviewRecord(Record):
-    """The suspicion of each labelled scan; see `rounds.label_review`.
+    """The suspicion of each labelled scan; see `rounds.idle.label_review`.
 
     Attributes:
         scans: The labelled scans, the most suspicious first; empty while there are too few.
@@ -371,6 +371,8 @@ class ReviewRecord(Record):
         shown: The tasks on which Label Studio holds a suspicion, under the live version.
         tab: Whether the tab was made. It is made once: people may remove it.
         plan: Of the next review, while that is under way.
+        published: In place of `shown`, the number of these tasks in a review by an early release,
+            whose files cannot be read any more; None otherwise.
     """
 
     scans: list[ReviewedScan] = []
@@ -378,6 +380,14 @@ class ReviewRecord(Record):
     shown: list[int] = []
     tab: bool = False
     plan: ReviewPlan | None = None
+    published: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_tab(cls, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Set `tab` for early releases, which made the tab with the first suspicion."""
+        published = written.get("published")
+        return dict(written) if published is None else {"tab": published > 0, **written}
 
     def without(self, task_ids: Collection[int]) -> ReviewRecord:
         """Return the review without some scans."""

@@ -187,7 +187,7 @@ class LabelFigures(Base):
 
 
 class StudyResult(Base):
-    """What a study found out about a project in idle time; see `rounds.idle_studies`."""
+    """What a study found out about a project in idle time; see `rounds.idle.idle_studies`."""
 
     __tablename__ = "study_results"
     project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -72,7 +72,7 @@ def _installation(store: Store, projects: Sequence[Project]) -> Iterator[Metric]
     )
     yield GaugeMetricFamily(
         "firstlight_trainings_running",
-        "Projects that train a network now, for a round or in idle time.",
+        "Projects that train a network for a round, or are refined or studied in idle time.",
         value=sum(project.step in TRAINING for project in projects),
     )
     yield GaugeMetricFamily(

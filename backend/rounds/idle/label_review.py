@@ -33,11 +33,16 @@ class LabelReview:
     name = REVIEW
 
     def due(self, here: RoundContext) -> bool:
-        """Return whether the live queue shows no suspicions yet, and there are enough labels."""
+        """Return whether the live queue shows no suspicions yet, and there are enough labels.
+
+        It is due too if the pictures of the last review cannot be read any more.
+        """
         live = _live(here)
         if live is None or live.labels < review_list.LEAST_GROUPS or not here.options.review:
             return False
-        return here.store.studies.digest(here.id, self.name) != live.name
+        if here.store.studies.digest(here.id, self.name) != live.name:
+            return True
+        return review_list.is_unreadable(here.store, here.id)
 
     def run(self, here: RoundContext, stop: Callable[[], bool]) -> None:
         """Review the labels if enough of them changed, and show and store the suspicions.
@@ -50,10 +55,10 @@ class LabelReview:
         if live is None:
             return
         review = _reviewed(here, stop)
-        _save(here, review)
+        _save(here, review, stop)
         shown = _show(here, live, review, stop)
-        review = review.changed(shown=shown, tab=review.tab or bool(shown))
-        _save(here, review, live.name)
+        review = review.changed(shown=shown, tab=review.tab or bool(shown), published=None)
+        _save(here, review, stop, live.name)
         kept = {scan.file for scan in review.scans}
         for old in set(here.files.names(artifacts.REVIEWS)) - kept:
             here.files.remove(old)
@@ -63,8 +68,19 @@ def _live(here: RoundContext) -> Publication | None:
     return here.store.publications.get(here.id, here.project.live_version)
 
 
-def _save(here: RoundContext, review: ReviewRecord, version: str | None = None) -> None:
-    """Store a review; `version` is the queue that shows it, None for the same as before."""
+def _save(
+    here: RoundContext,
+    review: ReviewRecord,
+    stop: Callable[[], bool],
+    version: str | None = None,
+) -> None:
+    """Store a review; `version` is the queue that shows it, None for the same as before.
+
+    Raises:
+        Stopped: If `stop` returned True: the project may be forgotten by now.
+    """
+    if stop():
+        raise Stopped
     studies = here.store.studies
     shows = studies.digest(here.id, REVIEW) if version is None else version
     studies.save(here.id, REVIEW, shows, review.written())
@@ -80,7 +96,7 @@ def _reviewed(here: RoundContext, stop: Callable[[], bool]) -> ReviewRecord:
         if not _is_outdated(here, review):
             return review
         plan = review_folds.plan(here)
-        _save(here, review.changed(plan=plan))
+        _save(here, review.changed(plan=plan), stop)
     scans = review_folds.judge(here, plan, stop)
     scans.sort(key=lambda scan: -scan.score)
     return review.changed(scans=scans, classes=plan.classes, plan=None)

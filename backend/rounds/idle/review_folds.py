@@ -21,7 +21,7 @@ from backend.rounds.models.examples import Example, labelled
 from backend.storage import artifacts
 from backend.storage.records import ReviewedScan, ReviewPlan
 from model import review
-from model.refinement import split
+from model.refinement import Stopped, split
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def judge(here: RoundContext, planned: ReviewPlan, stop: Callable[[], bool]) -> 
             here.store.projects.update(here.id, progress=progress)
             scans = _judge_fold(here, name, examples, set(fold), stop)
             log.info("reviewed %d labels, part %d of %d", len(fold), number + 1, len(folds))
-        judged += scans
+        judged += (scan for scan in scans if scan.task in usable)
     return judged
 
 
@@ -79,7 +79,11 @@ def _judge_fold(
     held: Set[int],
     stop: Callable[[], bool],
 ) -> list[ReviewedScan]:
-    """Return and store what a network says about the held tasks that learnt from the others."""
+    """Return and store what a network says about the held tasks that learnt from the others.
+
+    Raises:
+        Stopped: If `stop` returned True; nothing is stored.
+    """
     groups = here.ledger.groups
     of_held = {groups[task] for task in held}
     # Groups may have been joined since the plan: whatever shares one with a held scan teaches
@@ -95,6 +99,8 @@ def _judge_fold(
     by_task = {task: list(of_task) for task, of_task in groupby(judged, lambda of: of[0].task)}
     scans = [_suspicion(here, name, of_task) for of_task in by_task.values()]
     expected = {task: _expected(here, of_task) for task, of_task in by_task.items()}
+    if stop():  # the project may be forgotten by now
+        raise Stopped
     review_files.write(here.files, name, scans, expected)
     return scans
 

@@ -15,6 +15,14 @@ def read(store: Store, project_id: int) -> ReviewRecord:
     return ReviewRecord.model_validate(store.studies.record(project_id, REVIEW))
 
 
+def is_unreadable(store: Store, project_id: int) -> bool:
+    """Return whether the last review is of an early release, whose files cannot be read any more.
+
+    The record is not validated, since the worker asks this every few seconds.
+    """
+    return store.studies.record(project_id, REVIEW).get("published") is not None
+
+
 def label_of(now: Ledger, task_id: int) -> str:
     """Return a digest of a scan's label, "" without one; a corrected label has another one."""
     return artifacts.digest(now.keys_of(task_id)) if task_id in now.usable else ""
@@ -45,7 +53,8 @@ def published(store: Store, project_id: int, version: str) -> int:
     """Return how many predictions of a version in Label Studio are suspicions about labels."""
     if store.studies.digest(project_id, REVIEW) != version:
         return 0
-    return len(read(store, project_id).shown)
+    review = read(store, project_id)
+    return len(review.shown) if review.published is None else review.published
 
 
 def forget_tab(store: Store, project_id: int) -> None:

@@ -11,6 +11,7 @@ from backend.errors import FirstlightError
 from backend.label_studio.client import QUEUE
 from backend.label_studio.credentials import SECRET_HEADER
 from backend.rounds.services import Services
+from backend.storage.records import REVIEW
 from backend.storage.store import Store
 from tests.backend.commands.conftest import US, mended, only, pixels
 from tests.backend.conftest import the
@@ -249,6 +250,27 @@ def test_a_queue_that_somebody_deleted_is_asked_for_anew(
     finding.repair()
     project = the(store, number)
     assert (project.fingerprint, project.requested > project.completed) == ("", True)
+
+
+def test_suspicions_of_an_early_release_are_no_predictions_of_the_queue(
+    services: Services, fake: FakeLabelStudio, store: Store, number: int
+) -> None:
+    live = fake.projects[number].model_version
+    early = {
+        "task": 1,
+        "label": "0f3c",
+        "annotations": [1],
+        "score": 0.4,
+        "share": 0.2,
+        "reason": "both",
+        "about": "Lung",
+        "other": "",
+        "page": 0,
+        "file": "reviews/0a1b-0.json",
+    }
+    assert checks_project.queue(services, number).ok
+    store.studies.save(number, REVIEW, live, {"scans": [early], "published": 1})
+    assert not checks_project.queue(services, number).ok, "a prediction of the queue is missing"
 
 
 def test_one_readable_image_among_the_first_is_enough(

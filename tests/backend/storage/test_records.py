@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from backend.storage import artifacts, records
 from backend.storage.artifacts import ProjectFiles, Space
-from backend.storage.records import ModelQuality, QueueRecord, Record, RoundRecord
+from backend.storage.records import ModelQuality, QueueRecord, Record, ReviewRecord, RoundRecord
 from backend.storage.store import Store
 from backend.storage.tables import Model
 
@@ -113,3 +113,13 @@ def test_order_and_labels_of_a_queue_are_read_without_its_scans(tmp_path: Path) 
     records.write_queue(files, 1, QUEUE.changed(labels=["1@now"]))
     assert (records.read_order(files, 1), records.read_labels(files, 1)) == ([3, 1], ["1@now"])
     assert (records.read_order(files, 2), records.read_labels(files, 2)) == (None, None)
+
+
+@pytest.mark.parametrize("published", [0, 3])
+def test_the_tab_of_a_review_by_an_early_release_was_made_with_its_first_suspicion(
+    published: int,
+) -> None:
+    review = ReviewRecord.model_validate({"scans": [], "published": published})
+    assert (review.tab, review.published) == (published > 0, published)
+    removed = review.changed(tab=False).written()
+    assert not ReviewRecord.model_validate(removed).tab, "what was written since holds"

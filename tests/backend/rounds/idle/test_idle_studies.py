@@ -13,7 +13,14 @@ from backend.errors import LabelStudioError
 from backend.label_studio import labels, review_predictions, review_tab
 from backend.rounds import erasing, steps
 from backend.rounds.context import RoundContext
-from backend.rounds.idle import idle_studies, label_review, refinement, review_files, review_list
+from backend.rounds.idle import (
+    idle_studies,
+    label_review,
+    refinement,
+    review_files,
+    review_folds,
+    review_list,
+)
 from backend.rounds.idle.label_review import LabelReview
 from backend.storage import artifacts, ledger
 from backend.storage.publications import Author
@@ -219,6 +226,28 @@ def test_enough_changed_labels_are_reviewed_anew(site: Site, training: list[Any]
     assert not {*before} & {*files(site)}
 
 
+def test_a_review_by_an_early_release_is_made_anew_although_its_queue_is_still_live(
+    site: Site,
+) -> None:
+    study(site)
+    stored = review_list.read(site.store, site.number).written()
+    early = [{**scan, "file": "reviews/0a1b-0.json"} for scan in stored["scans"]]
+    version, of_project = site.project.live_version, site.services.files(site.number)
+    site.store.studies.save(
+        site.number, "review", version, {"scans": early, "published": len(LABELLED)}
+    )
+    for name in files(site):
+        of_project.remove(name)
+    of_project.write_json("reviews/0a1b-0.json", {})
+    assert due(site) == [(site.number, "review")]
+    study(site)
+    pictures = [task for name in files(site) for task in review_files.regions(of_project, name)]
+    assert sorted(pictures) == [site.tasks[row] for row in LABELLED]
+    assert review_list.published(site.store, site.number, version) == len(LABELLED)
+    assert_each_task_once(site)
+    assert due(site) == []
+
+
 def test_a_deleted_scan_leaves_the_review_at_once(site: Site) -> None:
     study(site)
     [*left, last] = [site.tasks[row] for row in LABELLED]
@@ -253,6 +282,33 @@ def test_a_tab_that_a_person_removed_stays_away(site: Site) -> None:
     study(site)
     assert reviewed(site)
     assert site.fake.tabs == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(review, "out_of_fold"), (review_folds, "judge"), (review_predictions, "publish")],
+)
+def test_a_review_of_a_project_that_is_forgotten_meanwhile_writes_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    forgotten: list[bool] = []
+    work = getattr(module, name)
+
+    def forget_after(*given: Any, **named: Any) -> Any:
+        done = work(*given, **named)
+        site.store.projects.forget(site.number)
+        for file in files(site):
+            site.services.files(site.number).remove(file)
+        forgotten.append(True)
+        return done
+
+    monkeypatch.setattr(module, name, forget_after)
+    here = RoundContext.of(site.services, site.rounds._encoders, site.number)
+    with pytest.raises(Stopped):
+        LabelReview().run(here, lambda: bool(forgotten))
+    assert len(forgotten) == 1
+    assert site.store.studies.record(site.number, "review") == {}
+    assert files(site) == []
 
 
 def test_publishing_makes_way_for_a_round(
@@ -302,6 +358,23 @@ def test_a_review_begins_anew_once_few_of_its_scans_are_labelled(
     assert label_review._may_go_on(here, plan)
     monkeypatch.setattr(review_list, "LEAST_GROUPS", len(LABELLED))
     assert not label_review._may_go_on(here, plan)
+
+
+def test_a_scan_of_a_finished_fold_leaves_the_review_with_its_label(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(review.FOLDS - 1, site, monkeypatch)
+    study(site)
+    of_project = site.services.files(site.number)
+    gone = review_files.scans(of_project, files(site)[0])
+    assert gone
+    with site.store.session() as session:
+        session.execute(sa.delete(Annotation).where(Annotation.task_id == gone[0].task))
+    monkeypatch.setattr(review_list, "LEAST_GROUPS", len(LABELLED) - 1)
+    here = RoundContext.of(site.services, site.rounds._encoders, site.number)
+    LabelReview().run(here, lambda: False)
+    reviewed = {scan.task for scan in review_list.read(site.store, site.number).scans}
+    assert reviewed == {site.tasks[row] for row in LABELLED} - {gone[0].task}
 
 
 def test_no_network_learns_from_the_group_of_a_scan_that_it_judges(
