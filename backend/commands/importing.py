@@ -48,16 +48,17 @@ def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
     plan = Plan(root, asked["window"], asked["slices"], asked["keep_names"], asked["slab"])
     studio = LabelStudio(settings)
     tasks = TaskImport(studio)
+    names = Pseudonyms.of(settings)  # before a project is made, because it may refuse
     project = asked["project"] or _new_project(tasks, asked, found)
     folder = _folder_of(settings, project, source, asked["out"])
     serving = _serving(tasks, project, folder, asked["local_files"])
     target = Target(project, settings.label_studio_url, folder, studio, tasks, serving)
-    outcome = fill(settings, target, plan, found)
+    outcome = fill(target, plan, found, names)
     click.echo(_group_by_volume(settings, studio, project))
     return not outcome.problems
 
 
-def fill(settings: Settings, target: Target, plan: Plan, found: Contents) -> Outcome:
+def fill(target: Target, plan: Plan, found: Contents, names: Pseudonyms) -> Outcome:
     """Import what was found in a source, with a progress bar, and say what was done.
 
     Raises:
@@ -66,7 +67,7 @@ def fill(settings: Settings, target: Target, plan: Plan, found: Contents) -> Out
     for line in _config_notes(target.studio, target.project, found, slabs=plan.slab > 1):
         click.echo(line)
     with click.progressbar(found.sources, label="Volumes", file=sys.stderr) as bar:
-        outcome = importing.run(target, plan, bar, Pseudonyms.of(settings))
+        outcome = importing.run(target, plan, bar, names)
     _report(outcome, target)
     return outcome
 

@@ -186,6 +186,17 @@ def test_a_project_grouped_by_volume_gets_the_place_of_its_slices_too(
     assert studio.entries[entry["id"]]["extra_params"] == given
 
 
+def test_no_project_is_made_where_the_key_of_earlier_imports_is_missing(
+    studio: FillableLabelStudio, settings: Settings, source: Path, tmp_path: Path
+) -> None:
+    (settings.data_dir / "pseudonyms.key").touch()
+    (tmp_path / "share").mkdir()
+    moved = settings.model_copy(update={"imports_dir": tmp_path / "share"})
+    with pytest.raises(ConfigError, match=r"has no pseudonyms\.key, but DATA_DIR holds"):
+        run(moved, source, title="Hearts", labels="RV, LV")
+    assert not studio.projects
+
+
 def test_what_is_left_out_is_said_and_makes_the_command_fail(
     studio: FillableLabelStudio,
     settings: Settings,
