@@ -207,15 +207,15 @@ def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> s
         options = parse_options(given)
         chosen = "slice_by" in given or options.slice_by
         if options.group_by and (chosen or options.group_by != VOLUME):
-            return _grouped_already(options)
-        connection.register(settings, studio, project, json.dumps({**given, **GROUPED}))
+            return _said(f"The project's slices are grouped by {options.group_by}", options)
+        new = {**given, **({"group_by": VOLUME} if chosen else GROUPED)}
+        connection.register(settings, studio, project, json.dumps(new))
     except FirstlightError as error:
         return f"Set the options {wanted} in Settings > Model: {error}"
-    return f"The slices of project {project} are grouped by {VOLUME} now, with {SLICE} as place."
+    return _said(f"The slices of project {project} are grouped by {VOLUME} now", parse_options(new))
 
 
-def _grouped_already(options: ProjectOptions) -> str:
-    grouped = f"The project's slices are grouped by {options.group_by}"
+def _said(grouped: str, options: ProjectOptions) -> str:
     if options.slice_by:
         return f"{grouped}, with {options.slice_by} as place."
     return (
