@@ -18,7 +18,7 @@ from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend import logs
-from backend.settings import keep_private, load_settings, prepare_data_dir
+from backend.settings import keep_private, load_settings, prepare_data_dir, require_click_model
 from backend.storage import bucket
 from backend.storage.store import open_store
 from backend.web.app import MOST_BYTES, add_errors, health_of, job_status_of, json_body, webhook_of
@@ -76,8 +76,12 @@ def create_app() -> Flask:
 
     Bodies over 50 MB get 413, and the password is checked before a body is read. A WSGI server that
     reads whole requests before it hands them over must limit their size itself.
+
+    Raises:
+        ConfigError: If a setting is wrong, or CLICK_MODEL is no folder.
     """
     settings = load_settings()
+    require_click_model(settings)
     # If the host has set up logging (a generated _wsgi.py, an application around this one), leave
     # it alone: a new setup would close its handlers. A bare WSGI server sets up none, and log
     # lines would lose their level, time and project.

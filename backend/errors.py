@@ -19,7 +19,9 @@ FirstlightError                what happened and how to fix it, safe to show to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import ssl
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 
@@ -107,10 +109,19 @@ class PublishError(FirstlightError):
     """A queue was sent but did not arrive complete."""
 
 
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # these need not name a file
+
+
 def of_system(error: OSError) -> StorageError:
     """Return what the operating system refused, in plain words: what, why, and what to do."""
+    why = error.strerror or type(error).__name__
+    if not error.filename and error.errno not in _OF_DISKS:
+        return StorageError(
+            f"The operating system refused a step of the command ({why}).",
+            "Remove the cause in brackets, and run the command again.",
+        )
     return StorageError(
-        f"{error.filename or 'A file or address'} cannot be used ({error.strerror or error}).",
+        f"{error.filename or 'A file'} cannot be used ({why}).",
         "Let this user read and write the file and its folder, free disk space if there is none, "
         "and run the command again.",
     )
@@ -136,7 +147,17 @@ _REASONS = {
 def reason(error: BaseException) -> str:
     """Return why a call to another service failed, in words where they are known.
 
-    Only the class of the error is read: its text may quote addresses, headers and passwords.
+    Only the classes of the error and of its causes are read: their texts may quote addresses,
+    headers and passwords.
     """
+    if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+        return "its certificate is not trusted, or it does not speak TLS"
     names = [kind.__name__ for kind in type(error).__mro__]
     return next((_REASONS[name] for name in names if name in _REASONS), names[0])
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from; httpx wraps the errors of TLS in its own."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__  # httpcore raises its own `from None`

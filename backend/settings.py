@@ -273,6 +273,19 @@ def require_api_key(settings: Settings) -> None:
         )
 
 
+def require_click_model(settings: Settings) -> None:
+    """Raise if CLICK_MODEL is no folder: a process that answers clicks must not start without it.
+
+    Other processes do not use it, so their machines need not have the folder.
+    """
+    if settings.click_model is not None and not settings.click_model.is_dir():
+        raise ConfigError(
+            f"CLICK_MODEL is {settings.click_model}, which is no folder on this machine.",
+            "Name the folder with the encoder and the decoder of a network, or leave "
+            "CLICK_MODEL empty.",
+        )
+
+
 def prepare_data_dir(settings: Settings) -> None:
     """Make DATA_DIR, and check at the start, not in mid-round, that it can be written.
 

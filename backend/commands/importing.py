@@ -48,16 +48,17 @@ def run(settings: Settings, source: Path, asked: Mapping[str, Any]) -> bool:
     plan = Plan(root, asked["window"], asked["slices"], asked["keep_names"], asked["slab"])
     studio = LabelStudio(settings)
     tasks = TaskImport(studio)
+    names = Pseudonyms.of(settings)  # before a project is made, because it may refuse
     project = asked["project"] or _new_project(tasks, asked, found)
     folder = _folder_of(settings, project, source, asked["out"])
     serving = _serving(tasks, project, folder, asked["local_files"])
     target = Target(project, settings.label_studio_url, folder, studio, tasks, serving)
-    outcome = fill(settings, target, plan, found)
+    outcome = fill(target, plan, found, names)
     click.echo(_group_by_volume(settings, studio, project))
     return not outcome.problems
 
 
-def fill(settings: Settings, target: Target, plan: Plan, found: Contents) -> Outcome:
+def fill(target: Target, plan: Plan, found: Contents, names: Pseudonyms) -> Outcome:
     """Import what was found in a source, with a progress bar, and say what was done.
 
     Raises:
@@ -66,7 +67,7 @@ def fill(settings: Settings, target: Target, plan: Plan, found: Contents) -> Out
     for line in _config_notes(target.studio, target.project, found, slabs=plan.slab > 1):
         click.echo(line)
     with click.progressbar(found.sources, label="Volumes", file=sys.stderr) as bar:
-        outcome = importing.run(target, plan, bar, Pseudonyms.of(settings))
+        outcome = importing.run(target, plan, bar, names)
     _report(outcome, target)
     return outcome
 
@@ -206,15 +207,15 @@ def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> s
         options = parse_options(given)
         chosen = "slice_by" in given or options.slice_by
         if options.group_by and (chosen or options.group_by != VOLUME):
-            return _grouped_already(options)
-        connection.register(settings, studio, project, json.dumps({**given, **GROUPED}))
+            return _said(f"The project's slices are grouped by {options.group_by}", options)
+        new = {**given, **({"group_by": VOLUME} if chosen else GROUPED)}
+        connection.register(settings, studio, project, json.dumps(new))
     except FirstlightError as error:
         return f"Set the options {wanted} in Settings > Model: {error}"
-    return f"The slices of project {project} are grouped by {VOLUME} now, with {SLICE} as place."
+    return _said(f"The slices of project {project} are grouped by {VOLUME} now", parse_options(new))
 
 
-def _grouped_already(options: ProjectOptions) -> str:
-    grouped = f"The project's slices are grouped by {options.group_by}"
+def _said(grouped: str, options: ProjectOptions) -> str:
     if options.slice_by:
         return f"{grouped}, with {options.slice_by} as place."
     return (

@@ -8,6 +8,7 @@ that are there already are found by their names and not made twice.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,8 +135,9 @@ class _Import:
             for pages in volume.tasks
         }
         self._tasks = _tasks_of(target)
-        if not manifest.volumes:
-            _check_slab(target.project, _slab_of(self._tasks, plan.slab), plan.slab)
+        # Pages of the project's longest task, if its manifest is gone.
+        self._longest = 0 if manifest.volumes else max(map(len, self._tasks.values()), default=0)
+        self._check_longest()
         # Identity and title of the volumes of this run, by their names.
         self._seen: dict[str, tuple[str, str]] = {}
         self._waiting: list[tuple[manifests.Volume, Mapping[str, str]]] = []
@@ -157,6 +159,30 @@ class _Import:
         self._send()
         return self._outcome
 
+    def _check_longest(self) -> None:
+        """Raise if tasks whose manifest is gone are of slabs of another size."""
+        # Two tasks of a volume: neither is short because its volume is.
+        several = Counter(volume for volume, _ in self._tasks)
+        cut = any(
+            several[volume] > 1 and len(pages) == self._longest
+            for (volume, _), pages in self._tasks.items()
+        )
+        if self._longest > self._plan.slab or (self._is_shorter() and cut):
+            raise self._other_slabs()
+
+    def _is_shorter(self) -> bool:
+        # A slab of an even number of pages was cut by an end of its volume.
+        return self._longest > 0 and self._longest | 1 < self._plan.slab
+
+    def _other_slabs(self) -> ConfigError:
+        project, pages = self._target.project, "page" if self._longest == 1 else "pages"
+        return ConfigError(
+            f"The manifest of project {project} is gone, and its tasks have at most "
+            f"{self._longest} {pages}, but --slab is {self._plan.slab}: slices would be drawn "
+            "twice.",
+            f"Import with --slab {self._longest | 1}, or into a new project by --new.",
+        )
+
     def _batch(self) -> int:
         return max(_BATCH, sum(len(volume.slices) for volume in self._entries.values()) // 10)
 
@@ -177,6 +203,8 @@ class _Import:
                 "Import it into a new project, or put the old files back.",
             )
         known = self._tasks_of_another_manifest(name, old)
+        if self._is_shorter() and any({*pages} < {*volume.present} for pages in known):
+            raise self._other_slabs()
         entry = self._writer.write(volume, name, old, known)
         if not entry.tasks:
             raise ConfigError(
@@ -290,14 +318,6 @@ def _pages(data: Row) -> Slab:
     pages = data.get(PAGES)
     whole = isinstance(pages, list) and all(isinstance(page, int) for page in pages)
     return tuple(pages) if pages and whole else (data[SLICE],)
-
-
-def _slab_of(tasks: Mapping[tuple[str, int], Slab], asked: int) -> int:
-    """Return a size of slabs that makes the tasks of a project whose manifest is gone.
-
-    A slab of an even number of slices was cut by an end of its volume: the next odd size makes it.
-    """
-    return max((len(pages) for pages in tasks.values()), default=asked) | 1
 
 
 def _check_slab(project: int, there: int, asked: int) -> None:

@@ -8,7 +8,8 @@ import os
 import secrets
 from pathlib import Path
 
-from backend.errors import StorageError
+from backend.errors import ConfigError, StorageError
+from backend.imaging.manifest import IMPORTS
 from backend.settings import Settings
 
 _KEY = "pseudonyms.key"
@@ -26,10 +27,13 @@ class Pseudonyms:
         """Return those of this installation; the key is made once, readable by its owner alone.
 
         Raises:
+            ConfigError: If the key would be made in IMPORTS_DIR although DATA_DIR has imports.
             StorageError: If the key cannot be read or written.
         """
         path = settings.imports_root / _KEY
         try:
+            if not path.exists():
+                _check_no_imports_in_data_dir(settings)
             path.parent.mkdir(parents=True, exist_ok=True)
             _make(path)
             return cls(path.read_bytes())
@@ -49,6 +53,22 @@ class Pseudonyms:
         text = f"{kind}\0{identity}".encode()
         digest = hmac.new(self._key, text, hashlib.sha256).hexdigest()
         return f"{kind}-{digest[:_LENGTH]}"
+
+
+def _check_no_imports_in_data_dir(settings: Settings) -> None:
+    """Raise if a new key would give other names to what was imported before IMPORTS_DIR was set."""
+    old, new = settings.data_dir.resolve(), settings.imports_root.resolve()
+    there = [name for name in (_KEY, IMPORTS) if (old / name).exists()]
+    if old == new or not there:
+        return
+    copied = " and ".join(f"{old / name} to {new / name}" for name in (_KEY, IMPORTS))
+    raise ConfigError(
+        f"IMPORTS_DIR is {new}, which has no {_KEY}, but DATA_DIR holds earlier imports: "
+        f"{' and '.join(str(old / name) for name in there)}. With a new key they would be imported "
+        "a second time, under other names.",
+        f"Copy {copied} (what is missing comes from a backup), or leave IMPORTS_DIR "
+        "empty. After copying, go on with an earlier import by --out and its old folder.",
+    )
 
 
 def _make(path: Path) -> None:

@@ -22,6 +22,7 @@ from backend.settings import Settings
 from backend.storage import artifacts
 
 MANIFEST = "manifest.json"
+IMPORTS = "imports"  # the folder of the projects' folders
 FORMAT: Literal[1] = 1
 # Keys of task data. A slab has no `image`: its pages are its `slices`.
 IMAGE, VOLUME, SLICE, NEIGHBOURS, PAGES = "image", "volume", "slice", "slices", "pages"
@@ -155,7 +156,7 @@ def rows_of(affine: npt.NDArray[Any]) -> Affine:
 
 def default_folder(settings: Settings, project: int) -> Path:
     """Return the folder of a project's slices and manifest, unless another is chosen."""
-    return settings.imports_root / "imports" / str(project)
+    return settings.imports_root / IMPORTS / str(project)
 
 
 def save(manifest: Manifest) -> None:

@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from backend import logs
-from backend.errors import ConfigError, DraftError, FirstlightError
+from backend.errors import DraftError, FirstlightError
 from backend.label_studio.labels import Prompt, Prompts
 from backend.rounds.drafts import prelabels
 from backend.settings import Settings, tame_threads
@@ -41,19 +41,9 @@ class DraftProcess:
 
     The child starts with the first draft, or with `keep_warm` as soon as a project shows drafts.
     If the child dies, a new one replaces it.
-
-    Raises:
-        ConfigError: If CLICK_MODEL is no folder. Only this process and its child use it, so other
-            machines need not have the folder.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        if settings.click_model is not None and not settings.click_model.is_dir():
-            raise ConfigError(
-                f"CLICK_MODEL is {settings.click_model}, which is no folder on this machine.",
-                "Name the folder with the encoder and the decoder of a network, or leave "
-                "CLICK_MODEL empty.",
-            )
         self._settings = settings
         self._store = store
         self._lock = threading.Lock()

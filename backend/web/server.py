@@ -26,7 +26,7 @@ from backend import logs
 from backend.errors import ConfigError
 from backend.label_studio.credentials import SECRET_HEADER
 from backend.rounds.erasing import Eraser, follow
-from backend.settings import Settings, prepare_data_dir
+from backend.settings import Settings, prepare_data_dir, require_click_model
 from backend.storage.artifacts import Artifacts
 from backend.storage.store import Store, open_store
 from backend.web.app import MOST_BYTES, create_app
@@ -268,10 +268,11 @@ def serve(settings: Settings, *, patience_seconds: float = PATIENCE_SECONDS) -> 
             plus one second for every LEAST_RATE bytes.
 
     Raises:
-        ConfigError: If this process cannot listen on HOST and PORT.
+        ConfigError: If this process cannot listen on HOST and PORT, or CLICK_MODEL is no folder.
         StorageError: If DATA_DIR or the database cannot be opened.
     """
     logs.configure(settings.log_level)
+    require_click_model(settings)
     prepare_data_dir(settings)
     store = open_store(settings.database)
     store.create()

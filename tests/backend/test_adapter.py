@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from flask import Flask, jsonify, request
 
+from backend.errors import ConfigError
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Publication
 from backend.web.live_drafts import DraftProcess
@@ -190,6 +191,15 @@ def test_the_network_of_live_drafts_is_loaded_before_one_is_asked_for(
 ) -> None:
     adapter(NewBase).Firstlight.answers()
     assert len(kept_warm) == 1
+
+
+def test_without_the_folder_of_click_model_there_is_no_server(
+    adapter: Callable[[type], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLICK_MODEL", str(tmp_path / "model.onnx"))
+    module = adapter(NewBase)
+    with pytest.raises(ConfigError, match=r"CLICK_MODEL is .*model\.onnx, which is no folder"):
+        module.create_app()
 
 
 def test_predict_under_1_0_9_learns_the_project_from_the_tasks(

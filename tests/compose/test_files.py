@@ -47,6 +47,13 @@ def test_every_setting_and_option_can_be_given_by_env_and_is_shown_there() -> No
     assert read == set(re.findall(r"^#?([A-Z_]+)=", EXAMPLE, flags=re.MULTILINE))
 
 
+def test_the_lines_that_mount_the_folder_of_imports_name_our_services_and_that_folder() -> None:
+    shown, folder = re.findall(r"((?:^#  .*\n)+)#IMPORTS_DIR=(.+)$", EXAMPLE, flags=re.MULTILINE)[0]
+    lines = yaml.safe_load(re.sub("^#", "", shown, flags=re.MULTILINE))
+    ours = {name for name, one in SERVICES.items() if one["image"] == "firstlight"}
+    assert lines["services"] == {name: {"volumes": [f"{folder}:{folder}"]} for name in ours}
+
+
 def test_every_image_is_named_by_its_full_release() -> None:
     named = re.findall(r"(?:_IMAGE:-|_IMAGE=)([\w./-]+:[\w.-]+)", COMPOSE + DOCKERFILE + EXAMPLE)
     used = re.findall(r"^ +image: (.+)$", COMPOSE, flags=re.MULTILINE)

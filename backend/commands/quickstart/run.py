@@ -25,6 +25,7 @@ from backend.commands.quickstart.studio import LabelStudio as OwnLabelStudio
 from backend.errors import ConfigError, ImageError, NotFound
 from backend.exchange.importing import Plan as ImportPlan
 from backend.exchange.importing import Target
+from backend.exchange.pseudonyms import Pseudonyms
 from backend.exchange.serving import Uploads
 from backend.imaging import sources
 from backend.imaging.manifest import default_folder
@@ -299,7 +300,8 @@ def import_volumes(settings: Settings, client: LabelStudio, project: int, source
     tasks, folder = TaskImport(client), default_folder(settings, project)
     serving = Uploads(tasks, project, folder.resolve())
     target = Target(project, settings.label_studio_url, folder, client, tasks, serving)
-    outcome = importing.fill(settings, target, ImportPlan(source, "percentile", "all"), found)
+    plan, names = ImportPlan(source, "percentile", "all"), Pseudonyms.of(settings)
+    outcome = importing.fill(target, plan, found, names)
     if not outcome.volumes:
         raise ConfigError("None of the files can be imported.", f"{images.READ}.")
 

@@ -68,6 +68,7 @@ def _html(found: Report, failures: Sequence[Failure], why: str) -> str:
             agreement_said=label_panels.agreement(state),
             matrix=label_panels.matrix(state),
             review_said=review_panel.said(state),
+            review_off="" if found.options["review"] else review_panel.OFF,
             stopping_said=stopping_panel.lines(state),
             stopping_picture=stopping_panel.picture(state),
         )

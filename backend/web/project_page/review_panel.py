@@ -32,6 +32,7 @@ SIDE, GAP, LINE = 240, 4, 2  # pixels: the longer side of a scan, between the tw
 # Those of Okabe and Ito that stand out on grey scans; classes beyond them share colours.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167))
 
+OFF = "Labels are not reviewed: the option `review` is false."
 _REASONS = {
     "empty": "{about}: the mask is empty, the network is sure of a region",
     "exchanged": "{about} and {other} look exchanged",
@@ -82,7 +83,7 @@ def said(state: Mapping[str, Any]) -> str:
 def outlook(project: Project) -> str:
     """Return when the first review is made, or that none is made."""
     if not stored_options(project).review:
-        return "Labels are not reviewed: the option `review` is false."
+        return OFF
     return (
         f"From {review_list.LEAST_GROUPS} labelled scans on, labels are reviewed while nobody "
         "waits for a round."

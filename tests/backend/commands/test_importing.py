@@ -174,16 +174,41 @@ def test_a_group_and_a_place_that_were_chosen_are_left_as_they_are(
     assert studio.entries[1]["extra_params"] == json.dumps(given)
 
 
-def test_a_project_grouped_by_volume_gets_the_place_of_its_slices_too(
-    studio: FillableLabelStudio, settings: Settings, source: Path
+@pytest.mark.parametrize(
+    ("given", "place", "said"),
+    [
+        ({"group_by": "volume"}, "slice", "with slice as place."),
+        ({"slice_by": "z"}, "z", "with z as place."),
+        ({"slice_by": ""}, "", "and slice_by is not set."),
+    ],
+)
+def test_what_is_missing_of_group_and_place_is_set_and_what_was_chosen_stays(
+    studio: FillableLabelStudio,
+    settings: Settings,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, str],
+    place: str,
+    said: str,
 ) -> None:
     studio.add_project()
-    entry = studio.connect(1, {"group_by": "volume"}, url=settings.public_url)
+    entry = studio.connect(1, given, url=settings.public_url)
     studio.setup = lambda project: "firstlight-01234567"
     secret = {"webhook_secret": SecretStr("a secret of its own")}
     run(settings.model_copy(update=secret), source, project=1)
-    given = {"group_by": "volume", "slice_by": "slice"}
-    assert studio.entries[entry["id"]]["extra_params"] == given
+    assert studio.entries[entry["id"]]["extra_params"] == {"group_by": "volume", "slice_by": place}
+    assert f"are grouped by volume now, {said}" in capsys.readouterr().out
+
+
+def test_no_project_is_made_where_the_key_of_earlier_imports_is_missing(
+    studio: FillableLabelStudio, settings: Settings, source: Path, tmp_path: Path
+) -> None:
+    (settings.data_dir / "pseudonyms.key").touch()
+    (tmp_path / "share").mkdir()
+    moved = settings.model_copy(update={"imports_dir": tmp_path / "share"})
+    with pytest.raises(ConfigError, match=r"has no pseudonyms\.key, but DATA_DIR holds"):
+        run(moved, source, title="Hearts", labels="RV, LV")
+    assert not studio.projects
 
 
 def test_what_is_left_out_is_said_and_makes_the_command_fail(

@@ -89,6 +89,22 @@ def test_the_report_names_no_person_no_file_no_source_and_no_token(
         assert not [planted for planted in (*PLANTED, "977531", "Mary") if planted in text]
 
 
+@pytest.mark.parametrize(
+    ("review", "said"),
+    [
+        (True, "The labels were not reviewed."),
+        (False, "Labels are not reviewed: the option <code>review</code> is false."),
+    ],
+)
+def test_a_report_without_a_review_says_whether_it_is_off(
+    services: Services, project: int, tmp_path: Path, review: bool, said: str
+) -> None:
+    services.store.projects.update(project, options={"review": review})
+    folder = tmp_path / "report"
+    CliRunner().invoke(cli, ["report", str(project), str(folder)], catch_exceptions=False)
+    assert said in (folder / "report.html").read_text()
+
+
 def test_the_page_needs_no_network(written: tuple[str, str]) -> None:
     html, _ = written
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)

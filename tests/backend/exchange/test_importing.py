@@ -96,21 +96,38 @@ def test_slabs_of_another_size_are_refused_too_when_the_manifest_is_gone(
     site.run(slab=before, slices="every:6")
     tasks = site.tasks()
     (site.folder / MANIFEST).unlink()
-    with pytest.raises(ConfigError, match=rf"--slab {before}, not {asked}.*with --slab {before}"):
+    said = rf"at most {before} pages?, but --slab is {asked}: .*Import with --slab {before}"
+    with pytest.raises(ConfigError, match=said):
         site.run(slab=asked, slices="every:6")
     assert site.tasks() == tasks
     assert not (site.folder / MANIFEST).exists()
 
 
-def test_slabs_that_a_short_volume_cut_tell_a_size_that_makes_them_again(site: Site) -> None:
-    save_nifti(site.source / "a.nii", GRID[:4, :4, :4], AFFINE)
+@pytest.mark.parametrize("length", [3, 4, 7])
+def test_slabs_that_hold_a_whole_short_volume_are_found_again_without_the_manifest(
+    site: Site, length: int
+) -> None:
+    save_nifti(site.source / "a.nii", GRID[:4, :4, :length], AFFINE)
     site.run(slab=7)
     tasks = site.tasks()
     (site.folder / MANIFEST).unlink()
-    with pytest.raises(ConfigError, match="Import with --slab 5"):
-        site.run(slab=7)
-    assert site.run(slab=5).tasks_made == 0
+    outcome = site.run(slab=7)
+    assert (outcome.volumes, outcome.tasks_made, outcome.problems) == (1, 0, [])
     assert site.tasks() == tasks
+    assert site.manifest.slab == 7
+
+
+def test_a_single_slab_that_is_shorter_than_asked_and_than_its_volume_is_refused(
+    site: Site,
+) -> None:
+    hearts(site, 1)
+    site.run(slab=3, slices="every:20")
+    [task] = site.tasks()
+    (site.folder / MANIFEST).unlink()
+    [problem] = site.run(slab=5).problems
+    assert "its tasks have at most 3 pages, but --slab is 5" in problem
+    assert site.tasks() == [task]
+    assert not (site.folder / MANIFEST).exists()
 
 
 def test_tasks_whose_manifest_is_gone_keep_their_slices(site: Site) -> None:

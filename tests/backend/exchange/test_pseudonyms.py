@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.errors import StorageError
+from backend.errors import ConfigError, StorageError
 from backend.exchange.pseudonyms import Pseudonyms
 from backend.settings import Settings
 
@@ -44,3 +44,40 @@ def test_a_folder_that_cannot_be_written_is_named(settings: Settings, tmp_path: 
     lost = settings.model_copy(update={"data_dir": tmp_path / "file"})
     with pytest.raises(StorageError, match=r"pseudonyms.key cannot be read or written"):
         Pseudonyms.of(lost)
+
+
+def shared(settings: Settings, tmp_path: Path) -> Settings:
+    folder = tmp_path / "share"
+    folder.mkdir(exist_ok=True)
+    return settings.model_copy(update={"data_dir": tmp_path / "data", "imports_dir": folder})
+
+
+@pytest.mark.parametrize("there", ["pseudonyms.key", "imports"])
+def test_no_second_key_is_made_beside_earlier_imports(
+    settings: Settings, tmp_path: Path, there: str
+) -> None:
+    moved = shared(settings, tmp_path)
+    (moved.data_dir / there).mkdir(parents=True)
+    old, new = tmp_path / "data" / "pseudonyms.key", tmp_path / "share" / "pseudonyms.key"
+    with pytest.raises(ConfigError, match=f"earlier imports: .*{there}") as caught:
+        Pseudonyms.of(moved)
+    assert f"Copy {old} to {new} and " in caught.value.fix
+    assert not new.exists()
+
+
+def test_a_key_that_was_copied_gives_the_same_names(settings: Settings, tmp_path: Path) -> None:
+    moved = shared(settings, tmp_path)
+    before = Pseudonyms.of(moved.model_copy(update={"imports_dir": None})).name("volume", "a")
+    key = moved.data_dir / "pseudonyms.key"
+    (tmp_path / "share" / key.name).write_bytes(key.read_bytes())
+    assert Pseudonyms.of(moved).name("volume", "a") == before
+
+
+def test_the_first_key_is_made_in_the_folder_of_imports(settings: Settings, tmp_path: Path) -> None:
+    fresh = shared(settings, tmp_path)
+    Pseudonyms.of(fresh)
+    assert [path.name for path in (tmp_path / "share").iterdir()] == ["pseudonyms.key"]
+    same = fresh.model_copy(update={"data_dir": tmp_path / "share"})
+    (tmp_path / "share" / "pseudonyms.key").unlink()
+    (tmp_path / "share" / "imports").mkdir()
+    Pseudonyms.of(same)  # nothing was moved

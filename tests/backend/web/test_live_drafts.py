@@ -6,12 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from backend.errors import ConfigError, DraftError, ImageError
+from backend.errors import DraftError, ImageError
 from backend.settings import Settings
 from backend.storage.store import Store
 from backend.web import live_drafts
@@ -48,12 +47,6 @@ def asked(settings: Settings) -> list[dict[str, int]]:
 
 def process_of(regions: list[dict[str, Any]]) -> int:
     return int(regions[0]["id"])
-
-
-def test_a_click_model_is_a_folder(settings: Settings, store: Store, tmp_path: Path) -> None:
-    wrong = settings.model_copy(update={"click_model": tmp_path / "model.onnx"})
-    with pytest.raises(ConfigError, match=r"CLICK_MODEL is .*model\.onnx"):
-        DraftProcess(wrong, store)
 
 
 def test_nothing_is_started_before_the_first_draft_and_one_child_draws_them_all(

@@ -22,7 +22,7 @@ from backend.settings import Settings
 from backend.storage.store import open_store
 from backend.web import clicks, ml_protocol
 from backend.web.project_page import downloads, views
-from backend.web.server import THREADS, listen
+from backend.web.server import THREADS, listen, serve
 
 pytestmark = pytest.mark.server
 
@@ -318,3 +318,12 @@ def test_a_database_of_another_schema_ends_the_start_with_one_line(tmp_path: Pat
     assert process.returncode == 1
     assert len(log.splitlines()) == 1
     assert "schema 0" in log
+
+
+def test_a_server_without_the_folder_of_click_model_stops_before_the_database(
+    settings: Settings, tmp_path: Path
+) -> None:
+    wrong = settings.model_copy(update={"click_model": tmp_path / "model.onnx"})
+    with pytest.raises(ConfigError, match=r"CLICK_MODEL is .*model\.onnx, which is no folder"):
+        serve(wrong)
+    assert not [*tmp_path.rglob("*.sqlite")]
