@@ -242,7 +242,12 @@ def _train(study: Study, labelled: Array, config: training.TrainConfig, measure:
 
 def _fit(scans: Sequence[datasets.ScanFile], config: training.TrainConfig) -> training.Fitted:
     examples = [scan.load() for scan in scans]
-    return training.fit([image for image, _ in examples], [masks for _, masks in examples], config)
+    return training.fit(
+        [image for image, _ in examples],
+        [masks for _, masks in examples],
+        config,
+        groups=[scan.patient for scan in scans],
+    )
 
 
 def _predicted(fitted: training.Fitted, scans: Sequence[datasets.ScanFile]) -> Iterator[Array]:

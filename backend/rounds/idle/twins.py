@@ -14,7 +14,7 @@ import numpy as np
 
 from backend.errors import ImageError
 from backend.rounds.context import RoundContext
-from backend.rounds.models.examples import Mask, Pixels
+from backend.rounds.models.examples import Mask, Pixels, labelled
 from backend.rounds.models.learner import Learner
 from backend.rounds.stopping import Signs, store_stop_signs
 from backend.storage.tables import Model
@@ -74,12 +74,15 @@ def _is_due(model: Model) -> bool:
 
 def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[], bool]) -> Network:
     config = learner.train_config
-    examples = list(learner.examples(here.ledger, model.trained_on, stop))
+    pages = learner.examples(here.ledger, model.trained_on, stop)
+    scans = labelled(list(pages), here.ledger.groups)
     deadline = time.monotonic() + here.options.max_train_seconds
     twin = training.fit(
-        [example.image for example in examples],
-        [example.mask for example in examples],
+        scans.images,
+        scans.masks,
         replace(config, seed=config.seed + SEED_OF_TWIN),
+        groups=scans.groups,
+        scans=scans.scans,
         stop=lambda: stop() or time.monotonic() >= deadline,
     )
     _end_if(stop)
