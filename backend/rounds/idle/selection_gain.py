@@ -26,6 +26,7 @@ from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.refinement import LabelledScans, Stopped
+from model.registry import TRAINING_RULES
 from model.training import fit
 from model.uncertainty import Probabilities
 from model.validation import group_means
@@ -183,6 +184,7 @@ def _digest(here: RoundContext, study: SelectionGainRecord) -> str:
         repr(here.learner.quick_config),
         here.options.merge,
         here.options.seed,
+        TRAINING_RULES,
     )
 
 

@@ -22,7 +22,7 @@ from model import inference, training
 from model.ensemble import Ensemble
 from model.evaluation import scan_dice
 from model.refinement import Stopped
-from model.registry import QUICK
+from model.registry import QUICK, TRAINING_RULES
 
 PROBED = 32  # unlabelled scans whose masks are compared
 SEED_OF_TWIN = 10_000  # what the twin's seed is higher by
@@ -47,6 +47,8 @@ def compare(here: RoundContext, stop: Callable[[], bool]) -> None:
     if not signs.gains_little:
         return
     before, model = signs.models[-2:]
+    if any(of.quality.rules != TRAINING_RULES for of in (before, model)):
+        return  # trained by other rules than a twin of today
     if not _is_due(model) or not all(learner.knows(of.key) for of in (before, model)):
         return
     if not learner.holds(here.ledger, model) or not here.selector.pool(here.ledger):

@@ -40,7 +40,7 @@ from model.expected_minutes import MaskSummary, summary
 from model.networks import guarded, usable
 from model.plugins import PluginError
 from model.refinement import LabelledScans, Stopped
-from model.registry import QUICK
+from model.registry import QUICK, TRAINING_RULES
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
@@ -141,6 +141,7 @@ class Learner:
             started_from=start,
             recipes=[] if self.recipe == QUICK else [self.recipe],
             learnt=self._data_digest(ledger, task_ids),
+            rules=TRAINING_RULES,
         )
         self.keep(key, fitted, task_ids, quality)
         return key
