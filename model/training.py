@@ -96,7 +96,8 @@ def fit(  # noqa: PLR0913  # the contract's keywords
             are kept, and training ends after PATIENCE epochs without a better Dice.
         groups: Of each image, such as its patient; None if each is a group of its own. Images of
             one group look alike, so they count once where all images are compared.
-        scans: The number of each image's scan, if some images are pages of one slab; else None.
+        scans: The number of each image's scan; None if each is a scan of its own. If some are
+            pages of one slab, no image is inverted.
         start: The network to start from if `config.init` is "warm", of the same architecture.
         on_epoch: Called with the progress after every epoch, except one that `stop` cuts short.
         on_batch: Called with the progress after every batch, before `on_epoch`.

@@ -70,9 +70,10 @@ def test_a_network_draws_on_the_negative_of_a_scan_what_it_draws_on_the_scan() -
 def test_scans_of_one_group_count_once() -> None:
     images, masks = scans(LEAST + 1)
     groups = [0, 0, *range(1, LEAST)]
-    means = [(layout(images[0]) + layout(images[1])) / 2, *map(layout, images[2:])]
+    layouts = np.array([layout(image) for image in images])
+    expected = np.mean([layouts[:2].mean(axis=0), *layouts[2:]], axis=0)
 
-    np.testing.assert_allclose(usual(images, groups), np.mean(means, axis=0), atol=1e-6)
+    np.testing.assert_allclose(np.array(usual(images, groups)), expected, atol=1e-6)
     assert usual(images[1:], [0, 0, 0, 1, 2]) == ()
     assert len(fit(images, masks, CONFIG, groups=groups).reference) == 256
     assert fit(images, masks, CONFIG, groups=[0, 0, 0, 1, 1, 1]).reference == ()
