@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -55,21 +56,22 @@ def _of_batch(fitted: Fitted, batch: Sequence[Image]) -> Iterator[Probabilities]
         yield from restore(part, shape).numpy()
 
 
-def attention(network: AttentionUnet, image: Image, size: int) -> NDArray[np.float32]:
+def attention(fitted: Fitted, image: Image) -> NDArray[np.float32]:
     """Return the coefficients of each attention gate for a scan, coarse to fine, shape (g, h, w).
 
     Values lie in [0, 1], at the scan's own size; g is 0 if the network has no skips.
 
     Args:
-        network: A trained network.
+        fitted: A trained attention U-Net.
         image: Shape (h, w) or (h, w, 3), values in [0, 1].
-        size: The image size that the network was trained at.
 
     Raises:
         ValueError: If the image cannot be prepared.
     """
+    network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
     device = next(network.parameters()).device
-    gates = attention_maps(network, prepare([image], size).to(device))
+    prepared = prepare(aligned([image], fitted.reference), size)
+    gates = attention_maps(network, prepared.to(device))
     squares = [resized(gate[0].float().cpu(), (size, size)) for gate in gates]
     whole = torch.cat([torch.zeros(0, size, size), *squares])
     maps: NDArray[np.float32] = restore(whole, image.shape[:2]).numpy()

@@ -19,7 +19,7 @@ SIDE = 16  # pixels at which scans are compared
 # polarity the lowest was -0.05 with five labelled scans, and -0.29 with two
 # (docs/benchmarks/training.md).
 LOWEST = -0.1
-LEAST = 5  # labelled scans
+LEAST = 5  # groups of labelled scans
 
 Layout = NDArray[np.float32]
 
@@ -40,11 +40,21 @@ def layout(image: Image) -> Layout:
     return values / length if length > 1e-4 else np.zeros_like(values)  # a blank scan
 
 
-def usual(images: Sequence[Image]) -> tuple[float, ...]:
-    """Return the mean layout of scans, (SIDE * SIDE,) numbers; none if they are too few."""
-    if len(images) < LEAST:
+def usual(images: Sequence[Image], groups: Sequence[int] | None = None) -> tuple[float, ...]:
+    """Return the mean layout of scans, (SIDE * SIDE,) numbers; none if the groups are too few.
+
+    Args:
+        images: Shape (h, w) or (h, w, 3) each.
+        groups: Of each scan, such as its patient; every group counts the same. None if each scan is
+            a group of its own.
+    """
+    names, places = np.unique(
+        np.arange(len(images)) if groups is None else groups, return_inverse=True
+    )
+    if len(names) < LEAST:
         return ()
-    mean: Layout = np.mean([layout(image) for image in images], axis=0)
+    layouts = [layout(image) for image in images]
+    mean: Layout = np.average(layouts, axis=0, weights=1 / np.bincount(places)[places])
     return tuple(mean.tolist())
 
 

@@ -55,10 +55,15 @@ class LabelledScans:
     groups: Sequence[int]
     scans: Sequence[int] | None = None
 
-    def rows(self, chosen: NDArray[np.bool_]) -> tuple[list[Image], list[Masks]]:
-        """Return images and masks of the chosen scans."""
+    def part(self, chosen: NDArray[np.bool_]) -> LabelledScans:
+        """Return the chosen scans."""
         at = np.flatnonzero(chosen)
-        return [self.images[row] for row in at], [self.masks[row] for row in at]
+        return LabelledScans(
+            [self.images[row] for row in at],
+            [self.masks[row] for row in at],
+            [self.groups[row] for row in at],
+            None if self.scans is None else [self.scans[row] for row in at],
+        )
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,7 @@ def refine(
     for each in chosen:
         if not (members and late()):
             least = 0 if members else quick.steps
-            members.append(
-                work.fit(labelled.images, labelled.masks, each.config, each.cost, least=least)
-            )
+            members.append(work.fit(labelled, each.config, each.cost, least=least))
     compared = {name: float(values.mean()) for name, values in scores.items()}
     names = tuple(each.name for each in chosen[: len(members)])
     return Refinement(Ensemble(tuple(members)), names, compared, _for_rounds(good, compared))
@@ -226,10 +229,10 @@ def _cross_validated(
     dice: dict[int, float] = {}
     for fold in np.unique(folds):
         held = folds == fold
-        fitted = work.fit(*labelled.rows(~held), recipe.config, recipe.cost)
-        images, masks = labelled.rows(held)
-        found = (each > 0.5 for each in work.watched(predict(fitted, images)))
-        dice |= dice_of_scans(found, masks, [scans[row] for row in np.flatnonzero(held)])
+        fitted = work.fit(labelled.part(~held), recipe.config, recipe.cost)
+        others = labelled.part(held)
+        found = (each > 0.5 for each in work.watched(predict(fitted, others.images)))
+        dice |= dice_of_scans(found, others.masks, [scans[row] for row in np.flatnonzero(held)])
     group_of = dict(zip(scans, labelled.groups, strict=True))
     return group_means([*dice.values()], [group_of[scan] for scan in dice])
 
@@ -265,8 +268,7 @@ class _Work:
 
     def fit(
         self,
-        images: Sequence[Image],
-        masks: Sequence[Masks],
+        labelled: LabelledScans,
         config: TrainConfig,
         cost: float,
         *,
@@ -289,7 +291,15 @@ class _Work:
         def end() -> bool:
             return self._stop() or (taken >= least and self._late())
 
-        fitted = fit(images, masks, config, on_batch=spend, stop=end)
+        fitted = fit(
+            labelled.images,
+            labelled.masks,
+            config,
+            groups=labelled.groups,
+            scans=labelled.scans,
+            on_batch=spend,
+            stop=end,
+        )
         if self._stop():
             raise Stopped
         return fitted

@@ -30,6 +30,11 @@ PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 # The recipes that a refinement compares. Rounds train with QUICK until another one is better.
 QUICK, WHOLE, PARTS, IMAGENET = "quick", "whole scans", "parts of scans", "ImageNet start"
 
+# The version of the rules of training that no TrainConfig holds; a model names it. It needs another
+# number when the same labels and config give another network, or the Dice of a scan another value.
+# 2: scans are turned, negatives inverted, and the Dice of a slab counts all pages together.
+TRAINING_RULES = 2
+
 AUTO = "auto"
 RADIMAGENET = "radimagenet-resnet50"
 STAND_IN = "efficientnet-lite0"

@@ -69,7 +69,15 @@ def out_of_fold(
         Stopped: If `stop` returned True.
         ValueError, Untrainable: As in `training.fit`.
     """
-    fitted = fit(*labelled.rows(~held), config, stop=stop)
+    others = labelled.part(~held)
+    fitted = fit(
+        others.images,
+        others.masks,
+        config,
+        groups=others.groups,
+        scans=others.scans,
+        stop=stop,
+    )
     predictions: list[Probabilities] = []
     for row in np.flatnonzero(held):
         if stop():

@@ -22,7 +22,7 @@ from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import is_out_of_memory, predict
 from model.polarity import aligned, usual
 from model.preprocessing import Image, letterbox, standardise, together
-from model.recipes import adapted, lies_at_one_place, turned
+from model.recipes import adapted, lies_at_one_place, overlap, turned
 
 __all__ = [
     "PATIENCE",
@@ -80,6 +80,8 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     config: TrainConfig,
     *,
     validation: Labelled | None = None,
+    groups: Sequence[int] | None = None,
+    scans: Sequence[int] | None = None,
     start: Fitted | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
     on_batch: Callable[[Progress], None] | None = None,
@@ -92,6 +94,10 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         masks: A (classes, h, w) bool array for each scan; an empty mask teaches background.
         validation: Held-out scans and masks, measured after every epoch. The best weights on them
             are kept, and training ends after PATIENCE epochs without a better Dice.
+        groups: Of each image, such as its patient; None if each is a group of its own. Images of
+            one group look alike, so they count once where all images are compared.
+        scans: The number of each image's scan; None if each is a scan of its own. If some are
+            pages of one slab, no image is inverted.
         start: The network to start from if `config.init` is "warm", of the same architecture.
         on_epoch: Called with the progress after every epoch, except one that `stop` cuts short.
         on_batch: Called with the progress after every batch, before `on_epoch`.
@@ -104,9 +110,9 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
     config, device = adapted(config, masks), torch.device(config.device)
-    reference = usual(images) if lies_at_one_place(masks) else ()
+    reference, share = _place(images, masks, groups, scans)
     with _randomness(config.seed):
-        batches = _Batches(aligned(images, reference), masks, config)
+        batches = _Batches(aligned(images, reference), masks, config, share)
         network = _beginning(config, start, batches.targets)
         average = deepcopy(network)  # less noisy, and usable if training is cut short
         flat, flat_average = _flatten(network), _flatten(average)
@@ -134,6 +140,20 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     best.restore(average, len(history))
     losses = torch.stack(history).tolist() if history else []
     return Fitted(average.eval(), config, tuple(losses), best.scores, reference)
+
+
+def _place(
+    images: Sequence[Image],
+    masks: Sequence[Masks],
+    groups: Sequence[int] | None,
+    scans: Sequence[int] | None,
+) -> tuple[tuple[float, ...], float]:
+    """Return what follows from the place of what is drawn: `Fitted.reference`, and `turned`."""
+    shared = overlap(masks, groups)
+    # Pages are predicted one by one, and none may be inverted beside its neighbours.
+    are_pages = scans is not None and len(set(scans)) < len(scans)
+    aligns = lies_at_one_place(shared) and not are_pages
+    return usual(images, groups) if aligns else (), turned(shared)
 
 
 def _tell(
@@ -298,11 +318,11 @@ class _Batches:
     """
 
     def __init__(
-        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig
+        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig, share: float
     ) -> None:
         self._device, self._crop = torch.device(config.device), config.crop
         scans, targets = _squares(images, masks, config.image_size)
-        self._turned = turned(masks)
+        self._turned = share
         self._drawn = targets > 0.5  # stays on the CPU
         self._scans, self.targets = _moved(scans, targets, self._device)
         rows, self.size = _balanced(masks), config.batch_size

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from backend.experiments.studies import Array, Data, Say, Study
 from backend.settings import Settings
 from backend.storage import artifacts
 from model import active_learning, clustering, evaluation, inference, training
-from model.attention_unet import AttentionUnet
 from model.evaluation import MAIN, METRICS
 from model.uncertainty import UNCERTAINTIES
 
@@ -242,7 +241,12 @@ def _train(study: Study, labelled: Array, config: training.TrainConfig, measure:
 
 def _fit(scans: Sequence[datasets.ScanFile], config: training.TrainConfig) -> training.Fitted:
     examples = [scan.load() for scan in scans]
-    return training.fit([image for image, _ in examples], [masks for _, masks in examples], config)
+    return training.fit(
+        [image for image, _ in examples],
+        [masks for _, masks in examples],
+        config,
+        groups=[scan.patient for scan in scans],
+    )
 
 
 def _predicted(fitted: training.Fitted, scans: Sequence[datasets.ScanFile]) -> Iterator[Array]:
@@ -363,7 +367,6 @@ def _attention(study: Study, finished: results.Results) -> Iterator[figures.Atte
         rows = sorted(row for step in run_of["steps"] for row in step["rows"])
         with processes.one_core():
             fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
-        network, size = cast(AttentionUnet, fitted.network), fitted.config.image_size
         drawn = zip(shown, _predicted(fitted, shown), strict=True)
         yield figures.Attention(
             name=name,
@@ -372,7 +375,7 @@ def _attention(study: Study, finished: results.Results) -> Iterator[figures.Atte
                     scan.name,
                     scan.load()[0],
                     probabilities > 0.5,
-                    inference.attention(network, scan.load()[0], size),
+                    inference.attention(fitted, scan.load()[0]),
                 )
                 for scan, probabilities in drawn
             ),

@@ -226,7 +226,8 @@ class ProjectPublications:
         """Return the key of the model with the highest validation Dice; "" if none was measured.
 
         While no model has a validation Dice, the Dice of the drafts decides. Ties go to the newest
-        model. Refused models and models for other classes than the newest are left out.
+        model. Refused models, models for other classes than the newest, and Dice that cannot be
+        compared with today's are left out.
         """
         newest = list(self._models.values())
         fit = [
@@ -234,10 +235,11 @@ class ProjectPublications:
             for model in newest
             if model.accepted and model.classes == newest[0].classes and self._has_weights(model)
         ]
+        least = self.store.publications.least_rules(self.project.id)
         held_out = {
             model.key: model.quality.validation[MAIN.name]
             for model in fit
-            if MAIN.name in model.quality.validation
+            if MAIN.name in model.quality.validation and model.quality.rules >= least
         }
         drafts = {m.key: self._drafts[m.key].dice or 0.0 for m in fit if m.key in self._drafts}
         scores = held_out or drafts

@@ -65,7 +65,7 @@ class Selector:
             lost: Says whether the live queue is gone from Label Studio; asked when nothing else
                 makes a round due.
         """
-        # Labels are not in it: how many of them have to change is for `retrain_after` to say.
+        # Labels are excluded; `retrain_after` decides how many changes start a round.
         fingerprint = artifacts.digest(
             [(task.id, task.url, task.group, bool(task.problem)) for task in now.tasks],
             sorted(now.skipped),
@@ -91,10 +91,6 @@ class Selector:
             or lost()
         )
         return {"due": due, "train": trains, "fingerprint": fingerprint}
-
-    def readable(self, now: Ledger) -> list[int]:
-        """Return the tasks that have an embedding, by id."""
-        return sorted(self._embedded.keys() & now.scans.keys())
 
     def pool(self, now: Ledger) -> list[tuple[int, str]]:
         """Return (task id, address) of the scans that a model has to judge."""

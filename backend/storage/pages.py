@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 MOST_PAGES = 15  # of a slab: more are slow to open and to submit in Label Studio
-_SEPARATOR = "\x1e"  # no URL may hold it
+SEPARATOR = "\x1e"  # no URL may hold it
 
 
 def joined(addresses: Iterable[str]) -> str:
     """Return the address of a scan with these pages, in their order."""
-    return _SEPARATOR.join(address.replace(_SEPARATOR, "") for address in addresses)
+    return SEPARATOR.join(address.replace(SEPARATOR, "") for address in addresses)
 
 
 def separate(address: str) -> list[str]:
     """Return the address of each page; a scan that is no slab has one page."""
-    return address.split(_SEPARATOR)
+    return address.split(SEPARATOR)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
+from backend.storage import pages
 from backend.storage.database import Database, in_parts
 from backend.storage.records import ModelQuality
 from backend.storage.tables import (
@@ -16,6 +17,7 @@ from backend.storage.tables import (
     Model,
     Project,
     Publication,
+    Task,
     pin_key,
 )
 
@@ -34,6 +36,7 @@ class Author:
 
 
 COMMAND = Author("command")
+RULES_OF_SLABS = 2  # TRAINING_RULES since which the Dice of a slab counts all pages together
 CONFIRM = "confirm"  # the action: a person found the label of a scan right
 
 
@@ -91,8 +94,9 @@ class Publications:
     def measured(self, project_id: int) -> list[MeasuredModel]:
         """Return the models of rounds that were measured on held-out scans, oldest first.
 
-        Refined models are left out. The records stay in the database: a project has a model for
-        every few labels, and each record names up to 500 held-out scans.
+        Refined models are left out, and so are those that `least_rules` excludes. The records stay
+        in the database: a project has a model for every few labels, and each record names up to
+        500 held-out scans.
         """
         query = (
             sa.select(Model.key, Model.labels, Model.classes)
@@ -100,11 +104,20 @@ class Publications:
                 Model.project_id == project_id,
                 sa.func.coalesce(_QUALITY["refined_from"].as_string(), "") == "",
                 _QUALITY[("held_out", "dice")].as_string() != "{}",
+                sa.func.coalesce(_QUALITY["rules"].as_integer(), 1) >= self.least_rules(project_id),
             )
             .order_by(Model.created_at)
         )
         with self._database.session() as session:
             return [MeasuredModel(*row) for row in session.execute(query)]
+
+    def least_rules(self, project_id: int) -> int:
+        """Return the least `ModelQuality.rules` with which Dice means what it does today."""
+        slabs = sa.select(Task.id).where(
+            Task.project_id == project_id, Task.url.contains(pages.SEPARATOR)
+        )
+        with self._database.session() as session:
+            return RULES_OF_SLABS if session.scalar(slabs.limit(1)) is not None else 1
 
     def trained_on(self, project_id: int) -> dict[str, list[int]]:
         """Return the task ids that each model was trained on, by its key."""

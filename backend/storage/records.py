@@ -219,6 +219,7 @@ class ModelQuality(Record):
         compared_with: The key of the model a batch ago whose masks were compared, "" for none.
         agreement_before: Dice of the masks of some unlabelled scans with those of that model.
         agreement_twin: Dice of the same masks with those of a network of the same labels.
+        rules: The TRAINING_RULES it was trained by; 1 of releases that did not record them.
     """
 
     train_seconds: float | None = None
@@ -241,6 +242,7 @@ class ModelQuality(Record):
     compared_with: str = ""
     agreement_before: list[float] = []
     agreement_twin: list[float] = []
+    rules: int = 1
 
     @property
     def held_out_dice(self) -> dict[int, float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from model.attention_unet import AttentionUnet, attention_maps
 from model.fitted import Fitted, TrainConfig
 from model.inference import attention, entropy, predict
+from model.polarity import layout
 from model.preprocessing import Image, prepare
-from tests.model.scans import noise
+from tests.model.scans import CONFIG, disc, noise
 
 
 class Brightness(nn.Module):
@@ -123,15 +125,28 @@ def test_padding_never_counts_in_the_entropy(fitted: Fitted) -> None:
     assert entropy(found[None])[0] == pytest.approx(0.0, abs=1e-6)
 
 
+def gated(size: int, reference: tuple[float, ...] = ()) -> Fitted:
+    """An attention U-Net that learnt nothing."""
+    config = replace(CONFIG, image_size=size)
+    return Fitted(AttentionUnet("tu-test_resnet", 3, 1), config, (), (), reference)
+
+
 def test_attention_comes_at_the_scans_own_size_one_map_for_each_gate() -> None:
-    network = AttentionUnet("tu-test_resnet", 3, 1)
-    maps = attention(network, noise(50, 81), 64)
+    maps = attention(gated(64), noise(50, 81))
     assert maps.shape == (4, 50, 81)
     assert np.all((maps >= 0) & (maps <= 1))
 
 
 def test_attention_to_the_padding_is_left_out() -> None:
-    network, tall = AttentionUnet("tu-test_resnet", 3, 1), noise(128, 64)
+    fitted, tall = gated(128), noise(128, 64)
+    network = cast(AttentionUnet, fitted.network)
     whole = attention_maps(network, prepare([tall], 128))[-1]  # of the padded square
     seen = F.interpolate(whole, size=(128, 128), mode="bilinear", align_corners=False)
-    assert np.allclose(attention(network, tall, 128)[-1], seen[0, 0, :, :64], atol=1e-6)
+    assert np.allclose(attention(fitted, tall)[-1], seen[0, 0, :, :64], atol=1e-6)
+
+
+def test_attention_to_a_negative_is_that_to_the_scan() -> None:
+    image = disc(48, 40, 0)[0]
+    fitted = gated(64, tuple(layout(image).tolist()))
+
+    np.testing.assert_allclose(attention(fitted, 1 - image), attention(fitted, image), atol=1e-4)

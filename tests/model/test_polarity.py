@@ -67,6 +67,26 @@ def test_a_network_draws_on_the_negative_of_a_scan_what_it_draws_on_the_scan() -
     np.testing.assert_allclose(inverted, as_before, atol=1e-4)
 
 
+def test_scans_of_one_group_count_once() -> None:
+    images, masks = scans(LEAST + 1)
+    groups = [0, 0, *range(1, LEAST)]
+    layouts = np.array([layout(image) for image in images])
+    expected = np.mean([layouts[:2].mean(axis=0), *layouts[2:]], axis=0)
+
+    np.testing.assert_allclose(np.array(usual(images, groups)), expected, atol=1e-6)
+    assert usual(images[1:], [0, 0, 0, 1, 2]) == ()
+    assert len(fit(images, masks, CONFIG, groups=groups).reference) == 256
+    assert fit(images, masks, CONFIG, groups=[0, 0, 0, 1, 1, 1]).reference == ()
+
+
+def test_pages_are_never_inverted_because_each_is_predicted_alone() -> None:
+    images, masks = scans(2 * LEAST)
+    slabs = [row // 2 for row in range(2 * LEAST)]
+
+    assert fit(images, masks, CONFIG, groups=slabs).reference
+    assert fit(images, masks, CONFIG, groups=slabs, scans=slabs).reference == ()
+
+
 def test_training_sees_one_polarity() -> None:
     images, masks = scans(12)
     mixed = [negative(images[0]), *images[1:]]

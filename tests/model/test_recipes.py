@@ -107,16 +107,33 @@ def at(row: int, column: int) -> Masks:
 
 
 def test_scans_are_turned_unless_what_is_drawn_lies_at_one_place() -> None:
-    assert turned([at(40, 40), at(42, 40), at(40, 43)]) == 0.0
-    assert turned([at(0, 0), at(40, 70), at(70, 10)]) == TURNED
-    assert lies_at_one_place([at(40, 40), at(42, 40)])
-    assert not lies_at_one_place([at(0, 0), at(40, 70)])
+    alike, apart = (
+        overlap([at(40, 40), at(42, 40), at(40, 43)]),
+        overlap([at(0, 0), at(40, 70), at(70, 10)]),
+    )
+    assert turned(alike) == 0.0
+    assert turned(apart) == TURNED
+    assert lies_at_one_place(alike)
+    assert not lies_at_one_place(apart)
+
+
+def test_masks_of_one_group_say_nothing_of_the_place() -> None:
+    pages, groups = [at(0, 0)] * 3 + [at(40, 70)] * 3, [7, 7, 7, 2, 2, 2]
+    assert overlap(pages) == pytest.approx(0.4)
+    assert overlap(pages, groups) == pytest.approx(0.0, abs=1e-6)
+    assert np.isnan(overlap(pages[:3], groups[:3])), "two groups at least"
+
+
+def test_every_group_counts_the_same_in_the_overlap() -> None:
+    once = [at(0, 0), at(0, 0), at(50, 50)]
+    often = [at(0, 0)] * 5 + once[1:]
+    assert overlap(often, [0] * 5 + [1, 2]) == pytest.approx(overlap(once))
 
 
 @pytest.mark.parametrize("masks", [[at(0, 0)], [np.zeros((1, 9, 9), bool)] * 2])
 def test_an_unknown_place_changes_nothing(masks: list[Masks]) -> None:
-    assert turned(masks) == 0.0
-    assert not lies_at_one_place(masks)
+    assert turned(overlap(masks)) == 0.0
+    assert not lies_at_one_place(overlap(masks))
 
 
 def test_masks_overlap_from_not_at_all_to_fully_whatever_else_is_empty() -> None:
@@ -136,6 +153,8 @@ def test_the_overlap_of_single_pixels_in_a_long_scan_is_a_share(
     for mask, place in zip(masks, places, strict=True):
         mask[(0, *place)] = True
     assert -1e-6 <= overlap(masks) <= 1 + 1e-6
+    groups = [place[1] % 2 for place in places]
+    assert np.isnan(found := overlap(masks, groups)) or -1e-6 <= found <= 1 + 1e-6
 
 
 def test_a_recipe_takes_the_time_of_a_round_and_leaves_what_a_person_chose() -> None:

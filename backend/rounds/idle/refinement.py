@@ -21,7 +21,7 @@ from backend.storage.store import Store
 from backend.storage.tables import Model, Project
 from model import recipes, refinement
 from model.expected_minutes import MaskSummary
-from model.registry import QUICK
+from model.registry import QUICK, TRAINING_RULES
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +162,7 @@ def _train(here: RoundContext, base: Model, stop: Callable[[], bool]) -> str:
         recipes=list(refined.recipes),
         compared=dict(refined.compared),
         best_recipe=refined.best,
+        rules=TRAINING_RULES,
     )
     here.learner.keep(key, refined.model, base.trained_on, quality)
     return key

@@ -18,14 +18,15 @@ from backend.label_studio.moments import moment
 from backend.rounds.context import RoundContext
 from backend.rounds.drafts.draft_quality import shown_at
 from backend.rounds.idle import changed_labels
-from backend.rounds.models.examples import Example
+from backend.rounds.models.examples import Example, labelled
 from backend.storage import artifacts, records
 from backend.storage.records import SELECTION_GAIN, QueueRecord, SelectionGainRecord
 from model import recipes, selection_gain
 from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
-from model.refinement import Stopped
+from model.refinement import LabelledScans, Stopped
+from model.registry import TRAINING_RULES
 from model.training import fit
 from model.uncertainty import Probabilities
 from model.validation import group_means
@@ -158,11 +159,11 @@ def _drawn_at_random(here: RoundContext, tasks: Sequence[int], stop: Stop) -> di
         if version is not None:
             of_round.setdefault(version.round, []).append(task)
     found: dict[int, bool] = {}
-    for number, labelled in of_round.items():
+    for number, opened in of_round.items():
         if stop():
             raise Stopped
         picked = _picked(records.read_queue(here.files, number) or QueueRecord())
-        found |= {task: picked[task] for task in labelled if task in picked}
+        found |= {task: picked[task] for task in opened if task in picked}
     return {task: found[task] for task in tasks if task in found}
 
 
@@ -183,6 +184,7 @@ def _digest(here: RoundContext, study: SelectionGainRecord) -> str:
         repr(here.learner.quick_config),
         here.options.merge,
         here.options.seed,
+        TRAINING_RULES,
     )
 
 
@@ -218,15 +220,16 @@ def _differences(
     stop: Stop,
 ) -> list[float]:
     """Return the Dice with the first arm minus that with the second, on each held-out group."""
-    first, second = (_dice(_fitted(arm, config, stop), held, stop) for arm in arms)
-    groups = [here.ledger.groups[task] for task in first]
+    group_of = here.ledger.groups
+    scans = (labelled(arm, group_of) for arm in arms)
+    first, second = (_dice(_fitted(arm, config, stop), held, stop) for arm in scans)
+    groups = [group_of[task] for task in first]
     means: list[float] = group_means([first[i] - second[i] for i in first], groups).tolist()
     return means
 
 
-def _fitted(examples: Sequence[Example], config: TrainConfig, stop: Stop) -> Fitted:
-    images = [example.image for example in examples]
-    fitted = fit(images, [example.mask for example in examples], config, stop=stop)
+def _fitted(arm: LabelledScans, config: TrainConfig, stop: Stop) -> Fitted:
+    fitted = fit(arm.images, arm.masks, config, groups=arm.groups, scans=arm.scans, stop=stop)
     if stop():
         raise Stopped
     return fitted

@@ -14,7 +14,7 @@ import numpy as np
 
 from backend.errors import ImageError
 from backend.rounds.context import RoundContext
-from backend.rounds.models.examples import Mask, Pixels
+from backend.rounds.models.examples import Mask, Pixels, labelled
 from backend.rounds.models.learner import Learner
 from backend.rounds.stopping import Signs, store_stop_signs
 from backend.storage.tables import Model
@@ -22,7 +22,7 @@ from model import inference, training
 from model.ensemble import Ensemble
 from model.evaluation import scan_dice
 from model.refinement import Stopped
-from model.registry import QUICK
+from model.registry import QUICK, TRAINING_RULES
 
 PROBED = 32  # unlabelled scans whose masks are compared
 SEED_OF_TWIN = 10_000  # what the twin's seed is higher by
@@ -47,6 +47,8 @@ def compare(here: RoundContext, stop: Callable[[], bool]) -> None:
     if not signs.gains_little:
         return
     before, model = signs.models[-2:]
+    if any(of.quality.rules != TRAINING_RULES for of in (before, model)):
+        return  # trained by other rules than a twin of today
     if not _is_due(model) or not all(learner.knows(of.key) for of in (before, model)):
         return
     if not learner.holds(here.ledger, model) or not here.selector.pool(here.ledger):
@@ -74,12 +76,15 @@ def _is_due(model: Model) -> bool:
 
 def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[], bool]) -> Network:
     config = learner.train_config
-    examples = list(learner.examples(here.ledger, model.trained_on, stop))
+    pages = learner.examples(here.ledger, model.trained_on, stop)
+    scans = labelled(list(pages), here.ledger.groups)
     deadline = time.monotonic() + here.options.max_train_seconds
     twin = training.fit(
-        [example.image for example in examples],
-        [example.mask for example in examples],
+        scans.images,
+        scans.masks,
         replace(config, seed=config.seed + SEED_OF_TWIN),
+        groups=scans.groups,
+        scans=scans.scans,
         stop=lambda: stop() or time.monotonic() >= deadline,
     )
     _end_if(stop)

@@ -19,7 +19,7 @@ from backend.imaging.scan_cache import Scans
 from backend.label_studio import labels
 from backend.options import ProjectOptions
 from backend.rounds.models import predicting, volume_figures
-from backend.rounds.models.examples import Example, Mask, UnreadableLabels
+from backend.rounds.models.examples import Example, Mask, UnreadableLabels, labelled
 from backend.rounds.models.predicting import Predicted
 from backend.rounds.models.progress import Pace, shown
 from backend.rounds.models.validation_scores import JudgedPage, ScanScore, measured, scored
@@ -39,8 +39,8 @@ from model.ensemble import Ensemble
 from model.expected_minutes import MaskSummary, summary
 from model.networks import guarded, usable
 from model.plugins import PluginError
-from model.refinement import Stopped
-from model.registry import QUICK
+from model.refinement import LabelledScans, Stopped
+from model.registry import QUICK, TRAINING_RULES
 from model.uncertainty import UNCERTAINTIES
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Learner:
             return key
         examples = list(self.examples(ledger, task_ids))
         started = time.monotonic()
-        fitted = self._trained(examples, start, on_batch)
+        fitted = self._trained(labelled(examples, ledger.groups), start, on_batch)
         seconds = round(time.monotonic() - started, 1)
         log.info("trained on %d scans in %.1f s", len(examples), seconds)
         quality = ModelQuality(
@@ -141,6 +141,7 @@ class Learner:
             started_from=start,
             recipes=[] if self.recipe == QUICK else [self.recipe],
             learnt=self._data_digest(ledger, task_ids),
+            rules=TRAINING_RULES,
         )
         self.keep(key, fitted, task_ids, quality)
         return key
@@ -216,7 +217,7 @@ class Learner:
 
     def _trained(
         self,
-        examples: Sequence[Example],
+        scans: LabelledScans,
         start: str,
         on_batch: Callable[[training.Progress], None],
     ) -> training.Fitted:
@@ -226,9 +227,11 @@ class Learner:
         try:
             with guarded(self.train_config.network, (training.Untrainable, FirstlightError)):
                 return training.fit(
-                    [example.image for example in examples],
-                    [example.mask for example in examples],
+                    scans.images,
+                    scans.masks,
                     replace(self.train_config, init="warm") if start else self.train_config,
+                    groups=scans.groups,
+                    scans=scans.scans,
                     start=self._single(start) if start else None,
                     on_batch=on_batch,
                     stop=lambda: time.monotonic() >= deadline,

@@ -141,9 +141,11 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
     fit = training.fit
 
-    def noted(images: Sequence[Any], masks: Sequence[Any], config: training.TrainConfig) -> Any:
+    def noted(
+        images: Sequence[Any], masks: Sequence[Any], config: training.TrainConfig, **others: Any
+    ) -> Any:
         seeds.append(config.seed)
-        return fit(images, masks, config)
+        return fit(images, masks, config, **others)
 
     monkeypatch.setattr(training, "fit", noted)
     return seeds

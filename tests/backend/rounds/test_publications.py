@@ -24,12 +24,14 @@ from backend.rounds.publications import (
     ProjectPublications,
 )
 from backend.settings import Settings
+from backend.storage import pages
 from backend.storage.artifacts import Artifacts, ProjectFiles, weights_name
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store, open_known, open_store
 from backend.storage.tables import DraftScore, Model, Publication
 from backend.web.app import create_app
 from backend.web.project_page import views
+from model.registry import TRAINING_RULES
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import CONFIG
 
@@ -439,6 +441,21 @@ def test_the_best_of_former_labels_is_not_the_best(shelf: Shelf) -> None:
     many(shelf)
     shelf.versions.tidy()
     assert shelf.weights == {"best", *keys(range(125, 130))}
+
+
+def test_of_slabs_models_of_earlier_rules_are_neither_the_best_nor_compared(shelf: Shelf) -> None:
+    url = pages.joined(["/a.png", "/b.png"])
+    earlier = ModelQuality(held_out={"dice": {1: 0.9}}, validation={"dice": 0.9})
+    today = ModelQuality(
+        held_out={"dice": {1: 0.8}}, validation={"dice": 0.8}, rules=TRAINING_RULES
+    )
+    shelf.train("earlier", quality=earlier)
+    shelf.train("today", quality=today)
+    assert shelf.versions._best() == "earlier"
+    assert len(shelf.store.publications.measured(NUMBER)) == 2
+    shelf.store.scans.save(NUMBER, [{"id": 1, "url": url}])
+    assert shelf.versions._best() == "today"
+    assert [of.key for of in shelf.store.publications.measured(NUMBER)] == ["today"]
 
 
 def test_a_best_whose_weights_are_lost_gives_its_place_to_the_next(shelf: Shelf) -> None:

@@ -23,7 +23,7 @@ from backend.rounds.models.learner import Learner, learner_for
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger, pages
 from backend.storage.tables import Publication
-from model import encoders, inference, phantoms
+from model import encoders, inference, phantoms, training
 from tests.backend.conftest import Region, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio, png
 from tests.backend.rounds.models.test_learner import SIZE, TINY, ignore
@@ -132,6 +132,25 @@ def test_each_page_is_merged_by_itself(lab: Lab) -> None:
     np.testing.assert_array_equal(first, lab.truth(0, 0))
     np.testing.assert_array_equal(second, lab.truth(0, 1))
     assert not third.any()
+
+
+def test_training_is_told_which_pages_belong_together(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def noted(*given: Any, **others: Any) -> training.Fitted:
+        told.update(others)
+        return fit(*given, **others)
+
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", noted)
+    for row in range(2):
+        lab.draw(row, 0)
+    now = lab.sync()
+    lab.learner.fit(now, lab.tasks[:2], ignore)
+    assert told["scans"] == [task for task in lab.tasks[:2] for _ in range(PAGES)]
+    assert told["groups"] == [now.groups[task] for task in told["scans"]]
 
 
 @pytest.mark.parametrize("page", [PAGES, 99, -1, "1"])

@@ -48,7 +48,7 @@ def _ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     right = {tuple(np.rint(p.image * 255).ravel()[:99]): p.mask for p in site.phantoms}
 
     def predicted(labelled: Any, held: Any, config: Any, *, stop: Callable[[], bool]) -> Any:
-        masks = [right[tuple(np.rint(i * 255).ravel()[:99])] for i in labelled.rows(held)[0]]
+        masks = [right[tuple(np.rint(i * 255).ravel()[:99])] for i in labelled.part(held).images]
         if stop():
             raise Stopped
         return [np.where(mask, 0.99, 0.01).astype(np.float32) for mask in masks]

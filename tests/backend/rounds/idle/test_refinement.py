@@ -17,7 +17,7 @@ from backend.web.project_page.history import History
 from backend.worker import main
 from model.ensemble import Ensemble
 from model.refinement import Refinement
-from model.registry import PARTS, QUICK
+from model.registry import PARTS, QUICK, TRAINING_RULES
 from tests.backend.site import OPTIONS, TINY, Site, assert_each_task_once, refreshes, wait_for
 
 PUBLISH = "backend.label_studio.publisher.Publisher.publish"
@@ -61,6 +61,7 @@ def test_a_refined_model_goes_live_with_a_queue_of_its_own(site: Site) -> None:
     refine(site)
     version, model = live(site)
     assert model.quality.refined_from == base.key
+    assert model.quality.rules == TRAINING_RULES
     assert model.trained_on == base.trained_on
     assert isinstance(loaded(site), Ensemble)
     assert site.versions == ["attention-unet r0001", "attention-unet r0002"]

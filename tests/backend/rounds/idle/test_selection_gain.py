@@ -189,6 +189,16 @@ def test_slices_of_one_patient_are_one_group(lab: Lab) -> None:
     assert lab.run().groups == 2
 
 
+def test_a_study_depends_on_the_rules_of_training(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.label(*lab.scans(2))
+    before = lab.run().digest
+    assert lab.run().digest == before
+    monkeypatch.setattr("backend.rounds.idle.selection_gain.TRAINING_RULES", 99)
+    assert lab.run().digest != before
+
+
 # -- the comparison -------------------------------------------------------------------------------
 
 

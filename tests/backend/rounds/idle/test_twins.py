@@ -10,6 +10,7 @@ from backend.rounds.idle import twins
 from backend.rounds.stopping import Signs
 from backend.storage.tables import Model
 from model.refinement import Stopped
+from model.registry import TRAINING_RULES
 from tests.backend.site import OPTIONS, Site
 
 
@@ -42,6 +43,16 @@ def test_the_masks_of_unlabelled_scans_are_compared_once(site: Site) -> None:
     assert all(0 <= dice <= 1 for dice in [*found.agreement_before, *found.agreement_twin])
     assert site.store.annotators.figures(site.number).stopping is not None
     twins.compare(here(site), lambda: pytest.fail("it was compared already"))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_models_of_other_rules_of_training_are_not_compared(site: Site, place: int) -> None:
+    model = models(site)[place]
+    assert model.quality.rules == TRAINING_RULES
+    model.quality = model.quality.changed(rules=1)
+    site.store.publications.save_model(model)
+    twins.compare(here(site), lambda: pytest.fail("nothing is to be compared"))
+    assert not models(site)[-1].quality.compared_with
 
 
 def test_a_comparison_makes_way_and_leaves_nothing(site: Site) -> None:
