@@ -43,7 +43,7 @@ from bench.refining import Pool, measure, read
 from model.augmentation import augment
 from model.evaluation import METRICS, Masks
 from model.preprocessing import Image, letterbox, prepare, restore
-from model.recipes import default_config, overlap, turned
+from model.recipes import default_config
 from model.refinement import LabelledScans, refine
 from model.training import fit, segmentation_loss
 
@@ -116,14 +116,13 @@ def _train(network: Any, case: Case) -> dict[str, Any]:
     """Train a network until the time is over, and measure it."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     scans, targets = _inputs(case.labelled.images, case.labelled.masks)
-    share = turned(overlap(case.labelled.masks, case.labelled.groups))
     began, spent, steps = time.process_time(), 0.0, 0
     network.train()
     while spent < case.seconds:
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 + math.cos(math.pi * spent / case.seconds)) / 2
         rows = torch.randint(len(scans), (BATCH,))
-        batch, found = augment(scans[rows], targets[rows], turned=share)
+        batch, found = augment(scans[rows], targets[rows])
         loss = segmentation_loss(network(batch), found)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -11,16 +11,10 @@ from torch.nn import functional as F
 from model.preprocessing import CHANNELS
 
 AIMED = 0.5  # share of the parts that are cut out around a pixel of a class
-UPRIGHT, ANY_SIDE_UP = 10.0, 90.0  # largest rotations, in degrees: of every scan, of turned scans
 
 
 def augment(
-    scans: Tensor,
-    targets: Tensor,
-    crop: int = 0,
-    drawn: Tensor | None = None,
-    *,
-    turned: float = 0.0,
+    scans: Tensor, targets: Tensor, crop: int = 0, drawn: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return varied scans (n, 3, side, side) and their targets (n, c, side, side).
 
@@ -32,7 +26,6 @@ def augment(
         targets: Shape (n, c, size, size).
         crop: Side of the part that is cut out of each scan; 0 for the whole scan.
         drawn: `targets` > 0.5 on the CPU, for targets on a GPU: reading them there takes long.
-        turned: Share of the scans that are rotated by up to ANY_SIDE_UP degrees.
     """
     size = scans.shape[-1]
     side = crop if 0 < crop < size else size
@@ -41,7 +34,7 @@ def augment(
         centres = aims(targets > 0.5 if drawn is None else drawn, side / size).to(scans.device)
     black = scans.amin(dim=(1, 2, 3), keepdim=True)
     still = torch.cat([scans - black, targets], dim=1)
-    moved = move(still, side, centres, turned=turned)  # beyond the edge: black, no class
+    moved = move(still, side, centres)  # beyond the edge: black, no class
     contrast, brightness, gamma, noise = torch.rand(4, len(scans), 1, 1, 1, device=scans.device)
     planes = scans.shape[1]
     scans = apply_gamma(moved[:, :planes] + black, 2 ** (gamma - 0.5))
@@ -72,26 +65,20 @@ def aims(drawn: Tensor, share: float) -> Tensor:
     return centres
 
 
-def move(
-    planes: Tensor, side: int, centres: Tensor | None = None, *, turned: float = 0.0
-) -> Tensor:
+def move(planes: Tensor, side: int, centres: Tensor | None = None) -> Tensor:
     """Return squares (n, c, side, side) after random affine transforms, 0 beyond the edge.
 
-    They are rotated by at most UPRIGHT degrees, sheared by at most 5 degrees, scaled by 0.65 to 1.2
-    and, without centres, shifted by at most a tenth of a side. One call moves a whole batch;
+    They are rotated by at most 10 degrees, sheared by at most 5 degrees, scaled by 0.65 to 1.2 and,
+    without centres, shifted by at most a tenth of a side. One call moves a whole batch;
     torchvision's RandomAffine needs a call per scan.
 
     Args:
         planes: Shape (n, c, size, size).
         side: Side of the result, at most `size`: a smaller result is a part of the square.
         centres: The parts' centres, as in `aims`.
-        turned: Share of the squares that are rotated by at most ANY_SIDE_UP degrees instead.
     """
     draws = torch.rand(5, len(planes), device=planes.device) * 2 - 1
-    turn, lean = math.radians(UPRIGHT) * draws[0], math.radians(5) * draws[1]
-    if turned:
-        wide = torch.rand_like(turn) < turned
-        turn = torch.where(wide, ANY_SIDE_UP / UPRIGHT * turn, turn)
+    turn, lean = math.radians(10) * draws[0], math.radians(5) * draws[1]
     scale, shift = 0.925 + 0.275 * draws[2], 0.2 * draws[3:].T  # in these units a side is 2 long
     one, zero = torch.ones_like(lean), torch.zeros_like(lean)
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from model.preprocessing import Image, resized
+from model.preprocessing import Image, letterbox, resized
 
 SIDE = 16  # pixels at which scans are compared
 # A scan is inverted if its mean correlation with the labelled scans is lower. In three sets of one
@@ -21,7 +22,14 @@ SIDE = 16  # pixels at which scans are compared
 LOWEST = -0.1
 LEAST = 5  # groups of labelled scans
 
+# What is drawn lies at one place if the masks of two groups overlap by more than this: of lungs and
+# hippocampi by 0.6 and more, of hearts and cells by 0.5 and less (docs/benchmarks/training.md).
+ONE_PLACE = 0.55
+GRID = 32  # pixels at which masks are compared
+
 Layout = NDArray[np.float32]
+Masks = NDArray[np.bool_]  # shape (classes, h, w)
+Plane = NDArray[np.bool_]  # a mask of one class, (h, w)
 
 
 def layout(image: Image) -> Layout:
@@ -72,3 +80,59 @@ def aligned(images: Iterable[Image], reference: Sequence[float]) -> list[Image]:
         image.min() + image.max() - image if layout(image) @ towards < LOWEST else image
         for image in images
     ]
+
+
+def lies_at_one_place(shared: float) -> bool:
+    """Return whether what is drawn lies at one place in all labelled scans, as lungs do.
+
+    It is False if the place is unknown.
+
+    Args:
+        shared: The `overlap` of the labelled scans.
+    """
+    return shared > ONE_PLACE
+
+
+def overlap(masks: Sequence[Masks], groups: Sequence[int] | None = None) -> float:
+    """Return how far the masks of two groups overlap: from 0 to 1 (always the same mask).
+
+    It is the mean product of two masks of different groups divided by the mean product of a mask
+    with itself, by class; every group counts the same. It is NaN if no class is drawn in two
+    groups: then the place is unknown.
+
+    Args:
+        masks: Of the labelled scans, each of shape (classes, h, w).
+        groups: Of each mask, such as its patient; None if each is a group of its own. Masks of one
+            group overlap in any case, so they say nothing of the place.
+    """
+    values = [
+        _overlap(list(planes.values()))
+        for label in range(len(masks[0]))
+        if len(planes := _by_group([mask[label] for mask in masks], groups)) > 1
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _by_group(planes: Sequence[Plane], groups: Sequence[int] | None) -> dict[int, list[Plane]]:
+    """Return the planes on which something is drawn, by group."""
+    found: dict[int, list[Plane]] = {}
+    for row, plane in enumerate(planes):
+        if plane.any():
+            found.setdefault(row if groups is None else groups[row], []).append(plane)
+    return found
+
+
+def _overlap(groups: Sequence[Sequence[Plane]]) -> float:
+    together, squares, alone = torch.zeros(GRID, GRID), 0.0, 0.0
+    for planes in groups:
+        small = torch.stack([_small(plane) for plane in planes])
+        mean = small.mean(dim=0)
+        together += mean
+        squares += float((mean**2).sum())
+        alone += float((small**2).sum()) / len(planes)
+    # The squared sum holds each group's product with itself once, and that of every pair twice.
+    return (float((together**2).sum()) - squares) / (alone * (len(groups) - 1))
+
+
+def _small(plane: Plane) -> Tensor:
+    return letterbox(torch.from_numpy(plane[None].astype(np.float32)), GRID)[0]

@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from model import networks
 from model.fitted import TrainConfig
-from model.preprocessing import letterbox
 from model.registry import ATTENTION_UNET, AUTO, IMAGENET, PARTS, QUICK, WHOLE
 
 Masks = NDArray[np.bool_]
-Plane = NDArray[np.bool_]  # a mask of one class, (h, w)
 
 # Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
 FOR_CPU = f"{ATTENTION_UNET}/tu-test_resnet"
@@ -33,13 +30,6 @@ COSTS = {QUICK: 1.0, WHOLE: 1.0, PARTS: 1.0, IMAGENET: 1.6}
 # than 20 pixels across. Lungs and hippocampi have 0.3 and more, hearts and cells 0.15 and less
 # (docs/benchmarks.md).
 SMALL = 0.2
-
-# Share of the scans that training turns, if what is drawn lies at no fixed place.
-TURNED = 0.5
-# What is drawn lies at one place if the masks of two groups overlap by more than this: of lungs and
-# hippocampi by 0.6 and more, of hearts and cells by 0.5 and less (docs/benchmarks/training.md).
-ONE_PLACE = 0.55
-GRID = 32  # pixels at which masks are compared
 
 
 def resolve_device(name: str) -> str:
@@ -143,75 +133,6 @@ def typical_side(masks: Sequence[Masks]) -> float:
     """
     sides = [_side(plane) / max(plane.shape) for mask in masks for plane in mask if plane.any()]
     return float(np.median(sides)) if sides else 1.0
-
-
-def turned(shared: float) -> float:
-    """Return the share of the scans that training should turn by up to a quarter.
-
-    If organs lie at one place in all labelled scans, they point in one direction, and learning
-    others costs Dice. Otherwise unlabelled scans may show them turned, and a network that has seen
-    one direction only may draw nothing there.
-
-    Args:
-        shared: The `overlap` of the labelled scans.
-    """
-    return TURNED if shared <= ONE_PLACE else 0.0
-
-
-def lies_at_one_place(shared: float) -> bool:
-    """Return whether what is drawn lies at one place in all labelled scans, as lungs do.
-
-    It is False if the place is unknown.
-
-    Args:
-        shared: The `overlap` of the labelled scans.
-    """
-    return shared > ONE_PLACE
-
-
-def overlap(masks: Sequence[Masks], groups: Sequence[int] | None = None) -> float:
-    """Return how far the masks of two groups overlap: from 0 to 1 (always the same mask).
-
-    It is the mean product of two masks of different groups divided by the mean product of a mask
-    with itself, by class; every group counts the same. It is NaN if no class is drawn in two
-    groups: then the place is unknown.
-
-    Args:
-        masks: Of the labelled scans, each of shape (classes, h, w).
-        groups: Of each mask, such as its patient; None if each is a group of its own. Masks of one
-            group overlap in any case, so they say nothing of the place.
-    """
-    values = [
-        _overlap(list(planes.values()))
-        for label in range(len(masks[0]))
-        if len(planes := _by_group([mask[label] for mask in masks], groups)) > 1
-    ]
-    return float(np.mean(values)) if values else float("nan")
-
-
-def _by_group(planes: Sequence[Plane], groups: Sequence[int] | None) -> dict[int, list[Plane]]:
-    """Return the planes on which something is drawn, by group."""
-    found: dict[int, list[Plane]] = {}
-    for row, plane in enumerate(planes):
-        if plane.any():
-            found.setdefault(row if groups is None else groups[row], []).append(plane)
-    return found
-
-
-def _overlap(groups: Sequence[Sequence[Plane]]) -> float:
-    together, squares, alone = torch.zeros(GRID, GRID), 0.0, 0.0
-    for planes in groups:
-        small = torch.stack([_small(plane) for plane in planes])
-        mean = small.mean(dim=0)
-        together += mean
-        squares += float((mean**2).sum())
-        alone += float((small**2).sum()) / len(planes)
-    # The squared sum holds each group's product with itself once, and that of every pair twice.
-    return (float((together**2).sum()) - squares) / (alone * (len(groups) - 1))
-
-
-def _small(plane: Plane) -> Tensor:
-    return letterbox(torch.from_numpy(plane[None].astype(np.float32)), GRID)[0]
 
 
 def _side(plane: NDArray[np.bool_]) -> float:

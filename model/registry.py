@@ -32,7 +32,7 @@ QUICK, WHOLE, PARTS, IMAGENET = "quick", "whole scans", "parts of scans", "Image
 
 # The version of the rules of training that no TrainConfig holds; a model names it. It needs another
 # number when the same labels and config give another network, or the Dice of a scan another value.
-# 2: scans are turned, negatives inverted, and the Dice of a slab counts all pages together.
+# 2: negatives are inverted, and the Dice of a slab counts all pages together.
 TRAINING_RULES = 2
 
 AUTO = "auto"

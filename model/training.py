@@ -20,9 +20,9 @@ from model.augmentation import augment
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import is_out_of_memory, predict
-from model.polarity import aligned, usual
+from model.polarity import aligned, lies_at_one_place, overlap, usual
 from model.preprocessing import Image, letterbox, standardise, together
-from model.recipes import adapted, lies_at_one_place, overlap, turned
+from model.recipes import adapted
 
 __all__ = [
     "PATIENCE",
@@ -110,9 +110,9 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
     config, device = adapted(config, masks), torch.device(config.device)
-    reference, share = _place(images, masks, groups, scans)
+    reference = _reference(images, masks, groups, scans)
     with _randomness(config.seed):
-        batches = _Batches(aligned(images, reference), masks, config, share)
+        batches = _Batches(aligned(images, reference), masks, config)
         network = _beginning(config, start, batches.targets)
         average = deepcopy(network)  # less noisy, and usable if training is cut short
         flat, flat_average = _flatten(network), _flatten(average)
@@ -142,18 +142,17 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     return Fitted(average.eval(), config, tuple(losses), best.scores, reference)
 
 
-def _place(
+def _reference(
     images: Sequence[Image],
     masks: Sequence[Masks],
     groups: Sequence[int] | None,
     scans: Sequence[int] | None,
-) -> tuple[tuple[float, ...], float]:
-    """Return what follows from the place of what is drawn: `Fitted.reference`, and `turned`."""
-    shared = overlap(masks, groups)
+) -> tuple[float, ...]:
+    """Return `Fitted.reference`: empty where no scan is to be inverted."""
     # Pages are predicted one by one, and none may be inverted beside its neighbours.
-    are_pages = scans is not None and len(set(scans)) < len(scans)
-    aligns = lies_at_one_place(shared) and not are_pages
-    return usual(images, groups) if aligns else (), turned(shared)
+    if scans is not None and len(set(scans)) < len(scans):
+        return ()
+    return usual(images, groups) if lies_at_one_place(overlap(masks, groups)) else ()
 
 
 def _tell(
@@ -318,11 +317,10 @@ class _Batches:
     """
 
     def __init__(
-        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig, share: float
+        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig
     ) -> None:
         self._device, self._crop = torch.device(config.device), config.crop
         scans, targets = _squares(images, masks, config.image_size)
-        self._turned = share
         self._drawn = targets > 0.5  # stays on the CPU
         self._scans, self.targets = _moved(scans, targets, self._device)
         rows, self.size = _balanced(masks), config.batch_size
@@ -332,7 +330,7 @@ class _Batches:
         """Return the scans and targets of the next batch, as in `augment`."""
         rows = list(islice(self._order, self.size))
         some = self._scans[rows].to(self._device), self.targets[rows].to(self._device)
-        return augment(*some, self._crop, self._drawn[rows], turned=self._turned)
+        return augment(*some, self._crop, self._drawn[rows])
 
 
 def _moved(scans: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.evaluation import Masks
 from model.fitted import Fitted
 from model.inference import predict
-from model.polarity import LEAST, aligned, layout, usual
+from model.polarity import LEAST, aligned, layout, lies_at_one_place, overlap, usual
 from model.preprocessing import Image
 from model.training import fit
 from tests.model.scans import CONFIG, disc, noise
@@ -105,3 +106,58 @@ def test_a_file_keeps_what_tells_the_polarity_and_files_of_earlier_releases_lack
     assert Fitted.of(weights, story, "file").reference == trained.reference
     del story["reference"]
     assert Fitted.of(weights, story, "file").reference == ()
+
+
+def at(row: int, column: int) -> Masks:
+    """A square of 20 pixels in a scan of 100."""
+    mask = np.zeros((1, 100, 100), bool)
+    mask[0, row : row + 20, column : column + 20] = True
+    return mask
+
+
+def test_masks_tell_whether_what_is_drawn_lies_at_one_place() -> None:
+    alike, apart = (
+        overlap([at(40, 40), at(42, 40), at(40, 43)]),
+        overlap([at(0, 0), at(40, 70), at(70, 10)]),
+    )
+    assert lies_at_one_place(alike)
+    assert not lies_at_one_place(apart)
+
+
+def test_masks_of_one_group_say_nothing_of_the_place() -> None:
+    pages, groups = [at(0, 0)] * 3 + [at(40, 70)] * 3, [7, 7, 7, 2, 2, 2]
+    assert overlap(pages) == pytest.approx(0.4)
+    assert overlap(pages, groups) == pytest.approx(0.0, abs=1e-6)
+    assert np.isnan(overlap(pages[:3], groups[:3])), "two groups at least"
+
+
+def test_every_group_counts_the_same_in_the_overlap() -> None:
+    once = [at(0, 0), at(0, 0), at(50, 50)]
+    often = [at(0, 0)] * 5 + once[1:]
+    assert overlap(often, [0] * 5 + [1, 2]) == pytest.approx(overlap(once))
+
+
+@pytest.mark.parametrize("masks", [[at(0, 0)], [np.zeros((1, 9, 9), bool)] * 2])
+def test_an_unknown_place_is_not_one_place(masks: list[Masks]) -> None:
+    assert not lies_at_one_place(overlap(masks))
+
+
+def test_masks_overlap_from_not_at_all_to_fully_whatever_else_is_empty() -> None:
+    empty = np.zeros((1, 100, 100), bool)
+    assert overlap([at(0, 0), at(50, 50), empty]) == pytest.approx(0.0, abs=1e-6)
+    assert overlap([at(0, 0), at(0, 0), empty]) == pytest.approx(1.0)
+    assert overlap([at(10, 10), at(20, 10)]) == pytest.approx(0.5, abs=0.05)
+    both = [np.concatenate([at(0, 0), at(row, row)]) for row in (0, 50)]
+    assert overlap(both) == pytest.approx(0.5), "the mean over classes"
+
+
+@given(places=st.lists(st.tuples(st.integers(0, 19), st.integers(0, 2999)), min_size=2, max_size=6))
+def test_the_overlap_of_single_pixels_in_a_long_scan_is_a_share(
+    places: list[tuple[int, int]],
+) -> None:
+    masks = [np.zeros((1, 20, 3000), bool) for _ in places]
+    for mask, place in zip(masks, places, strict=True):
+        mask[(0, *place)] = True
+    assert -1e-6 <= overlap(masks) <= 1 + 1e-6
+    groups = [place[1] % 2 for place in places]
+    assert np.isnan(found := overlap(masks, groups)) or -1e-6 <= found <= 1 + 1e-6

@@ -25,7 +25,7 @@ from model.training import (
     fit,
     segmentation_loss,
 )
-from tests.model.scans import CONFIG, disc, discs, noise, same
+from tests.model.scans import CONFIG, disc, discs, same
 
 
 def mean_dice(fitted: Fitted, images: list[Image], masks: list[Masks]) -> float:
@@ -72,21 +72,6 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None
     assert same(first, again)
     assert first.history == again.history
     assert not same(first, other)
-
-
-@pytest.mark.parametrize(("corners", "as_before"), [([0, 0, 0], True), ([0, 12, 24], False)])
-def test_scans_are_turned_only_if_what_is_drawn_lies_at_no_fixed_place(
-    corners: list[int], as_before: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, masks = [noise(32, 32)] * 3, [np.zeros((1, 32, 32), bool) for _ in corners]
-    for mask, corner in zip(masks, corners, strict=True):
-        mask[0, corner : corner + 8, :8] = True
-
-    today = fit(images, masks, CONFIG)
-    monkeypatch.setattr("model.recipes.TURNED", 0.0)
-    upright = fit(images, masks, CONFIG)
-
-    assert same(today, upright) == as_before
 
 
 def test_training_leaves_the_caller_s_random_state_alone() -> None:
