@@ -194,7 +194,7 @@ def _report(outcome: Outcome, target: Target) -> None:
 
 
 def _group_by_volume(settings: Settings, studio: LabelStudio, project: int) -> str:
-    """Set what is missing of `GROUPED`, where this backend is connected; say what holds.
+    """Set the missing options of `GROUPED` if this backend is connected; say the result.
 
     Another group stays, and so does a `slice_by` that was chosen, an empty one too.
     """

@@ -355,7 +355,7 @@ class ReviewPlan(Record):
 
     Attributes:
         name: The names of its files begin with this.
-        classes: What all masks follow from beside the annotations, as a digest.
+        classes: A digest of all that masks depend on beside the annotations.
         folds: The task ids of each fold.
     """
 

@@ -29,7 +29,7 @@ Judged = tuple[Example, review.Probabilities]  # a page, and what a network sees
 
 
 def classes(here: RoundContext) -> str:
-    """Return a digest of what all masks follow from beside the annotations."""
+    """Return a digest of all that masks depend on beside the annotations."""
     config = here.config
     return artifacts.digest(config.labels, sorted(config.rows.items()), here.options.merge)
 

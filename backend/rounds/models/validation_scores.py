@@ -24,7 +24,7 @@ JUDGED_PIXELS = 10_000  # of each scan and label, for the calibration
 
 @dataclass(frozen=True)
 class JudgedPage:
-    """What a model sees on a page of a held-out scan, and what is true.
+    """A page of a held-out scan: the prediction of a model, and the true mask.
 
     Attributes:
         probabilities: Of each class, shape (c, h, w).
