@@ -127,7 +127,7 @@ def load_encoder(settings: Settings, known: Project | None) -> Encoder:
     Raises:
         ConfigError: If its weights are missing, or the device does not exist.
     """
-    from backend.rounds.maps import encoding
+    from backend.rounds.maps import encoding  # loads torch
 
     options = ledger.stored_options(known) if known else parse_options(None)
     return encoding.load(settings, options.encoder_of(settings.encoder))

@@ -211,7 +211,7 @@ def stability_(
     """
     project = PROJECT(source) if source.isdigit() else None
     settings = load_settings()
-    from backend.rounds.maps import stability
+    from backend.rounds.maps import stability  # loads torch
     from backend.storage.store import open_known
 
     given = {"cold_start_budget": budget, "cold_start": cold_start, "encoder": encoder}

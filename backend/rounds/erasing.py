@@ -168,6 +168,7 @@ def erase(store: Store, files: ProjectFiles, project_id: int, notes: Sequence[Er
         return
     left = store.embeddings.rows_of(project_id, {chunk for note in notes for chunk in note.chunks})
     if left:
+        # It imports scikit-learn and openTSNE, which most commands need not.
         from backend.rounds.maps import embedding_map
 
         embedding_map.erase(files, left)

@@ -220,7 +220,7 @@ def _answer(drafts: LiveDrafts, question: dict[str, Any]) -> dict[str, Any]:
 def _clicked(
     drafts: LiveDrafts, project_id: int, task_id: int, sent: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    from backend.rounds.drafts import clicks
+    from backend.rounds.drafts import clicks  # imported here: it loads torch
 
     given = tuple(Prompt(**prompt) for prompt in sent["given"])
     return clicks.regions(drafts, project_id, task_id, Prompts(**{**sent, "given": given}))
