@@ -320,15 +320,6 @@ def _pages(data: Row) -> Slab:
     return tuple(pages) if pages and whole else (data[SLICE],)
 
 
-def _check_slab(project: int, there: int, asked: int) -> None:
-    if there != asked:
-        raise ConfigError(
-            f"Project {project} was imported with --slab {there}, not {asked}: slices would be "
-            "drawn twice.",
-            f"Import with --slab {there}, or into a new project by --new.",
-        )
-
-
 def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
     """Return the manifest of earlier imports into the project, else a new one."""
     pictures = str(target.serving.folder.resolve())
@@ -356,7 +347,12 @@ def _manifest(target: Target, plan: Plan, folder: Path) -> Manifest:
             f"{plan.window}: other pictures would appear below what people drew.",
             f"Import with --window {manifest.window}, or into a new project by --new.",
         )
-    _check_slab(target.project, manifest.slab, plan.slab)
+    if manifest.slab != plan.slab:
+        raise ConfigError(
+            f"Project {target.project} was imported with --slab {manifest.slab}, not {plan.slab}: "
+            "slices would be drawn twice.",
+            f"Import with --slab {manifest.slab}, or into a new project by --new.",
+        )
     if manifest.pictures != pictures:
         raise ConfigError(
             f"The slices of project {target.project} lie in {manifest.pictures}, not in "
