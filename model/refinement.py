@@ -8,20 +8,20 @@ those that are not clearly worse. The probabilities of these networks are averag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model import recipes
+from model import recipes, training
 from model.ensemble import Ensemble
 from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.preprocessing import Image
 from model.registry import IMAGENET, PARTS, QUICK, WHOLE
-from model.training import Masks, Progress, fit
+from model.training import Masks, Progress
 from model.uncertainty import Probabilities
 from model.validation import group_means
 
@@ -63,6 +63,26 @@ class LabelledScans:
             [self.masks[row] for row in at],
             [self.groups[row] for row in at],
             None if self.scans is None else [self.scans[row] for row in at],
+        )
+
+    def fit(
+        self,
+        config: TrainConfig,
+        *,
+        start: Fitted | None = None,
+        on_batch: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Fitted:
+        """Return a network that was trained on these scans; see `training.fit`."""
+        return training.fit(
+            self.images,
+            self.masks,
+            config,
+            groups=self.groups,
+            scans=self.scans,
+            start=start,
+            on_batch=on_batch,
+            stop=stop,
         )
 
 
@@ -237,6 +257,20 @@ def _cross_validated(
     return group_means([*dice.values()], [group_of[scan] for scan in dice])
 
 
+def until_stopped(
+    stop: Callable[[], bool], predictions: Iterable[Probabilities]
+) -> Iterator[Probabilities]:
+    """Yield predictions.
+
+    Raises:
+        Stopped: If `stop`, which is asked after each prediction is made, returned True.
+    """
+    for prediction in predictions:
+        if stop():
+            raise Stopped
+        yield prediction
+
+
 class _Work:
     """What a refinement has spent of its budget, in steps of a round."""
 
@@ -255,16 +289,9 @@ class _Work:
         """What is left of the budget."""
         return max(self._budget - self._spent, 0.0)
 
-    def watched(self, predictions: Iterator[Probabilities]) -> Iterator[Probabilities]:
-        """Yield predictions.
-
-        Raises:
-            Stopped: If the refinement was asked to stop.
-        """
-        for prediction in predictions:
-            if self._stop():
-                raise Stopped
-            yield prediction
+    def watched(self, predictions: Iterable[Probabilities]) -> Iterator[Probabilities]:
+        """Yield predictions; see `until_stopped`."""
+        return until_stopped(self._stop, predictions)
 
     def fit(
         self,
@@ -291,15 +318,7 @@ class _Work:
         def end() -> bool:
             return self._stop() or (taken >= least and self._late())
 
-        fitted = fit(
-            labelled.images,
-            labelled.masks,
-            config,
-            groups=labelled.groups,
-            scans=labelled.scans,
-            on_batch=spend,
-            stop=end,
-        )
+        fitted = labelled.fit(config, on_batch=spend, stop=end)
         if self._stop():
             raise Stopped
         return fitted

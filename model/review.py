@@ -18,7 +18,6 @@ from model.evaluation import dice
 from model.fitted import TrainConfig
 from model.inference import predict
 from model.refinement import LabelledScans, Stopped
-from model.training import fit
 
 FOLDS = 5
 SURE = 0.9  # a pixel's probability of the class, or of the background, from which it counts
@@ -69,15 +68,7 @@ def out_of_fold(
         Stopped: If `stop` returned True.
         ValueError, Untrainable: As in `training.fit`.
     """
-    others = labelled.part(~held)
-    fitted = fit(
-        others.images,
-        others.masks,
-        config,
-        groups=others.groups,
-        scans=others.scans,
-        stop=stop,
-    )
+    fitted = labelled.part(~held).fit(config, stop=stop)
     predictions: list[Probabilities] = []
     for row in np.flatnonzero(held):
         if stop():

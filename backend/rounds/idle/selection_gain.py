@@ -8,7 +8,7 @@ scans (`model.selection_gain`). It is stored after every repeat, and goes on fro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -25,10 +25,8 @@ from model import recipes, selection_gain
 from model.evaluation import dice_of_scans
 from model.fitted import Fitted, TrainConfig
 from model.inference import predict
-from model.refinement import LabelledScans, Stopped
+from model.refinement import LabelledScans, Stopped, until_stopped
 from model.registry import TRAINING_RULES
-from model.training import fit
-from model.uncertainty import Probabilities
 from model.validation import group_means
 
 log = logging.getLogger(__name__)
@@ -229,7 +227,7 @@ def _differences(
 
 
 def _fitted(arm: LabelledScans, config: TrainConfig, stop: Stop) -> Fitted:
-    fitted = fit(arm.images, arm.masks, config, groups=arm.groups, scans=arm.scans, stop=stop)
+    fitted = arm.fit(config, stop=stop)
     if stop():
         raise Stopped
     return fitted
@@ -238,12 +236,5 @@ def _fitted(arm: LabelledScans, config: TrainConfig, stop: Stop) -> Fitted:
 def _dice(fitted: Fitted, pages: Sequence[Example], stop: Stop) -> dict[int, float]:
     """Return the Dice of a network on each scan, by task id."""
     predicted = predict(fitted, [page.image for page in pages])
-    masks = (probabilities > 0.5 for probabilities in _until(stop, predicted))
+    masks = (probabilities > 0.5 for probabilities in until_stopped(stop, predicted))
     return dice_of_scans(masks, [page.mask for page in pages], [page.task for page in pages])
-
-
-def _until(stop: Stop, predicted: Iterable[Probabilities]) -> Iterator[Probabilities]:
-    for probabilities in predicted:
-        if stop():
-            raise Stopped
-        yield probabilities

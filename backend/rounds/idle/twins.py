@@ -79,12 +79,8 @@ def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[],
     pages = learner.examples(here.ledger, model.trained_on, stop)
     scans = labelled(list(pages), here.ledger.groups)
     deadline = time.monotonic() + here.options.max_train_seconds
-    twin = training.fit(
-        scans.images,
-        scans.masks,
+    twin = scans.fit(
         replace(config, seed=config.seed + SEED_OF_TWIN),
-        groups=scans.groups,
-        scans=scans.scans,
         stop=lambda: stop() or time.monotonic() >= deadline,
     )
     _end_if(stop)

@@ -226,12 +226,8 @@ class Learner:
         deadline = time.monotonic() + self.options.max_train_seconds
         try:
             with guarded(self.train_config.network, (training.Untrainable, FirstlightError)):
-                return training.fit(
-                    scans.images,
-                    scans.masks,
+                return scans.fit(
                     replace(self.train_config, init="warm") if start else self.train_config,
-                    groups=scans.groups,
-                    scans=scans.scans,
                     start=self._single(start) if start else None,
                     on_batch=on_batch,
                     stop=lambda: time.monotonic() >= deadline,
