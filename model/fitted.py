@@ -93,7 +93,7 @@ class Fitted:
     config: TrainConfig
     history: tuple[float, ...]  # the loss of every step; shorter than `steps` if stopped
     validation: tuple[tuple[float, ...], ...]  # `evaluation.dice` of each held-out scan and class
-    reference: tuple[float, ...] = ()  # `polarity.usual` of the labelled scans, if it is needed
+    reference: tuple[float, ...] = ()  # as from `polarity.reference_of`
 
     @property
     def members(self) -> tuple[Fitted, ...]:

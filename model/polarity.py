@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.evaluation import Masks
 from model.preprocessing import Image, letterbox, resized
 
 SIDE = 16  # pixels at which scans are compared
@@ -28,8 +29,27 @@ ONE_PLACE = 0.55
 GRID = 32  # pixels at which masks are compared
 
 Layout = NDArray[np.float32]
-Masks = NDArray[np.bool_]  # shape (classes, h, w)
 Plane = NDArray[np.bool_]  # a mask of one class, (h, w)
+
+
+def reference_of(
+    images: Sequence[Image],
+    masks: Sequence[Masks],
+    groups: Sequence[int] | None,
+    scans: Sequence[int] | None,
+) -> tuple[float, ...]:
+    """Return the layout to which a network's scans are aligned; empty where none is inverted.
+
+    Args:
+        images: The labelled scans, shape (h, w) or (h, w, 3) each.
+        masks: Of each image, shape (classes, h, w).
+        groups: Of each image, such as its patient; None if each is a group of its own.
+        scans: The number of each image's scan; None if each is a scan of its own.
+    """
+    # Pages are predicted one by one, and none may be inverted beside its neighbours.
+    if scans is not None and len(set(scans)) < len(scans):
+        return ()
+    return usual(images, groups) if lies_at_one_place(overlap(masks, groups)) else ()
 
 
 def layout(image: Image) -> Layout:

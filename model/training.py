@@ -20,7 +20,7 @@ from model.augmentation import augment
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import is_out_of_memory, predict
-from model.polarity import aligned, lies_at_one_place, overlap, usual
+from model.polarity import aligned, reference_of
 from model.preprocessing import Image, letterbox, standardise, together
 from model.recipes import adapted
 
@@ -110,7 +110,7 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
     config, device = adapted(config, masks), torch.device(config.device)
-    reference = _reference(images, masks, groups, scans)
+    reference = reference_of(images, masks, groups, scans)
     with _randomness(config.seed):
         batches = _Batches(aligned(images, reference), masks, config)
         network = _beginning(config, start, batches.targets)
@@ -140,19 +140,6 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     best.restore(average, len(history))
     losses = torch.stack(history).tolist() if history else []
     return Fitted(average.eval(), config, tuple(losses), best.scores, reference)
-
-
-def _reference(
-    images: Sequence[Image],
-    masks: Sequence[Masks],
-    groups: Sequence[int] | None,
-    scans: Sequence[int] | None,
-) -> tuple[float, ...]:
-    """Return `Fitted.reference`: empty where no scan is to be inverted."""
-    # Pages are predicted one by one, and none may be inverted beside its neighbours.
-    if scans is not None and len(set(scans)) < len(scans):
-        return ()
-    return usual(images, groups) if lies_at_one_place(overlap(masks, groups)) else ()
 
 
 def _tell(
