@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,13 @@ def label_all(page: Page, address: str, project: int) -> int:
         page.get_by_role("button", name=re.compile("^Label All Tasks")).click()
     page.get_by_role("button", name="Submit current annotation").wait_for()
     return int(answer.value.json()["id"])
+
+
+def press_submit(page: Page) -> dict[str, Any]:
+    """Submit the annotation that is open; return it as Label Studio stores it."""
+    with page.expect_response(re.compile(r"/api/tasks/\d+/annotations")) as saved:
+        page.get_by_role("button", name="Submit current annotation").click()
+    return dict(saved.value.json())
 
 
 def check_draft(page: Page, lab: Lab, task: int) -> None:

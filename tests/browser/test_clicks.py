@@ -14,7 +14,7 @@ from demo import scans
 from demo.annotator import Annotator, drawn
 from model import clicks
 from tests.browser.conftest import Shoot
-from tests.browser.test_annotating import label_all
+from tests.browser.test_annotating import label_all, press_submit
 from tests.label_studio.conftest import OPTIONS, Lab
 
 pytestmark = [
@@ -63,9 +63,7 @@ def test_an_accepted_click_replaces_the_draft_by_a_better_mask_of_the_same_regio
     page.wait_for_timeout(1000)
     shoot(page, "clicks-suggestion")
     page.get_by_test_id("bottombar-accept-suggestions-button").click()
-    with page.expect_response(re.compile(r"/api/tasks/\d+/annotations")) as saved:
-        page.get_by_role("button", name="Submit current annotation").click()
-    stored = saved.value.json()["result"]
+    stored = press_submit(page)["result"]
     assert [region["id"] for region in stored] == ["Object-0"]
     after = drawn(stored)
     assert after is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from demo.annotator import Annotator, drawn
 from tests.backend.exchange.export.exported import Array
 from tests.backend.imaging.shown import shown_mask
 from tests.browser.conftest import Shoot
-from tests.browser.test_annotating import label_all
+from tests.browser.test_annotating import label_all, press_submit
 from tests.browser.test_clicks import choose, click
 from tests.label_studio import thorax
 from tests.label_studio.commands import project_titled, run, tasks_of
@@ -65,9 +64,7 @@ def test_what_is_drawn_on_two_pages_is_stored_on_them(
     page.mouse.move(5, 5)
     page.wait_for_timeout(500)
     shoot(page, "slab")
-    with page.expect_response(re.compile(r"/api/tasks/\d+/annotations")) as saved:
-        page.get_by_role("button", name="Submit current annotation").click()
-    check(annotator, project, saved.value.json()["result"])
+    check(annotator, project, press_submit(page)["result"])
 
 
 def draw(page: Page, key: str, stroke: list[tuple[float, float]]) -> None:
@@ -135,10 +132,8 @@ def test_an_accepted_click_replaces_the_draft_of_its_page_alone(
     page.wait_for_timeout(1000)
     shoot(page, "clicks-slab")
     page.get_by_test_id("bottombar-accept-suggestions-button").click()
-    with page.expect_response(re.compile(r"/api/tasks/\d+/annotations")) as saved:
-        page.get_by_role("button", name="Submit current annotation").click()
 
-    stored = saved.value.json()["result"]
+    stored = press_submit(page)["result"]
     assert {one["id"] for one in stored} == {f"Lung-{number}" for number in draft}
     after = by_page(stored)
     for number, mask in draft.items():
