@@ -61,6 +61,7 @@ def usual_arm() -> Arm:
         options.acquisition,
         options.alpha,
         options.uncertainty,
+        plans.PATIENT,
     )
 
 
