@@ -156,7 +156,7 @@ class Plan:
             for field in fields(Arm)
             if len({getattr(arm, field.name) for arm in self.arms}) > 1
         ]
-        # Chance reads no map and no model, but it reads the groups.
+        # A random choice depends on the groups, but on no map and no model.
         chance = ["cold_start", *(name for name in told if name == "group_by")]
         return {
             arm: ", ".join(

@@ -9,6 +9,7 @@ import pytest
 from backend.errors import ConfigError
 from backend.experiments import studies
 from backend.storage import artifacts
+from tests.backend.experiments.recipes import recipe, study_of
 from tests.backend.experiments.samples import plan
 from tests.backend.experiments.studied import study
 
@@ -102,3 +103,19 @@ def test_both_volumes_of_a_patient_are_on_one_side_however_slices_are_grouped(
         assert len(held) == 1
         assert pool | held == set("abcd")
         assert not pool & held
+
+
+def test_a_recipe_of_volumes_groups_as_a_folder_of_volumes_does(
+    stacks: Path, tmp_path: Path
+) -> None:
+    asked = recipe({"hearts": {"folder": stacks.name, "pool": 20}}, held_out=5)
+    of = study_of(asked, stacks.parent, tmp_path, group_by="auto")
+    assert [arm.group_by for arm in of.plan.arms] == ["volume+slice"]
+    pool, held = ({scan.patient for scan in of.scans(rows)} for rows in (of.pool, of.held))
+    assert not pool & held
+
+
+def test_a_recipe_without_volumes_cannot_group_by_them(folder: Path, tmp_path: Path) -> None:
+    asked = recipe({"lungs": {"folder": folder.name, "pool": 4}}, held_out=2)
+    with pytest.raises(ConfigError, match="--group-by volume: no scan of pool is a slice"):
+        study_of(asked, folder.parent, tmp_path, group_by="volume")
