@@ -4,19 +4,24 @@
 
 Question: with the same number of labelled slices, does our order give better masks of whole volumes
 than slices at random, and than every third slice of random volumes, which spreads labels over
-volumes and within them without looking at a picture?
+volumes and within them without looking at a picture? And does the order gain by reading volumes and
+the places of slices, as an imported project does, instead of patients alone?
 
 Ruler: DIR is acdc50: 944 slices of 100 volumes of 50 patients, so a patient is worth 19 slices. The
 patients are dealt into five parts; the run of seed s holds part s out and chooses from the others.
-Labels: as many slices as 3, 6 and 9 patients have. `order` is what a new project does (the default
-options; the cold start chooses the first count, the acquisition the others). `random` draws slices.
+Labels: as many slices as 3, 6 and 9 patients have. `order` is what a project made by `firstlight
+import` does: the default options with `group_by` volume and `slice_by` slice. An untouched volume
+comes first, and then slices far from the chosen ones. The cold start chooses the first count, the
+acquisition the others. `order-by-patient` is the same with the patient in `group_by` and without
+`slice_by`: an untouched patient comes first, and places are not read. `random` draws slices.
 `every-third` draws volumes and takes the middle one of each three slices, as `import --slices
 every:3` does. The quick network is trained from scratch on each choice: 96 pixels, --steps steps,
 one core. `volume_dice` and `volume_hd95` are means over the held-out volumes of the means over
 their classes, in three dimensions and mm; `dice` is the mean over their slices.
 
 Refuted at a count if the 95 % interval of the difference of `volume_dice` between `order` and
-`every-third`, paired over seeds, holds 0 or lies below it; the same for `random`.
+`every-third`, paired over seeds, holds 0 or lies below it; the same for `random` and for
+`order-by-patient`.
 
 A line is written after each run; the same command goes on with the missing ones. Without missing
 runs it prints the table.
@@ -28,6 +33,7 @@ import argparse
 import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +50,26 @@ from model.evaluation import METRICS
 
 WORTH = {3: 57, 6: 113, 9: 170}  # slices of so many patients: 944 slices / 50 patients
 EVERY = 3
-ORDER, RANDOM, THIRDS = "order", "random", "every-third"
+ORDER, BY_PATIENT, RANDOM, THIRDS = "order", "order-by-patient", "random", "every-third"
 MEASURES = ("volume_dice", "volume_hd95", "dice")
 FIELDS = ("seed", "arm", "patients", "slices", "volumes", *MEASURES)
 
 Row = dict[str, Any]
 
 
-def usual_arm() -> Arm:
-    """Return how a new project chooses."""
+def orders() -> dict[str, Arm]:
+    """Return our orders by name: that of an imported project, and that by patient."""
     options, encoder = ProjectOptions(), Settings().encoder
-    return Arm(
+    imported = Arm(
         options.encoder_of(encoder),
         options.projection,
         options.cold_start,
         options.acquisition,
         options.alpha,
         options.uncertainty,
+        plans.VOLUME_AND_SLICE,
     )
+    return {ORDER: imported, BY_PATIENT: replace(imported, group_by=plans.PATIENT)}
 
 
 def thirds(places: Sequence[VolumeSlice], seed: int) -> list[int]:
@@ -74,14 +82,15 @@ def thirds(places: Sequence[VolumeSlice], seed: int) -> list[int]:
     return [row for number in order for row in volumes[number][(EVERY - 1) // 2 :: EVERY]]
 
 
-def by_order(study: Study, arm: Arm, seed: int) -> Iterator[Row]:
-    """Yield the scores of our order at each count."""
+def by_order(study: Study, name: str, seed: int) -> Iterator[Row]:
+    """Yield the scores of one of our orders at each count."""
     of = study.of(seed)
+    steps = simulate.run(study, orders()[name], seed)["steps"]
     chosen: list[int] = []
-    for worth, step in zip(WORTH, simulate.run(study, arm, seed)["steps"], strict=True):
+    for worth, step in zip(WORTH, steps, strict=True):
         chosen += step["rows"]
-        scores = {name: step[name] for name in MEASURES}
-        yield _row(of, (seed, ORDER, worth), chosen, scores)
+        scores = {measure: step[measure] for measure in MEASURES}
+        yield _row(of, (seed, name, worth), chosen, scores)
 
 
 def by_list(study: Study, name: str, seed: int) -> Iterator[Row]:
@@ -121,7 +130,7 @@ def _row(
 
 
 def table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
-    """Yield a Markdown table, with the differences between our order and the others."""
+    """Yield a Markdown table, with the differences between `order` and the others."""
     values: dict[tuple[str, str], dict[int, dict[str, str]]] = defaultdict(dict)
     for row in rows:
         values[row["patients"], row["arm"]][int(row["seed"])] = row
@@ -168,20 +177,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--work", type=Path, default=Path("volume-choices"), help="for trainings")
     asked = parser.parse_args()
-    arm, seeds = usual_arm(), plans.numbers(asked.seeds)
+    ours, counts = orders(), tuple(WORTH.values())
     plan = Plan(
-        (arm,), tuple(range(5)), tuple(WORTH.values()), folds=5, image_size=96, steps=asked.steps
+        tuple(ours.values()), tuple(range(5)), counts, folds=5, image_size=96, steps=asked.steps
     )
     done = {(int(row["seed"]), row["arm"]) for row in _known(asked.results)}
     study = None
-    for seed in seeds:
-        for name in (ORDER, THIRDS, RANDOM):
+    for seed in plans.numbers(asked.seeds):
+        for name in (*ours, THIRDS, RANDOM):
             if (seed, name) in done:
                 continue
             study = study or studies.of_folder(plan, asked.folder, asked.work, Settings(), print)
             with processes.one_core():
-                made = by_order(study, arm, seed) if name == ORDER else by_list(study, name, seed)
-                _keep(asked.results, list(made))
+                made = by_order if name in ours else by_list
+                _keep(asked.results, list(made(study, name, seed)))
     print("\n".join(table(_known(asked.results))))
 
 

@@ -267,6 +267,12 @@ def rollback(project: int, version: tuple[str, ...], resume: bool) -> None:
     "--uncertainty", default="entropy", show_default=True, help=_any_of(registry.UNCERTAINTIES)
 )
 @click.option(
+    "--group-by",
+    default="auto",
+    show_default=True,
+    help="Groups of slices: patient, volume, or volume+slice as in an imported project.",
+)
+@click.option(
     "--arm", multiple=True, help="One more arm: the first with changes, cold-start=kmeans,alpha=1."
 )
 @click.option("--seeds", default="0-4", show_default=True, help="Seeds of selection and training.")

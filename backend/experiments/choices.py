@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from backend.errors import ConfigError
-from backend.experiments.plans import Arm
-from backend.experiments.studies import Study
+from backend.experiments.plans import PATIENT, VOLUME_AND_SLICE, Arm
+from backend.experiments.studies import Array, Study
 from backend.storage import artifacts
 from model import active_learning, projection
 
@@ -20,6 +20,23 @@ def fitted_map(study: Study, arm: Arm, seed: int) -> projection.Projection:
     fitted = projection.fit(study.embeddings(arm), method=arm.projection, seed=seed, widths=widths)
     artifacts.write(path, lambda file: np.savez(file, **vars(fitted)))
     return fitted
+
+
+def groups(study: Study, arm: Arm) -> Array:
+    """Return the group of each scan of the pool, shape (p,): its patient or its volume."""
+    scans = study.scans(study.pool)
+    return np.array([scan.patient if arm.group_by == PATIENT else scan.volume for scan in scans])
+
+
+def places(study: Study, arm: Arm) -> Array | None:
+    """Return the place of each scan of the pool in its volume, shape (p,), NaN if it has none.
+
+    None if the arm reads no places.
+    """
+    if arm.group_by != VOLUME_AND_SLICE:
+        return None
+    found = (scan.place for scan in study.scans(study.pool))
+    return np.array([place.index if place else np.nan for place in found], float)
 
 
 def options(arm: Arm, budget: int, batch: int, seed: int) -> active_learning.SelectionOptions:

@@ -89,6 +89,8 @@ class ScanFile:
     Attributes:
         name: Of its original file or case.
         patient: A number; scans with the same number stay together when scans are held out.
+        volume: The number of its group in a project that is grouped by volume. Volumes with a
+            slice of equal pixels share it.
         path: Its file; the name follows from the content.
         spacing: Height and width of a pixel in the unit of its collection.
         place: Its place in a volume, if it is a slice; the voxels are those of the working size.
@@ -96,6 +98,7 @@ class ScanFile:
 
     name: str
     patient: int
+    volume: int
     path: Path
     spacing: Spacing
     place: VolumeSlice | None = None
@@ -133,17 +136,24 @@ def keep(dataset: Dataset, folder: Path, *, longest: int) -> Collection:
     """
     shrunk = [_shrunk(scan, folder, longest) for scan in dataset.scans]
     keys = [dataset.patients.get(scan.name, "") for scan in dataset.scans]
-    patients = validation.group(keys, [small.pixels for small in shrunk]).tolist()
+    pixels = [small.pixels for small in shrunk]
+    patients = validation.group(keys, pixels).tolist()
+    # A scan that is no slice stays with its patient.
+    names = [scan.volume or key for scan, key in zip(dataset.scans, keys, strict=True)]
+    volumes = validation.group(names, pixels).tolist()
     known = all(small.spacing for small in shrunk)
     kept = tuple(
         ScanFile(
             scan.name,
             patient,
+            volume,
             small.path,
             small.pixel(known),
             scan.place and scan.place.scaled(*small.scale),
         )
-        for scan, patient, small in zip(dataset.scans, patients, shrunk, strict=True)
+        for scan, patient, volume, small in zip(
+            dataset.scans, patients, volumes, shrunk, strict=True
+        )
     )
     marks = [(scan.name, scan.patient, scan.path.name, scan.spacing) for scan in kept]
     return Collection(

@@ -11,13 +11,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from backend.errors import ConfigError
+from backend.experiments.scans import Dataset
 from backend.options import ProjectOptions, in_words
 from model.stopping import LEAST_POINTS
+
+# What a project names in `group_by`, and after the + in `slice_by`.
+PATIENT, VOLUME, VOLUME_AND_SLICE = "patient", "volume", "volume+slice"
+AUTO = "auto"  # VOLUME_AND_SLICE, as in an imported project, where there are volumes; else PATIENT
+GROUPINGS = (AUTO, PATIENT, VOLUME, VOLUME_AND_SLICE)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to choose scans, in the values of production's options."""
+    """One way to choose scans, in the values of production's options.
+
+    `group_by` is one of GROUPINGS.
+    """
 
     encoder: str
     projection: str
@@ -25,6 +34,18 @@ class Arm:
     acquisition: str
     alpha: float | str
     uncertainty: str
+    group_by: str
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The values that name the arm's files; without `group_by`, a file of an earlier release.
+
+        Earlier releases knew no groups but patients.
+        """
+        values = asdict(self)
+        if self.group_by == PATIENT:
+            del values["group_by"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -135,12 +156,35 @@ class Plan:
             for field in fields(Arm)
             if len({getattr(arm, field.name) for arm in self.arms}) > 1
         ]
+        # A random choice depends on the groups, but on no map and no model.
+        chance = ["cold_start", *(name for name in told if name == "group_by")]
         return {
-            arm: "random"
-            if by_chance(arm, self.batches)
-            else ", ".join(str(getattr(arm, name)) for name in told or ["cold_start"])
+            arm: ", ".join(
+                str(getattr(arm, name))
+                for name in (chance if by_chance(arm, self.batches) else told or ["cold_start"])
+            )
             for arm in self.arms
         }
+
+    def resolved(self, dataset: Dataset) -> Plan:
+        """Return the plan for a data set, with AUTO replaced by its meaning there.
+
+        Raises:
+            ConfigError: If an arm groups by volumes that the data set does not have, or `baseline`
+                names no arm.
+        """
+        asked = {arm.group_by for arm in self.arms} - {AUTO, PATIENT}
+        if asked and not dataset.has_volumes:
+            raise ConfigError(
+                f"--group-by {','.join(sorted(asked))}: no scan of {dataset.name} is a slice of a "
+                "volume.",
+                f"Give volumes (docs/experiments.md), or leave it out to group by {PATIENT}.",
+            )
+        usual = VOLUME_AND_SLICE if dataset.has_volumes else PATIENT
+        arms = [replace(arm, group_by=usual) if arm.group_by == AUTO else arm for arm in self.arms]
+        plan = replace(self, arms=_distinct(arms, self.batches))
+        plan.control()
+        return plan
 
     def control(self) -> Arm:
         """Return the arm that the other arms are compared with.
@@ -176,11 +220,19 @@ def plan_of(asked: Mapping[str, Any]) -> Plan:
     others["baseline"] = tuple(filter(None, asked["baseline"].split(",")))
     listed = grid({field.name: asked[field.name].split(",") for field in fields(Arm)})
     further = (changed(listed[0], text) for text in asked["arm"])
-    arms = tuple(dict.fromkeys([*listed, *further]))
-    # Random arms choose the same scans with every encoder: keep only one of them.
     batches = others["labels"][:1] if others["selection_only"] else others["labels"]
-    drawn = [arm for arm in arms if by_chance(arm, batches)]
-    return Plan(tuple(arm for arm in arms if arm not in drawn[1:]), **others)
+    return Plan(_distinct([*listed, *further], batches), **others)
+
+
+def _distinct(arms: Sequence[Arm], batches: Sequence[int]) -> tuple[Arm, ...]:
+    """Return each arm once, and of the arms by chance only the first of each grouping.
+
+    Random arms with the same groups choose the same scans with every encoder.
+    """
+    firsts: dict[object, Arm] = {}
+    for arm in arms:
+        firsts.setdefault(arm.group_by if by_chance(arm, batches) else arm, arm)
+    return tuple(firsts.values())
 
 
 def grid(values: Mapping[str, Sequence[str]]) -> tuple[Arm, ...]:
@@ -217,6 +269,8 @@ def changed(arm: Arm, text: str) -> Arm:
 
 
 def _checked(name: str, value: str) -> Any:
+    if name == "group_by":  # in production a key of the task data
+        return _known_grouping(value)
     try:
         return getattr(ProjectOptions(**{name: value}), name)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -225,6 +279,15 @@ def _checked(name: str, value: str) -> Any:
             f"--{name.replace('_', '-')} {value!r}: {'; '.join(problems)}.",
             "Separate several values by commas.",
         ) from None
+
+
+def _known_grouping(value: str) -> str:
+    if value not in GROUPINGS:
+        raise ConfigError(
+            f"--group-by {value!r}: expected one of {', '.join(GROUPINGS)}.",
+            "Separate several values by commas.",
+        )
+    return value
 
 
 def _deciding(arm: Arm, labels: Sequence[int]) -> tuple[str, ...]:

@@ -78,3 +78,8 @@ class Dataset:
     labels: tuple[str, ...]
     scans: tuple[ScanReader, ...]
     patients: Mapping[str, str]
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether a scan is a slice of a volume."""
+        return any(scan.place for scan in self.scans)

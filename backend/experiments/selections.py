@@ -65,7 +65,8 @@ def _finished(study: Study, jobs: int, say: Say) -> PoolPicks:
     for arm, seed in plan.runs():
         record = artifacts.read_json(_file(study, arm, seed))
         if record is not None:
-            arms[names[arm]][seed] = record
+            # Records of earlier releases do not name the grouping; their files do.
+            arms[names[arm]][seed] = record | {"arm": asdict(arm)}
     return PoolPicks(
         title=study.data.name,
         labels=plan.labels,
@@ -78,7 +79,8 @@ def _finished(study: Study, jobs: int, say: Say) -> PoolPicks:
 def _file(study: Study, arm: Arm, seed: int) -> Path:
     study, encoder = study.of(seed), study.encoded[arm.encoder].name
     rule = (arm.cold_start, arm.projection, encoder, study.plan.labels, seed)
-    digest = artifacts.digest(study.code, study.data.fingerprint, study.pool, rule)
+    grouping = filter(None, [arm.rule.get("group_by")])
+    digest = artifacts.digest(study.code, study.data.fingerprint, study.pool, rule, *grouping)
     return study.out / "picks" / f"{digest}.json"
 
 
@@ -104,7 +106,6 @@ def picks(study: Study, arms: Sequence[Arm], seed: int) -> list[dict[str, Any]]:
         count: clustering.cluster(points.astype(np.float64), count, seed=seed)
         for count in study.plan.labels
     }
-    patients = np.array([scan.patient for scan in study.scans(study.pool)])
     alone = lonely(embeddings * fitted.scale)
     records = []
     for arm in arms:
@@ -116,7 +117,8 @@ def picks(study: Study, arms: Sequence[Arm], seed: int) -> list[dict[str, Any]]:
                 choices.options(arm, count, count, seed),
                 coordinates=points,
                 clusters=clusters_,
-                groups=patients,
+                groups=choices.groups(study, arm),
+                places=choices.places(study, arm),
             )
             choices.check_rule(decision, arm)
             warnings = [*fitted.warnings, *decision.warnings]

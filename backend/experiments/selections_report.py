@@ -16,7 +16,7 @@ from backend.experiments.intervals import Interval, difference
 from backend.storage import artifacts
 
 Record = Mapping[str, Any]  # from selections.picks
-RULE = ("encoder", "projection", "cold_start")
+RULE = ("encoder", "projection", "cold_start", "group_by")
 MEASURES = ("recall", "lonely", "planted", "empty")
 
 

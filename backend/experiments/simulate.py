@@ -108,7 +108,7 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
     fitted, plan = choices.fitted_map(study, arm, seed), study.plan
     points = fitted.coordinates
     clusters = clustering.cluster(points.astype(np.float64), plan.labels[0], seed=seed)
-    patients = np.array([scan.patient for scan in study.scans(study.pool)])
+    groups, places = choices.groups(study, arm), choices.places(study, arm)
     labelled = np.zeros(len(points), bool)
     uncertainty = None
     steps: list[dict[str, Any]] = []
@@ -121,7 +121,8 @@ def run(study: Study, arm: Arm, seed: int) -> dict[str, Any]:
             uncertainty=uncertainty,
             coordinates=points,
             clusters=clusters,
-            groups=patients,
+            groups=groups,
+            places=places,
         )
         choices.check_rule(decision, arm)
         chosen = decision.order[: count - labelled.sum()]

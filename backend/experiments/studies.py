@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,7 +113,7 @@ class Study:
             digest = artifacts.digest(*shared, "all labels", seed)
         else:
             encoder = self.encoded[arm.encoder].name
-            digest = artifacts.digest(*shared, plan.labels, asdict(arm), encoder, seed)
+            digest = artifacts.digest(*shared, plan.labels, arm.rule, encoder, seed)
         return self.out / "runs" / f"{digest}.json"
 
     def scans(self, rows: Iterable[int]) -> list[datasets.ScanFile]:
@@ -186,6 +186,7 @@ def _prepare_folder(out: Path) -> None:
 def of_folder(plan: Plan, folder: Path, out: Path, settings: Settings, say: Say) -> Study:
     """Return the study of a labelled folder."""
     dataset = datasets.find(folder, max_pixels=settings.max_image_pixels)
+    plan = plan.resolved(dataset)
     say(f"{len(dataset.scans)} scans of {dataset.name}: {', '.join(dataset.labels)}")
     data = _keep(plan, dataset, out)
     division = Folds(len(data.scans), _folds(plan, [scan.patient for scan in data.scans]))
@@ -201,6 +202,7 @@ def of_recipe(
             "--folds does not go with a recipe.", "Its `held_out` says what it needs."
         )
     mixture = pools.mix(recipe, root, max_pixels=settings.max_image_pixels)
+    plan = plan.resolved(mixture.dataset)
     say(f"{len(mixture.groups)} scans for {recipe.name}: {', '.join(mixture.dataset.labels)}")
     data = _keep(plan, mixture.dataset, out)
     patients = [scan.patient for scan in data.scans]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +24,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             found / "images" / name
         )
         Image.fromarray(phantom.mask[0].astype(np.uint8) * 255).save(found / "masks" / name)
+    return found
+
+
+@pytest.fixture(scope="session")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two volumes of each of the patients a, b, c and d, with five slices each."""
+    found, chance = tmp_path_factory.mktemp("stacks"), np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (found / kind).mkdir()
+    names = [f"{patient}{number}" for patient in "abcd" for number in (1, 2)]
+    for name in names:
+        values = chance.random((32, 32, 5)).astype(np.float32)
+        for kind, grid in (("images", values), ("labels", (values > 0.5).astype(np.uint8))):
+            image = nibabel.Nifti1Image(grid, np.diag([1.0, 1.0, 5.0, 1.0]))  # type: ignore[no-untyped-call]
+            nibabel.save(image, found / kind / f"{name}.nii.gz")
+    rows = [f"{name},{name[0]}" for name in names]
+    (found / "groups.csv").write_text("\n".join(["name,patient", *rows]) + "\n")
     return found
 
 

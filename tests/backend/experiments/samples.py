@@ -20,6 +20,7 @@ ASKED: dict[str, Any] = {
     "acquisition": "entropy-diversity",
     "alpha": "0.3",
     "uncertainty": "entropy",
+    "group_by": "patient",
     "arm": (),
     "seeds": "0",
     "labels": "2,4",

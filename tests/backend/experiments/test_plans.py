@@ -4,8 +4,10 @@ from dataclasses import asdict
 
 import pytest
 
+from backend.commands import importing
 from backend.errors import ConfigError
 from backend.experiments import plans
+from backend.experiments.scans import Dataset, Scan, ScanReader, VolumeSlice
 from tests.backend.experiments.samples import plan
 
 
@@ -33,6 +35,7 @@ def test_the_grid_holds_every_combination_once() -> None:
         ("acquisition", "", "--acquisition ''.*power-noise"),
         ("alpha", "2", "--alpha '2': expected a number from 0 to 1"),
         ("encoder", "resnet", "--encoder 'resnet'.*efficientnet-lite0"),
+        ("group_by", "scanner", r"--group-by 'scanner': expected one of .*volume\+slice"),
     ],
 )
 def test_what_production_does_not_know_is_refused_with_what_it_knows(
@@ -84,6 +87,49 @@ def test_arms_are_named_by_what_differs() -> None:
 def test_chance_draws_for_all_encoders_at_once() -> None:
     names = plan(encoder="pixels,auto", cold_start="medoids,random", labels="5").names()
     assert list(names.values()) == ["pixels, medoids", "random", "auto, medoids"]
+
+
+def test_chance_draws_anew_for_every_grouping() -> None:
+    groupings = {"group_by": "patient,volume", "encoder": "pixels,auto"}
+    names = plan(**groupings, cold_start="random", labels="5").names()
+    assert list(names.values()) == ["random, patient", "random, volume"]
+
+
+def dataset(place: VolumeSlice | None) -> Dataset:
+    def read() -> Scan:
+        raise AssertionError("a plan needs no pixels")
+
+    return Dataset("hearts", ("heart",), (ScanReader("a", read, place),), {})
+
+
+SLICES, SINGLE = dataset(VolumeSlice("a", 0, (5.0, 1.0, 1.0))), dataset(None)
+
+
+def test_by_default_slices_are_grouped_as_import_groups_them() -> None:
+    asked = plan(group_by="auto")
+    assert [arm.group_by for arm in asked.resolved(SLICES).arms] == ["volume+slice"]
+    assert [arm.group_by for arm in asked.resolved(SINGLE).arms] == ["patient"]
+    assert "+".join(importing.GROUPED.values()) == "volume+slice"
+
+
+def test_a_grouping_that_is_asked_for_twice_is_compared_once() -> None:
+    both = plan(group_by="auto,volume+slice", cold_start="medoids,random", labels="5")
+    names = both.resolved(SLICES).names()
+    assert list(names.values()) == ["medoids", "random"]
+
+
+def test_groups_of_volumes_need_volumes() -> None:
+    asked = plan(group_by="patient,volume+slice")
+    assert asked.resolved(SLICES) == asked
+    with pytest.raises(
+        ConfigError, match=r"--group-by volume\+slice: no scan of hearts is a slice"
+    ):
+        asked.resolved(SINGLE)
+
+
+def test_a_baseline_that_the_data_leave_no_arm_is_said() -> None:
+    with pytest.raises(ConfigError, match="--baseline auto is no arm"):
+        plan(group_by="auto,volume", baseline="auto").resolved(SLICES)
 
 
 def test_chance_may_have_draws_of_its_own() -> None:

@@ -71,6 +71,20 @@ def test_a_recipe_has_another_pool_for_every_seed(root: Path) -> None:
     assert first["pool"] != second["pool"]
 
 
+def test_every_grouping_has_a_choice_of_its_own(stacks: Path, tmp_path: Path) -> None:
+    groupings = "patient,volume,volume+slice"
+    asked = plan(labels="6", held_out=1, group_by=groupings, selection_only=True)
+    of = study(stacks, tmp_path, asked)
+    assert [arm.group_by for arm in of.plan.arms] == groupings.split(",")
+    assert len({selections._file(of, arm, 0) for arm in of.plan.arms}) == 3
+
+    records = selections.picks(of, of.plan.arms, 0)
+
+    by_patient, *by_volume = [record["choices"][0]["names"] for record in records]
+    assert len({name[0] for name in by_patient[:3]}) == 3
+    assert [len({name[:2] for name in names}) for names in by_volume] == [6, 6]
+
+
 def choice(recall: float | None, names: list[str]) -> dict[str, Any]:
     return {
         "labels": len(names), "names": names, "recall": recall, "lonely": 0.5, "planted": None,
@@ -79,7 +93,8 @@ def choice(recall: float | None, names: list[str]) -> dict[str, Any]:
 
 
 def record(pool: str, recall: float | None, *names: str) -> dict[str, Any]:
-    arm = {"encoder": "pixels", "projection": "none", "cold_start": "kmeans"}
+    rule = ("encoder", "projection", "cold_start", "group_by")
+    arm = dict(zip(rule, ("pixels", "none", "kmeans", "patient"), strict=True))
     return {"arm": arm, "pool": pool, "choices": [choice(recall, [*names])]}
 
 

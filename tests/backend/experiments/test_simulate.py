@@ -17,11 +17,11 @@ from PIL import Image
 
 from backend.commands.cli import cli
 from backend.errors import ConfigError
-from backend.experiments import results, simulate
+from backend.experiments import report, results, simulate
 from backend.experiments.studies import Data, Study
 from backend.settings import Settings
 from backend.storage import artifacts
-from model import active_learning, evaluation, projection, training
+from model import active_learning, evaluation, projection, training, validation
 from tests.backend.experiments.samples import ASKED, plan
 from tests.backend.experiments.studied import run, study
 
@@ -79,6 +79,68 @@ def test_a_run_chooses_what_production_would_choose(folder: Path, tmp_path: Path
     assert [step["rows"] for step in record["steps"]] == [
         [of.pool[row] for row in chosen] for chosen in (first, second)
     ]
+
+
+def test_slices_of_volumes_are_chosen_as_an_imported_project_chooses_them(
+    stacks: Path, tmp_path: Path
+) -> None:
+    asked = plan(group_by="auto,volume", labels="9,14", held_out=1)
+    of = study(stacks, tmp_path, asked)
+    record, without_places = run(of, 0), run(of, 1)
+
+    # Three patients with two volumes of five slices are the pool.
+    scans = of.scans(of.pool)
+    embeddings = np.load(of.encoded["pixels"].path)[list(of.pool)]
+    points = projection.fit(embeddings, method="pca").coordinates
+    volumes = validation.group([scan.name[:2] for scan in scans], [scan.name for scan in scans])
+    places = np.array([float(scan.name[-3:]) for scan in scans])
+    labelled, uncertainty = np.zeros(30, bool), None
+    for step, phase in zip(record["steps"], ("cold-start", "acquisition"), strict=True):
+        batch = len(step["rows"])
+        decision = active_learning.decide(
+            points,
+            labelled,
+            active_learning.SelectionOptions(
+                cold_start_budget=9, batch_size=batch, projection="pca"
+            ),
+            coordinates=points,
+            uncertainty=uncertainty,
+            groups=volumes,
+            places=places,
+        )
+        assert decision.phase == step["phase"] == phase
+        assert step["rows"] == [of.pool[row] for row in decision.order[:batch]]
+        labelled[decision.order[:batch]] = True
+        uncertainty = simulate.learn(of, np.flatnonzero(labelled), 0, "entropy").uncertainty
+
+    assert len({name[:2] for name in record["steps"][0]["names"][:6]}) == 6
+    for step, other in zip(record["steps"], without_places["steps"], strict=True):
+        assert step["rows"] != other["rows"]
+
+
+def test_records_of_earlier_releases_are_read_as_grouped_by_patient(
+    folder: Path, tmp_path: Path
+) -> None:
+    of = study(folder, tmp_path, plan(seeds="0,1", labels="2"))
+    [arm] = of.plan.arms
+    for seed in (0, 1):
+        simulate._make(of, (arm, seed))
+    file = of.file(arm, 0)
+    record = artifacts.read_json(file)
+    del record["arm"]["group_by"]
+    artifacts.write_json(file, record)
+
+    finished = results.read(of, {})
+
+    assert [run["arm"]["group_by"] for run in finished.arms["medoids"].values()] == ["patient"] * 2
+    columns, *lines = report.steps_csv(finished).splitlines()
+    assert "group_by" in columns
+    assert len(lines) == 2
+
+
+def test_volumes_that_are_not_there_are_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no scan of .* is a slice of a volume"):
+        invoked(command(folder, tmp_path, group_by="volume+slice"))
 
 
 def test_a_run_never_labels_twice_or_what_is_held_out(folder: Path, tmp_path: Path) -> None:

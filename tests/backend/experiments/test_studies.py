@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import pytest
 
 from backend.errors import ConfigError
 from backend.experiments import studies
+from backend.storage import artifacts
+from tests.backend.experiments.recipes import recipe, study_of
 from tests.backend.experiments.samples import plan
 from tests.backend.experiments.studied import study
 
@@ -73,3 +75,47 @@ def test_whatever_decides_a_run_changes_its_name(
         after = study(folder, tmp_path, changed)
     assert before.file(before.plan.arms[0], 0) != after.file(changed.arms[0], 0)
     assert before.file(before.plan.arms[0], 0) != before.file(before.plan.arms[0], 1)
+
+
+def test_a_grouping_changes_the_name_of_a_run_but_patients_keep_that_of_earlier_releases(
+    stacks: Path, tmp_path: Path
+) -> None:
+    of = study(stacks, tmp_path, plan(group_by="patient,volume,volume+slice", held_out=1))
+    patient = of.plan.arms[0]
+    assert len({of.file(arm, 0) for arm in of.plan.arms}) == 3
+    values = {name: value for name, value in asdict(patient).items() if name != "group_by"}
+    shared = (studies.FORMAT, of.data.fingerprint, of.held, repr(of.train), of.plan.train_seeds)
+    earlier = artifacts.digest(*shared, of.plan.labels, values, of.encoded["pixels"].name, 0)
+    assert of.file(patient, 0).stem == earlier
+
+
+@pytest.mark.parametrize("division", [{"held_out": 1}, {"folds": 4, "seeds": "0-3"}], ids=str)
+def test_both_volumes_of_a_patient_are_on_one_side_however_slices_are_grouped(
+    stacks: Path, tmp_path: Path, division: dict[str, Any]
+) -> None:
+    of = study(stacks, tmp_path, plan(group_by="auto", **division))
+    assert {arm.group_by for arm in of.plan.arms} == {"volume+slice"}
+    for seed in of.plan.seeds:
+        pool, held = (
+            {scan.name[0] for scan in of.scans(rows)}
+            for rows in (of.of(seed).pool, of.of(seed).held)
+        )
+        assert len(held) == 1
+        assert pool | held == set("abcd")
+        assert not pool & held
+
+
+def test_a_recipe_of_volumes_groups_as_a_folder_of_volumes_does(
+    stacks: Path, tmp_path: Path
+) -> None:
+    asked = recipe({"hearts": {"folder": stacks.name, "pool": 20}}, held_out=5)
+    of = study_of(asked, stacks.parent, tmp_path, group_by="auto")
+    assert [arm.group_by for arm in of.plan.arms] == ["volume+slice"]
+    pool, held = ({scan.patient for scan in of.scans(rows)} for rows in (of.pool, of.held))
+    assert not pool & held
+
+
+def test_a_recipe_without_volumes_cannot_group_by_them(folder: Path, tmp_path: Path) -> None:
+    asked = recipe({"lungs": {"folder": folder.name, "pool": 4}}, held_out=2)
+    with pytest.raises(ConfigError, match="--group-by volume: no scan of pool is a slice"):
+        study_of(asked, folder.parent, tmp_path, group_by="volume")

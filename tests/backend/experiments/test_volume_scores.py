@@ -21,7 +21,7 @@ def a_slice(folder: Path, volume: str, index: int, masks: Masks) -> ScanFile:
     path = folder / f"{volume}-{index}.npz"
     np.savez(path, image=np.zeros(masks.shape[1:], np.uint8), masks=masks)
     place = VolumeSlice(volume, index, MM) if volume else None
-    return ScanFile(f"{volume}/{index}", 0, path, (1.5, 1.5), place)
+    return ScanFile(f"{volume}/{index}", 0, 0, path, (1.5, 1.5), place)
 
 
 def test_volumes_are_scored_by_all_their_slices_and_single_scans_by_none(tmp_path: Path) -> None:
