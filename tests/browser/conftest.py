@@ -136,16 +136,21 @@ def reviewed(
     return Reviewed(lab, wrong, twice)
 
 
+def sign_in(page: Page, address: str, email: str, password: str) -> None:
+    """Open an address of Label Studio, which shows its login first, and fill in that form."""
+    page.goto(address)
+    page.locator("input[name=email]").fill(email)
+    page.locator("input[name=password]").fill(password)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(lambda url: "/user/login" not in url)
+
+
 @pytest.fixture
 def owner(browser: Browser, studio: LabelStudio) -> Iterator[BrowserContext]:
     """The browser of Label Studio's owner, signed in by the form."""
     with browser.new_context(viewport=WIDE) as context:
         page = context.new_page()
-        page.goto(f"{studio.url}/user/login/")
-        page.locator("input[name=email]").fill(studio.email)
-        page.locator("input[name=password]").fill(studio.password)
-        page.get_by_role("button", name="Log in").click()
-        page.wait_for_url(lambda url: "/user/login" not in url)
+        sign_in(page, f"{studio.url}/user/login/", studio.email, studio.password)
         page.close()
         yield context
 
