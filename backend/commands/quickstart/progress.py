@@ -18,21 +18,23 @@ _REDRAW_SECONDS = 0.2
 
 @contextmanager
 def waiting(label: str) -> Iterator[None]:
-    """Show a moving bar and the seconds so far while the block runs.
+    """Show a moving bar and the seconds so far while the block runs, and a full bar afterwards.
 
-    The block stays in its thread: a server that it starts ends with the thread that started it.
+    The bar stays as it is if the block raises an error. The block stays in its thread: a server
+    that it starts ends with the thread that started it.
     """
-    over = threading.Event()
-    thread = threading.Thread(target=_move, args=(label, over), daemon=True)
+    over, succeeded = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_move, args=(label, over, succeeded), daemon=True)
     thread.start()
     try:
         yield
+        succeeded.set()
     finally:
         over.set()
         thread.join()
 
 
-def _move(label: str, over: threading.Event) -> None:
+def _move(label: str, over: threading.Event, succeeded: threading.Event) -> None:
     began = time.monotonic()
     bar = click.progressbar(
         itertools.count(),
@@ -44,6 +46,8 @@ def _move(label: str, over: threading.Event) -> None:
     with bar:
         while not over.wait(_REDRAW_SECONDS):
             bar.update(1)
+        bar.finished = succeeded.is_set()
+        bar.render_progress()
 
 
 @contextmanager

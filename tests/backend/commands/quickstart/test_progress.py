@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -39,6 +41,20 @@ def test_without_a_terminal_a_wait_is_one_line(capsys: pytest.CaptureFixture[str
         show(UNKNOWN)
         show(replace(UNKNOWN, step="embed", embedded=3))
     assert capsys.readouterr().out.split() == ["Starting", "Importing", "Ordering"]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+def test_on_a_terminal_the_bar_of_a_wait_is_full_unless_it_failed(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    with suppress(ValueError), progress.waiting("Starting"):
+        if error:
+            raise error
+    last = terminal.getvalue().split("\r")[-1]
+    assert ("[" + 36 * "#" + "]  0 s" in last) is (error is None)
 
 
 def test_an_error_ends_a_wait(capsys: pytest.CaptureFixture[str]) -> None:
