@@ -24,6 +24,12 @@ from tests.backend.fake_label_studio import FakeLabelStudio
 US = "http://127.0.0.1:9090"
 
 
+@pytest.fixture(autouse=True)
+def new_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite that DBOS can work with, whatever the one of this Python is."""
+    monkeypatch.setattr("backend.worker.jobs_database.SQLITE", (3, 42, 0))
+
+
 @pytest.fixture
 def number(fake: FakeLabelStudio, store: Store, services: Services) -> int:
     """A project that is connected and has a queue of three scans."""
