@@ -148,7 +148,7 @@ def main() -> None:
             model: Fitted | Ensemble
             if not minutes:
                 model = fit(labelled.images, labelled.masks, config)
-                pace = pace or (time.perf_counter() - began) / config.steps
+                pace = pace or (time.perf_counter() - began) / len(model.history)
             else:
                 refined = refine(labelled, config, minutes * 60 / (pace or 0.1))
                 model, recipe = refined.model, "+".join(refined.recipes)

@@ -70,15 +70,15 @@ def quick(case: Case) -> dict[str, Any]:
     began = time.process_time()
     model = fit(case.labelled.images, case.labelled.masks, config)
     spent = time.process_time() - began
-    return _result(measure(case.pool, case.test, model), spent, config.steps, "quick")
+    return _result(measure(case.pool, case.test, model), spent, len(model.history), "quick")
 
 
 def refined(case: Case) -> dict[str, Any]:
     """Refine, with as many steps as a training of a round would take in the time."""
     config = default_config("cpu", len(case.labelled.masks[0]))
     began = time.process_time()
-    fit(case.labelled.images, case.labelled.masks, config)
-    pace = (time.process_time() - began) / config.steps
+    first = fit(case.labelled.images, case.labelled.masks, config)
+    pace = (time.process_time() - began) / len(first.history)
     began = time.process_time()
     found = refine(case.labelled, config, case.seconds / pace)
     spent = time.process_time() - began

@@ -33,7 +33,8 @@ QUICK, WHOLE, PARTS, IMAGENET = "quick", "whole scans", "parts of scans", "Image
 # The version of the rules of training that no TrainConfig holds; a model names it. It needs another
 # number when the same labels and config give another network, or the Dice of a scan another value.
 # 2: negatives are inverted, and the Dice of a slab counts all pages together.
-TRAINING_RULES = 2
+# 3: small regions are learnt for longer.
+TRAINING_RULES = 3
 
 AUTO = "auto"
 RADIMAGENET = "radimagenet-resnet50"

@@ -8,6 +8,7 @@ from model.evaluation import Masks
 from model.recipes import (
     COSTS,
     IMAGENET_START,
+    LONGER,
     adapted,
     default_config,
     in_parts,
@@ -78,13 +79,14 @@ def test_specks_beside_a_region_and_empty_masks_change_nothing() -> None:
     assert typical_side([np.zeros((2, 50, 50), bool)]) == 1.0
 
 
-def test_small_regions_are_learnt_in_parts_at_twice_the_resolution() -> None:
+def test_small_regions_are_learnt_in_parts_at_twice_the_resolution_and_for_longer() -> None:
     small, large = [squares(8, number=5)], [squares(40)]
     assert CONFIG.adapt
     chosen = adapted(CONFIG, small)
     assert (chosen.image_size, chosen.crop) == (2 * CONFIG.image_size, CONFIG.image_size)
+    assert chosen.steps == LONGER * CONFIG.steps
     chosen = adapted(CONFIG, large)
-    assert (chosen.image_size, chosen.crop) == (CONFIG.image_size, 0)
+    assert (chosen.image_size, chosen.crop, chosen.steps) == (CONFIG.image_size, 0, CONFIG.steps)
     assert not chosen.adapt
 
 

@@ -415,7 +415,7 @@ def test_odd_scans_and_labels_give_a_network_that_draws(
 ) -> None:
     images, masks = odd()
     fitted = fit(images, masks, replace(CONFIG, classes=2, adapt=True))
-    assert len(fitted.history) == CONFIG.steps
+    assert len(fitted.history) == fitted.config.steps
     assert np.isfinite(fitted.history).all()
     for image, found in zip(images, predict(fitted, images), strict=True):
         assert found.shape == (2, *image.shape[:2])

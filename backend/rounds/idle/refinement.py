@@ -14,14 +14,15 @@ from dataclasses import replace
 from backend.rounds.context import RoundContext
 from backend.rounds.idle import twins
 from backend.rounds.models.examples import labelled
+from backend.rounds.models.time_box import pace_of, recipe_of
 from backend.storage import artifacts
 from backend.storage.ledger import stored_options
 from backend.storage.records import ModelQuality
 from backend.storage.store import Store
 from backend.storage.tables import Model, Project
-from model import recipes, refinement
+from model import refinement
 from model.expected_minutes import MaskSummary
-from model.registry import QUICK, TRAINING_RULES
+from model.registry import TRAINING_RULES
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ def _is_current(here: RoundContext, refined: Model) -> bool:
     base = here.store.publications.model(here.id, refined.quality.refined_from)
     if base is None or not here.learner.holds(here.ledger, refined):
         return False
-    then = replace(here.learner, recipe=_recipe_of(base))
+    then = replace(here.learner, recipe=recipe_of(base))
     return then.key(here.ledger, refined.trained_on, base.quality.started_from) == base.key
 
 
@@ -225,7 +226,7 @@ def _refined(
     refined = refinement.refine(
         labelled(examples, ledger.groups),
         learner.quick_config,
-        limit / _pace(base),
+        limit / pace_of(base),
         tell=_Reporter(here, limit),
         stop=stop,
         late=lambda: time.monotonic() >= started + limit,
@@ -234,17 +235,6 @@ def _refined(
     names = ", ".join(refined.recipes)
     log.info("refined on %d scans in %.1f s: %s", len(examples), seconds, names)
     return refined, seconds
-
-
-def _pace(base: Model) -> float:
-    """Return the seconds of a step of QUICK, as measured in the round that trained the model."""
-    steps = recipes.COSTS[_recipe_of(base)] * (base.quality.steps or 0)
-    return max(base.quality.train_seconds or 0.0, 0.1) / max(steps, 1)
-
-
-def _recipe_of(base: Model) -> str:
-    """Return the recipe of a round's model."""
-    return (base.quality.recipes or [QUICK])[0]
 
 
 def _note(store: Store, model: Model, **values: object) -> None:

@@ -16,13 +16,14 @@ from backend.errors import ImageError
 from backend.rounds.context import RoundContext
 from backend.rounds.models.examples import Mask, Pixels, labelled
 from backend.rounds.models.learner import Learner
+from backend.rounds.models.time_box import recipe_of
 from backend.rounds.stopping import Signs, store_stop_signs
 from backend.storage.tables import Model
-from model import inference, training
+from model import inference, recipes, training
 from model.ensemble import Ensemble
 from model.evaluation import scan_dice
 from model.refinement import Stopped
-from model.registry import QUICK, TRAINING_RULES
+from model.registry import TRAINING_RULES
 
 PROBED = 32  # unlabelled scans whose masks are compared
 SEED_OF_TWIN = 10_000  # what the twin's seed is higher by
@@ -53,7 +54,7 @@ def compare(here: RoundContext, stop: Callable[[], bool]) -> None:
         return
     if not learner.holds(here.ledger, model) or not here.selector.pool(here.ledger):
         return
-    alike = replace(learner, recipe=(model.quality.recipes or [QUICK])[0])
+    alike = replace(learner, recipe=recipe_of(model))
     if alike.key(here.ledger, model.trained_on, "") != model.key:
         return  # trained with other options than those of today
     networks = [learner.load(model.key), learner.load(before.key), _twin(here, alike, model, stop)]
@@ -75,12 +76,12 @@ def _is_due(model: Model) -> bool:
 
 
 def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[], bool]) -> Network:
-    config = learner.train_config
     pages = learner.examples(here.ledger, model.trained_on, stop)
     scans = labelled(list(pages), here.ledger.groups)
+    config = recipes.adapted(learner.train_config, scans.masks)
     deadline = time.monotonic() + here.options.max_train_seconds
     twin = scans.fit(
-        replace(config, seed=config.seed + SEED_OF_TWIN),
+        replace(config, steps=model.quality.steps or config.steps, seed=config.seed + SEED_OF_TWIN),
         stop=lambda: stop() or time.monotonic() >= deadline,
     )
     _end_if(stop)

@@ -22,6 +22,7 @@ from backend.rounds.models import predicting, volume_figures
 from backend.rounds.models.examples import Example, Mask, UnreadableLabels, labelled
 from backend.rounds.models.predicting import Predicted
 from backend.rounds.models.progress import Pace, shown
+from backend.rounds.models.time_box import ROUND_SECONDS, in_time
 from backend.rounds.models.validation_scores import JudgedPage, ScanScore, measured, scored
 from backend.rounds.models.volume_figures import SlicePosition
 from backend.rounds.services import Services
@@ -223,11 +224,13 @@ class Learner:
     ) -> training.Fitted:
         # Train without the held-out scans: the gate scores models on them, and a model that
         # stopped at its best epoch on them would score too high.
-        deadline = time.monotonic() + self.options.max_train_seconds
+        limit = self.options.max_train_seconds
+        deadline, seconds = time.monotonic() + limit, min(limit, ROUND_SECONDS)
+        config = in_time(self.train_config, self.recipe, scans.masks, self._last(), seconds)
         try:
-            with guarded(self.train_config.network, (training.Untrainable, FirstlightError)):
+            with guarded(config.network, (training.Untrainable, FirstlightError)):
                 return scans.fit(
-                    replace(self.train_config, init="warm") if start else self.train_config,
+                    replace(config, init="warm") if start else config,
                     start=self._single(start) if start else None,
                     on_batch=on_batch,
                     stop=lambda: time.monotonic() >= deadline,
@@ -237,6 +240,12 @@ class Learner:
                 f"The network cannot be trained: {error}.",
                 "Correct NETWORK_WEIGHTS, DEVICE or the options `network` and `image_size`.",
             ) from error
+
+    def _last(self) -> Model | None:
+        """Return the model that the last round trained."""
+        newest = self.store.publications.newest_model(self.project_id)
+        key = newest.quality.refined_from or newest.key if newest else ""
+        return self.store.publications.model(self.project_id, key)
 
     def examples(
         self,

@@ -1,0 +1,51 @@
+"""The time that a training of a round may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from backend.storage.tables import Model
+from model import recipes
+from model.fitted import TrainConfig
+from model.recipes import Masks
+from model.registry import QUICK
+
+ROUND_SECONDS = 30.0  # in which the network of a round should be there
+
+
+def recipe_of(model: Model) -> str:
+    """Return the recipe with which a round trained a model."""
+    return (model.quality.recipes or [QUICK])[0]
+
+
+def pace_of(model: Model) -> float:
+    """Return the seconds of a step of QUICK, as measured in the round that trained a model."""
+    steps = recipes.COSTS[recipe_of(model)] * (model.quality.steps or 0)
+    return max(model.quality.train_seconds or 0.0, 0.1) / max(steps, 1)
+
+
+def in_time(
+    config: TrainConfig,
+    recipe: str,
+    masks: Sequence[Masks],
+    last: Model | None,
+    seconds: float = ROUND_SECONDS,
+) -> TrainConfig:
+    """Return the config for these masks, with no more steps than there is time for.
+
+    It has at least its own number of steps, on a slow machine too: with fewer a network draws
+    little. Without an earlier model the pace is unknown, and no steps are left out.
+
+    Args:
+        config: As a round trains.
+        recipe: Its name.
+        masks: Of the labelled scans, each of shape (classes, h, w).
+        last: The model that the last round trained, if there is one.
+        seconds: The time.
+    """
+    fitting = recipes.adapted(config, masks)
+    if last is None:
+        return fitting
+    affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe]))
+    return replace(fitting, steps=min(fitting.steps, max(affordable, config.steps)))

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.rounds.models.time_box import in_time, pace_of
+from backend.storage.records import ModelQuality
+from backend.storage.tables import Model
+from model.recipes import COSTS, LONGER, default_config, named
+from model.registry import IMAGENET, QUICK
+
+CONFIG = default_config("cpu", 1)
+SMALL, LARGE = np.zeros((2, 1, 100, 100), bool)
+SMALL[0, :8, :8], LARGE[0, :40, :40] = True, True
+
+
+def model(seconds: float, steps: int, recipe: str = QUICK) -> Model:
+    quality = ModelQuality(train_seconds=seconds, steps=steps, recipes=[recipe])
+    return Model(project_id=1, key="k", labels=5, quality=quality)
+
+
+def steps(last: Model | None, recipe: str = QUICK) -> int:
+    return in_time(named(recipe, CONFIG), recipe, [SMALL], last, 30).steps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (5, LONGER * CONFIG.steps),  # there is time for all
+        (15, 2 * CONFIG.steps),
+        (60, CONFIG.steps),  # a slow machine: fewer steps draw little
+    ],
+)
+def test_small_regions_are_learnt_for_as_long_as_a_round_has_time(
+    seconds: float, expected: int
+) -> None:
+    assert steps(model(seconds, CONFIG.steps)) == expected
+
+
+def test_the_first_training_of_a_project_takes_all_steps() -> None:
+    assert steps(None) == LONGER * CONFIG.steps
+
+
+def test_the_pace_is_that_of_a_step_of_the_quick_recipe() -> None:
+    slow = model(16, 100, IMAGENET)
+    assert pace_of(slow) == pytest.approx(0.16 / COSTS[IMAGENET])
+    assert steps(slow) == int(30 / pace_of(slow))
+    assert steps(slow, IMAGENET) == int(30 / 0.16)
+
+
+@given(st.floats(0, 1e6), st.integers(0, 10_000))
+def test_large_regions_take_the_steps_of_their_config_whatever_the_pace(
+    seconds: float, taken: int
+) -> None:
+    last = model(seconds, taken)
+    assert in_time(CONFIG, QUICK, [LARGE], last) == replace(CONFIG, adapt=False)
