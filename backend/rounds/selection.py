@@ -175,7 +175,9 @@ class Selector:
         known = {i: (score.uncertainty, number) for i, score in judged.items()}
         if scores and waiting - unjudged - scores.keys():
             known = self._known_scores | known
-        uncertainty = scoring.estimated(_uncertainty(known, points), points.coordinates, ~closed)
+        uncertainty = scoring.estimated(
+            _uncertainty(known, points), points.coordinates, ~closed, seed=self._options.seed
+        )
         sources, places = self._sources(now, points.ids), self._places(now, points)
         expected = self._expected(now, judged, points, ~closed)
         decision = active_learning.decide(
