@@ -132,7 +132,9 @@ class Herding:
         self._compared = np.zeros(len(points), bool)
         self._fresh = np.zeros(len(points), bool)
         self.gains = np.zeros(len(points))
-        self._compare(np.arange(len(points)))
+        drawn = self._drawn(np.arange(len(points)))
+        self._compared[drawn] = True
+        self._update(drawn)
 
     def best(self, allowed: Array) -> int:
         """Return the allowed row with the largest gain for its cost; ties go to the lowest row.
@@ -140,9 +142,10 @@ class Herding:
         Args:
             allowed: Shape (n,) bool, with at least one True.
         """
-        if not (allowed & self._compared).any():
-            self._compare(np.flatnonzero(allowed))  # those of a source that is small, for example
         rows = np.flatnonzero(allowed & self._compared)
+        if not len(rows):  # for example, all allowed scans are of one small source
+            rows = self._drawn(np.flatnonzero(allowed))
+            self._update(rows)
         while True:
             bounds = self.gains[rows] / self._costs[rows]
             row = int(rows[np.argmax(bounds)])
@@ -156,11 +159,9 @@ class Herding:
         self._coverage.cover(self._points[row : row + 1])
         self._fresh[:] = False
 
-    def _compare(self, rows: Array) -> None:
-        """Compare these rows from now on, or COMPARED of them."""
-        drawn = pool.sample(rows, self._seed, min(len(rows), COMPARED))
-        self._compared[drawn] = True
-        self._update(drawn)
+    def _drawn(self, rows: Array) -> Array:
+        """Return the rows, or COMPARED of them, ascending."""
+        return pool.sample(rows, self._seed, min(len(rows), COMPARED))
 
     def _update(self, rows: Array) -> None:
         self.gains[rows] = self._coverage.gains(self._points[rows])
