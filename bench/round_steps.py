@@ -12,6 +12,7 @@ machine adds up to a third to processor seconds.
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import tempfile
 import time
@@ -28,6 +29,7 @@ from backend.storage import ledger, records
 from backend.storage.artifacts import ProjectFiles
 from backend.storage.store import Store, open_store
 from backend.storage.tables import Publication
+from backend.worker.main import NEW_OBJECTS
 from bench.large_pool import LargePool, embed
 from bench.memory import Peak
 from model import encoders
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("scans", nargs="*", type=int, default=SCANS)
     for scans in parser.parse_args().scans:
+        gc.set_threshold(NEW_OBJECTS)  # as in a worker
         with tempfile.TemporaryDirectory() as name:
             # In another process: the tasks of a million scans take memory that no round needs.
             in_another_process(fill, Path(name), scans)

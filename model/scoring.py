@@ -17,6 +17,7 @@ Rows = NDArray[np.intp]
 Flags = NDArray[np.bool_]
 
 NEIGHBOURS = 5  # scored scans from which the uncertainty of another one is estimated
+PAIRS = 2_000_000_000  # of an unknown and a known scan: so many distances take about 7 s
 
 
 def to_score(
@@ -58,21 +59,25 @@ def to_score(
     return np.sort(rows[np.concatenate([np.flatnonzero(uncertain | far), chosen])])
 
 
-def estimated(known: Floats, coordinates: Floats, wanted: Flags) -> Floats:
+def estimated(known: Floats, coordinates: Floats, wanted: Flags, *, seed: int = 0) -> Floats:
     """Return the uncertainties, with estimates where wanted ones are unknown, shape (n,).
 
     The estimate is the mean over the NEIGHBOURS nearest scans on the map whose uncertainty is
-    known. If none is known, nothing is estimated.
+    known. If none is known, nothing is estimated. Every round of a project adds known scans, so in
+    a large pool a part of them is drawn, at least `pool.SAMPLE`, that makes at most PAIRS.
 
     Args:
         known: The uncertainty of each scan, shape (n,); NaN if it is unknown.
         coordinates: The map, shape (n, m).
         wanted: Which scans need a value, shape (n,).
+        seed: Of the draw.
     """
-    there, missing = ~np.isnan(known), np.isnan(known) & wanted
-    if not there.any() or not missing.any():
+    there, missing = np.flatnonzero(~np.isnan(known)), np.isnan(known) & wanted
+    if not len(there) or not missing.any():
         return known
-    number = min(NEIGHBOURS, int(there.sum()))
+    most = max(pool.SAMPLE, PAIRS // int(missing.sum()))
+    there = np.sort(np.random.default_rng(seed).permutation(there)[:most])
+    number = min(NEIGHBOURS, len(there))
     nearest = pool.neighbours(coordinates[missing], coordinates[there], number)
     filled = known.copy()
     filled[missing] = known[there][nearest].mean(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,10 @@ class Selector:
             return sorted(pool)
         points, known = self._map, self._known_scores
         rows = scoring.to_score(
-            np.array([known.get(i, (np.nan, 0))[0] for i in points.ids]),
+            _uncertainty(known, points),
             points.coordinates,
-            np.array([i in now.usable for i in points.ids], bool),
-            np.array([i in pool for i in points.ids], bool),
+            points.among(now.usable),
+            points.among(pool),
             limit=self._options.score_limit,
             seed=self._options.seed + self._store.rounds.last(self._project.id),
         )
@@ -165,22 +166,19 @@ class Selector:
             labels: The labels that the model knows; None for all.
         """
         whole = self._map
-        waiting = {i for i in whole.ids if self._waits(i, now)}
+        waiting = self._pool(now) - now.skipped
         unjudged = (waiting.intersection(asked) if asked else waiting) - scores.keys()
         unjudged = unjudged if scores else set()
         points = whole.without(now.skipped | unjudged)
-        rows = {task_id: row for row, task_id in enumerate(points.ids)}
-        closed = np.array([i in now.usable or i not in now.open for i in points.ids], bool)
+        closed = points.among(now.usable) | ~points.among(now.open)
         judged = {i: MaskSummary(*score) for i, score in scores.items()}
         known = {i: (score.uncertainty, number) for i, score in judged.items()}
         if scores and waiting - unjudged - scores.keys():
             known = self._known_scores | known
         uncertainty = scoring.estimated(
-            np.array([known.get(i, (np.nan, 0))[0] for i in points.ids]),
-            points.coordinates,
-            ~closed,
+            _uncertainty(known, points), points.coordinates, ~closed, seed=self._options.seed
         )
-        sources, places = self._sources(now, points.ids), self._places(now, points.ids)
+        sources, places = self._sources(now, points.ids), self._places(now, points)
         expected = self._expected(now, judged, points, ~closed)
         decision = active_learning.decide(
             points.coordinates,  # the map is known: only how many there are counts
@@ -196,21 +194,24 @@ class Selector:
         )
         ranked = [points.ids[row] for row in decision.order.tolist()]
         last = self._at_the_end(now, set(whole.ids), unjudged)
-        why = dict(zip(ranked, active_learning.reasons(decision), strict=True))
+        said = active_learning.reasons(decision)
         if scores:
-            why = {i: said + _age(known.get(i), number) for i, said in why.items()}
+            said = list(map(add, said, (_age(known.get(task), number) for task in ranked)))
         weighs = decision.phase == "acquisition"
         if expected is not None and weighs:
-            why = {i: why[i] + expected.reason(rows[i]) for i in ranked}
+            said = list(map(add, said, map(expected.reason, decision.order.tolist())))
         if sources is not None:
-            firsts = _firsts(sources, decision.order, closed)
-            why |= {ranked[i]: f"{FIRST_OF_SOURCE}; {why[ranked[i]]}" for i in firsts}
+            for place in _firsts(sources, decision.order, closed):
+                said[place] = f"{FIRST_OF_SOURCE}; {said[place]}"
         again = self._second_readings(now)
         last = {task: reason for task, reason in last.items() if task not in again}
         order = [*again, *(task for task in ranked if task not in last), *last]
-        return QueueRecord(
+        reasons = dict(zip(ranked, said, strict=True))
+        reasons.update(last | again)
+        # Not checked: that would copy the terms of every scan.
+        return QueueRecord.model_construct(
             order=order,
-            reasons=[again.get(task) or last.get(task) or why[task] for task in order],
+            reasons=[reasons[task] for task in order],
             labels=now.label_keys if labels is None else list(labels),
             model=model,
             phase=decision.phase,
@@ -256,17 +257,13 @@ class Selector:
 
     def _reached(self, whole: Map, now: Ledger) -> dict[str, Any]:
         """Return how much of the map has a label, as fields of the record."""
-        labelled = np.array([i in now.usable for i in whole.ids], bool)
+        labelled = whole.among(now.usable)
         alike = kernels.share_alike(whole.coordinates, labelled, seed=self._options.seed)
         return {
             "alike": rounded_one(alike),
             "clusters": whole.clustering.k,
             "clusters_labelled": len(np.unique(whole.clustering.clusters[labelled])),
         }
-
-    def _waits(self, task: int, now: Ledger) -> bool:
-        """Return whether a scan waits for its first label."""
-        return task in now.open and task not in now.usable and task not in now.skipped
 
     def _at_the_end(self, now: Ledger, embedded: set[int], unjudged: set[int]) -> dict[int, str]:
         """Return open scans that come after the pool, in order, with the reason."""
@@ -312,11 +309,11 @@ class Selector:
         scans = [now.scans[i] for i in ids]
         return group([scan.group for scan in scans], [scan.pixels for scan in scans])
 
-    def _places(self, now: Ledger, ids: Sequence[int]) -> npt.NDArray[np.float64] | None:
+    def _places(self, now: Ledger, points: Map) -> npt.NDArray[np.float64] | None:
         """Return the place of each slice in its volume, NaN if unknown; groups are the volumes."""
         if not self._options.group_by or not now.places:
             return None
-        return np.array([now.places.get(i, np.nan) for i in ids])
+        return points.values(now.places)
 
     def _without_effect(self, now: Ledger) -> Iterator[str]:
         """Yield a warning for each option that names a key of the task data in vain."""
@@ -389,6 +386,11 @@ class Selector:
 def _named(name: str, is_known: Callable[[str], bool], usual: str) -> str:
     """Return the name of a strategy; the usual one if its package is not installed any more."""
     return name if is_known(name) else usual
+
+
+def _uncertainty(known: Mapping[int, tuple[float, int]], points: Map) -> npt.NDArray[np.float64]:
+    """Return the last uncertainty of each scan of a map, NaN if no model scored it, shape (n,)."""
+    return points.values({task: uncertainty for task, (uncertainty, _) in known.items()})
 
 
 def _firsts(

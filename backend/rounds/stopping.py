@@ -182,15 +182,12 @@ class Signs:
 
         Scans that people skipped, or that cannot be read, get no label and do not count.
         """
-        now = self.here.ledger
-        left = {
-            task: cluster
-            for task, cluster in self._clusters.items()
-            if task not in now.skipped and task not in now.unreadable
-        }
-        clusters = np.array(list(left.values()), np.int64)
-        known = np.array([task in now.usable for task in left], bool)
-        return len(stopping.unlabelled_clusters(clusters, known))
+        now, scans = self.here.ledger, len(self._clusters)
+        tasks = np.fromiter(self._clusters.keys(), np.int64, scans)
+        clusters = np.fromiter(self._clusters.values(), np.int64, scans)
+        left = ~np.isin(tasks, [*now.skipped, *now.unreadable])
+        labelled = np.isin(tasks, [*now.usable])
+        return len(stopping.unlabelled_clusters(clusters[left], labelled[left]))
 
     @cached_property
     def _clusters(self) -> dict[int, int]:

@@ -142,13 +142,13 @@ class _Question:
 
     def ranking(self, name: str, rule: type[Acquisition]) -> Ranking:
         """Return the ranking of a rule."""
-        rows, points = np.flatnonzero(~self.labelled), self.points.astype(np.float64)
+        rows = np.flatnonzero(~self.labelled)
         candidates = Candidates(
             rows=rows,
             size=len(self.labelled),
             uncertainty=self.uncertainty[rows].astype(np.float64),
-            points=points[rows],
-            chosen=points[self.labelled],
+            points=self.points[rows].astype(np.float64),
+            chosen=self.points[self.labelled].astype(np.float64),
             alpha=self.alpha,
             batch=min(len(rows), self.batch or rule.most_picks or len(rows)),
             seed=self.seed,

@@ -23,7 +23,9 @@ class UncertaintyCoverage(Acquisition):
         coverage = self._coverage(bandwidth(candidates.points, count, seed=candidates.seed))
         coverage.cover(candidates.chosen)
         self.width = coverage.width
-        self._herding = Herding(candidates.points, coverage, candidates.minutes)
+        self._herding = Herding(
+            candidates.points, coverage, candidates.minutes, seed=candidates.seed
+        )
 
     def _coverage(self, width: float) -> Coverage:
         """Return the coverage to maximise, with a kernel of this width."""

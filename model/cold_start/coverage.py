@@ -28,7 +28,8 @@ def coverage_of(pool: Pool) -> Coverage:
 def cover_greedily(pool: Pool, coverage: Coverage) -> Choice:
     """Return the scans that add most to a coverage, then the rest, farthest from these first."""
     coverage.cover(pool.points[pool.labelled])
-    herding, turns, picks = Herding(pool.points, coverage), pool.turns(), []
+    herding = Herding(pool.points, coverage, seed=pool.seed)
+    turns, picks = pool.turns(), []
     for _ in pool.steps:
         row = herding.best(turns.allowed)
         herding.choose(row)

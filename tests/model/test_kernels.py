@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.kernels import BLOCK, Coverage, Herding, bandwidth, share_alike
 from tests.model.planted import blobs
+
+Array = npt.NDArray[Any]
 
 
 def test_nothing_covers_nothing_and_all_covers_all() -> None:
@@ -56,18 +61,74 @@ def test_scans_without_weight_count_alike() -> None:
     assert Coverage(points, 1.0, weights=np.zeros(10)).gains(points).all()
 
 
+def pick_all(points: Array, allowed: Array, costs: Array | None = None) -> list[int]:
+    """Return every allowed row, in the order of the accelerated choice."""
+    herding, left, picks = Herding(points, Coverage(points, 0.3), costs), allowed.copy(), []
+    while left.any():
+        row = herding.best(left)
+        herding.choose(row)
+        left[row] = False
+        picks.append(row)
+    return picks
+
+
+def pick_plainly(points: Array, allowed: Array, costs: Array) -> list[int]:
+    """Return the same rows by looking at every gain each time."""
+    coverage, left, picks = Coverage(points, 0.3), allowed.copy(), []
+    while left.any():
+        row = int(np.argmax(np.where(left, coverage.gains(points) / costs, -np.inf)))
+        coverage.cover(points[row : row + 1])
+        left[row] = False
+        picks.append(row)
+    return picks
+
+
 def test_the_lazy_choice_is_that_of_looking_at_every_gain_each_time() -> None:
     points = np.random.default_rng(0).normal(size=(3 * BLOCK, 2))
-    lazy_cover, plain_cover = Coverage(points, 0.3), Coverage(points, 0.3)
-    lazy, allowed = Herding(points, lazy_cover), np.ones(len(points), bool)
+    allowed = np.arange(len(points)) < 30
 
-    for _ in range(30):
-        gains = np.where(allowed, plain_cover.gains(points), -np.inf)
-        row = lazy.best(allowed)
-        assert row == int(np.argmax(gains))
-        lazy.choose(row)
-        plain_cover.cover(points[row : row + 1])
-        allowed[row] = False
+    assert pick_all(points, allowed) == pick_plainly(points, allowed, np.ones(len(points)))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_whatever_the_costs_the_lazy_choice_is_the_plain_one(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, costs, allowed = (
+        rng.integers(0, 5, (n, 2)) / 4,
+        rng.random(n) + 0.1,
+        rng.random(n) < 0.8,
+    )
+
+    assert pick_all(points, allowed, costs) == pick_plainly(points, allowed, costs)
+
+
+def test_of_a_very_large_pool_drawn_scans_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.pool.LARGE", 20)
+    monkeypatch.setattr("model.pool.SAMPLE", 20)
+    monkeypatch.setattr("model.kernels.COMPARED", 25)
+    points, allowed = blobs(5, 20), np.ones(100, bool)
+    herding, coverage = Herding(points, Coverage(points, 1.0)), Coverage(points, 1.0)
+
+    assert np.count_nonzero(herding.gains) == 25
+    for _ in range(5):
+        row = herding.best(allowed)
+        herding.choose(row)
+        coverage.cover(points[row : row + 1])
+
+    assert coverage.share > 0.5  # each blob has a pick
+
+
+def test_scans_that_were_not_drawn_are_compared_when_no_other_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.pool.LARGE", 20)
+    monkeypatch.setattr("model.pool.SAMPLE", 20)
+    monkeypatch.setattr("model.kernels.COMPARED", 25)
+    points = blobs(5, 20)
+    herding = Herding(points, Coverage(points, 1.0))
+    allowed = herding.gains == 0
+
+    assert allowed[herding.best(allowed)]
 
 
 @pytest.mark.seconds

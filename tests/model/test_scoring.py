@@ -67,3 +67,21 @@ def test_an_estimate_is_the_mean_of_the_nearest_known_values() -> None:
     known[0] = np.nan
     found = estimated(known, places, np.ones(12, bool))
     assert found[0] == pytest.approx(known[1 : NEIGHBOURS + 1].mean())
+
+
+def test_a_drawn_part_of_many_known_scans_gives_the_estimates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.pool.SAMPLE", 3)
+    monkeypatch.setattr("model.scoring.PAIRS", 60)
+    draw = np.random.default_rng(0)
+    known, places, wanted = draw.random(50), draw.random((50, 2)), np.ones(50, bool)
+    known[:20] = np.nan
+
+    found = estimated(known, places, wanted, seed=1)
+
+    part = np.full(50, np.nan)
+    drawn = np.random.default_rng(1).permutation(np.arange(20, 50))[:3]
+    part[drawn] = known[drawn]
+    np.testing.assert_array_equal(found[20:], known[20:])
+    np.testing.assert_allclose(found[:20], estimated(part, places, wanted)[:20])

@@ -197,3 +197,22 @@ def test_a_sample_stands_for_the_look_alikes_of_a_large_pool(
 
     gains = whole.gains(points[[0, -1]]), part.gains(points[[0, -1]])
     assert gains[1] == pytest.approx(gains[0], rel=0.15)
+
+
+@given(st.integers(0, 200))
+@settings(max_examples=10, deadline=None)
+def test_labels_do_not_change_the_order_of_a_very_large_pool_with_small_sources(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, sources = rng.normal(size=(60, 2)), np.minimum(rng.integers(0, 30, 60), 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.pool.LARGE", 20)
+        patch.setattr("model.pool.SAMPLE", 20)
+        patch.setattr("model.kernels.COMPARED", 25)
+
+        order = start(points, 8, sources=sources)
+
+        for labels in range(1, 8):
+            labelled = np.zeros(60, bool)
+            labelled[order[:labels]] = True
+            rest = start(points, 8, sources=sources, labelled=labelled)
+            assert rest[: 8 - labels] == order[labels:8]

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,23 +49,44 @@ class LostEmbeddings(StorageError):
 class Map:
     """The scans of a project as points, one row each, by task id."""
 
-    ids: list[int]
+    ids: list[int]  # ascending
     coordinates: Floats  # (n, m)
     clustering: Clustering
     warnings: tuple[str, ...]
 
     def without(self, left_out: Collection[int]) -> Map:
         """Return the map without some scans; they leave the clusters too."""
-        rows = np.array([row for row, i in enumerate(self.ids) if i not in left_out], int)
+        rows = np.flatnonzero(~self.among(left_out))
         if len(rows) == len(self.ids):
             return self
         points = self.coordinates.astype(np.float64)
         return Map(
-            ids=[self.ids[row] for row in rows],
+            ids=self._tasks[rows].tolist(),
             coordinates=self.coordinates[rows],
             clustering=clustering.carry_over(self.clustering, points, points[rows], rows),
             warnings=self.warnings,
         )
+
+    def among(self, tasks: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Return which scans are among these, shape (n,)."""
+        return np.isin(self._tasks, np.fromiter(tasks, np.int64, len(tasks)))
+
+    def values(self, known: Mapping[int, float]) -> npt.NDArray[np.float64]:
+        """Return the value of each scan, NaN without one, shape (n,).
+
+        Args:
+            known: Values by task id; tasks that are not on the map are left out.
+        """
+        found = np.full(len(self.ids), np.nan)
+        tasks = np.fromiter(known, np.int64, len(known))
+        there = np.isin(tasks, self._tasks)
+        rows = np.searchsorted(self._tasks, tasks[there])
+        found[rows] = np.fromiter(known.values(), np.float64, len(known))[there]
+        return found
+
+    @cached_property
+    def _tasks(self) -> npt.NDArray[np.int64]:
+        return np.array(self.ids, np.int64)
 
 
 @dataclass(frozen=True)
@@ -265,19 +287,20 @@ class Maps:
         self, space: Space, fitted: _MapFit, budget: int, rows: Array, coordinates: Floats
     ) -> Clustering:
         """Return the clusters of the fitted map; later scans join their nearest cluster."""
-        points = fitted.projection.coordinates.astype(np.float64)
+        drawn = fitted.projection.coordinates
         name = artifacts.clusters_name(space, fitted.scans, budget)
         clusters = self._whole(name, _load)
         if clusters is None:
-            clusters = clustering.cluster(points, budget, seed=space.seed)
+            clusters = clustering.cluster(drawn.astype(np.float64), budget, seed=space.seed)
             for older in self._files.names(artifacts.CLUSTERS):
                 self._files.remove(older)
             content = vars(clusters)
             self._files.write(name, lambda file: np.savez(file, **content))
-        if np.array_equal(rows, np.arange(len(points))):
+        if np.array_equal(rows, np.arange(len(drawn))):
             return clusters
+        points = coordinates.astype(np.float64)
         return clustering.carry_over(
-            clusters, points, coordinates.astype(np.float64), rows, seed=space.seed
+            clusters, drawn.astype(np.float64), points, rows, seed=space.seed
         )
 
     def _whole(self, name: str, load: Callable[[Path], Read]) -> Read | None:

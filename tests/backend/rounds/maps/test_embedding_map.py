@@ -14,6 +14,7 @@ from backend.rounds.maps.embedding_map import Map, Maps, _MapFit
 from backend.storage import artifacts
 from backend.storage.artifacts import ProjectFiles, Space
 from backend.storage.embeddings import Place
+from model.clustering import Clustering
 from model.projection import Projection
 
 SPACE = Space("pixels", "pca", 0)
@@ -146,6 +147,37 @@ def test_a_disk_without_room_is_an_error_with_the_mend(
 
     with pytest.raises(StorageError, match="no room to gather the embeddings"):
         pool.current()
+
+
+TASKS = st.integers(-3, 40)
+
+
+def map_of(ids: list[int]) -> Map:
+    one = Clustering(np.zeros(len(ids), int), 1, np.nan, np.zeros(1, int))
+    return Map(ids, np.zeros((len(ids), 2), np.float32), one, ())
+
+
+@given(st.sets(TASKS).map(sorted), st.sets(TASKS))
+def test_the_scans_among_some_tasks_are_those_in_the_set(ids: list[int], some: set[int]) -> None:
+    assert map_of(ids).among(some).tolist() == [task in some for task in ids]
+
+
+@given(st.sets(TASKS).map(sorted), st.dictionaries(TASKS, st.floats(allow_nan=False)))
+def test_scans_get_their_values_and_the_others_none(
+    ids: list[int], known: dict[int, float]
+) -> None:
+    plain = np.array([known.get(task, np.nan) for task in ids])
+
+    np.testing.assert_array_equal(map_of(ids).values(known), plain)
+
+
+@given(st.sets(TASKS, min_size=1).map(sorted), st.sets(TASKS))
+def test_a_map_without_some_tasks_has_the_others_in_their_order(
+    ids: list[int], some: set[int]
+) -> None:
+    left = [task for task in ids if task not in some]
+    if left:
+        assert map_of(ids).without(some).ids == left
 
 
 def test_a_map_without_some_scans_keeps_the_others_in_place_and_cluster(pool: Pool) -> None:
