@@ -35,7 +35,7 @@ def in_time(
     """Return the config for these masks, with no more steps than there is time for.
 
     It has at least its own number of steps, on a slow machine too: with fewer a network draws
-    little. Without an earlier model the pace is unknown, and no steps are left out.
+    little. The first training of a project takes just these, because its pace is unknown.
 
     Args:
         config: As a round trains.
@@ -45,7 +45,5 @@ def in_time(
         seconds: The time.
     """
     fitting = recipes.adapted(config, masks)
-    if last is None:
-        return fitting
-    affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe]))
+    affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe])) if last else 0
     return replace(fitting, steps=min(fitting.steps, max(affordable, config.steps)))

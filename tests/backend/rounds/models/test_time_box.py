@@ -41,8 +41,8 @@ def test_small_regions_are_learnt_for_as_long_as_a_round_has_time(
     assert steps(model(seconds, CONFIG.steps)) == expected
 
 
-def test_the_first_training_of_a_project_takes_all_steps() -> None:
-    assert steps(None) == LONGER * CONFIG.steps
+def test_the_first_training_of_a_project_takes_the_steps_of_its_config() -> None:
+    assert steps(None) == CONFIG.steps
 
 
 def test_the_pace_is_that_of_a_step_of_the_quick_recipe() -> None:
