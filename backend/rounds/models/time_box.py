@@ -35,7 +35,8 @@ def in_time(
     """Return the config for these masks, with no more steps than there is time for.
 
     It has at least its own number of steps, on a slow machine too: with fewer a network draws
-    little. Without an earlier model the pace is unknown, and no steps are left out.
+    little. If the pace is unknown, no steps are left out: there is no earlier model, or its release
+    did not count steps.
 
     Args:
         config: As a round trains.
@@ -45,7 +46,7 @@ def in_time(
         seconds: The time.
     """
     fitting = recipes.adapted(config, masks)
-    if last is None:
+    if last is None or last.quality.steps is None:
         return fitting
     affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe]))
     return replace(fitting, steps=min(fitting.steps, max(affordable, config.steps)))
