@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -181,7 +181,7 @@ def test_progress_is_told_after_every_batch(lab: Lab) -> None:
 
 @pytest.mark.parametrize("training", ["scratch", "warm"])
 def test_small_regions_get_the_steps_that_the_last_round_had_time_for(
-    lab: Lab, clock: Clock, training: str
+    lab: Lab, clock: Clock, training: Literal["scratch", "warm"]
 ) -> None:
     small = np.zeros((1, SIZE, SIZE), bool)
     small[0, :4, :4] = True
