@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--seeds", default="0-4", help="of five folds")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=200, help="200 in the committed rows")
     parser.add_argument("--work", type=Path, default=Path("volume-choices"), help="for trainings")
     asked = parser.parse_args()
     ours, counts = orders(), tuple(WORTH.values())

@@ -87,8 +87,9 @@ def default_config(
 def named(recipe: str, quick: TrainConfig) -> TrainConfig:
     """Return the config of a recipe, which takes as long as `quick`, the config of QUICK.
 
-    A recipe does not change what a person chose: with a chosen image size the scale stays, and with
-    a chosen network its start. Then the config is `quick`.
+    That holds before `adapted`, which trains small regions for longer. A recipe does not change
+    what a person chose: with a chosen image size the scale stays, and with a chosen network its
+    start. Then the config is `quick`.
     """
     if recipe == IMAGENET and quick.network in {FOR_CPU, FOR_GPU}:
         return replace(pretrained(quick), steps=round(quick.steps / COSTS[IMAGENET]))

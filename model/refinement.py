@@ -29,7 +29,7 @@ FOLDS = 3
 LEAST_GROUPS = 4  # with fewer a fold trains on too little to say anything
 MOST_MEMBERS = 3
 COMPARISON = 0.6  # largest share of the budget for comparing recipes
-# A member takes at least twice and at most five times the steps of a round.
+# A member takes at least twice and at most five times the steps of `quick`, with small regions too.
 LEAST_STEPS, MOST_STEPS = 2, 5
 # Rounds change their recipe only for so much Dice: they have less time for a slower network than
 # the comparison gives it. On hearts EfficientNet-Lite0 lost in equal time and won in 600 steps.
@@ -88,7 +88,7 @@ class LabelledScans:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training: its settings, for as many steps as a round's training takes."""
+    """A way of training: its settings, for the same number of steps in each."""
 
     name: str
     config: TrainConfig
@@ -155,13 +155,13 @@ def refine(
 
     Args:
         labelled: The labelled scans.
-        quick: The settings of a round's training, with init "scratch".
+        quick: The settings of a round's training before `recipes.adapted`, with init "scratch".
         budget: How many steps of a round the refinement may cost.
         tell: Called after every step with the share of the budget that is spent.
         stop: Called before every step; if it returns True, refinement ends without a result.
         late: Called before every step; if it returns True, refinement ends with the networks that
             it has, the last of them cut short. A comparison that is cut short does not count. The
-            first network takes at least the steps of a round.
+            first network takes at least the steps of `quick`.
 
     Raises:
         Stopped: If `stop` returned True.

@@ -15,11 +15,10 @@ import numpy as np
 from backend.errors import ImageError
 from backend.rounds.context import RoundContext
 from backend.rounds.models.examples import Mask, Pixels, labelled
-from backend.rounds.models.learner import Learner
 from backend.rounds.models.time_box import recipe_of
 from backend.rounds.stopping import Signs, store_stop_signs
 from backend.storage.tables import Model
-from model import inference, recipes, training
+from model import inference, training
 from model.ensemble import Ensemble
 from model.evaluation import scan_dice
 from model.refinement import Stopped
@@ -57,7 +56,8 @@ def compare(here: RoundContext, stop: Callable[[], bool]) -> None:
     alike = replace(learner, recipe=recipe_of(model))
     if alike.key(here.ledger, model.trained_on, "") != model.key:
         return  # trained with other options than those of today
-    networks = [learner.load(model.key), learner.load(before.key), _twin(here, alike, model, stop)]
+    newest = learner.load(model.key)
+    networks = [newest, learner.load(before.key), _twin(here, newest, model.trained_on, stop)]
     agreement = _agreement(here, networks, stop)
     if not agreement:
         return
@@ -75,13 +75,16 @@ def _is_due(model: Model) -> bool:
     return not model.quality.compared_with and not model.quality.started_from
 
 
-def _twin(here: RoundContext, learner: Learner, model: Model, stop: Callable[[], bool]) -> Network:
-    pages = learner.examples(here.ledger, model.trained_on, stop)
+def _twin(
+    here: RoundContext, network: Network, tasks: Sequence[int], stop: Callable[[], bool]
+) -> Network:
+    pages = here.learner.examples(here.ledger, tasks, stop)
     scans = labelled(list(pages), here.ledger.groups)
-    config = recipes.adapted(learner.train_config, scans.masks)
+    # That of the network: how many steps a round has time for differs from round to round.
+    config = network.members[0].config
     deadline = time.monotonic() + here.options.max_train_seconds
     twin = scans.fit(
-        replace(config, steps=model.quality.steps or config.steps, seed=config.seed + SEED_OF_TWIN),
+        replace(config, seed=config.seed + SEED_OF_TWIN),
         stop=lambda: stop() or time.monotonic() >= deadline,
     )
     _end_if(stop)

@@ -35,7 +35,8 @@ def in_time(
     """Return the config for these masks, with no more steps than there is time for.
 
     It has at least its own number of steps, on a slow machine too: with fewer a network draws
-    little. The first training of a project takes just these, because its pace is unknown.
+    little. If the pace is unknown it has just these: there is no earlier model, or its release did
+    not count steps.
 
     Args:
         config: As a round trains.
@@ -45,5 +46,7 @@ def in_time(
         seconds: The time.
     """
     fitting = recipes.adapted(config, masks)
-    affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe])) if last else 0
+    if last is None or last.quality.steps is None:
+        return replace(fitting, steps=config.steps)
+    affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe]))
     return replace(fitting, steps=min(fitting.steps, max(affordable, config.steps)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from backend.rounds.idle import twins
 from backend.rounds.stopping import Signs
 from backend.storage.tables import Model
-from model.refinement import Stopped
+from model.fitted import Fitted, TrainConfig
+from model.refinement import LabelledScans, Stopped
 from model.registry import TRAINING_RULES
 from tests.backend.site import OPTIONS, Site
 
@@ -59,3 +61,23 @@ def test_a_comparison_makes_way_and_leaves_nothing(site: Site) -> None:
     with pytest.raises(Stopped):
         twins.compare(here(site), lambda: True)
     assert not models(site)[-1].quality.compared_with
+
+
+def test_a_twin_is_planned_like_its_model_even_if_that_ran_out_of_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models(site)[-1]
+    model.quality = model.quality.changed(steps=1)  # its training was cut short
+    site.store.publications.save_model(model)
+    [planned] = [member.config for member in here(site).learner.load(model.key).members]
+    trained: list[TrainConfig] = []
+    fit = LabelledScans.fit
+
+    def noted(scans: LabelledScans, config: TrainConfig, **others: Any) -> Fitted:
+        trained.append(config)
+        return fit(scans, config, **others)
+
+    monkeypatch.setattr(LabelledScans, "fit", noted)
+    twins.compare(here(site), lambda: False)
+    assert planned.steps > 1
+    assert trained == [replace(planned, seed=planned.seed + twins.SEED_OF_TWIN)]

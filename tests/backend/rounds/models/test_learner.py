@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from backend.rounds.drafts.drafting import LiveDrafts
 from backend.rounds.models.examples import UnreadableLabels
 from backend.rounds.models.learner import Learner, learner_for, train_config
 from backend.rounds.models.progress import Pace
+from backend.rounds.models.time_box import ROUND_SECONDS
 from backend.rounds.models.validation_scores import ScanScore, measured
 from backend.rounds.services import Services
 from backend.storage import artifacts, ledger
@@ -34,6 +35,7 @@ from backend.storage.tables import Model, Publication
 from model import inference, masks, phantoms
 from model.evaluation import METRICS
 from model.fitted import TrainConfig
+from model.recipes import LONGER
 from model.training import Progress
 from tests.backend.conftest import Clock, Region, drawn, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
@@ -175,6 +177,41 @@ def test_progress_is_told_after_every_batch(lab: Lab) -> None:
     told: list[Progress] = []
     lab.learner.fit(now, list(now.usable), told.append)
     assert [(progress.step, progress.steps) for progress in told] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("training", ["scratch", "warm"])
+def test_small_regions_get_the_steps_that_the_last_round_had_time_for(
+    lab: Lab, clock: Clock, training: Literal["scratch", "warm"]
+) -> None:
+    small = np.zeros((1, SIZE, SIZE), bool)
+    small[0, :4, :4] = True
+    for row in (0, 1, 2):
+        lab.fake.annotate(lab.tasks[row], labels.regions(small, PARSED, scores=[1.0]))
+    now = lab.sync()
+    learner = replace(
+        lab.learner,
+        options=ProjectOptions(training=training),
+        quick_config=replace(TINY, adapt=True),
+    )
+    told: list[Progress] = []
+    first = learner.fit(now, lab.tasks[:2], told.append)
+    assert told[-1].steps == TINY.steps, "the pace is unknown"
+
+    base = lab.store.publications.model(lab.number, first)
+    assert base is not None
+    five = TINY.steps + 2
+    base.quality = base.quality.changed(train_seconds=ROUND_SECONDS, steps=five)
+    lab.store.publications.save_model(base)
+    quick = ModelQuality(train_seconds=0.1, steps=1000, refined_from=first)
+    clock.advance(1)
+    learner.keep("refined", learner.load(first), base.trained_on, quick)
+    second = learner.fit(now, lab.tasks[:3], told.append, first)
+    assert told[-1].steps == five < LONGER * TINY.steps, (
+        "the pace is that of the round, not of its refinement"
+    )
+    started = lab.store.publications.model(lab.number, second)
+    assert started is not None
+    assert started.quality.started_from == (first if training == "warm" else "")
 
 
 def progress(step: int, loss: float = 0.51236, **values: Any) -> Progress:

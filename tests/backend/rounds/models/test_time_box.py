@@ -18,7 +18,7 @@ SMALL, LARGE = np.zeros((2, 1, 100, 100), bool)
 SMALL[0, :8, :8], LARGE[0, :40, :40] = True, True
 
 
-def model(seconds: float, steps: int, recipe: str = QUICK) -> Model:
+def model(seconds: float, steps: int | None, recipe: str = QUICK) -> Model:
     quality = ModelQuality(train_seconds=seconds, steps=steps, recipes=[recipe])
     return Model(project_id=1, key="k", labels=5, quality=quality)
 
@@ -43,6 +43,10 @@ def test_small_regions_are_learnt_for_as_long_as_a_round_has_time(
 
 def test_the_first_training_of_a_project_takes_the_steps_of_its_config() -> None:
     assert steps(None) == CONFIG.steps
+
+
+def test_a_model_whose_steps_were_not_counted_tells_no_pace() -> None:
+    assert steps(model(20, None)) == CONFIG.steps
 
 
 def test_the_pace_is_that_of_a_step_of_the_quick_recipe() -> None:
