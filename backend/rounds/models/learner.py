@@ -22,7 +22,7 @@ from backend.rounds.models import predicting, volume_figures
 from backend.rounds.models.examples import Example, Mask, UnreadableLabels, labelled
 from backend.rounds.models.predicting import Predicted
 from backend.rounds.models.progress import Pace, shown
-from backend.rounds.models.time_box import ROUND_SECONDS, in_time
+from backend.rounds.models.time_box import in_time
 from backend.rounds.models.validation_scores import JudgedPage, ScanScore, measured, scored
 from backend.rounds.models.volume_figures import SlicePosition
 from backend.rounds.services import Services
@@ -225,8 +225,8 @@ class Learner:
         # Train without the held-out scans: the gate scores models on them, and a model that
         # stopped at its best epoch on them would score too high.
         limit = self.options.max_train_seconds
-        deadline, seconds = time.monotonic() + limit, min(limit, ROUND_SECONDS)
-        config = in_time(self.train_config, self.recipe, scans.masks, self._last(), seconds)
+        deadline = time.monotonic() + limit
+        config = in_time(self.train_config, self.recipe, scans.masks, self._last(), limit)
         try:
             with guarded(config.network, (training.Untrainable, FirstlightError)):
                 return scans.fit(
@@ -244,7 +244,7 @@ class Learner:
     def _last(self) -> Model | None:
         """Return the model that the last round trained."""
         newest = self.store.publications.newest_model(self.project_id)
-        key = newest.quality.refined_from or newest.key if newest else ""
+        key = self.base_of(newest.key) if newest else ""
         return self.store.publications.model(self.project_id, key)
 
     def examples(

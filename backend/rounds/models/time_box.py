@@ -30,7 +30,7 @@ def in_time(
     recipe: str,
     masks: Sequence[Masks],
     last: Model | None,
-    seconds: float = ROUND_SECONDS,
+    limit: float,
 ) -> TrainConfig:
     """Return the config for these masks, with no more steps than there is time for.
 
@@ -43,10 +43,11 @@ def in_time(
         recipe: Its name.
         masks: Of the labelled scans, each of shape (classes, h, w).
         last: The model that the last round trained, if there is one.
-        seconds: The time.
+        limit: Seconds that a training may take. A round gives it ROUND_SECONDS at most.
     """
     fitting = recipes.adapted(config, masks)
     if last is None or last.quality.steps is None:
         return replace(fitting, steps=config.steps)
-    affordable = int(seconds / (pace_of(last) * recipes.COSTS[recipe]))
+    seconds_a_step = pace_of(last) * recipes.COSTS[recipe]
+    affordable = int(min(limit, ROUND_SECONDS) / seconds_a_step)
     return replace(fitting, steps=min(fitting.steps, max(affordable, config.steps)))

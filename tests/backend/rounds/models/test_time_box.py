@@ -24,7 +24,7 @@ def model(seconds: float, steps: int | None, recipe: str = QUICK) -> Model:
 
 
 def steps(last: Model | None, recipe: str = QUICK) -> int:
-    return in_time(named(recipe, CONFIG), recipe, [SMALL], last, 30).steps
+    return in_time(named(recipe, CONFIG), recipe, [SMALL], last, 300).steps
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,11 @@ def test_small_regions_are_learnt_for_as_long_as_a_round_has_time(
     seconds: float, expected: int
 ) -> None:
     assert steps(model(seconds, CONFIG.steps)) == expected
+
+
+def test_a_shorter_limit_of_a_training_holds_in_a_round_too() -> None:
+    last = model(10, CONFIG.steps)
+    assert in_time(CONFIG, QUICK, [SMALL], last, 15).steps == CONFIG.steps * 3 // 2
 
 
 def test_the_first_training_of_a_project_takes_the_steps_of_its_config() -> None:
@@ -61,4 +66,4 @@ def test_large_regions_take_the_steps_of_their_config_whatever_the_pace(
     seconds: float, taken: int
 ) -> None:
     last = model(seconds, taken)
-    assert in_time(CONFIG, QUICK, [LARGE], last) == replace(CONFIG, adapt=False)
+    assert in_time(CONFIG, QUICK, [LARGE], last, 300) == replace(CONFIG, adapt=False)
