@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -196,10 +195,10 @@ class Selector:
         last = self._at_the_end(now, set(whole.ids), unjudged)
         said = active_learning.reasons(decision)
         if scores:
-            said = list(map(add, said, (_age(known.get(task), number) for task in ranked)))
+            said = _extended(said, (_age(known.get(task), number) for task in ranked))
         weighs = decision.phase == "acquisition"
         if expected is not None and weighs:
-            said = list(map(add, said, map(expected.reason, decision.order.tolist())))
+            said = _extended(said, map(expected.reason, decision.order.tolist()))
         if sources is not None:
             for place in _firsts(sources, decision.order, closed):
                 said[place] = f"{FIRST_OF_SOURCE}; {said[place]}"
@@ -386,6 +385,10 @@ class Selector:
 def _named(name: str, is_known: Callable[[str], bool], usual: str) -> str:
     """Return the name of a strategy; the usual one if its package is not installed any more."""
     return name if is_known(name) else usual
+
+
+def _extended(reasons: Iterable[str], endings: Iterable[str]) -> list[str]:
+    return [reason + ending for reason, ending in zip(reasons, endings, strict=True)]
 
 
 def _uncertainty(known: Mapping[int, tuple[float, int]], points: Map) -> npt.NDArray[np.float64]:
