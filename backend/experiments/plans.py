@@ -47,6 +47,10 @@ class Arm:
             del values["group_by"]
         return values
 
+    def completed(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a record of the arm; one of an earlier release does not name the grouping."""
+        return {**record, "arm": asdict(self)}
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,7 @@ def read(study: Study, failed: Mapping[str, str]) -> Results:
     plan = study.plan
     arms = {
         name: {
-            # Records of earlier releases do not name the grouping; their files do.
-            seed: _record(path) | {"arm": asdict(arm)}
+            seed: arm.completed(_record(path))
             for seed in plan.seeds_of(arm)
             if (path := study.file(arm, seed)).exists()
         }

@@ -65,8 +65,7 @@ def _finished(study: Study, jobs: int, say: Say) -> PoolPicks:
     for arm, seed in plan.runs():
         record = artifacts.read_json(_file(study, arm, seed))
         if record is not None:
-            # Records of earlier releases do not name the grouping; their files do.
-            arms[names[arm]][seed] = record | {"arm": asdict(arm)}
+            arms[names[arm]][seed] = arm.completed(record)
     return PoolPicks(
         title=study.data.name,
         labels=plan.labels,
