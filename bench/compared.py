@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.options import ProjectOptions
-from bench.large_pool import DRAWN, SPREAD, phantom_of
-from model import clustering, encoders, kernels, projection
+from bench.large_pool import embeddings_of
+from model import clustering, kernels, projection
 from model.cold_start import tempered
 from model.cold_start.strategy import Pool
 from model.kernels import Coverage
@@ -43,10 +43,7 @@ def main() -> None:
 
 def placed(scans: int) -> Array:
     """Return the map of so many scans, shape (n, m)."""
-    encoder = encoders.load("pixels")
-    centres = encoder.encode([phantom_of(i).image for i in range(DRAWN)])
-    noise = np.random.default_rng(0).normal(0, SPREAD, (scans, encoder.dim))
-    embeddings = (centres[np.arange(scans) % DRAWN] + noise).astype(np.float32)
+    embeddings = embeddings_of(range(scans), np.random.default_rng(0))
     fitted = projection.fit(embeddings, method=ProjectOptions().projection)
     return fitted.coordinates.astype(np.float64)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from backend.storage import artifacts
@@ -21,6 +22,9 @@ from model import encoders
 from model.phantoms import Phantom, generate
 from tests.backend.fake_label_studio import FakeLabelStudio, png
 
+Floats = npt.NDArray[np.float32]
+
+ENCODER = "pixels"
 SIZE = 64
 CHUNK = 256  # embeddings a file
 SPREAD = 0.05  # of the embeddings around those of the phantoms
@@ -94,18 +98,25 @@ def _phantoms() -> list[Phantom]:
     return generate(DRAWN, size=SIZE)
 
 
+@cache
+def _centres() -> Floats:
+    return encoders.load(ENCODER).encode([phantom_of(i).image for i in range(DRAWN)])
+
+
+def embeddings_of(task_ids: Sequence[int], rng: np.random.Generator) -> Floats:
+    """Return an embedding for each task, near that of its phantom, shape (n, m)."""
+    centres = _centres()
+    noise = rng.normal(0, SPREAD, (len(task_ids), centres.shape[1]))
+    return (centres[[i % DRAWN for i in task_ids]] + noise).astype(np.float32)
+
+
 def embed(store: Store, files: ProjectFiles, fake: LargePool) -> None:
     """Store the scans and their embeddings as a worker does that has read them."""
-    encoder, rng = encoders.load("pixels"), np.random.default_rng(0)
-    centres = encoder.encode([phantom_of(i).image for i in range(DRAWN)])
+    encoder, rng = encoders.load(ENCODER), np.random.default_rng(0)
     for start in range(0, len(fake.ids), CHUNK):
         ids = fake.ids[start : start + CHUNK]
         chunk = artifacts.digest(encoder.name, ids) + ".npy"
-        noise = rng.normal(0, SPREAD, (len(ids), encoder.dim))
-        files.write_array(
-            artifacts.embeddings_name(chunk),
-            (centres[[i % DRAWN for i in ids]] + noise).astype(np.float32),
-        )
+        files.write_array(artifacts.embeddings_name(chunk), embeddings_of(ids, rng))
         whose = {"project_id": fake.number, "encoder": encoder.name, "chunk": chunk}
         places = [{**whose, "task_id": i, "row": row} for row, i in enumerate(ids)]
         with store.session() as session:
