@@ -103,7 +103,7 @@ def aligned(images: Iterable[Image], reference: Sequence[float]) -> list[Image]:
 
 
 def lies_at_one_place(shared: float) -> bool:
-    """Return whether what is drawn lies at one place in all labelled scans, as lungs do.
+    """Return whether people draw at the same place in all labelled scans, as with lungs.
 
     It is False if the place is unknown.
 

@@ -26,7 +26,7 @@ US = "http://127.0.0.1:9090"
 
 @pytest.fixture(autouse=True)
 def new_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SQLite that DBOS can work with, whatever the one of this Python is."""
+    """A SQLite that is new enough for DBOS: that of this Python may be older."""
     monkeypatch.setattr("backend.worker.jobs_database.SQLITE", (3, 42, 0))
 
 
