@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -22,7 +23,7 @@ from backend.errors import (
 from backend.label_studio import labels, queue_tab, review_tab, smart_tags
 from backend.label_studio.client import LabelStudio
 from backend.label_studio.credentials import entry_credentials, webhook_headers, webhook_secret
-from backend.options import parse_options
+from backend.options import as_object, parse_options
 from backend.rounds import erasing
 from backend.rounds.idle import review_list
 from backend.settings import Settings
@@ -32,6 +33,8 @@ from backend.storage.store import Store, open_known
 from backend.storage.workers import lively
 
 TITLE = "Firstlight"
+TRIES = 3  # of storing the options
+MOST_SECONDS = 5.0  # of waiting for another change
 # Our answers to /setup: the installation's name, or a version that begins with its queue's source.
 _OUR_ANSWERS = re.compile(r"firstlight-[0-9a-f]{8}$|(attention-unet|cold-start) r\d+")
 Entry = Mapping[str, Any]  # a backend entry as Label Studio gives it
@@ -77,7 +80,7 @@ def register(
     Without `clicks` the entry keeps its own setting for smart tools.
 
     Raises:
-        LabelStudioError: When Label Studio cannot be reached.
+        LabelStudioError: When Label Studio cannot be reached, or does not keep the options.
         ConfigError: When Label Studio may not or cannot call us.
     """
     fields: dict[str, Any] = {
@@ -99,12 +102,36 @@ def register(
             )
     headers = signed_headers(settings)
     try:
-        studio.connect(fields)
+        kept = _store(studio, fields)
         studio.ensure_webhook(project_id, webhook_url(fields), headers)
     except LabelStudioError as error:
         raise explained(error, settings.public_url) from None
     if headers:
         _take_back_refusals(settings, project_id)
+    if not kept:
+        raise LabelStudioError(
+            "The project is connected, but Label Studio does not keep its options.",
+            "Does another service change the project's backend entry? Run connect again.",
+        )
+
+
+def _store(studio: LabelStudio, fields: Mapping[str, Any]) -> bool:
+    """Create or change the entry; return whether Label Studio keeps the options.
+
+    Label Studio reads the row of an entry, asks us, and then writes the whole row. A change that
+    began before ours, such as the title of a new queue, thus brings the earlier options back.
+    """
+    for _ in range(TRIES):
+        began = time.monotonic()
+        studio.connect(fields)
+        if "extra_params" not in fields:
+            return True
+        # The other change takes about as long as ours.
+        time.sleep(min(2 * (time.monotonic() - began), MOST_SECONDS))
+        ours = [e for e in studio.entries(fields["project"]) if is_at(e, fields["url"])]
+        if ours and as_object(ours[0].get("extra_params")) == as_object(fields["extra_params"]):
+            return True
+    return False
 
 
 def _take_back_refusals(settings: Settings, project_id: int) -> None:

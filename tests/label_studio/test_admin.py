@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from backend.commands import connection
 from backend.commands.quickstart.service import Backend
 from backend.commands.quickstart.studio import LabelStudio
 from backend.errors import ServerError
+from backend.label_studio import client
+from backend.label_studio.credentials import entry_credentials
+from backend.settings import Settings
 from demo import scans
 from demo.annotator import Annotator
 from demo.scans import Scan
 from tests.label_studio.conftest import OPTIONS, Lab
+from tests.label_studio.proxy import Stub
 
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -138,6 +147,53 @@ def test_a_label_studio_that_blocks_private_addresses_is_explained(tmp_path: Pat
         project = person.create_project("blocked", ["Object"])
         with pytest.raises(ServerError, match="SSRF_PROTECTION_ENABLED=false"):
             never_called.connect(project)
+
+
+class Held(Stub):
+    """A backend that answers a change without options only after two calls with the awaited ones.
+
+    Label Studio asks it before it writes an entry and once more after that.
+    """
+
+    def __init__(self, awaited: dict[str, int]) -> None:
+        super().__init__()
+        self.holds, self._awaited, self._asked = threading.Event(), awaited, threading.Semaphore(0)
+
+    def forward(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> httpx.Response:
+        options = json.loads(body)["extra_params"] if path.endswith("/setup") else {}
+        if options == self._awaited:
+            self._asked.release()
+        elif options is None and not self.holds.is_set():
+            self.holds.set()
+            assert all(self._asked.acquire(timeout=60) for _ in range(2))
+        return httpx.Response(200, json={"status": "UP", "model_version": "cold-start r1"})
+
+
+def test_options_survive_a_change_of_the_entry_that_began_before(
+    studio: LabelStudio, annotator: Annotator
+) -> None:
+    with ExitStack() as opened:
+        held = opened.enter_context(Held({"seed": 2}))
+        settings = Settings(
+            label_studio_url=studio.url,
+            label_studio_api_key=SecretStr(studio.token),
+            backend_url=held.url,
+        )
+        project = annotator.create_project("two changes", ["Object"])
+        calls = opened.enter_context(closing(client.LabelStudio(settings)))
+        connection.connect(settings, calls, project, '{"seed": 1}')
+        [entry] = calls.entries(project)
+        switch = threading.Thread(
+            target=calls.rename, args=(entry, "cold-start r2", entry_credentials(settings))
+        )
+        switch.start()
+        assert held.holds.wait(60)
+        connection.connect(settings, calls, project, '{"seed": 2}')
+        switch.join()
+        [entry] = calls.entries(project)
+        assert entry["extra_params"] == {"seed": 2}
 
 
 def worker_of(backend: Backend) -> int:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +12,7 @@ from pydantic import SecretStr
 from backend.commands.connection import connect, disconnect, forget, workers_running
 from backend.errors import (
     ConfigError,
+    LabelStudioError,
     NotFound,
     OptionsError,
     Unreachable,
@@ -66,6 +69,48 @@ def test_connecting_again_without_options_keeps_those_that_are_there(
     connect(settings, studio, fresh, "")
     [entry] = fake.entries.values()
     assert entry["extra_params"] == {"alpha": 0.5}
+
+
+def rewound(fake: FakeLabelStudio, studio: LabelStudio, times: int) -> list[int]:
+    """Let changes of an entry bring its earlier options back, as one under way does.
+
+    Return the number of changes for which that still holds.
+    """
+    left = [times]
+    stored = studio.connect
+
+    def stale(fields: Mapping[str, Any]) -> None:
+        before = {key: entry.get("extra_params") for key, entry in fake.entries.items()}
+        stored(fields)
+        if left[0]:
+            left[0] -= 1
+            for key, value in before.items():
+                fake.entries[key]["extra_params"] = value
+
+    studio.connect = stale  # type: ignore[method-assign]
+    return left
+
+
+def test_options_that_another_change_took_back_are_stored_once_more(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
+) -> None:
+    connect(settings, studio, fresh, '{"alpha": 0.5}')
+    rewound(fake, studio, 1)
+    connect(settings, studio, fresh, '{"alpha": 0.7}')
+    [entry] = fake.entries.values()
+    assert entry["extra_params"] == {"alpha": 0.7}
+
+
+def test_options_that_label_studio_never_keeps_are_an_error(
+    settings: Settings, studio: LabelStudio, fake: FakeLabelStudio, fresh: int
+) -> None:
+    connect(settings, studio, fresh, '{"alpha": 0.5}')
+    fake.webhooks.clear()
+    left = rewound(fake, studio, 99)
+    with pytest.raises(LabelStudioError, match="does not keep its options"):
+        connect(settings, studio, fresh, '{"alpha": 0.7}')
+    assert left == [96]
+    assert len(fake.webhooks) == 1
 
 
 def test_clicks_are_added_only_when_asked_for_and_once(
