@@ -9,7 +9,7 @@ the test. Otherwise `--labels` counts scans, and 60 others are the test. A recip
 test.
 
 0 minutes are the training of a round. The pace of that training turns minutes into steps, as in
-production, so a result follows from the number of steps and not from what else runs.
+production, so a result follows from the number of steps and of cores, and not from what else runs.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ those that are not clearly worse. The probabilities of these networks are averag
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.preprocessing import Image
 from model.registry import IMAGENET, PARTS, QUICK, WHOLE
+from model.side_by_side import Cores, cores
 from model.training import Masks, Progress
 from model.uncertainty import Probabilities
 from model.validation import group_means
@@ -31,6 +34,7 @@ MOST_MEMBERS = 3
 COMPARISON = 0.6  # largest share of the budget for comparing recipes
 # A member takes at least twice and at most five times the steps of `quick`, with small regions too.
 LEAST_STEPS, MOST_STEPS = 2, 5
+SMALL_SIDE = 96  # pixels; larger images gain from several cores (docs/benchmarks/speed.md)
 # Rounds change their recipe only for so much Dice: they have less time for a slower network than
 # the comparison gives it. On hearts EfficientNet-Lite0 lost in equal time and won in 600 steps.
 LEAD = 0.05
@@ -54,6 +58,11 @@ class LabelledScans:
     masks: Sequence[Masks]
     groups: Sequence[int]
     scans: Sequence[int] | None = None
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each page's scan, shape (n,)."""
+        return np.array(range(len(self.images)) if self.scans is None else self.scans)
 
     def part(self, chosen: NDArray[np.bool_]) -> LabelledScans:
         """Return the chosen scans."""
@@ -147,7 +156,7 @@ def refine(
 ) -> Refinement:
     """Return a model that was trained for longer than a round allows.
 
-    It is repeatable for a seed, as long as `late` does not cut it short.
+    It is repeatable for a seed and a number of cores, as long as `late` does not cut it short.
 
     At most COMPARISON of the budget is spent on comparing recipes. If that is not enough, or if
     there are fewer than LEAST_GROUPS groups, all of it goes into training with the recipe of a
@@ -156,36 +165,41 @@ def refine(
     Args:
         labelled: The labelled scans.
         quick: The settings of a round's training before `recipes.adapted`, with init "scratch".
-        budget: How many steps of a round the refinement may cost.
-        tell: Called after every step with the share of the budget that is spent.
+        budget: How many steps of a round the refinement may cost. If trainings share the cores,
+            each of them may cost so many.
+        tell: Called after every step with the share of the budget that is spent. Trainings that
+            share the cores call it and `stop` from threads of their own, one at a time.
         stop: Called before every step; if it returns True, refinement ends without a result.
         late: Called before every step; if it returns True, refinement ends with the networks that
-            it has, the last of them cut short. A comparison that is cut short does not count. The
-            first network takes at least the steps of `quick`.
+            it has, those in training cut short. A comparison that is cut short does not count.
+            The first network takes at least the steps of `quick`.
 
     Raises:
         Stopped: If `stop` returned True.
         ValueError, Untrainable: As in `training.fit`.
     """
-    work = _Work(budget, tell, stop, late)
     known = candidates(quick, labelled.masks)
-    scores: dict[str, Floats] = {}
-    if _comparison_cost(known) <= COMPARISON * budget and len(set(labelled.groups)) >= LEAST_GROUPS:
-        folds = split(labelled.groups, quick.seed)
-        for each in known:
-            if not late():
-                scores[each.name] = _cross_validated(labelled, folds, each, work)
-        scores = {} if late() else scores
-    by_name, good = {each.name: each for each in known}, choose(scores)
-    chosen = list(_members([by_name[name] for name in good], quick.steps, work.left))
-    members: list[Fitted] = []
-    for each in chosen:
-        if not (members and late()):
-            least = 0 if members else quick.steps
-            members.append(work.fit(labelled, each.config, each.cost, least=least))
+    with cores(share=_is_small(quick)) as together:
+        work = _Work(budget, together, tell, stop, late)
+        costs = [each.config.steps * each.cost for each in _by_cost(known) for _ in range(FOLDS)]
+        comparison = together.seconds(costs)
+        scores: dict[str, Floats] = {}
+        if comparison <= COMPARISON * budget and len(set(labelled.groups)) >= LEAST_GROUPS:
+            scores = _compared(labelled, split(labelled.groups, quick.seed), known, work)
+            budget -= comparison
+        good, by_name = choose(scores), {each.name: each for each in known}
+        chosen = [by_name[name] for name in good]
+        members = _members(chosen, quick.steps, max(budget, 0.0), together)
+        trained = _trained(labelled, members, quick.steps, work)
+    names, networks = zip(*trained, strict=True)
     compared = {name: float(values.mean()) for name, values in scores.items()}
-    names = tuple(each.name for each in chosen[: len(members)])
-    return Refinement(Ensemble(tuple(members)), names, compared, _for_rounds(good, compared))
+    return Refinement(Ensemble(networks), names, compared, _for_rounds(good, compared))
+
+
+def _is_small(quick: TrainConfig) -> bool:
+    """Return whether a network gains nothing from several cores, so trainings share them."""
+    small = quick.network == recipes.FOR_CPU and (quick.crop or quick.image_size) <= SMALL_SIDE
+    return quick.device == "cpu" and small
 
 
 def split(groups: Sequence[int], seed: int, number: int = FOLDS) -> NDArray[np.int64]:
@@ -228,33 +242,82 @@ def _for_rounds(good: Sequence[str], compared: Mapping[str, float]) -> str:
     return good[0] if leads else QUICK
 
 
-def _comparison_cost(known: Sequence[Recipe]) -> float:
-    return sum(FOLDS * each.config.steps * each.cost for each in known)
+def _by_cost(known: Sequence[Recipe]) -> list[Recipe]:
+    """Return the recipes, the slowest first, so that all cores end at about the same time."""
+    return sorted(known, key=lambda each: -each.cost)
 
 
-def _members(chosen: Sequence[Recipe], least: int, left: float) -> Iterator[Recipe]:
-    """Yield the recipe of each member, in turn: as many as the steps that are left suffice for."""
-    number = int(np.clip(left // (LEAST_STEPS * least * chosen[0].cost), 1, MOST_MEMBERS))
-    members = [chosen[place % len(chosen)] for place in range(number)]
-    steps = int(np.clip(left / sum(each.cost for each in members), least, MOST_STEPS * least))
-    for place, each in enumerate(members):
-        yield replace(each, config=replace(each.config, steps=steps, seed=each.config.seed + place))
+def _members(chosen: Sequence[Recipe], least: int, left: float, together: Cores) -> list[Recipe]:
+    """Return the recipe of each member, in turn: as many as the steps that are left suffice for.
+
+    Args:
+        chosen: The recipes that take turns.
+        least: The steps of a round.
+        left: What is left of the budget, in such steps, on each core.
+        together: The cores.
+    """
+
+    def affordable(number: int) -> float:
+        costs = [chosen[place % len(chosen)].cost for place in range(number)]
+        return left / together.seconds(costs)
+
+    fitting = [n for n in range(1, MOST_MEMBERS + 1) if affordable(n) >= LEAST_STEPS * least]
+    number = max(fitting, default=1)
+    steps = int(np.clip(affordable(number), least, MOST_STEPS * least))
+    return [
+        replace(each, config=replace(each.config, steps=steps, seed=each.config.seed + place))
+        for place, each in enumerate(chosen[place % len(chosen)] for place in range(number))
+    ]
 
 
-def _cross_validated(
-    labelled: LabelledScans, folds: NDArray[np.int64], recipe: Recipe, work: _Work
-) -> Floats:
-    """Return the Dice of each group, predicted by a network that was trained on other groups."""
-    scans = range(len(labelled.images)) if labelled.scans is None else labelled.scans
-    dice: dict[int, float] = {}
-    for fold in np.unique(folds):
-        held = folds == fold
-        fitted = work.fit(labelled.part(~held), recipe.config, recipe.cost)
-        others = labelled.part(held)
-        found = (each > 0.5 for each in work.watched(predict(fitted, others.images)))
-        dice |= dice_of_scans(found, others.masks, [scans[row] for row in np.flatnonzero(held)])
-    group_of = dict(zip(scans, labelled.groups, strict=True))
-    return group_means([*dice.values()], [group_of[scan] for scan in dice])
+def _trained(
+    labelled: LabelledScans, members: Sequence[Recipe], least: int, work: _Work
+) -> list[tuple[str, Fitted]]:
+    """Return recipe and network of the members that begin in time; the first always does.
+
+    It takes at least so many steps.
+    """
+
+    def train(place: int) -> tuple[str, Fitted] | None:
+        member = members[place]
+        if place and work.late():
+            return None
+        fitted = work.fit(labelled, member, least=0 if place else least)
+        return (member.name, fitted) if fitted.history else None
+
+    pairs = work.cores.each([partial(train, place) for place in range(len(members))])
+    return [pair for pair in pairs if pair is not None]
+
+
+def _compared(
+    labelled: LabelledScans, folds: NDArray[np.int64], known: Sequence[Recipe], work: _Work
+) -> dict[str, Floats]:
+    """Return the Dice of each group by recipe, of networks that learnt from the other groups.
+
+    Without enough time for all of them nothing is returned.
+    """
+    pairs = [(each, fold) for each in _by_cost(known) for fold in np.unique(folds)]
+    jobs = [partial(_dice, labelled, folds == fold, each, work) for each, fold in pairs]
+    found: dict[str, dict[int, float]] = {each.name: {} for each in known}
+    for (each, _), dice in zip(pairs, work.cores.each(jobs), strict=True):
+        found[each.name] |= dice
+    return {} if work.late() else {name: _by_group(labelled, found[name]) for name in found}
+
+
+def _dice(
+    labelled: LabelledScans, held: NDArray[np.bool_], recipe: Recipe, work: _Work
+) -> dict[int, float]:
+    """Return the Dice of the held-out scans by their number; none if it is late."""
+    if work.late():
+        return {}
+    fitted, others = work.fit(labelled.part(~held), recipe), labelled.part(held)
+    found = (each > 0.5 for each in work.watched(predict(fitted, others.images)))
+    return dice_of_scans(found, others.masks, labelled.numbers[held].tolist())
+
+
+def _by_group(labelled: LabelledScans, dice: Mapping[int, float]) -> Floats:
+    group_of = dict(zip(labelled.numbers.tolist(), labelled.groups, strict=True))
+    return group_means([dice[scan] for scan in sorted(dice)], [group_of[i] for i in sorted(dice)])
 
 
 def until_stopped(
@@ -272,53 +335,54 @@ def until_stopped(
 
 
 class _Work:
-    """What a refinement has spent of its budget, in steps of a round."""
+    """What a refinement has spent of its budget, in steps of a round; trainings share it.
+
+    Args:
+        budget: Of each core.
+        together: The cores.
+        tell: As in `refine`, and so are `stop` and `late`.
+    """
 
     def __init__(
         self,
         budget: float,
+        together: Cores,
         tell: Callable[[float], None],
         stop: Callable[[], bool],
         late: Callable[[], bool],
     ) -> None:
-        self._budget, self._tell, self._stop, self._late = budget, tell, stop, late
-        self._spent = 0.0
-
-    @property
-    def left(self) -> float:
-        """What is left of the budget."""
-        return max(self._budget - self._spent, 0.0)
+        self.cores, self.late = together, late
+        self._budget, self._tell, self._stop = budget * together.number, tell, stop
+        self._spent, self._one_at_a_time = 0.0, threading.Lock()
 
     def watched(self, predictions: Iterable[Probabilities]) -> Iterator[Probabilities]:
         """Yield predictions; see `until_stopped`."""
-        return until_stopped(self._stop, predictions)
+        return until_stopped(self._is_stopped, predictions)
 
-    def fit(
-        self,
-        labelled: LabelledScans,
-        config: TrainConfig,
-        cost: float,
-        *,
-        least: int = 0,
-    ) -> Fitted:
+    def fit(self, labelled: LabelledScans, recipe: Recipe, *, least: int = 0) -> Fitted:
         """Train a network; if it is late, only for the least number of steps.
 
         Raises:
             Stopped: If the refinement was asked to stop.
         """
-
         taken = 0
 
         def spend(_: Progress) -> None:
             nonlocal taken
             taken += 1
-            self._spent += cost
-            self._tell(min(self._spent / self._budget, 1.0))
+            with self._one_at_a_time:
+                self._spent += recipe.cost
+                self._tell(min(self._spent / self._budget, 1.0))
 
         def end() -> bool:
-            return self._stop() or (taken >= least and self._late())
+            ends = self.cores.failed.is_set() or (taken >= least and self.late())
+            return ends or self._is_stopped()
 
-        fitted = labelled.fit(config, on_batch=spend, stop=end)
-        if self._stop():
+        fitted = labelled.fit(recipe.config, on_batch=spend, stop=end)
+        if self._is_stopped():
             raise Stopped
         return fitted
+
+    def _is_stopped(self) -> bool:
+        with self._one_at_a_time:
+            return self._stop()

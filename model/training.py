@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from model import networks
 from model.augmentation import augment
+from model.chance import Chance, seeded
 from model.evaluation import dice, scan_dice
 from model.fitted import Fitted, TrainConfig, Untrainable, build_network
 from model.inference import is_out_of_memory, predict
@@ -109,37 +109,32 @@ def fit(  # noqa: PLR0913  # the contract's keywords
     """
     for labelled in [(images, masks)] if validation is None else [(images, masks), validation]:
         _check(*labelled, config)
-    config, device = adapted(config, masks), torch.device(config.device)
+    config = adapted(config, masks)
     reference = reference_of(images, masks, groups, scans)
-    with _randomness(config.seed):
-        batches = _Batches(aligned(images, reference), masks, config)
+    with seeded(config.seed) as chance:
+        batches = _Batches(aligned(images, reference), masks, config, chance)
         network = _beginning(config, start, batches.targets)
-        average = deepcopy(network)  # less noisy, and usable if training is cut short
-        flat, flat_average = _flatten(network), _flatten(average)
-        optimizer = torch.optim.AdamW([flat.parameters], fused=True)
-        scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        chance.part(network, config.crop or config.image_size)
+        descent = _Descent(network)
         epoch = max(batches.in_a_pass, LEAST_EPOCH)
         best = _Best(config, validation, reference)
         history: list[Tensor] = []  # on the device: to read a loss, the program waits for it
         while len(history) < config.steps and not best.is_past and not (stop and stop()):
+            rate = config.learning_rate * _warm_up_and_fade((len(history) + 1) / config.steps)
             try:
-                history.append(_backward(network, optimizer, scaler, batches.draw()))
+                history.append(descent.step(*batches.draw(), rate))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 batches.size = _halved(batches.size, config, error)
                 continue
             step = len(history)
-            _descend(
-                optimizer, scaler, config.learning_rate * _warm_up_and_fade(step / config.steps)
-            )
-            flat_average.whole.lerp_(flat.whole, FOLLOW if step > 1 else 1.0)
             if step % epoch == 0:
-                best.look(average, step)
+                best.look(descent.average, step)
             _tell(Progress(step, config.steps, history[-1], epoch, best.last), on_batch, on_epoch)
-    best.restore(average, len(history))
+    best.restore(descent.average, len(history))
     losses = torch.stack(history).tolist() if history else []
-    return Fitted(average.eval(), config, tuple(losses), best.scores, reference)
+    return Fitted(descent.average.eval(), config, tuple(losses), best.scores, reference)
 
 
 def _tell(
@@ -287,11 +282,36 @@ def _views(vector: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def _descend(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    scaler.step(optimizer)
-    scaler.update()
+class _Descent:
+    """The optimiser of a network.
+
+    Attributes:
+        average: The moving average of the network: less noisy, and usable at any step.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network, self.average = network, deepcopy(network)
+        self._flat, self._flat_average = _flatten(network), _flatten(self.average)
+        self._follow = 1.0  # at first: the average forgets the weights that no batch has changed
+        device = self._flat.whole.device.type
+        self._optimizer = torch.optim.AdamW([self._flat.parameters], fused=True)
+        self._scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
+
+    def step(self, scans: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """Learn from a batch at a learning rate; return its loss, a scalar."""
+        device = scans.device.type
+        self._optimizer.zero_grad(set_to_none=False)
+        with torch.autocast(device, enabled=device == "cuda"):
+            logits = self._network(scans)
+        loss = segmentation_loss(logits.float(), targets)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._flat_average.whole.lerp_(self._flat.whole, self._follow)
+        self._follow = FOLLOW
+        return loss.detach()
 
 
 class _Batches:
@@ -304,20 +324,25 @@ class _Batches:
     """
 
     def __init__(
-        self, images: Sequence[Image], masks: Sequence[Masks], config: TrainConfig
+        self,
+        images: Sequence[Image],
+        masks: Sequence[Masks],
+        config: TrainConfig,
+        chance: Chance,
     ) -> None:
         self._device, self._crop = torch.device(config.device), config.crop
+        self._chance = chance
         scans, targets = _squares(images, masks, config.image_size)
         self._drawn = targets > 0.5  # stays on the CPU
         self._scans, self.targets = _moved(scans, targets, self._device)
         rows, self.size = _balanced(masks), config.batch_size
-        self._order, self.in_a_pass = _shuffled(rows), math.ceil(len(rows) / self.size)
+        self._order, self.in_a_pass = _shuffled(rows, chance), math.ceil(len(rows) / self.size)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Return the scans and targets of the next batch, as in `augment`."""
         rows = list(islice(self._order, self.size))
         some = self._scans[rows].to(self._device), self.targets[rows].to(self._device)
-        return augment(*some, self._crop, self._drawn[rows])
+        return augment(*some, self._crop, self._drawn[rows], self._chance)
 
 
 def _moved(scans: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -362,27 +387,10 @@ def _balanced(masks: Sequence[Masks]) -> list[int]:
     return rows
 
 
-def _shuffled(rows: Sequence[int]) -> Iterator[int]:
+def _shuffled(rows: Sequence[int], chance: Chance) -> Iterator[int]:
     """Yield rows endlessly, pass after pass, each in random order."""
     while True:
-        yield from (rows[place] for place in torch.randperm(len(rows)).tolist())
-
-
-def _backward(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    batch: tuple[Tensor, Tensor],
-) -> Tensor:
-    """Return the loss of a batch, and replace the network's gradients by those of the batch."""
-    scans, targets = batch
-    device = scans.device
-    optimizer.zero_grad(set_to_none=False)
-    with torch.autocast(device.type, enabled=device.type == "cuda"):
-        logits = network(scans)
-    loss = segmentation_loss(logits.float(), targets)
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
+        yield from (rows[place] for place in chance.permutation(len(rows)).tolist())
 
 
 def _halved(size: int, config: TrainConfig, error: RuntimeError) -> int:
@@ -400,14 +408,6 @@ def _warm_up_and_fade(part: float) -> float:
     if part < RISE:
         return part / RISE
     return 0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1 - RISE))
-
-
-@contextmanager
-def _randomness(seed: int) -> Iterator[None]:
-    """Seed torch inside the context, and restore the caller's random state afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 def _dice(

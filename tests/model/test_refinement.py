@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from model.inference import predict
 from model.preprocessing import Image
 from model.refinement import LabelledScans, Stopped, candidates, choose, refine, split
 from model.registry import IMAGENET, PARTS, QUICK, WHOLE
+from model.side_by_side import Cores
 from model.uncertainty import Probabilities
 from tests.model.scans import disc
 
@@ -66,13 +68,14 @@ def test_an_empty_page_of_a_slab_hides_no_error_of_a_recipe(
     empty = np.zeros_like(MASKS[0])
     masks = [mask for drawn in MASKS[:3] for mask in (drawn, empty)]
     pages, groups = [IMAGES[0]] * 6, [0, 0, 1, 1, 2, 2]
-    work = refinement._Work(ENOUGH, lambda share: None, lambda: False, lambda: False)
-    monkeypatch.setattr(work, "fit", lambda *_: None)
+    one = Cores(1, None)
+    work = refinement._Work(ENOUGH, one, lambda share: None, lambda: False, lambda: False)
+    monkeypatch.setattr(work, "fit", lambda *_, **__: None)
     quick = candidates(CONFIG, masks)[0]
     slabs = LabelledScans(pages, masks, groups, scans=groups)
     for labelled, dice in ((slabs, 0.0), (replace(slabs, scans=None), 0.5)):
-        found = refinement._cross_validated(labelled, split(groups, 0), quick, work)
-        assert found.tolist() == [dice] * 3
+        found = refinement._compared(labelled, split(groups, 0), [quick], work)
+        assert found[QUICK].tolist() == [dice] * 3
 
 
 def test_the_candidates_differ_in_scale_and_start() -> None:
@@ -96,6 +99,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "candidates", lambda *given: candidates(*given)[:2])
 
 
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    """Let results not depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_cores(one_core: None) -> None:
+    torch.set_num_threads(2)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_recipes_are_compared_and_several_networks_trained_the_same_for_a_seed() -> None:
@@ -112,6 +129,73 @@ def test_recipes_are_compared_and_several_networks_trained_the_same_for_a_seed()
     assert shares == sorted(shares)
     for one, other in zip(predict(first.model, IMAGES), predict(again.model, IMAGES), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("small")
+def test_two_cores_have_time_for_a_comparison_where_one_has_not() -> None:
+    little = 30.0
+    assert refine(LABELLED, CONFIG, little).compared == {}
+    torch.set_num_threads(2)
+    first, again = (refine(LABELLED, CONFIG, little) for _ in range(2))
+    assert set(first.compared) == {QUICK, PARTS}
+    assert (first.compared, first.recipes) == (again.compared, again.recipes)
+    for one, other in zip(predict(first.model, IMAGES), predict(again.model, IMAGES), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(budget=st.floats(0, 500), cores=st.integers(1, 4), number=st.integers(1, 3))
+def test_members_fit_into_the_budget_and_take_at_least_twice_the_steps(
+    budget: float, cores: int, number: int
+) -> None:
+    chosen = candidates(CONFIG, MASKS)[:number]
+    members = refinement._members(chosen, CONFIG.steps, budget, Cores(cores))
+    steps = members[0].config.steps
+    assert {each.config.steps for each in members} == {steps}
+    assert refinement.MOST_STEPS * CONFIG.steps >= steps >= CONFIG.steps
+    if len(members) > 1:
+        assert steps >= refinement.LEAST_STEPS * CONFIG.steps
+        assert Cores(cores).seconds([each.cost * steps for each in members]) <= budget + 1e-6
+
+
+@pytest.mark.usefixtures("small", "two_cores")
+@pytest.mark.parametrize("after", [0, 13, 30, 60])
+def test_on_two_cores_every_network_has_learnt_and_bears_its_recipe(after: int) -> None:
+    taken: list[float] = []
+    refined = refine(LABELLED, CONFIG, ENOUGH, tell=taken.append, late=lambda: len(taken) >= after)
+    members = refined.model.members
+    assert len(members) == len(refined.recipes)
+    assert len(members[0].history) >= CONFIG.steps
+    for name, member in zip(refined.recipes, members, strict=True):
+        assert member.history
+        assert (name == PARTS) == (member.config.crop > 0)
+
+
+@pytest.mark.usefixtures("small", "two_cores")
+@pytest.mark.parametrize("after", [0, 30])
+def test_on_two_cores_refinement_ends_as_soon_as_it_is_told_to(after: int) -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > after
+
+    with pytest.raises(Stopped):
+        refine(LABELLED, CONFIG, ENOUGH, stop=stop)
+    assert len(asked) <= after + 4, "no core takes a further step"
+
+
+@pytest.mark.parametrize(
+    "quick",
+    [
+        replace(CONFIG, network="fpn/resnet18", adapt=False),
+        replace(CONFIG, image_size=128),
+        replace(CONFIG, device="cuda"),
+    ],
+    ids=["another network", "large images", "GPU"],
+)
+def test_what_gains_from_all_cores_gets_them(quick: TrainConfig) -> None:
+    assert refinement._is_small(CONFIG)
+    assert not refinement._is_small(quick)
 
 
 @pytest.mark.parametrize(
