@@ -115,7 +115,12 @@ def adapted(config: TrainConfig, masks: Sequence[Masks]) -> TrainConfig:
     decided = replace(config, adapt=False)
     if typical_side(masks) >= SMALL:
         return decided
-    return replace(in_parts(decided), steps=LONGER * decided.steps)
+    return small_regions(decided)
+
+
+def small_regions(config: TrainConfig) -> TrainConfig:
+    """Return the config for small regions, as in `adapted`."""
+    return replace(in_parts(config), steps=LONGER * config.steps)
 
 
 def in_parts(config: TrainConfig) -> TrainConfig:

@@ -122,6 +122,7 @@ def _settings(study: Study) -> dict[str, str]:
         "split-seed": str(plan.split_seed),
         "image-size": str(study.train.image_size),
         "steps": str(study.train.steps),
+        **({"steps-for-small-regions": str(study.small_steps)} if study.train.adapt else {}),
         "network": study.train.network,
     }
 

@@ -93,6 +93,11 @@ class Study:
         return replace(self, pool=pool, held=held)
 
     @property
+    def small_steps(self) -> int:
+        """The steps of a training where the drawn regions are small, if the scale may adapt."""
+        return recipes.small_regions(self.train).steps
+
+    @property
     def divided(self) -> Sequence[object]:
         """What names the division of the scans: outside a recipe the rest of them is the pool."""
         return (self.pool, self.held) if self.groups else self.held

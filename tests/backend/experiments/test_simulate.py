@@ -56,6 +56,16 @@ def test_seeds_take_turns_with_the_folds(folder: Path, tmp_path: Path) -> None:
     assert len({of.file(of.plan.arms[0], seed) for seed in range(4)}) == 4
 
 
+def test_the_report_tells_the_longer_training_of_small_regions(
+    folder: Path, tmp_path: Path
+) -> None:
+    of = study(folder, tmp_path)
+    for adapt in (False, True):
+        told = results.read(replace(of, train=replace(of.train, steps=7, adapt=adapt)), {}).settings
+        assert told["steps"] == "7"
+        assert told.get("steps-for-small-regions") == ("21" if adapt else None)
+
+
 def test_a_folder_that_cannot_be_written_is_said_at_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/out cannot be written \(Not a directory\)"):
