@@ -176,9 +176,12 @@ def sockets_of(web: Web) -> str:
 
 def test_where_there_is_no_room_the_client_that_takes_longest_makes_it(tmp_path: Path) -> None:
     with Web(tmp_path, most=20) as web, ExitStack() as slow:
-        clients = [slow.enter_context(web.connect()) for _ in range(40)]
-        for client in clients:
-            client.sendall(HEAD)
+        clients = []
+        for _ in range(40):
+            clients.append(slow.enter_context(web.connect()))
+            # At once: a client's time begins anew with its first byte, so one that came in later
+            # and has sent nothing yet would be the one that takes longest.
+            clients[-1].sendall(HEAD)
         assert web.answers()
         wait_for(lambda: is_closed(clients[0]))
         # A client that comes in while another one is cut off keeps its connection.
