@@ -273,9 +273,9 @@ def _members(chosen: Sequence[Recipe], least: int, left: float, together: Cores)
 def _trained(
     labelled: LabelledScans, members: Sequence[Recipe], least: int, work: _Work
 ) -> list[tuple[str, Fitted]]:
-    """Return recipe and network of the members that begin in time; the first always does.
+    """Return recipe and network of the members that begin in time.
 
-    It takes at least so many steps.
+    The first always does, and takes at least `least` steps.
     """
 
     def train(place: int) -> tuple[str, Fitted] | None:
