@@ -22,7 +22,8 @@ from backend.experiments.intervals import Interval, interval, over_pools, paired
 RESULTS = Path(__file__).parent / "results"
 POOLS = ("cxr-mix", "nuclei", "acdc-mix")
 ARMS = ("tempered", "entropy-diversity", "random")
-MACRO, WORST, RECALL = MEASURES = ("dice_macro", "dice_worst_group", "recall")
+MACRO = "dice_macro"
+MEASURES = (MACRO, "dice_worst_group", "recall")
 LATER = (20, 30)
 
 Values = dict[str, dict[int, float]]  # by arm and seed

@@ -40,13 +40,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.experiments import intervals, plans, processes, simulate, studies
+from backend.experiments import intervals, plans, simulate, studies
 from backend.experiments.plans import Arm, Plan
 from backend.experiments.scans import VolumeSlice
 from backend.experiments.studies import Study
 from backend.options import ProjectOptions
 from backend.settings import Settings
 from model.evaluation import METRICS
+from model.side_by_side import using_threads
 
 WORTH = {3: 57, 6: 113, 9: 170}  # slices of so many patients: 944 slices / 50 patients
 EVERY = 3
@@ -188,7 +189,7 @@ def main() -> None:
             if (seed, name) in done:
                 continue
             study = study or studies.of_folder(plan, asked.folder, asked.work, Settings(), print)
-            with processes.one_core():
+            with using_threads(1):
                 made = by_order if name in ours else by_list
                 _keep(asked.results, list(made(study, name, seed)))
     print("\n".join(table(_known(asked.results))))

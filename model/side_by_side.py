@@ -46,9 +46,6 @@ class Cores:
         except BaseException:  # such as Ctrl-C
             self.failed.set()
             raise
-        errors = [job.exception() for job in begun]
-        for error in filter(None, errors):
-            raise error
         return [cast("T", job.result()) for job in begun]
 
     def seconds(self, durations: Sequence[float]) -> float:
@@ -95,8 +92,16 @@ def _limit(executor: Executor, number: int, threads: int) -> None:
         torch.set_num_threads(threads)
         all_of_them.wait(START_SECONDS)
 
-    own = torch.get_num_threads()
-    try:
+    with using_threads(torch.get_num_threads()):  # the last call counts for threads of later
         list(executor.map(limit, range(number)))
+
+
+@contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside an operation, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
     finally:
-        torch.set_num_threads(own)  # the last call counts for threads that begin later
+        torch.set_num_threads(before)

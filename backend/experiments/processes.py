@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -66,17 +65,6 @@ def _done(
             child.terminate()
         raise
     workers.shutdown()
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Let torch use one core, as in the processes of `finish`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _begin() -> None:

@@ -34,6 +34,7 @@ from backend.settings import Settings
 from backend.storage import artifacts
 from model import active_learning, clustering, evaluation, inference, training
 from model.evaluation import MAIN, METRICS
+from model.side_by_side import using_threads
 from model.uncertainty import UNCERTAINTIES
 
 RunOf = tuple[Arm | None, int]  # an arm, or None for all labels; and the seed
@@ -366,7 +367,7 @@ def _attention(study: Study, finished: results.Results) -> Iterator[figures.Atte
         if not shown or run_of is None:
             continue
         rows = sorted(row for step in run_of["steps"] for row in step["rows"])
-        with processes.one_core():
+        with using_threads(1):  # as in the processes of the runs
             fitted = _fit(study.scans(rows), replace(study.train, seed=seed))
         drawn = zip(shown, _predicted(fitted, shown), strict=True)
         yield figures.Attention(

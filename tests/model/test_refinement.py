@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +14,7 @@ from model.inference import predict
 from model.preprocessing import Image
 from model.refinement import LabelledScans, Stopped, candidates, choose, refine, split
 from model.registry import IMAGENET, PARTS, QUICK, WHOLE
-from model.side_by_side import Cores
+from model.side_by_side import Cores, using_threads
 from model.uncertainty import Probabilities
 from tests.model.scans import disc
 
@@ -68,8 +67,7 @@ def test_an_empty_page_of_a_slab_hides_no_error_of_a_recipe(
     empty = np.zeros_like(MASKS[0])
     masks = [mask for drawn in MASKS[:3] for mask in (drawn, empty)]
     pages, groups = [IMAGES[0]] * 6, [0, 0, 1, 1, 2, 2]
-    one = Cores(1, None)
-    work = refinement._Work(ENOUGH, one, lambda share: None, lambda: False, lambda: False)
+    work = refinement._Work(ENOUGH, Cores(), lambda share: None, lambda: False, lambda: False)
     monkeypatch.setattr(work, "fit", lambda *_, **__: None)
     quick = candidates(CONFIG, masks)[0]
     slabs = LabelledScans(pages, masks, groups, scans=groups)
@@ -102,15 +100,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def one_core() -> Iterator[None]:
     """Let results not depend on the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with using_threads(1):
+        yield
 
 
 @pytest.fixture
-def two_cores(one_core: None) -> None:
-    torch.set_num_threads(2)
+def two_cores(one_core: None) -> Iterator[None]:
+    with using_threads(2):
+        yield
 
 
 @pytest.mark.slow
@@ -135,8 +132,8 @@ def test_recipes_are_compared_and_several_networks_trained_the_same_for_a_seed()
 def test_two_cores_have_time_for_a_comparison_where_one_has_not() -> None:
     little = 30.0
     assert refine(LABELLED, CONFIG, little).compared == {}
-    torch.set_num_threads(2)
-    first, again = (refine(LABELLED, CONFIG, little) for _ in range(2))
+    with using_threads(2):
+        first, again = (refine(LABELLED, CONFIG, little) for _ in range(2))
     assert set(first.compared) == {QUICK, PARTS}
     assert (first.compared, first.recipes) == (again.compared, again.recipes)
     for one, other in zip(predict(first.model, IMAGES), predict(again.model, IMAGES), strict=True):
@@ -168,20 +165,6 @@ def test_on_two_cores_every_network_has_learnt_and_bears_its_recipe(after: int) 
     for name, member in zip(refined.recipes, members, strict=True):
         assert member.history
         assert (name == PARTS) == (member.config.crop > 0)
-
-
-@pytest.mark.usefixtures("small", "two_cores")
-@pytest.mark.parametrize("after", [0, 30])
-def test_on_two_cores_refinement_ends_as_soon_as_it_is_told_to(after: int) -> None:
-    asked: list[int] = []
-
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) > after
-
-    with pytest.raises(Stopped):
-        refine(LABELLED, CONFIG, ENOUGH, stop=stop)
-    assert len(asked) <= after + 4, "no core takes a further step"
 
 
 @pytest.mark.parametrize(
@@ -236,17 +219,18 @@ def test_when_the_time_is_over_the_networks_so_far_are_the_result(after: int) ->
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("after", [0, 30])
-def test_refinement_ends_without_a_result_as_soon_as_it_is_told_to(after: int) -> None:
+def test_refinement_ends_without_a_result_as_soon_as_it_is_told_to(after: int, cores: int) -> None:
     asked: list[int] = []
 
     def stop() -> bool:
         asked.append(1)
         return len(asked) > after
 
-    with pytest.raises(Stopped):
+    with using_threads(cores), pytest.raises(Stopped):
         refine(LABELLED, CONFIG, ENOUGH, stop=stop)
-    assert len(asked) <= after + 2, "no further step is taken"
+    assert len(asked) <= after + 2 * cores, "no core takes a further step"
 
 
 @pytest.mark.slow

@@ -9,15 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.side_by_side import MOST, Cores, cores
+from model.side_by_side import MOST, Cores, cores, using_threads
 
 
 @pytest.fixture
 def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with using_threads(3):
+        yield
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -67,14 +65,9 @@ def test_after_an_error_no_further_job_begins(share: bool) -> None:
 
 
 def test_a_large_machine_runs_few_jobs_at_a_time() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2 * MOST)
-    try:
-        with cores(share=False) as one, cores(share=True) as many:
-            assert (one.number, many.number) == (1, MOST)
-            assert many.each([torch.get_num_threads]) == [2]
-    finally:
-        torch.set_num_threads(before)
+    with using_threads(2 * MOST), cores(share=False) as one, cores(share=True) as many:
+        assert (one.number, many.number) == (1, MOST)
+        assert many.each([torch.get_num_threads]) == [2]
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -104,7 +97,7 @@ def test_jobs_take_no_longer_than_in_turn_and_no_less_than_an_even_share(
     durations: list[float], number: int
 ) -> None:
     seconds = Cores(number).seconds(durations)
-    least = max(sum(durations) / number, *durations, 0)
+    least = max(sum(durations) / number, *durations)
     assert least - 1e-6 <= seconds <= sum(durations) + 1e-6
 
 
