@@ -179,8 +179,8 @@ def test_where_there_is_no_room_the_client_that_takes_longest_makes_it(tmp_path:
         clients = []
         for _ in range(40):
             clients.append(slow.enter_context(web.connect()))
-            # At once: a client's time begins anew with its first byte, so one that came in later
-            # and has sent nothing yet would be the one that takes longest.
+            # At once: a client's time begins anew with its first byte. A later client that has
+            # sent nothing yet would then have taken longer, and would be cut off.
             clients[-1].sendall(HEAD)
         assert web.answers()
         wait_for(lambda: is_closed(clients[0]))
