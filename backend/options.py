@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import OptionsError
 from model.registry import (
+    ATTENTION_UNET,
     AUTO,
     DESCRIBED,
     KNOWN_ACQUISITIONS,
@@ -79,7 +80,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "training": "scratch",
         "refine": False,  # the paper trains one network a round, and that network draws
         "score_limit": 0,  # it scores the whole pool
-        "network": "auto",
+        "network": ATTENTION_UNET,  # with its whole decoder
         "random_fraction": 0.0,
         "by_minutes": False,
         "source_by": "",

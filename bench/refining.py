@@ -18,7 +18,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from backend.experiments.scans import Dataset
 from backend.imaging.scan_cache import WORKING_SIZE
 from model.ensemble import Ensemble
 from model.evaluation import MAIN, METRICS, Masks
-from model.fitted import Fitted
+from model.fitted import Fitted, TrainConfig
 from model.inference import predict
 from model.preprocessing import Image
 from model.recipes import default_config
@@ -126,41 +126,52 @@ def measure(pool: Pool, rows: Sequence[int], model: Fitted | Ensemble) -> dict[s
 
 def main() -> None:
     """Print a line for each draw and number of minutes."""
+    asked = _asked()
+    torch.set_num_threads(asked.threads or torch.get_num_threads())
+    pool = read(asked.directory)
+    config = default_config("cpu", pool.masks[0].shape[0], network=asked.network)
+    config = replace(config, steps=asked.steps or config.steps)
+    print(f"{asked.directory.name}, {asked.labels} labels, {torch.get_num_threads()} threads")
+    print("draw,minutes,dice,hd95,seconds,recipe,networks,compared", flush=True)
+    for draw in asked.draws:
+        rows, test = pool.divide(asked.labels, draw)
+        labelled, pace = pool.labelled(rows), asked.pace
+        for minutes in asked.minutes:
+            began = time.perf_counter()
+            if minutes:
+                model, trained = _refined(labelled, config, minutes * 60 / (pace or 0.1))
+            else:
+                fitted = fit(labelled.images, labelled.masks, config)
+                pace = pace or (time.perf_counter() - began) / len(fitted.history)
+                model, trained = fitted, "quick,1,"
+            seconds = time.perf_counter() - began
+            scores = measure(pool, test, model)
+            others = ",".join(f"{scores[name]:.2f}" for name in METRICS if name != MAIN.name)
+            line = f"{draw},{minutes:g},{scores[MAIN.name]:.4f},{others},{seconds:.0f},{trained}"
+            print(line, flush=True)
+
+
+def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--labels", type=int, default=10)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs="+", default=[0, 1, 3, 8])
     parser.add_argument("--network", default=AUTO, help="a name as in the option `network`")
+    parser.add_argument("--steps", type=int, help="of a round, where regions are not small")
+    parser.add_argument("--threads", type=int, help="of torch; one for each core if not given")
     parser.add_argument("--pace", type=float, help="seconds of a step; measured if not given")
-    asked = parser.parse_args()
-    pool = read(asked.directory)
-    config = default_config("cpu", pool.masks[0].shape[0], network=asked.network)
-    print(f"{asked.directory.name}, {asked.labels} labels, {torch.get_num_threads()} threads")
-    print("draw,minutes,dice,hd95,seconds,recipe,networks,compared", flush=True)
-    for draw in asked.draws:
-        rows, test = pool.divide(asked.labels, draw)
-        labelled = pool.labelled(rows)
-        pace = asked.pace
-        for minutes in asked.minutes:
-            recipe, compared = "quick", ""
-            began = time.perf_counter()
-            model: Fitted | Ensemble
-            if not minutes:
-                model = fit(labelled.images, labelled.masks, config)
-                pace = pace or (time.perf_counter() - began) / len(model.history)
-            else:
-                refined = refine(labelled, config, minutes * 60 / (pace or 0.1))
-                model, recipe = refined.model, "+".join(refined.recipes)
-                compared = " ".join(f"{k}={v:.3f}" for k, v in refined.compared.items())
-            seconds = time.perf_counter() - began
-            scores = measure(pool, test, model)
-            others = ",".join(f"{scores[name]:.2f}" for name in METRICS if name != MAIN.name)
-            print(
-                f"{draw},{minutes:g},{scores[MAIN.name]:.4f},{others},{seconds:.0f},{recipe},"
-                f"{len(model.members)},{compared}",
-                flush=True,
-            )
+    return parser.parse_args()
+
+
+def _refined(
+    labelled: LabelledScans, config: TrainConfig, budget: float
+) -> tuple[Fitted | Ensemble, str]:
+    """Return a refined model, and its recipes, number of networks and comparison for a line."""
+    refined = refine(labelled, config, budget)
+    recipe, compared = "+".join(refined.recipes), refined.compared.items()
+    scores = " ".join(f"{name}={score:.3f}" for name, score in compared)
+    return refined.model, f"{recipe},{len(refined.model.members)},{scores}"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import math
 import time
 import warnings
@@ -42,15 +43,19 @@ from torch import Tensor
 from bench.refining import Pool, measure, read
 from model.augmentation import augment
 from model.evaluation import METRICS, Masks
+from model.fitted import TrainConfig
 from model.preprocessing import Image, letterbox, prepare, restore
 from model.recipes import default_config
 from model.refinement import LabelledScans, refine
+from model.registry import AUTO
 from model.training import fit, segmentation_loss
 
 SIZE, BATCH, RATE = 128, 8, 1e-3
 CORES = 2  # minutes are those of so many cores
-SIDES = ("quick", "refined", "monai", "smp")
-COLUMNS = ("set", "labels", "draw", "side", "minutes", *METRICS, "core_seconds", "steps", "recipes")
+OURS = ("quick", "refined")
+SIDES = (*OURS, "monai", "smp")
+KEY = ("set", "labels", "draw", "side", "network", "minutes")
+COLUMNS = (*KEY, *METRICS, "core_seconds", "steps", "recipes")
 
 
 @dataclass(frozen=True)
@@ -62,25 +67,24 @@ class Case:
     test: Sequence[int]
     seconds: float
     draw: int
+    config: TrainConfig  # of our quick network
 
 
 def quick(case: Case) -> dict[str, Any]:
     """Train as in a round; whatever the minutes are."""
-    config = default_config("cpu", len(case.labelled.masks[0]))
     began = time.process_time()
-    model = fit(case.labelled.images, case.labelled.masks, config)
+    model = fit(case.labelled.images, case.labelled.masks, case.config)
     spent = time.process_time() - began
     return _result(measure(case.pool, case.test, model), spent, len(model.history), "quick")
 
 
 def refined(case: Case) -> dict[str, Any]:
     """Refine, with as many steps as a training of a round would take in the time."""
-    config = default_config("cpu", len(case.labelled.masks[0]))
     began = time.process_time()
-    first = fit(case.labelled.images, case.labelled.masks, config)
+    first = fit(case.labelled.images, case.labelled.masks, case.config)
     pace = (time.process_time() - began) / len(first.history)
     began = time.process_time()
-    found = refine(case.labelled, config, case.seconds / pace)
+    found = refine(case.labelled, case.config, case.seconds / pace)
     spent = time.process_time() - began
     steps = sum(member.config.steps for member in found.model.members)
     return _result(
@@ -168,28 +172,30 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 8])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--network", default=AUTO, help="ours; a name as in the option `network`")
     parser.add_argument("--csv", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     pool, name, there = None, asked.source.stem, _there(asked.csv)
-    for draw in asked.draws:
-        for side in asked.sides:
-            for minutes in [0.0] if side == "quick" else asked.minutes:
-                key = (name, str(asked.labels), str(draw), side, f"{minutes:g}")
-                if key in there:
-                    continue
-                pool = pool or read(asked.source, asked.root)
-                rows, test = pool.divide(asked.labels, draw)
-                seconds = minutes * 60 * CORES
-                found = RUN[side](Case(pool, pool.labelled(rows), test, seconds, draw))
-                _append(asked.csv, dict(zip(COLUMNS, key, strict=False)) | found)
+    network = default_config("cpu", 1, network=asked.network).network
+    for draw, side in itertools.product(asked.draws, asked.sides):
+        for minutes in [0.0] if side == "quick" else asked.minutes:
+            of = network if side in OURS else ""
+            key = (name, str(asked.labels), str(draw), side, of, f"{minutes:g}")
+            if key in there:
+                continue
+            pool = pool or read(asked.source, asked.root)
+            rows, test = pool.divide(asked.labels, draw)
+            config = default_config("cpu", len(pool.masks[0]), network=network)
+            case = Case(pool, pool.labelled(rows), test, minutes * 60 * CORES, draw, config)
+            _append(asked.csv, dict(zip(KEY, key, strict=True)) | RUN[side](case))
 
 
 def _there(path: Path) -> set[tuple[str, ...]]:
     if not path.exists():
         return set()
     with path.open(newline="", encoding="utf-8") as file:
-        return {tuple(row[column] for column in COLUMNS[:5]) for row in csv.DictReader(file)}
+        return {tuple(row[column] for column in KEY) for row in csv.DictReader(file)}
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

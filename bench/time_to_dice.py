@@ -34,7 +34,7 @@ from model.training import fit, segmentation_loss
 
 GOAL = 0.93
 LABELS, HELD_OUT = 10, 40
-STEPS = (15, 20, 30, 40, 55, 75, 100, 130)
+STEPS = (15, 20, 30, 40, 55, 75, 100, 130, 200, 300)
 MONAI_STEPS, MONAI_SIZE, BATCH, EVERY = 150, 128, 8, 10
 
 

@@ -72,30 +72,38 @@ class AttentionUnet(nn.Module):
         encoder_name: An encoder of segmentation-models-pytorch, or "tu-" and a timm model's name.
         in_channels: Channels of the images.
         classes: Number of independent classes; each has its own logit.
+        half: Whether the decoder ends at half the resolution of the images, and the logits are
+            enlarged. The block that is left out has no skip; with a small encoder it takes a third
+            of a step.
 
     Raises:
         ValueError: If the encoder is unknown or has no features for skips, or the sides of an image
             are not multiples of the stride.
     """
 
-    def __init__(self, encoder_name: str, in_channels: int, classes: int) -> None:
+    def __init__(
+        self, encoder_name: str, in_channels: int, classes: int, *, half: bool = False
+    ) -> None:
         super().__init__()
         self.encoder = encoder = _encoder(encoder_name, in_channels)
         channels: list[int] = list(encoder.out_channels)
         deepest, *skips = channels[:0:-1]
         widths = decoder_channels(channels)
-        blocks = zip([deepest, *widths], [*skips, 0], widths, strict=False)
-        self.decoder = nn.ModuleList(DecoderBlock(*block) for block in blocks)
-        self.head = SegmentationHead(widths[-1], classes, kernel_size=3)
+        blocks = list(zip([deepest, *widths], [*skips, 0], widths, strict=False))
+        kept = blocks[:-1] if half else blocks
+        self.decoder = nn.ModuleList(DecoderBlock(*block) for block in kept)
+        self.head = SegmentationHead(widths[len(kept) - 1], classes, kernel_size=3)
         initialize_decoder(self.decoder)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape (n, classes, h, w)."""
         features, *skips = self.encode(images)
-        for block, skip in zip(self.decoder, [*skips, None], strict=True):
+        for block, skip in zip(self.decoder, [*skips, None][: len(self.decoder)], strict=True):
             features = block(features, skip)
         logits: Tensor = self.head(features)
-        return logits
+        if logits.shape[2:] == images.shape[2:]:
+            return logits
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the encoder's features, deepest first; the size doubles from each to the next."""
@@ -125,7 +133,9 @@ def attention_maps(network: AttentionUnet, images: Tensor) -> list[Tensor]:
     """
     features, *skips = network.eval().encode(images)
     maps = []
-    for block, skip in zip(network.decoder, skips, strict=False):  # the last block has no skip
+    for block, skip in zip(
+        network.decoder, skips, strict=False
+    ):  # the block beyond them has no skip
         if isinstance(block, DecoderBlock) and block.gate is not None:
             maps.append(block.gate.attention(skip, features))
         features = block(features, skip)

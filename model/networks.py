@@ -50,8 +50,9 @@ def build(name: str, classes: int) -> nn.Module:
     if registry.is_plugged_network(name):
         return _of_plugin(name, classes)
     architecture, _, encoder = name.partition("/")
-    if architecture == registry.ATTENTION_UNET:
-        return AttentionUnet(encoder, CHANNELS, classes)
+    if architecture in {registry.ATTENTION_UNET, registry.HALF_ATTENTION_UNET}:
+        half = architecture == registry.HALF_ATTENTION_UNET
+        return AttentionUnet(encoder, CHANNELS, classes, half=half)
     try:
         return cast(
             nn.Module,

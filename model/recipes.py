@@ -12,19 +12,27 @@ from scipy import ndimage
 
 from model import networks
 from model.fitted import TrainConfig
-from model.registry import ATTENTION_UNET, AUTO, IMAGENET, PARTS, QUICK, WHOLE
+from model.registry import (
+    ATTENTION_UNET,
+    AUTO,
+    HALF_ATTENTION_UNET,
+    IMAGENET,
+    PARTS,
+    WHOLE,
+)
 
 Masks = NDArray[np.bool_]
 
-# Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py).
-FOR_CPU = f"{ATTENTION_UNET}/tu-test_resnet"
+# Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py). Without
+# the last block of its decoder a step takes two thirds of the time (docs/benchmarks/training.md).
+FOR_CPU = f"{HALF_ATTENTION_UNET}/tu-test_resnet"
 FOR_GPU = f"{ATTENTION_UNET}/resnet34"
 FOR_RADIMAGENET = f"{ATTENTION_UNET}/{networks.RESNET50}"
 IMAGENET_START = f"{ATTENTION_UNET}/{networks.LITE0}"
 
-# The time of a step with each recipe, in steps of QUICK. That of EfficientNet-Lite0 was measured
-# once, at 96 pixels.
-COSTS = {QUICK: 1.0, WHOLE: 1.0, PARTS: 1.0, IMAGENET: 1.6}
+# The steps of EfficientNet-Lite0 were timed once, at 96 pixels: one takes as long as 1.6 of the
+# tiny ResNet with the whole decoder, and as 2.4 with half of it.
+LITE0_STEPS, LITE0_STEPS_OF_HALF = 1.6, 2.4
 
 # A drawn region is small if its side is a smaller share of the scan: at 96 pixels it has fewer
 # than 20 pixels across. Lungs and hippocampi have 0.3 and more, hearts and cells 0.15 and less
@@ -65,16 +73,26 @@ def default_config(
 
     With RadImageNet's weights the encoder is a ResNet-50, which is far slower on a CPU; so may be
     a network that a person chose. If the weights do not fit that network, they are left out.
+
+    Args:
+        device: As from `resolve_device`.
+        classes: Number of classes.
+        seed: Of the training.
+        network: Its name; AUTO for the one that fits the device, ATTENTION_UNET for its encoder
+            with the whole decoder.
+        image_size: Side of the network's input; None for the device's.
+        encoder_weights: RadImageNet's file; "" for none.
     """
-    if network == AUTO:
-        network = FOR_CPU if device == "cpu" else FOR_GPU
-        network = FOR_RADIMAGENET if encoder_weights else network
-    small, fits = network == FOR_CPU, networks.encoder_of(network) == networks.RESNET50
+    if network in {AUTO, ATTENTION_UNET}:
+        fitting = FOR_CPU if device == "cpu" else FOR_GPU
+        fitting = FOR_RADIMAGENET if encoder_weights else fitting
+        network = fitting if network == AUTO else whole(fitting)
+    small, fits = is_small(network), networks.encoder_of(network) == networks.RESNET50
     return TrainConfig(
         network=network,
         image_size=image_size or (96 if device == "cpu" else 256),
         classes=classes,
-        steps=200 if device == "cpu" else 600,
+        steps=600 if device != "cpu" else 300 if network == FOR_CPU else 200,
         batch_size=8 if device == "cpu" else 16,
         learning_rate=6e-3 if small else 1e-3,
         seed=seed,
@@ -84,6 +102,16 @@ def default_config(
     )
 
 
+def whole(network: str) -> str:
+    """Return the name of an attention U-Net with the same encoder and the whole decoder."""
+    return f"{ATTENTION_UNET}/{network.partition('/')[2]}"
+
+
+def is_small(network: str) -> bool:
+    """Return whether a network is the one for CPUs, with half of its decoder or the whole."""
+    return network in {FOR_CPU, whole(FOR_CPU)}
+
+
 def named(recipe: str, quick: TrainConfig) -> TrainConfig:
     """Return the config of a recipe, which takes as long as `quick`, the config of QUICK.
 
@@ -91,12 +119,24 @@ def named(recipe: str, quick: TrainConfig) -> TrainConfig:
     what a person chose: with a chosen image size the scale stays, and with a chosen network its
     start. Then the config is `quick`.
     """
-    if recipe == IMAGENET and quick.network in {FOR_CPU, FOR_GPU}:
-        return replace(pretrained(quick), steps=round(quick.steps / COSTS[IMAGENET]))
+    if _starts_from_imagenet(recipe, quick):
+        return replace(pretrained(quick), steps=round(quick.steps / cost(recipe, quick)))
     if recipe in {WHOLE, PARTS} and quick.adapt:
-        whole = replace(quick, adapt=False)
-        return whole if recipe == WHOLE else in_parts(whole)
+        fixed = replace(quick, adapt=False)
+        return fixed if recipe == WHOLE else in_parts(fixed)
     return quick
+
+
+def cost(recipe: str, quick: TrainConfig) -> float:
+    """Return the time of a step with a recipe, in steps of `quick`, the config of QUICK."""
+    if not _starts_from_imagenet(recipe, quick):
+        return 1.0
+    return LITE0_STEPS_OF_HALF if quick.network == FOR_CPU else LITE0_STEPS
+
+
+def _starts_from_imagenet(recipe: str, quick: TrainConfig) -> bool:
+    ours = is_small(quick.network) or quick.network == FOR_GPU
+    return recipe == IMAGENET and ours
 
 
 def adapted(config: TrainConfig, masks: Sequence[Masks]) -> TrainConfig:

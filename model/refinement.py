@@ -101,11 +101,7 @@ class Recipe:
 
     name: str
     config: TrainConfig
-
-    @property
-    def cost(self) -> float:
-        """The time of a step, in steps of QUICK."""
-        return recipes.COSTS[self.name]
+    cost: float  # the time of a step, in steps of QUICK
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,11 @@ def candidates(quick: TrainConfig, masks: Sequence[Masks]) -> list[Recipe]:
     other = WHOLE if recipes.adapted(quick, masks).crop else PARTS
     configs = {name: recipes.named(name, quick) for name in (QUICK, other, IMAGENET)}
     return [
-        Recipe(name, replace(recipes.adapted(config, masks), steps=quick.steps))
+        Recipe(
+            name,
+            replace(recipes.adapted(config, masks), steps=quick.steps),
+            recipes.cost(name, quick),
+        )
         for name, config in configs.items()
         if name == QUICK or config != quick
     ]
@@ -198,7 +198,7 @@ def refine(
 
 def _is_small(quick: TrainConfig) -> bool:
     """Return whether a network gains nothing from several cores, so trainings share them."""
-    small = quick.network == recipes.FOR_CPU and (quick.crop or quick.image_size) <= SMALL_SIDE
+    small = recipes.is_small(quick.network) and (quick.crop or quick.image_size) <= SMALL_SIDE
     return quick.device == "cpu" and small
 
 

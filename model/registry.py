@@ -49,9 +49,10 @@ JOINT = "+"  # between the parts of an encoder that describes a scan in several 
 # scans on more kinds of pools than either alone (docs/benchmarks.md).
 DESCRIBED = f"{AUTO}{JOINT}normalised-pixels"
 ATTENTION_UNET = "attention-unet"
+HALF_ATTENTION_UNET = "attention-unet-half"  # it draws at half the resolution of its input
 ARCHITECTURES = (
-    ATTENTION_UNET, "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3",
-    "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
+    ATTENTION_UNET, HALF_ATTENTION_UNET, "unet", "unetplusplus", "manet", "linknet", "fpn",
+    "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
 )  # fmt: skip
 # They choose where a plugin fails.
 USUAL_COLD_START: ColdStart = "tempered"
@@ -67,8 +68,8 @@ KNOWN_ENCODERS = (
 )
 
 KNOWN_NETWORKS = (
-    f"choose {AUTO}, the name of a plugin's network, or <architecture>/<encoder> with one of the "
-    f"architectures {', '.join(ARCHITECTURES)}"
+    f"choose {AUTO}, {ATTENTION_UNET}, the name of a plugin's network, or <architecture>/<encoder> "
+    f"with one of the architectures {', '.join(ARCHITECTURES)}"
 )
 
 _ENCODER_OF_NETWORK = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -119,7 +120,7 @@ def is_plugged_network(name: str) -> bool:
 def _is_built_in_network(name: str) -> bool:
     architecture, _, encoder = name.partition("/")
     known = architecture in ARCHITECTURES and _ENCODER_OF_NETWORK.fullmatch(encoder) is not None
-    return known or name == AUTO
+    return known or name in {AUTO, ATTENTION_UNET}
 
 
 def is_network(name: str) -> bool:

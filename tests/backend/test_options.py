@@ -46,6 +46,7 @@ def test_the_method_of_the_paper_sets_every_option_in_which_it_is_exact() -> Non
     assert (options.acquisition, options.alpha) == ("entropy-diversity", 0.3)
     assert (options.uncertainty, options.training, options.refine) == ("entropy", "scratch", False)
     assert options.score_limit == 0, "the paper scores the whole pool"
+    assert options.network == "attention-unet", "with its whole decoder, on a CPU too"
     assert options.method_in_use == "paper"
     assert parse_options({"method": "firstlight"}) == parse_options({})
 
@@ -167,13 +168,23 @@ def test_an_encoder_that_there_is_not_is_refused_with_those_there_are(name: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["auto", "unet/resnet34", "segformer/mit_b0", "attention-unet/tu-a_b.c"]
-)
+    "name",
+    [
+        "auto", "unet/resnet34", "segformer/mit_b0", "attention-unet", "attention-unet/tu-a_b.c",
+        "attention-unet-half/resnet18",
+    ],
+)  # fmt: skip
 def test_every_network_that_may_exist_can_be_chosen(name: str) -> None:
     assert parse_options({"network": name}).network == name
 
 
-@pytest.mark.parametrize("name", ["", "unet", "unet/", "unet/../x", "vgg/resnet34", "unet/a b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "unet", "unet/", "unet/../x", "vgg/resnet34", "unet/a b", "attention-unet/",
+        "attention-unet-half",
+    ],
+)  # fmt: skip
 def test_a_network_that_cannot_exist_is_refused_with_those_that_do(name: str) -> None:
     with pytest.raises(OptionsError) as caught:
         parse_options({"network": name})

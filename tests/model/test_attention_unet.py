@@ -104,9 +104,10 @@ def test_a_closed_gate_keeps_the_skip_out_of_the_decoder() -> None:
     torch.testing.assert_close(first, second)
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("encoder_name", [SMALLEST, "resnet18", "tu-resnet10t"])
-def test_every_skip_has_a_gate_that_learns(encoder_name: str) -> None:
-    network = AttentionUnet(encoder_name, in_channels=1, classes=1)
+def test_every_skip_has_a_gate_that_learns(encoder_name: str, half: bool) -> None:
+    network = AttentionUnet(encoder_name, in_channels=1, classes=1, half=half)
     network(random(2, 1, 64, 64)).square().mean().backward()
 
     gates = [module for module in network.modules() if isinstance(module, AttentionGate)]
@@ -130,6 +131,20 @@ def test_logits_have_the_size_of_the_images(
 
     assert logits.shape == (2, classes, height, width)
     assert logits.max() > 1  # no probabilities
+
+
+def test_half_a_decoder_enlarges_logits_of_half_the_resolution() -> None:
+    network = AttentionUnet(SMALLEST, 1, 2, half=True).eval()
+    images = random(2, 1, 64, 96)
+    coarse: list[torch.Tensor] = []
+    network.head.register_forward_hook(lambda *call: coarse.append(call[-1]))
+
+    logits = network(images)
+
+    assert coarse[0].shape == (2, 2, 32, 48)
+    enlarged = nn.functional.interpolate(coarse[0], scale_factor=2.0, mode="bilinear")
+    torch.testing.assert_close(logits, enlarged)
+    assert [map_.shape[-1] for map_ in attention_maps(network, images)] == [6, 12, 24, 48]
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 32), (32, 33), (37, 53)])

@@ -25,8 +25,11 @@ IMAGES = torch.zeros(2, 3, 64, 32)
 
 @pytest.mark.parametrize(
     "name",
-    ["attention-unet/tu-test_resnet", "unet/resnet18", "unet/tu-test_resnet", "fpn/resnet18"],
-)
+    [
+        "attention-unet/tu-test_resnet", "attention-unet-half/tu-test_resnet", "unet/resnet18",
+        "unet/tu-test_resnet", "fpn/resnet18",
+    ],
+)  # fmt: skip
 def test_a_network_by_name_maps_images_to_a_logit_for_each_class(name: str) -> None:
     assert build(name, 2).eval()(IMAGES).shape == (2, 2, 64, 32)
 

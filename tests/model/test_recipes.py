@@ -6,10 +6,10 @@ import pytest
 from model import networks
 from model.evaluation import Masks
 from model.recipes import (
-    COSTS,
     IMAGENET_START,
     LONGER,
     adapted,
+    cost,
     default_config,
     in_parts,
     named,
@@ -17,7 +17,7 @@ from model.recipes import (
     resolve_device,
     typical_side,
 )
-from model.registry import IMAGENET, PARTS, QUICK, WHOLE
+from model.registry import ATTENTION_UNET, AUTO, IMAGENET, PARTS, QUICK, WHOLE
 
 CONFIG = default_config("cpu", 1)
 
@@ -39,6 +39,24 @@ def test_a_network_by_name_is_taken_and_weights_only_where_they_fit() -> None:
     }
     assert {name: config.network for name, config in named.items()} == {n: n for n in named}
     assert [config.encoder_weights for config in named.values()] == ["file", ""]
+
+
+def test_the_whole_decoder_has_the_encoder_that_fits_the_device() -> None:
+    def networks_of(name: str) -> list[str]:
+        return [
+            default_config(device, 1, network=name, encoder_weights=weights).network
+            for device, weights in (("cpu", ""), ("cuda", ""), ("cpu", "file"))
+        ]
+
+    large = ["attention-unet/resnet34", "attention-unet/resnet50"]
+    assert networks_of(AUTO) == ["attention-unet-half/tu-test_resnet", *large]
+    assert networks_of(ATTENTION_UNET) == ["attention-unet/tu-test_resnet", *large]
+
+
+def test_the_whole_decoder_learns_at_the_same_rate_in_fewer_steps() -> None:
+    half, full = (default_config("cpu", 1, network=name) for name in (AUTO, ATTENTION_UNET))
+    assert half.learning_rate == full.learning_rate
+    assert half.steps > full.steps
 
 
 def test_the_device_is_the_best_one_present(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +117,30 @@ def test_a_recipe_takes_the_time_of_a_round_and_leaves_what_a_person_chose() -> 
     assert named(QUICK, CONFIG) == CONFIG
     assert named(PARTS, CONFIG).crop == CONFIG.image_size
     assert not named(WHOLE, CONFIG).adapt
-    start = named(IMAGENET, CONFIG)
-    assert (start.init, start.adapt) == ("imagenet", CONFIG.adapt)
-    assert start.steps * COSTS[IMAGENET] == pytest.approx(CONFIG.steps)
     chosen = default_config("cpu", 1, image_size=64, network="unet/resnet18")
-    assert all(named(recipe, chosen) == chosen for recipe in COSTS)
+    for recipe in (QUICK, WHOLE, PARTS, IMAGENET):
+        assert named(recipe, chosen) == chosen
+        assert cost(recipe, chosen) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "network"),
+    [
+        ("cpu", AUTO),
+        ("cpu", ATTENTION_UNET),
+        ("cpu", "attention-unet/tu-test_resnet"),
+        ("cuda", AUTO),
+    ],
+)
+def test_each_network_of_ours_can_be_replaced_by_one_from_imagenet(
+    device: str, network: str
+) -> None:
+    quick = default_config(device, 1, network=network)
+    start = named(IMAGENET, quick)
+
+    assert (start.network, start.init, start.adapt) == (IMAGENET_START, "imagenet", quick.adapt)
+    assert start.steps == {300: 125, 200: 125, 600: 375}[quick.steps]
+    assert start.steps * cost(IMAGENET, quick) == pytest.approx(quick.steps)
 
 
 def test_the_weights_that_pip_installs_fit_their_encoder() -> None:

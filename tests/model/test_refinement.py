@@ -18,9 +18,7 @@ from model.side_by_side import Cores, using_threads
 from model.uncertainty import Probabilities
 from tests.model.scans import disc
 
-CONFIG = TrainConfig(
-    "attention-unet/tu-test_resnet", 32, 1, steps=4, batch_size=2, learning_rate=6e-3, adapt=True
-)
+CONFIG = TrainConfig(recipes.FOR_CPU, 32, 1, steps=4, batch_size=2, learning_rate=6e-3, adapt=True)
 IMAGES, MASKS = zip(*(disc(40, 40, seed=seed) for seed in range(6)), strict=True)
 LABELLED = LabelledScans(IMAGES, MASKS, [0, 0, 1, 2, 3, 4])
 ENOUGH = 200.0
@@ -178,6 +176,7 @@ def test_on_two_cores_every_network_has_learnt_and_bears_its_recipe(after: int) 
 )
 def test_what_gains_from_all_cores_gets_them(quick: TrainConfig) -> None:
     assert refinement._is_small(CONFIG)
+    assert refinement._is_small(replace(CONFIG, network=recipes.whole(CONFIG.network)))
     assert not refinement._is_small(quick)
 
 
@@ -239,8 +238,8 @@ def test_a_scale_that_loses_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     blind = replace(CONFIG, steps=1, adapt=False)
     able = replace(recipes.default_config("cpu", 1, image_size=32), steps=60)
     known = [
-        refinement.Recipe(QUICK, blind),
-        refinement.Recipe(WHOLE, able),
+        refinement.Recipe(QUICK, blind, 1.0),
+        refinement.Recipe(WHOLE, able, 1.0),
     ]
     monkeypatch.setattr(refinement, "candidates", lambda *_: known)
     refined = refine(LABELLED, CONFIG, 310.0)

@@ -226,7 +226,7 @@ def _refined(
     refined = refinement.refine(
         labelled(examples, ledger.groups),
         learner.quick_config,
-        limit / pace_of(base),
+        limit / pace_of(base, learner.quick_config),
         tell=_Reporter(here, limit),
         stop=stop,
         late=lambda: time.monotonic() >= started + limit,

@@ -226,7 +226,7 @@ class Learner:
         # stopped at its best epoch on them would score too high.
         limit = self.options.max_train_seconds
         deadline = time.monotonic() + limit
-        config = in_time(self.train_config, self.recipe, scans.masks, self._last(), limit)
+        config = in_time(self.quick_config, self.recipe, scans.masks, self._last(), limit)
         try:
             with guarded(config.network, (training.Untrainable, FirstlightError)):
                 return scans.fit(

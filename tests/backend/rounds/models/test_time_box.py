@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backend.rounds.models.time_box import in_time, pace_of
 from backend.storage.records import ModelQuality
 from backend.storage.tables import Model
-from model.recipes import COSTS, LONGER, default_config, named
+from model.recipes import LONGER, cost, default_config
 from model.registry import IMAGENET, QUICK
 
 CONFIG = default_config("cpu", 1)
@@ -24,7 +24,7 @@ def model(seconds: float, steps: int | None, recipe: str = QUICK) -> Model:
 
 
 def steps(last: Model | None, recipe: str = QUICK) -> int:
-    return in_time(named(recipe, CONFIG), recipe, [SMALL], last, 300).steps
+    return in_time(CONFIG, recipe, [SMALL], last, 300).steps
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,15 @@ def test_a_model_whose_steps_were_not_counted_tells_no_pace() -> None:
 
 
 def test_the_pace_is_that_of_a_step_of_the_quick_recipe() -> None:
-    slow = model(16, 100, IMAGENET)
-    assert pace_of(slow) == pytest.approx(0.16 / COSTS[IMAGENET])
-    assert steps(slow) == int(30 / pace_of(slow))
-    assert steps(slow, IMAGENET) == int(30 / 0.16)
+    slow = model(9, 100, IMAGENET)
+    assert pace_of(slow, CONFIG) == pytest.approx(0.09 / cost(IMAGENET, CONFIG))
+    assert steps(slow) == int(30 / pace_of(slow, CONFIG))
+    assert steps(slow, IMAGENET) == int(30 / 0.09)
+
+
+def test_a_recipe_that_leaves_a_chosen_network_alone_takes_its_pace() -> None:
+    chosen = default_config("cpu", 1, network="unet/resnet18")
+    assert pace_of(model(9, 100, IMAGENET), chosen) == pytest.approx(0.09)
 
 
 @given(st.floats(0, 1e6), st.integers(0, 10_000))
