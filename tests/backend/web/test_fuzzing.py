@@ -378,7 +378,7 @@ def test_a_hostile_interface_is_refused_at_once(kind: str) -> None:
     start = time.process_time()
     with pytest.raises(UnsupportedLabelConfig):
         labels.parse(HOSTILE[kind])
-    assert time.process_time() - start < 5  # on a slow machine "very wide" takes 2.7 s
+    assert time.process_time() - start < 2
 
 
 def repeated(before: str, after: str = "", *, times: int) -> str:
