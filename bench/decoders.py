@@ -13,10 +13,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from bench.overhead import LABELS, at_working_size, pool_seconds, step_seconds
+from bench.overhead import LABELS, at_working_size, compare, pool_seconds, step_seconds
 from bench.training import read
 from model.recipes import default_config
 from model.registry import ATTENTION_UNET, AUTO
@@ -43,12 +42,8 @@ def main() -> None:
     rounds = range(asked.rounds)
     steps = [[step_seconds(*some, config) for config in configs] for _ in rounds]
     pools = [[pool_seconds(model, images) for model in models] for _ in rounds]
-    for name, pairs in (("step", steps), (f"pool of {len(images)}", pools)):
-        (half, whole), ratios = np.median(pairs, axis=0), np.divide(*np.transpose(pairs))
-        print(
-            f"{name}: half {half:.3f} s, whole {whole:.3f} s, "
-            f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
-        )
+    compare("step", ("half", "whole"), steps)
+    compare(f"pool of {len(images)}", ("half", "whole"), pools)
 
 
 if __name__ == "__main__":

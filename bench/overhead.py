@@ -106,6 +106,16 @@ def _mean_seconds(act: Callable[[], None], times: int) -> float:
     return (time.perf_counter() - started) / times
 
 
+def compare(name: str, sides: tuple[str, str], seconds: Sequence[Sequence[float]]) -> None:
+    """Print the medians of two sides' seconds, by round, and of their ratio with its range."""
+    taken = np.array(seconds)  # (rounds, 2)
+    (first, second), ratios = np.median(taken, axis=0), taken[:, 0] / taken[:, 1]
+    print(
+        f"{name}: {sides[0]} {first:.3f} s, {sides[1]} {second:.3f} s, "
+        f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+    )
+
+
 def main() -> None:
     """Print both ratios, their range over rounds, and the peak of memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -124,13 +134,8 @@ def main() -> None:
         ours = step_seconds(images[:LABELS], masks[:LABELS], config)
         steps.append((ours, bare_step_seconds(config)))
         pools.append((pool_seconds(fitted, images), bare_pool_seconds(fitted, images)))
-    for name, pairs in (("step", steps), (f"pool of {len(images)}", pools)):
-        taken = np.array(pairs)  # (rounds, 2)
-        ratios = taken[:, 0] / taken[:, 1]
-        print(
-            f"{name}: ours {np.median(taken[:, 0]):.3f} s, bare {np.median(taken[:, 1]):.3f} s, "
-            f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
-        )
+    compare("step", ("ours", "bare"), steps)
+    compare(f"pool of {len(images)}", ("ours", "bare"), pools)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory of the process {peak / 2**20:.2f} GB")
 

@@ -127,7 +127,7 @@ def measure(pool: Pool, rows: Sequence[int], model: Fitted | Ensemble) -> dict[s
 def main() -> None:
     """Print a line for each draw and number of minutes."""
     asked = _asked()
-    torch.set_num_threads(asked.threads or torch.get_num_threads())
+    torch.set_num_threads(asked.threads)
     pool = read(asked.directory)
     config = default_config("cpu", pool.masks[0].shape[0], network=asked.network)
     config = replace(config, steps=asked.steps or config.steps)
@@ -159,7 +159,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, nargs="+", default=[0, 1, 3, 8])
     parser.add_argument("--network", default=AUTO, help="a name as in the option `network`")
     parser.add_argument("--steps", type=int, help="of a round, where regions are not small")
-    parser.add_argument("--threads", type=int, help="of torch; one for each core if not given")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--pace", type=float, help="seconds of a step; measured if not given")
     return parser.parse_args()
 

@@ -133,9 +133,8 @@ def attention_maps(network: AttentionUnet, images: Tensor) -> list[Tensor]:
     """
     features, *skips = network.eval().encode(images)
     maps = []
-    for block, skip in zip(
-        network.decoder, skips, strict=False
-    ):  # the block beyond them has no skip
+    # A whole decoder has one block more, which has no skip.
+    for block, skip in zip(network.decoder, skips, strict=False):
         if isinstance(block, DecoderBlock) and block.gate is not None:
             maps.append(block.gate.attention(skip, features))
         features = block(features, skip)
