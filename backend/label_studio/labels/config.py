@@ -23,6 +23,7 @@ _LABELS_TAGS = [REGISTRY[name].labels_tag for name in SHAPES]
 _OFFERED = f"{', '.join(_LABELS_TAGS[:-1])} or {_LABELS_TAGS[-1]}"
 # Far beyond any interface that people draw with; a larger one could take minutes to read.
 _LONGEST = 1_000_000  # characters
+_MOST_ELEMENTS = 50_000  # of any kind, those of a taxonomy too: each costs the parser microseconds
 _MOST_TAGS = 100  # that draw or hold labels: each pair of them may be a tool
 _MOST_LABELS = 1_000  # each is a mask of its own
 _DATA_KEY = re.compile(r"\$([\w-]+)")
@@ -112,11 +113,8 @@ def _root(xml: str) -> Element:
         raise UnsupportedLabelConfig(
             "The label config is empty.", "Set up a labelling interface in the project."
         )
-    if len(xml) > _LONGEST:
-        raise UnsupportedLabelConfig(
-            f"The label config has {len(xml)} characters, expected at most {_LONGEST}.",
-            "Remove the tags and labels that nobody uses.",
-        )
+    _check_number("characters", len(xml), _LONGEST)
+    _check_number("tags", xml.count("<") - xml.count("</"), _MOST_ELEMENTS)
     try:
         root: Element = SafeTree.fromstring(xml, forbid_dtd=True)
     except DefusedXmlException:

@@ -388,6 +388,7 @@ def repeated(before: str, after: str = "", *, times: int) -> str:
 
 TOOL = '<BrushLabels name="b@" toName="i"><Label value="@"/>'
 LARGE = {
+    "tags of any kind": repeated("<a></a>", times=60_000),
     "labels": CONFIG.replace("<Label", "".join(f'<Label value="{n}"/>' for n in range(20_000))
                              + "<Label"),
     "tools in a row": repeated(f"{TOOL}</BrushLabels>", times=10_000),
