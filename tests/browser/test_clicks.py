@@ -35,7 +35,7 @@ def clickable(
     project = annotator.create_project("Clicked phantoms", ["Object"])
     folder = tmp_path_factory.mktemp("clicked")
     pool = annotator.import_scans(project, scans.phantoms(30, folder))
-    backend.connect(project, {**OPTIONS, "max_train_seconds": 60}, clicks=True)
+    backend.connect(project, OPTIONS, clicks=True)
     found = Lab(annotator, backend, project, dict(pool))
     found.settle(labels=0)
     while len(found.submitted) < 8:

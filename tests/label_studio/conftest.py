@@ -21,8 +21,8 @@ OPTIONS = {
     "cold_start_budget": 4,
     "prelabel_after": 3,
     "prelabel_min_dice": 0.0,
-    "image_size": 64,
-    "max_train_seconds": 8,
+    "image_size": 32,
+    "max_train_seconds": 60,  # a slow machine too takes every step
     "min_seconds_between_rounds": 0,
 }
 

@@ -41,7 +41,13 @@ from tests.label_studio.test_admin import until
 pytestmark = [pytest.mark.studio, pytest.mark.slow, pytest.mark.timeout(180)]
 
 ENV = {"RECONCILE_SECONDS": "1", "ENCODER": "pixels"}
-QUICK = OPTIONS | {"cold_start_budget": 2, "prelabel_after": 2, "max_train_seconds": 4}
+# Trainings last for seconds, so that they can be killed in the middle.
+QUICK = OPTIONS | {
+    "cold_start_budget": 2,
+    "prelabel_after": 2,
+    "image_size": 64,
+    "max_train_seconds": 4,
+}
 WORKER = 0  # a process group: that of the process in which the fuse burns
 SCANS = 32  # with the most labels, too, a queue is longer than one call of an import
 MOST_LABELS = 19  # from 20 on some are held out, and not every label makes another training

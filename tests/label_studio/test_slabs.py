@@ -100,7 +100,7 @@ def lab(studio: LabelStudio, annotator: Annotator, backend: Backend, tmp_path: P
     run(studio, data, "import", str(source), "--new", title, *options)
     project = project_titled(annotator, title)
     # On a busy machine the few seconds of the other tests are not enough to draw anything.
-    backend.connect(project, {**OPTIONS, "group_by": "volume", "max_train_seconds": 60})
+    backend.connect(project, {**OPTIONS, "group_by": "volume"})
     return Lab(annotator, backend, project, data / "imports" / str(project))
 
 
