@@ -106,7 +106,8 @@ def test_the_terminal_shows_every_wait_and_then_a_login_that_works(
         page = context.new_page()
         sign_in(page, address, email, password)
         expect(page).to_have_url(re.compile(re.escape(address)))
-        expect(page.get_by_role("button", name="Label All Tasks")).to_be_visible()
+        # The first page of a Label Studio that has just started takes its time.
+        expect(page.get_by_role("button", name="Label All Tasks")).to_be_visible(timeout=60_000)
 
     with browser.new_context(viewport=WIDE, device_scale_factor=2) as context:
         page = context.new_page()
