@@ -23,7 +23,7 @@ from model.fitted import TrainConfig
 from tests.backend.conftest import Clock, the
 from tests.backend.fake_label_studio import CONFIG, FakeLabelStudio
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2  # how often queues are asked for work
 SIZE = 32
 TINY = TrainConfig(
     "attention-unet/tu-test_resnet", SIZE, classes=1, steps=2, batch_size=2, learning_rate=1e-3

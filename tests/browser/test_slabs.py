@@ -100,8 +100,8 @@ def clickable(studio: LabelStudio, annotator: Annotator, backend: Backend, tmp_p
     options = ["--labels", "Lung", "--window", "lung", "--slab", str(PAGES)]
     run(studio, data, "import", str(source), "--new", "Clicked slabs", *options)
     project = project_titled(annotator, "Clicked slabs")
-    quick = {**OPTIONS, "group_by": "volume"}
-    backend.connect(project, {**quick, "retrain_after": LABELLED}, clicks=True)
+    asked = {**OPTIONS, "group_by": "volume", "retrain_after": LABELLED}
+    backend.connect(project, asked, clicks=True)
     found = Lab(annotator, backend, project, data / "imports" / str(project))
     found.settle(labels=0)
     for _ in range(LABELLED):

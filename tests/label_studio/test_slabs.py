@@ -99,7 +99,6 @@ def lab(studio: LabelStudio, annotator: Annotator, backend: Backend, tmp_path: P
     title = f"Slabs {tmp_path.name}"
     run(studio, data, "import", str(source), "--new", title, *options)
     project = project_titled(annotator, title)
-    # On a busy machine the few seconds of the other tests are not enough to draw anything.
     backend.connect(project, {**OPTIONS, "group_by": "volume"})
     return Lab(annotator, backend, project, data / "imports" / str(project))
 
