@@ -1,7 +1,7 @@
 """The map: a projection of embeddings, in which clusters and distances are measured.
 
 Source: arXiv 2601.18532, section 3.1 (t-SNE of frozen embeddings). docs/method.md lists the choices
-that the paper leaves open. The method "none" measures in the embedding itself.
+that the paper leaves open. The methods "none" and "components" measure in the embedding itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from model.registry import PROJECTIONS
 Array = npt.NDArray[Any]
 
 COMPONENTS = 50
+LEADING = 16  # components of the method "components"
 FEWEST = 5  # distinct rows that t-SNE and UMAP need
 NEIGHBOURS = 5
 PERPLEXITY = 30.0
@@ -36,7 +37,8 @@ class Projection:
     """A fitted map: coordinates of the pool, and the data to place new scans.
 
     Attributes:
-        coordinates: The pool on the map, shape (n, 2), or (n, m <= 50) for "none"; float32.
+        coordinates: The pool on the map, shape (n, 2), or (n, m) for "components" (m <= 16) and "none"
+            (m <= 50); float32.
         mean: Subtracted from scaled embeddings before `directions`, shape (d,).
         directions: Principal directions, shape (p, d); p = 0 leaves embeddings as they are.
         anchors: Embeddings (after `directions`) of the scans that the map was fitted on, shape
@@ -137,8 +139,9 @@ def fit(
 
     Args:
         embeddings: Shape (n, d), n >= 0; may be memory-mapped, and is never copied as a whole.
-        method: "tsne", "umap", "pca" in two dimensions, or "none": the embedding itself, reduced
-            to at most 50 principal components and scaled to length 1.
+        method: "tsne", "umap", "pca" in two dimensions, or the embedding itself: "none" reduces it
+            to at most 50 principal components and scales it to length 1, so that distances follow
+            cosines; "components" keeps the lengths of at most 16.
         seed: Of the layout and of the landmarks.
         perplexity: Of t-SNE, above 1; lowered to a third of the number of other scans.
         widths: The encoder's. Several parts are brought to one scale (`scaling.factors`).
@@ -159,6 +162,8 @@ def fit(
     flat = rows.shape[1] < 2 or len(np.unique(landmarks, axis=0)) < FEWEST
     if method == "none":
         fitted = _linear_map(rows, scale, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
+    elif method == "components":
+        fitted = _linear_map(rows, scale, _axes(landmarks, 1, LEADING, seed), unit=False)
     elif method == "pca" or flat:
         fitted = _linear_map(rows, scale, _axes(landmarks, 2, 2, seed), unit=False)
     else:

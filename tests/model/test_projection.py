@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.spatial.distance import pdist
 from sklearn.manifold import trustworthiness
 
 from model import projection
@@ -20,9 +21,10 @@ def clusters(n: int = 90, d: int = 20, seed: int = 0) -> Array:
     return rows.astype(np.float32)
 
 
+@pytest.mark.parametrize("method", ["components", "none"])
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
-def test_the_embedding_itself_is_a_space_for_tiny_pools_too(n: int) -> None:
-    fitted = projection.fit(clusters(n), method="none")
+def test_the_embedding_itself_is_a_space_for_tiny_pools_too(n: int, method: str) -> None:
+    fitted = projection.fit(clusters(n), method=method)
 
     assert len(fitted.coordinates) == n
     assert np.isfinite(fitted.coordinates).all()
@@ -41,10 +43,19 @@ def test_the_embedding_itself_is_its_principal_components_scaled_to_length_one()
     assert found @ found.T == pytest.approx(cosines, abs=1e-4)
 
 
-def test_at_most_50_components_are_kept() -> None:
+@pytest.mark.parametrize(("method", "most"), [("components", 16), ("none", 50)])
+def test_so_many_components_are_kept(method: str, most: int) -> None:
     embeddings = np.random.default_rng(0).normal(size=(80, 70))
 
-    assert projection.fit(embeddings, method="none").coordinates.shape == (80, 50)
+    assert projection.fit(embeddings, method=method).coordinates.shape == (80, most)
+
+
+def test_components_keep_the_distances_between_scans() -> None:
+    embeddings = clusters(d=16)
+
+    found = projection.fit(embeddings, method="components").coordinates
+
+    assert pdist(found) == pytest.approx(pdist(embeddings), rel=1e-4)
 
 
 def test_a_perplexity_changes_the_map_and_a_wrong_one_is_refused() -> None:
@@ -122,7 +133,7 @@ def test_a_seed_gives_one_map_and_the_embeddings_stay_as_they_were() -> None:
     assert np.array_equal(embeddings, before)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
 def test_scans_of_the_pool_are_placed_where_they_lie(method: str) -> None:
     embeddings = clusters()
 
@@ -141,7 +152,7 @@ def test_new_scans_join_their_neighbours() -> None:
     assert nearest.tolist() == [0, 1, 2] * 10
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
 def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) -> None:
     fitted = projection.fit(clusters(), method=method)
     fitted.save(tmp_path / "map")
@@ -174,7 +185,7 @@ def test_a_large_pool_is_mapped_through_landmarks(method: str) -> None:
     assert fitted.transform(embeddings) == pytest.approx(fitted.coordinates, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
 @pytest.mark.usefixtures("few_landmarks")
 def test_the_scans_beyond_the_landmarks_of_a_large_pool_are_scaled_too(method: str) -> None:
     rows = joined(150)
@@ -222,7 +233,7 @@ def test_umap_keeps_neighbours_and_follows_the_seed() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'som': use one of tsne, umap, pca, none"):
+    with pytest.raises(ValueError, match="'som': use one of tsne, umap, pca, components, none"):
         projection.fit(clusters(6), method="som")
 
 
@@ -247,7 +258,7 @@ def joined(n: int = 90, seed: int = 0) -> Array:
     return np.hstack([0.01 * clusters(n, 20, seed), noise]).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["pca", "none"])
+@pytest.mark.parametrize("method", ["pca", "components", "none"])
 def test_parts_count_alike_on_a_map_whatever_their_units(method: str) -> None:
     rows, widths = joined(), (20, 8)
     other = rows * np.repeat(np.array([500, 0.002], np.float32), widths)
@@ -269,14 +280,14 @@ def test_without_widths_the_part_with_the_largest_numbers_decides() -> None:
     assert separated((20, 8)) < 0.5
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
 def test_one_part_gives_exactly_the_map_without_widths(method: str) -> None:
     plain, single = (projection.fit(clusters(), method=method, widths=w) for w in ((), (20,)))
 
     assert np.array_equal(plain.coordinates, single.coordinates)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
 def test_a_scan_of_several_parts_is_placed_on_itself_later_and_after_a_reload(
     method: str, tmp_path: Path
 ) -> None:
@@ -289,7 +300,7 @@ def test_a_scan_of_several_parts_is_placed_on_itself_later_and_after_a_reload(
     assert again == pytest.approx(fitted.coordinates[:7], abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "none"])
+@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_tiny_and_equal_pools_of_several_parts_have_a_finite_map(n: int, method: str) -> None:
     fitted = projection.fit(np.ones((n, 28), np.float32), method=method, widths=(20, 8))
