@@ -1,7 +1,8 @@
 """The map: a projection of embeddings, in which clusters and distances are measured.
 
 Source: arXiv 2601.18532, section 3.1 (t-SNE of frozen embeddings). docs/method.md lists the choices
-that the paper leaves open. The methods "none" and "components" measure in the embedding itself.
+that the paper leaves open. The methods "none" and "components" measure in the embedding itself;
+"auto" takes one of these two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import openTSNE
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from model import diagnostics, pool, scaling
+from model import clustering, diagnostics, pool, scaling
 from model.registry import PROJECTIONS
 
 Array = npt.NDArray[Any]
@@ -141,7 +142,8 @@ def fit(
         embeddings: Shape (n, d), n >= 0; may be memory-mapped, and is never copied as a whole.
         method: "tsne", "umap", "pca" in two dimensions, or the embedding itself: "none" reduces it
             to at most 50 principal components and scales it to length 1, so that distances follow
-            cosines; "components" keeps the lengths of at most 16.
+            cosines; "components" keeps the lengths of at most 16. "auto" is "components" if that
+            shows clusters, else "none".
         seed: Of the layout and of the landmarks.
         perplexity: Of t-SNE, above 1; lowered to a third of the number of other scans.
         widths: The encoder's. Several parts are brought to one scale (`scaling.factors`).
@@ -160,6 +162,8 @@ def fit(
     scale = scaling.factors(landmarks, widths)
     landmarks = _scaled(landmarks, scale)
     flat = rows.shape[1] < 2 or len(np.unique(landmarks, axis=0)) < FEWEST
+    if method == "auto":
+        method = "components" if not flat and _shows_kinds(landmarks, seed) else "none"
     if method == "none":
         fitted = _linear_map(rows, scale, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
     elif method == "components":
@@ -239,6 +243,13 @@ def _umap(anchors: Array, seed: int) -> Array:
     neighbours = min(15, len(anchors) - 1)
     layout = umap.UMAP(n_neighbors=neighbours, init="pca", random_state=seed, n_jobs=1)
     return np.asarray(layout.fit_transform(anchors))
+
+
+def _shows_kinds(sample: Array, seed: int) -> bool:
+    """Return whether scans fall into kinds that differ by their distances, so lengths matter."""
+    mean, directions = _principal(sample, LEADING, seed)
+    components = _reduce(sample, mean, directions)
+    return clustering.cluster(components, clustering.JUDGED, seed=seed).k > 1
 
 
 def _axes(sample: Array, least: int, most: int, seed: int) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ Acquisition = Literal[
     "tempered", "random",
 ]  # fmt: skip
 Uncertainty = Literal["entropy", "boundary-entropy"]
-Projection = Literal["tsne", "umap", "pca", "components", "none"]
+Projection = Literal["auto", "tsne", "umap", "pca", "components", "none"]
 
 COLD_STARTS: tuple[ColdStart, ...] = get_args(ColdStart)
 ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)

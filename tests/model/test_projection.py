@@ -21,7 +21,7 @@ def clusters(n: int = 90, d: int = 20, seed: int = 0) -> Array:
     return rows.astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["components", "none"])
+@pytest.mark.parametrize("method", ["auto", "components", "none"])
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
 def test_the_embedding_itself_is_a_space_for_tiny_pools_too(n: int, method: str) -> None:
     fitted = projection.fit(clusters(n), method=method)
@@ -56,6 +56,17 @@ def test_components_keep_the_distances_between_scans() -> None:
     found = projection.fit(embeddings, method="components").coordinates
 
     assert pdist(found) == pytest.approx(pdist(embeddings), rel=1e-4)
+
+
+@pytest.mark.parametrize(("distance", "chosen"), [(8.0, "components"), (0.0, "none")])
+def test_lengths_are_kept_where_scans_fall_into_kinds(distance: float, chosen: str) -> None:
+    rng = np.random.default_rng(0)
+    kinds = distance * np.eye(20)[rng.integers(0, 3, 120)]
+    embeddings = kinds + rng.normal(size=(120, 20))
+
+    found, expected = (projection.fit(embeddings, method=name) for name in ("auto", chosen))
+
+    assert np.array_equal(found.coordinates, expected.coordinates)
 
 
 def test_a_perplexity_changes_the_map_and_a_wrong_one_is_refused() -> None:
@@ -133,7 +144,7 @@ def test_a_seed_gives_one_map_and_the_embeddings_stay_as_they_were() -> None:
     assert np.array_equal(embeddings, before)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca", "components", "none"])
 def test_scans_of_the_pool_are_placed_where_they_lie(method: str) -> None:
     embeddings = clusters()
 
@@ -152,7 +163,7 @@ def test_new_scans_join_their_neighbours() -> None:
     assert nearest.tolist() == [0, 1, 2] * 10
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca", "components", "none"])
 def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) -> None:
     fitted = projection.fit(clusters(), method=method)
     fitted.save(tmp_path / "map")
@@ -169,6 +180,7 @@ def test_a_saved_projection_places_scans_as_before(tmp_path: Path, method: str) 
 def few_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool of 150 scans is large: it is mapped through 60 landmarks, in parts."""
     monkeypatch.setattr("model.pool.LARGE", 60)
+    monkeypatch.setattr("model.pool.SAMPLE", 50)
     monkeypatch.setattr(projection, "COMPONENTS", 10)
     monkeypatch.setattr(projection, "CHUNK", 32)
 
@@ -185,7 +197,7 @@ def test_a_large_pool_is_mapped_through_landmarks(method: str) -> None:
     assert fitted.transform(embeddings) == pytest.approx(fitted.coordinates, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca", "components", "none"])
 @pytest.mark.usefixtures("few_landmarks")
 def test_the_scans_beyond_the_landmarks_of_a_large_pool_are_scaled_too(method: str) -> None:
     rows = joined(150)
@@ -233,7 +245,7 @@ def test_umap_keeps_neighbours_and_follows_the_seed() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'som': use one of tsne, umap, pca, components, none"):
+    with pytest.raises(ValueError, match="'som': use one of auto, tsne, umap, pca, components, none"):
         projection.fit(clusters(6), method="som")
 
 
@@ -258,7 +270,7 @@ def joined(n: int = 90, seed: int = 0) -> Array:
     return np.hstack([0.01 * clusters(n, 20, seed), noise]).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "pca", "components", "none"])
 def test_parts_count_alike_on_a_map_whatever_their_units(method: str) -> None:
     rows, widths = joined(), (20, 8)
     other = rows * np.repeat(np.array([500, 0.002], np.float32), widths)
@@ -280,14 +292,14 @@ def test_without_widths_the_part_with_the_largest_numbers_decides() -> None:
     assert separated((20, 8)) < 0.5
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca", "components", "none"])
 def test_one_part_gives_exactly_the_map_without_widths(method: str) -> None:
     plain, single = (projection.fit(clusters(), method=method, widths=w) for w in ((), (20,)))
 
     assert np.array_equal(plain.coordinates, single.coordinates)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca", "components", "none"])
 def test_a_scan_of_several_parts_is_placed_on_itself_later_and_after_a_reload(
     method: str, tmp_path: Path
 ) -> None:
@@ -300,7 +312,7 @@ def test_a_scan_of_several_parts_is_placed_on_itself_later_and_after_a_reload(
     assert again == pytest.approx(fitted.coordinates[:7], abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["tsne", "pca", "components", "none"])
+@pytest.mark.parametrize("method", ["auto", "tsne", "pca", "components", "none"])
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_tiny_and_equal_pools_of_several_parts_have_a_finite_map(n: int, method: str) -> None:
     fitted = projection.fit(np.ones((n, 28), np.float32), method=method, widths=(20, 8))
