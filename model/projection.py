@@ -38,8 +38,8 @@ class Projection:
     """A fitted map: coordinates of the pool, and the data to place new scans.
 
     Attributes:
-        coordinates: The pool on the map, shape (n, 2), or (n, m) for "components" (m <= 16) and "none"
-            (m <= 50); float32.
+        coordinates: The pool on the map, shape (n, 2), or (n, m) for "components" with m <= 16 and
+            "none" with m <= 50; float32.
         mean: Subtracted from scaled embeddings before `directions`, shape (d,).
         directions: Principal directions, shape (p, d); p = 0 leaves embeddings as they are.
         anchors: Embeddings (after `directions`) of the scans that the map was fitted on, shape

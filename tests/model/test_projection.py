@@ -245,7 +245,9 @@ def test_umap_keeps_neighbours_and_follows_the_seed() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'som': use one of auto, tsne, umap, pca, components, none"):
+    with pytest.raises(
+        ValueError, match="'som': use one of auto, tsne, umap, pca, components, none"
+    ):
         projection.fit(clusters(6), method="som")
 
 
