@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from backend.imaging.pixels import Pixels
 
-LISTED = 10  # labels on the page; the tab in Label Studio lists all
+LISTED = 10  # labels on the page; the tab in Label Studio lists more
 LEAST = 0.1  # share of a label, contradicted by a sure network, from which it is listed
 SIDE, GAP, LINE = 240, 4, 2  # pixels: the longer side of a scan, between the two, of an outline
 # Those of Okabe and Ito that stand out on grey scans; classes beyond them share colours.
