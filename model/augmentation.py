@@ -95,7 +95,8 @@ def move(
     one, zero = torch.ones_like(lean), torch.zeros_like(lean)
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     shear = torch.stack([one, lean.tan(), zero, one], 1).view(-1, 2, 2)
-    back = torch.linalg.inv(scale[:, None, None] * rotation @ shear)  # from result to origin
+    there = scale[:, None, None] * rotation @ shear
+    back = torch.linalg.inv_ex(there).inverse  # from result to origin; `inv` would wait for a GPU
     middle = -back @ shift[..., None] if centres is None else centres[..., None]
     theta = torch.cat([back * (side / planes.shape[-1]), middle], dim=2)
     shape = [*planes.shape[:2], side, side]

@@ -58,16 +58,29 @@ class Chance:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[Chance]:
+def seeded(seed: int, device: str = "cpu") -> Iterator[Chance]:
     """Seed torch's own numbers, and restore their state after `Chance.part` or at the end.
 
     Meanwhile other threads wait at `seeded`.
+
+    Args:
+        seed: Of the numbers.
+        device: That a training computes on. No other GPU is touched: to ask a GPU for its state
+            takes memory there, and fails if the GPU is full.
     """
     with ExitStack() as held:
         held.enter_context(_of_all_threads)
-        held.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        held.enter_context(torch.random.fork_rng(devices=_cards(device)))
         torch.manual_seed(seed)
         yield Chance(held)
+
+
+def _cards(device: str) -> list[int]:
+    """Return the numbers of the NVIDIA GPUs that a device names: one or none."""
+    named = torch.device(device)
+    if named.type != "cuda":
+        return []
+    return [named.index if ":" in device else torch.cuda.current_device()]
 
 
 def _is_on_cpu(network: nn.Module) -> bool:

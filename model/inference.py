@@ -103,5 +103,6 @@ def probabilities_of(network: nn.Module, prepared: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch failed for want of memory; on a CPU only its message says so."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Return whether torch failed for want of memory; on a CPU and on MPS only words say so."""
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)

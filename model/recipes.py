@@ -16,7 +16,7 @@ from model.registry import ATTENTION_UNET, AUTO, HALF_ATTENTION_UNET, IMAGENET, 
 
 Masks = NDArray[np.bool_]
 
-# Of three encoders, the tiny ResNet gave the best Dice for its time (bench/training.py). Without
+# Of the encoders that were tried, the tiny ResNet gave the best Dice for its time. Without
 # the last block of its decoder a step takes two thirds of the time (docs/benchmarks/training.md).
 FOR_CPU = f"{HALF_ATTENTION_UNET}/tu-test_resnet"
 FOR_GPU = f"{ATTENTION_UNET}/resnet34"
@@ -24,12 +24,13 @@ FOR_RADIMAGENET = f"{ATTENTION_UNET}/{networks.RESNET50}"
 IMAGENET_START = f"{ATTENTION_UNET}/{networks.LITE0}"
 
 # The steps of EfficientNet-Lite0 were timed once, at 96 pixels: one takes as long as 1.6 of the
-# tiny ResNet with the whole decoder, and as 2.4 with half of it.
+# tiny ResNet with the whole decoder, and as 2.4 with half of it. Beside the network for GPUs it has
+# not been timed.
 LITE0_STEPS, LITE0_STEPS_OF_HALF = 1.6, 2.4
 
 # A drawn region is small if its side is a smaller share of the scan: at 96 pixels it has fewer
 # than 20 pixels across. Lungs and hippocampi have 0.3 and more, hearts and cells 0.15 and less
-# (docs/benchmarks.md).
+# (docs/benchmarks/training.md).
 SMALL = 0.2
 
 # Small regions take so many times the steps to learn: on hearts 600 steps gave Dice 0.67, where 200

@@ -32,11 +32,13 @@ FOLDS = 3
 LEAST_GROUPS = 4  # with fewer a fold trains on too little to say anything
 MOST_MEMBERS = 3
 COMPARISON = 0.6  # largest share of the budget for comparing recipes
-# A member takes at least twice and at most five times the steps of `quick`, with small regions too.
+# Each of several members takes at least twice the steps of `quick`, and a member at most five times
+# as many, with small regions too.
 LEAST_STEPS, MOST_STEPS = 2, 5
 SMALL_SIDE = 96  # pixels; larger images gain from several cores (docs/benchmarks/speed.md)
 # Rounds change their recipe only for so much Dice: they have less time for a slower network than
-# the comparison gives it. On hearts EfficientNet-Lite0 lost in equal time and won in 600 steps.
+# the comparison gives it. On hearts EfficientNet-Lite0 lost in the time of a round and won in that
+# of a refinement (docs/benchmarks/training.md).
 LEAD = 0.05
 
 Floats = NDArray[np.float64]
@@ -172,7 +174,8 @@ def refine(
         stop: Called before every step; if it returns True, refinement ends without a result.
         late: Called before every step; if it returns True, refinement ends with the networks that
             it has, those in training cut short. A comparison that is cut short does not count.
-            The first network takes at least the steps of `quick`.
+            The first network takes at least the steps of `quick`; another one that took fewer does
+            not count.
 
     Raises:
         Stopped: If `stop` returned True.
@@ -187,6 +190,8 @@ def refine(
         if comparison <= COMPARISON * budget and len(set(labelled.groups)) >= LEAST_GROUPS:
             scores = _compared(labelled, split(labelled.groups, quick.seed), known, work)
             budget -= comparison
+        if work.late():
+            budget = 0.0  # then one network is trained, and its learning rate falls to the end
         good, by_name = choose(scores), {each.name: each for each in known}
         chosen = [by_name[name] for name in good]
         members = _members(chosen, quick.steps, max(budget, 0.0), together)
@@ -273,9 +278,9 @@ def _members(chosen: Sequence[Recipe], least: int, left: float, together: Cores)
 def _trained(
     labelled: LabelledScans, members: Sequence[Recipe], least: int, work: _Work
 ) -> list[tuple[str, Fitted]]:
-    """Return recipe and network of the members that begin in time.
+    """Return recipe and network of the first member, and of the others that took `least` steps.
 
-    The first always does, and takes at least `least` steps.
+    A network that was cut short earlier would pull the mean of all towards nothing.
     """
 
     def train(place: int) -> tuple[str, Fitted] | None:
@@ -283,7 +288,7 @@ def _trained(
         if place and work.late():
             return None
         fitted = work.fit(labelled, member, least=0 if place else least)
-        return (member.name, fitted) if fitted.history else None
+        return (member.name, fitted) if len(fitted.history) >= least else None
 
     pairs = work.cores.each([partial(train, place) for place in range(len(members))])
     return [pair for pair in pairs if pair is not None]

@@ -111,7 +111,7 @@ def fit(  # noqa: PLR0913  # the contract's keywords
         _check(*labelled, config)
     config = adapted(config, masks)
     reference = reference_of(images, masks, groups, scans)
-    with seeded(config.seed) as chance:
+    with seeded(config.seed, config.device) as chance:
         batches = _Batches(aligned(images, reference), masks, config, chance)
         network = _beginning(config, start, batches.targets)
         chance.part(network, config.crop or config.image_size)
@@ -352,7 +352,9 @@ def _moved(scans: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor
     """
     try:
         return scans.to(device), targets.to(device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return scans, targets
 
 

@@ -64,6 +64,22 @@ def test_on_another_device_torchs_numbers_are_kept() -> None:
         assert chance.normal_like(torch.empty(2, device="meta")).device.type == "meta"
 
 
+def test_only_the_gpu_that_computes_is_asked_for_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def state(device: int) -> Tensor:
+        asked.append(device)
+        return torch.zeros(1)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_rng_state", state)
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, device: None)
+    for device in ("cpu", "cuda:2"):
+        with seeded(5, device):
+            pass
+    assert asked == [2]
+
+
 @pytest.mark.parametrize("network", [Convolution(), WithDropout()], ids=lambda n: type(n).__name__)
 def test_a_network_that_draws_numbers_keeps_torchs_to_itself(network: nn.Module) -> None:
     begun = threading.Event()

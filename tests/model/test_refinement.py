@@ -153,7 +153,7 @@ def test_members_fit_into_the_budget_and_take_at_least_twice_the_steps(
 
 
 @pytest.mark.usefixtures("small", "two_cores")
-@pytest.mark.parametrize("after", [0, 13, 30, 60])
+@pytest.mark.parametrize("after", [0, 13, 30, 60, 78])
 def test_on_two_cores_every_network_has_learnt_and_bears_its_recipe(after: int) -> None:
     taken: list[float] = []
     refined = refine(LABELLED, CONFIG, ENOUGH, tell=taken.append, late=lambda: len(taken) >= after)
@@ -161,7 +161,7 @@ def test_on_two_cores_every_network_has_learnt_and_bears_its_recipe(after: int) 
     assert len(members) == len(refined.recipes)
     assert len(members[0].history) >= CONFIG.steps
     for name, member in zip(refined.recipes, members, strict=True):
-        assert member.history
+        assert len(member.history) >= CONFIG.steps, "else it would spoil the mean"
         assert (name == PARTS) == (member.config.crop > 0)
 
 
@@ -211,6 +211,7 @@ def test_when_the_time_is_over_the_networks_so_far_are_the_result(after: int) ->
     refined = refine(LABELLED, CONFIG, ENOUGH, tell=taken.append, late=lambda: len(taken) >= after)
     first, *others = refined.model.members
     assert len(first.history) >= CONFIG.steps, "the first one takes the steps of a round"
+    assert len(first.history) == first.config.steps, "its learning rate fell to the end"
     assert len(refined.recipes) == 1 + len(others)
     if after < 20:
         assert refined.compared == {}, "a comparison that was cut short does not count"

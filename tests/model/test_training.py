@@ -332,6 +332,7 @@ def test_a_rare_label_is_drawn_about_as_often_as_a_common_one(
 
 ON_A_GPU = torch.OutOfMemoryError("no room")
 ON_A_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+ON_MPS = RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 1 GB")
 
 
 def cramped(
@@ -352,7 +353,7 @@ def cramped(
     return tried
 
 
-@pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU], ids=["GPU", "CPU"])
+@pytest.mark.parametrize("error", [ON_A_GPU, ON_A_CPU, ON_MPS], ids=["GPU", "CPU", "MPS"])
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_training_goes_on(
     monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:

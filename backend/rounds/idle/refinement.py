@@ -157,7 +157,7 @@ def _train(here: RoundContext, base: Model, stop: Callable[[], bool]) -> str:
     key = artifacts.digest("refined", base.key, list(map(repr, configs)))
     quality = ModelQuality(
         train_seconds=seconds,
-        steps=sum(config.steps for config in configs),
+        steps=sum(len(member.history) for member in refined.model.members),
         learnt=base.quality.learnt,
         refined_from=base.key,
         recipes=list(refined.recipes),
