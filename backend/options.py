@@ -132,7 +132,7 @@ class ProjectOptions(BaseSettings):
     acquisition: Acquisition = USUAL_ACQUISITION
     alpha: float | Literal["auto"] = 0.3
     uncertainty: Uncertainty = "entropy"
-    projection: Projection = "none"
+    projection: Projection = "auto"
     encoder: Encoder | None = None
     batch_size: int = Field(default=10, ge=1)
     horizon: int = Field(default=1000, ge=1)
@@ -194,7 +194,7 @@ class ProjectOptions(BaseSettings):
 
         Args:
             installed: The setting ENCODER. If that is "auto" too, the method decides whether grey
-                values stand beside the network's features.
+                values and statistics stand beside the network's features.
         """
         name = self.encoder or installed
         return DESCRIBED if name == AUTO and self.method == FIRSTLIGHT else name

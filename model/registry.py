@@ -45,9 +45,9 @@ ENCODERS = (
 )  # fmt: skip
 TIMM = "timm/"
 JOINT = "+"  # between the parts of an encoder that describes a scan in several ways
-# A network sees what a scan shows, the grey values how it is laid out; together they find rare
-# scans on more kinds of pools than either alone (docs/benchmarks.md).
-DESCRIBED = f"{AUTO}{JOINT}normalised-pixels"
+# A network sees what a scan shows, the grey values how it is laid out, the statistics how it was
+# made; together they find rare scans on more kinds of pools than alone (docs/benchmarks.md).
+DESCRIBED = f"{AUTO}{JOINT}normalised-pixels{JOINT}statistics"
 ATTENTION_UNET = "attention-unet"
 HALF_ATTENTION_UNET = "attention-unet-half"  # it draws at half the resolution of its input
 ARCHITECTURES = (

@@ -93,8 +93,8 @@ def test_a_project_keeps_its_first_method_until_one_is_named(
 @pytest.mark.parametrize(
     ("options", "installed", "encoder"),
     [
-        ({}, "auto", "auto+normalised-pixels"),
-        ({"encoder": "auto"}, "pixels", "auto+normalised-pixels"),
+        ({}, "auto", "auto+normalised-pixels+statistics"),
+        ({"encoder": "auto"}, "pixels", "auto+normalised-pixels+statistics"),
         ({"encoder": "statistics"}, "auto", "statistics"),
         ({}, "pixels", "pixels"),
         ({"method": "firstlight-1"}, "auto", "auto"),

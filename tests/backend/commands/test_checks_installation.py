@@ -148,7 +148,7 @@ def test_the_encoder_and_its_device_are_named_and_a_substitute_is_said(
         chosen, lambda: checks_installation.load_encoder(chosen, None)
     )
     assert finding.ok
-    assert "efficientnet-lite0+normalised-pixels on cpu" in finding.what
+    assert "efficientnet-lite0+normalised-pixels+statistics on cpu" in finding.what
     assert "RadImageNet" in finding.fix
 
 
