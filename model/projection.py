@@ -162,18 +162,26 @@ def fit(
     scale = scaling.factors(landmarks, widths)
     landmarks = _scaled(landmarks, scale)
     flat = rows.shape[1] < 2 or len(np.unique(landmarks, axis=0)) < FEWEST
-    if method == "auto":
-        method = "components" if not flat and _shows_kinds(landmarks, seed) else "none"
-    if method == "none":
-        fitted = _linear_map(rows, scale, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
-    elif method == "components":
-        fitted = _linear_map(rows, scale, _axes(landmarks, 1, LEADING, seed), unit=False)
+    if method in {"auto", "components", "none"}:
+        asked = "none" if method == "auto" and flat else method
+        fitted = _embedding_itself(rows, scale, landmarks, asked, seed)
     elif method == "pca" or flat:
         fitted = _linear_map(rows, scale, _axes(landmarks, 2, 2, seed), unit=False)
     else:
         place = _umap if method == "umap" else partial(_tsne, perplexity=perplexity)
         fitted = _neighbour_map(rows, scale, chosen, landmarks, place, seed)
     return _judged(fitted, rows, seed)
+
+
+def _embedding_itself(
+    rows: Array, scale: Array, landmarks: Array, method: str, seed: int
+) -> Projection:
+    """Return its leading components with their lengths, or more of them scaled to length 1."""
+    if method != "none":
+        axes = _axes(landmarks, 1, LEADING, seed)
+        if method == "components" or _shows_kinds(_reduce(landmarks, *axes), seed):
+            return _linear_map(rows, scale, axes, unit=False)
+    return _linear_map(rows, scale, _axes(landmarks, 1, COMPONENTS, seed), unit=True)
 
 
 def _linear_map(rows: Array, scale: Array, axes: tuple[Array, Array], *, unit: bool) -> Projection:
@@ -245,10 +253,8 @@ def _umap(anchors: Array, seed: int) -> Array:
     return np.asarray(layout.fit_transform(anchors))
 
 
-def _shows_kinds(sample: Array, seed: int) -> bool:
+def _shows_kinds(components: Array, seed: int) -> bool:
     """Return whether scans fall into kinds that differ by their distances, so lengths matter."""
-    mean, directions = _principal(sample, LEADING, seed)
-    components = _reduce(sample, mean, directions)
     return clustering.cluster(components, clustering.JUDGED, seed=seed).k > 1
 
 
