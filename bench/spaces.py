@@ -13,47 +13,48 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from backend.experiments.intervals import CONFIDENCE, RESAMPLES, Interval, interval, over_pools
-from bench.later_labels import told
+from backend.experiments.intervals import (
+    CONFIDENCE,
+    RESAMPLES,
+    Interval,
+    interval,
+    over_pools,
+    paired,
+)
+from bench.later_labels import RESULTS, told
 
-RESULTS = Path(__file__).parent / "results"
 MEASURES = ("dice_macro", "dice_worst_group", "recall")
 DEFAULT = "efficientnet-lite0+normalised-pixels"  # the encoder of the arm that is the default
 
-Values = NDArray[np.float64]
 
-
-def read(path: Path, measure: str) -> tuple[Values, Values]:
-    """Return a measure of the default and of the new arm, each by seed, shape (seeds,)."""
-    found: dict[bool, dict[int, float]] = defaultdict(dict)
+def read(path: Path, measure: str) -> tuple[dict[int, float], dict[int, float]]:
+    """Return a measure of the default and of the new arm, each by seed."""
+    default, new = dict[int, float](), dict[int, float]()
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row[measure]:  # a pool of one group has no worst group
-                found[row["encoder"] == DEFAULT][int(row["seed"])] = float(row[measure])
-    seeds = sorted(found[True].keys() & found[False].keys())
-    default, new = (np.array([found[arm][seed] for seed in seeds]) for arm in (True, False))
+            arm = default if row["encoder"] == DEFAULT else new
+            arm[int(row["seed"])] = float(row[measure])
     return default, new
 
 
-def over_seeds(differences: list[Values]) -> Interval:
+def over_seeds(differences: list[list[float]]) -> Interval:
     """Return the mean over pools of the mean difference, and its bootstrap interval over seeds."""
 
-    def mean(*pools: Values, axis: int) -> Values:
-        means: Values = np.mean([pool.mean(axis=axis) for pool in pools], axis=0)
+    def mean(*pools: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = np.mean([pool.mean(axis=axis) for pool in pools], axis=0)
         return means
 
     limits = stats.bootstrap(
         differences, mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES,
         method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    return float(mean(*differences, axis=0)), float(limits.low), float(limits.high)
+    return float(mean(*map(np.asarray, differences), axis=0)), float(limits.low), float(limits.high)
 
 
 def main(name: str) -> None:
@@ -62,12 +63,10 @@ def main(name: str) -> None:
         differences = []
         for path in sorted(RESULTS.glob(f"{name}-*.csv")):
             default, new = read(path, measure)
-            if not len(default):
-                continue
-            differences.append(new - default)
-            alone = told(interval(list(new - default)))
-            print(f"{path.stem}, {measure}: {default.mean():.3f}, {new.mean():.3f}, {alone}")
-        as_they_are, drawn = over_seeds(differences), over_pools([list(of) for of in differences])
+            differences.append(paired(new, default))
+            means = ", ".join(f"{np.mean([*arm.values()]):.3f}" for arm in (default, new))
+            print(f"{path.stem}, {measure}: {means}, {told(interval(differences[-1]))}")
+        as_they_are, drawn = over_seeds(differences), over_pools(differences)
         print(f"mean over pools: {told(as_they_are)}; with pools drawn: {told(drawn)}\n")
 
 
